@@ -1,0 +1,1 @@
+"""Recall stages: who proposes the candidates that the reranker orders."""

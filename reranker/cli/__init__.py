@@ -1,0 +1,5 @@
+"""Command line: one file a command."""
+
+
+def main() -> None:
+    """Entry point of `reranker`."""

@@ -1,0 +1,79 @@
+"""The interfaces between the parts: recall stage, tokenizer and engine. Contract suites live in tests/contracts.py."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.types import ModelInfo, ScoringRequest, SpanScores, UserId
+
+
+@runtime_checkable
+class RecallStage(Protocol):
+    """Proposes items for users."""
+
+    name: str
+
+    def clone(self) -> Self:
+        """An unfitted copy with the same settings: how a validation fold gets a recall that has not seen it."""
+
+    def fit(self, interactions: pd.DataFrame) -> Self:
+        """Learns from an interactions table (`user_id, item_id`, optional `timestamp`, `weight`). Returns self."""
+
+    def recommend(self, user_ids: Iterable[UserId], n: int, exclude_seen: bool = True) -> pd.DataFrame:
+        """A candidates table: `user_id, item_id, score, rank` (1-based), at most n rows a user, users as given.
+
+        Users that `fit` has not seen get the most popular items; `frame.attrs["fallback_users"]` counts them.
+        """
+
+    def save(self, directory: Path) -> None:
+        """Writes the fitted state under `directory` as npz and JSON, never pickle."""
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Reads what `save` wrote."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The part of a tokenizer that prompts need."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with no special token added and none recognised inside the text."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of `token_ids`, special tokens included."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Scores candidates with a causal LM.
+
+    Each call takes a whole batch and is free to regroup it; results come back in the order of the requests. Scores of
+    one candidate depend on its prefix and its own tokens only: not on the other candidates, their order or the batch.
+    Requests longer than `model.max_length` raise EngineError before anything is computed.
+    """
+
+    name: str
+    model: ModelInfo
+    tokenizer: Tokenizer
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(token_ids), dim) rows of the input embedding table: where soft prompts start from."""
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        """Per request: Σ log p(token | prefix, span so far) over the scored tokens of each candidate, in nats."""
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        """Per request: (n_candidates, n_labels) log p(label | prefix, span) after each candidate's last token.
+
+        Log-probabilities are normalised over the whole vocabulary, in nats.
+        """
+
+    def close(self) -> None:
+        """Frees the model. The engine must not be used afterwards."""

@@ -1,0 +1,255 @@
+"""Table contracts: interactions, items, candidates, ranking. Validated once, at the edge.
+
+Ids may be anything hashable and leave as they came. Row order is kept; every sort is stable.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+USER, ITEM = "user_id", "item_id"
+TIMESTAMP, WEIGHT, DOMAIN = "timestamp", "weight", "domain"
+TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
+SCORE, RANK = "score", "rank"
+RECALL_SCORE, RECALL_RANK = "recall_score", "recall_rank"
+
+CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]
+RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK]
+ALIASES = {"datetime": TIMESTAMP, "rating": WEIGHT}
+UNTITLED = "(untitled)"
+
+_SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Interactions and the items they are about, validated.
+
+    Attributes:
+        interactions: `user_id, item_id`, optional `timestamp`, `weight`, `domain`.
+        items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
+        domain: names the prompt family and the domain's soft prompt, for instance "movies".
+    """
+
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    domain: str = "generic"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interactions", validate_interactions(self.interactions))
+        object.__setattr__(self, "items", validate_items(self.items))
+
+    @property
+    def has_order(self) -> bool:
+        """True when interactions carry timestamps, so that "earlier" and "later" mean something."""
+        return TIMESTAMP in self.interactions
+
+
+def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd.DataFrame:
+    """Returns a copy with canonical column names, sorted stably by time when there are timestamps.
+
+    A user may choose the same item again: repeated rows are kept.
+
+    Raises:
+        DataError: empty table, missing column, missing or unhashable id, missing timestamp, weight not finite.
+    """
+    frame = _with_canonical_names(frame, name)
+    _require_columns(frame, [USER, ITEM], name)
+    _require_rows(frame, name)
+    for column in (USER, ITEM):
+        _require_ids(frame, column, name)
+    if WEIGHT in frame:
+        frame[WEIGHT] = _numeric(frame, WEIGHT, name)
+    if TIMESTAMP in frame:
+        _refuse_rows(frame, TIMESTAMP, frame[TIMESTAMP].isna().to_numpy(), "has no value", name)
+        frame = sort_by_time(frame)
+    return frame.reset_index(drop=True)
+
+
+def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
+    """Returns a copy in which every item has a title; items without one are called "(untitled)" and counted in the log.
+
+    Raises:
+        DataError: empty table, missing column, missing, unhashable or duplicate item_id.
+    """
+    frame = _with_canonical_names(frame, name)
+    _require_columns(frame, [ITEM, TITLE], name)
+    _require_rows(frame, name)
+    _require_ids(frame, ITEM, name)
+    _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
+    titles = frame[TITLE].astype(object).where(frame[TITLE].notna(), "").map(str).str.strip()
+    untitled = (titles == "").to_numpy()
+    if untitled.any():
+        logger.warning(
+            "table %r: %d of %d items have no title; shown as %r", name, untitled.sum(), len(frame), UNTITLED
+        )
+    frame[TITLE] = titles.where(~untitled, UNTITLED)
+    return frame.reset_index(drop=True)
+
+
+def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.DataFrame:
+    """Returns a copy with `user_id, item_id, score, rank`; users in order of appearance, each list by rank.
+
+    `rank` decides the recall order. Without it, lists are ranked by descending score (ties keep row order); without
+    `score`, the score is the reciprocal rank.
+
+    Raises:
+        DataError: empty table, missing column, missing id, duplicate (user, item), duplicate rank, score or rank that
+            is not finite.
+    """
+    frame = _with_canonical_names(frame, name)
+    _require_columns(frame, [USER, ITEM], name)
+    if SCORE not in frame and RANK not in frame:
+        raise DataError(
+            f"table {name!r} needs a {SCORE!r} or a {RANK!r} column; it has {list(map(str, frame.columns))}"
+        )
+    _require_rows(frame, name)
+    for column in (USER, ITEM):
+        _require_ids(frame, column, name)
+    duplicated = frame.duplicated([USER, ITEM]).to_numpy()
+    _refuse_rows(frame, ITEM, duplicated, "is proposed twice to the same user; keep one row a (user, item)", name)
+    if SCORE in frame:
+        frame[SCORE] = _numeric(frame, SCORE, name)
+    if RANK in frame:
+        frame[RANK] = _numeric(frame, RANK, name)
+        _refuse_rows(frame, RANK, frame.duplicated([USER, RANK]).to_numpy(), "appears twice in one user's list", name)
+    group = pd.Series(pd.factorize(frame[USER])[0], index=frame.index)
+    if RANK in frame:
+        order = np.lexsort((frame[RANK].to_numpy(), group.to_numpy()))
+    else:
+        order = np.lexsort((-frame[SCORE].to_numpy(), group.to_numpy()))
+    frame, group = frame.iloc[order], group.iloc[order]
+    frame[RANK] = frame.groupby(group).cumcount() + 1
+    if SCORE not in frame:
+        frame[SCORE] = 1.0 / frame[RANK]
+    return frame[CANDIDATE_COLUMNS].reset_index(drop=True)
+
+
+def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by timestamp; ties and tables without timestamps keep their row order."""
+    if TIMESTAMP not in interactions:
+        return interactions
+    return interactions.sort_values(TIMESTAMP, kind="stable")
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Reads a .parquet, .csv or .tsv file (also .gz), or a directory of parquet files.
+
+    Raises:
+        DataError: the file is missing, of another type, or unreadable.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no table at {path}: the file does not exist")
+    try:
+        return _reader(path)(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as a table: {error}") from error
+
+
+def write_table(frame: pd.DataFrame, path: Path | str) -> None:
+    """Writes .parquet or .csv through a temporary file and a rename, so that no reader ever sees half a table.
+
+    Raises:
+        DataError: the type is unknown, or a column cannot be stored (ids of mixed types in parquet).
+        OSError: the disk refused; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise DataError(f"cannot write {path}: tables are written as .parquet or .csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        if path.suffix == ".parquet":
+            plain = frame.copy(deep=False)
+            plain.attrs = {}
+            plain.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False)
+        Path(temporary).replace(path)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"cannot write {path}: {error}. Mixed id types cannot be stored: convert them to str"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if path.is_dir() or suffix == ".parquet":
+        return pd.read_parquet
+    if suffix == ".csv":
+        return pd.read_csv
+    if suffix == ".tsv":
+        return lambda file: pd.read_csv(file, sep="\t")
+    raise ValueError("expected .parquet, .csv or .tsv")
+
+
+def _with_canonical_names(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"table {name!r} must be a pandas DataFrame, got {type(frame).__name__}")
+    if not frame.columns.is_unique:
+        repeated = sorted({str(column) for column in frame.columns[frame.columns.duplicated()]})
+        raise DataError(f"table {name!r} has more than one column called {', '.join(map(repr, repeated))}")
+    renames = {alias: column for alias, column in ALIASES.items() if alias in frame and column not in frame}
+    return frame.rename(columns=renames).copy()
+
+
+def _require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise DataError(
+            f"table {name!r} lacks the column {', '.join(map(repr, missing))}; it has {list(map(str, frame.columns))}. "
+            "Rename your columns to these names"
+        )
+
+
+def _require_rows(frame: pd.DataFrame, name: str) -> None:
+    if frame.empty:
+        raise DataError(f"table {name!r} is empty: it has columns but no rows")
+
+
+def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
+    ids = frame[column]
+    if ids.dtype == object:
+        unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
+        _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
+    _refuse_rows(frame, column, ids.isna().to_numpy(), "has no value", name)
+
+
+def _numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:
+    numbers = pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
+    _refuse_rows(frame, column, ~np.isfinite(numbers.to_numpy()), "is not a finite number", name)
+    return numbers
+
+
+def _refuse_rows(frame: pd.DataFrame, column: str, bad: NDArray[np.bool_], problem: str, name: str) -> None:
+    if not bad.any():
+        return
+    positions = np.flatnonzero(bad)
+    shown = ", ".join(f"row {position}: {frame[column].iloc[position]!r}" for position in positions[:_SHOWN_ROWS])
+    more = "" if len(positions) <= _SHOWN_ROWS else f" and {len(positions) - _SHOWN_ROWS} more"
+    raise DataError(f"table {name!r}, column {column!r}: the value {problem} ({shown}{more})")
+
+
+def _is_hashable(value: object) -> bool:
+    if not isinstance(value, Hashable):
+        return False
+    try:
+        hash(value)
+    except TypeError:  # a tuple with a list inside
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""The records that travel between the layers. No heavy imports: numpy only."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import EngineError, PromptError
+
+UserId = Hashable
+ItemId = Hashable
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenSequence:
+    """Positions of a prompt: token ids, some of them replaced by vectors (a soft prompt).
+
+    Attributes:
+        token_ids: (length,) int64. The id at a vector position is a placeholder that no model ever reads.
+        vectors: (n_vectors, dim) float32, in order of position. (0, 0) when the sequence is plain text.
+        vector_positions: (n_vectors,) int64, strictly increasing.
+    """
+
+    token_ids: IntArray
+    vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    vector_positions: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if self.token_ids.ndim != 1 or self.vectors.ndim != 2:
+            raise PromptError(
+                "a token sequence needs token_ids of shape (length,) and vectors of shape (n, dim), "
+                f"got {self.token_ids.shape} and {self.vectors.shape}"
+            )
+        if len(self.vectors) != len(self.vector_positions):
+            raise PromptError(f"{len(self.vectors)} vectors were given {len(self.vector_positions)} positions")
+        positions = self.vector_positions
+        if len(positions) and (
+            positions[0] < 0 or positions[-1] >= len(self.token_ids) or bool((np.diff(positions) <= 0).any())
+        ):
+            raise PromptError(f"vector positions must increase within 0..{len(self.token_ids) - 1}, got {positions}")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def is_plain(self) -> bool:
+        """True when every position is an ordinary token."""
+        return len(self.vectors) == 0
+
+    @classmethod
+    def from_tokens(cls, token_ids: Sequence[int]) -> "TokenSequence":
+        return cls(token_ids=np.asarray(token_ids, dtype=np.int64).reshape(-1))
+
+    @classmethod
+    def from_vectors(cls, vectors: NDArray[np.float32]) -> "TokenSequence":
+        """A sequence of nothing but vectors, (k, dim): a soft prompt."""
+        return cls(
+            token_ids=np.zeros(len(vectors), dtype=np.int64),
+            vectors=np.asarray(vectors, dtype=np.float32),
+            vector_positions=np.arange(len(vectors), dtype=np.int64),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["TokenSequence"]) -> "TokenSequence":
+        """One sequence after another; vector positions move along."""
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        with_vectors = [(part, offset) for part, offset in zip(parts, offsets, strict=False) if not part.is_plain]
+        token_ids = [part.token_ids for part in parts]
+        if not with_vectors:
+            return cls(token_ids=np.concatenate(token_ids) if token_ids else np.zeros(0, dtype=np.int64))
+        return cls(
+            token_ids=np.concatenate(token_ids),
+            vectors=np.concatenate([part.vectors for part, _ in with_vectors]),
+            vector_positions=np.concatenate([part.vector_positions + offset for part, offset in with_vectors]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CandidateSpan:
+    """What follows the shared prefix for one candidate.
+
+    Attributes:
+        sequence: separator, title and terminator (likelihood), or candidate text and verbaliser cue (labels).
+        scored_from: index in `sequence` of the first token whose log-probability counts. Must be >= 1, so that the
+            logit of every scored token comes from this span and not from the shared prefix: then the prefix can stay
+            in a KV cache that keeps no logits. Label read-outs ignore it.
+    """
+
+    sequence: TokenSequence
+    scored_from: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scored_from <= len(self.sequence):
+            raise PromptError(
+                f"scored_from must lie in 1..{len(self.sequence)} (the span's length), got {self.scored_from}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoringRequest:
+    """One user's list: a prefix shared by every candidate, and the candidates, who never see each other."""
+
+    prefix: TokenSequence
+    candidates: tuple[CandidateSpan, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.prefix) == 0:
+            raise PromptError("a scoring request needs a prefix of at least one token")
+        if not self.candidates:
+            raise PromptError("a scoring request needs at least one candidate")
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest single prompt, prefix and candidate together."""
+        return len(self.prefix) + max(len(candidate.sequence) for candidate in self.candidates)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpanScores:
+    """Log-likelihood of each candidate's scored tokens given the prefix, in nats.
+
+    Attributes:
+        sums: (n_candidates,) float64, Σ log p over the scored tokens.
+        counts: (n_candidates,) int64, how many tokens were scored.
+    """
+
+    sums: NDArray[np.float64]
+    counts: IntArray
+
+    def __post_init__(self) -> None:
+        if self.sums.shape != self.counts.shape:
+            raise EngineError(f"the engine returned {self.sums.shape} sums for {self.counts.shape} counts")
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return self.sums / self.counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Which base model an engine runs.
+
+    Attributes:
+        model_id: what the user asked for: a known name, a Hugging Face id or a local path.
+        sha256: hash of the weights on disk, as `reranker.hub.weights_sha256` computes it; "" for a remote model.
+        dim: width of the token embeddings.
+        vocab_size: rows of the embedding table that are real tokens.
+        max_length: context window in tokens.
+    """
+
+    model_id: str
+    sha256: str
+    dim: int
+    vocab_size: int
+    max_length: int
