@@ -118,7 +118,7 @@ def parse_ml_100k(wheel: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             items = pd.DataFrame(
                 {
                     "item_id": movies["item_id"],
-                    "title": movies["movie_title"].replace("unkonwn", "unknown").map(natural_title)  # RecBole's slip,
+                    "title": movies["movie_title"].replace("unkonwn", "unknown").map(natural_title),  # RecBole's slip
                     "category": movies["class"].map(_genres),
                     "year": pd.to_numeric(movies["release_year"], errors="coerce").astype("Int64"),
                 }
