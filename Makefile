@@ -1,0 +1,52 @@
+# make demo       see it rerank real lists          make test       every check that needs no GPU
+# make test-slow  the slow tests                    make lint       formatting, types, layers only
+# On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
+
+EXTRA ?= cpu
+PYTHON ?= python3
+TORCH := 2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.stamp-$(EXTRA)
+
+# implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/reranker demo
+
+test: lint
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -q -m "slow and not gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "This needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "[1/4] creating .venv"; $(PYTHON) -m venv .venv; }
+	@$(PIP) install -qq --upgrade pip
+ifneq ($(EXTRA),gpu)
+	@echo "[2/4] installing PyTorch $(TORCH) for the CPU"
+	@$(PIP) install -qq "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  $(PIP) install -qq "torch==$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+	@echo "[3/4] installing reranker[$(EXTRA),eval,dev] (several GB; two to ten minutes)"
+	@$(PIP) install -qq -e ".[$(EXTRA),eval,dev]"
+ifneq ($(EXTRA),gpu)
+	@echo "[4/4] removing torchvision, torchaudio, torchcodec: CUDA builds that break a CPU PyTorch, needed by nothing here"
+	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec
+endif
+	@touch $@
