@@ -1,0 +1,58 @@
+"""Paired bootstrap by user: how sure is a difference between two systems?
+
+Efron & Tibshirani (1993), "An Introduction to the Bootstrap", percentile intervals.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import DataError
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and its percentile bootstrap interval.
+
+    Attributes:
+        mean, low, high: in the unit of the values; low and high are NaN for a single value.
+        n: number of users.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def bootstrap_means(values: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """(resamples,) means of users drawn with replacement.
+
+    Raises:
+        DataError: there are no values.
+    """
+    if not len(values):
+        raise DataError("cannot bootstrap: there is no user to draw from")
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(values), np.full(len(values), 1.0 / len(values)), size=resamples)
+    means: NDArray[np.float64] = counts @ values / len(values)
+    return means
+
+
+def mean_interval(
+    values: NDArray[np.float64], confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Interval of the mean of per-user values; give it per-user differences for a paired comparison."""
+    means = bootstrap_means(values, seed, resamples)
+    tail = (1.0 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1.0 - tail]) if len(values) > 1 else (np.nan, np.nan)
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high), n=len(values))

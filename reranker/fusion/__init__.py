@@ -1,0 +1,19 @@
+"""Evidence features, the conditional-logit blend and the never-worse guard."""
+
+from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
+from reranker.fusion.evidence import FEATURES, EvidenceModel
+from reranker.fusion.guard import GuardDecision, Order, decide, ndcg_by_list
+from reranker.fusion.head import FusionHead, cross_fitted_scores
+
+__all__ = [
+    "FEATURES",
+    "ConditionalLogit",
+    "EvidenceModel",
+    "FusionHead",
+    "GuardDecision",
+    "Order",
+    "cross_fitted_scores",
+    "decide",
+    "ndcg_by_list",
+    "standardise_within_lists",
+]

@@ -1,0 +1,109 @@
+"""Conditional logit over candidate lists: which item of this list was chosen?
+
+McFadden (1974), "Conditional logit analysis of qualitative choice behavior": P(i | list) = exp(w·x_i) / Σ_j exp(w·x_j).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from reranker.errors import DataError
+from reranker.types import IntArray
+
+Features = NDArray[np.float64]
+
+
+def standardise_within_lists(features: Features, list_index: IntArray) -> Features:
+    """Z-scores each column within each list; a column that is constant in a list becomes 0 there.
+
+    Args:
+        features: (rows, n_features).
+        list_index: (rows,) 0-based number of the list a row belongs to.
+    """
+    n_lists = int(list_index.max()) + 1 if len(list_index) else 0
+    sizes = np.maximum(np.bincount(list_index, minlength=n_lists), 1)[:, None]
+    centred = features - (_sum_by_list(features, list_index, n_lists) / sizes)[list_index]
+    deviations = np.sqrt(_sum_by_list(centred**2, list_index, n_lists) / sizes)[list_index]
+    scale = np.abs(features).max(axis=0, initial=0.0)
+    constant = deviations <= 1e-9 * np.maximum(scale, 1e-300)
+    return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviations))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConditionalLogit:
+    """Linear utility of a candidate.
+
+    Attributes:
+        weights: (n_features,) change in log-odds per unit of the feature.
+        log_likelihood: mean log P(chosen item) over the choices it was fitted on, in nats.
+        n_choices: how many choices it was fitted on.
+    """
+
+    weights: Features
+    log_likelihood: float
+    n_choices: int
+
+    @classmethod
+    def fit(
+        cls, features: Features, list_index: IntArray, chosen: NDArray[np.bool_], l2: float = 1.0
+    ) -> "ConditionalLogit":
+        """Maximises Σ log P(chosen) − l2/2·|w|² by L-BFGS (concave: one optimum).
+
+        A list with several chosen rows counts as that many choices; lists without one teach nothing and are ignored.
+
+        Args:
+            features: (rows, n_features), finite.
+            list_index: (rows,) 0-based number of the list a row belongs to.
+            chosen: (rows,) True where the item was chosen.
+            l2: ridge penalty; 1.0 is a standard normal prior on each weight.
+
+        Raises:
+            DataError: no chosen row, or a feature that is not finite.
+        """
+        if not np.isfinite(features).all():
+            bad = sorted({int(column) for column in np.nonzero(~np.isfinite(features))[1]})
+            raise DataError(f"conditional logit: feature columns {bad} hold values that are not finite")
+        n_lists = int(list_index.max()) + 1 if len(list_index) else 0
+        choices = np.bincount(list_index[chosen], minlength=n_lists).astype(np.float64)
+        n_choices = int(choices.sum())
+        if n_choices == 0:
+            raise DataError("conditional logit: no list contains a chosen item, so there is nothing to learn from")
+        useful = choices[list_index] > 0
+        x, y = features[useful], chosen[useful]
+        kept, rows = np.unique(list_index[useful], return_inverse=True)
+        choices = choices[kept]
+
+        def loss(weights: Features) -> tuple[float, Features]:
+            log_p = log_softmax_within_lists(x @ weights, rows)
+            expected = np.exp(log_p) * choices[rows]
+            value = -log_p[y].sum() + 0.5 * l2 * weights @ weights
+            gradient = x.T @ (expected - y) + l2 * weights
+            return float(value), gradient
+
+        solution = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B")
+        log_p = log_softmax_within_lists(x @ solution.x, rows)
+        return cls(weights=solution.x, log_likelihood=float(log_p[y].mean()), n_choices=n_choices)
+
+    def score(self, features: Features) -> Features:
+        """(rows,) utilities; only differences within a list mean anything."""
+        utilities: Features = features @ self.weights
+        return utilities
+
+
+def log_softmax_within_lists(utilities: Features, list_index: IntArray) -> Features:
+    """(rows,) log P of each row within its list; every list number from 0 to the largest must occur."""
+    n_lists = int(list_index.max()) + 1
+    peaks = np.full(n_lists, -np.inf)
+    np.maximum.at(peaks, list_index, utilities)
+    shifted = utilities - peaks[list_index]
+    totals = np.bincount(list_index, weights=np.exp(shifted), minlength=n_lists)
+    log_p: Features = shifted - np.log(totals)[list_index]
+    return log_p
+
+
+def _sum_by_list(values: Features, list_index: IntArray, n_lists: int) -> Features:
+    sums = np.zeros((n_lists, values.shape[1]))
+    np.add.at(sums, list_index, values)
+    return sums

@@ -1,0 +1,112 @@
+"""The fusion head: LLM score and recall evidence, blended by a conditional logit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import BundleError, DataError
+from reranker.fusion.conditional_logit import ConditionalLogit
+from reranker.types import IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FusionHead:
+    """A linear utility over named columns, each z-scored within the list.
+
+    Attributes:
+        columns: column name -> what it says, in words.
+        logit: the fitted weights, in the order of `columns`.
+    """
+
+    columns: dict[str, str]
+    logit: ConditionalLogit
+
+    @classmethod
+    def fit(
+        cls,
+        columns: dict[str, str],
+        features: NDArray[np.float64],
+        list_index: IntArray,
+        chosen: NDArray[np.bool_],
+        l2: float = 1.0,
+    ) -> "FusionHead":
+        """Fits the weights. `features` is (rows, len(columns)), z-scored within lists.
+
+        Raises:
+            DataError: the columns do not match the features, or no item of any list was chosen.
+        """
+        if features.shape[1] != len(columns):
+            raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
+        return cls(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, l2))
+
+    def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(rows,) utilities; only differences within a list mean anything."""
+        return self.logit.score(features)
+
+    def in_words(self, most: int | None = None) -> list[str]:
+        """One line a column, strongest first: what one standard deviation does to the odds of being chosen."""
+        lines = []
+        weights = self.logit.weights
+        names = list(self.columns)
+        for column in np.argsort(-np.abs(weights), kind="stable")[:most]:
+            weight = float(weights[column])
+            lines.append(f"{names[column]} {weight:+.2f}: odds x{np.exp(weight):.2f} for {self.columns[names[column]]}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "columns": self.columns,
+            "weights": self.logit.weights.tolist(),
+            "log_likelihood": self.logit.log_likelihood,
+            "n_choices": self.logit.n_choices,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "FusionHead":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            BundleError: a field is missing or the numbers do not fit the columns.
+        """
+        try:
+            weights = np.asarray(data["weights"], dtype=np.float64)
+            logit = ConditionalLogit(
+                weights=weights, log_likelihood=float(data["log_likelihood"]), n_choices=int(data["n_choices"])
+            )
+            columns = {str(name): str(words) for name, words in data["columns"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"fusion head: not what this version writes ({error!r}); fit the bundle again") from error
+        if weights.shape != (len(columns),) or not np.isfinite(weights).all():
+            raise BundleError(f"fusion head: {len(columns)} columns but weights {weights}; fit the bundle again")
+        return cls(columns=columns, logit=logit)
+
+
+def cross_fitted_scores(
+    features: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    l2: float = 1.0,
+    folds: int = 5,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """(rows,) utilities of each list by weights fitted on the other folds' lists: an honest look at new users.
+
+    Raises:
+        DataError: fewer than two lists with a chosen item.
+    """
+    lists_with_choice = np.unique(list_index[chosen])
+    folds = min(folds, len(lists_with_choice))
+    if folds < 2:
+        raise DataError("cross-fitting needs at least two lists with a chosen item")
+    fold_of = np.zeros(int(list_index.max()) + 1, dtype=np.int64)
+    shuffled = np.random.default_rng(seed).permutation(lists_with_choice)
+    fold_of[shuffled] = np.arange(len(shuffled)) % folds
+    scores = np.zeros(len(features))
+    for fold in range(folds):
+        mine = fold_of[list_index] == fold
+        others = ~mine
+        logit = ConditionalLogit.fit(features[others], list_index[others], chosen[others], l2)
+        scores[mine] = logit.score(features[mine])
+    return scores
