@@ -1,0 +1,83 @@
+"""A recall stage on disk: recall.json names the class, its settings and ids; recall.npz holds the arrays.
+
+The JSON is written last and carries the hash of the arrays, so a half-written or mixed-up pair is noticed on loading.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import BundleError
+
+HEADER_FILE, ARRAYS_FILE = "recall.json", "recall.npz"
+FORMAT_VERSION = 1
+
+
+def write_stage(directory: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes both files, each through a temporary file and a rename."""
+    directory.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    content = buffer.getvalue()
+    full_header = {"format": FORMAT_VERSION, **header, "arrays_sha256": hashlib.sha256(content).hexdigest()}
+    _write(directory / ARRAYS_FILE, content)
+    _write(directory / HEADER_FILE, json.dumps(full_header, indent=None).encode())
+
+
+def read_header(directory: Path) -> dict[str, Any]:
+    """The JSON part.
+
+    Raises:
+        BundleError: it is missing, damaged or of another version.
+    """
+    path = directory / HEADER_FILE
+    try:
+        header = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(f"no recall stage in {directory}: {HEADER_FILE} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is damaged: {error}. Fit and save the recall stage again") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
+        raise BundleError(f"{path} is not a recall stage of format {FORMAT_VERSION}. Fit and save it with this version")
+    return header
+
+
+def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The header and the arrays of a stage of the class `class_name`.
+
+    Raises:
+        BundleError: a file is missing or damaged, the two do not belong together, or the class is another one.
+    """
+    header = read_header(directory)
+    if header.get("class") != class_name:
+        raise BundleError(
+            f"{directory} holds a {header.get('class')}, not a {class_name}. candidate_gen.load_recall finds the class"
+        )
+    path = directory / ARRAYS_FILE
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != header.get("arrays_sha256"):
+            raise BundleError(f"{path} does not belong to {HEADER_FILE} beside it. Fit and save the recall stage again")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return header, {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} is missing or damaged: {error}. Fit and save the recall stage again") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
