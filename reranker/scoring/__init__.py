@@ -1,0 +1,9 @@
+"""Read-outs: how preferences are read from a causal LM."""
+
+from reranker.scoring.labels import LabelScoring
+from reranker.scoring.likelihood import LikelihoodScoring
+from reranker.scoring.listwise import ListwiseScoring
+from reranker.scoring.priors import PriorStore
+from reranker.scoring.protocol import Scoring, ScoringList
+
+__all__ = ["LabelScoring", "LikelihoodScoring", "ListwiseScoring", "PriorStore", "Scoring", "ScoringList"]

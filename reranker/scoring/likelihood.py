@@ -1,0 +1,55 @@
+"""The default read-out: how much more likely this user's history makes a candidate's title."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.prompting import PromptRenderer
+from reranker.protocols import Engine
+from reranker.scoring.priors import PriorStore
+from reranker.scoring.protocol import ScoringList
+
+
+class LikelihoodScoring:
+    """s = a·Σ log p(title | history) + b·mean log p(title | history) − c·log p(title | no history), in nats.
+
+    The prior keeps long and unusual titles from losing, and famous ones from winning, whatever the history says. The
+    default (a, b, c) = (.15, .5, .15) is a start for a model that nothing was learned for; `Reranker.fit` learns them.
+    """
+
+    name = "likelihood"
+
+    def __init__(self, engine: Engine, renderer: PromptRenderer, priors: PriorStore | None = None) -> None:
+        self.components = {
+            "llm_sum": "log-likelihood of the title given the history",
+            "llm_mean": "log-likelihood of the title given the history, a token",
+            "llm_prior": "log-likelihood of the title without any history",
+        }
+        self.default_coefficients = np.array([0.15, 0.5, -0.15])
+        self.priors = PriorStore() if priors is None else priors
+        self._engine = engine
+        self._renderer = renderer
+
+    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates, 3) sum, mean and prior, in nats."""
+        requests = [
+            self._renderer.likelihood(
+                one.history,
+                one.candidates,
+                soft_prompt=one.soft_prompt,
+                user_tokens=one.user_tokens,
+                query=one.query,
+            ).request
+            for one in lists
+        ]
+        # The prior belongs to the item and the domain's prompt: nothing of the user may enter it.
+        strangers = [
+            self._renderer.prior(one.candidates[:1], soft_prompt=one.soft_prompt).request.prefix for one in lists
+        ]
+        priors = self.priors.look_up(
+            self._engine,
+            [(prefix, request.candidates) for prefix, request in zip(strangers, requests, strict=True)],
+        )
+        scores = self._engine.span_log_likelihoods(requests)
+        return [np.stack([spans.sums, spans.means, prior], axis=1) for spans, prior in zip(scores, priors, strict=True)]

@@ -1,0 +1,50 @@
+"""What a read-out has to do: turn users' lists into numbers that a conditional logit can weigh."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.types import TokenSequence
+
+Item = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoringList:
+    """One list to score, in words.
+
+    Attributes:
+        history: the user's items, oldest first; empty for a stranger.
+        candidates: the items to score; at least one.
+        soft_prompt: the domain's soft tokens, or None.
+        user_tokens: the user's own soft tokens, or None.
+        query: a free text request, or None.
+    """
+
+    history: Sequence[Item]
+    candidates: Sequence[Item]
+    soft_prompt: TokenSequence | None = None
+    user_tokens: TokenSequence | None = None
+    query: str | None = None
+
+
+class Scoring(Protocol):
+    """One way to read preferences out of a causal LM. Implementations are checked by `tests/contracts/scoring.py`.
+
+    Components of a candidate do not depend on the order of the list.
+
+    Attributes:
+        name: as written in configs: "likelihood", "labels", "listwise".
+        components: component name -> what it says, in words.
+        default_coefficients: (n_components,) weights that turn components into a score before anything is learned.
+    """
+
+    name: str
+    components: dict[str, str]
+    default_coefficients: NDArray[np.float64]
+
+    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates, n_components)."""
