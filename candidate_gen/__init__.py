@@ -1,7 +1,19 @@
 """Recall stages: who proposes the candidates that the reranker orders. Importing this loads no implicit."""
 
 from candidate_gen.als import ALSRecall
+from candidate_gen.blend import BlendRecall
 from candidate_gen.item_knn import ItemKNNRecall
 from candidate_gen.popularity import PopularityRecall
+from candidate_gen.registry import load_recall, register_recall
 
-__all__ = ["ALSRecall", "ItemKNNRecall", "PopularityRecall"]
+for _stage_class in (ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall):
+    register_recall(_stage_class)
+
+__all__ = [
+    "ALSRecall",
+    "BlendRecall",
+    "ItemKNNRecall",
+    "PopularityRecall",
+    "load_recall",
+    "register_recall",
+]

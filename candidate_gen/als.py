@@ -21,6 +21,9 @@ class ALSRecall(ScoringRecall):
     Scores of different users are on one scale. The same seed and data give the same factors, whatever the number of
     threads; it always runs on the CPU, because the GPU version of `implicit` is not reproducible.
 
+    The defaults had the best or nearly the best Recall@50 and NDCG@10 over ml-100k, video games, giftware and movies
+    (leave-last-out, regularization 0.01..10, alpha 1..20, factors 32..128, with and without weights).
+
     Args:
         factors: width of the factors.
         regularization: L2 penalty on the factors.
@@ -39,8 +42,8 @@ class ALSRecall(ScoringRecall):
     def __init__(
         self,
         factors: int = 64,
-        regularization: float = 0.01,
-        alpha: float = 1.0,
+        regularization: float = 1.0,
+        alpha: float = 5.0,
         iterations: int = 15,
         seed: int = 0,
         use_weights: bool = False,

@@ -31,7 +31,7 @@ class ItemKNNRecall(ScoringRecall):
 
     name = "item_knn"
 
-    def __init__(self, neighbours: int = 100, similarity: str = "cosine") -> None:
+    def __init__(self, neighbours: int = 20, similarity: str = "cosine") -> None:
         require_at_least("ItemKNNRecall", 1, neighbours=neighbours)
         if similarity not in SIMILARITIES:
             raise ConfigError(f"ItemKNNRecall: similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}")

@@ -60,7 +60,7 @@ def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[s
     header = read_header(directory)
     if header.get("class") != class_name:
         raise BundleError(
-            f"{directory} holds a {header.get('class')}, not a {class_name}. candidate_gen.load_recall finds the class"
+            f"{directory} holds {header.get('class')}, not {class_name}. candidate_gen.load_recall finds the class"
         )
     path = directory / ARRAYS_FILE
     try:

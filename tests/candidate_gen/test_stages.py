@@ -1,0 +1,175 @@
+"""Each recall stage against the contract, and what is particular to it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from candidate_gen import ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall, load_recall, register_recall
+from reranker.errors import BundleError, ConfigError
+from tests.contracts.recall import RecallContract, checkerboard, random_interactions
+
+
+class TestALS(RecallContract):
+    @pytest.fixture
+    def stage(self) -> ALSRecall:
+        return ALSRecall(factors=8)
+
+    def test_the_seed_decides(self) -> None:
+        table = random_interactions()
+        first, same, other = (ALSRecall(factors=8, seed=seed).fit(table).item_factors([1, 2]) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, same)
+        assert np.abs(first - other).max() > 1e-3
+
+    def test_scores_are_products_of_the_factors(self) -> None:
+        stage = ALSRecall(factors=8).fit(random_interactions())
+        frame = stage.recommend([4, 9], n=6)
+        expected = (stage.user_factors(frame["user_id"]) * stage.item_factors(frame["item_id"])).sum(axis=1)
+        np.testing.assert_allclose(frame["score"], expected, atol=1e-6)
+
+    def test_unknown_ids_have_zero_factors(self) -> None:
+        stage = ALSRecall(factors=8).fit(checkerboard())
+        factors = stage.item_factors(["nowhere", "i3"])
+        assert factors.shape == (2, 8)
+        assert not factors[0].any()
+        assert factors[1].any()
+        assert stage.user_factors(["nobody"]).tolist() == [[0.0] * 8]
+        assert stage.item_factors([]).shape == (0, 8)
+
+    def test_factors_survive_saving(self, tmp_path: Path) -> None:
+        stage = ALSRecall(factors=8).fit(checkerboard())
+        stage.save(tmp_path)
+        loaded = ALSRecall.load(tmp_path)
+        np.testing.assert_array_equal(loaded.item_factors(stage.item_ids), stage.item_factors(stage.item_ids))
+        np.testing.assert_array_equal(loaded.user_factors(stage.user_ids), stage.user_factors(stage.user_ids))
+        assert loaded.settings == stage.settings
+
+    def test_weights_count_only_when_asked_for(self) -> None:
+        table = random_interactions()
+        weighted = table.assign(rating=np.arange(len(table)) % 5 + 1.0)
+        users = table["user_id"].unique()
+        plain = ALSRecall(factors=8).fit(table).user_factors(users)
+        np.testing.assert_array_equal(ALSRecall(factors=8).fit(weighted).user_factors(users), plain)
+        heavy = ALSRecall(factors=8, use_weights=True).fit(weighted).user_factors(users)
+        assert np.abs(heavy - plain).max() > 1e-3
+
+    def test_a_weight_of_zero_is_seen_but_no_evidence(self) -> None:
+        table = checkerboard().assign(weight=1.0)
+        table.loc[table["user_id"] == 0, "weight"] = 0.0
+        stage = ALSRecall(factors=8, use_weights=True).fit(table)
+        assert not set(table[table["user_id"] == 0]["item_id"]) & set(stage.recommend([0], n=20)["item_id"])
+        np.testing.assert_allclose(stage.user_factors([0]), 0.0, atol=1e-6)
+
+    @pytest.mark.parametrize("setting", [{"factors": 0}, {"iterations": 0}, {"alpha": -1.0}, {"regularization": -0.1}])
+    def test_impossible_settings_are_refused(self, setting: dict[str, int]) -> None:
+        with pytest.raises(ConfigError, match=next(iter(setting))):
+            ALSRecall(**setting)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "bm25"])
+class TestItemKNN(RecallContract):
+    @pytest.fixture
+    def stage(self, similarity: str) -> ItemKNNRecall:
+        return ItemKNNRecall(neighbours=10, similarity=similarity)
+
+
+def test_item_knn_score_is_the_mean_cosine_to_the_history() -> None:
+    # a is chosen by {1, 2, 3}, b by {1, 2}, c by {3}; user 3 has chosen a and c, user 4 only d.
+    rows = [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (3, "a"), (3, "c"), (4, "d")]
+    stage = ItemKNNRecall().fit(pd.DataFrame(rows, columns=["user_id", "item_id"]))
+    frame = stage.recommend([3], n=5)
+    assert frame["item_id"].tolist() == ["b", "d"]
+    cosine_a_b = 2 / np.sqrt(3 * 2)
+    np.testing.assert_allclose(frame["score"], [cosine_a_b / 2, 0.0], rtol=1e-6)
+
+
+def test_item_knn_refuses_impossible_settings() -> None:
+    with pytest.raises(ConfigError, match="neighbours"):
+        ItemKNNRecall(neighbours=0)
+    with pytest.raises(ConfigError, match="cosine, bm25"):
+        ItemKNNRecall(similarity="jaccard")
+
+
+class TestPopularity(RecallContract):
+    personal = False
+
+    @pytest.fixture
+    def stage(self) -> PopularityRecall:
+        return PopularityRecall()
+
+
+def test_popularity_is_the_share_of_users_with_ties_in_order_of_appearance() -> None:
+    rows = [(1, "late"), (1, "late"), (1, "hit"), (2, "hit"), (3, "hit"), (3, "tie"), (4, "new")]
+    frame = PopularityRecall().fit(pd.DataFrame(rows, columns=["user_id", "item_id"])).recommend(["x"], n=4)
+    assert frame["item_id"].tolist() == ["hit", "late", "tie", "new"]
+    assert frame["score"].tolist() == [0.75, 0.25, 0.25, 0.25]
+
+
+class TestBlend(RecallContract):
+    @pytest.fixture
+    def stage(self) -> BlendRecall:
+        return BlendRecall([ALSRecall(factors=8), ItemKNNRecall(neighbours=10)])
+
+
+class FixedOrder(PopularityRecall):
+    """Proposes what it was told to, so that a blend can be worked out by hand."""
+
+    def __init__(self, items: str = "") -> None:
+        self.items = items
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"items": self.items}
+
+    def recommend(self, user_ids: object, n: int, exclude_seen: bool = True) -> pd.DataFrame:
+        listed = list(self.items)[:n]
+        ranks = range(1, len(listed) + 1)
+        return pd.DataFrame({"user_id": "u", "item_id": listed, "score": 1.0, "rank": ranks})
+
+
+def test_blend_is_reciprocal_rank_fusion() -> None:
+    frame = BlendRecall([FixedOrder("abc"), FixedOrder("cd")], k=60).recommend(["u"], n=4)
+    assert frame["item_id"].tolist() == ["c", "a", "b", "d"]  # b and d tie: the first stage goes first
+    np.testing.assert_allclose(frame["score"], [1 / 63 + 1 / 61, 1 / 61, 1 / 62, 1 / 62])
+    assert frame["rank"].tolist() == [1, 2, 3, 4]
+
+
+def test_blend_of_blends_and_its_settings_survive_saving(tmp_path: Path) -> None:
+    stage = BlendRecall([BlendRecall([ALSRecall(factors=4), PopularityRecall()], k=3), ItemKNNRecall()], k=7)
+    stage.fit(random_interactions()).save(tmp_path)
+    loaded = BlendRecall.load(tmp_path)
+    assert [type(inner).__name__ for inner in loaded.stages] == ["BlendRecall", "ItemKNNRecall"]
+    assert loaded.k == 7
+    pd.testing.assert_frame_equal(loaded.recommend(range(9), n=8), stage.recommend(range(9), n=8))
+
+
+def test_blend_refuses_what_is_no_recall_stage() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        BlendRecall([])
+    with pytest.raises(ConfigError, match="'als' is not a recall stage"):
+        BlendRecall(["als"])
+
+
+def test_a_stage_of_your_own_loads_once_registered(tmp_path: Path) -> None:
+    class Mine(PopularityRecall):
+        pass
+
+    Mine().fit(checkerboard()).save(tmp_path)
+    with pytest.raises(BundleError, match="'Mine'"):
+        load_recall(tmp_path)
+    register_recall(Mine)
+    assert type(load_recall(tmp_path)) is Mine
+
+
+def test_the_wrong_class_is_refused(tmp_path: Path) -> None:
+    PopularityRecall().fit(checkerboard()).save(tmp_path)
+    with pytest.raises(BundleError, match="holds PopularityRecall, not ALSRecall"):
+        ALSRecall.load(tmp_path)
+
+
+def test_importing_loads_no_implicit() -> None:
+    code = "import sys, candidate_gen; sys.exit('implicit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
