@@ -1,5 +1,6 @@
 """Hashes of files and of a model's weights."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,6 +86,7 @@ def _remembered_sha256(file: Path) -> str:
         note.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"file": key, "sha256": sha256}), encoding="utf-8")
         partial.replace(note)
-    except OSError:
-        partial.unlink(missing_ok=True)  # a read-only cache only costs the next call the time to hash again
+    except OSError:  # a read-only cache only costs the next call the time to hash again
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return sha256

@@ -74,7 +74,7 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
     model_id = str(name_or_path)
     if model_id in _MODELS:
         path = _converted(_MODELS[model_id], offline)
-    elif Path(name_or_path).expanduser().is_dir():
+    elif model_id and Path(name_or_path).expanduser().is_dir():
         path = Path(name_or_path).expanduser().absolute()
     elif isinstance(name_or_path, Path) or not _HUGGING_FACE_ID.fullmatch(model_id) or model_id.startswith("."):
         raise ModelError(
