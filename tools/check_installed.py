@@ -16,7 +16,7 @@ def main() -> None:
 
     from reranker.prompting import TemplateSet
 
-    rendered = TemplateSet.load("movies").render("instruction", {"domain": "movies"})
+    rendered = TemplateSet.load("movies").render("instruction")
     assert rendered.strip(), "the template movies/instruction rendered to nothing"
     for package in (reranker, candidate_gen):
         location = Path(str(package.__file__))
