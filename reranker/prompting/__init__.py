@@ -1,0 +1,22 @@
+"""Templates -> token segments: what the model reads."""
+
+from reranker.prompting.rendered import PromptSpan, RenderedPrompt, SpanKind
+from reranker.prompting.renderer import Item, ItemVectors, PromptRenderer
+from reranker.prompting.settings import PromptSettings
+from reranker.prompting.templates import BLOCKS, TemplateSet, families, family_for_domain
+from reranker.prompting.text import clean_text
+
+__all__ = [
+    "BLOCKS",
+    "Item",
+    "ItemVectors",
+    "PromptRenderer",
+    "PromptSettings",
+    "PromptSpan",
+    "RenderedPrompt",
+    "SpanKind",
+    "TemplateSet",
+    "clean_text",
+    "families",
+    "family_for_domain",
+]

@@ -1,0 +1,396 @@
+"""Templates, items and soft prompts -> token sequences that an engine can score."""
+
+import hashlib
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import PromptError
+from reranker.prompting.rendered import Part, RenderedPrompt, lay_out
+from reranker.prompting.settings import PromptSettings
+from reranker.prompting.templates import TemplateSet
+from reranker.prompting.text import clean_text, cut_to_tokens, field_text
+from reranker.protocols import Tokenizer
+from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+
+Item = Mapping[str, object]
+"""A row of the items table: `title` and any further field."""
+
+ItemVectors = Mapping[int, NDArray[np.float32]]
+"""Position in the list of items -> (dim,) vector that stands before that item's text."""
+
+_CACHED_ITEMS = 1 << 17
+_Fields = tuple[tuple[str, str], ...]
+
+
+class PromptRenderer:
+    """Renders prompts for one tokenizer and one set of templates.
+
+    The shared prefix is
+    `[domain soft tokens][instruction][padding][user soft tokens][history, newest last][query]`. Every piece is
+    tokenised apart and titles are cleaned first, so nothing inside a title can move a boundary. Texts of items are
+    rendered and tokenised once and kept.
+
+    Padding exists with `block_size` only: newlines that fill the prefix up to whole blocks. They stand where lines
+    part anyway, and leave history and soft prompts whole; the same inputs always get the same padding.
+
+    Args:
+        templates: blocks to render.
+        tokenizer: the engine's.
+        settings: budgets and layout.
+        max_length: context window in tokens; longer prompts lose their oldest history first.
+    """
+
+    def __init__(
+        self,
+        templates: TemplateSet,
+        tokenizer: Tokenizer,
+        settings: PromptSettings | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.templates = templates
+        self.tokenizer = tokenizer
+        self.settings = settings or PromptSettings(
+            family=templates.family, language=templates.language, directory=templates.directory
+        )
+        self.max_length = max_length
+        self._block_fields = {
+            block: templates.fields(block)
+            for block in ("history_item", "candidate", "labels_candidate", "listwise_candidate")
+        }
+        self._text = lru_cache(maxsize=None)(self._render_text)
+        self._item = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item)
+        self._likelihood_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_likelihood_span)
+        self._labels_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_labels_span)
+        self._newline = self._one_newline()
+        if not len(self._text("separator")[1]):
+            raise PromptError(
+                f"template {templates.name}, block 'separator': it renders to no token, but the first scored token "
+                "needs one before it"
+            )
+
+    @classmethod
+    def from_settings(
+        cls, settings: PromptSettings, tokenizer: Tokenizer, max_length: int | None = None
+    ) -> "PromptRenderer":
+        """Loads the templates that `settings` name. Raises PromptError when they do not exist."""
+        templates = TemplateSet.load(settings.family, settings.language, settings.directory)
+        return cls(templates, tokenizer, settings, max_length)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of templates and settings: prompts of two renderers with the same tokenizer and hash are the same."""
+        settings = self.settings.model_dump_json(exclude={"directory"})
+        return hashlib.sha256(f"{self.templates.sha256}\0{settings}\0{self.max_length}".encode()).hexdigest()
+
+    def likelihood(
+        self,
+        history: Sequence[Item],
+        candidates: Sequence[Item],
+        soft_prompt: TokenSequence | None = None,
+        user_tokens: TokenSequence | None = None,
+        query: str | None = None,
+        history_vectors: ItemVectors | None = None,
+        candidate_vectors: ItemVectors | None = None,
+    ) -> RenderedPrompt:
+        """Each candidate continues the list: separator (not scored), title, terminator.
+
+        Args:
+            history: chosen items, newest last.
+            candidates: items to score; each gets one span, in this order.
+            soft_prompt: the domain's soft tokens.
+            user_tokens: this user's own soft tokens.
+            query: what the user asks for in words.
+            history_vectors: vectors that stand before items of `history`.
+            candidate_vectors: vectors that stand before items of `candidates`.
+
+        Raises:
+            PromptError: no candidates, a field is missing, widths of vectors differ, or the prompt does not fit.
+        """
+        spans = self._spans("candidate", candidates, candidate_vectors, self._likelihood_span)
+        return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
+
+    def prior(self, candidates: Sequence[Item], soft_prompt: TokenSequence | None = None) -> RenderedPrompt:
+        """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
+        return self.likelihood((), candidates, soft_prompt)
+
+    def labels(
+        self,
+        history: Sequence[Item],
+        candidates: Sequence[Item],
+        soft_prompt: TokenSequence | None = None,
+        user_tokens: TokenSequence | None = None,
+        query: str | None = None,
+        history_vectors: ItemVectors | None = None,
+        candidate_vectors: ItemVectors | None = None,
+    ) -> RenderedPrompt:
+        """Each candidate is asked about by itself; the answer is one of `label_token_ids`.
+
+        Arguments and errors as in `likelihood`.
+        """
+        spans = self._spans("labels_candidate", candidates, candidate_vectors, self._labels_span)
+        return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
+
+    def listwise(
+        self,
+        history: Sequence[Item],
+        candidates: Sequence[Item],
+        soft_prompt: TokenSequence | None = None,
+        user_tokens: TokenSequence | None = None,
+        query: str | None = None,
+        history_vectors: ItemVectors | None = None,
+        candidate_vectors: ItemVectors | None = None,
+    ) -> RenderedPrompt:
+        """All candidates in one span, labelled in this order; the answer is one of `listwise_label_ids`.
+
+        Arguments and errors as in `likelihood`. Label positions bias the answer: average over
+        permutations of the candidates.
+        """
+        vectors = candidate_vectors or {}
+        opening = self._text("listwise_open")
+        pieces = [self._text("listwise_header")]
+        labels = self.listwise_labels(len(candidates))
+        for position, (label, candidate) in enumerate(zip(labels, candidates, strict=True)):
+            pieces += [opening, self._text("listwise_label", label)]
+            if position in vectors:
+                pieces.append(("", _vector(vectors[position], position)))
+            pieces.append(self._item("listwise_candidate", self._fields(candidate, "listwise_candidate")))
+        pieces.append(self._text("listwise_cue"))
+        sequence = _joined([tokens for _, tokens in pieces])
+        span = CandidateSpan(sequence=sequence), "".join(text for text, _ in pieces)
+        return self._prompt([span] if candidates else [], history, soft_prompt, user_tokens, query, history_vectors)
+
+    def instruction_token_ids(self) -> list[int]:
+        """Tokens of the written instruction: what a soft prompt is initialised from."""
+        return [int(token) for token in self._text("instruction")[1].token_ids]
+
+    def label_words(self) -> tuple[str, ...]:
+        """The verbaliser words, positive first."""
+        return tuple(word for word in self.templates.render("labels").split("\n") if word)
+
+    def label_token_ids(self) -> tuple[int, ...]:
+        """One token per verbaliser word, positive first.
+
+        Raises:
+            PromptError: a word is not exactly one token for this tokenizer, or two words share one.
+        """
+        words = self.label_words()
+        where = f"template {self.templates.name}, block 'labels'"
+        ids: list[int] = []
+        for word in words:
+            pieces = self.tokenizer.encode(word)
+            if len(pieces) != 1:
+                shown = [self.tokenizer.decode([piece]) for piece in pieces]
+                raise PromptError(
+                    f"{where}: the label {word!r} is {len(pieces)} tokens for this model ({shown}), but must be one. "
+                    "Choose another word in a template of your own, or score by likelihood"
+                )
+            ids.append(pieces[0])
+        if len(ids) < 2 or len(set(ids)) != len(ids):
+            raise PromptError(f"{where}: needs two or more different labels, one a line, got {words}")
+        return tuple(ids)
+
+    def listwise_labels(self, n: int) -> tuple[str, ...]:
+        """Labels of n candidates: A-Z, a-z, then pairs of capitals, those that are one token each.
+
+        Raises:
+            PromptError: this tokenizer has too few such labels.
+        """
+        return tuple(label for label, _ in self._listwise_alphabet(n))
+
+    def listwise_label_ids(self, n: int) -> tuple[int, ...]:
+        """The token of each of `listwise_labels(n)`."""
+        return tuple(token for _, token in self._listwise_alphabet(n))
+
+    def _listwise_alphabet(self, n: int) -> list[tuple[str, int]]:
+        capitals = string.ascii_uppercase
+        labels: list[tuple[str, int]] = []
+        seen: set[int] = set()
+        for name in [*capitals, *string.ascii_lowercase, *(a + b for a in capitals for b in capitals)]:
+            if len(labels) == n:
+                break
+            tokens = self._text("listwise_label", name)[1].token_ids
+            if len(tokens) == 1 and int(tokens[0]) not in seen:
+                seen.add(int(tokens[0]))
+                labels.append((name, int(tokens[0])))
+        if len(labels) < n:
+            raise PromptError(
+                f"a listwise prompt of {n} candidates needs {n} one-token labels, this tokenizer has {len(labels)}. "
+                "Rank fewer candidates at a time, or score by likelihood"
+            )
+        return labels
+
+    def _prompt(
+        self,
+        spans: Sequence[tuple[CandidateSpan, str]],
+        history: Sequence[Item],
+        soft_prompt: TokenSequence | None,
+        user_tokens: TokenSequence | None,
+        query: str | None,
+        history_vectors: ItemVectors | None,
+    ) -> RenderedPrompt:
+        if not spans:
+            raise PromptError("there are no candidates to render; pass at least one item")
+        front = [_soft("domain_tokens", soft_prompt)]
+        if self.settings.instruction:
+            text, tokens = self._text("instruction")
+            front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
+        user = [_soft("user_tokens", user_tokens)]
+        asked = self._query(query)
+        longest = max(len(span.sequence) for span, _ in spans)
+        taken = _length([*front, *user, *asked]) + longest
+        shown, kept = self._history(history, history_vectors or {}, taken, bool(asked))
+        if shown and asked:
+            shown.append(self._line_break("history"))
+        rest = [*user, *shown, *asked]
+        padding = self._padding(_length([*front, *rest]))
+        prefix, described = lay_out([*front, padding, *rest])
+        total = len(prefix) + longest
+        if self.max_length is not None and total > self.max_length:
+            raise PromptError(
+                f"the prompt does not fit: {len(prefix)} tokens of prefix, {kept} history items among them, and "
+                f"{longest} of the longest candidate make {total}, the model takes {self.max_length}. Use shorter soft "
+                "prompts or smaller budgets (title_tokens, query_tokens), or a model with a longer context"
+            )
+        return RenderedPrompt(
+            request=ScoringRequest(prefix=prefix, candidates=tuple(span for span, _ in spans)),
+            spans=described,
+            candidate_texts=tuple(text for _, text in spans),
+            history_given=len(history),
+            history_kept=kept,
+        )
+
+    def _history(
+        self, history: Sequence[Item], vectors: ItemVectors, taken: int, has_query: bool
+    ) -> tuple[list[Part], int]:
+        """Header and the newest items that fit, newest last, and how many. `taken`: tokens of the rest."""
+        header, header_tokens = self._text("history_header")
+        budget = self.settings.history_tokens
+        if self.max_length is not None:
+            # Padding and a line break before the query may still be added.
+            room = self.max_length - taken - len(header_tokens) - (self.settings.block_size or 1)
+            budget = min(budget, room)
+        separator, separator_tokens = self._text("separator")
+        parts: list[Part] = []
+        kept = 0
+        for position in range(len(history) - 1, max(-1, len(history) - 1 - self.settings.history_items), -1):
+            text, tokens = self._item("history_item", self._fields(history[position], "history_item"))
+            pieces = [separator_tokens, tokens]
+            if position in vectors:
+                pieces.insert(1, _vector(vectors[position], position))
+            budget -= sum(map(len, pieces))
+            if budget < 0:
+                break
+            parts.append(Part(kind="history", text=separator + text, tokens=_joined(pieces)))
+            kept += 1
+        if kept:
+            return [Part(kind="history", text=header, tokens=header_tokens), *reversed(parts)], kept
+        if has_query:
+            return [], 0
+        text, tokens = self._text("history_empty")
+        return [Part(kind="history", text=text, tokens=tokens)], 0
+
+    def _query(self, query: str | None) -> list[Part]:
+        text = cut_to_tokens(clean_text(query or ""), self.settings.query_tokens, self.tokenizer)
+        if not text:
+            return []
+        rendered = self.templates.render("query", {"query": text})
+        return [Part(kind="query", text=rendered, tokens=self._encoded(rendered))]
+
+    def _padding(self, length: int) -> Part:
+        missing = -length % (self.settings.block_size or 1)
+        return Part(kind="padding", text="\n" * missing, tokens=TokenSequence.from_tokens([self._newline] * missing))
+
+    def _line_break(self, kind: str) -> Part:
+        tokens = TokenSequence.from_tokens([self._newline])
+        return Part(kind="instruction" if kind == "instruction" else "history", text="\n", tokens=tokens)
+
+    def _spans(
+        self,
+        block: str,
+        candidates: Sequence[Item],
+        vectors: ItemVectors | None,
+        cached: Callable[[_Fields], tuple[CandidateSpan, str]],
+    ) -> list[tuple[CandidateSpan, str]]:
+        spans = [cached(self._fields(candidate, block)) for candidate in candidates]
+        for position, vector in (vectors or {}).items():
+            if not 0 <= position < len(spans):
+                raise PromptError(f"a vector was given for candidate {position}, but there are {len(spans)} candidates")
+            span, text = spans[position]
+            # The vector takes the place before the first scored token of a title, or before the label question.
+            at = span.scored_from if block == "candidate" else 0
+            ids = span.sequence.token_ids
+            head, tail = TokenSequence(token_ids=ids[:at]), TokenSequence(token_ids=ids[at:])
+            sequence = _joined([head, _vector(vector, position), tail])
+            spans[position] = CandidateSpan(sequence=sequence, scored_from=at + 1), text
+        return spans
+
+    def _render_likelihood_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
+        pieces = [self._text("separator"), self._item("candidate", fields), self._text("terminator")]
+        sequence = _joined([tokens for _, tokens in pieces])
+        return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
+
+    def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
+        pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]
+        return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
+
+    def _render_item(self, block: str, fields: _Fields) -> tuple[str, TokenSequence]:
+        values = {
+            name: cut_to_tokens(clean_text(value), self.settings.field_tokens(name), self.tokenizer)
+            for name, value in fields
+        }
+        values[TITLE] = values.get(TITLE) or UNTITLED
+        text = self.templates.render(block, {"item": values})
+        return text, self._encoded(text)
+
+    def _render_text(self, block: str, label: str | None = None) -> tuple[str, TokenSequence]:
+        text = self.templates.render(block, {} if label is None else {"label": label})
+        return text, self._encoded(text)
+
+    def _fields(self, item: Item, block: str) -> _Fields:
+        """What the block reads of the item, as text: the key under which its tokens are kept."""
+        names = self._block_fields[block]
+        if names is None:
+            names = tuple(sorted({*map(str, item), TITLE, CATEGORY, DESCRIPTION}))
+        fields = []
+        for name in names:
+            if name not in item and name not in (TITLE, CATEGORY, DESCRIPTION):
+                raise PromptError(
+                    f"template {self.templates.name}, block {block!r} reads item.{name}, but the item "
+                    f"{field_text(item.get(TITLE))!r} has only {', '.join(map(str, item))}"
+                )
+            fields.append((name, field_text(item.get(name))))
+        return tuple(fields)
+
+    def _encoded(self, text: str) -> TokenSequence:
+        return TokenSequence.from_tokens(self.tokenizer.encode(text) if text else [])
+
+    def _one_newline(self) -> int:
+        tokens = self.tokenizer.encode("\n")
+        if not tokens:
+            raise PromptError("the tokenizer encodes a newline to nothing, so lines cannot be told apart")
+        return tokens[-1]
+
+
+def _soft(kind: Literal["domain_tokens", "user_tokens"], tokens: TokenSequence | None) -> Part:
+    tokens = TokenSequence.from_tokens([]) if tokens is None else tokens
+    return Part(kind=kind, text=f"[{len(tokens)} soft tokens]", tokens=tokens)
+
+
+def _length(parts: Sequence[Part]) -> int:
+    return sum(len(part.tokens) for part in parts)
+
+
+def _vector(vector: NDArray[np.float32], position: int) -> TokenSequence:
+    if vector.ndim != 1:
+        raise PromptError(f"the vector of item {position} must have shape (dim,), got {vector.shape}")
+    return TokenSequence.from_vectors(vector[None, :])
+
+
+def _joined(pieces: Sequence[TokenSequence]) -> TokenSequence:
+    return TokenSequence.concatenate(pieces)
