@@ -4,8 +4,8 @@ Ids may be anything hashable and leave as they came. Row order is kept; every so
 """
 
 import logging
-import os
-import tempfile
+import uuid
+import zlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,14 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
     if WEIGHT in frame:
         frame[WEIGHT] = _numeric(frame, WEIGHT, name)
     if TIMESTAMP in frame:
-        _refuse_rows(frame, TIMESTAMP, frame[TIMESTAMP].isna().to_numpy(), "has no value", name)
-        frame = sort_by_time(frame)
+        _refuse_rows(frame, TIMESTAMP, frame[TIMESTAMP].isna().to_numpy(), "is missing", name)
+        try:
+            frame = sort_by_time(frame)
+        except TypeError as error:  # numbers beside strings, or times with and without a zone
+            raise DataError(
+                f"table {name!r}, column {TIMESTAMP!r}: the values cannot be put in order ({error}). "
+                "Give all of them one type"
+            ) from error
     return frame.reset_index(drop=True)
 
 
@@ -154,7 +160,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise DataError(f"no table at {path}: the file does not exist")
     try:
         return _reader(path)(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
         raise DataError(f"cannot read {path} as a table: {error}") from error
 
 
@@ -169,22 +175,30 @@ def write_table(frame: pd.DataFrame, path: Path | str) -> None:
     if path.suffix not in (".parquet", ".csv"):
         raise DataError(f"cannot write {path}: tables are written as .parquet or .csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    # Not tempfile: its files are readable by their owner alone, and would stay so after the rename.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         if path.suffix == ".parquet":
+            _refuse_tuple_ids(frame, path)
             plain = frame.copy(deep=False)
             plain.attrs = {}
             plain.to_parquet(temporary, index=False)
         else:
             frame.to_csv(temporary, index=False)
         Path(temporary).replace(path)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"cannot write {path}: {error}. Mixed id types cannot be stored: convert them to str"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:
+    """Parquet would take tuples, and give back arrays, which are no ids any more."""
+    for column in (USER, ITEM):
+        if column in frame and frame[column].dtype == object and frame[column].map(type).eq(tuple).any():
+            raise DataError(f"cannot write {path}: column {column!r} holds tuples. Convert these ids to str")
 
 
 def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
@@ -201,6 +215,8 @@ def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
 def _with_canonical_names(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"table {name!r} must be a pandas DataFrame, got {type(frame).__name__}")
+    if frame.columns.nlevels > 1:
+        raise DataError(f"table {name!r} has {frame.columns.nlevels} levels of column names; flatten them to one")
     if not frame.columns.is_unique:
         repeated = sorted({str(column) for column in frame.columns[frame.columns.duplicated()]})
         raise DataError(f"table {name!r} has more than one column called {', '.join(map(repr, repeated))}")
@@ -227,7 +243,7 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
     if ids.dtype == object:
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
-    _refuse_rows(frame, column, ids.isna().to_numpy(), "has no value", name)
+    _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
 
 
 def _numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:
