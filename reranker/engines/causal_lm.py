@@ -1,0 +1,97 @@
+"""Loads a causal LM and its tokenizer from a directory, with transformers."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reranker.errors import ConfigError, ModelError
+from reranker.hub import ResolvedModel, resolve_model
+
+# Not needed for text models, but transformers imports them when it finds them.
+_OPTIONAL_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
+
+Model = str | Path | ResolvedModel
+
+
+class HubTokenizer:
+    """A transformers tokenizer behind the `Tokenizer` protocol: nothing added, no special token recognised in text."""
+
+    def __init__(self, path: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot load the tokenizer in {path}: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+
+
+def resolved(model: Model) -> ResolvedModel:
+    """The model on disk; names and ids are looked up, and fetched when needed."""
+    return model if isinstance(model, ResolvedModel) else resolve_model(model)
+
+
+def broken_packages(try_import: Callable[[str], object] = importlib.import_module) -> dict[str, str]:
+    """Installed packages that transformers would import and that fail to import, with their errors.
+
+    The usual case: torchvision and torchaudio built for CUDA beside a CPU torch.
+    """
+    broken = {}
+    for name in _OPTIONAL_PACKAGES:
+        if name in sys.modules or importlib.util.find_spec(name) is None:
+            continue
+        try:
+            try_import(name)
+        except (ImportError, OSError, RuntimeError) as error:
+            broken[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return broken
+
+
+def require_working_packages(broken: dict[str, str]) -> None:
+    """Stops before transformers fails with a message that hides the cause.
+
+    Raises:
+        ModelError: with the command that repairs the installation.
+    """
+    if broken:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken.items())
+        raise ModelError(
+            "installed packages do not work with this torch and would stop transformers from loading any model "
+            f"({reasons}). Text models do not need them: run `pip uninstall -y {' '.join(broken)}`"
+        )
+
+
+def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
+    """A transformers causal LM, frozen, in evaluation mode, with SDPA attention.
+
+    Raises:
+        ConfigError: torch or transformers is not installed.
+        ModelError: the directory does not hold a causal LM, or the installation is broken.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise ConfigError(
+            f"the torch engine needs a package that is not installed ({error}). Run `pip install 'reranker[torch]'`"
+        ) from error
+    require_working_packages(broken_packages())
+    shows_progress = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
+    finally:
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+    return model.to(device).eval().requires_grad_(False)

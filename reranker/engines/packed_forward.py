@@ -1,0 +1,151 @@
+"""Runs packed rows through a transformers causal LM and reads log-probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reranker.engines.packing import PackedRow
+from reranker.errors import ModelError
+from reranker.types import IntArray, TokenSequence
+
+_HEAD_ROWS = 128  # rows of (rows, vocabulary) logits held at once: 25 MB in float32 for 49152 tokens
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+class PackedLM:
+    """A causal LM that takes 4D attention masks.
+
+    Args:
+        lm: a loaded transformers causal LM.
+        device: where it is.
+
+    Raises:
+        ModelError: its attention is of a kind that a mask cannot describe.
+    """
+
+    def __init__(self, lm: Any, device: torch.device) -> None:
+        config = lm.config.get_text_config()
+        self._trunk = lm.base_model
+        self._embeddings = lm.get_input_embeddings()
+        self._head = lm.get_output_embeddings()
+        self._device = device
+        self._layer_types = _layer_types(config)
+        self._window = int(getattr(config, "sliding_window", None) or 0)
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite divides the logits, Cohere multiplies them
+        self._logit_scale = (getattr(config, "logit_scale", None) or 1.0) / divisor
+
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """(len, dim) rows of the embedding table, as the first layer gets them."""
+        rows: torch.Tensor = self._embeddings(torch.tensor(token_ids, dtype=torch.int64, device=self._device))
+        return rows
+
+    def log_probs(self, rows: Sequence[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
+        """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats."""
+        hidden = self._hidden(rows)
+        begins = np.cumsum([0] + [len(row.reads) for row in rows])
+        pair_reads = [row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)]
+        reads = self._tensor(np.concatenate(pair_reads))
+        if labels is None:
+            targets = self._tensor(np.concatenate([row.pair_targets for row in rows]))
+        else:
+            targets = self._tensor(labels).expand(len(reads), -1)
+        values = self._read(hidden, reads, targets).cpu().numpy().astype(np.float64)
+        return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
+
+    def _hidden(self, rows: Sequence[PackedRow]) -> torch.Tensor:
+        """(total reads, dim) last hidden states at the rows' reads, row after row."""
+        longest = max(map(len, rows))
+        embeddings = self._embeddings.weight.new_zeros((len(rows), longest, self._embeddings.weight.shape[1]))
+        positions = np.zeros((len(rows), longest), dtype=np.int64)
+        visible = np.zeros((len(rows), 1, longest, longest), dtype=np.bool_)
+        visible[..., 0] = True  # padding needs something to attend to, or it makes NaN
+        for number, row in enumerate(rows):
+            embeddings[number, : len(row)] = self._input(TokenSequence.concatenate([row.prefix, row.nodes]))
+            positions[number, : len(row)] = row.positions
+            visible[number, 0, : len(row), : len(row)] = row.visible()
+        states = self._trunk(
+            inputs_embeds=embeddings,
+            position_ids=self._tensor(positions),
+            attention_mask=self._masks(visible, positions, embeddings.dtype),
+            use_cache=False,
+        ).last_hidden_state
+        flat = [number * longest + len(row.prefix) + row.reads for number, row in enumerate(rows)]
+        selected: torch.Tensor = states.flatten(0, 1)[self._tensor(np.concatenate(flat))]
+        return selected
+
+    def _input(self, sequence: TokenSequence) -> torch.Tensor:
+        embeddings: torch.Tensor = self._embeddings(self._tensor(np.where(_is_soft(sequence), 0, sequence.token_ids)))
+        if not sequence.is_plain:
+            embeddings[self._tensor(sequence.vector_positions)] = torch.from_numpy(sequence.vectors).to(embeddings)
+        return embeddings
+
+    def _masks(
+        self, visible: NDArray[np.bool_], positions: NDArray[np.int64], dtype: torch.dtype
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Additive masks (rows, 1, longest, longest): one, or one for each kind of layer."""
+        full = self._additive(visible, dtype)
+        if _SLIDING not in self._layer_types:
+            return full
+        near = positions[:, None, :, None] - positions[:, None, None, :] < self._window
+        near[..., 0] |= ~(visible & near).any(axis=-1)
+        sliding = self._additive(visible & near, dtype)
+        return {_FULL: full, _SLIDING: sliding} if _FULL in self._layer_types else sliding
+
+    def _additive(self, visible: NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
+        """0 where visible, the dtype's minimum elsewhere: SDPA on a CPU is faster with it than with booleans."""
+        mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
+        return mask.masked_fill_(self._tensor(~visible), torch.finfo(dtype).min)
+
+    def _read(self, hidden: torch.Tensor, reads: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """log p of `targets` (n_pairs,) or (n_pairs, k) at `hidden[reads]`, float32.
+
+        The normaliser of a read is computed once, however many pairs share it. In bfloat16 the target's own logit is
+        computed apart in float32: rounded logits would make ties.
+        """
+        normaliser = torch.cat([self._logits(part).logsumexp(dim=-1) for part in torch.split(hidden, _HEAD_ROWS)])
+        weight = self._head.weight[targets].float()  # (n_pairs, dim) or (n_pairs, k, dim)
+        states = hidden[reads].float()
+        logits = (weight * (states if targets.ndim == 1 else states[:, None])).sum(dim=-1)
+        if getattr(self._head, "bias", None) is not None:
+            logits = logits + self._head.bias[targets].float()
+        logits = self._transform(logits)
+        normaliser = normaliser[reads]
+        return logits - (normaliser if targets.ndim == 1 else normaliser[:, None])
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._transform(self._head(hidden).float())
+
+    def _transform(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
+        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:
+    soft = np.zeros(len(sequence), dtype=np.bool_)
+    soft[sequence.vector_positions] = True
+    return soft
+
+
+def _layer_types(config: Any) -> frozenset[str]:
+    """Which kinds of attention the layers have.
+
+    Raises:
+        ModelError: a kind that a mask over positions does not describe (linear attention, chunks).
+    """
+    default = _SLIDING if getattr(config, "sliding_window", None) else _FULL
+    kinds = frozenset(getattr(config, "layer_types", None) or [default])
+    unknown = kinds - {_FULL, _SLIDING}
+    if unknown:
+        raise ModelError(
+            f"the torch engine cannot pack a model with {', '.join(sorted(unknown))} layers "
+            f"({config.model_type}); use engine='vllm'"
+        )
+    return kinds

@@ -1,0 +1,186 @@
+"""One request -> packed rows: the prefix once, then all candidates as a tree of tokens that share beginnings.
+
+A row is [prefix | node | node | ...]. A node sees the prefix, its ancestors and itself, and its position continues the
+prefix at its depth, so each path from the root reads exactly like one prompt of its own. Candidates that begin alike
+("\\n- The ...") share the nodes of the common beginning: the same numbers, computed once.
+
+Candidates are laid out in the order of their content, not of the request. Shuffled candidates therefore make the same
+row, bit for bit, and get the same scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.types import IntArray, ScoringRequest, TokenSequence
+
+_FIRST_VECTOR = 1 << 40  # symbols below are token ids, from here on they number the distinct vectors
+_ABSENT = -1
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedRow:
+    """A prefix and the token tree of some of its candidates.
+
+    Attributes:
+        request: index of the request in the batch.
+        prefix: the shared prefix.
+        nodes: (n_nodes,) the tree's tokens and vectors; parents come before children.
+        depths: (n_nodes,) 0 for children of the prefix.
+        parents: (n_nodes,) node index of the parent, -1 for the prefix.
+        reads: (n_reads,) nodes whose next-token distribution is wanted, ascending.
+        pair_reads: (n_pairs,) which read each wanted log-probability comes from.
+        pair_targets: (n_pairs,) the token whose log-probability is wanted; empty for labels.
+        pair_candidates: (n_pairs,) candidate, in the order of the request, that the pair belongs to.
+    """
+
+    request: int
+    prefix: TokenSequence
+    nodes: TokenSequence
+    depths: IntArray
+    parents: IntArray
+    reads: IntArray
+    pair_reads: IntArray
+    pair_targets: IntArray
+    pair_candidates: IntArray
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.nodes)
+
+    @property
+    def positions(self) -> IntArray:
+        """(len,) position of each token in its own prompt: what rotary embeddings are given."""
+        return np.concatenate([np.arange(len(self.prefix)), len(self.prefix) + self.depths])
+
+    def visible(self) -> BoolArray:
+        """(len, len) True where the row's token attends to the column's token."""
+        start = len(self.prefix)
+        mask = np.zeros((len(self), len(self)), dtype=np.bool_)
+        mask[:start, :start] = np.tri(start, dtype=np.bool_)
+        mask[start:, :start] = True
+        tree = mask[start:, start:]
+        for depth in range(int(self.depths.max(initial=-1)) + 1):
+            level = np.flatnonzero(self.depths == depth)
+            if depth:
+                tree[level] = tree[self.parents[level]]
+            tree[level, level] = True
+        return mask
+
+
+def pack(request: ScoringRequest, number: int, max_nodes: int, *, labels: bool) -> Iterator[PackedRow]:
+    """Rows of at most about `max_nodes` candidate tokens; a single longer candidate gets a row of its own.
+
+    Args:
+        request: the prefix and its candidates.
+        number: index of the request, carried along.
+        max_nodes: bound on the tree of one row, and with it on memory.
+        labels: True reads the distribution after each candidate's last token, False that of every scored token. The
+            last token of a likelihood span is only predicted, never read, so it takes no node.
+    """
+    sequences = [candidate.sequence for candidate in request.candidates]
+    symbols, vectors = _symbols(sequences)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    starts = np.array([candidate.scored_from for candidate in request.candidates])
+    order = np.lexsort((starts, *symbols.T[::-1]))
+    used = lengths if labels else lengths - 1
+    for chunk in _chunks(order, symbols, used, max_nodes):
+        tree = _Tree(symbols[chunk], used[chunk])
+        if labels:
+            read_nodes, targets = tree.grid[np.arange(len(chunk)), lengths[chunk] - 1], np.zeros(0, dtype=np.int64)
+            owners = np.arange(len(chunk))
+        else:
+            column = np.arange(symbols.shape[1])
+            scored = (column >= starts[chunk, None]) & (column < lengths[chunk, None])
+            owners, columns = np.nonzero(scored)
+            read_nodes, targets = tree.grid[owners, columns - 1], symbols[chunk][owners, columns]
+        reads, pair_reads = np.unique(read_nodes, return_inverse=True)
+        yield PackedRow(
+            request=number,
+            prefix=request.prefix,
+            nodes=_sequence(tree.symbols, vectors),
+            depths=tree.depths,
+            parents=tree.parents,
+            reads=reads,
+            pair_reads=pair_reads.reshape(-1),
+            pair_targets=targets,
+            pair_candidates=chunk[owners],
+        )
+
+
+class _Tree:
+    """The distinct beginnings of sequences that are sorted by content.
+
+    Attributes:
+        grid: (n_sequences, longest) node of each position; -1 beyond the end.
+        symbols, depths, parents: (n_nodes,), level by level.
+    """
+
+    def __init__(self, symbols: IntArray, used: IntArray) -> None:
+        present = np.arange(symbols.shape[1]) < used[:, None]
+        symbols = np.where(present, symbols, _ABSENT)
+        new = _is_new(symbols) & present
+        columns, rows = np.nonzero(new.T)  # level by level: parents first
+        number = np.full(symbols.shape, _ABSENT, dtype=np.int64)
+        number[rows, columns] = np.arange(len(rows))
+        # A position that is not new repeats the last new node above it in its column.
+        row_of_node = np.maximum.accumulate(np.where(new, np.arange(len(symbols))[:, None], 0), axis=0)
+        self.grid = np.where(present, np.take_along_axis(number, row_of_node, axis=0), _ABSENT)
+        self.symbols: IntArray = symbols[rows, columns]
+        self.depths: IntArray = columns.astype(np.int64)
+        self.parents: IntArray = np.where(columns > 0, self.grid[rows, np.maximum(columns - 1, 0)], _ABSENT)
+
+
+def _is_new(symbols: IntArray) -> BoolArray:
+    """(n, longest) True where a sorted sequence differs from the one above it, here or earlier."""
+    differs = np.ones(symbols.shape, dtype=np.bool_)
+    differs[1:] = np.logical_or.accumulate(symbols[1:] != symbols[:-1], axis=1)
+    return differs
+
+
+def _chunks(order: IntArray, symbols: IntArray, used: IntArray, max_nodes: int) -> Iterator[IntArray]:
+    """Cuts the sorted candidates where the tree would outgrow `max_nodes`."""
+    in_order = np.where(np.arange(symbols.shape[1]) < used[order, None], symbols[order], _ABSENT)
+    added = (_is_new(in_order) & (in_order != _ABSENT)).sum(axis=1)
+    begin, nodes = 0, 0
+    for index, (count, alone) in enumerate(zip(added.tolist(), used[order].tolist(), strict=True)):
+        if nodes + count > max_nodes and index > begin:
+            yield order[begin:index]
+            begin, nodes = index, alone
+        else:
+            nodes += count
+    yield order[begin:]
+
+
+def _symbols(sequences: Sequence[TokenSequence]) -> tuple[IntArray, NDArray[np.float32]]:
+    """((n, longest) symbols, (n_distinct, dim) vectors). Vectors are numbered by content, so order cannot matter."""
+    longest = max(len(sequence) for sequence in sequences)
+    symbols = np.full((len(sequences), longest), _ABSENT, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        symbols[row, : len(sequence)] = sequence.token_ids
+    soft = [(row, sequence) for row, sequence in enumerate(sequences) if not sequence.is_plain]
+    if not soft:
+        return symbols, np.zeros((0, 0), dtype=np.float32)
+    vectors, numbers = np.unique(
+        np.concatenate([sequence.vectors for _, sequence in soft]), axis=0, return_inverse=True
+    )
+    begin = 0
+    for row, sequence in soft:
+        end = begin + len(sequence.vectors)
+        symbols[row, sequence.vector_positions] = _FIRST_VECTOR + numbers.reshape(-1)[begin:end]
+        begin = end
+    return symbols, vectors
+
+
+def _sequence(symbols: IntArray, vectors: NDArray[np.float32]) -> TokenSequence:
+    soft = symbols >= _FIRST_VECTOR
+    if not soft.any():
+        return TokenSequence(token_ids=symbols)
+    return TokenSequence(
+        token_ids=np.where(soft, 0, symbols),
+        vectors=vectors[symbols[soft] - _FIRST_VECTOR],
+        vector_positions=np.flatnonzero(soft),
+    )

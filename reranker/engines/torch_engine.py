@@ -1,0 +1,150 @@
+"""The torch engine: all candidates of a user in one packed row, many users in one batch.
+
+float32 is the numerical reference for every other engine; bfloat16 is the default.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
+from reranker.engines.packed_forward import PackedLM
+from reranker.engines.packing import PackedRow, pack
+from reranker.engines.validation import check_labels, check_requests, check_token_ids
+from reranker.errors import ConfigError, EngineError
+from reranker.types import IntArray, ModelInfo, ScoringRequest, SpanScores
+
+DTYPES = ("bfloat16", "float32")
+_CPU_BATCH_TOKENS = 1024  # activations stay near the cache; larger batches were slower
+_CUDA_BATCH_TOKENS = 16384
+_ROW_NODES = 1024  # candidate tokens a row: attention cost grows with the square of the row
+
+
+class TorchEngine:
+    """Scores with a transformers causal LM.
+
+    Args:
+        model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
+        dtype: "bfloat16" or "float32".
+        device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
+        max_batch_tokens: bound on rows x padded length of one forward pass. None: by device.
+
+    Raises:
+        ConfigError: unknown dtype, or a missing package.
+        ModelError: the model cannot be found or loaded, or its attention cannot be masked.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str = "bfloat16",
+        device: str | None = None,
+        max_batch_tokens: int | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"unknown dtype {dtype!r} for the torch engine; choose one of {', '.join(DTYPES)}")
+        source = resolved(model)
+        self.dtype = dtype
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        default_tokens = _CPU_BATCH_TOKENS if self.device.type == "cpu" else _CUDA_BATCH_TOKENS
+        self.max_batch_tokens = max_batch_tokens or default_tokens
+        lm: Any = load_causal_lm(source.path, dtype, str(self.device))
+        self.tokenizer = HubTokenizer(source.path)
+        config = lm.config.get_text_config()
+        self.model = ModelInfo(
+            model_id=source.model_id,
+            sha256=source.sha256,
+            dim=config.hidden_size,
+            vocab_size=config.vocab_size,
+            max_length=config.max_position_embeddings,
+        )
+        self._lm: PackedLM | None = PackedLM(lm, self.device)
+        self._lock = threading.Lock()
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        check_token_ids(token_ids, self.model)
+        with self._lock, torch.inference_mode():
+            rows: NDArray[np.float32] = self._loaded().embed(list(token_ids)).float().cpu().numpy()
+        return rows
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        check_requests(requests, self.model, targets_are_scored=True)
+        sums = [np.zeros(len(request.candidates)) for request in requests]
+        for row, log_probs in self._read(requests, labels=None):
+            sums[row.request] += np.bincount(row.pair_candidates, log_probs, minlength=len(sums[row.request]))
+        return [
+            SpanScores(
+                sums=sums[number],
+                counts=np.array([len(candidate.sequence) - candidate.scored_from for candidate in request.candidates]),
+            )
+            for number, request in enumerate(requests)
+        ]
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        check_requests(requests, self.model, targets_are_scored=False)
+        check_labels(label_token_ids, self.model)
+        labels = np.asarray(label_token_ids, dtype=np.int64)
+        results = [np.zeros((len(request.candidates), len(labels))) for request in requests]
+        for row, log_probs in self._read(requests, labels=labels):
+            results[row.request][row.pair_candidates] = log_probs
+        return results
+
+    def close(self) -> None:
+        with self._lock:
+            self._lm = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _loaded(self) -> PackedLM:
+        if self._lm is None:
+            raise EngineError("this torch engine was closed; make a new one")
+        return self._lm
+
+    def _read(
+        self, requests: Sequence[ScoringRequest], labels: IntArray | None
+    ) -> Iterator[tuple[PackedRow, NDArray[np.float64]]]:
+        """Each row with its pairs' log-probabilities: (n_pairs,), or (n_pairs, n_labels) for labels."""
+        rows = [
+            row
+            for number, request in enumerate(requests)
+            for row in pack(request, number, _ROW_NODES, labels=labels is not None)
+        ]
+        rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
+        for batch in _batches(rows, self.max_batch_tokens):
+            with self._lock, torch.inference_mode():
+                results = self._forward(batch, labels)
+            yield from zip(batch, results, strict=True)
+
+    def _forward(self, batch: list[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
+        try:
+            return self._loaded().log_probs(batch, labels)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise EngineError(
+                    f"out of GPU memory on one row of {len(batch[0])} tokens ({error}). Shorten the prompt or use a "
+                    "smaller model"
+                ) from error
+        torch.cuda.empty_cache()  # outside the handler, which would keep the failed pass's tensors alive
+        half = len(batch) // 2
+        return self._forward(batch[:half], labels) + self._forward(batch[half:], labels)
+
+
+def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
+    """Rows of like length together, at most `max_tokens` with padding; a longer row goes alone."""
+    batch: list[PackedRow] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
