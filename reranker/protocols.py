@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.types import ModelInfo, ScoringRequest, SpanScores, UserId
+from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
 
 
 @runtime_checkable
@@ -35,6 +35,18 @@ class RecallStage(Protocol):
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Reads what `save` wrote."""
+
+
+@runtime_checkable
+class HasItemFactors(Protocol):
+    """A recall stage that knows where items lie: its space measures how alike two items are."""
+
+    @property
+    def item_ids(self) -> list[ItemId]:
+        """The catalogue."""
+
+    def item_factors(self, item_ids: Iterable[ItemId]) -> NDArray[np.float32]:
+        """(len(item_ids), factors); zeros for an unknown item."""
 
 
 @runtime_checkable

@@ -1,5 +1,5 @@
 """Command line: one file a command."""
 
+from reranker.cli.app import main
 
-def main() -> None:
-    """Entry point of `reranker`."""
+__all__ = ["main"]

@@ -2,7 +2,7 @@
 
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import FEATURES, EvidenceModel
-from reranker.fusion.guard import GuardDecision, Order, decide, ndcg_by_list
+from reranker.fusion.guard import GuardDecision, Order, as_order, decide, ndcg_by_list
 from reranker.fusion.head import FusionHead, cross_fitted_scores
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FusionHead",
     "GuardDecision",
     "Order",
+    "as_order",
     "cross_fitted_scores",
     "decide",
     "ndcg_by_list",

@@ -4,7 +4,7 @@ The same features serve the fusion head and the linear control of the evaluation
 measures the LLM and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ class EvidenceModel:
         )
 
     def features(
-        self, candidates: pd.DataFrame, histories: dict[UserId, IntArray] | None = None
+        self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
     ) -> NDArray[np.float64]:
         """(rows, len(FEATURES)) evidence, z-scored within each user's list.
 
@@ -109,7 +109,7 @@ class EvidenceModel:
                 the bottom of the list (counts of 0, likeness of 0).
             histories: other histories than those of `fit`, rows of `index`, oldest first.
         """
-        known = self.histories if histories is None else histories
+        known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
         raw = np.zeros((len(candidates), len(FEATURES)))
         list_index = pd.factorize(candidates[USER])[0].astype(np.int64)
         items: IntArray = np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
@@ -129,6 +129,15 @@ class EvidenceModel:
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
         return standard
+
+    def encode_histories(self, interactions: pd.DataFrame) -> dict[UserId, IntArray]:
+        """User id -> rows of the user's items, oldest first, of a validated table; without items unknown to `fit`."""
+        rows = interactions[ITEM].map(self.index)
+        known = rows.notna().to_numpy()
+        histories = {user: np.zeros(0, dtype=np.int64) for user in interactions[USER].unique()}
+        for user, positions in interactions[known].groupby(USER, sort=False).indices.items():
+            histories[user] = np.asarray(rows[known].iloc[positions], dtype=np.int64)
+        return histories
 
     def _likeness(self, items: IntArray, newest: IntArray) -> NDArray[np.float64]:
         """(len(items), 7) similarity, co-visitation, transition and category columns of one list."""

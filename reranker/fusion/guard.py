@@ -1,19 +1,31 @@
 """The never-worse guard: a new order is served only where a validation fold says it beats the order that came in."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.bootstrap import Interval, mean_interval
-from reranker.errors import BundleError
+from reranker.errors import BundleError, ConfigError
 from reranker.types import IntArray
 
 Order = Literal["fused", "features", "recall"]
 """Which order is served: LLM and evidence, evidence alone, or the recall order untouched."""
 
 METRIC = "NDCG@10"
+
+
+def as_order(name: str) -> Order:
+    """The order called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for order in get_args(Order):
+        if name == order:
+            return cast(Order, order)
+    raise ConfigError(f"unknown order {name!r}: it must be one of {', '.join(get_args(Order))}")
 
 
 @dataclass(frozen=True, kw_only=True)

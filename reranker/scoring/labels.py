@@ -1,4 +1,4 @@
-"""Label read-out: the log-probability of a few label words after each candidate. Cheapest on big instruction-tuned LMs."""
+"""Label read-out: log-probabilities of a few label words after each candidate. Cheap on big instruction-tuned LMs."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,215 @@
+"""A fitted Reranker on disk: a folder of open formats, no pickle, whole or not there at all.
+
+bundle.yaml          versions, model, templates, settings, what the guard serves and why, sha256 of every file
+fusion.json          read-out coefficients, fusion weights, guard
+items.parquet        item table without ids;  ids.json  item and user ids with their types
+evidence.npz         item statistics and histories
+priors.parquet       log-likelihood of titles without history
+prompts/             soft prompts in PEFT PROMPT_TUNING format
+recall/              the recall stage, if it was one of candidate_gen's
+"""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+from scipy import sparse
+
+from candidate_gen import load_recall
+from candidate_gen.ids import decode_ids, encode_ids
+from reranker.blend import Blend
+from reranker.config import RerankerConfig
+from reranker.errors import BundleError, RerankerError
+from reranker.fusion import EvidenceModel
+from reranker.protocols import RecallStage
+from reranker.scoring import PriorStore
+from reranker.softprompt import PromptBank
+from reranker.tables import ITEM, read_table, write_table
+from reranker.types import ModelInfo
+
+FORMAT_VERSION = 1
+_MANIFEST = "bundle.yaml"
+_SPARSE = ("co_visits", "transitions", "categories")
+_DENSE = ("vectors", "popularity", "recent_popularity")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleState:
+    """Everything a fitted Reranker is made of, except the model itself."""
+
+    config: RerankerConfig
+    domain: str
+    model: ModelInfo
+    templates_sha256: str
+    items: pd.DataFrame
+    evidence: EvidenceModel
+    blend: Blend
+    prompts: PromptBank
+    priors: PriorStore
+    recall: RecallStage | None
+
+
+def write_bundle(directory: Path, state: BundleState) -> None:
+    """Writes into a folder beside `directory` and renames it, so that a failure leaves what stood there before.
+
+    Raises:
+        BundleError: the disk refused, or `directory` is something else than a bundle.
+        DataError: an id is of a type that cannot be stored.
+    """
+    directory = directory.resolve()
+    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists():
+        raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
+            fresh = Path(scratch) / "new"
+            fresh.mkdir()
+            _write_parts(fresh, state)
+            if directory.exists():
+                directory.rename(Path(scratch) / "old")
+            fresh.rename(directory)
+    except OSError as error:
+        raise BundleError(
+            f"cannot save the bundle {directory}: {error}. What stood there before is untouched"
+        ) from error
+
+
+def read_bundle(directory: Path) -> BundleState:
+    """Reads and verifies what `write_bundle` wrote.
+
+    Raises:
+        BundleError: no bundle, another format version, or a file is missing, added to or changed.
+    """
+    manifest = _read_manifest(directory)
+    _verify(directory, manifest["files"])
+    try:
+        ids = json.loads((directory / "ids.json").read_text())
+        item_ids = decode_ids(ids["items"])
+        items = read_table(directory / "items.parquet")
+        items.insert(0, ITEM, pd.Series(decode_ids(ids["item_table"]), dtype=object))
+        return BundleState(
+            config=RerankerConfig.from_mapping(manifest["config"]),
+            domain=manifest["domain"],
+            model=ModelInfo(**manifest["model"]),
+            templates_sha256=manifest["templates_sha256"],
+            items=items,
+            evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
+            blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
+            prompts=PromptBank.load(directory / "prompts"),
+            priors=PriorStore.load(directory / "priors.parquet"),
+            recall=load_recall(directory / "recall") if (directory / "recall").is_dir() else None,
+        )
+    except BundleError:
+        raise
+    except (RerankerError, KeyError, TypeError, ValueError, OSError) as error:
+        raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
+
+
+def _write_parts(directory: Path, state: BundleState) -> None:
+    evidence = state.evidence
+    ids = {
+        "items": encode_ids(evidence.index),
+        "item_table": encode_ids(state.items[ITEM]),
+        "users": encode_ids(evidence.histories),
+    }
+    (directory / "ids.json").write_text(json.dumps(ids))
+    (directory / "fusion.json").write_text(json.dumps(state.blend.to_json(), indent=1))
+    write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
+    _write_evidence(directory / "evidence.npz", evidence)
+    state.priors.save(directory / "priors.parquet")
+    state.prompts.save(directory / "prompts")
+    if state.recall is not None and type(state.recall).__module__.startswith("candidate_gen."):
+        state.recall.save(directory / "recall")
+    manifest = {
+        "format": FORMAT_VERSION,
+        "reranker": metadata.version("reranker"),
+        "domain": state.domain,
+        "served": state.blend.guard.in_words(),
+        "model": asdict(state.model),
+        "templates_sha256": state.templates_sha256,
+        "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
+        "files": _hashes(directory),
+    }
+    (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    try:
+        manifest = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BundleError(f"{directory} is no bundle: it has no {_MANIFEST}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(
+            f"{path} has format {found!r}, this version reads {FORMAT_VERSION}: fit the bundle again with this version"
+        )
+    if not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path} is damaged: it does not list the bundle's files")
+    return manifest
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _verify(directory: Path, expected: dict[str, str]) -> None:
+    found = _hashes(directory)
+    for problem, names in {
+        "missing": expected.keys() - found.keys(),
+        "not part of the bundle": found.keys() - expected.keys(),
+        "changed since it was saved": {
+            name for name in expected.keys() & found.keys() if expected[name] != found[name]
+        },
+    }.items():
+        if names:
+            raise BundleError(f"the bundle {directory} is damaged: {', '.join(sorted(names))} {problem}. Save it again")
+
+
+def _write_evidence(path: Path, evidence: EvidenceModel) -> None:
+    arrays: dict[str, NDArray[Any]] = {name: getattr(evidence, name) for name in _DENSE}
+    for name in _SPARSE:
+        matrix: sparse.csr_array = getattr(evidence, name)
+        arrays |= {
+            f"{name}_data": matrix.data,
+            f"{name}_indices": matrix.indices,
+            f"{name}_indptr": matrix.indptr,
+            f"{name}_shape": np.array(matrix.shape),
+        }
+    histories = list(evidence.histories.values())
+    arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
+    arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> EvidenceModel:
+    with np.load(path, allow_pickle=False) as arrays:
+        matrices = {
+            name: sparse.csr_array(
+                (arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"]),
+                shape=tuple(arrays[f"{name}_shape"]),
+            )
+            for name in _SPARSE
+        }
+        histories = np.split(arrays["history_rows"], np.cumsum(arrays["history_lengths"])[:-1])
+        return EvidenceModel(
+            index={item: row for row, item in enumerate(item_ids)},
+            histories=dict(zip(user_ids, histories, strict=True)),
+            vectors=arrays["vectors"],
+            popularity=arrays["popularity"],
+            recent_popularity=arrays["recent_popularity"],
+            co_visits=matrices["co_visits"],
+            transitions=matrices["transitions"],
+            categories=matrices["categories"],
+        )

@@ -1,0 +1,42 @@
+"""The `reranker` command. Exit codes: 0 done, 1 our error with one clear line, 2 usage."""
+
+import logging
+import sys
+
+import typer
+
+from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank
+from reranker.errors import RerankerError
+
+app = typer.Typer(
+    name="reranker",
+    help="Rerank recommendation candidates with a causal LLM; never worse than the list that came in.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evaluate, inspect.inspect):
+    app.command()(command)
+app.command("data")(data.data)
+app.command("models")(models.models)
+
+
+@app.callback()
+def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step to stderr.")) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in ("reranker", "candidate_gen"):
+        logging.getLogger(name).setLevel(level)
+
+
+def main() -> None:
+    """Entry point: runs a command; our own errors become one line on stderr and exit code 1."""
+    try:
+        app()
+    except RerankerError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        sys.exit(1)

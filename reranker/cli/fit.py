@@ -1,0 +1,76 @@
+"""`reranker fit`: learn a domain and save a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from reranker.cli.options import (
+    DatasetOption,
+    DomainOption,
+    DtypeOption,
+    EngineOption,
+    InteractionsOption,
+    ItemsOption,
+    ModelOption,
+    dataset_from_flags,
+    given,
+)
+from reranker.errors import ConfigError
+from reranker.tables import read_table
+
+
+def fit(
+    out: Annotated[Path, typer.Option("--out", help="folder for the bundle")],
+    interactions: InteractionsOption = None,
+    items: ItemsOption = None,
+    dataset: DatasetOption = None,
+    domain: DomainOption = None,
+    candidates: Annotated[
+        Path | None, typer.Option("--candidates", help="your own recall lists, served before --held-out was chosen")
+    ] = None,
+    held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
+    dtype: DtypeOption = None,
+    scoring: Annotated[str | None, typer.Option("--scoring", help="likelihood, labels or listwise")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
+    fit_users: Annotated[int | None, typer.Option("--fit-users", help="users the LLM scores, at most")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+) -> None:
+    """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
+    from candidate_gen import ALSRecall
+    from reranker.config import RerankerConfig
+    from reranker.pipeline import Reranker
+
+    settings = given(
+        model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
+    )
+    data = dataset_from_flags(dataset, interactions, items, domain)
+    reranker = Reranker(RerankerConfig.from_mapping({**_from_file(config), **settings}))
+    if candidates is not None or held_out is not None:
+        if candidates is None or held_out is None:
+            raise ConfigError("your own recall needs both --candidates and --held-out")
+        reranker.fit(data, candidates=read_table(candidates), held_out=read_table(held_out), progress=True)
+    else:
+        reranker.fit(data, ALSRecall(seed=seed or 0).fit(data.interactions), progress=True)
+    reranker.save(out)
+    assert reranker.blend is not None
+    typer.echo(f"{reranker.blend.guard.in_words()}")
+    for line in reranker.blend.fused.in_words(most=6):
+        typer.echo(f"  {line}")
+    typer.echo(f"saved {out}")
+
+
+def _from_file(path: Path | None) -> dict[str, object]:
+    if path is None:
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, for instance 'soft_tokens: 16'")
+    return settings

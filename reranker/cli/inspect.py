@@ -1,0 +1,55 @@
+"""`reranker inspect`: one user's prompt as the model sees it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given
+from reranker.errors import DataError
+from reranker.tables import RECALL_RANK, USER, read_table
+
+
+def inspect(
+    bundle: BundleOption,
+    user: Annotated[str, typer.Option("--user", help="user id")],
+    candidates: Annotated[
+        Path | None, typer.Option("--candidates", help="candidates table; the bundle's own recall by default")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="candidates shown")] = 10,
+    n: Annotated[int, typer.Option("--n", min=1, help="candidates proposed, without --candidates")] = 50,
+    engine: EngineOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Show a user's prompt: spans, tokens, and what the model and the blend say of each candidate."""
+    from reranker.pipeline import Reranker
+
+    reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
+    if candidates is not None:
+        table = read_table(candidates)
+    elif reranker.recall is not None:
+        table = reranker.recall.recommend([_as_known(user, reranker.user_ids)], n)
+    else:
+        raise DataError("the bundle holds no recall stage: give --candidates")
+    table = table[table[USER].map(str) == user]
+    if table.empty:
+        raise DataError(f"user {user!r} has no candidates; check the id")
+    seen = reranker.explain(table, k)
+    typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items in the prompt\n")
+    for span in seen.prompt.spans:
+        typer.echo(f"[{span.start:4d}..{span.end:4d}) {span.kind:14s} {span.text!r}")
+    typer.echo(f"\n{'rank':>4} {'recall':>6} {'score':>8}  " + "  ".join(f"{name:>10}" for name in seen.components))
+    for row, values, tokens, text in zip(
+        seen.ranked.itertuples(index=False), seen.values, seen.candidate_tokens, seen.candidate_texts, strict=True
+    ):
+        numbers = "  ".join(f"{value:10.3f}" for value in values)
+        typer.echo(f"{row.rank:4d} {getattr(row, RECALL_RANK):6d} {row.score:8.3f}  {numbers}  {text!r} {tokens}")
+    typer.echo(f"\n{seen.guard}")
+    for line in seen.weights:
+        typer.echo(f"  {line}")
+
+
+def _as_known(user: str, known: list[object]) -> object:
+    """The id with the type it has in the bundle."""
+    matches = [one for one in known if str(one) == user]
+    return matches[0] if matches else user

@@ -1,0 +1,44 @@
+"""Flags that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.errors import ConfigError
+from reranker.hub import load_dataset
+from reranker.tables import Dataset, read_table
+
+InteractionsOption = Annotated[
+    Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")
+]
+ItemsOption = Annotated[Path | None, typer.Option("--items", help="item_id, title, optional category, description")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="a known data set, such as ml-100k, or a folder")]
+DomainOption = Annotated[str | None, typer.Option("--domain", help="names the prompt family, such as movies or shop")]
+BundleOption = Annotated[Path, typer.Option("--bundle", help="folder that `reranker fit` wrote")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm or scripted")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="bfloat16 (fast) or float32 (reference)")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="known name, Hugging Face id or local path")]
+
+
+def dataset_from_flags(
+    dataset: str | None, interactions: Path | None, items: Path | None, domain: str | None
+) -> Dataset:
+    """The data set that the flags name.
+
+    Raises:
+        ConfigError: neither --dataset nor both tables were given, or both were.
+        DataError, ModelError: it cannot be read or fetched.
+    """
+    if dataset is not None:
+        if interactions is not None or items is not None:
+            raise ConfigError("give --dataset, or --interactions and --items, not both")
+        return load_dataset(dataset, domain=domain)
+    if interactions is None or items is None:
+        raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
+    return Dataset(interactions=read_table(interactions), items=read_table(items), domain=domain or "generic")
+
+
+def given(**settings: object) -> dict[str, object]:
+    """The settings that were given on the command line."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,0 +1,52 @@
+"""`reranker recall`: candidates for users, by a recall stage alone."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.errors import DataError
+from reranker.protocols import RecallStage
+from reranker.tables import ITEM, USER, read_table, validate_interactions, write_table
+
+
+class Method(StrEnum):
+    """Recall stages that need no settings."""
+
+    ALS = "als"
+    ITEM_KNN = "item-knn"
+    POPULARITY = "popularity"
+    BLEND = "blend"
+
+
+def recall(
+    interactions: Annotated[Path, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight")],
+    out: Annotated[Path, typer.Option("--out", help="candidates table to write (parquet, csv)")],
+    method: Annotated[Method, typer.Option("--method")] = Method.ALS,
+    n: Annotated[int, typer.Option("--n", min=1, help="candidates a user")] = 50,
+    users: Annotated[Path | None, typer.Option("--users", help="table with user_id; all users by default")] = None,
+    exclude_seen: Annotated[bool, typer.Option(help="leave out what a user already chose")] = True,
+) -> None:
+    """Propose candidates: user_id, item_id, score, rank."""
+    from candidate_gen import ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall
+
+    makers: dict[Method, Callable[[], RecallStage]] = {
+        Method.ALS: ALSRecall,
+        Method.ITEM_KNN: ItemKNNRecall,
+        Method.POPULARITY: PopularityRecall,
+        Method.BLEND: lambda: BlendRecall([ALSRecall(), ItemKNNRecall(), PopularityRecall()]),
+    }
+    table = validate_interactions(read_table(interactions))
+    wanted = table if users is None else read_table(users)
+    if USER not in wanted:
+        raise DataError(f"table {str(users)!r} lacks the column {USER!r}")
+    stage = makers[method]().fit(table)
+    candidates = stage.recommend(wanted[USER].unique().tolist(), n, exclude_seen=exclude_seen)
+    write_table(candidates, out)
+    fallback = candidates.attrs.get("fallback_users", 0)
+    typer.echo(
+        f"wrote {len(candidates)} candidates of {candidates[USER].nunique()} users and {candidates[ITEM].nunique()} "
+        f"items to {out}; {fallback} unknown users got popular items"
+    )

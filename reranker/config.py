@@ -1,0 +1,56 @@
+"""Settings of a Reranker. They are kept in the bundle; unknown keys are refused."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reranker.errors import ConfigError
+from reranker.prompting import PromptSettings
+
+
+class RerankerConfig(BaseModel):
+    """How a Reranker is built and fitted.
+
+    Attributes:
+        model: a known name, a Hugging Face id or a local path.
+        engine: "auto", "torch", "vllm" or "scripted".
+        dtype: "bfloat16" (fast) or "float32" (reference).
+        scoring: the read-out.
+        permutations: shuffles averaged by the listwise read-out.
+        prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
+        soft_tokens: length of the soft prompt; 0 for none.
+        n_candidates: length of the recall lists that `fit` learns on; make it the length you will serve.
+        fit_users: how many users' lists the LLM scores in `fit`, at most; None for all.
+        min_history: users with fewer interactions than this before the held-out one teach nothing.
+        l2: ridge penalty of the fusion head.
+        seed: of every random choice.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "smollm2-135m"
+    engine: str = "auto"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    scoring: Literal["likelihood", "labels", "listwise"] = "likelihood"
+    permutations: int = Field(default=4, ge=1)
+    prompt: PromptSettings = PromptSettings()
+    soft_tokens: int = Field(default=16, ge=0)
+    n_candidates: int = Field(default=50, ge=2)
+    fit_users: int | None = Field(default=1000, ge=10)
+    min_history: int = Field(default=3, ge=1)
+    l2: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> "RerankerConfig":
+        """Settings from YAML or JSON.
+
+        Raises:
+            ConfigError: an unknown key or an impossible value; the message names each.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise ConfigError(f"settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error

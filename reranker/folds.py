@@ -1,0 +1,130 @@
+"""The validation fold that `Reranker.fit` learns from: lists made before the item that the user chose next."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from candidate_gen import ALSRecall
+from reranker.errors import DataError
+from reranker.fusion import EvidenceModel
+from reranker.protocols import HasItemFactors, RecallStage
+from reranker.tables import ITEM, USER, Dataset, validate_candidates, validate_interactions
+from reranker.types import IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValidationFold:
+    """Lists and what was chosen from them.
+
+    Attributes:
+        candidates: (rows) a validated candidates table.
+        evidence: statistics of the interactions before the held-out ones, histories included.
+        features: (rows, n_features) evidence features.
+        list_index: (rows,) 0-based number of the user's list.
+        chosen: (rows,) True where the user chose the item next.
+        n_relevant: (n_users,) held-out items of each user, proposed or not.
+    """
+
+    candidates: pd.DataFrame
+    evidence: EvidenceModel
+    features: NDArray[np.float64]
+    list_index: IntArray
+    chosen: NDArray[np.bool_]
+    n_relevant: IntArray
+
+    @classmethod
+    def build(
+        cls,
+        data: Dataset,
+        before: pd.DataFrame,
+        held_out: pd.DataFrame,
+        candidates: pd.DataFrame,
+        recall: RecallStage | None,
+    ) -> "ValidationFold":
+        """Puts a fold together.
+
+        Args:
+            data: gives the items.
+            before: interactions that recall and features may see.
+            held_out: what the users chose after that.
+            candidates: lists proposed at that moment.
+            recall: gives the item space, if it has one; fitted on `before`.
+        """
+        evidence = evidence_model(before, data.items, recall)
+        pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
+        chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
+        list_index, users = pd.factorize(candidates[USER])
+        relevant = pairs.get_level_values(0).value_counts()
+        n_relevant: IntArray = np.asarray(pd.Series(users).map(relevant).fillna(0), dtype=np.int64)
+        if not chosen.any():
+            raise DataError(
+                f"nothing to learn from: none of the {int(n_relevant.sum())} held-out items is in the lists of "
+                f"{len(users)} users. Propose more candidates, or check that the ids of both tables are the same"
+            )
+        return cls(
+            candidates=candidates,
+            evidence=evidence,
+            features=evidence.features(candidates),
+            list_index=list_index.astype(np.int64),
+            chosen=np.asarray(chosen, dtype=bool),
+            n_relevant=n_relevant,
+        )
+
+    def covered_lists(self, most: int | None, seed: int) -> IntArray:
+        """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
+        covered = np.unique(self.list_index[self.chosen])
+        if most is not None and len(covered) > most:
+            covered = np.sort(np.random.default_rng(seed).choice(covered, most, replace=False))
+        return covered
+
+
+def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: RecallStage | None) -> EvidenceModel:
+    """Evidence in the recall stage's own item space, or in an ALS space where it has none."""
+    space = recall if isinstance(recall, HasItemFactors) else ALSRecall().fit(interactions)
+    ids = space.item_ids
+    return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))
+
+
+def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:
+    """Holds each user's last interaction out, fits a clone of `recall` on the rest and lets it propose lists.
+
+    Without timestamps there is no "last": a random interaction is held out instead.
+
+    Raises:
+        DataError: no user has enough interactions, or recall finds none of the held-out items.
+    """
+    interactions = data.interactions
+    if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
+        interactions = interactions.sample(frac=1.0, random_state=seed)
+    groups = interactions.groupby(USER, sort=False)
+    is_last = groups.cumcount(ascending=False).to_numpy() == 0
+    long_enough = groups[ITEM].transform("size").to_numpy() > min_history
+    held = is_last & long_enough
+    if not held.any():
+        raise DataError(
+            f"no user has more than {min_history} interactions, so there is no validation fold to fit on. "
+            "Give more interactions or lower min_history"
+        )
+    before = interactions[~held].reset_index(drop=True)
+    held_out = interactions[held]
+    earlier = recall.clone().fit(before)
+    candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
+    return ValidationFold.build(data, before, held_out, candidates, earlier)
+
+
+def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:
+    """A fold from the user's own recall: lists it served, and what was chosen afterwards.
+
+    Rows of `data.interactions` that are in `held_out` are left out of the evidence.
+
+    Raises:
+        DataError: a table breaks its contract, or none of the chosen items is in the lists.
+    """
+    candidates = validate_candidates(candidates)
+    held_out = validate_interactions(held_out, "held_out")
+    pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]])
+    seen = pd.MultiIndex.from_frame(data.interactions[[USER, ITEM]]).isin(pairs)
+    before = data.interactions[~seen].reset_index(drop=True)
+    return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None)

@@ -1,0 +1,370 @@
+"""The public face: a recall list goes in, a reranked list that is never worse comes out."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.blend import Blend
+from reranker.bundle import BundleState, read_bundle, write_bundle
+from reranker.catalog import Catalog, scoring_lists
+from reranker.config import RerankerConfig
+from reranker.domain import DomainData
+from reranker.errors import BundleError, ConfigError, DataError
+from reranker.explanation import Explanation, explain
+from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
+from reranker.fusion import EvidenceModel, Order, standardise_within_lists
+from reranker.protocols import Engine, RecallStage
+from reranker.ranking import RerankReport, ranking, recall_scores
+from reranker.reader import Reader
+from reranker.scoring import PriorStore, ScoringList
+from reranker.softprompt import PromptBank, load_peft
+from reranker.tables import RANK, TITLE, USER, Dataset, validate_candidates, validate_interactions
+from reranker.types import IntArray, UserId
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedDocument:
+    """One document of `Reranker.rank`.
+
+    Attributes:
+        index: position of the document in the list that came in.
+        document: its text.
+        score: log-odds against the other documents; only differences mean anything.
+        rank: 1 is best.
+    """
+
+    index: int
+    document: str
+    score: float
+    rank: int
+
+
+class Reranker:
+    """Reranks candidate lists with a causal LM, this domain's soft prompt and recall evidence.
+
+    Build one with `from_pretrained`, `fit` it on a domain, `rerank` lists; or `load` a saved bundle. The model is
+    loaded when it is first needed.
+
+    Attributes:
+        config: the settings.
+        reader: the language model's half: engine, prompts, read-out.
+        blend: what `fit` learned, or None.
+        recall: the recall stage the Reranker was fitted with, or None.
+    """
+
+    def __init__(
+        self,
+        config: RerankerConfig | None = None,
+        engine: Engine | None = None,
+        prompts: PromptBank | None = None,
+    ) -> None:
+        """Takes a ready engine, or loads the one `config` names when it is first needed."""
+        self.config = config or RerankerConfig()
+        self.reader = Reader(self.config, "generic", prompts or PromptBank(), PriorStore(), engine)
+        self.blend: Blend | None = None
+        self.recall: RecallStage | None = None
+        self._data: DomainData | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "default", *, engine: Engine | str | None = None, **settings: Any
+    ) -> "Reranker":
+        """A Reranker that has seen no data of yours yet.
+
+        Args:
+            name: "default", or a directory with a soft prompt in PEFT format to start from.
+            engine: an engine, or the name of one ("auto", "torch", "vllm").
+            settings: fields of `RerankerConfig`.
+
+        Raises:
+            ConfigError: an unknown setting.
+            PromptError: `name` is a directory without a usable soft prompt.
+        """
+        engine, settings = _named_engine(engine, settings)
+        prompts = PromptBank()
+        if str(name) != "default":
+            prompts.add_meta(load_peft(Path(name)))
+        return cls(RerankerConfig.from_mapping(settings), engine, prompts)
+
+    def fit(
+        self,
+        data: Dataset,
+        recall: RecallStage | None = None,
+        *,
+        candidates: pd.DataFrame | None = None,
+        held_out: pd.DataFrame | None = None,
+        progress: bool = False,
+    ) -> "Reranker":
+        """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
+
+        Either give a fitted `recall` stage: each user's last interaction is held out, a clone of the stage is fitted on
+        the rest and proposes lists. Or give what your own recall served: `candidates`, and in `held_out` what the users
+        chose afterwards.
+
+        Args:
+            data: interactions and items of the domain, up to now.
+            recall: the stage whose lists will be reranked; saved with the bundle.
+            candidates: lists served at one moment.
+            held_out: interactions after that moment.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            self.
+
+        Raises:
+            DataError: a table is wrong, or there is nothing to learn from.
+            ConfigError: neither recall nor logs were given, or both.
+        """
+        logs = None if candidates is None or held_out is None else (candidates, held_out)
+        if (recall is None) == (logs is None):
+            raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
+        config = self.config
+        if logs is not None:
+            fold = fold_from_logs(data, *logs)
+        elif recall is not None:
+            fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
+        self.reader = self.reader.for_domain(data.domain)
+        self.recall = recall
+        self._data = DomainData.build(data, recall)
+        components = self._read_fold(fold, progress)
+        self.blend = Blend.fit(fold, components, self.reader.scoring, config.l2, config.seed)
+        logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
+        return self
+
+    def rerank(
+        self,
+        candidates: pd.DataFrame,
+        k: int | None = None,
+        *,
+        interactions: pd.DataFrame | None = None,
+        order: Order | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Reranks each user's list.
+
+        Args:
+            candidates: `user_id, item_id` and `score` or `rank`.
+            k: rows kept a user; None or more than there are keeps all.
+            interactions: newer histories; they replace the stored ones of the users they contain.
+            order: serve this order whatever the guard decided: "fused", "features" or "recall".
+            progress: show a progress bar on stderr.
+
+        Returns:
+            `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
+            rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
+            `RerankReport` as a dict.
+
+        Raises:
+            DataError: the candidates break their contract, or nothing was fitted.
+            ConfigError: k < 1.
+        """
+        if k is not None and k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        lists = validate_candidates(candidates)
+        data, blend = self._fitted()
+        histories = dict(data.evidence.histories)
+        if interactions is not None:
+            histories.update(data.evidence.encode_histories(validate_interactions(interactions)))
+        served = order or blend.guard.serve
+        ranked = ranking(lists, self._score(lists, served, histories, progress))
+        report = RerankReport.of(lists, served, histories, data.catalog)
+        if report.unknown_users or report.unknown_items:
+            logger.warning(report.in_words())
+        if k is not None:
+            ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
+        ranked.attrs["report"] = asdict(report)
+        return ranked
+
+    async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
+        """`rerank` in a worker thread, so that a server's event loop goes on."""
+        return await asyncio.to_thread(self.rerank, candidates, k, **options)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, object]],
+        *,
+        history: Sequence[str | Mapping[str, object]] = (),
+    ) -> list[RankedDocument]:
+        """Ranks texts by how well they follow `history` and `query`; no ids, no fit needed. Best first.
+
+        There is no recall list here, hence no evidence and no guard: equal scores keep the order that came in.
+
+        Args:
+            query: what is asked for, or "recently watched: ...".
+            documents: titles, or items with `title` and further fields.
+            history: titles or items chosen before, oldest first.
+
+        Raises:
+            DataError: a document without text.
+        """
+        if isinstance(documents, str):
+            raise DataError("documents must be a list of texts, got one string")
+        if not documents:
+            return []
+        items = [_as_item(document, "document", number) for number, document in enumerate(documents)]
+        chosen = [_as_item(document, "history item", number) for number, document in enumerate(history)]
+        one = ScoringList(history=chosen, candidates=items, soft_prompt=self.reader.soft_prompt(), query=query)
+        coefficients = self.reader.scoring.default_coefficients if self.blend is None else self.blend.coefficients
+        scores = self.reader.components([one])[0] @ coefficients
+        order = np.argsort(-scores, kind="stable")
+        return [
+            RankedDocument(
+                index=int(index), document=str(items[index][TITLE]), score=float(scores[index]), rank=place + 1
+            )
+            for place, index in enumerate(order)
+        ]
+
+    def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
+        """One user's list as the model sees it: prompt, spans, tokens, components and weights.
+
+        Raises:
+            DataError: the table breaks its contract or holds more than one user.
+        """
+        lists = validate_candidates(candidates)
+        data, blend = self._fitted()
+        if lists[USER].nunique() != 1:
+            raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
+        evidence = data.evidence
+        one = scoring_lists(lists, data.catalog, evidence, evidence.histories, self.reader.soft_prompt())[0]
+        components = self.reader.components([one])[0]
+        return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
+
+    def llm_components(
+        self,
+        candidates: pd.DataFrame,
+        *,
+        evidence: EvidenceModel | None = None,
+        histories: Mapping[UserId, IntArray] | None = None,
+        progress: bool = False,
+    ) -> list[NDArray[np.float64]]:
+        """What the read-out says of each user's list: (n_candidates, n_components) a user, in row order.
+
+        Args:
+            candidates: a validated candidates table.
+            evidence: whose histories and item rows to use; those of the fitted domain by default.
+            histories: user id -> rows of `evidence.index`, oldest first.
+            progress: show a progress bar on stderr.
+        """
+        data = self._require_data()
+        evidence = evidence or data.evidence
+        known = evidence.histories if histories is None else histories
+        lists = scoring_lists(candidates, data.catalog, evidence, known, self.reader.soft_prompt())
+        return self.reader.components(lists, progress)
+
+    @property
+    def user_ids(self) -> list[UserId]:
+        """The users whose history the fitted domain holds."""
+        return list(self._require_data().evidence.histories)
+
+    def save(self, directory: Path | str) -> None:
+        """Writes the bundle: a folder without pickle, complete or not there at all.
+
+        Raises:
+            DataError: nothing was fitted.
+            BundleError: the folder cannot be written; what stood there before is untouched.
+        """
+        data, blend = self._fitted()
+        reader = self.reader
+        write_bundle(
+            Path(directory),
+            BundleState(
+                config=self.config,
+                domain=reader.domain,
+                model=reader.model,
+                templates_sha256=reader.templates.sha256,
+                items=data.items,
+                evidence=data.evidence,
+                blend=blend,
+                prompts=reader.prompts,
+                priors=reader.priors,
+                recall=self.recall,
+            ),
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str, *, engine: Engine | str | None = None, **settings: Any) -> "Reranker":
+        """Reads a bundle.
+
+        Args:
+            directory: what `save` wrote.
+            engine: an engine, or the name of one; by default the one the bundle was fitted with.
+            settings: fields of `RerankerConfig` to change, for instance dtype="float32".
+
+        Raises:
+            BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
+                model.
+        """
+        engine, settings = _named_engine(engine, settings)
+        state = read_bundle(Path(directory))
+        config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
+        reranker = cls(config, engine, state.prompts)
+        reranker.reader = Reader(config, state.domain, state.prompts, state.priors, engine, state.model)
+        reranker.blend = state.blend
+        reranker.recall = state.recall
+        reranker._data = DomainData(items=state.items, catalog=Catalog(state.items), evidence=state.evidence)
+        templates = reranker.reader.templates
+        if templates.sha256 != state.templates_sha256:
+            raise BundleError(
+                f"the bundle {directory} was fitted with other text in the template {templates.name}: scores would not "
+                "mean the same. Restore that template (prompt.directory) or fit again"
+            )
+        return reranker
+
+    def _score(
+        self, lists: pd.DataFrame, served: Order, histories: Mapping[UserId, IntArray], progress: bool
+    ) -> NDArray[np.float64]:
+        """(rows,) scores of the order to serve."""
+        data, blend = self._fitted()
+        if served == "recall":
+            return recall_scores(lists)
+        features = data.evidence.features(lists, histories)
+        if served == "features":
+            return blend.features.score(features)
+        components = self.llm_components(lists, histories=histories, progress=progress)
+        # Rows of a validated table stand user by user, so lists laid end to end are its rows.
+        raw = np.concatenate(components)
+        list_index = np.asarray(pd.factorize(lists[USER])[0], dtype=np.int64)
+        return blend.fused.score(np.concatenate([features, standardise_within_lists(raw, list_index)], axis=1))
+
+    def _read_fold(self, fold: ValidationFold, progress: bool) -> dict[int, NDArray[np.float64]]:
+        numbers = fold.covered_lists(self.config.fit_users, self.config.seed)
+        rows = np.isin(fold.list_index, numbers)
+        components = self.llm_components(
+            fold.candidates[rows].reset_index(drop=True), evidence=fold.evidence, progress=progress
+        )
+        return dict(zip(map(int, numbers), components, strict=True))
+
+    def _require_data(self) -> DomainData:
+        if self._data is None:
+            raise DataError("this Reranker knows no domain yet: call fit(data, recall) or load a bundle first")
+        return self._data
+
+    def _fitted(self) -> tuple[DomainData, Blend]:
+        data = self._require_data()
+        if self.blend is None:
+            raise DataError("this Reranker was not fitted: call fit(data, recall) or load a bundle first")
+        return data, self.blend
+
+
+def _named_engine(engine: Engine | str | None, settings: dict[str, Any]) -> tuple[Engine | None, dict[str, Any]]:
+    """An engine given by name becomes a setting."""
+    if isinstance(engine, str):
+        return None, {**settings, "engine": engine}
+    return engine, settings
+
+
+def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:
+    item = {TITLE: value} if isinstance(value, str) else value
+    if not isinstance(item, Mapping) or not str(item.get(TITLE) or "").strip():
+        raise DataError(f"{what} {number} has no text: give a string, or a mapping with a {TITLE!r}")
+    return item

@@ -1,0 +1,133 @@
+"""The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from reranker.config import RerankerConfig
+from reranker.engines import load_engine
+from reranker.errors import BundleError
+from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
+from reranker.protocols import Engine
+from reranker.scoring import LabelScoring, LikelihoodScoring, ListwiseScoring, PriorStore, Scoring, ScoringList
+from reranker.softprompt import PromptBank, SoftPrompt
+from reranker.types import ModelInfo, TokenSequence
+
+LISTS_PER_CALL = 64
+
+
+class Reader:
+    """Reads what a causal LM says of lists, in one domain.
+
+    Args:
+        config: model, engine, read-out and prompt settings.
+        domain: picks the template family and the soft prompt.
+        prompts: soft prompts; filled with the instruction's embeddings when there is none for the domain.
+        priors: kept likelihoods of titles.
+        engine: a ready engine; by default the one `config` names, loaded on first use.
+        model: the model that `priors` and everything fitted belong to; another one is refused.
+    """
+
+    def __init__(
+        self,
+        config: RerankerConfig,
+        domain: str,
+        prompts: PromptBank,
+        priors: PriorStore,
+        engine: Engine | None = None,
+        model: ModelInfo | None = None,
+    ) -> None:
+        self.config = config
+        self.domain = domain
+        self.prompts = prompts
+        self.priors = priors
+        self._engine = engine
+        self._model = model
+        self._scoring: Scoring | None = None
+
+    def for_domain(self, domain: str) -> "Reader":
+        """The same model and prompts in another domain; nothing that was fitted comes along."""
+        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that everything fitted belongs to; loads the engine if that is not known yet."""
+        return self._model or self.engine.model
+
+    @property
+    def engine(self) -> Engine:
+        """The inference engine, loaded on first use."""
+        if self._engine is None:
+            self._engine = load_engine(self.config.engine, self.config.model, dtype=self.config.dtype)
+        if self._model is None:
+            self._model = self._engine.model
+        elif (self._model.sha256, self._model.dim) != (self._engine.model.sha256, self._engine.model.dim):
+            fitted, running = self._model, self._engine.model
+            raise BundleError(
+                f"the bundle was fitted with {fitted.model_id} (sha256 {fitted.sha256[:12]}, width {fitted.dim}), but "
+                f"the engine runs {running.model_id} (sha256 {running.sha256[:12]}, width {running.dim}). Load it with "
+                "the first model, or fit again"
+            )
+        return self._engine
+
+    @property
+    def renderer(self) -> PromptRenderer:
+        """Turns lists into prompts for this engine."""
+        return PromptRenderer(
+            self.templates, self.engine.tokenizer, self._prompt_settings(), self.engine.model.max_length
+        )
+
+    @property
+    def scoring(self) -> Scoring:
+        """The read-out, built on first use."""
+        if self._scoring is None:
+            self._scoring = self._build_scoring()
+        return self._scoring
+
+    def soft_prompt(self) -> TokenSequence | None:
+        """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction."""
+        if self.config.soft_tokens == 0:
+            return None
+        found = self.prompts.resolve(self.domain)
+        if found is None:
+            found = SoftPrompt.from_instruction(
+                self.engine, self.renderer.instruction_token_ids(), self.config.soft_tokens
+            )
+            self.prompts.add_meta(found)
+        return found.as_sequence()
+
+    def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates, n_components)."""
+        components: list[NDArray[np.float64]] = []
+        with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
+            for start in range(0, len(lists), LISTS_PER_CALL):
+                part = lists[start : start + LISTS_PER_CALL]
+                components.extend(self.scoring.score_components(part))
+                bar.update(len(part))
+        return components
+
+    def _build_scoring(self) -> Scoring:
+        renderer = self.renderer
+        if self.config.scoring == "labels":
+            return LabelScoring(self.engine, renderer)
+        if self.config.scoring == "listwise":
+            return ListwiseScoring(self.engine, renderer, self.config.permutations, seed=self.config.seed)
+        return LikelihoodScoring(self.engine, renderer, self.priors)
+
+    def _prompt_settings(self) -> PromptSettings:
+        settings = self.config.prompt
+        if "family" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(update={"family": family_for_domain(self.domain, settings.directory)})
+
+    @property
+    def templates(self) -> TemplateSet:
+        """The blocks in use.
+
+        Raises:
+            PromptError: the family or language does not exist.
+        """
+        settings = self._prompt_settings()
+        return TemplateSet.load(settings.family, settings.language, settings.directory)
