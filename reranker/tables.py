@@ -197,7 +197,11 @@ def write_table(frame: pd.DataFrame, path: Path | str) -> None:
 def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:
     """Parquet would take tuples, and give back arrays, which are no ids any more."""
     for column in (USER, ITEM):
-        if column in frame and frame[column].dtype == object and frame[column].map(type).eq(tuple).any():
+        if (
+            column in frame
+            and frame[column].dtype == object
+            and any(isinstance(value, tuple) for value in frame[column])
+        ):
             raise DataError(f"cannot write {path}: column {column!r} holds tuples. Convert these ids to str")
 
 
