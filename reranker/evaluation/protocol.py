@@ -4,9 +4,10 @@
 their list, and only those targets. Positives are never added to a list unless asked for, and then the label says so.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,22 @@ from numpy.typing import NDArray
 
 from reranker.errors import DataError
 from reranker.evaluation.splits import Fold, pairs_in
+from reranker.fusion import EvidenceModel
 from reranker.protocols import RecallStage
 from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
-from reranker.types import IntArray
+from reranker.types import IntArray, ItemId
 
 ListProtocol = Literal["end_to_end", "covered"]
 PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
 CANDIDATE_COUNTS = (20, 50, 100, 200)
+
+
+@runtime_checkable
+class HasItemFactors(Protocol):
+    """A recall stage with a vector per item, as ALS has."""
+
+    def item_factors(self, item_ids: Iterable[ItemId]) -> NDArray[np.float32]:
+        """(len(item_ids), factors) vectors; zeros for unknown items."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +87,16 @@ class CandidateLists:
     def covered(self) -> NDArray[np.bool_]:
         """(users,) True where the list holds at least one target."""
         return self.n_found > 0
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float64]:
+        """(rows, len(FEATURES)) evidence features: the fusion head's own code, learned from `fold.train` only."""
+        ids = list(self.fold.items[ITEM])
+        vectors = np.zeros((0, 0), dtype=np.float32)
+        if isinstance(self.recall, HasItemFactors):
+            vectors = self.recall.item_factors(ids)
+        model = EvidenceModel.fit(self.fold.train, self.fold.items, ids[: len(vectors)], vectors)
+        return model.features(self.candidates)
 
     def label(self, protocol: ListProtocol) -> str:
         """Name of the protocol in results."""

@@ -5,12 +5,13 @@ Efron & Tibshirani (1993) percentile bootstrap; Holm (1979) step-down; the user 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from reranker.bootstrap import RESAMPLES, bootstrap_means
+from reranker.bootstrap import RESAMPLES
 from reranker.errors import DataError
 
 Values = NDArray[np.float64]
@@ -65,7 +66,18 @@ class Comparison:
 
 def bootstrap_columns(values: Values, seed: int = 0, resamples: int = RESAMPLES) -> Values:
     """(resamples, columns) means of resampled users, the same draws for every column of (users, columns)."""
-    return bootstrap_means(values, seed, resamples)
+    weights = _weights(len(values), seed, resamples)
+    means: Values = weights @ values / len(values)
+    return means
+
+
+@lru_cache(maxsize=2)  # the same users are compared many times: metric by metric, system by system
+def _weights(n: int, seed: int, resamples: int) -> Values:
+    """(resamples, n) how often each user is drawn; the draws of `reranker.bootstrap`."""
+    if n == 0:
+        raise DataError("cannot bootstrap: there is no user to draw from")
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)
+    return draws.astype(np.float64)
 
 
 def compare(

@@ -280,13 +280,13 @@ def _codes(ids: pd.Series) -> NDArray[np.int64]:
 def _per_user(rows: pd.DataFrame) -> NDArray[np.int64]:
     """(rows,) interactions of the row's user."""
     codes = _codes(rows[USER])
-    sizes: NDArray[np.int64] = np.bincount(codes)[codes].astype(np.int64)
-    return sizes
+    return np.asarray(np.bincount(codes)[codes], dtype=np.int64)
 
 
 def _from_end(rows: pd.DataFrame) -> NDArray[np.int64]:
     """(rows,) 0 for a user's last row, 1 for the one before it, and so on."""
-    return pd.Series(_codes(rows[USER])).groupby(_codes(rows[USER])).cumcount(ascending=False).to_numpy(dtype=np.int64)
+    codes = _codes(rows[USER])
+    return np.asarray(pd.Series(codes).groupby(codes).cumcount(ascending=False), dtype=np.int64)
 
 
 def _draw(ids: pd.Series, share: float, seed: int) -> list[ItemId]:

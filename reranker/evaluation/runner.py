@@ -1,0 +1,324 @@
+"""Runs systems over folds and turns their scores into results; a run that was killed goes on where it stopped.
+
+Scores of each finished (domain, split, candidates, system, seed) are kept in `out/scores`. They are used again only
+when the fold, the candidates and the system's name and seed are the same, by content.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
+from reranker.evaluation.metrics import CUTOFFS, catalogue_metrics, check_scores, metric_name, per_user_metrics
+from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
+from reranker.evaluation.significance import Comparison, bootstrap_columns, compare, with_holm
+from reranker.evaluation.splits import Fold
+from reranker.evaluation.systems import CountsTokens, HasPriors, System
+from reranker.protocols import RecallStage
+from reranker.tables import ITEM, RANK
+
+logger = logging.getLogger(__name__)
+
+SystemFactory = Callable[[int], System]
+"""Seed -> an unfitted system."""
+
+ROW_COLUMNS = (
+    *("domain", "system", "protocol", "split", "candidates", "seed"),
+    *("metric", "k", "value", "low", "high", "n_users"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        candidates: list lengths.
+        ks: metric cutoffs.
+        protocols: how misses count.
+        seeds: stochastic systems run once a seed, the others with the first only.
+        baseline: the system that the others are compared with.
+        compared: metrics with comparisons, in the first protocol and with the first list length.
+        fitting_users: at most this many users in each fold that systems are fitted on; None for all.
+        inject: put missed targets into the lists; labelled.
+        fingerprint: any text that must change when the systems' settings do, so that old scores are not used again.
+    """
+
+    candidates: tuple[int, ...] = (50,)
+    ks: tuple[int, ...] = CUTOFFS
+    protocols: tuple[ListProtocol, ...] = PROTOCOLS
+    seeds: tuple[int, ...] = (0,)
+    baseline: str = "recall"
+    compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
+    fitting_users: int | None = None
+    inject: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One system with one seed on one set of lists.
+
+    Attributes:
+        scores: (rows,) aligned with `lists.candidates`.
+        fit_seconds, score_seconds: wall time when it was computed.
+        tokens: prompt tokens of the scoring, NaN when the system does not count them.
+    """
+
+    lists: CandidateLists
+    system: str
+    seed: int
+    scores: NDArray[np.float64]
+    fit_seconds: float
+    score_seconds: float
+    tokens: float
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Milliseconds and tokens a user."""
+        users = max(1, self.lists.candidates["user_id"].nunique())
+        return {"ms_per_user": 1000 * self.score_seconds / users, "tokens_per_user": self.tokens / users}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """What an evaluation found.
+
+    Attributes:
+        rows: one row a (domain, system, protocol, split, candidates, seed, metric, k): value, low, high, n_users.
+        comparisons: against the baseline; per domain and pooled.
+        runs: the scores behind it all.
+        settings: what was asked for.
+    """
+
+    rows: pd.DataFrame
+    comparisons: list[Comparison]
+    runs: list[Run]
+    settings: Settings = field(default_factory=Settings)
+
+
+def evaluate(
+    folds: Sequence[Fold],
+    recall: RecallStage,
+    systems: Mapping[str, SystemFactory],
+    settings: Settings | None = None,
+    out: Path | None = None,
+    progress: Callable[[str], None] = logger.info,
+) -> Results:
+    """Leak checks, candidate lists, fitting on validation folds, scoring, metrics and comparisons.
+
+    Args:
+        folds: of one split, one a domain; they are pooled in the comparisons.
+        systems: name -> factory; the built system must carry that name.
+        out: where finished scores are kept for a later run; None keeps nothing.
+        progress: called with one line as each system starts.
+
+    Raises:
+        ConfigError: the baseline is not among the systems, or a compared metric is not computed.
+        DataError: a leak, two folds of one domain, or scores that are not finite.
+    """
+    settings = settings or Settings()
+    _check(folds, systems, settings)
+    runs: list[Run] = []
+    for fold in folds:
+        check_fold(fold)
+        most = max(settings.candidates)
+        longest = propose(fold, recall, most, inject=settings.inject)
+        fitting_folds = [_sampled(part, settings.fitting_users) for part in fold.fitting_folds()]
+        fitting = [propose(part, recall, most) for part in fitting_folds]
+        check_fitting(fitting, fold)
+        if longest.recall is not None:
+            check_recall(longest.recall, fold)
+        for n in settings.candidates:
+            lists = longest if n == most else _shorter(longest, recall, n)
+            shorter = fitting if n == most else [_shorter(part, recall, n) for part in fitting]
+            for name, build in systems.items():
+                runs += _run_seeds(name, build, lists, shorter, settings, out, progress)
+    per_user = {id(run): _per_user(run, settings) for run in runs}
+    rows = pd.concat([_rows(run, per_user[id(run)], settings) for run in runs], ignore_index=True)
+    return Results(rows=rows, comparisons=_compare(runs, per_user, settings), runs=runs, settings=settings)
+
+
+def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings: Settings) -> None:
+    if settings.baseline not in systems:
+        raise ConfigError(f"baseline {settings.baseline!r} is not among the systems {sorted(systems)}")
+    if not folds or not settings.seeds or not settings.candidates or not settings.protocols:
+        raise ConfigError("an evaluation needs at least one fold, one seed, one list length and one protocol")
+    domains = [fold.domain for fold in folds]
+    if len(set(domains)) < len(domains):
+        raise DataError(f"folds must be of different domains, got {domains}; evaluate one split at a time")
+    for metric in settings.compared:
+        k = metric_name(metric)[1]
+        if k is not None and k not in settings.ks:
+            raise ConfigError(f"compared metric {metric!r} needs the cutoff {k} among ks={settings.ks}")
+
+
+def _sampled(fold: Fold, users: int | None) -> Fold:
+    return fold if users is None else fold.sample_users(users)
+
+
+def _shorter(lists: CandidateLists, recall: RecallStage, n: int) -> CandidateLists:
+    """Heads of the longest lists, unless their tail matters (injected targets and cold items stand last)."""
+    if lists.injected or lists.fold.cold_items:
+        return propose(lists.fold, recall, n, inject=lists.injected)
+    return lists.top(n)
+
+
+def _run_seeds(
+    name: str,
+    build: SystemFactory,
+    lists: CandidateLists,
+    fitting: Sequence[CandidateLists],
+    settings: Settings,
+    out: Path | None,
+    progress: Callable[[str], None],
+) -> list[Run]:
+    runs = []
+    for seed in settings.seeds:
+        system = build(seed)
+        if system.name != name:
+            raise ConfigError(f"the factory of {name!r} built a system called {system.name!r}; use one name")
+        path = out and out / "scores" / f"{_slug(lists, name)}.{seed}.npz"
+        key = _fingerprint(lists, fitting, name, seed, settings.fingerprint)
+        run = _read(path, key, lists, name, seed) if path else None
+        if run is None:
+            progress(f"{lists.fold.domain}: {name}, {lists.n} candidates, seed {seed}")
+            run = _fit_and_score(system, lists, fitting, seed)
+            if path:
+                _write(path, key, run)
+        runs.append(run)
+        if not system.stochastic:
+            break
+    return runs
+
+
+def _fit_and_score(system: System, lists: CandidateLists, fitting: Sequence[CandidateLists], seed: int) -> Run:
+    started = time.perf_counter()
+    system.fit(fitting)
+    fitted = time.perf_counter()
+    scores = check_scores(lists, system.score(lists), system.name)
+    finished = time.perf_counter()
+    if isinstance(system, HasPriors):
+        check_priors(lists, system.priors(lists))
+    return Run(
+        lists=lists,
+        system=system.name,
+        seed=seed,
+        scores=scores,
+        fit_seconds=fitted - started,
+        score_seconds=finished - fitted,
+        tokens=float(system.tokens) if isinstance(system, CountsTokens) else float("nan"),
+    )
+
+
+def _per_user(run: Run, settings: Settings) -> dict[ListProtocol, pd.DataFrame]:
+    """Protocol -> per-user metrics; the covered protocol is left out of a fold in which recall found nothing."""
+    wanted = [protocol for protocol in settings.protocols if protocol == "end_to_end" or run.lists.covered.any()]
+    return {protocol: per_user_metrics(run.lists, run.scores, protocol, settings.ks) for protocol in wanted}
+
+
+def _rows(run: Run, per_user: Mapping[ListProtocol, pd.DataFrame], settings: Settings) -> pd.DataFrame:
+    """Mean and interval of every metric. Users without candidates have NaN novelty: that mean is over the others."""
+    rows: list[dict[str, object]] = []
+    for protocol, frame in per_user.items():
+        whole = frame.columns[frame.notna().all()]
+        resampled = bootstrap_columns(frame[whole].to_numpy(dtype=np.float64))
+        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+        limits = dict(zip(whole, zip(low, high, strict=True), strict=True)) if len(frame) > 1 else {}
+        values = {str(name): (float(frame[name].mean()), int(frame[name].notna().sum())) for name in frame}
+        catalogue = catalogue_metrics(run.lists, run.scores, protocol, settings.ks)
+        values |= {name: (value, len(frame)) for name, value in catalogue.items()}
+        for name, (value, n_users) in values.items():
+            metric, k = metric_name(name)
+            lower, upper = limits.get(name, (np.nan, np.nan))
+            rows.append({"protocol": run.lists.label(protocol), "metric": metric, "k": k, "value": value})
+            rows[-1] |= {"low": lower, "high": upper, "n_users": n_users}
+    fold = run.lists.fold
+    result = pd.DataFrame(rows)
+    result = result.assign(
+        domain=fold.domain, system=run.system, split=fold.split, seed=run.seed, candidates=run.lists.n
+    )
+    return result[list(ROW_COLUMNS)].astype({"k": "Int64"})
+
+
+def _compare(
+    runs: Sequence[Run], per_user: Mapping[int, Mapping[ListProtocol, pd.DataFrame]], settings: Settings
+) -> list[Comparison]:
+    """In the first protocol and list length; a stochastic system enters with each user's mean over seeds."""
+    protocol, n = settings.protocols[0], settings.candidates[0]
+    means: dict[str, dict[str, pd.DataFrame]] = {}
+    grouped: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for run in runs:
+        if run.lists.n == n and protocol in per_user[id(run)]:
+            grouped.setdefault((run.system, run.lists.fold.domain), []).append(per_user[id(run)][protocol])
+    for (system, domain), frames in grouped.items():
+        means.setdefault(system, {})[domain] = sum(frames[1:], frames[0]) / len(frames)
+    baseline = means.get(settings.baseline, {})
+    comparisons: list[Comparison] = []
+    for metric in settings.compared:
+        for system, by_domain in means.items():
+            if system == settings.baseline:
+                continue
+            values = {
+                domain: (frame[metric].to_numpy(dtype=np.float64), baseline[domain][metric].to_numpy(dtype=np.float64))
+                for domain, frame in by_domain.items()
+            }
+            comparisons += compare(values, system=system, versus=settings.baseline, metric=metric)
+    return with_holm(comparisons)
+
+
+def _slug(lists: CandidateLists, system: str) -> str:
+    label = f"{lists.fold.domain}.{lists.fold.split}.{lists.n}{'i' if lists.injected else ''}.{system}"
+    return quote(label, safe="")
+
+
+def _fingerprint(lists: CandidateLists, fitting: Sequence[CandidateLists], system: str, seed: int, extra: str) -> str:
+    digest = hashlib.sha256(f"{system}|{seed}|{extra}".encode())
+    for part in (lists, *fitting):
+        digest.update(part.list_index.tobytes())
+        digest.update(part.candidates[RANK].to_numpy().tobytes())
+        digest.update(part.relevant.tobytes())
+        digest.update("\x1f".join(map(repr, part.candidates[ITEM])).encode())
+        digest.update(f"{part.fold.domain}|{part.fold.split}|{len(part.fold.train)}".encode())
+    return digest.hexdigest()
+
+
+def _write(path: Path, key: str, run: Run) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    costs = np.array([run.fit_seconds, run.score_seconds, run.tokens])
+    np.savez(temporary, scores=run.scores, key=np.array(key), costs=costs)
+    temporary.replace(path)
+
+
+def _read(path: Path, key: str, lists: CandidateLists, system: str, seed: int) -> Run | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["key"]) != key:
+                logger.info("%s belongs to other data or settings; computed again", path)
+                return None
+            scores, costs = kept["scores"], kept["costs"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        logger.warning("%s cannot be read (%s); computed again", path, error)
+        return None
+    fit_seconds, score_seconds, tokens = map(float, costs)
+    return Run(
+        lists=lists,
+        system=system,
+        seed=seed,
+        scores=scores,
+        fit_seconds=fit_seconds,
+        score_seconds=score_seconds,
+        tokens=tokens,
+    )

@@ -1,0 +1,10 @@
+import pytest
+
+from tests.evaluation import toys
+
+
+@pytest.fixture
+def chain():
+    """40 users who walk along a ring of 12 items, 6 steps each: enough to split twice and to learn a sequence from."""
+    lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    return toys.dataset(lines)

@@ -1,0 +1,55 @@
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker.errors import DataError
+from reranker.evaluation.protocol import CandidateLists, propose
+from reranker.evaluation.splits import cold_items, leave_last_k
+from tests.evaluation.toys import lists_of
+
+
+def test_relevance_is_aligned_with_rows_and_users():
+    lists = lists_of({"a": "x y z", "b": "x y"}, {"b": "q", "a": "z q"})
+    assert lists.fold.users == ["b", "a"]
+    assert lists.list_index.tolist() == [1, 1, 1, 0, 0]
+    assert lists.relevant.tolist() == [False, False, True, False, False]
+    assert lists.n_relevant.tolist() == [1, 2]
+    assert lists.n_found.tolist() == [0, 1]
+    assert lists.covered.tolist() == [False, True]
+
+
+def test_recall_never_sees_the_test_and_positives_are_not_injected(chain):
+    fold = leave_last_k(chain)
+    lists = propose(fold, PopularityRecall(), 3)
+    assert lists.candidates.groupby("user_id").size().eq(3).all()
+    assert 0 < lists.covered.sum() < len(fold.users)
+    assert lists.label("end_to_end") == "end_to_end"
+
+
+def test_injected_positives_are_labelled(chain):
+    fold = leave_last_k(chain)
+    lists = propose(fold, PopularityRecall(), 3, inject=True)
+    assert lists.covered.all()
+    assert lists.candidates.groupby("user_id").size().eq(3).all()
+    assert lists.label("covered") == "covered+injected"
+
+
+def test_cold_items_get_the_second_half_of_every_list_the_same_for_all(chain):
+    fold = cold_items(chain, share=0.25)
+    lists = propose(fold, PopularityRecall(), 6)
+    tails = lists.candidates[lists.candidates["rank"] > 3].groupby("user_id").item_id.agg(tuple)
+    assert tails.nunique() == 1
+    assert set(tails.iloc[0]) == set(fold.cold_items)
+    assert lists.covered.all()
+
+
+def test_top_keeps_the_head_of_each_list():
+    lists = lists_of({"a": "x y z", "b": "p q"}, {"a": "z", "b": "p"})
+    assert lists.top(2).candidates.item_id.tolist() == ["x", "y", "p", "q"]
+    assert lists.top(2).covered.tolist() == [False, True]
+
+
+def test_candidates_of_strangers_are_refused(chain):
+    fold = leave_last_k(chain)
+    table = PopularityRecall().fit(fold.train).recommend(["nobody"], n=2)
+    with pytest.raises(DataError, match="outside the test fold, first 'nobody'"):
+        CandidateLists(fold=fold, candidates=table, n=2)
