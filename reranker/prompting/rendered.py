@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from reranker.errors import PromptError
 from reranker.types import ScoringRequest, TokenSequence
 
 SpanKind = Literal["domain_tokens", "instruction", "padding", "user_tokens", "history", "query"]
@@ -55,6 +56,9 @@ class Part:
 
 def lay_out(parts: list[Part]) -> tuple[TokenSequence, tuple[PromptSpan, ...]]:
     """The prefix made of `parts`, and its spans; neighbours of one kind become one span, empty parts vanish."""
+    widths = {part.tokens.vectors.shape[1] for part in parts if not part.tokens.is_plain}
+    if len(widths) > 1:
+        raise PromptError(f"soft tokens and item vectors of one prompt have different widths: {sorted(widths)}")
     spans: list[PromptSpan] = []
     start = 0
     for part in parts:

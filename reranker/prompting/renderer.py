@@ -273,7 +273,8 @@ class PromptRenderer:
         budget = self.settings.history_tokens
         if self.max_length is not None:
             # Padding and a line break before the query may still be added.
-            room = self.max_length - taken - len(header_tokens) - (self.settings.block_size or 1)
+            reserved = (self.settings.block_size or 1) - 1 + has_query
+            room = self.max_length - taken - len(header_tokens) - reserved
             budget = min(budget, room)
         separator, separator_tokens = self._text("separator")
         parts: list[Part] = []

@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reranker.engines.scripted import ByteTokenizer
@@ -39,6 +39,7 @@ def test_emoji_joined_scripts_and_right_to_left_text_survive(text: str) -> None:
     assert clean_text(text) == text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_cleaned_text_is_one_line_and_clean_already(text: str) -> None:
     clean = clean_text(text)
@@ -89,6 +90,7 @@ def test_cut_never_splits_a_character() -> None:
     assert cut_to_tokens("ééé", 4, ByteTokenizer()) == "é"
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.integers(1, 20))
 def test_cut_text_is_the_longest_beginning_that_fits(text: str, limit: int) -> None:
     tokenizer, text = ByteTokenizer(), clean_text(text)
