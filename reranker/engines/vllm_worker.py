@@ -1,0 +1,73 @@
+"""What runs inside vLLM's worker process: embedding rows that can be written at run time.
+
+A soft prompt reaches vLLM as ordinary token ids: ids beyond the vocabulary name slots, and the slots hold vectors.
+Requests then stay plain lists of integers, with the ordinary prefix cache. The model's own table and output head are
+not touched.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class SlotEmbedding(torch.nn.Module):
+    """An embedding table with further rows: id `first_slot + i` reads row i of `slots`."""
+
+    def __init__(self, table: torch.nn.Module, first_slot: int, slots: int, dim: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.table = table
+        self.first_slot = first_slot
+        self.slots = torch.zeros((slots, dim), dtype=like.dtype, device=like.device)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(n,) ids -> (n, dim) rows."""
+        is_slot = (token_ids >= self.first_slot).unsqueeze(-1)
+        rows: torch.Tensor = self.table(token_ids.clamp(max=self.first_slot - 1))
+        soft = self.slots[(token_ids - self.first_slot).clamp(min=0, max=len(self.slots) - 1)]
+        return torch.where(is_slot, soft, rows)
+
+
+class SlotWorkerExtension:
+    """Methods that `collective_rpc` reaches; vLLM mixes them into its worker class."""
+
+    model_runner: Any  # the worker's own
+    _reranker_slots: SlotEmbedding
+
+    def reranker_add_slots(self, first_slot: int, slots: int) -> str:
+        """Puts a `SlotEmbedding` in the place of the model's table. Returns "" or what stopped it."""
+        model = self.model_runner.get_model()
+        found = [
+            (parent, name)
+            for parent in model.modules()
+            for name, child in parent.named_children()
+            if name == "embed_tokens"
+        ]
+        if len(found) != 1:
+            return f"{type(model).__name__} has {len(found)} modules called embed_tokens"
+        parent, name = found[0]
+        table = getattr(parent, name)
+        setattr(parent, name, SlotEmbedding(table, first_slot, slots, table.weight.shape[1], table.weight))
+        compute_logits = model.compute_logits
+
+        def padded(*args: Any, **kwargs: Any) -> Any:
+            # vLLM looks up the log-probability of every prompt token, slots included: give slots a column.
+            logits = compute_logits(*args, **kwargs)
+            return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
+
+        model.compute_logits = padded
+        self._reranker_slots = getattr(parent, name)
+        return ""
+
+    def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
+        """Writes float32 rows, given as bytes, from slot `begin` on."""
+        values = torch.from_numpy(np.frombuffer(rows, dtype=np.float32).reshape(-1, dim).copy())
+        slots = self._reranker_slots.slots
+        slots[begin : begin + len(values)] = values.to(slots)
+
+    def reranker_embed(self, token_ids: list[int]) -> list[list[float]]:
+        """Rows of the embedding table."""
+        slots = self._reranker_slots
+        rows = slots(torch.tensor(token_ids, dtype=torch.int64, device=slots.slots.device))
+        result: list[list[float]] = rows.float().cpu().tolist()
+        return result
