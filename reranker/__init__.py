@@ -1,1 +1,36 @@
-"""Rerank recommendation candidates with a causal LLM. Importing this loads no torch, no vllm and no implicit."""
+"""Rerank recommendation candidates with a causal LLM: never worse than the list that came in.
+
+Importing this loads no torch, no vllm, no transformers and no implicit: engines and recall stages load theirs on first
+use.
+"""
+
+from reranker.config import RerankerConfig
+from reranker.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    EngineError,
+    ModelError,
+    PromptError,
+    RerankerError,
+    StoreError,
+)
+from reranker.hub import load_dataset
+from reranker.pipeline import RankedDocument, Reranker
+from reranker.tables import Dataset
+
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "EngineError",
+    "ModelError",
+    "PromptError",
+    "RankedDocument",
+    "Reranker",
+    "RerankerConfig",
+    "RerankerError",
+    "StoreError",
+    "load_dataset",
+]

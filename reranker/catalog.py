@@ -20,7 +20,10 @@ class Catalog:
 
     def __init__(self, items: pd.DataFrame) -> None:
         fields = [str(column) for column in items.columns if column != ITEM]
-        records: list[Item] = [dict(record) for record in items.drop(columns=ITEM).to_dict("records")]
+        records = [
+            {str(name): value for name, value in record.items()}
+            for record in items.drop(columns=ITEM).to_dict("records")
+        ]
         self._items: dict[ItemId, Item] = dict(zip(items[ITEM], records, strict=True))
         self._unknown: Item = {**dict.fromkeys([*fields, CATEGORY, DESCRIPTION], ""), TITLE: UNTITLED}
 

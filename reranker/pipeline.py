@@ -175,7 +175,11 @@ class Reranker:
         if interactions is not None:
             histories.update(data.evidence.encode_histories(validate_interactions(interactions)))
         served = order or blend.guard.serve
-        ranked = ranking(lists, self._score(lists, served, histories, progress))
+        if served == "fused":
+            scores = self.score_all(lists, histories=histories, progress=progress)[served].to_numpy()
+        else:
+            scores = recall_scores(lists) if served == "recall" else self._features_scores(lists, histories)
+        ranked = ranking(lists, scores)
         report = RerankReport.of(lists, served, histories, data.catalog)
         if report.unknown_users or report.unknown_items:
             logger.warning(report.in_words())
@@ -261,6 +265,43 @@ class Reranker:
         lists = scoring_lists(candidates, data.catalog, evidence, known, self.reader.soft_prompt())
         return self.reader.components(lists, progress)
 
+    def score_all(
+        self,
+        candidates: pd.DataFrame,
+        *,
+        histories: Mapping[UserId, IntArray] | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
+
+        Args:
+            candidates: a validated candidates table.
+            histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            (rows) columns `recall`, `features` (evidence alone), `llm` (read-out alone), `fused` (both).
+
+        Raises:
+            DataError: nothing was fitted.
+        """
+        data, blend = self._fitted()
+        known = data.evidence.histories if histories is None else histories
+        # Rows of a validated table stand user by user, so lists laid end to end are its rows.
+        raw = np.concatenate(self.llm_components(candidates, histories=known, progress=progress))
+        list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
+        features = data.evidence.features(candidates, known)
+        both = np.concatenate([features, standardise_within_lists(raw, list_index)], axis=1)
+        return pd.DataFrame(
+            {
+                "recall": recall_scores(candidates),
+                "features": blend.features.score(features),
+                "llm": raw @ blend.coefficients,
+                "fused": blend.fused.score(both),
+            },
+            index=candidates.index,
+        )
+
     @property
     def user_ids(self) -> list[UserId]:
         """The users whose history the fitted domain holds."""
@@ -320,21 +361,9 @@ class Reranker:
             )
         return reranker
 
-    def _score(
-        self, lists: pd.DataFrame, served: Order, histories: Mapping[UserId, IntArray], progress: bool
-    ) -> NDArray[np.float64]:
-        """(rows,) scores of the order to serve."""
+    def _features_scores(self, lists: pd.DataFrame, histories: Mapping[UserId, IntArray]) -> NDArray[np.float64]:
         data, blend = self._fitted()
-        if served == "recall":
-            return recall_scores(lists)
-        features = data.evidence.features(lists, histories)
-        if served == "features":
-            return blend.features.score(features)
-        components = self.llm_components(lists, histories=histories, progress=progress)
-        # Rows of a validated table stand user by user, so lists laid end to end are its rows.
-        raw = np.concatenate(components)
-        list_index = np.asarray(pd.factorize(lists[USER])[0], dtype=np.int64)
-        return blend.fused.score(np.concatenate([features, standardise_within_lists(raw, list_index)], axis=1))
+        return blend.features.score(data.evidence.features(lists, histories))
 
     def _read_fold(self, fold: ValidationFold, progress: bool) -> dict[int, NDArray[np.float64]]:
         numbers = fold.covered_lists(self.config.fit_users, self.config.seed)

@@ -69,4 +69,4 @@ def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     ranked = ranked.rename(columns={SCORE: RECALL_SCORE, RANK: RECALL_RANK})
     ranked[SCORE] = scores[order]
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
-    return ranked.loc[:, RANKING_COLUMNS]
+    return pd.DataFrame(ranked[RANKING_COLUMNS])

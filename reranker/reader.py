@@ -95,7 +95,7 @@ class Reader:
             found = SoftPrompt.from_instruction(
                 self.engine, self.renderer.instruction_token_ids(), self.config.soft_tokens
             )
-            self.prompts.add_meta(found)
+            self.prompts.add_domain(self.domain, found)
         return found.as_sequence()
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """Flags that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,6 @@ def dataset_from_flags(
     return Dataset(interactions=read_table(interactions), items=read_table(items), domain=domain or "generic")
 
 
-def given(**settings: object) -> dict[str, object]:
+def given(**settings: Any) -> dict[str, Any]:
     """The settings that were given on the command line."""
     return {name: value for name, value in settings.items() if value is not None}

@@ -47,9 +47,14 @@ class ConditionalLogit:
 
     @classmethod
     def fit(
-        cls, features: Features, list_index: IntArray, chosen: NDArray[np.bool_], l2: float = 1.0
+        cls,
+        features: Features,
+        list_index: IntArray,
+        chosen: NDArray[np.bool_],
+        l2: float = 1.0,
+        centre: Features | None = None,
     ) -> "ConditionalLogit":
-        """Maximises Σ log P(chosen) − l2/2·|w|² by L-BFGS (concave: one optimum).
+        """Maximises Σ log P(chosen) − l2/2·|w − centre|² by L-BFGS (concave: one optimum).
 
         A list with several chosen rows counts as that many choices; lists without one teach nothing and are ignored.
 
@@ -57,7 +62,8 @@ class ConditionalLogit:
             features: (rows, n_features), finite.
             list_index: (rows,) 0-based number of the list a row belongs to.
             chosen: (rows,) True where the item was chosen.
-            l2: ridge penalty; 1.0 is a standard normal prior on each weight.
+            l2: ridge penalty; 1.0 is a normal prior of variance 1 on each weight.
+            centre: (n_features,) mean of that prior; zeros by default.
 
         Raises:
             DataError: no chosen row, or a feature that is not finite.
@@ -75,14 +81,16 @@ class ConditionalLogit:
         kept, rows = np.unique(list_index[useful], return_inverse=True)
         choices = choices[kept]
 
+        prior = np.zeros(features.shape[1]) if centre is None else centre
+
         def loss(weights: Features) -> tuple[float, Features]:
             log_p = log_softmax_within_lists(x @ weights, rows)
             expected = np.exp(log_p) * choices[rows]
-            value = -log_p[y].sum() + 0.5 * l2 * weights @ weights
-            gradient = x.T @ (expected - y) + l2 * weights
+            value = -log_p[y].sum() + 0.5 * l2 * (weights - prior) @ (weights - prior)
+            gradient = x.T @ (expected - y) + l2 * (weights - prior)
             return float(value), gradient
 
-        solution = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B")
+        solution = minimize(loss, prior, jac=True, method="L-BFGS-B")
         log_p = log_softmax_within_lists(x @ solution.x, rows)
         return cls(weights=solution.x, log_likelihood=float(log_p[y].mean()), n_choices=n_choices)
 
