@@ -39,14 +39,17 @@ def resolved(model: Model) -> ResolvedModel:
     return model if isinstance(model, ResolvedModel) else resolve_model(model)
 
 
-def broken_packages(try_import: Callable[[str], object] = importlib.import_module) -> dict[str, str]:
+def broken_packages(
+    try_import: Callable[[str], object] = importlib.import_module,
+    find: Callable[[str], object] = importlib.util.find_spec,
+) -> dict[str, str]:
     """Installed packages that transformers would import and that fail to import, with their errors.
 
     The usual case: torchvision and torchaudio built for CUDA beside a CPU torch.
     """
     broken = {}
     for name in _OPTIONAL_PACKAGES:
-        if name in sys.modules or importlib.util.find_spec(name) is None:
+        if name in sys.modules or find(name) is None:
             continue
         try:
             try_import(name)

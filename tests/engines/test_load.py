@@ -1,0 +1,37 @@
+"""load_engine: names, choice, laziness."""
+
+import subprocess
+import sys
+
+import pytest
+
+from reranker.engines import available_engines, choose_engine, load_engine
+from reranker.errors import ConfigError
+
+
+def test_names() -> None:
+    assert available_engines() == ["scripted", "torch", "vllm"]
+    assert load_engine("scripted").name == "scripted"
+    with pytest.raises(ConfigError, match="auto, scripted, torch, vllm"):
+        load_engine("vlm")
+    with pytest.raises(ConfigError, match="colour"):
+        load_engine("scripted", colour="red")
+
+
+def test_auto_without_a_gpu_is_torch() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    choice = choose_engine()
+    assert choice.name == "torch"
+    assert "no GPU" in choice.reason
+
+
+def test_importing_the_engines_loads_no_model_library() -> None:
+    code = (
+        "import sys, reranker.engines, reranker.engines.scripted\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'implicit', 'peft'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,170 @@
+"""The torch engine on a tiny random model (quick) and on the real one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
+
+from reranker.engines import load_engine
+from reranker.engines.causal_lm import broken_packages, require_working_packages
+from reranker.engines.torch_engine import TorchEngine
+from reranker.errors import ConfigError, EngineError, ModelError
+from reranker.hub import resolve_model
+from reranker.protocols import Engine
+from reranker.types import ScoringRequest
+from tests.contracts.engine import EngineContract, plain, random_request, span
+from tests.engines.models import naive_scores, save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny_engine(tiny: Path) -> Iterator[TorchEngine]:
+    engine = TorchEngine(tiny, dtype="float32")
+    yield engine
+    engine.close()
+
+
+class TestTiny(EngineContract):
+    @pytest.fixture
+    def engine(self, tiny_engine: TorchEngine) -> Engine:
+        return tiny_engine
+
+
+@pytest.mark.model
+class TestReal(EngineContract):
+    tolerance = 2e-4
+
+    @pytest.fixture(scope="class")
+    def engine(self) -> Iterator[Engine]:
+        engine = TorchEngine("smollm2-135m", dtype="float32")
+        yield engine
+        engine.close()
+
+    def test_equals_the_naive_loop(self, engine: Engine) -> None:
+        encode = engine.tokenizer.encode
+        titles = ["Alien (1979)", "Aliens (1986)", "The Lion King", "The Matrix", "Fargo", "Toy Story 2"]
+        request = ScoringRequest(
+            prefix=plain(encode("Chosen before:\n- Blade Runner (1982)\n- Heat")),
+            candidates=tuple(span(encode(f"\n- {title}\n"), 2) for title in titles),
+        )
+        lm = AutoModelForCausalLM.from_pretrained(resolve_model("smollm2-135m").path, dtype=torch.float32).eval()
+        sums, labels = naive_scores(lm, request, [10, 20])
+        np.testing.assert_allclose(engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-3)
+        np.testing.assert_allclose(engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-4)
+
+
+def test_equals_the_naive_loop(tiny: Path, tiny_engine: TorchEngine) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    request = random_request(1, candidates=9, prefix=30)
+    sums, labels = naive_scores(lm, request, [10, 20])
+    np.testing.assert_allclose(tiny_engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-4)
+    np.testing.assert_allclose(tiny_engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-5)
+
+
+def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:
+    config = Gemma3TextConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=264,
+        max_position_embeddings=256,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=5.0,
+        initializer_range=0.3,
+    )
+    path = save_tiny_model(tmp_path, config)
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    request = random_request(2, candidates=9, prefix=30)
+    sums, labels = naive_scores(lm, request, [10, 20])
+    engine = TorchEngine(path, dtype="float32")
+    np.testing.assert_allclose(engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-4)
+    np.testing.assert_allclose(engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-5)
+
+
+def test_shuffled_candidates_score_bit_for_bit(tiny_engine: TorchEngine) -> None:
+    request = random_request(8, candidates=40)
+    order = np.random.default_rng(1).permutation(40)
+    shuffled = ScoringRequest(prefix=request.prefix, candidates=tuple(request.candidates[i] for i in order))
+    first = tiny_engine.span_log_likelihoods([request])[0].sums
+    assert (tiny_engine.span_log_likelihoods([shuffled])[0].sums == first[order]).all()
+    labels = tiny_engine.label_log_probs([request], [1, 2])[0]
+    assert (tiny_engine.label_log_probs([shuffled], [1, 2])[0] == labels[order]).all()
+
+
+def test_five_thousand_candidates(tiny_engine: TorchEngine) -> None:
+    request = random_request(9, candidates=5000)
+    sums = tiny_engine.span_log_likelihoods([request])[0].sums
+    few = ScoringRequest(prefix=request.prefix, candidates=tuple(request.candidates[i] for i in (0, 2500, 4998)))
+    np.testing.assert_allclose(sums[[0, 2500, 4998]], tiny_engine.span_log_likelihoods([few])[0].sums, atol=1e-4)
+
+
+def test_bfloat16_is_near_float32(tiny: Path, tiny_engine: TorchEngine) -> None:
+    request = random_request(10, candidates=30)
+    exact = tiny_engine.span_log_likelihoods([request])[0].sums
+    rounded = TorchEngine(tiny, dtype="bfloat16").span_log_likelihoods([request])[0].sums
+    assert 0 < np.abs(rounded - exact).max() < 0.5
+    assert np.corrcoef(rounded, exact)[0, 1] > 0.999
+
+
+def test_threads_share_an_engine(tiny_engine: TorchEngine) -> None:
+    requests = [random_request(seed) for seed in range(6)]
+    expected = [tiny_engine.span_log_likelihoods([request])[0].sums for request in requests]
+    results: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        results[number] = tiny_engine.span_log_likelihoods([requests[number]])[0].sums
+
+    threads = [Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, sums in enumerate(expected):
+        assert (results[number] == sums).all()
+
+
+def test_closed_engine_says_so(tiny: Path) -> None:
+    engine = TorchEngine(tiny)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.span_log_likelihoods([random_request(0)])
+
+
+def test_wrong_settings(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="float16"):
+        load_engine("torch", tiny, dtype="float16")
+    with pytest.raises(ConfigError, match="max_batch"):
+        load_engine("torch", tiny, max_batch=3)
+
+
+def test_special_tokens_in_text_are_text(tiny_engine: TorchEngine) -> None:
+    assert len(tiny_engine.tokenizer.encode("<|im_end|>")) == len("<|im_end|>")
+
+
+def test_broken_packages_are_named() -> None:
+    def fails(name: str) -> object:
+        raise RuntimeError(f"operator {name}::nms does not exist")
+
+    assert broken_packages(lambda name: None, find=lambda name: object()) == {}
+    assert broken_packages(fails, find=lambda name: None) == {}  # not installed: not broken
+    broken = broken_packages(fails, find=lambda name: object())
+    assert broken["torchvision"] == "operator torchvision::nms does not exist"
+    with pytest.raises(ModelError, match="pip uninstall -y torchvision torchaudio torchcodec"):
+        require_working_packages(broken)
+    require_working_packages({})

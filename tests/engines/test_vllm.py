@@ -1,0 +1,72 @@
+"""The vLLM engine with the real model, against the contract and against the torch engine."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm")
+
+from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.vllm_engine import VLLMEngine
+from reranker.errors import EngineError
+from reranker.protocols import Engine
+from reranker.types import ScoringRequest, TokenSequence
+from tests.contracts.engine import EngineContract, plain, random_request, span
+
+# vLLM's own warnings, at import and while it loads.
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def vllm_engine() -> Iterator[Engine]:
+    engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024)
+    yield engine
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.embed_tokens([1])
+
+
+class TestVLLM(EngineContract):
+    tolerance = 5e-4
+
+    @pytest.fixture
+    def engine(self, vllm_engine: Engine) -> Engine:
+        return vllm_engine
+
+    def test_agrees_with_torch(self, engine: Engine) -> None:
+        """240 candidates: prefixes that end anywhere in a cache block, with and without a soft prompt."""
+        torch_engine = TorchEngine("smollm2-135m", dtype="float32")
+        soft = TokenSequence.from_vectors(torch_engine.embed_tokens([500, 600, 700]) * np.float32(0.9))
+        requests = []
+        for seed in range(8):
+            request = random_request(seed, candidates=30, prefix=25 + 3 * seed)
+            prefix = TokenSequence.concatenate([soft, request.prefix]) if seed % 2 else request.prefix
+            requests.append(ScoringRequest(prefix=prefix, candidates=request.candidates))
+        for ours, theirs in zip(
+            engine.span_log_likelihoods(requests), torch_engine.span_log_likelihoods(requests), strict=True
+        ):
+            np.testing.assert_allclose(ours.sums, theirs.sums, atol=1e-3, rtol=0)
+        for ours, theirs in zip(
+            engine.label_log_probs(requests, [10, 20]), torch_engine.label_log_probs(requests, [10, 20]), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+    def test_scoring_again_does_not_read_scores_from_the_cache(self, engine: Engine) -> None:
+        """The second time the whole span may lie in cached blocks, for which vLLM computes no log-probabilities."""
+        request = ScoringRequest(prefix=plain(list(range(20))), candidates=(span(list(range(30, 110))),))
+        first = engine.span_log_likelihoods([request])[0].sums
+        again = engine.span_log_likelihoods([request])[0].sums
+        np.testing.assert_allclose(again, first, atol=1e-3, rtol=0)
+
+    def test_more_vectors_than_slots_over_a_batch(self, engine: Engine) -> None:
+        def soft(seed: int) -> ScoringRequest:
+            vectors = engine.embed_tokens(list(range(seed * 30, seed * 30 + 30)))
+            return ScoringRequest(prefix=TokenSequence.from_vectors(vectors), candidates=(span([7, 20, 30]),))
+
+        requests = [soft(seed) for seed in range(5)]
+        together = engine.span_log_likelihoods(requests)
+        alone = [engine.span_log_likelihoods([request])[0] for request in requests]
+        np.testing.assert_allclose(
+            [scores.sums[0] for scores in together], [scores.sums[0] for scores in alone], atol=self.tolerance
+        )
