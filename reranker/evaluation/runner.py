@@ -8,9 +8,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from reranker.evaluation.significance import Comparison, bootstrap_columns, comp
 from reranker.evaluation.splits import Fold
 from reranker.evaluation.systems import CountsTokens, HasPriors, System
 from reranker.protocols import RecallStage
-from reranker.tables import ITEM, RANK
+from reranker.tables import ITEM, RANK, USER
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Run:
     @property
     def cost(self) -> dict[str, float]:
         """Milliseconds and tokens a user."""
-        users = max(1, self.lists.candidates["user_id"].nunique())
+        users = max(1, self.lists.candidates[USER].nunique())
         return {"ms_per_user": 1000 * self.score_seconds / users, "tokens_per_user": self.tokens / users}
 
 
@@ -104,6 +105,16 @@ class Results:
     comparisons: list[Comparison]
     runs: list[Run]
     settings: Settings = field(default_factory=Settings)
+
+    @classmethod
+    def combined(cls, parts: Sequence["Results"]) -> "Results":
+        """Several evaluations, of different splits for instance, as one table; their comparisons stay as they are."""
+        return cls(
+            rows=pd.concat([part.rows for part in parts], ignore_index=True),
+            comparisons=[comparison for part in parts for comparison in part.comparisons],
+            runs=[run for part in parts for run in part.runs],
+            settings=parts[0].settings,
+        )
 
 
 def evaluate(
@@ -273,7 +284,8 @@ def _compare(
                 for domain, frame in by_domain.items()
             }
             comparisons += compare(values, system=system, versus=settings.baseline, metric=metric)
-    return with_holm(comparisons)
+    split = runs[0].lists.fold.split
+    return with_holm([replace(comparison, split=split) for comparison in comparisons])
 
 
 def _slug(lists: CandidateLists, system: str) -> str:
@@ -304,12 +316,12 @@ def _read(path: Path, key: str, lists: CandidateLists, system: str, seed: int) -
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["key"]) != key:
                 logger.info("%s belongs to other data or settings; computed again", path)
                 return None
             scores, costs = kept["scores"], kept["costs"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         logger.warning("%s cannot be read (%s); computed again", path, error)
         return None
     fit_seconds, score_seconds, tokens = map(float, costs)

@@ -30,6 +30,7 @@ class Comparison:
         relative, relative_low, relative_high: the same as a share of `versus`; NaN where that is 0.
         p: two-sided bootstrap p-value; p_holm: after Holm's correction over the systems of one table.
         n_users: users compared.
+        split: label of the split the users come from.
         detectable: smallest true difference that a sample like this finds with 80 % power at the 5 % level.
     """
 
@@ -47,6 +48,7 @@ class Comparison:
     p_holm: float
     n_users: int
     detectable: float
+    split: str = ""
 
     @property
     def decided(self) -> bool:
@@ -131,10 +133,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Corrects over the systems of each (domain, versus, metric)."""
-    families: dict[tuple[str, str, str], list[int]] = {}
+    """Corrects over the systems of each (split, domain, versus, metric)."""
+    families: dict[tuple[str, str, str, str], list[int]] = {}
     for position, comparison in enumerate(comparisons):
-        families.setdefault((comparison.domain, comparison.versus, comparison.metric), []).append(position)
+        family = (comparison.split, comparison.domain, comparison.versus, comparison.metric)
+        families.setdefault(family, []).append(position)
     corrected = list(comparisons)
     for positions in families.values():
         adjusted = holm([comparisons[position].p for position in positions])

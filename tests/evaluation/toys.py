@@ -1,5 +1,7 @@
 """Hand-made data sets and candidate lists."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from reranker.evaluation.protocol import CandidateLists
@@ -45,3 +47,9 @@ def lists_of(proposals, targets, history=None, items=None):
         resplit=leave_last_k,
     )
     return CandidateLists(fold=fold, candidates=table, n=int(table["rank"].max()))
+
+
+def with_targets(lists, targets):
+    """The same lists with other answers."""
+    held = pd.DataFrame(list(targets.items()), columns=["user_id", "item_id"])
+    return replace(lists, fold=replace(lists.fold, held_out=held))

@@ -1,0 +1,117 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+import pytrec_eval
+
+from candidate_gen import PopularityRecall
+from reranker.errors import DataError
+from reranker.evaluation import (
+    Settings,
+    evaluate,
+    leave_last_k,
+    leave_random_k,
+    read_results,
+    write_report,
+    write_results,
+)
+from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
+from tests.evaluation.toys import dataset
+
+SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
+
+
+@pytest.fixture(scope="module")
+def results():
+    lines = [f"u {user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    return evaluate([leave_last_k(dataset(lines))], PopularityRecall(), SYSTEMS, Settings(candidates=(8,)))
+
+
+def test_what_is_written_is_read(results, tmp_path):
+    written = write_results(results, tmp_path, [{"domain": "toy", "kendall_tau": 1.0}])
+    document = read_results(tmp_path / "results.json")
+    assert document == written
+    assert document["schema_version"] == 1
+    keys = {"domain", "system", "protocol", "split", "seed", "metric", "k", "value", "low", "high", "n_users"}
+    assert all(keys <= set(row) for row in document["rows"])
+    keys = {"domain", "system", "versus", "metric", "mean", "low", "high", "p_holm"}
+    assert all(keys <= set(comparison) for comparison in document["comparisons"])
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == len(document["rows"])
+    assert document["diagnostics"][-1] == {"domain": "toy", "kendall_tau": 1.0}
+    coverage = [row for row in document["rows"] if row["metric"] == "coverage"]
+    assert coverage[0]["low"] is None
+    mrr = [row for row in document["rows"] if row["metric"] == "mrr"]
+    assert mrr[0]["k"] is None
+
+
+def test_older_and_newer_versions_are_refused(results, tmp_path):
+    path = tmp_path / "results.json"
+    for document, words in (({"rows": []}, "an older version"), ({"schema_version": 99}, "a newer version")):
+        path.write_text(json.dumps(document))
+        with pytest.raises(DataError, match=f"{words}.*run the evaluation again"):
+            read_results(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1, "rows": [{"domain": "d"}], "comparisons": []}'])
+def test_broken_files_are_refused(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        read_results(path)
+
+
+def test_trec_files_reproduce_the_report(results, tmp_path):
+    write_results(results, tmp_path)
+    (qrels,) = (tmp_path / "runs").glob("*.qrels")
+    with qrels.open() as file:
+        relevance = pytrec_eval.parse_qrel(file)
+    for name in SYSTEMS:
+        (path,) = (tmp_path / "runs").glob(f"*.{name}.0.run")
+        with path.open() as file:
+            run = pytrec_eval.parse_run(file)
+        scores = pytrec_eval.RelevanceEvaluator(relevance, {"recip_rank"}).evaluate(run)
+        rows = results.rows
+        at = (rows.system == name) & (rows.metric == "mrr") & (rows.protocol == "end_to_end")
+        mean = sum(score["recip_rank"] for score in scores.values()) / len(relevance)
+        assert rows[at]["value"].item() == pytest.approx(mean)
+
+
+def test_report_is_one_file_with_all_plots(results, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(results, path, title="Toy <shop>")
+    text = path.read_text()
+    assert "Toy &lt;shop&gt;" in text
+    assert text.count("<svg") == 5
+    assert not re.search(r'(src|href)="https?:', text)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    assert "currentColor" in text
+    assert "#010203" not in text
+    ids = re.findall(r'<clipPath id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    for heading in (
+        "Gain over the baseline",
+        "gain by history length",
+        "gain by popularity",
+        "rank movement",
+        "calibration",
+    ):
+        assert heading in text
+
+
+def test_report_of_an_unordered_domain_says_so(tmp_path):
+    lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    fold = leave_random_k(dataset(lines, ordered=False), seed=1)
+    results = evaluate([fold], PopularityRecall(), SYSTEMS, Settings(candidates=(8,)))
+    write_report(results, tmp_path / "report.html")
+    assert "nothing here speaks of sequence" in (tmp_path / "report.html").read_text()
+
+
+def test_report_without_comparisons_still_has_the_values(tmp_path):
+    lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    fold = leave_last_k(dataset(lines))
+    only = {"recall": SYSTEMS["recall"]}
+    results = evaluate([fold], PopularityRecall(), only, Settings(candidates=(8,)))
+    write_report(results, tmp_path / "report.html")
+    assert "toy · recall" in (tmp_path / "report.html").read_text()

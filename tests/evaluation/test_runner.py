@@ -1,0 +1,191 @@
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation import Results, Settings, cold_users, evaluate, leave_last_k
+from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
+
+SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
+
+
+class Counting(RecallOrder):
+    """Counts how often it is asked, and says how many tokens that took."""
+
+    name = "counting"
+    asked = 0
+    tokens = 120
+
+    def score(self, lists):
+        type(self).asked += 1
+        return super().score(lists)
+
+
+class Scripted(RecallOrder):
+    """Gives what a function of the lists says."""
+
+    name = "scripted"
+
+    def __init__(self, function):
+        self.function = function
+
+    def score(self, lists):
+        return self.function(lists)
+
+
+class PriorOf(RecallOrder):
+    name = "prior_of"
+
+    def __init__(self, priors):
+        self.priors = priors
+
+
+@pytest.fixture
+def fold(chain):
+    return leave_last_k(chain)
+
+
+def run(fold, systems=SYSTEMS, **kwargs):
+    settings = Settings(candidates=(8,), ks=(1, 10), **kwargs.pop("settings", {}))
+    return evaluate([fold], PopularityRecall(), systems, settings, **kwargs)
+
+
+def value(results, system, metric, k, protocol="end_to_end"):
+    rows = results.rows
+    at = rows[(rows.system == system) & (rows.metric == metric) & (rows.k == k) & (rows.protocol == protocol)]
+    return at["value"].tolist()
+
+
+def test_rows_and_comparisons(fold):
+    results = run(fold)
+    assert list(results.rows.columns) == [
+        *("domain", "system", "protocol", "split", "candidates", "seed"),
+        *("metric", "k", "value", "low", "high", "n_users"),
+    ]
+    assert set(results.rows.protocol) == {"end_to_end", "covered"}
+    assert value(results, "linear", "hr", 1, "covered") == [1]
+    covered = results.runs[0].lists.covered.mean()
+    assert 0 < covered < 1
+    assert value(results, "linear", "hr", 1) == pytest.approx([covered])
+    intervals = results.rows[results.rows.metric == "ndcg"]
+    assert (intervals.low <= intervals["value"]).all()
+    assert (intervals["value"] <= intervals.high).all()
+    best = [c for c in results.comparisons if c.system == "linear" and c.metric == "ndcg@10"]
+    assert len(best) == 1
+    assert best[0].low > 0
+    assert best[0].p_holm >= best[0].p
+    assert best[0].split == "leave_last_1"
+
+
+def test_every_list_length(fold):
+    results = evaluate([fold], PopularityRecall(), SYSTEMS, Settings(candidates=(4, 8), compared=()))
+    assert set(results.rows.candidates) == {4, 8}
+    assert {run.lists.candidates["rank"].max() for run in results.runs} == {4, 8}
+
+
+def test_only_stochastic_systems_run_once_a_seed(fold):
+    results = run(fold, settings={"seeds": (0, 1, 2)})
+    counts = results.rows[(results.rows.metric == "mrr") & (results.rows.protocol == "covered")].system.value_counts()
+    assert counts.to_dict() == {"random": 3, "recall": 1, "linear": 1}
+    random = [c for c in results.comparisons if c.system == "random" and c.metric == "mrr"]
+    seeds = results.rows[(results.rows.system == "random") & (results.rows.metric == "mrr")]
+    recall = results.rows[(results.rows.system == "recall") & (results.rows.metric == "mrr")]
+    end = seeds.protocol == "end_to_end"
+    base = recall[recall.protocol == "end_to_end"]["value"].item()
+    assert random[0].mean == pytest.approx(seeds[end]["value"].mean() - base)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(fold, tmp_path):
+    def killed(lists):
+        raise KeyboardInterrupt
+
+    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting(), "scripted": lambda _: Scripted(killed)}
+    Counting.asked = 0
+    with pytest.raises(KeyboardInterrupt):
+        run(fold, systems, out=tmp_path)
+    assert Counting.asked == 1
+    systems["scripted"] = lambda _: Scripted(lambda lists: np.zeros(len(lists.candidates)))
+    results = run(fold, systems, out=tmp_path)
+    assert Counting.asked == 1
+    assert {part.system for part in results.runs} == set(systems)
+    pd.testing.assert_frame_equal(results.rows, run(fold, systems).rows)
+
+
+def test_scores_of_other_data_or_settings_are_not_used_again(fold, tmp_path):
+    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()}
+    Counting.asked = 0
+    run(fold, systems, out=tmp_path)
+    run(fold.sample_users(20), systems, out=tmp_path)
+    assert Counting.asked == 2
+    run(fold.sample_users(20), systems, out=tmp_path, settings={"fingerprint": "bigger model"})
+    assert Counting.asked == 3
+
+
+def test_a_half_written_score_file_is_computed_again(fold, tmp_path, caplog):
+    run(fold, out=tmp_path)
+    (broken,) = (tmp_path / "scores").glob("*linear*")
+    broken.write_bytes(broken.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        results = run(fold, out=tmp_path)
+    assert "computed again" in caplog.text
+    assert value(results, "linear", "hr", 1, "covered") == [1]
+
+
+def test_cost_per_user(fold):
+    results = run(fold, {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()})
+    assert results.runs[1].cost["tokens_per_user"] == pytest.approx(120 / 40)
+    assert np.isnan(results.runs[0].cost["tokens_per_user"])
+
+
+def test_scores_that_are_not_finite_name_system_and_user(fold):
+    bad = {
+        "recall": SYSTEMS["recall"],
+        "scripted": lambda _: Scripted(lambda lists: np.full(len(lists.candidates), np.nan)),
+    }
+    with pytest.raises(DataError, match="'scripted'.*not finite.*user 'u0'"):
+        run(fold, bad)
+
+
+def test_leaks_stop_the_evaluation(fold, chain):
+    from dataclasses import replace
+
+    def leaking_validation(data):
+        return fold
+
+    with pytest.raises(DataError, match="leak 'fitted_on_test'"):
+        run(replace(fold, resplit=leaking_validation))
+    with pytest.raises(DataError, match="leak 'recall_saw_target'"):
+        run(replace(fold, train=chain.interactions))
+    personal = {"recall": SYSTEMS["recall"], "prior_of": lambda _: PriorOf(lambda lists: lists.list_index * 1.0)}
+    with pytest.raises(DataError, match="leak 'prior_saw_user'"):
+        run(fold, personal)
+    plain = {"recall": SYSTEMS["recall"], "prior_of": lambda _: PriorOf(lambda lists: np.zeros(len(lists.list_index)))}
+    assert len(run(fold, plain).runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("systems", "settings", "message"),
+    [
+        ({"random": RandomOrder}, {}, "baseline 'recall'"),
+        (SYSTEMS, {"compared": ("ndcg@7",)}, "cutoff 7"),
+        (SYSTEMS, {"seeds": ()}, "at least one"),
+        ({"recall": SYSTEMS["recall"], "mine": RandomOrder}, {}, "'mine' built a system called 'random'"),
+    ],
+)
+def test_settings_that_cannot_work(fold, systems, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run(fold, systems, settings=settings)
+
+
+def test_folds_of_one_domain_twice_are_refused(fold):
+    with pytest.raises(DataError, match="different domains"):
+        evaluate([fold, fold], PopularityRecall(), SYSTEMS)
+
+
+def test_splits_can_be_put_together(fold, chain):
+    together = Results.combined([run(fold), run(cold_users(chain, k=2))])
+    assert set(together.rows.split) == {"leave_last_1", "cold_users_2"}
+    assert {c.split for c in together.comparisons} == {"leave_last_1", "cold_users_2"}
