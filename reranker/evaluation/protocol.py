@@ -102,6 +102,11 @@ class CandidateLists:
         """Name of the protocol in results."""
         return f"{protocol}+injected" if self.injected else protocol
 
+    def of_users(self, kept: NDArray[np.bool_]) -> "CandidateLists":
+        """The lists of some users, (users,) True to keep; the others stay in the fold, with an empty list."""
+        rows = kept[self.list_index]
+        return replace(self, candidates=self.candidates[rows].reset_index(drop=True))
+
     def top(self, n: int) -> "CandidateLists":
         """The first n candidates of every list."""
         rows = self.candidates[self.candidates[RANK] <= n].reset_index(drop=True)

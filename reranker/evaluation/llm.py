@@ -1,0 +1,201 @@
+"""The LLM as judged systems: each read-out as it comes, the LLM alone with learned coefficients, and the fusion.
+
+Systems of one domain share the readings, so that a list is read by the model once a read-out.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.catalog import Catalog, scoring_lists
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigError
+from reranker.evaluation.controls import stacked
+from reranker.evaluation.protocol import CandidateLists
+from reranker.fusion import FEATURES, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
+from reranker.protocols import Engine
+from reranker.reader import Reader
+from reranker.scoring import PriorStore
+from reranker.softprompt import PromptBank
+from reranker.tables import ITEM, USER
+from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
+
+Components = NDArray[np.float64]
+
+
+class CountingEngine:
+    """An engine that counts the prompt tokens it is given; a prefix counts once a request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.model: ModelInfo = engine.model
+        self.tokenizer = engine.tokenizer
+        self.tokens = 0
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self.engine.embed_tokens(token_ids)
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        self._count(requests)
+        return self.engine.span_log_likelihoods(requests)
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        self._count(requests)
+        return self.engine.label_log_probs(requests, label_token_ids)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _count(self, requests: Sequence[ScoringRequest]) -> None:
+        for request in requests:
+            self.tokens += len(request.prefix) + sum(len(one.sequence) for one in request.candidates)
+
+
+class Readings:
+    """What one read-out says of candidate lists; each `CandidateLists` is read once and kept.
+
+    Args:
+        engine: shared by every read-out and domain.
+        config: read-out, prompts and soft tokens.
+        progress: show progress bars on stderr.
+    """
+
+    def __init__(self, engine: Engine, config: RerankerConfig, progress: bool = False) -> None:
+        self.config = config
+        self.progress = progress
+        self.tokens = 0
+        self._engine = CountingEngine(engine)
+        self._readers: dict[str, Reader] = {}
+        self._kept: dict[int, tuple[CandidateLists, Components]] = {}
+        self._teaching: dict[tuple[int, int | None], tuple[CandidateLists, CandidateLists]] = {}
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine.engine
+
+    def of(self, lists: CandidateLists) -> Components:
+        """(rows, n_components) aligned with `lists.candidates`."""
+        if id(lists) not in self._kept:
+            before = self._engine.tokens
+            self._kept[id(lists)] = lists, self._read(lists)
+            self.tokens = self._engine.tokens - before
+        return self._kept[id(lists)][1]
+
+    def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
+        """The lists with a target in them, for only these teach: a random `users` of them, the same at every call."""
+        key = id(lists), users
+        if key not in self._teaching:
+            covered = np.flatnonzero(lists.covered)
+            if users is not None and len(covered) > users:
+                covered = np.random.default_rng(seed).choice(covered, users, replace=False)
+            self._teaching[key] = lists, lists.of_users(np.isin(np.arange(len(lists.fold.users)), covered))
+        return self._teaching[key][1]
+
+    def reader(self, domain: str) -> Reader:
+        """The reader of a domain: its templates, soft prompt and priors."""
+        if domain not in self._readers:
+            self._readers[domain] = Reader(self.config, domain, PromptBank(), PriorStore(), self._engine)
+        return self._readers[domain]
+
+    def _read(self, lists: CandidateLists) -> Components:
+        reader = self.reader(lists.fold.domain)
+        histories: dict[UserId, list[ItemId]] = {
+            user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
+        }
+        prompts = scoring_lists(
+            lists.candidates, Catalog(lists.fold.items), lambda user: histories.get(user, []), reader.soft_prompt()
+        )
+        values = reader.components(prompts, self.progress)
+        raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))
+        groups = lists.candidates.groupby(USER, sort=False).indices.values()
+        for rows, part in zip(groups, values, strict=True):
+            raw[rows] = part
+        return raw
+
+
+class ZeroShot:
+    """A read-out with its default coefficients: nothing learned, nothing mixed in."""
+
+    stochastic = False
+
+    def __init__(self, name: str, readings: Readings) -> None:
+        self.name = name
+        self.readings = readings
+
+    @property
+    def tokens(self) -> int:
+        return self.readings.tokens
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        raw = self.readings.of(lists)
+        scores: Components = raw @ self.readings.reader(lists.fold.domain).scoring.default_coefficients
+        return scores
+
+
+class LLMAlone:
+    """A read-out with coefficients learned on the validation lists; no recall evidence."""
+
+    name = "llm"
+    stochastic = False
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        self.readings = readings
+        self.fit_users = fit_users
+        self.l2 = l2
+        self._logit: ConditionalLogit | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        taught = [self.readings.teaching(part, self.fit_users) for part in lists]
+        self._logit = ConditionalLogit.fit(*stacked(taught, self._features), l2=self.l2)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self._logit is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        return self._logit.score(self._features(lists))
+
+    def _features(self, lists: CandidateLists) -> Components:
+        return standardise_within_lists(self.readings.of(lists), lists.list_index)
+
+
+class Fused:
+    """What the product serves when its guard lets it: evidence and LLM in one conditional logit."""
+
+    name = "fused"
+    stochastic = False
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        self.readings = readings
+        self.fit_users = fit_users
+        self.l2 = l2
+        self.head: FusionHead | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        taught = [self.readings.teaching(part, self.fit_users) for part in lists]
+        words = self.readings.reader(lists[0].fold.domain).scoring.components
+        evidence = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.evidence), l2=self.l2)
+        self.head = fit_fused(evidence, words, *stacked(taught, self._features), l2=self.l2)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self.head is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        return self.head.score(self._features(lists))
+
+    def priors(self, lists: CandidateLists) -> Components:
+        """(rows,) log-likelihood of each title without history, for the leak checks."""
+        names = list(self.readings.reader(lists.fold.domain).scoring.components)
+        raw = self.readings.of(lists)
+        return raw[:, names.index("llm_prior")] if "llm_prior" in names else np.zeros(len(raw))
+
+    def _features(self, lists: CandidateLists) -> Components:
+        llm = standardise_within_lists(self.readings.of(lists), lists.list_index)
+        return np.concatenate([lists.evidence, llm], axis=1)
