@@ -13,13 +13,34 @@ from reranker.fusion import (
     ConditionalLogit,
     FusionHead,
     GuardDecision,
-    cross_fitted_scores,
+    assign_folds,
     decide,
+    fit_fused,
     ndcg_by_list,
     standardise_within_lists,
 )
 from reranker.scoring import Scoring
+from reranker.tables import RANK
 from reranker.types import IntArray
+
+CROSS_FITTING_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ReadLists:
+    """The lists of a fold that the LLM read.
+
+    Attributes:
+        rows: positions in the fold.
+        list_index: (rows,) their lists, renumbered from 0.
+        chosen: (rows,) True where the item was chosen.
+        features: (rows, evidence + LLM columns), z-scored within lists.
+    """
+
+    rows: IntArray
+    list_index: IntArray
+    chosen: NDArray[np.bool_]
+    features: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,19 +70,20 @@ class Blend:
             components: list number -> (n_candidates, n_components), for the lists the LLM scored. They must contain a
                 chosen item: other lists count as 0 for every order, whatever the LLM says of them.
         """
-        scored = np.isin(fold.list_index, list(components))
-        rows = np.flatnonzero(scored)
-        _, list_index = np.unique(fold.list_index[rows], return_inverse=True)
-        evidence, chosen = fold.features[rows], fold.chosen[rows]
+        rows = np.flatnonzero(np.isin(fold.list_index, list(components)))
         raw = np.concatenate([components[number] for number in np.unique(fold.list_index[rows])])
-        llm = standardise_within_lists(raw, list_index)
-        both = np.concatenate([evidence, llm], axis=1)
-        guard = _guard(fold, rows, list_index, both, l2, seed)
+        read = _ReadLists(
+            rows=rows,
+            list_index=np.unique(fold.list_index[rows], return_inverse=True)[1],
+            chosen=fold.chosen[rows],
+            features=np.concatenate([fold.features[rows], _standard(raw, fold.list_index[rows])], axis=1),
+        )
+        evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
         return cls(
-            coefficients=_coefficients(raw, list_index, chosen, l2),
-            fused=FusionHead.fit({**FEATURES, **scoring.components}, both, list_index, chosen, l2),
-            features=FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2),
-            guard=guard,
+            coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
+            fused=fit_fused(evidence, scoring.components, read.features, read.list_index, read.chosen, l2),
+            features=evidence,
+            guard=_guard(fold, read, scoring.components, l2, seed),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -101,22 +123,33 @@ def _coefficients(
     return coefficients
 
 
-def _guard(
-    fold: ValidationFold, rows: IntArray, list_index: IntArray, both: NDArray[np.float64], l2: float, seed: int
-) -> GuardDecision:
-    """Compares the orders on the scored users and a matching share of the users whose item recall missed."""
-    chosen = fold.chosen[rows]
-    evidence = both[:, : len(FEATURES)]
-    n_relevant = fold.n_relevant[np.unique(fold.list_index[rows])]
-    orders = {
-        "recall": -fold.candidates["rank"].to_numpy(dtype=np.float64)[rows],
-        "features": cross_fitted_scores(evidence, list_index, chosen, l2, seed=seed),
-        "fused": cross_fitted_scores(both, list_index, chosen, l2, seed=seed),
-    }
+def _standard(raw: NDArray[np.float64], list_index: IntArray) -> NDArray[np.float64]:
+    return standardise_within_lists(raw, np.unique(list_index, return_inverse=True)[1])
+
+
+def _guard(fold: ValidationFold, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
+    """Compares the orders on lists that their weights were not fitted on (5-fold cross-fitting over users).
+
+    The lists read by the LLM all hold a chosen item; users whose item recall missed join them as zeros, as many as keep
+    the share that recall found.
+    """
+    fold_of_row = assign_folds(fold.list_index, fold.chosen, CROSS_FITTING_FOLDS, seed)
+    scores = {name: np.zeros(len(read.rows)) for name in ("features", "fused")}
+    for number in np.unique(fold_of_row[read.rows]):
+        others = fold_of_row != number
+        mine = ~others[read.rows]
+        evidence = FusionHead.fit(
+            dict(FEATURES), fold.features[others], fold.list_index[others], fold.chosen[others], l2
+        )
+        fused = fit_fused(evidence, words, read.features[~mine], read.list_index[~mine], read.chosen[~mine], l2)
+        scores["features"][mine] = evidence.score(fold.features[read.rows][mine])
+        scores["fused"][mine] = fused.score(read.features[mine])
+    scores["recall"] = -fold.candidates[RANK].to_numpy(dtype=np.float64)[read.rows]
+    n_relevant = fold.n_relevant[np.unique(fold.list_index[read.rows])]
     covered = len(np.unique(fold.list_index[fold.chosen]))
-    missed = round((len(fold.n_relevant) - covered) * len(n_relevant) / covered)
+    missed = np.zeros(round((len(fold.n_relevant) - covered) * len(n_relevant) / covered))
     values = {
-        name: np.concatenate([ndcg_by_list(scores, list_index, chosen, n_relevant), np.zeros(missed)])
-        for name, scores in orders.items()
+        name: np.concatenate([ndcg_by_list(one, read.list_index, read.chosen, n_relevant), missed])
+        for name, one in scores.items()
     }
     return decide(values["recall"], values["features"], values["fused"], seed)

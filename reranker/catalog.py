@@ -1,13 +1,12 @@
 """Items as templates see them, and lists of ids turned into lists of items."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from reranker.fusion import EvidenceModel
 from reranker.scoring import ScoringList
 from reranker.tables import CATEGORY, DESCRIPTION, ITEM, TITLE, UNTITLED, USER
-from reranker.types import IntArray, ItemId, TokenSequence, UserId
+from reranker.types import ItemId, TokenSequence, UserId
 
 Item = Mapping[str, object]
 
@@ -40,20 +39,20 @@ class Catalog:
 def scoring_lists(
     candidates: pd.DataFrame,
     catalog: Catalog,
-    evidence: EvidenceModel,
-    histories: Mapping[UserId, IntArray],
+    history_of: Callable[[UserId], Sequence[ItemId]],
     soft_prompt: TokenSequence | None,
 ) -> list[ScoringList]:
-    """One list a user, users in order of appearance, candidates in row order."""
-    ids = list(evidence.index)
-    lists = []
-    for user, rows in candidates.groupby(USER, sort=False).indices.items():
-        newest: Iterable[int] = histories[user][-LONGEST_HISTORY:] if user in histories else ()
-        lists.append(
-            ScoringList(
-                history=catalog.items(ids[row] for row in newest),
-                candidates=catalog.items(candidates[ITEM].iloc[rows]),
-                soft_prompt=soft_prompt,
-            )
+    """One list a user, users in order of appearance, candidates in row order.
+
+    Args:
+        candidates: a validated candidates table.
+        history_of: user id -> the user's items, oldest first; empty for a stranger.
+    """
+    return [
+        ScoringList(
+            history=catalog.items(history_of(user)[-LONGEST_HISTORY:]),
+            candidates=catalog.items(candidates[ITEM].iloc[rows]),
+            soft_prompt=soft_prompt,
         )
-    return lists
+        for user, rows in candidates.groupby(USER, sort=False).indices.items()
+    ]

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def run_demo(
         model = reranker.reader.engine.model
     with watch.stage("fit"):
         reranker.fit(fold.data, recall, progress=progress)
-    covered = _covered(lists)
+    covered = lists.of_users(lists.covered)
     with watch.stage("rerank"):
         scores = reranker.score_all(covered.candidates, progress=progress)
         served = reranker.blend.guard.serve if reranker.blend is not None else "recall"
@@ -111,12 +111,6 @@ def run_demo(
         echo(line)
     echo(f"\nwritten to {out}: ranked.parquet, candidates.parquet, bundle/, summary.json")
     return result
-
-
-def _covered(lists: CandidateLists) -> CandidateLists:
-    """The lists that contain the held-out item; all test users stay in the fold and count as 0."""
-    rows = lists.covered[lists.list_index]
-    return replace(lists, candidates=lists.candidates[rows].reset_index(drop=True))
 
 
 def _summary(

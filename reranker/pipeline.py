@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from reranker.reader import Reader
 from reranker.scoring import PriorStore, ScoringList
 from reranker.softprompt import PromptBank, load_peft
 from reranker.tables import RANK, TITLE, USER, Dataset, validate_candidates, validate_interactions
-from reranker.types import IntArray, UserId
+from reranker.types import IntArray, ItemId, UserId
 
 logger = logging.getLogger(__name__)
 
@@ -238,8 +238,7 @@ class Reranker:
         data, blend = self._fitted()
         if lists[USER].nunique() != 1:
             raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
-        evidence = data.evidence
-        one = scoring_lists(lists, data.catalog, evidence, evidence.histories, self.reader.soft_prompt())[0]
+        one = scoring_lists(lists, data.catalog, _history_of(data.evidence), self.reader.soft_prompt())[0]
         components = self.reader.components([one])[0]
         return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
 
@@ -261,8 +260,8 @@ class Reranker:
         """
         data = self._require_data()
         evidence = evidence or data.evidence
-        known = evidence.histories if histories is None else histories
-        lists = scoring_lists(candidates, data.catalog, evidence, known, self.reader.soft_prompt())
+        history_of = _history_of(evidence, histories)
+        lists = scoring_lists(candidates, data.catalog, history_of, self.reader.soft_prompt())
         return self.reader.components(lists, progress)
 
     def score_all(
@@ -390,6 +389,14 @@ def _named_engine(engine: Engine | str | None, settings: dict[str, Any]) -> tupl
     if isinstance(engine, str):
         return None, {**settings, "engine": engine}
     return engine, settings
+
+
+def _history_of(
+    evidence: EvidenceModel, histories: Mapping[UserId, IntArray] | None = None
+) -> Callable[[UserId], list[ItemId]]:
+    known: Mapping[UserId, IntArray] = evidence.histories if histories is None else histories
+    ids = list(evidence.index)
+    return lambda user: [ids[row] for row in known.get(user, ())]
 
 
 def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:

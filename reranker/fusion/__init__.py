@@ -3,7 +3,7 @@
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import FEATURES, EvidenceModel
 from reranker.fusion.guard import GuardDecision, Order, as_order, decide, ndcg_by_list
-from reranker.fusion.head import FusionHead, cross_fitted_scores
+from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 
 __all__ = [
     "FEATURES",
@@ -13,8 +13,9 @@ __all__ = [
     "GuardDecision",
     "Order",
     "as_order",
-    "cross_fitted_scores",
+    "assign_folds",
     "decide",
+    "fit_fused",
     "ndcg_by_list",
     "standardise_within_lists",
 ]

@@ -83,30 +83,40 @@ class FusionHead:
         return cls(columns=columns, logit=logit)
 
 
-def cross_fitted_scores(
+def fit_fused(
+    evidence: FusionHead,
+    words: dict[str, str],
     features: NDArray[np.float64],
     list_index: IntArray,
     chosen: NDArray[np.bool_],
     l2: float = 1.0,
-    folds: int = 5,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """(rows,) utilities of each list by weights fitted on the other folds' lists: an honest look at new users.
+) -> FusionHead:
+    """A head over evidence and LLM columns, pulled towards what the evidence alone taught.
+
+    The LLM reads a sample of the lists, the evidence is known for all: the weights of `evidence`, fitted on all, are
+    the centre of the ridge, so that the smaller sample has to teach little more than what the LLM adds.
+
+    Args:
+        evidence: head fitted on the evidence alone.
+        words: LLM column -> what it says.
+        features: (rows, evidence columns + LLM columns), z-scored within lists.
+    """
+    columns = {**evidence.columns, **words}
+    if features.shape[1] != len(columns):
+        raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
+    centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
+    return FusionHead(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, l2, centre))
+
+
+def assign_folds(list_index: IntArray, chosen: NDArray[np.bool_], folds: int = 5, seed: int = 0) -> IntArray:
+    """(rows,) fold of each row's list, 0-based; lists with a chosen item are spread evenly, so each fold can teach.
 
     Raises:
         DataError: fewer than two lists with a chosen item.
     """
-    lists_with_choice = np.unique(list_index[chosen])
-    folds = min(folds, len(lists_with_choice))
-    if folds < 2:
+    teaching = np.unique(list_index[chosen])
+    if len(teaching) < 2:
         raise DataError("cross-fitting needs at least two lists with a chosen item")
-    fold_of = np.zeros(int(list_index.max()) + 1, dtype=np.int64)
-    shuffled = np.random.default_rng(seed).permutation(lists_with_choice)
-    fold_of[shuffled] = np.arange(len(shuffled)) % folds
-    scores = np.zeros(len(features))
-    for fold in range(folds):
-        mine = fold_of[list_index] == fold
-        others = ~mine
-        logit = ConditionalLogit.fit(features[others], list_index[others], chosen[others], l2)
-        scores[mine] = logit.score(features[mine])
-    return scores
+    fold_of_list = np.zeros(int(list_index.max()) + 1, dtype=np.int64)
+    fold_of_list[np.random.default_rng(seed).permutation(teaching)] = np.arange(len(teaching)) % folds
+    return fold_of_list[list_index]

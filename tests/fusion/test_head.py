@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reranker.errors import BundleError, DataError
-from reranker.fusion import FusionHead, cross_fitted_scores
+from reranker.fusion import FusionHead, assign_folds, fit_fused
 
 COLUMNS = {"good": "goodness", "noise": "noise"}
 
@@ -45,22 +45,46 @@ def test_damaged_json_is_a_bundle_error(damage: dict[str, object]) -> None:
         FusionHead.from_json(FusionHead.fit(COLUMNS, *lists(10)).to_json() | damage)
 
 
-def test_cross_fitting_never_sees_the_list_it_scores() -> None:
-    # Every list's chosen item is marked by a column of its own: only a model that saw the list can use it.
-    n = 20
-    features = np.zeros((n, 2, n))
-    features[np.arange(n), 0, np.arange(n)] = 1.0
-    chosen = np.tile([True, False], n)
-    scores = cross_fitted_scores(features.reshape(2 * n, n), np.repeat(np.arange(n), 2), chosen)
-    assert scores == pytest.approx(np.zeros(2 * n))
+def test_llm_columns_join_without_moving_the_evidence() -> None:
+    features, list_index, chosen = lists(300)
+    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    sample = list_index < 20
+    llm = np.random.default_rng(1).standard_normal((sample.sum(), 1))
+    fused = fit_fused(
+        evidence, {"llm": "words"}, np.hstack([features[sample], llm]), list_index[sample], chosen[sample]
+    )
+    assert list(fused.columns) == ["good", "noise", "llm"]
+    alone = FusionHead.fit(COLUMNS, features[sample], list_index[sample], chosen[sample])
+    moved = np.abs(fused.logit.weights[:2] - evidence.logit.weights).max()
+    assert moved < 0.2 * np.abs(alone.logit.weights - evidence.logit.weights).max()
+    assert abs(fused.logit.weights[2]) < 0.5
 
 
-def test_cross_fitting_finds_what_generalises() -> None:
+def test_llm_column_that_knows_the_answer_is_used() -> None:
     features, list_index, chosen = lists(100)
-    scores = cross_fitted_scores(features, list_index, chosen).reshape(100, 4)
-    assert (scores.argmax(axis=1) == chosen.reshape(100, 4).argmax(axis=1)).mean() > 0.9
+    evidence = FusionHead.fit({"noise": "noise"}, features[:, 1:], list_index, chosen)
+    fused = fit_fused(evidence, {"llm": "words"}, features[:, ::-1], list_index, chosen)
+    assert fused.logit.weights[1] > 3 * abs(fused.logit.weights[0])
 
 
-def test_cross_fitting_needs_two_lists() -> None:
+def test_fused_columns_must_match() -> None:
+    features, list_index, chosen = lists(10)
+    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    with pytest.raises(DataError, match="2 feature columns were given 3 names"):
+        fit_fused(evidence, {"llm": "words"}, features, list_index, chosen)
+
+
+def test_folds_keep_lists_whole_and_spread_the_choices() -> None:
+    _, list_index, chosen = lists(23)
+    chosen[list_index >= 20] = False  # three lists without a choice
+    folds = assign_folds(list_index, chosen)
+    by_list = folds.reshape(23, 4)
+    assert (by_list == by_list[:, :1]).all()
+    assert np.bincount(by_list[:20, 0]).tolist() == [4, 4, 4, 4, 4]
+    assert not np.array_equal(folds, assign_folds(list_index, chosen, seed=1))
+
+
+def test_folds_need_two_lists() -> None:
+    _, list_index, chosen = lists(1)
     with pytest.raises(DataError, match="at least two"):
-        cross_fitted_scores(*lists(1))
+        assign_folds(list_index, chosen)
