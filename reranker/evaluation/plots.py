@@ -31,7 +31,7 @@ def gain_by_system(comparisons: Sequence[Comparison]) -> str:
     several = len({comparison.domain for comparison in shown}) > 1
     names = [f"{c.system} · {c.domain}" if several else c.system for c in shown]
     axes.set_yticks(range(len(shown)), names)
-    axes.set_xlabel(f"{shown[0].metric} minus {shown[0].versus}, 95 % interval")
+    axes.set_xlabel(f"{shown[0].metric} minus {shown[0].versus}\n(95 % interval)")
     return _svg(figure, "gain")
 
 
