@@ -20,7 +20,7 @@ _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
 class PriorStore:
     """Log-likelihood of candidate spans behind a prompt without history, keyed by content.
 
-    A key is (hash of model weights and prior prompt, hash of the span), so another model, template or soft prompt never
+    A key is (hash of model weights and prior prompt, hash of the span; the model's name where it has no hash), so another model, template or soft prompt never
     meets a stale value.
     """
 
@@ -37,7 +37,7 @@ class PriorStore:
         keyed = []
         missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
         for prefix, spans in prompts:
-            prompt = _digest([engine.model.sha256.encode(), *_content(prefix)])
+            prompt = _digest([(engine.model.sha256 or engine.model.model_id).encode(), *_content(prefix)])
             keys = [_digest([*_content(span.sequence), str(span.scored_from).encode()]) for span in spans]
             keyed.append((prompt, keys))
             for key, span in zip(keys, spans, strict=True):

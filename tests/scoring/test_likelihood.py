@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+
+from reranker.engines.scripted import ScriptedEngine
+from reranker.scoring import LikelihoodScoring, PriorStore, ScoringList
+from reranker.types import TokenSequence
+from tests.contracts.scoring import ScoringContract, one_list, titled
+from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import renderer, text_of
+
+
+class TestContract(ScoringContract):
+    @pytest.fixture
+    def scoring(self):
+        return LikelihoodScoring(ScriptedEngine(), renderer())
+
+
+def test_sum_mean_prior_and_score_by_hand():
+    def log_prob(prefix, span):
+        return np.full(len(span), -0.5 if "Alien" in text_of(prefix) else -2.0)
+
+    scoring = LikelihoodScoring(ScriptedEngine(log_prob), renderer())
+    one = ScoringList(history=titled("Alien"), candidates=titled("Ab", "Abcdef"))
+    values = scoring.score_components([one])[0]
+    # " Ab\n" is 4 bytes and " Abcdef\n" 8; the separator "\n-" before them is not scored.
+    assert values.tolist() == [[-2.0, -0.5, -8.0], [-4.0, -0.5, -16.0]]
+    assert values @ scoring.default_coefficients == pytest.approx([-0.3 - 0.25 + 1.2, -0.6 - 0.25 + 2.4])
+
+
+def test_tokens_count_by_their_own_log_probability():
+    def log_prob(prefix, span):
+        return np.log(np.where(span == ord("b"), 0.25, 0.5))
+
+    scoring = LikelihoodScoring(ScriptedEngine(log_prob), renderer())
+    values = scoring.score_components([ScoringList(history=[], candidates=titled("ab"))])[0]
+    # " ab\n": three tokens of 1/2, one of 1/4
+    assert values[0] == pytest.approx([math.log(1 / 32), math.log(1 / 32) / 4, math.log(1 / 32)])
+
+
+def test_nothing_of_the_user_enters_the_prior():
+    engine = WatchedEngine()
+    scoring = LikelihoodScoring(engine, renderer())
+    candidates = titled("zorblax", "mipfen")
+    user_tokens = TokenSequence.from_vectors(engine.embed_tokens([ord("z"), ord("o"), ord("r")]))
+    lists = [
+        ScoringList(history=titled("zorblax zorblax"), candidates=candidates, user_tokens=user_tokens, query="zork"),
+        ScoringList(history=titled("mipfen mippel", "quxard"), candidates=candidates),
+        ScoringList(history=[], candidates=candidates),
+    ]
+    priors = [values[:, 2] for values in scoring.score_components(lists)]
+    assert (priors[0] == priors[1]).all()
+    assert (priors[0] == priors[2]).all()
+    asked_for_priors, asked_for_lists = engine.calls
+    assert len(asked_for_lists) == 3
+    assert all(request.prefix.is_plain for request in asked_for_priors)
+    text = "".join(text_of(request.prefix.token_ids) for request in asked_for_priors)
+    assert not any(word in text for word in ("zor", "mip", "qux"))
+    assert [len(request.candidates) for request in asked_for_priors] == [2]
+
+
+def test_a_prior_is_computed_once_an_item_and_prompt():
+    engine, store = WatchedEngine(), PriorStore()
+    scoring = LikelihoodScoring(engine, renderer(), store)
+    one = one_list(0, candidates=6)
+    scoring.score_components([one, one])
+    assert [sum(len(request.candidates) for request in call) for call in engine.calls] == [6, 12]
+    assert len(store) == 6
+
+    scoring.score_components([one])
+    assert [len(call) for call in engine.calls] == [1, 2, 1]  # no further call for priors
+
+    more = ScoringList(history=one.history, candidates=[*one.candidates, *titled("something new")])
+    scoring.score_components([more])
+    assert [len(request.candidates) for request in engine.calls[3]] == [1]
+    assert len(store) == 7
+
+
+def test_another_soft_prompt_has_priors_of_its_own():
+    engine = WatchedEngine()
+    scoring = LikelihoodScoring(engine, renderer())
+    soft = [TokenSequence.from_vectors(engine.embed_tokens([ord(letter)] * 3)) for letter in "zm"]
+    lists = [ScoringList(history=[], candidates=titled("zzz"), soft_prompt=prompt) for prompt in (None, *soft)]
+    values = scoring.score_components(lists)
+    assert len(scoring.priors) == 3
+    assert values[1][0, 2] > values[0][0, 2]  # zzz is likelier behind three vectors that read as z
+    assert values[2][0, 2] == pytest.approx(values[0][0, 2])
+    np.testing.assert_allclose([one[0, 0] for one in values], [one[0, 2] for one in values])  # a stranger's sum is it

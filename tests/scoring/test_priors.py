@@ -1,0 +1,70 @@
+import numpy as np
+
+from reranker.scoring import PriorStore
+from reranker.scoring.priors import SPANS_PER_REQUEST
+from reranker.types import CandidateSpan, TokenSequence
+from tests.pipeline.toys import WatchedEngine
+
+PREFIX = TokenSequence.from_tokens([1, 2, 3])
+
+
+def span(*token_ids, scored_from=1):
+    return CandidateSpan(sequence=TokenSequence.from_tokens(token_ids), scored_from=scored_from)
+
+
+def test_values_are_what_the_engine_says_in_the_order_asked():
+    engine = WatchedEngine(lambda prefix, ids: -ids / 10.0)
+    spans = [span(9, 30), span(9, 10, 20), span(9, 30)]
+    looked_up = PriorStore().look_up(engine, [(PREFIX, spans), (PREFIX, spans[:1])])
+    assert [values.tolist() for values in looked_up] == [[-3.0, -3.0, -3.0], [-3.0]]
+    assert sum(len(request.candidates) for request in engine.calls[0]) == 2  # the repeated span is sent once
+
+
+def test_what_is_scored_of_a_span_belongs_to_the_key():
+    engine = WatchedEngine(lambda prefix, ids: -ids / 10.0)
+    values = PriorStore().look_up(engine, [(PREFIX, [span(9, 10, 20), span(9, 10, 20, scored_from=2)])])[0]
+    assert values.tolist() == [-3.0, -2.0]
+
+
+def test_vectors_belong_to_the_key():
+    engine = WatchedEngine()
+    store = PriorStore()
+    prompts = [TokenSequence.from_vectors(engine.embed_tokens([token])) for token in (65, 66)]
+    store.look_up(engine, [(prompt, [span(65, 66, 65)]) for prompt in prompts])
+    assert len(store) == 2
+
+
+def test_many_spans_are_split_into_requests():
+    engine = WatchedEngine(lambda prefix, ids: -ids / 10.0)
+    spans = [span(9, first, second) for first in range(3) for second in range(SPANS_PER_REQUEST // 2)]
+    values = PriorStore().look_up(engine, [(PREFIX, spans)])[0]
+    assert [len(request.candidates) for request in engine.calls[0]] == [SPANS_PER_REQUEST, SPANS_PER_REQUEST // 2]
+    assert values.tolist() == [
+        -(first / 10.0 + second / 10.0) for _, first, second in (s.sequence.token_ids for s in spans)
+    ]
+
+
+def test_round_trip(tmp_path):
+    engine = WatchedEngine()
+    store = PriorStore()
+    spans = [span(9, token, token + 1) for token in range(20)]
+    before = store.look_up(engine, [(PREFIX, spans)])[0]
+    store.save(tmp_path / "priors.parquet")
+    loaded = PriorStore.load(tmp_path / "priors.parquet")
+    assert len(loaded) == 20
+    silent = WatchedEngine(lambda prefix, ids: np.full(len(ids), -99.0))
+    np.testing.assert_array_equal(loaded.look_up(silent, [(PREFIX, spans)])[0], before)
+    assert silent.calls == []
+
+
+def test_an_empty_store_round_trips(tmp_path):
+    PriorStore().save(tmp_path / "priors.parquet")
+    assert len(PriorStore.load(tmp_path / "priors.parquet")) == 0
+
+
+def test_models_without_a_hash_are_told_apart_by_name():
+    store = PriorStore()
+    first = WatchedEngine(lambda prefix, ids: np.full(len(ids), -1.0), model_id="one")
+    second = WatchedEngine(lambda prefix, ids: np.full(len(ids), -2.0), model_id="other")
+    prompts = [(PREFIX, [span(9, 10)])]
+    assert [store.look_up(engine, prompts)[0].tolist() for engine in (first, second, first)] == [[-1.0], [-2.0], [-1.0]]
