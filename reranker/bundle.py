@@ -23,12 +23,10 @@ import yaml
 from numpy.typing import NDArray
 from scipy import sparse
 
-from candidate_gen import load_recall
 from candidate_gen.ids import decode_ids, encode_ids
-from reranker.blend import Blend
 from reranker.config import RerankerConfig
 from reranker.errors import BundleError, RerankerError
-from reranker.fusion import EvidenceModel
+from reranker.fusion import Blend, EvidenceModel
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
@@ -73,13 +71,24 @@ def write_bundle(directory: Path, state: BundleState) -> None:
             fresh = Path(scratch) / "new"
             fresh.mkdir()
             _write_parts(fresh, state)
-            if directory.exists():
-                directory.rename(Path(scratch) / "old")
-            fresh.rename(directory)
+            _swap(fresh, directory, Path(scratch) / "old")
     except OSError as error:
         raise BundleError(
             f"cannot save the bundle {directory}: {error}. What stood there before is untouched"
         ) from error
+
+
+def _swap(fresh: Path, directory: Path, old: Path) -> None:
+    """Puts `fresh` in the place of `directory`, and `directory` back if that fails."""
+    existed = directory.exists()
+    if existed:
+        directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if existed:
+            old.rename(directory)
+        raise
 
 
 def read_bundle(directory: Path) -> BundleState:
@@ -88,6 +97,10 @@ def read_bundle(directory: Path) -> BundleState:
     Raises:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
+    from candidate_gen import (
+        load_recall,
+    )  # here: candidate_gen imports reranker.errors, so `import candidate_gen` gets here
+
     manifest = _read_manifest(directory)
     _verify(directory, manifest["files"])
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.blend import Blend
+from reranker.fusion import Blend
 from reranker.prompting import PromptRenderer, RenderedPrompt
 from reranker.scoring import Scoring, ScoringList
 from reranker.tables import ITEM

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSRecall
 from reranker.errors import DataError
-from reranker.fusion import EvidenceModel
+from reranker.fusion import Choices, EvidenceModel
 from reranker.protocols import HasItemFactors, RecallStage
-from reranker.tables import ITEM, USER, Dataset, validate_candidates, validate_interactions
+from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
 from reranker.types import IntArray
 
 
@@ -72,6 +71,17 @@ class ValidationFold:
             n_relevant=n_relevant,
         )
 
+    @property
+    def choices(self) -> Choices:
+        """What the blend is fitted on."""
+        return Choices(
+            features=self.features,
+            list_index=self.list_index,
+            chosen=self.chosen,
+            recall_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
+            n_relevant=self.n_relevant,
+        )
+
     def covered_lists(self, most: int | None, seed: int) -> IntArray:
         """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
         covered = np.unique(self.list_index[self.chosen])
@@ -82,6 +92,10 @@ class ValidationFold:
 
 def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: RecallStage | None) -> EvidenceModel:
     """Evidence in the recall stage's own item space, or in an ALS space where it has none."""
+    from candidate_gen import (
+        ALSRecall,
+    )  # here: candidate_gen imports reranker.errors, so `import candidate_gen` gets here
+
     space = recall if isinstance(recall, HasItemFactors) else ALSRecall().fit(interactions)
     ids = space.item_ids
     return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))

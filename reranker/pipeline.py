@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.blend import Blend
 from reranker.bundle import BundleState, read_bundle, write_bundle
 from reranker.catalog import Catalog, scoring_lists
 from reranker.config import RerankerConfig
@@ -19,7 +18,7 @@ from reranker.domain import DomainData
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
-from reranker.fusion import EvidenceModel, Order, standardise_within_lists
+from reranker.fusion import Blend, EvidenceModel, Order
 from reranker.protocols import Engine, RecallStage
 from reranker.ranking import RerankReport, ranking, recall_scores
 from reranker.reader import Reader
@@ -136,7 +135,7 @@ class Reranker:
         self.recall = recall
         self._data = DomainData.build(data, recall)
         components = self._read_fold(fold, progress)
-        self.blend = Blend.fit(fold, components, self.reader.scoring, config.l2, config.seed)
+        self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
         return self
 
@@ -289,17 +288,8 @@ class Reranker:
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
         raw = np.concatenate(self.llm_components(candidates, histories=known, progress=progress))
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        features = data.evidence.features(candidates, known)
-        both = np.concatenate([features, standardise_within_lists(raw, list_index)], axis=1)
-        return pd.DataFrame(
-            {
-                "recall": recall_scores(candidates),
-                "features": blend.features.score(features),
-                "llm": raw @ blend.coefficients,
-                "fused": blend.fused.score(both),
-            },
-            index=candidates.index,
-        )
+        orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
+        return pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
 
     @property
     def user_ids(self) -> list[UserId]:

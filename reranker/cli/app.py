@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from reranker.cli import data, demo, fit, inspect, models, recall, rerank
+from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank
 from reranker.errors import RerankerError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, inspect.inspect):
+for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evaluate, inspect.inspect):
     app.command()(command)
 app.command("data")(data.data)
 app.command("models")(models.models)

@@ -3,7 +3,7 @@
 Systems of one domain share the readings, so that a list is read by the model once a read-out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -14,12 +14,12 @@ from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
 from reranker.evaluation.protocol import CandidateLists
-from reranker.fusion import FEATURES, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
+from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
 from reranker.protocols import Engine
 from reranker.reader import Reader
 from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
-from reranker.tables import ITEM, USER
+from reranker.tables import ITEM, RANK, USER
 from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
 
 Components = NDArray[np.float64]
@@ -62,11 +62,19 @@ class Readings:
     Args:
         engine: shared by every read-out and domain.
         config: read-out, prompts and soft tokens.
+        families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
     """
 
-    def __init__(self, engine: Engine, config: RerankerConfig, progress: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: RerankerConfig,
+        families: Mapping[str, str] | None = None,
+        progress: bool = False,
+    ) -> None:
         self.config = config
+        self.families = families or {}
         self.progress = progress
         self.tokens = 0
         self._engine = CountingEngine(engine)
@@ -99,7 +107,8 @@ class Readings:
     def reader(self, domain: str) -> Reader:
         """The reader of a domain: its templates, soft prompt and priors."""
         if domain not in self._readers:
-            self._readers[domain] = Reader(self.config, domain, PromptBank(), PriorStore(), self._engine)
+            named = self.families.get(domain, domain)
+            self._readers[domain] = Reader(self.config, named, PromptBank(), PriorStore(), self._engine)
         return self._readers[domain]
 
     def _read(self, lists: CandidateLists) -> Components:
@@ -199,3 +208,44 @@ class Fused:
     def _features(self, lists: CandidateLists) -> Components:
         llm = standardise_within_lists(self.readings.of(lists), lists.list_index)
         return np.concatenate([lists.evidence, llm], axis=1)
+
+
+class Served:
+    """What the product serves: the fused order, the evidence alone or the recall order, as its guard decides."""
+
+    name = "served"
+    stochastic = False
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        self.readings = readings
+        self.fit_users = fit_users
+        self.l2 = l2
+        self.blend: Blend | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        if len(lists) != 1:
+            raise ConfigError(f"system {self.name!r} is fitted on one validation fold, got {len(lists)}")
+        (fold,) = lists
+        taught = self.readings.teaching(fold, self.fit_users)
+        raw = self.readings.of(taught)
+        choices = Choices(
+            features=fold.evidence,
+            list_index=fold.list_index,
+            chosen=fold.relevant,
+            recall_rank=fold.candidates[RANK].to_numpy(dtype=np.int64),
+            n_relevant=fold.n_relevant,
+        )
+        components = {int(number): raw[taught.list_index == number] for number in np.unique(taught.list_index)}
+        words = self.readings.reader(fold.fold.domain).scoring.components
+        self.blend = Blend.fit(choices, components, words, self.l2)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self.blend is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        serve = self.blend.guard.serve
+        if serve == "recall":
+            return -lists.candidates[RANK].to_numpy(dtype=np.float64)
+        if serve == "features":
+            return self.blend.features.score(lists.evidence)
+        return self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[serve]

@@ -48,9 +48,12 @@ class Settings:
         protocols: how misses count.
         seeds: stochastic systems run once a seed, the others with the first only.
         baseline: the system that the others are compared with.
+        rivals: further pairs (system, versus) to compare, those of them that were run.
         compared: metrics with comparisons, in the first protocol and with the first list length.
         fitting_users: at most this many users in each fold that systems are fitted on; None for all.
         inject: put missed targets into the lists; labelled.
+        covered_only: score only lists that hold a target. No user's metric changes, for the others are 0 under every
+            order; catalogue metrics then describe these lists only. Saves an LLM most of its work.
         fingerprint: any text that must change when the systems' settings do, so that old scores are not used again.
     """
 
@@ -59,9 +62,11 @@ class Settings:
     protocols: tuple[ListProtocol, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0,)
     baseline: str = "recall"
+    rivals: tuple[tuple[str, str], ...] = (("fused", "linear"), ("served", "linear"))
     compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
     fitting_users: int | None = None
     inject: bool = False
+    covered_only: bool = False
     fingerprint: str = ""
 
 
@@ -144,6 +149,8 @@ def evaluate(
         check_fold(fold)
         most = max(settings.candidates)
         longest = propose(fold, recall, most, inject=settings.inject)
+        if settings.covered_only:
+            longest = longest.of_users(longest.covered)
         fitting_folds = [_sampled(part, settings.fitting_users) for part in fold.fitting_folds()]
         fitting = [propose(part, recall, most) for part in fitting_folds]
         check_fitting(fitting, fold)
@@ -273,17 +280,19 @@ def _compare(
             grouped.setdefault((run.system, run.lists.fold.domain), []).append(per_user[id(run)][protocol])
     for (system, domain), frames in grouped.items():
         means.setdefault(system, {})[domain] = sum(frames[1:], frames[0]) / len(frames)
-    baseline = means.get(settings.baseline, {})
+    pairs = [(system, settings.baseline) for system in means if system != settings.baseline]
+    pairs += [(system, versus) for system, versus in settings.rivals if system in means and versus in means]
     comparisons: list[Comparison] = []
     for metric in settings.compared:
-        for system, by_domain in means.items():
-            if system == settings.baseline:
-                continue
+        for system, versus in pairs:
             values = {
-                domain: (frame[metric].to_numpy(dtype=np.float64), baseline[domain][metric].to_numpy(dtype=np.float64))
-                for domain, frame in by_domain.items()
+                domain: (
+                    frame[metric].to_numpy(dtype=np.float64),
+                    means[versus][domain][metric].to_numpy(dtype=np.float64),
+                )
+                for domain, frame in means[system].items()
             }
-            comparisons += compare(values, system=system, versus=settings.baseline, metric=metric)
+            comparisons += compare(values, system=system, versus=versus, metric=metric)
     split = runs[0].lists.fold.split
     return with_holm([replace(comparison, split=split) for comparison in comparisons])
 

@@ -1,5 +1,6 @@
 """Evidence features, the conditional-logit blend and the never-worse guard."""
 
+from reranker.fusion.blend import Blend, Choices
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import FEATURES, EvidenceModel
 from reranker.fusion.guard import GuardDecision, Order, as_order, decide, ndcg_by_list
@@ -7,6 +8,8 @@ from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 
 __all__ = [
     "FEATURES",
+    "Blend",
+    "Choices",
     "ConditionalLogit",
     "EvidenceModel",
     "FusionHead",

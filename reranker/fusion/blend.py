@@ -1,5 +1,6 @@
 """What `Reranker.fit` learns: read-out coefficients, fusion weights and the guard's decision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,23 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import BundleError
-from reranker.folds import ValidationFold
-from reranker.fusion import (
-    FEATURES,
-    ConditionalLogit,
-    FusionHead,
-    GuardDecision,
-    assign_folds,
-    decide,
-    fit_fused,
-    ndcg_by_list,
-    standardise_within_lists,
-)
-from reranker.scoring import Scoring
-from reranker.tables import RANK
+from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
+from reranker.fusion.evidence import FEATURES
+from reranker.fusion.guard import GuardDecision, decide, ndcg_by_list
+from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 from reranker.types import IntArray
 
 CROSS_FITTING_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choices:
+    """Lists of a validation fold and what was chosen from them.
+
+    Attributes:
+        features: (rows, len(FEATURES)) evidence features.
+        list_index: (rows,) 0-based number of the user's list.
+        chosen: (rows,) True where the user chose the item next.
+        recall_rank: (rows,) 1-based rank in the list that came in.
+        n_relevant: (n_users,) held-out items of each user, proposed or not.
+    """
+
+    features: NDArray[np.float64]
+    list_index: IntArray
+    chosen: NDArray[np.bool_]
+    recall_rank: IntArray
+    n_relevant: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +71,12 @@ class Blend:
 
     @classmethod
     def fit(
-        cls, fold: ValidationFold, components: dict[int, NDArray[np.float64]], scoring: Scoring, l2: float, seed: int
+        cls,
+        fold: Choices,
+        components: Mapping[int, NDArray[np.float64]],
+        words: dict[str, str],
+        l2: float = 1.0,
+        seed: int = 0,
     ) -> "Blend":
         """Fits everything on the fold.
 
@@ -69,6 +84,9 @@ class Blend:
             fold: lists and choices.
             components: list number -> (n_candidates, n_components), for the lists the LLM scored. They must contain a
                 chosen item: other lists count as 0 for every order, whatever the LLM says of them.
+            words: LLM component -> what it says.
+            l2: ridge penalty.
+            seed: of the cross-fitting folds and the bootstrap.
         """
         rows = np.flatnonzero(np.isin(fold.list_index, list(components)))
         raw = np.concatenate([components[number] for number in np.unique(fold.list_index[rows])])
@@ -81,10 +99,27 @@ class Blend:
         evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
         return cls(
             coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
-            fused=fit_fused(evidence, scoring.components, read.features, read.list_index, read.chosen, l2),
+            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2),
             features=evidence,
-            guard=_guard(fold, read, scoring.components, l2, seed),
+            guard=_guard(fold, read, words, l2, seed),
         )
+
+    def orders(
+        self, features: NDArray[np.float64], raw: NDArray[np.float64], list_index: IntArray
+    ) -> dict[str, NDArray[np.float64]]:
+        """(rows,) scores by evidence alone (`features`), LLM alone (`llm`) and both (`fused`).
+
+        Args:
+            features: (rows, len(FEATURES)) evidence.
+            raw: (rows, n_components) what the LLM says.
+            list_index: (rows,) 0-based number of the user's list.
+        """
+        both = np.concatenate([features, _standard(raw, list_index)], axis=1)
+        return {
+            "features": self.features.score(features),
+            "llm": raw @ self.coefficients,
+            "fused": self.fused.score(both),
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -127,7 +162,7 @@ def _standard(raw: NDArray[np.float64], list_index: IntArray) -> NDArray[np.floa
     return standardise_within_lists(raw, np.unique(list_index, return_inverse=True)[1])
 
 
-def _guard(fold: ValidationFold, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
+def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
     """Compares the orders on lists that their weights were not fitted on (5-fold cross-fitting over users).
 
     The lists read by the LLM all hold a chosen item; users whose item recall missed join them as zeros, as many as keep
@@ -144,7 +179,7 @@ def _guard(fold: ValidationFold, read: _ReadLists, words: dict[str, str], l2: fl
         fused = fit_fused(evidence, words, read.features[~mine], read.list_index[~mine], read.chosen[~mine], l2)
         scores["features"][mine] = evidence.score(fold.features[read.rows][mine])
         scores["fused"][mine] = fused.score(read.features[mine])
-    scores["recall"] = -fold.candidates[RANK].to_numpy(dtype=np.float64)[read.rows]
+    scores["recall"] = -fold.recall_rank[read.rows].astype(np.float64)
     n_relevant = fold.n_relevant[np.unique(fold.list_index[read.rows])]
     covered = len(np.unique(fold.list_index[fold.chosen]))
     missed = np.zeros(round((len(fold.n_relevant) - covered) * len(n_relevant) / covered))

@@ -1,0 +1,121 @@
+"""`reranker evaluate`: judge the reranker and its controls on your own data."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import (
+    DatasetOption,
+    DomainOption,
+    DtypeOption,
+    EngineOption,
+    InteractionsOption,
+    ItemsOption,
+    ModelOption,
+    dataset_from_flags,
+    given,
+)
+from reranker.errors import ConfigError
+
+
+class Split(StrEnum):
+    """How the test targets are held out."""
+
+    LEAVE_LAST = "leave-last"
+    LEAVE_RANDOM = "leave-random"
+    TEMPORAL = "temporal"
+    COLD_USERS = "cold-users"
+    COLD_ITEMS = "cold-items"
+
+
+class Protocol(StrEnum):
+    """How users count whose target recall missed."""
+
+    END_TO_END = "end_to_end"
+    COVERED = "covered"
+    BOTH = "both"
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", help="folder for results.parquet, results.json, report.html, runs/")],
+    interactions: InteractionsOption = None,
+    items: ItemsOption = None,
+    dataset: DatasetOption = None,
+    domain: DomainOption = None,
+    systems: Annotated[str | None, typer.Option("--systems", help="comma-separated; see --list")] = None,
+    protocol: Annotated[Protocol, typer.Option("--protocol")] = Protocol.BOTH,
+    split: Annotated[
+        Split | None, typer.Option("--split", help="leave-last, or leave-random without timestamps")
+    ] = None,
+    support: Annotated[int, typer.Option("--support", min=1, help="interactions kept of a cold user")] = 3,
+    candidates: Annotated[str, typer.Option("--candidates", help="list lengths, comma-separated")] = "50",
+    users: Annotated[int | None, typer.Option("--users", min=2, help="test users at most, drawn at random")] = None,
+    fit_users: Annotated[int, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting")] = 300,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of systems that depend on chance")] = 5,
+    inject: Annotated[bool, typer.Option("--inject", help="put missed targets into the lists (labelled)")] = False,
+    all_lists: Annotated[
+        bool, typer.Option("--all-lists", help="read lists without a target too: slower, same user metrics")
+    ] = False,
+    model: ModelOption = None,
+    engine: EngineOption = None,
+    dtype: DtypeOption = None,
+    list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
+) -> None:
+    """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
+    from candidate_gen import ALSRecall
+    from reranker.config import RerankerConfig
+    from reranker.engines import load_engine
+    from reranker.evaluation import Settings, splits
+    from reranker.evaluation import evaluate as run
+    from reranker.evaluation.protocol import PROTOCOLS
+    from reranker.evaluation.report import write_report
+    from reranker.evaluation.results import write_results
+    from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
+    from reranker.evaluation.table import comparison_table
+
+    if list_systems:
+        for name, words in SYSTEMS.items():
+            typer.echo(f"{name:22s} {words}")
+        return
+    data = dataset_from_flags(dataset, interactions, items, domain)
+    split = split or (Split.LEAVE_LAST if data.has_order else Split.LEAVE_RANDOM)
+    fold = {
+        Split.LEAVE_LAST: lambda: splits.leave_last_k(data),
+        Split.LEAVE_RANDOM: lambda: splits.leave_random_k(data),
+        Split.TEMPORAL: lambda: splits.global_temporal(data),
+        Split.COLD_USERS: lambda: splits.cold_users(data, support),
+        Split.COLD_ITEMS: lambda: splits.cold_items(data),
+    }[split]()
+    if users is not None:
+        fold = fold.sample_users(users)
+    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype))
+    suite = Suite(
+        config, lambda: load_engine(config.engine, config.model, dtype=config.dtype), fit_users, progress=True
+    )
+    names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))
+    settings = Settings(
+        candidates=_lengths(candidates),
+        protocols=tuple(name for name in PROTOCOLS if protocol in (Protocol.BOTH, name)),
+        seeds=tuple(range(seeds)),
+        inject=inject,
+        covered_only=not all_lists,
+        fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
+    )
+    factories = suite.factories(tuple(dict.fromkeys(("recall", *names))))
+    results = run([fold], ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
+    write_results(results, out)
+    write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged")
+    typer.echo(comparison_table(results))
+    typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        lengths = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--candidates must be numbers separated by commas, got {text!r}") from error
+    if min(lengths) < 2:
+        raise ConfigError(f"--candidates must be 2 or more, got {text!r}")
+    return lengths

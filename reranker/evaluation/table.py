@@ -1,0 +1,47 @@
+"""One plain-text table of an evaluation, for terminals and READMEs."""
+
+from collections.abc import Iterator
+
+from reranker.evaluation.runner import Results
+from reranker.evaluation.significance import POOLED, Comparison
+
+
+def comparison_table(results: Results, metric: str = "ndcg@10") -> str:
+    """Value of `metric` by system and domain, and each gain with its interval, as Markdown.
+
+    An asterisk marks a difference that Holm's correction leaves significant at 5 %.
+    """
+    return "\n".join(_lines(results, metric))
+
+
+def _lines(results: Results, metric: str) -> Iterator[str]:
+    name, _, cutoff = metric.partition("@")
+    settings = results.settings
+    rows = results.rows
+    rows = rows[(rows["metric"] == name) & (rows["candidates"] == settings.candidates[0])]
+    if cutoff:
+        rows = rows[rows["k"] == int(cutoff)]
+    rows = rows[rows["protocol"].str.startswith(settings.protocols[0])]
+    yield f"| domain | split | users | system | {metric} | against | gain | 95 % interval |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for (domain, split, system), group in rows.groupby(["domain", "split", "system"], sort=False):
+        place = f"| {domain} | {split} | {int(group['n_users'].iloc[0])} | {system} | {group['value'].mean():.4f} "
+        gains = [one for one in results.comparisons if _key(one) == (split, domain, system, metric)]
+        yield from (f"{place}| {_gain(gain)} |" for gain in gains)
+        if not gains:
+            yield f"{place}| | | |"
+    for gain in results.comparisons:
+        if gain.domain == POOLED and gain.metric == metric:
+            yield f"| pooled | {gain.split} | {gain.n_users} | {gain.system} | | {_gain(gain)} |"
+
+
+def _key(gain: Comparison) -> tuple[str, str, str, str]:
+    return gain.split, gain.domain, gain.system, gain.metric
+
+
+def _gain(gain: Comparison) -> str:
+    mark = "*" if gain.p_holm < 0.05 else ""
+    return (
+        f"{gain.versus} | {gain.relative:+.1%}{mark} | {gain.relative_low:+.1%} .. {gain.relative_high:+.1%} "
+        f"({gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    )
