@@ -36,6 +36,13 @@ def tiny_engine(tiny: Path) -> Iterator[TorchEngine]:
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def real_engine() -> Iterator[TorchEngine]:
+    engine = TorchEngine("smollm2-135m", dtype="float32")
+    yield engine
+    engine.close()
+
+
 class TestTiny(EngineContract):
     @pytest.fixture
     def engine(self, tiny_engine: TorchEngine) -> Engine:
@@ -46,11 +53,9 @@ class TestTiny(EngineContract):
 class TestReal(EngineContract):
     tolerance = 2e-4
 
-    @pytest.fixture(scope="class")
-    def engine(self) -> Iterator[Engine]:
-        engine = TorchEngine("smollm2-135m", dtype="float32")
-        yield engine
-        engine.close()
+    @pytest.fixture
+    def engine(self, real_engine: TorchEngine) -> Engine:
+        return real_engine
 
     def test_equals_the_naive_loop(self, engine: Engine) -> None:
         encode = engine.tokenizer.encode

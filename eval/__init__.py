@@ -1,0 +1,1 @@
+"""This project's own experiments; each runs as `python -m eval.<name>`."""
