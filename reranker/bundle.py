@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,9 @@ def write_bundle(directory: Path, state: BundleState) -> None:
         DataError: an id is of a type that cannot be stored.
     """
     directory = directory.resolve()
-    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists():
+    if directory.is_file() or (
+        directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
+    ):
         raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +100,8 @@ def read_bundle(directory: Path) -> BundleState:
     Raises:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
-    from candidate_gen import (
-        load_recall,
-    )  # here: candidate_gen imports reranker.errors, so `import candidate_gen` gets here
+    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
+    from candidate_gen import load_recall
 
     manifest = _read_manifest(directory)
     _verify(directory, manifest["files"])
@@ -122,7 +124,7 @@ def read_bundle(directory: Path) -> BundleState:
         )
     except BundleError:
         raise
-    except (RerankerError, KeyError, TypeError, ValueError, OSError) as error:
+    except (RerankerError, KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
 
 
@@ -207,7 +209,7 @@ def _write_evidence(path: Path, evidence: EvidenceModel) -> None:
 
 
 def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> EvidenceModel:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves damaged files open
         matrices = {
             name: sparse.csr_array(
                 (arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"]),

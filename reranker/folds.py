@@ -92,9 +92,8 @@ class ValidationFold:
 
 def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: RecallStage | None) -> EvidenceModel:
     """Evidence in the recall stage's own item space, or in an ALS space where it has none."""
-    from candidate_gen import (
-        ALSRecall,
-    )  # here: candidate_gen imports reranker.errors, so `import candidate_gen` gets here
+    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
+    from candidate_gen import ALSRecall
 
     space = recall if isinstance(recall, HasItemFactors) else ALSRecall().fit(interactions)
     ids = space.item_ids

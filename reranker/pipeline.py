@@ -18,7 +18,7 @@ from reranker.domain import DomainData
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
-from reranker.fusion import Blend, EvidenceModel, Order
+from reranker.fusion import Blend, EvidenceModel, Order, as_order
 from reranker.protocols import Engine, RecallStage
 from reranker.ranking import RerankReport, ranking, recall_scores
 from reranker.reader import Reader
@@ -124,13 +124,14 @@ class Reranker:
             ConfigError: neither recall nor logs were given, or both.
         """
         logs = None if candidates is None or held_out is None else (candidates, held_out)
-        if (recall is None) == (logs is None):
+        if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
             raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
         config = self.config
         if logs is not None:
             fold = fold_from_logs(data, *logs)
         elif recall is not None:
             fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
+        self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain)
         self.recall = recall
         self._data = DomainData.build(data, recall)
@@ -164,7 +165,7 @@ class Reranker:
 
         Raises:
             DataError: the candidates break their contract, or nothing was fitted.
-            ConfigError: k < 1.
+            ConfigError: k < 1, or an unknown order.
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
@@ -173,7 +174,7 @@ class Reranker:
         histories = dict(data.evidence.histories)
         if interactions is not None:
             histories.update(data.evidence.encode_histories(validate_interactions(interactions)))
-        served = order or blend.guard.serve
+        served = as_order(order) if order else blend.guard.serve
         if served == "fused":
             scores = self.score_all(lists, histories=histories, progress=progress)[served].to_numpy()
         else:

@@ -63,7 +63,7 @@ class Reader:
             self._engine = load_engine(self.config.engine, self.config.model, dtype=self.config.dtype)
         if self._model is None:
             self._model = self._engine.model
-        elif (self._model.sha256, self._model.dim) != (self._engine.model.sha256, self._engine.model.dim):
+        elif _identity(self._model) != _identity(self._engine.model):
             fitted, running = self._model, self._engine.model
             raise BundleError(
                 f"the bundle was fitted with {fitted.model_id} (sha256 {fitted.sha256[:12]}, width {fitted.dim}), but "
@@ -131,3 +131,8 @@ class Reader:
         """
         settings = self._prompt_settings()
         return TemplateSet.load(settings.family, settings.language, settings.directory)
+
+
+def _identity(model: ModelInfo) -> tuple[str, int]:
+    """Weights and width; a model whose weights cannot be hashed (a remote one) goes by its name."""
+    return model.sha256 or model.model_id, model.dim

@@ -260,7 +260,9 @@ def _refuse_rows(frame: pd.DataFrame, column: str, bad: NDArray[np.bool_], probl
     if not bad.any():
         return
     positions = np.flatnonzero(bad)
-    shown = ", ".join(f"row {position}: {frame[column].iloc[position]!r}" for position in positions[:_SHOWN_ROWS])
+    first = positions[:_SHOWN_ROWS]
+    values = frame[column].iloc[first].tolist()  # Python's own numbers: nan and not np.float64(nan)
+    shown = ", ".join(f"row {position}: {value!r}" for position, value in zip(first, values, strict=True))
     more = "" if len(positions) <= _SHOWN_ROWS else f" and {len(positions) - _SHOWN_ROWS} more"
     raise DataError(f"table {name!r}, column {column!r}: the value {problem} ({shown}{more})")
 

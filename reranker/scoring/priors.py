@@ -20,8 +20,8 @@ _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
 class PriorStore:
     """Log-likelihood of candidate spans behind a prompt without history, keyed by content.
 
-    A key is (hash of model weights and prior prompt, hash of the span; the model's name where it has no hash), so another model, template or soft prompt never
-    meets a stale value.
+    A key is (hash of model weights and prior prompt, hash of the span), so another model, template or soft prompt never
+    meets a stale value. A model without a hash (a remote one) goes by its name.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,301 @@
+"""A saved Reranker: the same rankings again, or a clear refusal."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from candidate_gen import ALSRecall
+from reranker import BundleError, DataError, Dataset, Reranker
+from reranker.engines.scripted import ScriptedEngine
+from reranker.prompting import PromptSettings
+from tests.pipeline import toys
+
+CHOSEN = ["g0i0", "g1i1", "g2i2", "g3i3", "unheard of"]
+LISTS = toys.lists_for(["u1", "u2", "stranger"], CHOSEN)
+ORDERS = ("fused", "features", "recall")
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    data = toys.taste_dataset()
+    data = Dataset(interactions=data.interactions, items=data.items.assign(category="a|b", year=1999), domain="toy")
+    return Reranker(toys.config(), ScriptedEngine()).fit(data, ALSRecall(factors=4).fit(data.interactions))
+
+
+@pytest.fixture
+def bundle(reranker, tmp_path):
+    reranker.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def files_of(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_loaded_bundle_ranks_the_same(reranker, bundle, order):
+    loaded = Reranker.load(bundle)
+    pd.testing.assert_frame_equal(
+        loaded.rerank(LISTS, order=order), reranker.rerank(LISTS, order=order), check_exact=True
+    )
+
+
+def test_everything_else_comes_back_too(reranker, bundle):
+    loaded = Reranker.load(str(bundle))
+    assert loaded.blend.guard == reranker.blend.guard
+    assert loaded.config == reranker.config
+    assert loaded.user_ids == reranker.user_ids
+    assert loaded.rank("zorblax", CHOSEN) == reranker.rank("zorblax", CHOSEN)
+    users = ["u1", "u5", "nobody"]
+    pd.testing.assert_frame_equal(loaded.recall.recommend(users, 6), reranker.recall.recommend(users, 6))
+    assert loaded.explain(LISTS[LISTS["user_id"] == "u1"]).candidate_texts
+
+
+def test_a_loaded_bundle_is_saved_as_it_was(bundle, tmp_path):
+    Reranker.load(bundle).save(tmp_path / "again")
+    first, second = files_of(bundle), files_of(tmp_path / "again")
+    assert first.keys() == second.keys()
+    same = [name for name in first if name.endswith((".json", ".parquet"))]
+    assert len(same) >= 5
+    assert [name for name in same if first[name] != second[name]] == []  # zip and safetensors headers may vary
+
+
+def test_kept_priors_are_not_computed_again(reranker, tmp_path):
+    reranker.rerank(LISTS, order="fused")  # priors of these items are kept by now
+    reranker.save(tmp_path / "bundle")
+    engine = toys.WatchedEngine()
+    Reranker.load(tmp_path / "bundle", engine=engine).rerank(LISTS, order="fused")
+    assert [len(call) for call in engine.calls] == [3]  # one request a user and none for priors
+
+
+def test_the_manifest_says_what_it_is(bundle):
+    manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
+    assert manifest["format"] == 1
+    assert manifest["model"]["model_id"] == "scripted"
+    assert manifest["served"].startswith("serving ")
+    assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
+
+
+def test_no_file_needs_pickle(bundle):
+    names = set(files_of(bundle))
+    assert {Path(name).suffix for name in names} <= {".yaml", ".json", ".npz", ".parquet", ".safetensors"}
+    archives = [bundle / name for name in names if name.endswith(".npz")]
+    assert len(archives) == 2
+    for archive in archives:
+        with np.load(archive, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype != object for name in arrays.files)
+        with zipfile.ZipFile(archive) as members:
+            assert all(member.endswith(".npy") for member in members.namelist())
+
+
+def test_each_changed_file_is_named(bundle):
+    for name, content in files_of(bundle).items():
+        if name == "bundle.yaml":
+            continue
+        path = bundle / name
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(BundleError, match=f"{name} changed since it was saved"):
+            Reranker.load(bundle)
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(BundleError, match=f"{name} changed since it was saved"):
+            Reranker.load(bundle)
+        path.unlink()
+        with pytest.raises(BundleError, match=f"{name} missing"):
+            Reranker.load(bundle)
+        path.write_bytes(content)
+    assert Reranker.load(bundle).user_ids  # whole again
+
+
+def test_an_added_file_is_named(bundle):
+    (bundle / "recall" / "extra.pkl").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BundleError, match=r"recall/extra\.pkl not part of the bundle"):
+        Reranker.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "format None, this version reads 1"),
+        ("format: 1\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 1"),
+        ("- a list\n", "format None"),
+        ("format: [1\n", "is damaged"),
+        (b"\xff\xfe\x00", "is damaged"),
+        ("format: 1\nfiles: {}\n", "damaged: .*not part of the bundle"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(bundle, text, problem):
+    (bundle / "bundle.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BundleError, match=problem):
+        Reranker.load(bundle)
+
+
+@pytest.mark.parametrize("key", ["config", "model", "domain", "templates_sha256"])
+def test_a_manifest_without_a_key_is_refused(bundle, key):
+    path = bundle / "bundle.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    del manifest[key]
+    path.write_text(yaml.safe_dump(manifest))
+    with pytest.raises(BundleError, match=key):
+        Reranker.load(bundle)
+
+
+def test_settings_of_a_later_version_are_refused(bundle):
+    path = bundle / "bundle.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["config"]["telepathy"] = True
+    path.write_text(yaml.safe_dump(manifest))
+    with pytest.raises(BundleError, match="telepathy"):
+        Reranker.load(bundle)
+
+
+def test_well_signed_nonsense_is_refused(bundle):
+    """The hash of a file is right, its content is not: written by something else than this version."""
+    path = bundle / "bundle.yaml"
+    whole = files_of(bundle)
+    nonsense = {
+        "ids.json": [b"[]", b"{}", b"not json"],
+        "fusion.json": [b"{}", b"[]", b'{"coefficients": 1}'],
+        "evidence.npz": [b"", b"PK\x03\x04 cut off", whole["evidence.npz"][:-50]],
+        "items.parquet": [b"PAR1"],
+        "priors.parquet": [whole["items.parquet"]],
+        "recall/recall.npz": [whole["evidence.npz"]],
+    }
+    for name, contents in nonsense.items():
+        for content in contents:
+            (bundle / name).write_bytes(content)
+            manifest = yaml.safe_load(whole["bundle.yaml"])
+            manifest["files"][name] = hashlib.sha256(content).hexdigest()
+            path.write_text(yaml.safe_dump(manifest))
+            with pytest.raises(BundleError):
+                Reranker.load(bundle)
+        (bundle / name).write_bytes(whole[name])
+
+
+def test_a_half_written_bundle_is_refused(bundle, tmp_path):
+    (bundle / "bundle.yaml").unlink()  # it is written last
+    with pytest.raises(BundleError, match=r"no bundle: it has no bundle\.yaml"):
+        Reranker.load(bundle)
+    for directory in (tmp_path / "not there", tmp_path):
+        with pytest.raises(BundleError, match="no bundle"):
+            Reranker.load(directory)
+
+
+def test_a_bundle_of_another_model_is_refused_when_the_model_is_met(bundle):
+    loaded = Reranker.load(bundle, engine=ScriptedEngine(dim=8))
+    assert len(loaded.rerank(LISTS, order="recall")) == len(LISTS)  # needs no model
+    for _ in range(2):  # also the second time
+        with pytest.raises(BundleError, match=r"width 16.*width 8"):
+            loaded.rerank(LISTS, order="fused")
+    with pytest.raises(BundleError, match=r"width 16.*width 8"):
+        loaded.rank("query", ["document"])
+
+
+def test_another_model_without_a_hash_is_refused_by_its_name(bundle):
+    loaded = Reranker.load(bundle, engine=ScriptedEngine(model_id="some other model"))
+    with pytest.raises(BundleError, match="some other model"):
+        loaded.rerank(LISTS, order="fused")
+
+
+def test_a_changed_template_is_refused(tmp_path):
+    template = tmp_path / "templates" / "generic" / "en.j2"
+    template.parent.mkdir(parents=True)
+    template.write_text('{% extends "packaged/generic/en.j2" %}')
+    prompt = PromptSettings(title_tokens=64, history_tokens=2048, directory=tmp_path / "templates")
+    toys.fitted(prompt=prompt).save(tmp_path / "bundle")
+    assert Reranker.load(tmp_path / "bundle").user_ids
+    template.write_text('{% extends "packaged/generic/en.j2" %}{% block history_header %}Bought:{% endblock %}')
+    with pytest.raises(BundleError, match=r"other text in the template .*en\.j2"):
+        Reranker.load(tmp_path / "bundle")
+
+
+def test_saving_again_replaces_the_bundle(reranker, bundle):
+    other = toys.fitted(soft_tokens=2)
+    other.save(bundle)
+    assert Reranker.load(bundle).config.soft_tokens == 2
+    assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]  # nothing is left behind
+
+
+def test_another_folder_is_not_overwritten(reranker, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"smile")
+    with pytest.raises(BundleError, match="is not a bundle: choose another folder"):
+        reranker.save(tmp_path / "photos")
+    assert files_of(tmp_path) == {"photos/me.jpg": b"smile"}
+
+
+def test_a_file_in_the_way_is_not_overwritten(reranker, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for directory in (tmp_path / "file", tmp_path / "file" / "bundle"):
+        with pytest.raises(BundleError):
+            reranker.save(directory)
+    assert files_of(tmp_path) == {"file": b"mine"}
+
+
+def test_an_empty_folder_is_used(reranker, tmp_path):
+    (tmp_path / "bundle").mkdir()
+    reranker.save(tmp_path / "bundle")
+    assert Reranker.load(tmp_path / "bundle").user_ids
+
+
+def test_ids_that_need_pickle_are_refused_and_leave_nothing(tmp_path):
+    data = toys.taste_dataset()
+    users = data.interactions["user_id"].map(lambda user: frozenset([user]))
+    data = Dataset(interactions=data.interactions.assign(user_id=users), items=data.items, domain="toy")
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, ALSRecall(factors=4).fit(data.interactions))
+    with pytest.raises(DataError, match="frozenset"):
+        reranker.save(tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recall_of_ones_own_is_left_out(tmp_path):
+    data = toys.taste_dataset()
+    spy = toys.SpyRecall(data.items["item_id"])
+    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy).save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle")
+    assert loaded.recall is None
+    assert len(loaded.rerank(LISTS, order="fused")) == len(LISTS)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from reranker import BundleError, Reranker
+reranker = Reranker.load(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing past the limit is then an OSError, like a full disk
+for limit in map(int, sys.argv[3:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        reranker.save(sys.argv[2])
+        print(limit, "saved")
+    except BundleError as error:
+        print(limit, "refused", error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_leaves_the_old_bundle_whole(reranker, bundle, tmp_path):
+    toys.fitted(soft_tokens=2).save(tmp_path / "other")
+    sizes = sorted(len(content) for content in files_of(tmp_path / "other").values())
+    limits = [str(size - 1) for size in sizes]
+    before = files_of(bundle)
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "other"), str(bundle), *limits]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["refused"] * len(sizes)
+    assert all("What stood there before is untouched" in line for line in lines)
+    assert files_of(bundle) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
+
+    command = [*command[:5], str(2 * sizes[-1])]
+    assert "saved" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert json.loads((bundle / "fusion.json").read_text()) == json.loads((tmp_path / "other/fusion.json").read_text())

@@ -1,0 +1,207 @@
+"""`Reranker.fit`: what it may look at, and what the guard serves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from candidate_gen import ItemKNNRecall, PopularityRecall
+from reranker import ConfigError, DataError, Dataset, Reranker
+from reranker.engines.scripted import ScriptedEngine
+from tests.pipeline import toys
+
+
+def hit_places(ranked, targets):
+    """(users,) place of each user's target in a ranking."""
+    hits = ranked[ranked["item_id"] == ranked["user_id"].map(targets)]
+    return hits["rank"].to_numpy()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_choices_are_served_in_the_recall_order(seed):
+    data = toys.random_dataset(seed=seed)
+    recall = PopularityRecall().fit(data.interactions)
+    reranker = Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, recall)
+    assert reranker.blend.guard.serve == "recall"
+    assert "serving the recall order" in reranker.blend.guard.in_words()
+    served = reranker.rerank(recall.recommend(reranker.user_ids, 10))
+    assert (served["rank"] == served["recall_rank"]).all()
+    assert served.attrs["report"]["served"] == "recall"
+
+
+def test_taste_is_served_and_brings_unseen_choices_up():
+    data = toys.taste_dataset(users=60)
+    last = ~data.interactions.duplicated("user_id", keep="last")
+    past = Dataset(interactions=data.interactions[~last], items=data.items, domain="toy")
+    recall = PopularityRecall().fit(past.interactions)
+    reranker = Reranker(toys.config(n_candidates=28, min_history=2), ScriptedEngine()).fit(past, recall)
+    assert reranker.blend.guard.serve != "recall"
+    assert reranker.blend.guard.fused_minus_recall.low > 0
+    lists = recall.recommend(reranker.user_ids, 28)
+    targets = dict(zip(data.interactions[last]["user_id"], data.interactions[last]["item_id"], strict=True))
+    before, after = (hit_places(reranker.rerank(lists, order=order), targets) for order in ("recall", None))
+    assert len(before) == len(after) == 60  # 28 of 32 items are unseen: every target is proposed
+    assert after.mean() < 0.6 * before.mean()
+
+
+def test_titles_decide_among_items_that_nobody_chose_yet():
+    data, candidates, held_out = toys.cold_logs()
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, candidates=candidates, held_out=held_out)
+    assert reranker.blend.guard.serve == "fused"
+    assert reranker.blend.guard.fused_minus_features.low > 0  # evidence knows nothing of new items
+    weights = toys.weights_of(reranker.blend.fused)
+    assert weights["llm_sum"] + weights["llm_mean"] > 0.5
+    assert weights["covisit_mean"] == pytest.approx(0.0, abs=0.01)
+    targets = dict(zip(held_out["user_id"], held_out["item_id"], strict=True))
+    places = hit_places(reranker.rerank(candidates), targets)
+    assert np.mean(places <= 2) > 0.8  # two of each list are of the user's taste
+
+
+def test_an_llm_that_says_nothing_is_not_served_in_place_of_recall():
+    data, candidates, held_out = toys.cold_logs()
+    constant = ScriptedEngine(lambda prefix, span: np.full(len(span), -1.0))
+    reranker = Reranker(toys.config(), constant).fit(data, candidates=candidates, held_out=held_out)
+    assert reranker.blend.guard.serve == "recall"
+
+
+def test_recall_never_sees_what_is_held_out():
+    data = toys.taste_dataset(users=40)
+    spy = toys.SpyRecall(toys.items()["item_id"])
+    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy)
+    (seen,) = spy.fits
+    assert len(seen) == len(data.interactions) - 40
+    newest = data.interactions.groupby("user_id").tail(1)
+    pairs = set(zip(seen["user_id"], seen["item_id"], strict=True))
+    assert not pairs & set(zip(newest["user_id"], newest["item_id"], strict=True))
+    for user, part in seen.groupby("user_id"):
+        assert part["timestamp"].max() <= newest[newest["user_id"] == user]["timestamp"].item()
+
+
+def test_the_prompts_of_the_fold_do_not_show_what_is_held_out():
+    engine = toys.WatchedEngine()
+    data = toys.taste_dataset(users=40)
+    spy = toys.SpyRecall(toys.items()["item_id"])
+    Reranker(toys.config(n_candidates=32, soft_tokens=0), engine).fit(data, spy)
+    titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
+    expected = {
+        "".join(f"\n- {titles[item]}" for item in part["item_id"][:-1])
+        for _, part in data.interactions.groupby("user_id")
+    }
+    shown = {prefix.split("Chosen before:")[1] for prefix in engine.prefixes()} - {""}
+    assert shown == expected
+
+
+def test_after_fit_histories_are_complete():
+    data = toys.taste_dataset(users=40)
+    engine = toys.WatchedEngine()
+    reranker = Reranker(toys.config(soft_tokens=0), engine).fit(data, PopularityRecall().fit(data.interactions))
+    engine.calls.clear()
+    reranker.rerank(toys.lists_for(["u3"], ["g0i0", "g1i1"]), order="fused")
+    titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
+    mine = data.interactions[data.interactions["user_id"] == "u3"]["item_id"]
+    assert engine.prefixes()[-1].endswith("".join(f"\n- {titles[item]}" for item in mine))
+
+
+def test_rows_held_out_are_left_out_of_the_evidence_of_logs():
+    data, candidates, held_out = toys.cold_logs()
+    both = Dataset(interactions=pd.concat([data.interactions, held_out]), items=data.items, domain="toy")
+    models = [
+        Reranker(toys.config(), ScriptedEngine()).fit(one, candidates=candidates, held_out=held_out).blend
+        for one in (data, both)
+    ]
+    assert models[0].to_json() == models[1].to_json()
+
+
+def test_fitting_twice_gives_the_same():
+    first, second = toys.fitted(), toys.fitted()
+    assert first.blend.to_json() == second.blend.to_json()
+
+
+def test_fit_users_limits_what_the_llm_reads():
+    engine = toys.WatchedEngine()
+    toys.fitted(engine, fit_users=10)
+    assert sum(len(call) for call in engine.calls) <= 10 + 1  # and one request for the priors
+
+
+def test_a_table_without_timestamps_is_enough():
+    data = toys.taste_dataset(ordered=False)
+    recall = ItemKNNRecall().fit(data.interactions)
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, recall)
+    assert reranker.blend.guard.serve in ("fused", "features", "recall")
+    assert len(reranker.rerank(recall.recommend(["u1"], 5), order="fused")) == 5
+
+
+def test_a_second_domain_starts_afresh():
+    engine = ScriptedEngine()
+    reranker = toys.fitted(engine)
+    data = toys.random_dataset(seed=9)
+    other = Dataset(interactions=data.interactions, items=data.items, domain="movies")
+    recall = PopularityRecall().fit(other.interactions)
+    reranker.fit(other, recall)
+    fresh = Reranker(toys.config(), engine).fit(other, recall)
+    assert reranker.blend.to_json() == fresh.blend.to_json()
+    assert reranker.reader.templates.family == "movies"
+
+
+class TestRefused:
+    @pytest.fixture
+    def data(self):
+        return toys.taste_dataset(users=12)
+
+    @pytest.fixture
+    def reranker(self):
+        return Reranker(toys.config(), ScriptedEngine())
+
+    def test_neither_recall_nor_logs(self, reranker, data):
+        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+            reranker.fit(data)
+
+    def test_half_of_the_logs(self, reranker):
+        data, candidates, held_out = toys.cold_logs()
+        for half in ({"candidates": candidates}, {"held_out": held_out}):
+            with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+                reranker.fit(data, **half)
+
+    def test_recall_and_logs(self, reranker):
+        data, candidates, held_out = toys.cold_logs()
+        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+            reranker.fit(data, PopularityRecall(), candidates=candidates, held_out=held_out)
+
+    def test_recall_and_half_of_the_logs(self, reranker):
+        data, candidates, _ = toys.cold_logs()
+        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+            reranker.fit(data, PopularityRecall(), candidates=candidates)
+
+    def test_histories_that_are_too_short(self, data):
+        reranker = Reranker(toys.config(min_history=5), ScriptedEngine())
+        with pytest.raises(DataError, match="no user has more than 5 interactions"):
+            reranker.fit(data, PopularityRecall().fit(data.interactions))
+
+    def test_logs_whose_ids_do_not_match(self, reranker):
+        data, candidates, held_out = toys.cold_logs()
+        with pytest.raises(DataError, match="check that the ids of both tables are the same"):
+            reranker.fit(data, candidates=candidates, held_out=held_out.assign(item_id=range(len(held_out))))
+        with pytest.raises(DataError, match="check that the ids of both tables are the same"):
+            reranker.fit(data, candidates=candidates, held_out=held_out.assign(user_id=range(len(held_out))))
+
+    def test_recall_that_finds_nothing(self, reranker, data):
+        with pytest.raises(DataError, match="nothing to learn from"):
+            reranker.fit(data, toys.SpyRecall(["never chosen", "nor this"]))
+
+    def test_a_single_list_to_learn_from(self, reranker):
+        data, candidates, held_out = toys.cold_logs()
+        with pytest.raises(DataError, match="at least two lists"):
+            reranker.fit(data, candidates=candidates[candidates["user_id"] == "u1"], held_out=held_out)
+
+    def test_a_failed_fit_leaves_the_reranker_unfitted(self, reranker, data):
+        with pytest.raises(DataError):
+            reranker.fit(data, toys.SpyRecall(["never chosen"]))
+        with pytest.raises(DataError, match="call fit"):
+            reranker.rerank(toys.table([("u1", "g0i0", 1.0)]))
+
+    def test_after_a_failed_second_fit_nothing_old_is_served(self):
+        reranker = toys.fitted()
+        data, candidates, held_out = toys.cold_logs()
+        with pytest.raises(DataError, match="at least two lists"):
+            reranker.fit(data, candidates=candidates[candidates["user_id"] == "u1"], held_out=held_out)
+        with pytest.raises(DataError, match="call fit"):
+            reranker.rerank(candidates)

@@ -1,0 +1,355 @@
+"""`Reranker.rerank` and `Reranker.rank`: what comes out for what goes in."""
+
+import asyncio
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candidate_gen import ALSRecall, PopularityRecall
+from reranker import ConfigError, DataError, Dataset, Reranker
+from reranker.engines.scripted import ScriptedEngine
+from reranker.scoring import ScoringList
+from reranker.tables import RANKING_COLUMNS
+from tests.pipeline import toys
+
+ORDERS = ("fused", "features", "recall")
+CHOSEN = ["g0i0", "g1i1", "g2i2", "g3i3", "g0i4", "g1i5"]
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    return toys.fitted()
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    return toys.lists_for([f"u{user}" for user in (7, 2, 40, 11)], CHOSEN)
+
+
+def check_ranking(ranked, candidates):
+    """Everything a complete ranking promises."""
+    assert list(ranked.columns) == RANKING_COLUMNS
+    users = list(dict.fromkeys(candidates["user_id"]))
+    assert list(dict.fromkeys(ranked["user_id"])) == users
+    assert ranked["user_id"].tolist() == sorted(ranked["user_id"], key=users.index)
+    for user, part in ranked.groupby("user_id", sort=False):
+        given = candidates[candidates["user_id"].map(lambda value, user=user: value == user)]
+        assert len(part) == len(given)
+        assert set(part["item_id"]) == set(given["item_id"])
+        assert part["rank"].tolist() == list(range(1, len(part) + 1))
+        assert sorted(part["recall_rank"]) == part["rank"].tolist()
+        assert (np.diff(part["score"]) <= 0).all()
+    assert np.isfinite(ranked["score"]).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_ranking_is_a_permutation_with_falling_scores(reranker, candidates, order):
+    ranked = reranker.rerank(candidates, order=order)
+    check_ranking(ranked, candidates)
+    assert ranked.attrs["report"] == {
+        "served": order,
+        "users": 4,
+        "candidates": 24,
+        "unknown_users": 0,
+        "unknown_items": 0,
+    }
+
+
+def test_what_recall_said_is_kept(reranker, candidates):
+    ranked = reranker.rerank(candidates, order="fused")
+    both = ranked.merge(candidates, on=["user_id", "item_id"], suffixes=("", "_in"))
+    assert (both["recall_score"] == both["score_in"]).all()
+    expected = candidates.groupby("user_id")["score"].rank(ascending=False).astype(int)
+    in_ranks = candidates.assign(expected=expected).merge(ranked, on=["user_id", "item_id"])
+    assert (in_ranks["expected"] == in_ranks["recall_rank"]).all()
+
+
+def test_the_recall_order_is_left_alone_whatever_was_learned(reranker, candidates):
+    ranked = reranker.rerank(candidates, order="recall")
+    best_first = candidates.sort_values("score", ascending=False)
+    for user, ordered in toys.in_order(ranked).items():
+        assert ordered == best_first[best_first["user_id"] == user]["item_id"].tolist()
+    assert (ranked["rank"] == ranked["recall_rank"]).all()
+
+
+def test_ranks_decide_the_recall_order_where_scores_disagree(reranker):
+    upside_down = pd.DataFrame({"user_id": "u1", "item_id": CHOSEN, "score": range(6), "rank": range(1, 7)})
+    ranked = reranker.rerank(upside_down, order="recall")
+    assert ranked["item_id"].tolist() == CHOSEN
+    check_ranking(ranked, upside_down)
+
+
+def test_taste_decides_the_fused_order(reranker):
+    lists = toys.lists_for([f"u{user}" for user in range(8)], CHOSEN)
+    firsts = {user: items[0] for user, items in toys.in_order(reranker.rerank(lists, order="fused")).items()}
+    right = sum(first.startswith(f"g{int(user[1:]) % 4}") for user, first in firsts.items())
+    assert right >= 6
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_k_cuts_the_complete_ranking(reranker, candidates, order):
+    whole, cut = reranker.rerank(candidates, order=order), reranker.rerank(candidates, 2, order=order)
+    pd.testing.assert_frame_equal(cut, whole[whole["rank"] <= 2].reset_index(drop=True))
+    pd.testing.assert_frame_equal(reranker.rerank(candidates, 1000, order=order), whole)
+    assert cut.attrs["report"]["candidates"] == 24
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_k_below_one_is_refused(reranker, candidates, k):
+    with pytest.raises(ConfigError, match=f"k must be at least 1, got {k}"):
+        reranker.rerank(candidates, k)
+
+
+def test_an_unknown_order_is_refused(reranker, candidates):
+    with pytest.raises(ConfigError, match="unknown order 'best'"):
+        reranker.rerank(candidates, order="best")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_order_of_rows_in_does_not_change_what_comes_out(reranker, candidates, order):
+    """Users may come out in another order; every user's list is the same to the last bit."""
+    before = reranker.rerank(candidates, order=order).set_index(["user_id", "item_id"]).sort_index()
+    for seed in range(3):
+        shuffled = candidates.sample(frac=1.0, random_state=seed)
+        after = reranker.rerank(shuffled, order=order).set_index(["user_id", "item_id"]).sort_index()
+        pd.testing.assert_frame_equal(after, before, check_exact=True)
+
+
+def test_users_do_not_change_each_others_scores(reranker, candidates):
+    together = reranker.rerank(candidates, order="fused")
+    alone = [reranker.rerank(candidates[candidates["user_id"] == user], order="fused") for user in ("u7", "u2")]
+    for part in alone:
+        same = together[together["user_id"] == part["user_id"].iloc[0]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, same, rtol=1e-12, atol=1e-12)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_lists_come_out_as_permutations(reranker, data):
+    catalogue = [*CHOSEN, "unheard of", 5, ("a", 1)]
+    users = data.draw(st.lists(st.sampled_from(["u1", "u2", "stranger", 3, (1, "x")]), min_size=1, unique=True))
+    rows = [
+        (user, item, data.draw(st.floats(-1e6, 1e6)))
+        for user in users
+        for item in data.draw(st.lists(st.sampled_from(catalogue), min_size=1, unique=True))
+    ]
+    candidates = toys.table(rows)
+    for order in ORDERS:
+        check_ranking(reranker.rerank(candidates, order=order), candidates)
+
+
+def _renamed(values, rename):
+    return pd.Series([rename[value] for value in values], dtype=object)
+
+
+@pytest.mark.parametrize(
+    "make_id",
+    [str, int, lambda number: number if number % 2 else str(number), lambda number: ("shop", number)],
+    ids=["str", "int", "mixed", "tuples"],
+)
+def test_ids_leave_as_they_came(make_id, tmp_path):
+    data = toys.taste_dataset()
+    users = {user: make_id(number) for number, user in enumerate(data.interactions["user_id"].unique())}
+    item_ids = {item: make_id(1000 + number) for number, item in enumerate(data.items["item_id"])}
+    interactions = data.interactions.assign(
+        user_id=_renamed(data.interactions["user_id"], users), item_id=_renamed(data.interactions["item_id"], item_ids)
+    )
+    items = data.items.assign(item_id=_renamed(data.items["item_id"], item_ids))
+    data = Dataset(interactions=interactions, items=items, domain="toy")
+    candidates = toys.lists_for([users["u3"], users["u0"]], list(item_ids.values())[::4])
+    recall = ALSRecall(factors=4).fit(data.interactions)
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, recall)
+    ranked = reranker.rerank(candidates, order="fused")
+    check_ranking(ranked, candidates)
+    assert {type(value) for value in ranked["item_id"]} == {type(value) for value in candidates["item_id"]}
+    assert ranked.attrs["report"]["unknown_users"] == 0
+    assert ranked.attrs["report"]["unknown_items"] == 0
+
+    # The bundle gives the ids back with their types.
+    reranker.save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle", engine=ScriptedEngine())
+    pd.testing.assert_frame_equal(loaded.rerank(candidates, order="fused"), ranked, check_exact=True)
+
+
+def test_numbers_and_their_texts_are_different_ids(reranker):
+    candidates = toys.table([(1, "g0i0", 1.0), ("1", "g0i0", 2.0), (1, "g1i1", 3.0)])
+    ranked = reranker.rerank(candidates, order="fused")
+    assert [len(items) for items in toys.in_order(ranked).values()] == [2, 1]
+
+
+def test_unknown_users_and_items_are_ranked_and_counted(reranker, caplog):
+    candidates = toys.table(
+        [("u1", "g0i0", 3.0), ("u1", "novelty", 2.0), ("stranger", "g0i0", 2.0), ("stranger", "other novelty", 1.0)]
+    )
+    ranked = reranker.rerank(candidates, order="fused")
+    check_ranking(ranked, candidates)
+    assert ranked.attrs["report"]["unknown_users"] == 1
+    assert ranked.attrs["report"]["unknown_items"] == 2
+    assert "1 of 2 users have no history and 2 of 4 candidates are not in the item table" in caplog.text
+
+
+def test_newer_interactions_replace_the_histories_they_contain(reranker):
+    candidates = toys.lists_for(["u0", "u1"], CHOSEN)
+    newer = pd.DataFrame(
+        {"user_id": "u0", "item_id": ["g1i0", "g1i2", "g1i3", "g1i6"], "timestamp": [99_000, 99_001, 99_002, 99_003]}
+    )
+    before = reranker.rerank(candidates, order="fused")
+    after = reranker.rerank(candidates, order="fused", interactions=newer)
+    old_first, new_first = toys.in_order(before)["u0"][0], toys.in_order(after)["u0"][0]
+    assert (old_first[:2], new_first[:2]) == ("g0", "g1")  # u0's taste was g0
+    for frame in (before, after):
+        frame.attrs = {}
+    other = [frame[frame["user_id"] == "u1"].reset_index(drop=True) for frame in (before, after)]
+    pd.testing.assert_frame_equal(*other, check_exact=True)
+    again = reranker.rerank(candidates, order="fused")  # the stored histories were not touched
+    assert toys.in_order(again) == toys.in_order(before)
+
+
+def test_newer_interactions_make_a_stranger_known(reranker):
+    candidates = toys.lists_for(["new"], CHOSEN)
+    newer = pd.DataFrame({"user_id": "new", "item_id": ["g2i1", "g2i2"]})
+    assert reranker.rerank(candidates).attrs["report"]["unknown_users"] == 1
+    assert reranker.rerank(candidates, interactions=newer).attrs["report"]["unknown_users"] == 0
+
+
+def test_a_history_of_unknown_items_is_no_history(reranker):
+    candidates = toys.lists_for(["u0"], CHOSEN)
+    newer = pd.DataFrame({"user_id": ["u0"], "item_id": ["never heard of"]})
+    ranked = reranker.rerank(candidates, interactions=newer, order="fused")
+    check_ranking(ranked, candidates)
+    assert ranked.attrs["report"]["unknown_users"] == 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_candidate(reranker, order):
+    ranked = reranker.rerank(toys.table([("u1", "g0i0", 4.5)]), order=order)
+    assert ranked[["item_id", "rank", "recall_score", "recall_rank"]].values.tolist() == [["g0i0", 1, 4.5, 1]]
+
+
+def test_five_thousand_candidates(reranker):
+    ids = [*CHOSEN, *(f"unheard {number}" for number in range(4994))]
+    candidates = toys.lists_for(["u1"], ids)
+    ranked = reranker.rerank(candidates, order="fused")
+    check_ranking(ranked, candidates)
+    assert ranked.attrs["report"]["unknown_items"] == 4994
+
+
+def test_equal_scores_keep_the_recall_order(reranker):
+    ids = [f"unheard {number}" for number in range(6)]  # nothing is known of any: the LLM reads "(untitled)"
+    candidates = pd.DataFrame({"user_id": "stranger", "item_id": ids, "rank": [4, 1, 6, 2, 5, 3]})
+    flat = reranker.rerank(candidates.assign(score=1.0), order="recall")
+    assert flat["recall_rank"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert flat["score"].nunique() == 1
+
+
+def test_arerank_equals_rerank(reranker, candidates):
+    async def both():
+        return await asyncio.gather(reranker.arerank(candidates, 3, order="fused"), reranker.arerank(candidates))
+
+    first, second = asyncio.run(both())
+    pd.testing.assert_frame_equal(first, reranker.rerank(candidates, 3, order="fused"), check_exact=True)
+    pd.testing.assert_frame_equal(second, reranker.rerank(candidates), check_exact=True)
+
+
+def test_the_input_tables_are_not_touched(reranker, candidates):
+    before = candidates.copy(deep=True)
+    reranker.rerank(candidates, 2)
+    pd.testing.assert_frame_equal(candidates, before)
+
+
+@pytest.mark.parametrize("call", ["rerank", "save", "explain", "user_ids"])
+def test_an_unfitted_reranker_says_so(call, candidates, tmp_path):
+    unfitted = Reranker(toys.config(), ScriptedEngine())
+    calls = {
+        "rerank": lambda: unfitted.rerank(candidates),
+        "save": lambda: unfitted.save(tmp_path / "bundle"),
+        "explain": lambda: unfitted.explain(candidates),
+        "user_ids": lambda: unfitted.user_ids,
+    }
+    with pytest.raises(DataError, match="call fit"):
+        calls[call]()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_shows_what_the_model_read(reranker, candidates):
+    mine = candidates[candidates["user_id"] == "u2"]
+    seen = reranker.explain(mine, 3)
+    pd.testing.assert_frame_equal(seen.ranked, reranker.rerank(mine, 3))
+    titles = dict(zip(toys.items()["item_id"], toys.items()["title"], strict=True))
+    assert seen.candidate_texts == [f"\n- {titles[item]}\n" for item in seen.ranked["item_id"]]
+    assert [bytes(tokens).decode() for tokens in seen.candidate_tokens] == seen.candidate_texts
+    assert seen.components == ["llm_sum", "llm_mean", "llm_prior"]
+    counts = [len(text) - len("\n-") for text in seen.candidate_texts]
+    np.testing.assert_allclose(seen.values[:, 0] / counts, seen.values[:, 1])
+    assert [span.kind for span in seen.prompt.spans] == ["domain_tokens", "instruction", "history"]
+    assert seen.prompt.history_given == seen.prompt.history_kept == 5
+    with pytest.raises(DataError, match="one user's list, got 4"):
+        reranker.explain(candidates)
+
+
+class TestRank:
+    def test_best_first_and_every_document_once(self):
+        reranker = Reranker(toys.config(), ScriptedEngine())
+        documents = ["mipfen vantow", "zorblax quxard", "mipfen vantow", "zorblax zomzik"]
+        ranked = reranker.rank("recently watched: zorblax zomzik; zorblax", documents)
+        assert sorted(one.index for one in ranked) == [0, 1, 2, 3]
+        assert [one.rank for one in ranked] == [1, 2, 3, 4]
+        assert [one.document for one in ranked] == [documents[one.index] for one in ranked]
+        assert ranked[0].document == "zorblax zomzik"
+        assert all(first.score >= second.score for first, second in pairwise(ranked))
+        twins = [one for one in ranked if one.document == "mipfen vantow"]
+        assert [one.index for one in twins] == [0, 2]  # equal scores keep the order that came in
+        assert twins[0].score == twins[1].score
+
+    def test_history_decides_without_a_query(self):
+        reranker = Reranker(toys.config(), ScriptedEngine())
+        documents = [{"title": "mipfen vantow", "category": "x"}, "zorblax quxard"]
+        assert reranker.rank("", documents, history=["zorblax", "quxard"])[0].index == 1
+        assert reranker.rank("", documents, history=["mipfen", {"title": "vantow"}])[0].index == 0
+
+    def test_a_fitted_reranker_uses_what_it_learned(self, reranker):
+        ranked = reranker.rank("zorblax", ["zorblax", "mipfen"])
+        one = reranker.reader.components(
+            [_scoring_list(reranker, "zorblax", ["zorblax", "mipfen"])],
+        )[0]
+        expected = one @ reranker.blend.coefficients
+        assert {result.index: result.score for result in ranked} == pytest.approx(dict(enumerate(expected)))
+
+    def test_nothing_to_rank(self):
+        assert Reranker(toys.config(), ScriptedEngine()).rank("anything", []) == []
+
+    @pytest.mark.parametrize("document", ["", "   ", {}, {"title": ""}, {"title": None}, {"name": "Alien"}, None, 5])
+    def test_a_document_without_text_is_refused(self, document):
+        reranker = Reranker(toys.config(), ScriptedEngine())
+        with pytest.raises(DataError, match="document 1 has no text"):
+            reranker.rank("query", ["fine", document])
+        with pytest.raises(DataError, match="history item 0 has no text"):
+            reranker.rank("query", ["fine"], history=[document])
+
+    def test_one_string_is_not_a_list_of_documents(self):
+        with pytest.raises(DataError, match="got one string"):
+            Reranker(toys.config(), ScriptedEngine()).rank("query", "a single text")
+
+
+def _scoring_list(reranker, query, titles):
+
+    return ScoringList(
+        history=[],
+        candidates=[{"title": title} for title in titles],
+        soft_prompt=reranker.reader.soft_prompt(),
+        query=query,
+    )
+
+
+@pytest.mark.parametrize("scoring", ["likelihood", "listwise"])
+@pytest.mark.parametrize("soft_tokens", [0, 4])
+def test_every_read_out_fits_and_ranks(scoring, soft_tokens, candidates):
+    data = toys.taste_dataset()
+    reranker = Reranker(toys.config(scoring=scoring, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
+    reranker.fit(data, PopularityRecall().fit(data.interactions))
+    check_ranking(reranker.rerank(candidates, order="fused"), candidates)
+    assert reranker.rank("zorblax", ["mipfen", "zorblax"])[0].rank == 1
