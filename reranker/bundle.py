@@ -128,6 +128,19 @@ def read_bundle(directory: Path) -> BundleState:
         raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
 
 
+def _swap(fresh: Path, directory: Path, old: Path) -> None:
+    """Puts `fresh` in the place of `directory`, and the old one back when that fails."""
+    existed = directory.exists()
+    if existed:
+        directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if existed:
+            old.rename(directory)
+        raise
+
+
 def _write_parts(directory: Path, state: BundleState) -> None:
     evidence = state.evidence
     ids = {
