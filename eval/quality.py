@@ -52,7 +52,7 @@ def main(
     names = _domains(data, domains, quick)
     test_users, zero_shot_users = users or None, 400
     if quick:
-        test_users, zero_shot_users, fit_users = users or 800, 120, min(fit_users, 150)
+        test_users, zero_shot_users, fit_users = users or 800, 60, min(fit_users, 150)
     config = RerankerConfig(engine=engine)
     suite = Suite(config, lambda: load_engine(engine, config.model), fit_users, FAMILIES, progress=True)
     folds = [_fold(data / name, name, test_users) for name in names]
