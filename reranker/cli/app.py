@@ -34,9 +34,10 @@ def main() -> None:
     """Entry point: runs a command; our own errors become one line on stderr and exit code 1."""
     try:
         app()
-    except RerankerError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
+        sys.exit(1)
+    except (RerankerError, OSError) as error:  # OSError: the disk refused a result
+        # Messages of parsers span lines; ours must not.
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)

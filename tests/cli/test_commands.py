@@ -1,0 +1,131 @@
+"""The `reranker` command as a shell sees it: files, output, exit codes."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from reranker import Reranker
+from tests.pipeline import toys
+
+CONFIG = "engine: scripted\nfit_users: 30\nprompt: {title_tokens: 64, history_tokens: 2048}\n"
+
+
+def run(*arguments, code=0):
+    """Runs `reranker ...` in a process of its own; returns (stdout, stderr)."""
+    command = [sys.executable, "-c", "from reranker.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def refused(*arguments):
+    """Runs a command that must fail; returns its one line of error."""
+    _, stderr = run(*arguments, code=1)
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert stderr.count("error: ") == 1
+    return last
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tables, a bundle fitted by the command, and candidates proposed by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = toys.taste_dataset()
+    data.interactions.to_csv(folder / "interactions.csv", index=False)
+    data.items.to_parquet(folder / "items.parquet")
+    (folder / "settings.yaml").write_text(CONFIG)
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    fitted, _ = run("fit", *tables, "--config", folder / "settings.yaml", "--n", 12, "--out", folder / "bundle")
+    assert "serving" in fitted
+    assert f"saved {folder / 'bundle'}" in fitted
+    proposed, _ = run(
+        "recall",
+        "--interactions",
+        tables[1],
+        "--method",
+        "popularity",
+        "--n",
+        6,
+        "--out",
+        folder / "candidates.parquet",
+    )
+    assert "wrote 288 candidates of 48 users" in proposed
+    return folder
+
+
+def test_rerank_writes_what_python_returns(folder):
+    candidates = folder / "candidates.parquet"
+    arguments = ("rerank", "--bundle", folder / "bundle", "--candidates", candidates, "--order", "fused", "--k", 4)
+    said, _ = run(*arguments, "--out", folder / "ranked.parquet")
+    assert "wrote 192 rows of 48 users" in said
+    assert "fused order; 0 users without history, 0 candidates not in the item table" in said
+    expected = Reranker.load(folder / "bundle").rerank(pd.read_parquet(candidates), 4, order="fused")
+    expected.attrs = {}
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "ranked.parquet"), expected, check_exact=True)
+
+
+def test_inspect_shows_spans_and_scores(folder):
+    said, _ = run("inspect", "--bundle", folder / "bundle", "--user", "u1", "--n", 5, "--k", 3)
+    assert "user u1: 5 of 5 history items in the prompt" in said
+    for part in ("domain_tokens", "instruction", "history", "llm_sum", "llm_mean", "llm_prior", "serving"):
+        assert part in said
+    assert said.count("'\\n- ") == 3  # the text of each candidate shown
+    assert "'nobody'" in refused(
+        "inspect", "--bundle", folder / "bundle", "--user", "nobody", "--candidates", folder / "candidates.parquet"
+    )
+
+
+def test_data_and_models_describe(folder):
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    said, _ = run("data", *tables, "--out", folder / "checked")
+    assert "interactions  240, with timestamps" in said
+    assert "items         32, 0 without a title, 0 interactions" in said
+    assert len(pd.read_parquet(folder / "checked" / "interactions.parquet")) == 240
+    assert "ml-100k" in run("data")[0].split()
+    assert "smollm2-135m" in run("models")[0].split()
+
+
+def test_our_errors_are_one_line_and_code_1(folder):
+    bundle, candidates = folder / "bundle", folder / "candidates.parquet"
+    out = folder / "never.parquet"
+    assert "does not exist" in refused("rerank", "--bundle", bundle, "--candidates", folder / "no.csv", "--out", out)
+    assert "no bundle" in refused("rerank", "--bundle", folder, "--candidates", candidates, "--out", out)
+    assert "unknown order 'best'" in refused(
+        "rerank", "--bundle", bundle, "--candidates", candidates, "--out", out, "--order", "best"
+    )
+    assert "--interactions and --items" in refused("fit", "--out", folder / "other")
+    assert not out.exists()
+
+
+def test_a_damaged_settings_file_is_one_line(folder):
+    (folder / "damaged.yaml").write_text("a: [1\nb: }\n")
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    message = refused("fit", *tables, "--config", folder / "damaged.yaml", "--out", folder / "other")
+    assert "cannot read the settings" in message
+
+
+def test_a_result_that_cannot_be_written_is_one_line(folder):
+    (folder / "file").write_text("in the way")
+    bundle, candidates = folder / "bundle", folder / "candidates.parquet"
+    message = refused(
+        "rerank",
+        "--bundle",
+        bundle,
+        "--candidates",
+        candidates,
+        "--order",
+        "recall",
+        "--out",
+        folder / "file/r.parquet",
+    )
+    assert "file" in message
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["rerank"], ["rerank", "--k", "many"], ["recall", "--method", "x"]])
+def test_wrong_usage_is_code_2(arguments):
+    _, stderr = run(*arguments, code=2)
+    assert "Usage" in stderr

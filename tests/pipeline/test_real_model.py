@@ -1,0 +1,89 @@
+"""The pipeline with the real SmolLM2-135M on a slice of ml-100k."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from candidate_gen import PopularityRecall
+from reranker import Dataset, Reranker, RerankerConfig, load_dataset
+from reranker.demo import run_demo
+from reranker.engines.torch_engine import TorchEngine
+from reranker.prompting import PromptRenderer, PromptSettings
+from reranker.scoring import LabelScoring, LikelihoodScoring, ScoringList
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = TorchEngine("smollm2-135m", dtype="float32")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def data():
+    whole = load_dataset("ml-100k")
+    users = whole.interactions["user_id"].unique()[:60]
+    few = whole.interactions[whole.interactions["user_id"].isin(users)]
+    return Dataset(interactions=few, items=whole.items, domain="movies")
+
+
+@pytest.mark.parametrize("read_out", [LikelihoodScoring, LabelScoring])
+def test_order_in_does_not_change_scores_out(engine, data, read_out):
+    renderer = PromptRenderer.from_settings(PromptSettings(family="movies"), engine.tokenizer, engine.model.max_length)
+    items = data.items.head(14).to_dict("records")
+    order = np.random.default_rng(0).permutation(10)
+    first, second = (
+        read_out(engine, renderer).score_components(  # each with no priors kept
+            [ScoringList(history=items[10:], candidates=[items[place] for place in places])]
+        )[0]
+        for places in (np.arange(10), order)
+    )
+    assert len(np.unique(first[:, 0])) == 10
+    np.testing.assert_array_equal(second, first[order])
+
+
+def test_fit_save_load_rerank(engine, data, tmp_path):
+    recall = PopularityRecall().fit(data.interactions)
+    config = RerankerConfig(engine="torch", dtype="float32", n_candidates=40, fit_users=10)
+    reranker = Reranker(config, engine).fit(data, recall)
+    lists = recall.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
+    ranked = reranker.rerank(lists, order="fused")
+    assert ranked["score"].nunique() == 16
+    shuffled = reranker.rerank(lists.iloc[::-1], order="fused")
+    keys = ["user_id", "item_id"]
+    pd.testing.assert_frame_equal(
+        shuffled.set_index(keys).sort_index(), ranked.set_index(keys).sort_index(), check_exact=True
+    )
+    reranker.save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle", engine=engine)
+    pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused"), ranked, check_exact=True)
+
+
+def test_the_demo_writes_its_four_files(tmp_path):
+    lines = []
+    run_demo(tmp_path, lines.append, users=40, fit_users=12, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "bundle",
+        "candidates.parquet",
+        "ranked.parquet",
+        "summary.json",
+    }
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["systems"]) == {"als", "popularity", "llm", "features", "fused"}
+    for difference in ("fused_minus_als", "fused_minus_features"):
+        for interval in summary[difference].values():
+            assert interval["low"] <= interval["mean"] <= interval["high"]
+    assert summary["n_users"] == 40
+    assert summary["engine"] == "torch"
+    assert summary["seconds"]["total"] > 0
+    assert any("NDCG@10" in line for line in lines)
+    ranked = pd.read_parquet(tmp_path / "ranked.parquet")
+    assert ranked.groupby("user_id")["rank"].max().eq(50).all()
+    assert Reranker.load(tmp_path / "bundle").user_ids
