@@ -81,19 +81,6 @@ def write_bundle(directory: Path, state: BundleState) -> None:
         ) from error
 
 
-def _swap(fresh: Path, directory: Path, old: Path) -> None:
-    """Puts `fresh` in the place of `directory`, and `directory` back if that fails."""
-    existed = directory.exists()
-    if existed:
-        directory.rename(old)
-    try:
-        fresh.rename(directory)
-    except OSError:
-        if existed:
-            old.rename(directory)
-        raise
-
-
 def read_bundle(directory: Path) -> BundleState:
     """Reads and verifies what `write_bundle` wrote.
 

@@ -66,6 +66,7 @@ def test_fit_save_load_rerank(engine, data, tmp_path):
     pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused"), ranked, check_exact=True)
 
 
+@pytest.mark.slow  # 100 s on two busy cores; `make demo` runs the same code
 def test_the_demo_writes_its_four_files(tmp_path):
     lines = []
     run_demo(tmp_path, lines.append, users=40, fit_users=12, progress=False)
