@@ -58,6 +58,15 @@ def evaluate(
     all_lists: Annotated[
         bool, typer.Option("--all-lists", help="read lists without a target too: slower, same user metrics")
     ] = False,
+    diagnose: Annotated[
+        int, typer.Option("--diagnose", min=0, help="covered users to test for order, personality and titles")
+    ] = 0,
+    external: Annotated[
+        list[str] | None, typer.Option("--external", help="name=scores.parquet with user_id, item_id, score")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="write what an external system may see to this folder and stop")
+    ] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
@@ -69,7 +78,10 @@ def evaluate(
     from reranker.engines import load_engine
     from reranker.evaluation import Settings, splits
     from reranker.evaluation import evaluate as run
-    from reranker.evaluation.protocol import PROTOCOLS
+    from reranker.evaluation.diagnose import diagnose as diagnoses_of
+    from reranker.evaluation.diagnose import diagnosis_table
+    from reranker.evaluation.external import constant, export_lists, read_external
+    from reranker.evaluation.protocol import PROTOCOLS, propose
     from reranker.evaluation.report import write_report
     from reranker.evaluation.results import write_results
     from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
@@ -90,13 +102,19 @@ def evaluate(
     }[split]()
     if users is not None:
         fold = fold.sample_users(users)
+    lengths = _lengths(candidates)
+    if export is not None:
+        export_lists(propose(fold, ALSRecall(), max(lengths), inject=inject), export)
+        typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
+        return
+    outside = {one.name: one for one in map(read_external, external or ())}
     config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype))
     suite = Suite(
         config, lambda: load_engine(config.engine, config.model, dtype=config.dtype), fit_users, progress=True
     )
     names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))
     settings = Settings(
-        candidates=_lengths(candidates),
+        candidates=lengths,
         protocols=tuple(name for name in PROTOCOLS if protocol in (Protocol.BOTH, name)),
         seeds=tuple(range(seeds)),
         inject=inject,
@@ -104,10 +122,19 @@ def evaluate(
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
     )
     factories = suite.factories(tuple(dict.fromkeys(("recall", *names))))
+    taken = sorted(set(outside) & set(SYSTEMS))
+    if taken:
+        raise ConfigError(f"--external: {', '.join(taken)} is the name of a system of ours; choose another")
+    factories |= {name: constant(one) for name, one in outside.items()}
     results = run([fold], ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
-    write_results(results, out)
-    write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged")
+    diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
+    write_results(results, out, [one.record() for one in diagnoses])
+    write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged", diagnoses=diagnoses)
     typer.echo(comparison_table(results))
+    if diagnoses:
+        typer.echo(f"\n{diagnosis_table(diagnoses)}")
+    elif diagnose:
+        typer.echo("\nnothing to diagnose: none of llm, fused, served, linear was run on a user whose target is listed")
     typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")
 
 

@@ -14,7 +14,8 @@ from reranker.evaluation.metrics import Scores, per_user_metrics
 from reranker.evaluation.protocol import CandidateLists, ListProtocol
 from reranker.evaluation.systems import System
 from reranker.fusion.conditional_logit import log_softmax_within_lists
-from reranker.tables import CATEGORY, DESCRIPTION, ITEM, RANK, TITLE, USER
+from reranker.tables import ITEM, RANK, TITLE, USER
+from reranker.types import IntArray
 
 LENGTH_EDGES = (1, 3, 6, 11, 21, 51)
 """Lower ends of the history-length buckets, in interactions."""
@@ -36,14 +37,31 @@ class OrderInvariance:
     max_score_change: float
 
 
-def order_invariance(system: System, lists: CandidateLists, shuffles: int = 3, seed: int = 0) -> OrderInvariance:
-    """Scores the same candidates in shuffled row order, recall rank and score travelling with the item."""
-    base = system.score(lists)
+RowShuffle = tuple[IntArray, CandidateLists]
+"""(rows,) old position of each row, and the lists in that order."""
+
+
+def row_shuffles(lists: CandidateLists, shuffles: int = 3, seed: int = 0) -> list[RowShuffle]:
+    """The same lists in shuffled row order, recall rank and score travelling with the item."""
     rng = np.random.default_rng(seed)
+    orders = [np.lexsort((rng.random(len(lists.list_index)), lists.list_index)) for _ in range(shuffles)]
+    return [(order, replace(lists, candidates=lists.candidates.iloc[order].reset_index(drop=True))) for order in orders]
+
+
+def order_invariance(
+    system: System, lists: CandidateLists, shuffles: Sequence[RowShuffle] | None = None
+) -> OrderInvariance:
+    """Scores the same candidates in shuffled row order.
+
+    Args:
+        shuffles: of `row_shuffles`, three by default; give the same ones to several systems that share readings.
+
+    Raises:
+        DataError: no list has two candidates.
+    """
+    base = system.score(lists)
     taus, preferences, changes = [], [], []
-    for _ in range(shuffles):
-        order = np.lexsort((rng.random(len(base)), lists.list_index))
-        shuffled = replace(lists, candidates=lists.candidates.iloc[order].reset_index(drop=True))
+    for order, shuffled in row_shuffles(lists) if shuffles is None else shuffles:
         scores = system.score(shuffled)
         changes.append(float(np.abs(scores - base[order]).max()))
         bounds = np.flatnonzero(np.diff(lists.list_index[order])) + 1
@@ -79,12 +97,12 @@ def shuffled_users(lists: CandidateLists, seed: int = 0) -> CandidateLists:
 
 
 def obfuscated_titles(lists: CandidateLists, seed: int = 0) -> CandidateLists:
-    """The same lists with each title, category and description replaced by neutral words: no names are left to know."""
+    """The same lists with neutral titles and every other text of the items blank; numbers, such as a year, stay."""
     items = lists.fold.items.copy()
     numbers = np.random.default_rng(seed).permutation(len(items))
     items[TITLE] = [f"Item {number + 1}" for number in numbers]
-    for column in (CATEGORY, DESCRIPTION):
-        if column in items:
+    for column in items.columns.drop([ITEM, TITLE]):
+        if not pd.api.types.is_numeric_dtype(items[column]):
             items[column] = ""
     return replace(lists, fold=replace(lists.fold, items=items))
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.evaluation import plots
+from reranker.evaluation.diagnose import HEADER, Diagnosis, diagnosis_cells
 from reranker.evaluation.diagnostics import (
     by_bucket,
     calibration,
@@ -39,12 +40,19 @@ svg {{ width: 100%; height: auto; max-width: 40rem; }} .note {{ color: #5b6470; 
 """
 
 
-def write_report(results: Results, path: Path, title: str = "Reranking, judged", focus: str | None = None) -> None:
+def write_report(
+    results: Results,
+    path: Path,
+    title: str = "Reranking, judged",
+    focus: str | None = None,
+    diagnoses: Sequence[Diagnosis] = (),
+) -> None:
     """Writes the report.
 
     Args:
         focus: the system whose gain is looked at by bucket, movement and calibration; by default the one with the
             largest mean gain over the baseline.
+        diagnoses: shown in a table of their own.
     """
     protocol, n = results.settings.protocols[0], results.settings.candidates[0]
     metric = results.settings.compared[0]
@@ -55,6 +63,8 @@ def write_report(results: Results, path: Path, title: str = "Reranking, judged",
         parts += [_section("Gain over the baseline", plots.gain_by_system(_overview(main))), _comparisons(main)]
         chosen = focus or max(_overview(main), key=lambda comparison: comparison.mean).system
         parts += _closer_look(runs, results.settings, chosen)
+    if diagnoses:
+        parts.append(_diagnoses(diagnoses))
     write_text(path, _PAGE.format(title=escape(title), body="\n".join(parts)))
 
 
@@ -151,6 +161,16 @@ def _closer_look(runs: Sequence[Run], settings: Settings, focus: str) -> list[st
         note = f"<p class=note>{escape(last.lists.fold.domain)}: expected calibration error {curve.error:.4f}</p>"
         parts.append(_section(f"{focus}: calibration", plots.calibration_plot(curve) + note))
     return parts
+
+
+def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
+    note = (
+        "Order: 1 and 0 mean that the order of the input does not matter. Shuffled users: what is lost with another "
+        "user's history is personal. Obfuscated titles: what is lost came from the words. Covered users only."
+    )
+    return _section(
+        "Where the gain comes from", _table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
+    )
 
 
 def _section(heading: str, body: str) -> str:

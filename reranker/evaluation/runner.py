@@ -23,7 +23,7 @@ from reranker.evaluation.metrics import CUTOFFS, catalogue_metrics, check_scores
 from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.evaluation.significance import Comparison, bootstrap_columns, compare, with_holm
 from reranker.evaluation.splits import Fold
-from reranker.evaluation.systems import CountsTokens, HasPriors, System
+from reranker.evaluation.systems import CountsTokens, HasFingerprint, HasPriors, System
 from reranker.protocols import RecallStage
 from reranker.tables import ITEM, RANK, USER
 
@@ -78,6 +78,7 @@ class Run:
         scores: (rows,) aligned with `lists.candidates`.
         fit_seconds, score_seconds: wall time when it was computed.
         tokens: prompt tokens of the scoring, NaN when the system does not count them.
+        fitting: the lists that the system was fitted on.
     """
 
     lists: CandidateLists
@@ -87,6 +88,7 @@ class Run:
     fit_seconds: float
     score_seconds: float
     tokens: float
+    fitting: Sequence[CandidateLists] = ()
 
     @property
     def cost(self) -> dict[str, float]:
@@ -206,14 +208,15 @@ def _run_seeds(
         if system.name != name:
             raise ConfigError(f"the factory of {name!r} built a system called {system.name!r}; use one name")
         path = out and out / "scores" / f"{_slug(lists, name)}.{seed}.npz"
-        key = _fingerprint(lists, fitting, name, seed, settings.fingerprint)
+        own = system.fingerprint if isinstance(system, HasFingerprint) else ""
+        key = _fingerprint(lists, fitting, name, seed, settings.fingerprint + own)
         run = _read(path, key, lists, name, seed) if path else None
         if run is None:
             progress(f"{lists.fold.domain}: {name}, {lists.n} candidates, seed {seed}")
             run = _fit_and_score(system, lists, fitting, seed)
             if path:
                 _write(path, key, run)
-        runs.append(run)
+        runs.append(replace(run, fitting=fitting))
         if not system.stochastic:
             break
     return runs

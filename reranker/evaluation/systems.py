@@ -41,3 +41,10 @@ class HasPriors(Protocol):
 
     def priors(self, lists: CandidateLists) -> NDArray[np.float64]:
         """(rows,) prior of each candidate in nats, computed without any user."""
+
+
+@runtime_checkable
+class HasFingerprint(Protocol):
+    """A system that depends on more than its name, its seed and the lists: kept scores are its own by this text too."""
+
+    fingerprint: str

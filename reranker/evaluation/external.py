@@ -1,0 +1,89 @@
+"""Rankers that run elsewhere: their lists go out as tables, their scores come back as one."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation.protocol import CandidateLists
+from reranker.evaluation.runner import SystemFactory
+from reranker.tables import ITEM, RANK, SCORE, USER, read_table, validate_candidates, write_table
+
+
+class ExternalScores:
+    """Scores from a table `user_id, item_id, score`; rows about other pairs are ignored.
+
+    Args:
+        name: the system's name in results.
+        scores: the table; every candidate needs a row in it.
+
+    Raises:
+        DataError: a missing column, duplicates, or a score that is not finite.
+    """
+
+    stochastic = False
+
+    def __init__(self, name: str, scores: pd.DataFrame) -> None:
+        self.name = name
+        if SCORE not in scores:
+            raise DataError(f"external system {name!r}: its table needs a {SCORE!r} column, it has {list(scores)}")
+        table = validate_candidates(scores.drop(columns=RANK, errors="ignore"), name)
+        self._scores = table.set_index([USER, ITEM])[SCORE]
+        self.fingerprint = hashlib.sha256(pd.util.hash_pandas_object(self._scores).to_numpy().tobytes()).hexdigest()
+
+    @classmethod
+    def read(cls, name: str, path: Path) -> "ExternalScores":
+        """From a parquet or csv file."""
+        return cls(name, read_table(path))
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        """Nothing is learned here."""
+        return self
+
+    def score(self, lists: CandidateLists) -> NDArray[np.float64]:
+        """(rows,) the table's scores.
+
+        Raises:
+            DataError: candidates without a score; the message counts them and names the first.
+        """
+        pairs = pd.MultiIndex.from_frame(lists.candidates[[USER, ITEM]])
+        scores = self._scores.reindex(pairs).to_numpy(dtype=np.float64)
+        missing = np.flatnonzero(np.isnan(scores))
+        if len(missing):
+            user, item = pairs[missing[0]]
+            raise DataError(
+                f"external system {self.name!r}: {len(missing)} of {len(scores)} candidates have no score, first user "
+                f"{user!r}, item {item!r}. Score every row of the exported candidates, with ids of the same type"
+            )
+        return scores
+
+
+def constant(system: ExternalScores) -> SystemFactory:
+    """The factory of a system that no seed changes."""
+    return lambda seed: system
+
+
+def read_external(argument: str) -> ExternalScores:
+    """From "name=scores.parquet".
+
+    Raises:
+        ConfigError: not of that form.
+        DataError: the file cannot be read, or is not a table of scores.
+    """
+    name, _, path = argument.partition("=")
+    if not name or not path:
+        raise ConfigError(f"an external system is given as name=scores.parquet, got {argument!r}")
+    return ExternalScores.read(name, Path(path))
+
+
+def export_lists(lists: CandidateLists, out: Path) -> None:
+    """Writes train.parquet, items.parquet and candidates.parquet: all that another ranker may see, and no answers."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(lists.fold.train, out / "train.parquet")
+    write_table(lists.fold.items, out / "items.parquet")
+    write_table(lists.candidates, out / "candidates.parquet")

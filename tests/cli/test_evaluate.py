@@ -1,0 +1,46 @@
+import pandas as pd
+import pytest
+
+from reranker.evaluation import read_results
+from tests.cli.test_commands import refused, run
+from tests.pipeline import toys
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    data = toys.taste_dataset()
+    data.interactions.to_parquet(folder / "interactions.parquet")
+    data.items.to_parquet(folder / "items.parquet")
+    files = ("--interactions", folder / "interactions.parquet", "--items", folder / "items.parquet")
+    return (*files, "--candidates", 12, "--engine", "scripted")
+
+
+def test_list_names_the_systems(tmp_path):
+    shown, _ = run("evaluate", "--list", "--out", tmp_path)
+    assert "served" in shown
+    assert "zero_shot_likelihood" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_with_an_external_system_and_diagnoses(tables, tmp_path):
+    exported, _ = run("evaluate", *tables, "--export", tmp_path / "lists", "--out", tmp_path)
+    assert "candidates.parquet" in exported
+    scores = pd.read_parquet(tmp_path / "lists" / "candidates.parquet")
+    scores.drop(columns="rank").to_parquet(tmp_path / "scores.parquet")
+    outside = ("--external", f"mine={tmp_path / 'scores.parquet'}", "--diagnose", 5)
+    shown, _ = run("evaluate", *tables, "--systems", "linear,llm", *outside, "--out", tmp_path / "out")
+    assert "obfuscated titles" in shown
+    document = read_results(tmp_path / "out" / "results.json")
+    mean = {row["system"]: row["value"] for row in document["rows"] if row["metric"] == "mrr"}
+    assert set(mean) == {"recall", "linear", "llm", "mine"}
+    assert mean["mine"] == pytest.approx(mean["recall"])
+    tested = [one for one in document["diagnostics"] if "kendall_tau" in one]
+    assert [one["system"] for one in tested] == ["llm", "linear"]
+    assert tested[0]["kendall_tau"] == pytest.approx(1)
+    assert "Where the gain comes from" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_wrong_names_are_refused(tables, tmp_path):
+    assert "unknown systems oracle" in refused("evaluate", *tables, "--systems", "oracle", "--out", tmp_path)
+    assert "name=scores" in refused("evaluate", *tables, "--external", "mine", "--out", tmp_path)

@@ -1,0 +1,80 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from candidate_gen import ItemKNNRecall, PopularityRecall
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation import Settings, evaluate, leave_last_k, propose
+from reranker.evaluation.controls import RecallOrder
+from reranker.evaluation.external import ExternalScores, export_lists, read_external
+from tests.contracts.systems import SystemContract
+from tests.evaluation.toys import lists_of
+
+
+def table(rows):
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "score"])
+
+
+class TestExternalScores(SystemContract):
+    @pytest.fixture
+    def system(self):
+        pairs = [(f"u{user}", f"i{item}", float(item)) for user in range(40) for item in range(12)]
+        return ExternalScores("mine", table(pairs))
+
+
+def test_scores_follow_the_candidates_not_the_file():
+    lists = lists_of({"u": "a b", "v": "b a"}, {"u": "b", "v": "b"})
+    rows = [("v", "a", 1.0), ("u", "b", 2.0), ("v", "b", 3.0), ("u", "a", 4.0), ("w", "z", 9.0)]
+    assert ExternalScores("mine", table(rows)).score(lists).tolist() == [4, 2, 3, 1]
+
+
+def test_missing_scores_are_counted_and_named():
+    lists = lists_of({"u": "a b"}, {"u": "b"})
+    with pytest.raises(DataError, match=r"'mine': 1 of 2 candidates have no score, first user 'u', item 'b'"):
+        ExternalScores("mine", table([("u", "a", 1.0)])).score(lists)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (table([("u", "a", np.nan)]), "score"),
+        (table([("u", "a", 1.0), ("u", "a", 2.0)]), "twice"),
+        (pd.DataFrame({"user_id": ["u"], "item_id": ["a"]}), "'score' column"),
+    ],
+)
+def test_bad_tables_are_refused(frame, message):
+    with pytest.raises(DataError, match=message):
+        ExternalScores("mine", frame)
+
+
+def test_the_argument(tmp_path):
+    table([("u", "a", 1.0)]).to_parquet(tmp_path / "s.parquet")
+    assert read_external(f"sasrec={tmp_path / 's.parquet'}").name == "sasrec"
+    for bad in ("sasrec", "=x", "sasrec="):
+        with pytest.raises(ConfigError, match="name=scores"):
+            read_external(bad)
+
+
+def test_changed_scores_are_not_taken_from_the_last_run(chain, tmp_path):
+    fold = leave_last_k(chain)
+    lists = propose(fold, PopularityRecall(), 5)
+
+    def judged(sign):
+        scores = lists.candidates[["user_id", "item_id"]].assign(score=sign * lists.candidates["rank"].astype(float))
+        mine = ExternalScores("mine", scores)
+        systems = {"recall": lambda _: RecallOrder(), "mine": lambda _: mine}
+        return evaluate([fold], PopularityRecall(), systems, Settings(candidates=(5,)), tmp_path).runs[1].scores
+
+    assert np.array_equal(judged(1), -judged(-1))
+
+
+def test_an_export_holds_no_answers(chain, tmp_path):
+    fold = leave_last_k(chain)
+    lists = propose(fold, ItemKNNRecall(), 5)
+    export_lists(lists, tmp_path)
+    train = pd.read_parquet(tmp_path / "train.parquet")
+    shown = set(zip(train.user_id, train.item_id, strict=True))
+    assert not shown & set(zip(fold.held_out.user_id, fold.held_out.item_id, strict=True))
+    candidates = pd.read_parquet(tmp_path / "candidates.parquet")
+    assert candidates.columns.tolist() == ["user_id", "item_id", "score", "rank"]
+    assert len(candidates) == len(lists.candidates)
