@@ -18,7 +18,7 @@ from reranker.evaluation import Fold, Results, Settings, evaluate, leave_last_k,
 from reranker.evaluation.report import write_report
 from reranker.evaluation.results import write_results
 from reranker.evaluation.suite import Suite, default_systems
-from reranker.evaluation.table import comparison_table
+from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
 from reranker.tables import TIMESTAMP, Dataset
 
@@ -68,7 +68,7 @@ def main(
     results = Results.combined(parts)
     write_results(results, out)
     write_report(results, out / "report.html", title="Reranking, judged on " + ", ".join(names), focus=_focus(chosen))
-    table = comparison_table(results)
+    table = f"{comparison_table(results)}\n\n{gain_matrix(results)}"
     (out / "table.md").write_text(table + "\n")
     typer.echo(table)
     for comparison in results.comparisons:

@@ -45,3 +45,24 @@ def _gain(gain: Comparison) -> str:
         f"{gain.versus} | {gain.relative:+.1%}{mark} | {gain.relative_low:+.1%} .. {gain.relative_high:+.1%} "
         f"({gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
     )
+
+
+def gain_matrix(results: Results, metric: str = "ndcg@10") -> str:
+    """The same gains as one small Markdown table: a row a pair of systems and split, a column a domain."""
+    gains = {
+        (one.split, one.system, one.versus, one.domain): one for one in results.comparisons if one.metric == metric
+    }
+    domains = list(dict.fromkeys(domain for *_, domain in gains))
+    rows = list(dict.fromkeys(key[:3] for key in gains))
+    lines = [f"| {metric}, split | system | against | " + " | ".join(domains) + " |", "|---" * (len(domains) + 3) + "|"]
+    for row in rows:
+        cells = [_cell(gains.get((*row, domain))) for domain in domains]
+        lines.append("| " + " | ".join([*row, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(gain: Comparison | None) -> str:
+    if gain is None:
+        return ""
+    mark = "*" if gain.p_holm < 0.05 else ""
+    return f"{gain.relative:+.0%}{mark} [{100 * gain.relative_low:+.0f}, {100 * gain.relative_high:+.0f}]"
