@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,6 +98,4 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
 def test_a_fold_where_recall_found_nothing_gives_nothing():
     lists = lists_of({"u": "a b"}, {"u": "c"})
     (some,) = run({"recall": lambda _: RecallOrder()}).runs
-    from dataclasses import replace
-
     assert diagnose([replace(some, system="linear", lists=lists)], {}, users=5) == []

@@ -1,0 +1,110 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker.config import RerankerConfig
+from reranker.engines.scripted import ScriptedEngine
+from reranker.errors import ConfigError
+from reranker.evaluation import leave_last_k, propose
+from reranker.evaluation.llm import CountingEngine, Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+from tests.contracts.systems import SystemContract
+from tests.pipeline import toys
+
+
+def readings():
+    return Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT))
+
+
+class TestZeroShot(SystemContract):
+    @pytest.fixture
+    def system(self):
+        return ZeroShot("zero_shot_likelihood", readings())
+
+
+class TestLLMAlone(SystemContract):
+    @pytest.fixture
+    def system(self):
+        return LLMAlone(readings())
+
+
+class TestFused(SystemContract):
+    @pytest.fixture
+    def system(self):
+        return Fused(readings())
+
+
+@pytest.fixture(scope="module")
+def lists():
+    """(validation, test) lists in a world where taste shows in the titles."""
+    fold = leave_last_k(toys.taste_dataset())
+    return propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)
+
+
+def test_components_stand_on_their_rows(lists):
+    _, test = lists
+    read = readings()
+    order = np.random.default_rng(0).permutation(len(test.candidates))
+    mixed = replace(test, candidates=test.candidates.iloc[order].reset_index(drop=True))
+    assert read.of(mixed) == pytest.approx(read.of(test)[order])
+    same_taste = test.candidates.user_id.str[1:].astype(int) % 4 == test.candidates.item_id.str[1].astype(int)
+    gain = read.of(test)[:, 0] - read.of(test)[:, 2]
+    assert gain[same_taste].mean() > gain[~same_taste].mean()
+
+
+def test_only_covered_lists_teach_and_always_the_same(lists):
+    validation, _ = lists
+    read = readings()
+    found = int(validation.covered.sum())
+    assert 4 < found < len(validation.covered)
+    assert read.teaching(validation, None).candidates.user_id.nunique() == found
+    few = read.teaching(validation, 4)
+    assert few.candidates.user_id.nunique() == 4
+    assert few.covered.sum() == 4
+    assert read.teaching(validation, 4) is few
+
+
+def test_a_list_is_read_once(lists):
+    read = readings()
+    first = read.of(lists[1])
+    tokens = read.tokens
+    assert tokens > 0
+    assert read.of(lists[1]) is first
+    assert read.tokens == tokens
+
+
+def test_the_counting_engine_counts_a_prefix_once_a_request():
+    engine = CountingEngine(ScriptedEngine())
+    spans = tuple(CandidateSpan(sequence=TokenSequence.from_tokens(ids)) for ids in ([1, 2, 3], [1, 2]))
+    request = ScoringRequest(prefix=TokenSequence.from_tokens([7, 8, 9, 10]), candidates=spans)
+    engine.span_log_likelihoods([request, request])
+    assert engine.tokens == 2 * (4 + 3 + 2)
+    engine.label_log_probs([request], [5])
+    assert engine.tokens == 3 * (4 + 3 + 2)
+
+
+def test_served_follows_the_guard(lists):
+    validation, test = lists
+    read = readings()
+    served = Served(read).fit([validation])
+    orders = served.blend.orders(test.evidence, read.of(test), test.list_index)
+    orders["recall"] = -test.candidates["rank"].to_numpy(dtype=float)
+    assert np.array_equal(served.score(test), orders[served.blend.guard.serve])
+    with pytest.raises(ConfigError, match="one validation fold, got 2"):
+        Served(read).fit([validation, validation])
+
+
+def test_served_keeps_the_recall_order_when_nothing_helps():
+    fold = leave_last_k(toys.random_dataset())
+    served = Served(readings()).fit([propose(fold.validation(), PopularityRecall(), 12)])
+    assert served.blend.guard.serve == "recall"
+    test = propose(fold, PopularityRecall(), 12)
+    assert np.array_equal(served.score(test), -test.candidates["rank"].to_numpy(dtype=float))
+
+
+@pytest.mark.parametrize("system", [LLMAlone, Fused, Served])
+def test_scoring_before_fitting_is_refused(system, lists):
+    with pytest.raises(ConfigError, match="must be fitted"):
+        system(readings()).score(lists[1])
