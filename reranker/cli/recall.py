@@ -27,6 +27,7 @@ def recall(
     method: Annotated[Method, typer.Option("--method")] = Method.ALS,
     n: Annotated[int, typer.Option("--n", min=1, help="candidates a user")] = 50,
     users: Annotated[Path | None, typer.Option("--users", help="table with user_id; all users by default")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="only so many users, drawn at random")] = None,
     exclude_seen: Annotated[bool, typer.Option(help="leave out what a user already chose")] = True,
 ) -> None:
     """Propose candidates: user_id, item_id, score, rank."""
@@ -43,7 +44,10 @@ def recall(
     if USER not in wanted:
         raise DataError(f"table {str(users)!r} lacks the column {USER!r}")
     stage = makers[method]().fit(table)
-    candidates = stage.recommend(wanted[USER].unique().tolist(), n, exclude_seen=exclude_seen)
+    asked = wanted[USER].drop_duplicates()
+    if sample is not None and sample < len(asked):
+        asked = asked.sample(sample, random_state=0)
+    candidates = stage.recommend(asked.tolist(), n, exclude_seen=exclude_seen)
     write_table(candidates, out)
     fallback = candidates.attrs.get("fallback_users", 0)
     typer.echo(
