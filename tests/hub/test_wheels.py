@@ -1,6 +1,8 @@
 """Downloads: pip is pointed at a local directory through its own environment variables; nothing leaves the machine."""
 
 import hashlib
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
