@@ -29,6 +29,7 @@ from reranker.types import ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 DTYPES = ("bfloat16", "float32")
 _LABELS_A_REQUEST = 128  # vLLM's bound on SamplingParams.logprob_token_ids
+_SHUTDOWN_SECONDS = 10.0
 _EXTENSION = "reranker.engines.vllm_worker.SlotWorkerExtension"
 
 
@@ -145,7 +146,11 @@ class VLLMEngine:
     def close(self) -> None:
         with self._lock:
             if self._llm is not None:
-                self._llm.llm_engine.engine_core.shutdown()
+                core = self._llm.llm_engine.engine_core
+                core.shutdown()
+                # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
+                core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
+                core.ctx.destroy(linger=0)
                 self._llm = None
 
     def _loaded(self) -> Any:

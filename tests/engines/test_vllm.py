@@ -1,5 +1,7 @@
 """The vLLM engine with the real model, against the contract and against the torch engine."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +24,11 @@ pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
 def vllm_engine() -> Iterator[Engine]:
     engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024)
     yield engine
-    engine.close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        engine.close()
+        gc.collect()
+    assert not [str(one.message) for one in caught if "context" in str(one.message)]
     with pytest.raises(EngineError, match="closed"):
         engine.embed_tokens([1])
 
