@@ -1,6 +1,6 @@
-"""The interfaces between the parts: recall stage, tokenizer and engine. Contract suites live in tests/contracts.py."""
+"""The interfaces between the parts: recall stage, tokenizer, engine and user store. Contract suites: tests/contracts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
+from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
 
 
 @runtime_checkable
@@ -89,3 +89,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model. The engine must not be used afterwards."""
+
+
+@runtime_checkable
+class UserStore(Protocol):
+    """Keeps `UserState` records; many threads and processes may use one store at once.
+
+    A write that has returned survives a crash of the process. Errors of the storage itself raise StoreError.
+    """
+
+    def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
+        """The states of those who have one, in one batch; expired ones have none."""
+
+    def put(self, states: Iterable[UserState]) -> None:
+        """Stores or replaces whole states, all or none of them."""
+
+    def append(self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]]) -> UserState:
+        """Adds interactions after those already there; concurrent calls lose none. Returns the new state."""
+
+    def forget(self, user_ids: Sequence[UserId]) -> int:
+        """Removes every trace of these users; returns how many were there."""
+
+    def user_ids(self) -> Iterator[UserId]:
+        """Everyone who has a state."""
+
+    def close(self) -> None:
+        """Writes what is pending and frees the store."""

@@ -155,3 +155,26 @@ class ModelInfo:
     dim: int
     vocab_size: int
     max_length: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserState:
+    """All that is kept about one user: a context vector and what the user did since the bundle was fitted.
+
+    Attributes:
+        user_id: as the caller gave it.
+        vector: (dim,) float32, dim <= 64: the user's context vector z; zeros for a stranger, (0,) before any adaptation.
+        support: how many interactions `vector` was adapted on.
+        support_loss: mean loss on them after adaptation, in nats; NaN before any adaptation.
+        step_scale: factor on the learned step sizes; drift raises it.
+        interactions: (item id, timestamp or None), oldest first.
+        updated_at: seconds since the epoch.
+    """
+
+    user_id: UserId
+    vector: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    support: int = 0
+    support_loss: float = float("nan")
+    step_scale: float = 1.0
+    interactions: tuple[tuple[ItemId, float | None], ...] = ()
+    updated_at: float = 0.0
