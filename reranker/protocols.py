@@ -1,4 +1,4 @@
-"""The interfaces between the parts: recall stage, tokenizer, engine and user store. Contract suites: tests/contracts."""
+"""The interfaces between the parts: recall stage, tokenizer, engine, user store. Contract suites: tests/contracts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -163,7 +163,7 @@ class UserState:
 
     Attributes:
         user_id: as the caller gave it.
-        vector: (dim,) float32, dim <= 64: the user's context vector z; zeros for a stranger, (0,) before any adaptation.
+        vector: (dim,) float32, dim <= 64: context vector z; zeros for a stranger, (0,) before any adaptation.
         support: how many interactions `vector` was adapted on.
         support_loss: mean loss on them after adaptation, in nats; NaN before any adaptation.
         step_scale: factor on the learned step sizes; drift raises it.
