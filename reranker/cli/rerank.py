@@ -1,43 +1,118 @@
-"""`reranker rerank`: candidates in, reranked lists out."""
+"""`reranker rerank`: candidates in, reranked lists out; a table at once, or a folder as an offline run."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
+import yaml
 
 from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given
+from reranker.errors import ConfigError
 from reranker.tables import read_table, write_table
+
+_TABLES = (".parquet", ".csv")
 
 
 def rerank(
     bundle: BundleOption,
-    candidates: Annotated[Path, typer.Option("--candidates", help="user_id, item_id and score or rank")],
-    out: Annotated[Path, typer.Option("--out", help="ranking to write (parquet, csv)")],
+    candidates: Annotated[Path, typer.Option("--candidates", help="table, or folder of tables (parquet, csv, tsv)")],
+    out: Annotated[Path, typer.Option("--out", help="ranking.parquet or .csv, or a folder: then an offline run")],
     interactions: Annotated[
         Path | None, typer.Option("--interactions", help="newer histories than the bundle's")
     ] = None,
     k: Annotated[int | None, typer.Option("--k", help="rows kept a user; all by default")] = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
+    engine_option: Annotated[
+        list[str] | None, typer.Option("--engine-option", help="key=value for the engine: tensor_parallel_size=2")
+    ] = None,
     order: Annotated[
         str | None, typer.Option("--order", help="serve fused, features or recall whatever the guard decided")
     ] = None,
+    user_col: Annotated[str | None, typer.Option("--user-col", help="your name of user_id")] = None,
+    item_col: Annotated[str | None, typer.Option("--item-col", help="your name of item_id")] = None,
+    score_col: Annotated[str | None, typer.Option("--score-col", help="your name of score")] = None,
+    rank_col: Annotated[str | None, typer.Option("--rank-col", help="your name of rank")] = None,
+    part_users: Annotated[int | None, typer.Option("--part-users", min=1, help="users a part; default 1000")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="start over; with --resume, go on though something changed")
+    ] = False,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="ray, or the address of a Ray cluster")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="copies of the model on the cluster")] = None,
 ) -> None:
-    """Rerank a candidates table with a bundle."""
+    """Rerank candidates with a bundle. A folder as --out makes it an offline run that can be resumed."""
+    from reranker.batch import Columns, Engines, OfflineRun
     from reranker.fusion import as_order
-    from reranker.pipeline import Reranker
 
-    reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
-    ranked = reranker.rerank(
-        read_table(candidates),
-        k,
-        interactions=None if interactions is None else read_table(interactions),
-        order=None if order is None else as_order(order),
-        progress=True,
-    )
+    columns = Columns(**given(user=user_col, item=item_col, score=score_col, rank=rank_col))
+    engines = Engines(name=engine, dtype=dtype, options=_options(engine_option or ()))
+    served = None if order is None else as_order(order)
+    if out.suffix not in _TABLES or out.is_dir():
+        run = OfflineRun(
+            bundle=bundle,
+            candidates=candidates,
+            out=out,
+            interactions=interactions,
+            columns=columns,
+            k=k,
+            order=served,
+            engines=engines,
+            cluster=cluster,
+            workers=workers,
+            **given(part_users=part_users),
+        )
+        _report(run.run(resume=resume, force=force, progress=True), out)
+        return
+    if resume or force or given(part_users=part_users, cluster=cluster, workers=workers):
+        raise ConfigError(
+            "--resume, --force, --part-users, --cluster and --workers are of offline runs: give a folder as --out, "
+            f"not {out}"
+        )
+    newer = None if interactions is None else read_table(interactions)
+    if newer is not None:
+        newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
+    table = read_table(candidates)
+    table = _renamed(table, columns.of_candidates(list(map(str, table.columns)), str(candidates)))
+    ranked = engines.reranker(bundle).rerank(table, k, interactions=newer, order=served, progress=True)
     write_table(ranked, out)
     report = ranked.attrs["report"]
     typer.echo(
         f"wrote {len(ranked)} rows of {report['users']} users to {out}: {report['served']} order; "
         f"{report['unknown_users']} users without history, {report['unknown_items']} candidates not in the item table"
     )
+
+
+def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    wanted = table.loc[:, table.columns.isin(list(columns.values()))]
+    return wanted.rename(columns={own: name for name, own in columns.items()})
+
+
+def _report(summary: dict[str, Any], out: Path) -> None:
+    typer.echo(
+        f"wrote {summary['written']} rows of {summary['users']} users to {out}/ranking, {summary['parts']} parts "
+        f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order; "
+        f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
+    )
+    if summary["rejected_rows"]:
+        reasons = "; ".join(f"{count} because {reason}" for reason, count in summary["rejected"].items())
+        typer.echo(
+            f"rejected {summary['rejected_rows']} of {summary['rows']} rows, see {out}/rejected.parquet: {reasons}; "
+            f"{summary['users_without_candidates']} users are left without candidates"
+        )
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """key=value pairs; values are read as YAML, so that 2 is a number and true a truth."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--engine-option takes key=value, got {pair!r}")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--engine-option {key}: cannot read {value!r}") from error
+    return options

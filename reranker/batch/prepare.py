@@ -1,0 +1,122 @@
+"""From the user's files to a table in the order of its users, and the cut into parts. Copies lie in OUT/_run."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from reranker.batch.csv_input import ColumnsOf, converted, is_csv, reopened
+from reranker.batch.cutting import Cut, cut
+from reranker.batch.inputs import Columns, InputTable, column_names, input_files
+from reranker.batch.part import STATE
+from reranker.batch.sorting import sorted_by_user, sorted_copy
+from reranker.errors import DataError
+from reranker.tables import ITEM, USER
+
+_COPIES = ("candidates", "interactions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A table that can be read by parts.
+
+    Attributes:
+        candidates: in the order of its users.
+        file_names: what its files are called by the user.
+        cut: the parts.
+        malformed_lines: CSV lines that are no rows, kept in OUT/_run/candidates/malformed.parquet.
+        interactions: in the order of their users, or None.
+    """
+
+    candidates: InputTable
+    file_names: tuple[str, ...]
+    cut: Cut
+    malformed_lines: int
+    interactions: InputTable | None
+
+
+def prepare(candidates: Path, interactions: Path | None, columns: Columns, part_users: int, out: Path) -> Prepared:
+    """Opens the inputs; converts what is CSV and sorts what is not in the order of its users.
+
+    Copies that an earlier attempt finished are used again: drop them with `drop_copies` when the inputs changed.
+
+    Raises:
+        DataError: an input cannot be read, lacks a column or is empty; interactions without ids or time.
+    """
+    folder = out / STATE
+    files = input_files(candidates, "candidates")
+    table, malformed = _opened(files, columns.of_candidates, folder / "candidates")
+    if table.total_rows + malformed == 0:
+        raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
+    copy = folder / "candidates" / "sorted.parquet"
+    parts = cut(table, part_users)
+    if parts is None:
+        table = sorted_copy(table, copy) if copy.exists() else sorted_by_user(table, copy)
+        parts = cut(table, part_users)
+    if parts is None:
+        raise DataError(f"{copy} is not in order: delete {folder} and start again with --force")
+    return Prepared(
+        candidates=table,
+        file_names=_names(files, candidates),
+        cut=parts,
+        malformed_lines=malformed,
+        interactions=None if interactions is None else _histories(interactions, columns, table, folder),
+    )
+
+
+def malformed_file(out: Path) -> Path:
+    """Where CSV lines that are no rows lie."""
+    return out / STATE / "candidates" / "malformed.parquet"
+
+
+def drop_copies(out: Path) -> None:
+    """Removes the copies of the inputs."""
+    for name in _COPIES:
+        shutil.rmtree(out / STATE / name, ignore_errors=True)
+
+
+def _histories(path: Path, columns: Columns, candidates: InputTable, folder: Path) -> InputTable:
+    """Interactions sorted by user: a part then reads the few row groups that hold its users."""
+    table, malformed = _opened(input_files(path, "interactions"), columns.of_interactions, folder / "interactions")
+    if malformed:
+        raise DataError(f"interactions: {malformed} lines of {path} have too many or too few fields; repair them")
+    for name in (USER, ITEM):
+        if table.types[name] != candidates.types[name]:
+            raise DataError(
+                f"{name} is {table.types[name]} in the interactions and {candidates.types[name]} in the candidates: "
+                "nobody would be found. Store one type"
+            )
+    copy = folder / "interactions" / "sorted.parquet"
+    table = sorted_copy(table, copy) if copy.exists() else sorted_by_user(table, copy)
+    _refuse_missing(table, path)
+    return table
+
+
+def _refuse_missing(table: InputTable, path: Path) -> None:
+    metadata = pq.read_metadata(table.files[0])
+    place = {metadata.schema.column(index).name: index for index in range(metadata.num_columns)}
+    for name in table.columns:
+        groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+        missing = sum(group.column(place[name]).statistics.null_count for group in groups)
+        if missing:
+            raise DataError(f"interactions: {missing} rows of {path} have no {name}; remove or repair them")
+
+
+def _opened(files: Sequence[Path], columns_of: ColumnsOf, folder: Path) -> tuple[InputTable, int]:
+    text = [is_csv(file) for file in files]
+    if not any(text):
+        return InputTable.open(files, columns_of(column_names(files[0]), str(files[0]))), 0
+    if not all(text):
+        raise DataError(f"{files[0].parent} holds CSV beside parquet; give one kind")
+    complete = folder / "complete"
+    if complete.exists():
+        return reopened(folder)
+    table = converted(files, [file.name for file in files], columns_of, folder)
+    complete.touch()
+    return table
+
+
+def _names(files: Sequence[Path], root: Path) -> tuple[str, ...]:
+    return tuple(file.name if file == root else file.relative_to(root).as_posix() for file in files)
