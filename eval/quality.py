@@ -4,6 +4,7 @@ DIR holds one folder a domain with interactions.parquet and items.parquet. A kil
 of finished systems are kept under OUT/scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,30 +12,24 @@ from typing import Annotated
 import typer
 
 from candidate_gen import ALSRecall
+from eval.domains import FAMILIES, chosen_domains, load_domain
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
-from reranker.errors import DataError
-from reranker.evaluation import Fold, Results, Settings, evaluate, leave_last_k, leave_random_k
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation import Fold, Results, Settings, evaluate
+from reranker.evaluation.diagnose import diagnose as diagnoses_of
+from reranker.evaluation.diagnose import diagnosis_table
+from reranker.evaluation.external import external_factories
+from reranker.evaluation.protocol import list_lengths
 from reranker.evaluation.report import write_report
-from reranker.evaluation.results import write_results
-from reranker.evaluation.suite import Suite, default_systems
-from reranker.evaluation.table import comparison_table, gain_matrix
-from reranker.hub import load_dataset
-from reranker.tables import TIMESTAMP, Dataset
+from reranker.evaluation.results import write_results, write_text
+from reranker.evaluation.splits import SPLITS, default_split
+from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
+from reranker.evaluation.table import comparison_table, gain_matrix, length_table
 
-# Their row numbers are no times (../shared/data/SOURCES.md): nothing about sequence may be claimed on them.
-UNORDERED = ("anime", "books_bx")
-FAMILIES = {
-    "anime": "video",
-    "books_bx": "books",
-    "giftware_retail": "shop",
-    "groceries": "shop",
-    "interactive_fiction": "games",
-    "office_products": "shop",
-    "video_games": "games",
-}
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")
 ZERO_SHOT = ("recall", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")
+SUPPORTS = (1, 3, 5)
 
 
 def main(
@@ -42,65 +37,84 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/quality"),
     domains: Annotated[str, typer.Option(help="comma-separated, or all")] = "",
     systems: Annotated[str, typer.Option(help="comma-separated; all installed by default")] = "",
+    splits: Annotated[str, typer.Option(help=f"comma-separated, of {', '.join(SPLITS)}")] = "leave-last",
+    candidates: Annotated[str, typer.Option(help="list lengths, comma-separated; gains are of the first")] = "50",
     seeds: Annotated[int, typer.Option(min=1, help="runs of systems that depend on chance")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="fewer users; at most 10 minutes a domain on 2 cores")] = False,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 500,
+    external: Annotated[
+        list[str] | None, typer.Option(help="name=DIR with DIR/<domain>.parquet; judged in the first split")
+    ] = None,
+    diagnose: Annotated[int, typer.Option(min=0, help="covered users a domain to test for order and titles")] = 0,
     engine: str = "auto",
 ) -> None:
     """Runs every system on every domain and prints one table."""
-    names = _domains(data, domains, quick)
+    names = chosen_domains(data, domains, QUICK if quick else ())
     test_users, zero_shot_users = users or None, 400
     if quick:
         test_users, zero_shot_users, fit_users = users or 800, 60, min(fit_users, 150)
     config = RerankerConfig(engine=engine)
     suite = Suite(config, lambda: load_engine(engine, config.model), fit_users, FAMILIES, progress=True)
-    folds = [_fold(data / name, name, test_users) for name in names]
-    chosen = tuple(filter(None, systems.split(","))) or default_systems()
-    settings = Settings(
-        seeds=tuple(range(seeds)), covered_only=True, fingerprint=f"{config.model_dump_json()}|{fit_users}"
-    )
-    factories = suite.factories(tuple(dict.fromkeys(("recall", *chosen))))
-    parts = [evaluate(folds, ALSRecall(), factories, settings, out, _say)]
-    if not systems:
-        smaller = [_relabelled(fold.sample_users(zero_shot_users), zero_shot_users) for fold in folds]
-        parts.append(evaluate(smaller, ALSRecall(), suite.factories(ZERO_SHOT), settings, out, _say))
-    results = Results.combined(parts)
-    write_results(results, out)
-    write_report(results, out / "report.html", title="Reranking, judged on " + ", ".join(names), focus=_focus(chosen))
-    table = f"{comparison_table(results)}\n\n{gain_matrix(results)}"
-    (out / "table.md").write_text(table + "\n")
-    typer.echo(table)
+    chosen = tuple(dict.fromkeys(("recall", *(filter(None, systems.split(",")) if systems else default_systems()))))
+    settings = Settings(candidates=list_lengths(candidates), seeds=tuple(range(seeds)), covered_only=True)
+    factories = suite.factories(chosen)
+    outside = external_factories(external or (), SYSTEMS, names)
+    parts: list[Results] = []
+    for split, support in _asked(splits):
+        folds = _folds(data, names, split, support, test_users)
+        if not folds:
+            continue
+        parts.append(evaluate(folds, ALSRecall(), factories | ({} if parts else outside), settings, out, _say))
+        if len(parts) == 1 and not systems:
+            smaller = [_relabelled(fold.sample_users(zero_shot_users), zero_shot_users) for fold in folds]
+            short = replace(settings, candidates=settings.candidates[:1])
+            zero_shot = evaluate(smaller, ALSRecall(), suite.factories(ZERO_SHOT), short, out, _say)
+    if not parts:
+        raise DataError(f"--splits {splits}: none leaves any of {', '.join(names)} a test fold; the reasons are above")
+    looked_at = [run for run in parts[0].runs if run.lists.n == settings.candidates[0]]
+    diagnoses = diagnoses_of(looked_at, factories, diagnose) if diagnose else []
+    results = Results.combined(parts if systems else [*parts, zero_shot])
+    write_results(results, out, [one.record() for one in diagnoses])
+    write_report(results, out / "report.html", title="Reranking, judged on " + ", ".join(names), diagnoses=diagnoses)
+    tables = [comparison_table(results), gain_matrix(results)]
+    tables += [length_table(results)] if len(settings.candidates) > 1 else []
+    tables += [diagnosis_table(diagnoses)] if diagnoses else []
+    write_text(out / "table.md", "\n\n".join(tables) + "\n")
+    typer.echo("\n\n".join(tables))
     for comparison in results.comparisons:
         if comparison.metric == "ndcg@10" and comparison.power_note:
             typer.echo(comparison.power_note)
 
 
-def _domains(data: Path, domains: str, quick: bool) -> list[str]:
-    found = sorted(path.name for path in data.iterdir() if (path / "interactions.parquet").exists())
-    if domains == "all" or (not domains and not quick):
-        return found
-    names = domains.split(",") if domains else [name for name in QUICK if name in found]
-    missing = sorted(set(names) - set(found))
-    if missing or not names:
-        raise DataError(f"{data} holds no domain {', '.join(missing)}; it has {', '.join(found)}")
-    return names
+def _asked(splits: str) -> Sequence[tuple[str, int]]:
+    """(split, support) pairs; cold users come with every support."""
+    names = splits.split(",")
+    unknown = [name for name in names if name not in SPLITS]
+    if unknown:
+        raise ConfigError(f"--splits: unknown {', '.join(unknown)}; there are {', '.join(SPLITS)}")
+    return [(name, support) for name in names for support in (SUPPORTS if name == "cold-users" else (0,))]
 
 
-def _fold(folder: Path, name: str, users: int | None) -> Fold:
-    data = load_dataset(folder, domain=name)
-    if name in UNORDERED:
-        data = Dataset(interactions=data.interactions.drop(columns=TIMESTAMP), items=data.items, domain=name)
-    fold = leave_last_k(data) if data.has_order else leave_random_k(data)
-    return fold if users is None else fold.sample_users(users)
+def _folds(data: Path, names: Sequence[str], split: str, support: int, users: int | None) -> list[Fold]:
+    """Of the domains that the split leaves a test fold; the others are named.
+
+    Domains without order take a random item where the split is leave-last; the fold's label says so.
+    """
+    folds: list[Fold] = []
+    for name in names:
+        loaded = load_domain(data, name)
+        try:
+            fold = SPLITS[default_split(loaded) if split == "leave-last" else split](loaded, support)
+        except DataError as error:  # an empty test fold, or no order in time
+            _say(f"{name}: left out of {split}: {error}")
+        else:
+            folds.append(fold if users is None else fold.sample_users(users))
+    return folds
 
 
 def _relabelled(fold: Fold, users: int) -> Fold:
     return replace(fold, split=f"{fold.split}_of_{users}")
-
-
-def _focus(systems: tuple[str, ...]) -> str | None:
-    return next((name for name in ("served", "fused") if name in systems), None)
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,47 @@
+"""The experiments' domains: a folder each, with interactions.parquet and items.parquet."""
+
+from pathlib import Path
+
+from reranker.errors import DataError
+from reranker.hub import load_dataset
+from reranker.tables import TIMESTAMP, Dataset
+
+# Their row numbers are no times (SOURCES.md beside the data): nothing about sequence may be claimed on them.
+UNORDERED = ("anime", "books_bx")
+FAMILIES = {
+    "anime": "video",
+    "books_bx": "books",
+    "giftware_retail": "shop",
+    "groceries": "shop",
+    "interactive_fiction": "games",
+    "office_products": "shop",
+    "video_games": "games",
+}
+"""Domain -> template family, where it is not called like one."""
+
+
+def chosen_domains(data: Path, domains: str, default: tuple[str, ...] = ()) -> list[str]:
+    """The domains of a comma-separated list, or all.
+
+    Args:
+        default: those of them that exist are taken when `domains` is empty; all when there is no default.
+
+    Raises:
+        DataError: a domain has no folder.
+    """
+    found = sorted(path.name for path in data.iterdir() if (path / "interactions.parquet").exists())
+    if domains == "all" or (not domains and not default):
+        return found
+    names = domains.split(",") if domains else [name for name in default if name in found]
+    missing = sorted(set(names) - set(found))
+    if missing or not names:
+        raise DataError(f"{data} holds no domain {', '.join(missing)}; it has {', '.join(found)}")
+    return names
+
+
+def load_domain(data: Path, name: str) -> Dataset:
+    """The data set of a domain, without the times that are none."""
+    loaded = load_dataset(data / name, domain=name)
+    if name in UNORDERED:
+        return Dataset(interactions=loaded.interactions.drop(columns=TIMESTAMP), items=loaded.items, domain=name)
+    return loaded
