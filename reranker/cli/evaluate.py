@@ -17,7 +17,6 @@ from reranker.cli.options import (
     dataset_from_flags,
     given,
 )
-from reranker.errors import ConfigError
 
 
 class Split(StrEnum):
@@ -80,8 +79,8 @@ def evaluate(
     from reranker.evaluation import evaluate as run
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
     from reranker.evaluation.diagnose import diagnosis_table
-    from reranker.evaluation.external import constant, export_lists, read_external
-    from reranker.evaluation.protocol import PROTOCOLS, propose
+    from reranker.evaluation.external import export_lists, external_factories
+    from reranker.evaluation.protocol import PROTOCOLS, list_lengths, propose
     from reranker.evaluation.report import write_report
     from reranker.evaluation.results import write_results
     from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
@@ -92,22 +91,14 @@ def evaluate(
             typer.echo(f"{name:22s} {words}")
         return
     data = dataset_from_flags(dataset, interactions, items, domain)
-    split = split or (Split.LEAVE_LAST if data.has_order else Split.LEAVE_RANDOM)
-    fold = {
-        Split.LEAVE_LAST: lambda: splits.leave_last_k(data),
-        Split.LEAVE_RANDOM: lambda: splits.leave_random_k(data),
-        Split.TEMPORAL: lambda: splits.global_temporal(data),
-        Split.COLD_USERS: lambda: splits.cold_users(data, support),
-        Split.COLD_ITEMS: lambda: splits.cold_items(data),
-    }[split]()
+    fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
         fold = fold.sample_users(users)
-    lengths = _lengths(candidates)
+    lengths = list_lengths(candidates)
     if export is not None:
         export_lists(propose(fold, ALSRecall(), max(lengths), inject=inject), export)
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
-    outside = {one.name: one for one in map(read_external, external or ())}
     config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype))
     suite = Suite(
         config, lambda: load_engine(config.engine, config.model, dtype=config.dtype), fit_users, progress=True
@@ -122,10 +113,7 @@ def evaluate(
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
     )
     factories = suite.factories(tuple(dict.fromkeys(("recall", *names))))
-    taken = sorted(set(outside) & set(SYSTEMS))
-    if taken:
-        raise ConfigError(f"--external: {', '.join(taken)} is the name of a system of ours; choose another")
-    factories |= {name: constant(one) for name, one in outside.items()}
+    factories |= external_factories(external or (), SYSTEMS)
     results = run([fold], ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
     diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
     write_results(results, out, [one.record() for one in diagnoses])
@@ -136,13 +124,3 @@ def evaluate(
     elif diagnose:
         typer.echo("\nnothing to diagnose: none of llm, fused, served, linear was run on a user whose target is listed")
     typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        lengths = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--candidates must be numbers separated by commas, got {text!r}") from error
-    if min(lengths) < 2:
-        raise ConfigError(f"--candidates must be 2 or more, got {text!r}")
-    return lengths

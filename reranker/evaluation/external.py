@@ -1,7 +1,7 @@
 """Rankers that run elsewhere: their lists go out as tables, their scores come back as one."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.runner import SystemFactory
+from reranker.evaluation.systems import System
 from reranker.tables import ITEM, RANK, SCORE, USER, read_table, validate_candidates, write_table
 
 
@@ -63,13 +64,59 @@ class ExternalScores:
         return scores
 
 
-def constant(system: ExternalScores) -> SystemFactory:
+class ExternalDomains:
+    """One external system in several domains, a table of scores each; other domains are left out.
+
+    Args:
+        parts: domain -> its scores; all of one name.
+    """
+
+    stochastic = False
+
+    def __init__(self, parts: Mapping[str, ExternalScores]) -> None:
+        (self.name,) = {part.name for part in parts.values()}
+        self.domains = frozenset(parts)
+        self.fingerprint = "|".join(f"{domain}={part.fingerprint}" for domain, part in sorted(parts.items()))
+        self._parts = parts
+
+    @classmethod
+    def read(cls, name: str, folder: Path, domains: Sequence[str]) -> "ExternalDomains":
+        """From folder/<domain>.parquet, for those of the domains that have one.
+
+        Raises:
+            DataError: none of them has.
+        """
+        found = {domain: folder / f"{domain}.parquet" for domain in domains}
+        parts = {domain: ExternalScores.read(name, path) for domain, path in found.items() if path.exists()}
+        if not parts:
+            raise DataError(f"external system {name!r}: {folder} holds no table for any of {', '.join(domains)}")
+        return cls(parts)
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        """Nothing is learned here."""
+        return self
+
+    def score(self, lists: CandidateLists) -> NDArray[np.float64]:
+        """(rows,) the scores of the lists' domain.
+
+        Raises:
+            DataError: another domain, or candidates without a score.
+        """
+        if lists.fold.domain not in self._parts:
+            raise DataError(f"external system {self.name!r} has no scores in domain {lists.fold.domain!r}")
+        return self._parts[lists.fold.domain].score(lists)
+
+
+def constant(system: System) -> SystemFactory:
     """The factory of a system that no seed changes."""
     return lambda seed: system
 
 
-def read_external(argument: str) -> ExternalScores:
-    """From "name=scores.parquet".
+def read_external(argument: str, domains: Sequence[str] = ()) -> ExternalScores | ExternalDomains:
+    """From "name=scores.parquet", or "name=folder" with folder/<domain>.parquet for several domains.
+
+    Args:
+        domains: the domains to look for in a folder; without any, a folder is read as one table in parts.
 
     Raises:
         ConfigError: not of that form.
@@ -78,7 +125,27 @@ def read_external(argument: str) -> ExternalScores:
     name, _, path = argument.partition("=")
     if not name or not path:
         raise ConfigError(f"an external system is given as name=scores.parquet, got {argument!r}")
+    if domains and Path(path).is_dir():
+        return ExternalDomains.read(name, Path(path), domains)
     return ExternalScores.read(name, Path(path))
+
+
+def external_factories(
+    arguments: Iterable[str], taken: Container[str], domains: Sequence[str] = ()
+) -> dict[str, SystemFactory]:
+    """Name -> factory of the systems given as `read_external` takes them.
+
+    Raises:
+        ConfigError: a name is taken or given twice.
+        DataError: as `read_external`.
+    """
+    factories: dict[str, SystemFactory] = {}
+    for argument in arguments:
+        system = read_external(argument, domains)
+        if system.name in taken or system.name in factories:
+            raise ConfigError(f"an external system cannot be called {system.name!r}: the name is taken")
+        factories[system.name] = constant(system)
+    return factories
 
 
 def export_lists(lists: CandidateLists, out: Path) -> None:

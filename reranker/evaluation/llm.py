@@ -3,7 +3,9 @@
 Systems of one domain share the readings, so that a list is read by the model once a read-out.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
 from reranker.evaluation.protocol import CandidateLists
+from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
 from reranker.protocols import Engine
 from reranker.reader import Reader
@@ -56,6 +59,15 @@ class CountingEngine:
             self.tokens += len(request.prefix) + sum(len(one.sequence) for one in request.candidates)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Reading:
+    """The lists are held too, so that no other lists can get their id."""
+
+    lists: CandidateLists
+    components: Components
+    cost: ReadingCost
+
+
 class Readings:
     """What one read-out says of candidate lists; each `CandidateLists` is read once and kept.
 
@@ -76,10 +88,9 @@ class Readings:
         self.config = config
         self.families = families or {}
         self.progress = progress
-        self.tokens = 0
         self._engine = CountingEngine(engine)
         self._readers: dict[str, Reader] = {}
-        self._kept: dict[int, tuple[CandidateLists, Components]] = {}
+        self._kept: dict[int, _Reading] = {}
         self._teaching: dict[tuple[int, int | None], tuple[CandidateLists, CandidateLists]] = {}
 
     @property
@@ -89,10 +100,28 @@ class Readings:
     def of(self, lists: CandidateLists) -> Components:
         """(rows, n_components) aligned with `lists.candidates`."""
         if id(lists) not in self._kept:
-            before = self._engine.tokens
-            self._kept[id(lists)] = lists, self._read(lists)
-            self.tokens = self._engine.tokens - before
-        return self._kept[id(lists)][1]
+            tokens, started = self._engine.tokens, time.perf_counter()
+            components = self._read(lists)
+            cost = ReadingCost(tokens=self._engine.tokens - tokens, seconds=time.perf_counter() - started)
+            self._kept[id(lists)] = _Reading(lists=lists, components=components, cost=cost)
+        return self._kept[id(lists)].components
+
+    def cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """What reading these lists took, whichever system asked for it; None while they are unread."""
+        kept = self._kept.get(id(lists))
+        return kept.cost if kept else None
+
+    @property
+    def count(self) -> int:
+        """How many `CandidateLists` were read."""
+        return len(self._kept)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model by its weights, the engine and every setting of prompts and read-out."""
+        model = self.engine.model
+        families = sorted(self.families.items())
+        return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
         """The lists with a target in them, for only these teach: a random `users` of them, the same at every call."""
@@ -127,18 +156,43 @@ class Readings:
         return raw
 
 
-class ZeroShot:
-    """A read-out with its default coefficients: nothing learned, nothing mixed in."""
+class _LLMSystem:
+    """What the systems that use readings share."""
 
     stochastic = False
 
-    def __init__(self, name: str, readings: Readings) -> None:
-        self.name = name
+    def __init__(self, readings: Readings) -> None:
         self.readings = readings
 
     @property
-    def tokens(self) -> int:
-        return self.readings.tokens
+    def fingerprint(self) -> str:
+        """Changes with the model and every setting."""
+        return self.readings.fingerprint
+
+    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """What reading `lists` took; None while they are unread."""
+        return self.readings.cost(lists)
+
+
+class _LearnedSystem(_LLMSystem):
+    """An LLM system that is fitted on lists, of which the model reads at most `fit_users`."""
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        super().__init__(readings)
+        self.fit_users = fit_users
+        self.l2 = l2
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint}|{self.fit_users}|{self.l2}"
+
+
+class ZeroShot(_LLMSystem):
+    """A read-out with its default coefficients: nothing learned, nothing mixed in."""
+
+    def __init__(self, name: str, readings: Readings) -> None:
+        super().__init__(readings)
+        self.name = name
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
         return self
@@ -149,16 +203,13 @@ class ZeroShot:
         return scores
 
 
-class LLMAlone:
+class LLMAlone(_LearnedSystem):
     """A read-out with coefficients learned on the validation lists; no recall evidence."""
 
     name = "llm"
-    stochastic = False
 
     def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
-        self.readings = readings
-        self.fit_users = fit_users
-        self.l2 = l2
+        super().__init__(readings, fit_users, l2)
         self._logit: ConditionalLogit | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
@@ -175,16 +226,13 @@ class LLMAlone:
         return standardise_within_lists(self.readings.of(lists), lists.list_index)
 
 
-class Fused:
+class Fused(_LearnedSystem):
     """What the product serves when its guard lets it: evidence and LLM in one conditional logit."""
 
     name = "fused"
-    stochastic = False
 
     def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
-        self.readings = readings
-        self.fit_users = fit_users
-        self.l2 = l2
+        super().__init__(readings, fit_users, l2)
         self.head: FusionHead | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
@@ -210,16 +258,13 @@ class Fused:
         return np.concatenate([lists.evidence, llm], axis=1)
 
 
-class Served:
+class Served(_LearnedSystem):
     """What the product serves: the fused order, the evidence alone or the recall order, as its guard decides."""
 
     name = "served"
-    stochastic = False
 
     def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
-        self.readings = readings
-        self.fit_users = fit_users
-        self.l2 = l2
+        super().__init__(readings, fit_users, l2)
         self.blend: Blend | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
@@ -249,3 +294,9 @@ class Served:
         if serve == "features":
             return self.blend.features.score(lists.evidence)
         return self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[serve]
+
+    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """Nothing where the guard serves an order that the model has no part in."""
+        if self.blend is not None and self.blend.guard.serve != "fused":
+            return ReadingCost(tokens=0, seconds=0.0)
+        return super().reading_cost(lists)

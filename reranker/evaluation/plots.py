@@ -15,7 +15,7 @@ from reranker.evaluation.significance import Comparison
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 ACCENT, MUTED = "#2f7ed8", "#8a8f98"
-WIDTH = 5.2
+WIDTH = 4.4
 """Inches; readable at phone width."""
 
 
@@ -28,7 +28,7 @@ def gain_by_system(comparisons: Sequence[Comparison]) -> str:
         axes.plot([comparison.low, comparison.high], [place, place], color=colour, linewidth=2)
         axes.plot([comparison.mean], [place], "o", color=colour)
     axes.axvline(0, color=INK, linewidth=0.8)
-    several = len({comparison.domain for comparison in shown}) > 1
+    several = len({(comparison.domain, comparison.split) for comparison in shown}) > 1
     names = [f"{c.system} · {c.domain}" if several else c.system for c in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.set_xlabel(f"{shown[0].metric} minus {shown[0].versus}\n(95 % interval)")

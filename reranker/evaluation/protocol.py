@@ -4,6 +4,7 @@
 their list, and only those targets. Positives are never added to a list unless asked for, and then the label says so.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.errors import DataError
+from reranker.errors import ConfigError, DataError
 from reranker.evaluation.splits import Fold, pairs_in
 from reranker.fusion import EvidenceModel
 from reranker.protocols import RecallStage
@@ -22,7 +23,6 @@ from reranker.types import IntArray, ItemId
 
 ListProtocol = Literal["end_to_end", "covered"]
 PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
-CANDIDATE_COUNTS = (20, 50, 100, 200)
 
 
 @runtime_checkable
@@ -98,6 +98,16 @@ class CandidateLists:
         model = EvidenceModel.fit(self.fold.train, self.fold.items, ids[: len(vectors)], vectors)
         return model.features(self.candidates)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the candidates, the targets and all that a system can know of users and items."""
+        digest = hashlib.sha256(f"{self.fold.domain}|{self.fold.split}|{self.n}|{self.injected}".encode())
+        for table in (self.candidates, self.fold.held_out, self.fold.train, self.fold.history, self.fold.items):
+            for name in table:
+                digest.update(f"\x1e{name}\x1f".encode())
+                digest.update("\x1f".join(map(repr, table[name].tolist())).encode())
+        return digest.hexdigest()
+
     def label(self, protocol: ListProtocol) -> str:
         """Name of the protocol in results."""
         return f"{protocol}+injected" if self.injected else protocol
@@ -111,6 +121,21 @@ class CandidateLists:
         """The first n candidates of every list."""
         rows = self.candidates[self.candidates[RANK] <= n].reset_index(drop=True)
         return replace(self, candidates=rows, n=n)
+
+
+def list_lengths(text: str) -> tuple[int, ...]:
+    """List lengths from "20,50,100".
+
+    Raises:
+        ConfigError: not numbers, or below 2: a list of one has one order.
+    """
+    try:
+        lengths = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--candidates must be numbers separated by commas, got {text!r}") from error
+    if min(lengths) < 2:
+        raise ConfigError(f"--candidates must be 2 or more, got {text!r}")
+    return lengths
 
 
 def propose(fold: Fold, recall: RecallStage, n: int, inject: bool = False) -> CandidateLists:

@@ -1,31 +1,28 @@
 """Runs systems over folds and turns their scores into results; a run that was killed goes on where it stopped.
 
-Scores of each finished (domain, split, candidates, system, seed) are kept in `out/scores`. They are used again only
-when the fold, the candidates and the system's name and seed are the same, by content.
+Scores of each finished (domain, split, candidates, system, seed) are kept in `out/scores` (kept.py).
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError, DataError
+from reranker.evaluation.kept import read_scores, score_key, score_path, write_scores
 from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
 from reranker.evaluation.metrics import CUTOFFS, catalogue_metrics, check_scores, metric_name, per_user_metrics
 from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.evaluation.significance import Comparison, bootstrap_columns, compare, with_holm
 from reranker.evaluation.splits import Fold
-from reranker.evaluation.systems import CountsTokens, HasFingerprint, HasPriors, System
+from reranker.evaluation.systems import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
 from reranker.protocols import RecallStage
-from reranker.tables import ITEM, RANK, USER
+from reranker.tables import USER
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +73,9 @@ class Run:
 
     Attributes:
         scores: (rows,) aligned with `lists.candidates`.
-        fit_seconds, score_seconds: wall time when it was computed.
-        tokens: prompt tokens of the scoring, NaN when the system does not count them.
+        fit_seconds: wall time of the fitting, without readings that an earlier system had made.
+        score_seconds: wall time of the scoring; a reading shared with other systems counts in full for each.
+        tokens: prompt tokens of the scoring, likewise; NaN for a system without a model that reads.
         fitting: the lists that the system was fitted on.
     """
 
@@ -207,38 +205,50 @@ def _run_seeds(
         system = build(seed)
         if system.name != name:
             raise ConfigError(f"the factory of {name!r} built a system called {system.name!r}; use one name")
-        path = out and out / "scores" / f"{_slug(lists, name)}.{seed}.npz"
+        if isinstance(system, HasDomains) and lists.fold.domain not in system.domains:
+            progress(f"{lists.fold.domain}: left out by {name}, which covers {', '.join(sorted(system.domains))}")
+            return []
         own = system.fingerprint if isinstance(system, HasFingerprint) else ""
-        key = _fingerprint(lists, fitting, name, seed, settings.fingerprint + own)
-        run = _read(path, key, lists, name, seed) if path else None
-        if run is None:
+        key = score_key(lists, fitting, name, seed, settings.fingerprint + own)
+        path = out and score_path(out, lists, name, seed)
+        kept = read_scores(path, key) if path else None
+        if kept is None:
             progress(f"{lists.fold.domain}: {name}, {lists.n} candidates, seed {seed}")
-            run = _fit_and_score(system, lists, fitting, seed)
+            kept = _fit_and_score(system, lists, fitting)
             if path:
-                _write(path, key, run)
-        runs.append(replace(run, fitting=fitting))
+                write_scores(path, key, *kept)
+        scores, (fit_seconds, score_seconds, tokens) = kept
+        runs.append(
+            Run(
+                lists=lists,
+                system=name,
+                seed=seed,
+                scores=scores,
+                fit_seconds=fit_seconds,
+                score_seconds=score_seconds,
+                tokens=tokens,
+                fitting=fitting,
+            )
+        )
         if not system.stochastic:
             break
     return runs
 
 
-def _fit_and_score(system: System, lists: CandidateLists, fitting: Sequence[CandidateLists], seed: int) -> Run:
+def _fit_and_score(
+    system: System, lists: CandidateLists, fitting: Sequence[CandidateLists]
+) -> tuple[NDArray[np.float64], list[float]]:
+    """The scores, and seconds of fitting, seconds of scoring and tokens."""
     started = time.perf_counter()
     system.fit(fitting)
     fitted = time.perf_counter()
+    shared = system.reading_cost(lists) if isinstance(system, ReadsLists) else None
     scores = check_scores(lists, system.score(lists), system.name)
-    finished = time.perf_counter()
+    seconds = time.perf_counter() - fitted + (shared.seconds if shared else 0.0)
     if isinstance(system, HasPriors):
         check_priors(lists, system.priors(lists))
-    return Run(
-        lists=lists,
-        system=system.name,
-        seed=seed,
-        scores=scores,
-        fit_seconds=fitted - started,
-        score_seconds=finished - fitted,
-        tokens=float(system.tokens) if isinstance(system, CountsTokens) else float("nan"),
-    )
+    cost = system.reading_cost(lists) if isinstance(system, ReadsLists) else None
+    return scores, [fitted - started, seconds, float(cost.tokens) if cost else float("nan")]
 
 
 def _per_user(run: Run, settings: Settings) -> dict[ListProtocol, pd.DataFrame]:
@@ -257,7 +267,8 @@ def _rows(run: Run, per_user: Mapping[ListProtocol, pd.DataFrame], settings: Set
         limits = dict(zip(whole, zip(low, high, strict=True), strict=True)) if len(frame) > 1 else {}
         values = {str(name): (float(frame[name].mean()), int(frame[name].notna().sum())) for name in frame}
         catalogue = catalogue_metrics(run.lists, run.scores, protocol, settings.ks)
-        values |= {name: (value, len(frame)) for name, value in catalogue.items()}
+        shown = min(len(frame), run.lists.candidates[USER].nunique())
+        values |= {name: (value, shown) for name, value in catalogue.items()}
         for name, (value, n_users) in values.items():
             metric, k = metric_name(name)
             lower, upper = limits.get(name, (np.nan, np.nan))
@@ -298,51 +309,3 @@ def _compare(
             comparisons += compare(values, system=system, versus=versus, metric=metric)
     split = runs[0].lists.fold.split
     return with_holm([replace(comparison, split=split) for comparison in comparisons])
-
-
-def _slug(lists: CandidateLists, system: str) -> str:
-    label = f"{lists.fold.domain}.{lists.fold.split}.{lists.n}{'i' if lists.injected else ''}.{system}"
-    return quote(label, safe="")
-
-
-def _fingerprint(lists: CandidateLists, fitting: Sequence[CandidateLists], system: str, seed: int, extra: str) -> str:
-    digest = hashlib.sha256(f"{system}|{seed}|{extra}".encode())
-    for part in (lists, *fitting):
-        digest.update(part.list_index.tobytes())
-        digest.update(part.candidates[RANK].to_numpy().tobytes())
-        digest.update(part.relevant.tobytes())
-        digest.update("\x1f".join(map(repr, part.candidates[ITEM])).encode())
-        digest.update(f"{part.fold.domain}|{part.fold.split}|{len(part.fold.train)}".encode())
-    return digest.hexdigest()
-
-
-def _write(path: Path, key: str, run: Run) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    costs = np.array([run.fit_seconds, run.score_seconds, run.tokens])
-    np.savez(temporary, scores=run.scores, key=np.array(key), costs=costs)
-    temporary.replace(path)
-
-
-def _read(path: Path, key: str, lists: CandidateLists, system: str, seed: int) -> Run | None:
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            if str(kept["key"]) != key:
-                logger.info("%s belongs to other data or settings; computed again", path)
-                return None
-            scores, costs = kept["scores"], kept["costs"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        logger.warning("%s cannot be read (%s); computed again", path, error)
-        return None
-    fit_seconds, score_seconds, tokens = map(float, costs)
-    return Run(
-        lists=lists,
-        system=system,
-        seed=seed,
-        scores=scores,
-        fit_seconds=fit_seconds,
-        score_seconds=score_seconds,
-        tokens=tokens,
-    )

@@ -215,6 +215,21 @@ def unseen_domain(folds: Mapping[str, Fold], held_out: str) -> Fold:
     return replace(fold, split=f"unseen_domain_{fold.split}", sources=sources)
 
 
+SPLITS: dict[str, Callable[[Dataset, int], Fold]] = {
+    "leave-last": lambda data, support: leave_last_k(data),
+    "leave-random": lambda data, support: leave_random_k(data),
+    "temporal": lambda data, support: global_temporal(data),
+    "cold-users": lambda data, support: cold_users(data, support),
+    "cold-items": lambda data, support: cold_items(data),
+}
+"""Name on the command line -> split; the number is the support of cold users."""
+
+
+def default_split(data: Dataset) -> str:
+    """Leave the last out, or a random one where there is no order in time."""
+    return "leave-last" if _has_order(data) else "leave-random"
+
+
 def pairs_in(left: pd.DataFrame, right: pd.DataFrame) -> NDArray[np.bool_]:
     """(len(left),) True where the (user, item) pair of a row of `left` occurs in `right`."""
     known = set(zip(right[USER], right[ITEM], strict=True))

@@ -1,6 +1,7 @@
 """What is judged: anything that gives every candidate a score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -28,11 +29,25 @@ class System(Protocol):
         """(rows,) finite scores aligned with `lists.candidates`, higher is better; never looks at `lists.relevant`."""
 
 
-@runtime_checkable
-class CountsTokens(Protocol):
-    """A system that can say how many prompt tokens its last `score` took."""
+@dataclass(frozen=True, kw_only=True)
+class ReadingCost:
+    """What it takes a model to read lists.
+
+    Attributes:
+        tokens: prompt tokens; a prefix counts once a request.
+        seconds: wall time.
+    """
 
     tokens: int
+    seconds: float
+
+
+@runtime_checkable
+class ReadsLists(Protocol):
+    """A system whose model reads the lists, perhaps together with other systems that share the reading."""
+
+    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """What reading `lists` took; None while they are unread."""
 
 
 @runtime_checkable
@@ -48,3 +63,10 @@ class HasFingerprint(Protocol):
     """A system that depends on more than its name, its seed and the lists: kept scores are its own by this text too."""
 
     fingerprint: str
+
+
+@runtime_checkable
+class HasDomains(Protocol):
+    """A system that can score some domains only; it is left out of the others, and that is said."""
+
+    domains: frozenset[str]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from reranker.evaluation.runner import Results
 from reranker.evaluation.significance import POOLED, Comparison
 
@@ -58,6 +60,26 @@ def gain_matrix(results: Results, metric: str = "ndcg@10") -> str:
     for row in rows:
         cells = [_cell(gains.get((*row, domain))) for domain in domains]
         lines.append("| " + " | ".join([*row, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def length_table(results: Results, metric: str = "ndcg@10") -> str:
+    """Mean of `metric` by length of the candidate list, as Markdown: a row a system, a column a length."""
+    name, _, cutoff = metric.partition("@")
+    rows = results.rows[results.rows["metric"] == name]
+    if cutoff:
+        rows = rows[rows["k"] == int(cutoff)]
+    rows = rows[rows["protocol"].str.startswith(results.settings.protocols[0])]
+    table = rows.pivot_table(
+        index=["domain", "split", "system"], columns="candidates", values="value", aggfunc="mean", sort=False
+    ).sort_index(axis=1)
+    lines = [
+        f"| {metric} | split | system | " + " | ".join(f"{n} candidates" for n in table.columns) + " |",
+        "|---" * (3 + len(table.columns)) + "|",
+    ]
+    for keys, values in zip(table.index, table.to_numpy(dtype=np.float64), strict=True):
+        cells = ["" if np.isnan(value) else f"{value:.4f}" for value in values]
+        lines.append("| " + " | ".join([*map(str, keys), *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -44,3 +44,33 @@ def test_an_evaluation_with_an_external_system_and_diagnoses(tables, tmp_path):
 def test_wrong_names_are_refused(tables, tmp_path):
     assert "unknown systems oracle" in refused("evaluate", *tables, "--systems", "oracle", "--out", tmp_path)
     assert "name=scores" in refused("evaluate", *tables, "--external", "mine", "--out", tmp_path)
+
+
+def test_a_domain_without_times_is_judged_at_random_and_refused_in_order(tables, tmp_path):
+    untimed = pd.read_parquet(tables[1]).drop(columns="timestamp")
+    untimed.to_parquet(tmp_path / "untimed.parquet")
+    flags = (
+        "--interactions",
+        tmp_path / "untimed.parquet",
+        *tables[2:],
+        "--systems",
+        "linear",
+        "--out",
+        tmp_path / "o",
+    )
+    shown, _ = run("evaluate", *flags)
+    assert "leave_random_1" in shown
+    assert "nothing here speaks of sequence" in (tmp_path / "o" / "report.html").read_text()
+    assert "no timestamp column" in refused("evaluate", *flags, "--split", "leave-last")
+
+
+def test_an_empty_test_fold_is_one_line_of_error(tables, tmp_path):
+    single = pd.read_parquet(tables[1]).drop_duplicates("user_id")
+    single.to_parquet(tmp_path / "single.parquet")
+    flags = ("--interactions", tmp_path / "single.parquet", *tables[2:], "--out", tmp_path)
+    assert "test fold is empty" in refused("evaluate", *flags)
+
+
+def test_list_lengths_must_be_numbers_of_two_or_more(tables, tmp_path):
+    for bad in ("many", "1"):
+        assert "--candidates" in refused("evaluate", *tables, "--candidates", bad, "--out", tmp_path)

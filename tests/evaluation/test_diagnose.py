@@ -79,9 +79,9 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
     systems = suite.factories(("recall", "linear", "llm", "fused", "served"))
     results = run(systems)
     read = suite.readings("likelihood")
-    before = len(read._kept)
+    before = read.count
     found = diagnose(results.runs, systems, users=10)
-    assert len(read._kept) == before + 4  # the sample, shuffled rows, shuffled users, obfuscated titles
+    assert read.count == before + 4  # the sample, shuffled rows, shuffled users, obfuscated titles
     assert [one.system for one in found] == ["llm", "fused", "served", "linear"]
     assert all(one.order.max_score_change < 1e-9 for one in found)
     by_name = {one.system: one for one in found}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +8,13 @@ from candidate_gen import ItemKNNRecall, PopularityRecall
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation.controls import RecallOrder
-from reranker.evaluation.external import ExternalScores, export_lists, read_external
+from reranker.evaluation.external import (
+    ExternalDomains,
+    ExternalScores,
+    export_lists,
+    external_factories,
+    read_external,
+)
 from tests.contracts.systems import SystemContract
 from tests.evaluation.toys import lists_of
 
@@ -53,6 +61,35 @@ def test_the_argument(tmp_path):
     for bad in ("sasrec", "=x", "sasrec="):
         with pytest.raises(ConfigError, match="name=scores"):
             read_external(bad)
+
+
+class TestExternalDomains(SystemContract):
+    @pytest.fixture
+    def system(self):
+        pairs = [(f"u{user}", f"i{item}", float(item)) for user in range(40) for item in range(12)]
+        return ExternalDomains({"toy": ExternalScores("mine", table(pairs))})
+
+
+def test_a_folder_holds_a_table_a_domain(tmp_path):
+    table([("u", "a", 1.0), ("u", "b", 2.0)]).to_parquet(tmp_path / "toy.parquet")
+    found = read_external(f"mine={tmp_path}", ["toy", "books"])
+    assert found.domains == {"toy"}
+    lists = lists_of({"u": "a b"}, {"u": "b"})
+    assert found.score(lists).tolist() == [1, 2]
+    elsewhere = replace(lists, fold=replace(lists.fold, domain="books"))
+    with pytest.raises(DataError, match="no scores in domain 'books'"):
+        found.score(elsewhere)
+    with pytest.raises(DataError, match="no table for any of shop"):
+        read_external(f"mine={tmp_path}", ["shop"])
+
+
+def test_names_must_be_free(tmp_path):
+    table([("u", "a", 1.0)]).to_parquet(tmp_path / "s.parquet")
+    argument = f"mine={tmp_path / 's.parquet'}"
+    assert external_factories([argument], ("recall",))["mine"](0).name == "mine"
+    for arguments, taken in (([argument], ("mine",)), ([argument, argument], ())):
+        with pytest.raises(ConfigError, match="'mine': the name is taken"):
+            external_factories(arguments, taken)
 
 
 def test_changed_scores_are_not_taken_from_the_last_run(chain, tmp_path):

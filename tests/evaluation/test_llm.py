@@ -7,21 +7,30 @@ from candidate_gen import PopularityRecall
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
-from reranker.evaluation import leave_last_k, propose
+from reranker.evaluation import Settings, evaluate, leave_last_k, propose
+from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.llm import CountingEngine, Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
 from tests.pipeline import toys
+from tests.scoring.readers import own_labels
 
 
-def readings():
-    return Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT))
+def readings(read_out="likelihood", **settings):
+    config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, "scoring": read_out, **settings})
+    return Readings(ScriptedEngine(), config)
+
+
+@pytest.fixture(params=["likelihood", "labels", "listwise"])
+def read_out(request):
+    return request.param
 
 
 class TestZeroShot(SystemContract):
     @pytest.fixture
-    def system(self):
-        return ZeroShot("zero_shot_likelihood", readings())
+    def system(self, read_out, tmp_path):
+        one_letter_labels = toys.PROMPT.model_copy(update={"directory": own_labels(tmp_path)})
+        return ZeroShot(f"zero_shot_{read_out}", readings(read_out, prompt=one_letter_labels))
 
 
 class TestLLMAlone(SystemContract):
@@ -66,13 +75,49 @@ def test_only_covered_lists_teach_and_always_the_same(lists):
     assert read.teaching(validation, 4) is few
 
 
-def test_a_list_is_read_once(lists):
+def test_a_list_is_read_once_and_its_cost_is_kept(lists):
     read = readings()
+    assert read.cost(lists[1]) is None
     first = read.of(lists[1])
-    tokens = read.tokens
-    assert tokens > 0
+    cost = read.cost(lists[1])
+    assert cost.tokens > 0
+    assert cost.seconds > 0
     assert read.of(lists[1]) is first
-    assert read.tokens == tokens
+    assert read.cost(lists[1]) is cost
+    assert read.count == 1
+
+
+def test_a_shared_reading_costs_each_system_the_same():
+    read = readings()
+    systems = {
+        "recall": lambda _: RecallOrder(),
+        "zero_shot_likelihood": lambda _: ZeroShot("zero_shot_likelihood", read),
+        "llm": lambda _: LLMAlone(read),
+    }
+    found = evaluate([leave_last_k(toys.taste_dataset())], PopularityRecall(), systems, Settings(candidates=(12,)))
+    recall, first, second = found.runs
+    assert np.isnan(recall.tokens)
+    assert first.tokens == second.tokens > 0
+    assert second.score_seconds >= read.cost(second.lists).seconds
+
+
+def test_an_order_without_the_model_costs_no_tokens():
+    fold = leave_last_k(toys.random_dataset())
+    served = Served(readings()).fit([propose(fold.validation(), PopularityRecall(), 12)])
+    assert served.blend.guard.serve == "recall"
+    assert served.reading_cost(propose(fold, PopularityRecall(), 12)).tokens == 0
+
+
+def test_the_fingerprint_changes_with_what_changes_scores():
+    base = Fused(readings(), fit_users=10).fingerprint
+    assert base == Fused(readings(), fit_users=10).fingerprint
+    others = (
+        Fused(readings(), fit_users=11),
+        Fused(readings(), fit_users=10, l2=2.0),
+        Fused(readings("labels"), fit_users=10),
+        Fused(readings(soft_tokens=0), fit_users=10),
+    )
+    assert base not in {other.fingerprint for other in others}
 
 
 def test_the_counting_engine_counts_a_prefix_once_a_request():

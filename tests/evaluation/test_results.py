@@ -8,7 +8,9 @@ import pytrec_eval
 from candidate_gen import PopularityRecall
 from reranker.errors import DataError
 from reranker.evaluation import (
+    Results,
     Settings,
+    cold_users,
     evaluate,
     leave_last_k,
     leave_random_k,
@@ -90,7 +92,14 @@ def test_report_is_one_file_with_all_plots(results, tmp_path):
     assert "#010203" not in text
     ids = re.findall(r'<clipPath id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    for words in ("Gain over the baseline", "by history length", "by popularity", "rank movement", "calibration"):
+    for words in (
+        "ndcg@10 against recall",
+        "by history length",
+        "by popularity",
+        "rank movement",
+        "calibration",
+        "tied scores",
+    ):
         assert words in text
 
 
@@ -109,3 +118,17 @@ def test_report_without_comparisons_still_has_the_values(tmp_path):
     results = evaluate([fold], PopularityRecall(), only, Settings(candidates=(8,)))
     write_report(results, tmp_path / "report.html")
     assert "toy · recall" in (tmp_path / "report.html").read_text()
+
+
+def test_report_keeps_splits_and_rivals_apart(tmp_path):
+    lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    data = dataset(lines)
+    settings = Settings(candidates=(8,), rivals=(("random", "linear"),))
+    parts = [evaluate([fold], PopularityRecall(), SYSTEMS, settings) for fold in (leave_last_k(data), cold_users(data))]
+    write_report(Results.combined(parts), tmp_path / "report.html", focus="linear")
+    text = (tmp_path / "report.html").read_text()
+    for split in ("leave_last_1", "cold_users_1"):
+        assert f"toy, {split} · linear" in text
+        for versus in ("recall", "linear"):
+            assert f"ndcg@10 against {versus}, {split}" in text
+    assert text.count("<svg") == 2 + 4  # a plot a split against the baseline, and the closer look

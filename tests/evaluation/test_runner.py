@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,8 +7,20 @@ import pytest
 
 from candidate_gen import PopularityRecall
 from reranker.errors import ConfigError, DataError
-from reranker.evaluation import Results, Settings, cold_users, evaluate, leave_last_k
+from reranker.evaluation import (
+    Results,
+    Settings,
+    cold_users,
+    evaluate,
+    leave_last_k,
+    propose,
+    write_report,
+    write_results,
+)
 from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
+from reranker.evaluation.kept import write_scores
+from reranker.evaluation.systems import ReadingCost
+from tests.evaluation.toys import dataset
 
 SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
 
@@ -17,11 +30,13 @@ class Counting(RecallOrder):
 
     name = "counting"
     asked = 0
-    tokens = 120
 
     def score(self, lists):
         type(self).asked += 1
         return super().score(lists)
+
+    def reading_cost(self, lists):
+        return ReadingCost(tokens=120, seconds=40.0)
 
 
 class Scripted(RecallOrder):
@@ -124,6 +139,63 @@ def test_scores_of_other_data_or_settings_are_not_used_again(fold, tmp_path):
     assert Counting.asked == 3
 
 
+def test_scores_of_other_code_are_not_used_again(fold, tmp_path):
+    """Kept under another version, the key does not fit, and the file is computed again."""
+    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()}
+    Counting.asked = 0
+    results = run(fold, systems, out=tmp_path)
+    (path,) = (tmp_path / "scores").glob("*counting*")
+    write_scores(path, "key of an older version", results.runs[1].scores + 1, [0.0, 0.0, 0.0])
+    again = run(fold, systems, out=tmp_path)
+    assert Counting.asked == 2
+    assert np.array_equal(again.runs[1].scores, results.runs[1].scores)
+
+
+@pytest.mark.parametrize("part", ["items", "train", "history", "held_out"])
+def test_lists_with_other_contents_have_another_fingerprint(fold, part):
+    lists = propose(fold, PopularityRecall(), 5)
+    changed = getattr(fold, part).copy()
+    column = "title" if part == "items" else "item_id"
+    changed.loc[0, column] = "another"
+    other = replace(lists, fold=replace(fold, **{part: changed}))
+    assert other.fingerprint != lists.fingerprint
+    assert replace(lists).fingerprint == lists.fingerprint
+
+
+def test_constant_scores_are_the_recall_order_and_all_tied(fold, tmp_path):
+    flat = {
+        "recall": SYSTEMS["recall"],
+        "scripted": lambda _: Scripted(lambda lists: np.zeros(len(lists.candidates))),
+    }
+    results = run(fold, flat)
+    for one in results.comparisons:
+        assert (one.mean, one.low, one.high, one.p_holm) == (0, 0, 0, 1)
+        assert not one.decided
+    document = write_results(results, tmp_path)
+    assert document["diagnostics"][1]["tied_share"] == 1
+    write_report(results, tmp_path / "report.html")
+    assert "100.0%" in (tmp_path / "report.html").read_text()
+
+
+def test_users_with_one_interaction_only_train():
+    lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
+    results = run(leave_last_k(dataset([*lines, "single: i3", "other: i4"])))
+    assert {one.n_users for one in results.comparisons} == {40}
+    assert "single" in set(results.runs[0].lists.fold.train.user_id)
+    assert results.runs[0].lists.fold.counts["users_not_tested"] == 2
+
+
+def test_a_system_is_left_out_of_domains_it_does_not_cover(fold):
+    class Elsewhere(RecallOrder):
+        name = "elsewhere"
+        domains = frozenset({"books"})
+
+    said = []
+    results = run(fold, {**SYSTEMS, "elsewhere": lambda _: Elsewhere()}, progress=said.append)
+    assert "elsewhere" not in set(results.rows.system)
+    assert "toy: left out by elsewhere, which covers books" in said
+
+
 def test_a_half_written_score_file_is_computed_again(fold, tmp_path, caplog):
     run(fold, out=tmp_path)
     (broken,) = (tmp_path / "scores").glob("*linear*")
@@ -137,6 +209,7 @@ def test_a_half_written_score_file_is_computed_again(fold, tmp_path, caplog):
 def test_cost_per_user(fold):
     results = run(fold, {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()})
     assert results.runs[1].cost["tokens_per_user"] == pytest.approx(120 / 40)
+    assert results.runs[1].cost["ms_per_user"] > 1000
     assert np.isnan(results.runs[0].cost["tokens_per_user"])
 
 
@@ -150,8 +223,6 @@ def test_scores_that_are_not_finite_name_system_and_user(fold):
 
 
 def test_leaks_stop_the_evaluation(fold, chain):
-    from dataclasses import replace
-
     def leaking_validation(data):
         return fold
 

@@ -7,7 +7,7 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
 from reranker.evaluation import Settings, evaluate, leave_last_k
 from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
-from reranker.evaluation.table import comparison_table
+from reranker.evaluation.table import comparison_table, length_table
 from tests.pipeline import toys
 
 
@@ -71,3 +71,17 @@ def test_rivals_are_compared_and_tabled():
     assert sum("| fused |" in line and "| linear |" in line for line in lines) == 1
     assert sum("| recall | 0." in line for line in lines) == 1
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_list_lengths_are_tabled_side_by_side():
+    factories = suite().factories(("recall", "popularity"))
+    fold = leave_last_k(toys.taste_dataset())
+    results = evaluate([fold], PopularityRecall(), factories, Settings(candidates=(12, 6)))
+    header, _, *lines = length_table(results).splitlines()
+    assert header == "| ndcg@10 | split | system | 6 candidates | 12 candidates |"
+    assert [line.split(" | ")[2] for line in lines] == ["recall", "popularity"]
+    values = [float(cell) for cell in lines[0].strip("| ").split(" | ")[3:]]
+    rows = results.rows
+    at = (rows.system == "recall") & (rows.metric == "ndcg") & (rows.k == 10) & (rows.protocol == "end_to_end")
+    wanted = rows[at].set_index("candidates")["value"]
+    assert values == pytest.approx([wanted[6], wanted[12]], abs=1e-4)

@@ -1,0 +1,97 @@
+"""eval/quality.py and eval/sasrec.py on small domains, with a stand-in for RecBole's interpreter."""
+
+import sys
+
+import pytest
+import typer.testing
+
+from eval import quality, sasrec
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation import read_results
+from tests.pipeline import toys
+
+SPLITS = "leave-last,cold-users,cold-items"
+
+FAKE_PYTHON = """#!{python}
+import sys
+import pandas as pd
+folder, scores = sys.argv[4:6]
+frame = pd.read_parquet(folder + "/candidates.parquet")
+frame["score"] = -frame["rank"].astype(float)
+frame[["user_id", "item_id", "score"]].to_parquet(scores)
+with open(scores + ".calls", "a") as file:
+    file.write("x")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two domains, one of them known to have no order."""
+    folder = tmp_path_factory.mktemp("domains")
+    for name in ("movies", "anime"):
+        (folder / name).mkdir()
+        taste = toys.taste_dataset()
+        taste.interactions.to_parquet(folder / name / "interactions.parquet")
+        taste.items.to_parquet(folder / name / "items.parquet")
+    return folder
+
+
+@pytest.fixture
+def venv(tmp_path):
+    """Looks like a finished environment; its interpreter scores the lists in recall order and counts its calls."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    (tmp_path / "venv" / ".sasrec-ready").write_text(" ".join((*sasrec.PACKAGES, *sasrec.TORCH)))
+    return tmp_path / "venv"
+
+
+def invoke(main, *arguments):
+    app = typer.Typer()
+    app.command()(main)
+    return typer.testing.CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_sasrec_is_judged_beside_the_controls_and_joins_the_big_table(data, venv, tmp_path):
+    flags = ("--data", data, "--domains", "movies,anime", "--out", tmp_path / "peer", "--venv", venv)
+    for _ in range(2):
+        done = invoke(sasrec.main, *flags, "--candidates", "8,12")
+        assert done.exit_code == 0
+        assert "anime: left out, it has no order in time" in done.output
+        assert "| sasrec |" in done.output
+    assert (tmp_path / "peer" / "sasrec" / "movies.parquet.calls").read_text() == "x"
+    rows = read_results(tmp_path / "peer" / "results.json")["rows"]
+    mrr = {row["system"]: row["value"] for row in rows if row["metric"] == "mrr" and row["candidates"] == 12}
+    assert mrr["sasrec"] == pytest.approx(mrr["recall"])
+
+    out = tmp_path / "quality"
+    flags = ("--data", data, "--domains", "all", "--systems", "linear", "--candidates", "12,8", "--out", out)
+    splits = ("--splits", SPLITS, "--external", f"sasrec={tmp_path / 'peer' / 'sasrec'}")
+    done = invoke(quality.main, *flags, *splits, "--diagnose", 5)
+    assert done.exit_code == 0
+    assert "movies: left out of cold-users: " in done.output  # five interactions a user: none has a support of five
+    document = read_results(out / "results.json")
+    splits = {row["split"] for row in document["rows"]}
+    cold = {f"cold_users_{k}{order}" for k in (1, 3) for order in ("", "_random")}
+    assert splits == cold | {"leave_last_1", "leave_random_1", "cold_items_0.1", "cold_items_0.1_random"}
+    places = {(row["domain"], row["split"]) for row in document["rows"] if row["system"] == "sasrec"}
+    assert places == {("movies", "leave_last_1")}
+    assert {row["candidates"] for row in document["rows"]} == {8, 12}
+    assert [one["system"] for one in document["diagnostics"] if "kendall_tau" in one] == ["linear", "linear"]
+    assert "8 candidates" in (out / "table.md").read_text()
+
+
+def test_what_cannot_be_run_is_said(data, venv, tmp_path):
+    with pytest.raises(ConfigError, match="unknown sideways"):
+        invoke(quality.main, "--data", data, "--splits", "sideways", "--out", tmp_path)
+    with pytest.raises(DataError, match="none leaves any of anime a test fold"):
+        invoke(quality.main, "--data", data, "--domains", "anime", "--splits", "temporal", "--out", tmp_path)
+    with pytest.raises(DataError, match="no domain books; it has anime, movies"):
+        invoke(quality.main, "--data", data, "--domains", "books", "--out", tmp_path)
+    with pytest.raises(DataError, match="SASRec needs sequences"):
+        invoke(sasrec.main, "--data", data, "--domains", "anime", "--venv", venv, "--out", tmp_path)
+    (venv / "bin" / "python").write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(ConfigError, match="training SASRec on movies failed with exit code 3"):
+        invoke(sasrec.main, "--data", data, "--domains", "movies", "--venv", venv, "--out", tmp_path)
+    assert not (tmp_path / "sasrec" / "movies.key").exists()
