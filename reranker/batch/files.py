@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_TEMPORARY = ".tmp"
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     is the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
         yield temporary
         _sync(temporary)
@@ -28,6 +29,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that a killed process left under `folder`."""
+    for path in folder.rglob(f".*{_TEMPORARY}"):
+        path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

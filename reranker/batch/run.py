@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from reranker.batch.files import read_json, whole_file, write_json
+from reranker.batch.files import read_json, remove_leftovers, whole_file, write_json
 from reranker.batch.inputs import Columns
 from reranker.batch.manifest import (
     Identity,
@@ -115,6 +115,7 @@ class OfflineRun:
     def _run(
         self, what: Identity, resume: bool, force: bool, progress: bool, reranker: Reranker | None, begun: float
     ) -> Summary:
+        remove_leftovers(self.out)
         manifest = self._opened(what, resume, force)
         if manifest["complete"] and (summary := _verified_summary(self.out, manifest)) is not None:
             return summary

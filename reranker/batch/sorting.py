@@ -26,6 +26,7 @@ def sorted_by_user(table: InputTable, target: Path) -> InputTable:
         DataError: the disk is full, or the table cannot be read.
     """
     scratch = target.with_name(f"{target.name}.scratch")
+    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
     rows = pa.RecordBatchReader.from_batches(table.schema(), table.batches())
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY,
