@@ -143,7 +143,7 @@ def _costs(runs: Sequence[Run]) -> str:
         rows.setdefault(
             f"{_place(run, several)} · {run.system}",
             [
-                f"{run.cost['ms_per_user']:.3g}",
+                f"{run.cost['ms_per_user']:.2f}",
                 "" if np.isnan(tokens) else f"{tokens:.0f}",
                 f"{tied_share(run.lists, run.scores):.1%}",
                 f"{run.fit_seconds:.1f}",

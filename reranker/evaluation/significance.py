@@ -60,6 +60,9 @@ class Comparison:
         """What an undecided comparison could have shown; empty for a decided one."""
         if self.decided:
             return ""
+        if self.detectable == 0 and self.mean == 0:
+            users = f"every one of {self.n_users} users"
+            return f"{self.domain}: {self.system} gives {users} the {self.metric} of {self.versus}"
         return (
             f"{self.domain}: {self.system} against {self.versus} is not decided by {self.n_users} users; a true "
             f"difference in {self.metric} of {self.detectable:.4f} or more would be found four times in five"
