@@ -164,7 +164,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
             f"{c.domain} · {c.system}",
             f"{c.mean:+.4f}",
             f"{c.low:+.4f} … {c.high:+.4f}",
-            f"{c.relative:+.1%}",
+            "" if np.isnan(c.relative) else f"{c.relative:+.1%}",
             f"{c.p_holm:.3f}",
             str(c.n_users),
         ]

@@ -18,7 +18,7 @@ from reranker.evaluation.kept import read_scores, score_key, score_path, write_s
 from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
 from reranker.evaluation.metrics import CUTOFFS, catalogue_metrics, check_scores, metric_name, per_user_metrics
 from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
-from reranker.evaluation.significance import Comparison, bootstrap_columns, compare, with_holm
+from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
 from reranker.evaluation.splits import Fold
 from reranker.evaluation.systems import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
 from reranker.protocols import RecallStage
@@ -307,5 +307,6 @@ def _compare(
                 for domain, frame in means[system].items()
             }
             comparisons += compare(values, system=system, versus=versus, metric=metric)
-    split = runs[0].lists.fold.split
-    return with_holm([replace(comparison, split=split) for comparison in comparisons])
+    splits = {run.lists.fold.domain: run.lists.fold.split for run in runs}
+    splits[POOLED] = "+".join(dict.fromkeys(splits.values()))
+    return with_holm([replace(comparison, split=splits[comparison.domain]) for comparison in comparisons])

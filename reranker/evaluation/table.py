@@ -11,7 +11,8 @@ from reranker.evaluation.significance import POOLED, Comparison
 def comparison_table(results: Results, metric: str = "ndcg@10") -> str:
     """Value of `metric` by system and domain, and each gain with its interval, as Markdown.
 
-    An asterisk marks a difference that Holm's correction leaves significant at 5 %.
+    An asterisk marks a difference that Holm's correction leaves significant at 5 %. Gains over 0 are differences, not
+    shares.
     """
     return "\n".join(_lines(results, metric))
 
@@ -43,6 +44,8 @@ def _key(gain: Comparison) -> tuple[str, str, str, str]:
 
 def _gain(gain: Comparison) -> str:
     mark = "*" if gain.p_holm < 0.05 else ""
+    if np.isnan(gain.relative):  # a share of nothing
+        return f"{gain.versus} | {gain.mean:+.4f}{mark} | {gain.low:+.4f} .. {gain.high:+.4f}"
     return (
         f"{gain.versus} | {gain.relative:+.1%}{mark} | {gain.relative_low:+.1%} .. {gain.relative_high:+.1%} "
         f"({gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
@@ -87,4 +90,6 @@ def _cell(gain: Comparison | None) -> str:
     if gain is None:
         return ""
     mark = "*" if gain.p_holm < 0.05 else ""
+    if np.isnan(gain.relative):
+        return f"{gain.mean:+.4f}{mark} [{gain.low:+.4f}, {gain.high:+.4f}]"
     return f"{gain.relative:+.0%}{mark} [{100 * gain.relative_low:+.0f}, {100 * gain.relative_high:+.0f}]"

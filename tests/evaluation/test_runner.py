@@ -13,6 +13,7 @@ from reranker.evaluation import (
     cold_users,
     evaluate,
     leave_last_k,
+    leave_random_k,
     propose,
     write_report,
     write_results,
@@ -20,6 +21,7 @@ from reranker.evaluation import (
 from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
 from reranker.evaluation.kept import write_scores
 from reranker.evaluation.systems import ReadingCost
+from reranker.evaluation.table import comparison_table, gain_matrix
 from tests.evaluation.toys import dataset
 
 SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
@@ -261,3 +263,31 @@ def test_splits_can_be_put_together(fold, chain):
     together = Results.combined([run(fold), run(cold_users(chain, k=2))])
     assert set(together.rows.split) == {"leave_last_1", "cold_users_2"}
     assert {c.split for c in together.comparisons} == {"leave_last_1", "cold_users_2"}
+
+
+def test_each_domain_is_compared_under_its_own_split(fold, chain):
+    other = replace(leave_random_k(chain), domain="unordered")
+    results = evaluate([fold, other], PopularityRecall(), SYSTEMS, Settings(candidates=(5,)))
+    assert {(one.domain, one.split) for one in results.comparisons} == {
+        ("toy", "leave_last_1"),
+        ("unordered", "leave_random_1"),
+        ("pooled", "leave_last_1+leave_random_1"),
+    }
+    shown = comparison_table(results)
+    assert "| unordered | leave_random_1 | 40 | linear |" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| unordered") and "| linear |" in line)
+    assert "| recall | " in line
+    assert "leave_random_1 | linear | recall |" in gain_matrix(results)
+
+
+def test_a_gain_over_nothing_is_a_difference(fold):
+    worst = {
+        "recall": lambda _: RecallOrder(),
+        "scripted": lambda _: Scripted(lambda lists: -lists.relevant.astype(float)),
+        "linear": SYSTEMS["linear"],
+    }
+    settings = Settings(candidates=(5,), ks=(1,), compared=("hr@1",), baseline="scripted", rivals=())
+    results = evaluate([fold], PopularityRecall(), worst, settings)
+    for table in (comparison_table(results, "hr@1"), gain_matrix(results, "hr@1")):
+        assert "nan" not in table
+        assert "+0." in table
