@@ -246,7 +246,7 @@ def _check(name: str, value: float, target: str, passed: bool, unit: str) -> Che
 
 
 def _environment(rows: int) -> dict[str, object]:
-    packages = ("reranker", "duckdb", "numpy", "pandas", "pyarrow")
+    packages = ("reranker", "numpy", "pandas", "pyarrow")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
