@@ -1,0 +1,141 @@
+"""A user's state as bytes, and a user's id as text: what every store keeps.
+
+A record is a row of parts, so that interactions can be added at its end without reading what stands before:
+
+    state         JSON: support, support_loss, step_scale, updated_at
+    vector        raw little-endian float32
+    interactions  JSON: when they were added, and [item id, timestamp] each, oldest first; any number of such parts
+
+Each part is a tag, a length, a CRC-32 and its bytes. A record that only ever had interactions added has no state: then
+the user is a stranger who did something. No pickle, so reading a record never runs code.
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from candidate_gen.ids import decode_ids, encode_ids
+from reranker.errors import BundleError, StoreError
+from reranker.types import ItemId, UserId, UserState
+
+MAX_DIM = 64
+"""Floats a context vector may have: 256 bytes."""
+
+_HEADER = struct.Struct("<cII")  # tag, length, CRC-32
+_STATE, _VECTOR, _INTERACTIONS = b"S", b"V", b"I"
+
+
+def user_key(user_id: UserId) -> str:
+    """A user's id as ASCII text that `user_of` reads back. 1, 1.0, True and "1" are four users.
+
+    Raises:
+        DataError: an id of a type that cannot be stored.
+    """
+    return json.dumps(encode_ids([user_id])[0], separators=(",", ":"))
+
+
+def user_of(key: str) -> UserId:
+    """The inverse of `user_key`.
+
+    Raises:
+        StoreError: no such text was written by `user_key`.
+    """
+    try:
+        user_id: UserId = decode_ids([json.loads(key)])[0]
+    except (ValueError, BundleError) as error:
+        raise StoreError(
+            f"the store holds a damaged user id {key[:80]!r} ({error}). Restore it from a backup"
+        ) from error
+    return user_id
+
+
+def state_record(state: UserState) -> bytes:
+    """The whole state.
+
+    Raises:
+        StoreError: the vector is not (dim,) finite floats with dim <= 64, or a time is not finite.
+        DataError: an item id of a type that cannot be stored.
+    """
+    vector = np.asarray(state.vector)
+    if vector.ndim != 1 or len(vector) > MAX_DIM or not np.isfinite(vector).all():
+        raise StoreError(
+            f"the context vector of user {state.user_id!r} must be (dim,) finite floats with dim <= {MAX_DIM}, got "
+            f"shape {vector.shape}. A smaller context is set where it is trained"
+        )
+    numbers = encode_ids([state.support_loss, float(state.step_scale), float(state.updated_at)])  # NaN is no JSON
+    parts = [_part(_STATE, _as_json([int(state.support), *numbers])), _part(_VECTOR, vector.astype("<f4").tobytes())]
+    if state.interactions:
+        parts.append(interactions_record(state.user_id, state.interactions, state.updated_at))
+    return b"".join(parts)
+
+
+def interactions_record(user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], added_at: float) -> bytes:
+    """What is put at the end of a record to add interactions.
+
+    Raises:
+        StoreError: a timestamp is not a finite number.
+        DataError: an item id of a type that cannot be stored.
+    """
+    times = [None if time is None else float(time) for _, time in interactions]
+    wrong = [time for time in times if time is not None and not math.isfinite(time)]
+    if wrong:
+        raise StoreError(f"an interaction of user {user_id!r} has the timestamp {wrong[0]}; give a number or None")
+    items = encode_ids(item for item, _ in interactions)
+    return _part(_INTERACTIONS, _as_json([float(added_at), *map(list, zip(items, times, strict=True))]))
+
+
+def read_record(user_id: UserId, record: bytes) -> UserState:
+    """The state that `state_record` and `interactions_record` wrote.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
+    state = UserState(user_id=user_id)
+    interactions: list[tuple[ItemId, float | None]] = []
+    try:
+        for tag, content in _parts(record):
+            if tag == _STATE:
+                support, *numbers = json.loads(content)
+                loss, step_scale, updated_at = decode_ids(numbers)
+                state = replace(state, support=support, support_loss=loss, step_scale=step_scale, updated_at=updated_at)
+            elif tag == _VECTOR:
+                state = replace(state, vector=np.frombuffer(content, dtype="<f4").astype(np.float32))
+            elif tag == _INTERACTIONS:
+                added_at, *pairs = json.loads(content)
+                items = decode_ids(item for item, _ in pairs)
+                interactions += zip(items, (time for _, time in pairs), strict=True)
+                state = replace(state, updated_at=max(state.updated_at, added_at))
+            else:
+                raise ValueError(f"unknown part {tag!r}")
+    except (ValueError, TypeError, struct.error, BundleError) as error:
+        raise StoreError(
+            f"the stored state of user {user_id!r} is damaged ({error}). Restore the store from a backup, or forget "
+            "this user"
+        ) from error
+    return replace(state, interactions=tuple(interactions))
+
+
+def _part(tag: bytes, content: bytes) -> bytes:
+    return _HEADER.pack(tag, len(content), zlib.crc32(content)) + content
+
+
+def _parts(record: bytes) -> Iterator[tuple[bytes, bytes]]:
+    start = 0
+    while start < len(record):
+        tag, length, checksum = _HEADER.unpack_from(record, start)
+        start += _HEADER.size
+        content = record[start : start + length]
+        if len(content) != length or zlib.crc32(content) != checksum:
+            raise ValueError(f"the part at byte {start} does not have its checksum")
+        yield tag, content
+        start += length
+
+
+def _as_json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
