@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank
+from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank, tune_base
 from reranker.errors import RerankerError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evaluate, inspect.inspect):
     app.command()(command)
 app.command("data")(data.data)
+app.command("tune-base")(tune_base.tune_base)
 app.command("models")(models.models)
 
 

@@ -33,6 +33,10 @@ class HubTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
+    def save(self, directory: Path) -> None:
+        """Writes the tokenizer's files beside a model's."""
+        self._tokenizer.save_pretrained(directory)
+
 
 def resolved(model: Model) -> ResolvedModel:
     """The model on disk; names and ids are looked up, and fetched when needed."""

@@ -1,0 +1,59 @@
+"""`reranker tune-base`: teach the base model how the titles of your domains follow one another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import ModelOption, given
+from reranker.errors import ConfigError
+
+
+def tune_base(
+    data: Annotated[list[str], typer.Option("--data", help="domain=FOLDER or a known data set; may be repeated")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the adapter, the merged model and the curve")],
+    model: ModelOption = None,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 300,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="rank of the LoRA")] = 8,
+    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 1e-3,
+    tokens_per_step: Annotated[int, typer.Option("--tokens-per-step", min=64)] = 3072,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: domains alike, 1: by size")] = 0.5,
+    hold_out: Annotated[int, typer.Option("--hold-out", min=0, help="newest interactions a user left out")] = 2,
+    history_items: Annotated[int, typer.Option("--history-items", min=1, help="items a sequence, at most")] = 24,
+    dtype: Annotated[str, typer.Option("--dtype")] = "bfloat16",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """Adapt the base model by LoRA to users' histories; a killed run goes on where it stopped.
+
+    The newest interactions of each user are left out: the last will be judged on, the one before teaches the fusion.
+    """
+    from reranker.config import RerankerConfig
+    from reranker.meta.base_tuning import BaseTuningConfig
+    from reranker.meta.tune import tune_base as run
+
+    domains = [part.partition("=") for part in data]
+    if any(not path for _, _, path in domains):
+        raise ConfigError("--data needs domain=FOLDER, for instance --data shop=purchases/")
+    config = BaseTuningConfig(
+        steps=steps,
+        rank=rank,
+        alpha=2.0 * rank,
+        learning_rate=learning_rate,
+        tokens_per_step=tokens_per_step,
+        temperature=temperature,
+        seed=seed,
+    )
+    result = run(
+        [(domain, path) for domain, _, path in domains],
+        out,
+        config,
+        RerankerConfig.from_mapping(given(model=model)),
+        hold_out=hold_out,
+        history_items=history_items,
+        dtype=dtype,
+        progress=True,
+    )
+    typer.echo(
+        f"loss {result.first_loss:.3f} -> {result.last_loss:.3f} nats a token over {result.tokens} tokens; "
+        f"adapter in {result.adapter}, model in {result.model}. Use it with --model {result.model}"
+    )

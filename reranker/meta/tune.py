@@ -1,0 +1,123 @@
+"""From folders of data to an adapted base model on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reranker.config import RerankerConfig
+from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.hub import load_dataset, resolve_model
+from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
+from reranker.meta.sequences import DomainTexts, SequenceSampler
+from reranker.prompting import PromptRenderer, family_for_domain
+from reranker.softprompt import SoftPrompt
+from reranker.tables import USER, Dataset
+
+_ENDS = 20  # steps averaged at each end of the curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedBase:
+    """What `tune_base` wrote.
+
+    Attributes:
+        adapter: PEFT LoRA folder.
+        model: the merged checkpoint: a model folder like any other.
+        first_loss: mean of the first steps, nats a token.
+        last_loss: mean of the last steps.
+        tokens: tokens read.
+    """
+
+    adapter: Path
+    model: Path
+    first_loss: float
+    last_loss: float
+    tokens: int
+
+
+def tune_base(
+    sources: Sequence[tuple[str, str]],
+    out: Path,
+    config: BaseTuningConfig,
+    reranker: RerankerConfig,
+    *,
+    hold_out: int = 2,
+    history_items: int = 24,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    progress: bool = False,
+) -> TunedBase:
+    """Adapts the base model by next-title language modelling and saves it.
+
+    Args:
+        sources: (domain, folder or known data set); the domain picks the templates.
+        out: folder for checkpoint, curve, `adapter/` and `model/`.
+        config: of the training.
+        reranker: base model, soft tokens and prompt settings that will be served.
+        hold_out: newest interactions of each user that the model must not see.
+        history_items: items a sequence, at most.
+        dtype: the model computes in.
+        device: "cpu" or "cuda".
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: a domain without usable histories.
+        ConfigError: `out` holds a run with other settings.
+    """
+    source = resolve_model(reranker.model)
+    lm: Any = load_causal_lm(source.path, dtype, device)
+    tokenizer = HubTokenizer(source.path)
+    domains = []
+    for domain, place in sources:
+        data = load_dataset(place, domain=domain)
+        settings = reranker.prompt.model_copy(
+            update={
+                "family": family_for_domain(domain, reranker.prompt.directory),
+                "history_items": history_items,
+                "history_tokens": 24 * history_items,
+            }
+        )
+        renderer = PromptRenderer.from_settings(settings, tokenizer, lm.config.max_position_embeddings)
+        domains.append(
+            DomainTexts(
+                data=without_newest(data, hold_out),
+                renderer=renderer,
+                soft_prompt=_instruction_prompt(lm, renderer, reranker.soft_tokens),
+            )
+        )
+    sampler = SequenceSampler(domains, config.temperature, config.category_dropout, config.seed)
+    tuner = BaseTuner(lm, sampler, config, out)
+    tuned = tuner.run(progress)
+    tuned.save_pretrained(out / "adapter")
+    tuned.merge_and_unload().save_pretrained(out / "model")
+    tokenizer.save(out / "model")
+    losses = tuner.curve.losses
+    return TunedBase(
+        adapter=out / "adapter",
+        model=out / "model",
+        first_loss=float(np.mean(losses[:_ENDS])),
+        last_loss=float(np.mean(losses[-_ENDS:])),
+        tokens=tuner.curve.tokens,
+    )
+
+
+def without_newest(data: Dataset, n: int) -> Dataset:
+    """The data without each user's newest n interactions; users with fewer keep none."""
+    if n == 0:
+        return data
+    age = data.interactions.groupby(USER, sort=False).cumcount(ascending=False)
+    kept = data.interactions[age.to_numpy() >= n].reset_index(drop=True)
+    return Dataset(interactions=kept, items=data.items, domain=data.domain)
+
+
+def _instruction_prompt(lm: Any, renderer: PromptRenderer, soft_tokens: int) -> Any:
+    if soft_tokens == 0:
+        return None
+    import torch
+
+    ids = torch.tensor(renderer.instruction_token_ids(), device=lm.device)
+    vectors = lm.get_input_embeddings()(ids).detach().float().cpu().numpy()
+    return SoftPrompt.from_token_embeddings(vectors, soft_tokens).as_sequence()
