@@ -99,14 +99,19 @@ class Reader:
         return found.as_sequence()
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates, n_components)."""
-        components: list[NDArray[np.float64]] = []
+        """Per list: (n_candidates, n_components).
+
+        Lists with histories of like length go to the engine together, so that its batches need little padding.
+        """
+        by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
+        components: dict[int, NDArray[np.float64]] = {}
         with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
             for start in range(0, len(lists), LISTS_PER_CALL):
-                part = lists[start : start + LISTS_PER_CALL]
-                components.extend(self.scoring.score_components(part))
+                part = by_length[start : start + LISTS_PER_CALL]
+                scored = self.scoring.score_components([lists[number] for number in part])
+                components.update(zip(part, scored, strict=True))
                 bar.update(len(part))
-        return components
+        return [components[number] for number in range(len(lists))]
 
     def _build_scoring(self) -> Scoring:
         renderer = self.renderer
