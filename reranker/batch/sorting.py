@@ -108,7 +108,7 @@ class _Pieces:
     def split(self, batch: Any, splitters: Any) -> None:
         ordered = _sorted(pa.Table.from_batches([batch]))
         users = _users(ordered.column(USER).combine_chunks())
-        edges = [np.searchsorted(users, splitters, side=side) for side in ("left", "right")]
+        edges = [np.searchsorted(users, splitters, side="left"), np.searchsorted(users, splitters, side="right")]
         bounds = [0, *np.stack(edges, axis=1).ravel().tolist(), len(users), len(ordered)]
         for number, (start, stop) in enumerate(pairwise(bounds)):
             if stop > start:
