@@ -1,7 +1,7 @@
 """The judge on many domains: `python -m eval.quality --data DIR`.
 
 DIR holds one folder a domain with interactions.parquet and items.parquet. A killed run goes on where it stopped: scores
-of finished systems are kept under OUT/scores.
+of finished systems are kept under OUT/scores, what the model said of the lists under OUT/readings.
 """
 
 from collections.abc import Sequence
@@ -47,6 +47,8 @@ def main(
         list[str] | None, typer.Option(help="name=DIR with DIR/<domain>.parquet; judged in the first split")
     ] = None,
     diagnose: Annotated[int, typer.Option(min=0, help="covered users a domain to test for order and titles")] = 0,
+    model: Annotated[str, typer.Option(help="model folder or name; the default model without it")] = "",
+    family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
 ) -> None:
     """Runs every system on every domain and prints one table."""
@@ -54,8 +56,16 @@ def main(
     test_users, zero_shot_users = users or None, 400
     if quick:
         test_users, zero_shot_users, fit_users = users or 800, 60, min(fit_users, 150)
-    config = RerankerConfig(engine=engine)
-    suite = Suite(config, lambda: load_engine(engine, config.model), fit_users, FAMILIES, progress=True)
+    prompt = {"family": family} if family else {}
+    config = RerankerConfig.from_mapping({"engine": engine, "prompt": prompt} | ({"model": model} if model else {}))
+    suite = Suite(
+        config,
+        lambda: load_engine(engine, config.model),
+        fit_users,
+        FAMILIES,
+        progress=True,
+        directory=out / "readings",
+    )
     chosen = tuple(dict.fromkeys(("recall", *(filter(None, systems.split(",")) if systems else default_systems()))))
     settings = Settings(candidates=list_lengths(candidates), seeds=tuple(range(seeds)), covered_only=True)
     factories = suite.factories(chosen)

@@ -19,8 +19,11 @@ from reranker.evaluation.protocol import CandidateLists
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 """Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
+
+READINGS_VERSION = 1
+"""Raised whenever code that changes what the model says of a list changes: prompts, read-outs, engines."""
 
 N_COSTS = 3
 """Numbers kept beside the scores: seconds of fitting, seconds of scoring, tokens."""
@@ -46,6 +49,17 @@ def score_key(lists: CandidateLists, fitting: Sequence[CandidateLists], system: 
         settings,
         *(one.fingerprint for one in (lists, *fitting)),
     )
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+
+
+def reading_path(out: Path, lists: CandidateLists, key: str) -> Path:
+    """Where one reading is kept."""
+    return out / f"{quote(lists.fold.domain, safe='')}.{lists.n}.{key[:16]}.npz"
+
+
+def reading_key(lists: CandidateLists, settings: str) -> str:
+    """Hash of everything that a reading of these lists rests on; `settings` names model, engine and prompts."""
+    parts = version("reranker"), READINGS_VERSION, settings, lists.fingerprint
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ Systems of one domain share the readings, so that a list is read by the model on
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from reranker.catalog import Catalog, scoring_lists
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
+from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
@@ -76,6 +78,7 @@ class Readings:
         config: read-out, prompts and soft tokens.
         families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
+        directory: where readings are kept for later runs; nowhere by default.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Readings:
         config: RerankerConfig,
         families: Mapping[str, str] | None = None,
         progress: bool = False,
+        directory: Path | None = None,
     ) -> None:
         self.config = config
+        self._directory = directory
         self.families = families or {}
         self.progress = progress
         self._engine = CountingEngine(engine)
@@ -100,11 +105,22 @@ class Readings:
     def of(self, lists: CandidateLists) -> Components:
         """(rows, n_components) aligned with `lists.candidates`."""
         if id(lists) not in self._kept:
-            tokens, started = self._engine.tokens, time.perf_counter()
-            components = self._read(lists)
-            cost = ReadingCost(tokens=self._engine.tokens - tokens, seconds=time.perf_counter() - started)
-            self._kept[id(lists)] = _Reading(lists=lists, components=components, cost=cost)
+            self._kept[id(lists)] = self._reading(lists)
         return self._kept[id(lists)].components
+
+    def _reading(self, lists: CandidateLists) -> _Reading:
+        """From disk where an earlier run left it."""
+        if self._directory is None:
+            return self._read(lists)
+        key = reading_key(lists, self.fingerprint)
+        path = reading_path(self._directory, lists, key)
+        kept = read_scores(path, key)
+        if kept is None:
+            reading = self._read(lists)
+            write_scores(path, key, reading.components, (0.0, reading.cost.seconds, reading.cost.tokens))
+            return reading
+        components, (_, seconds, tokens) = kept
+        return _Reading(lists=lists, components=components, cost=ReadingCost(tokens=int(tokens), seconds=seconds))
 
     def cost(self, lists: CandidateLists) -> ReadingCost | None:
         """What reading these lists took, whichever system asked for it; None while they are unread."""
@@ -140,7 +156,8 @@ class Readings:
             self._readers[domain] = Reader(self.config, named, PromptBank(), PriorStore(), self._engine)
         return self._readers[domain]
 
-    def _read(self, lists: CandidateLists) -> Components:
+    def _read(self, lists: CandidateLists) -> _Reading:
+        tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
@@ -153,7 +170,8 @@ class Readings:
         groups = lists.candidates.groupby(USER, sort=False).indices.values()
         for rows, part in zip(groups, values, strict=True):
             raw[rows] = part
-        return raw
+        cost = ReadingCost(tokens=self._engine.tokens - tokens_before, seconds=time.perf_counter() - started)
+        return _Reading(lists=lists, components=raw, cost=cost)
 
 
 class _LLMSystem:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
@@ -68,6 +69,7 @@ class Suite:
         fit_users: lists the LLM reads for fitting, at most, a domain.
         families: domain -> template family, for domains that are not called like one.
         progress: show progress bars on stderr.
+        directory: where the model's readings are kept for later runs; nowhere by default.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Suite:
         fit_users: int | None = 500,
         families: Mapping[str, str] | None = None,
         progress: bool = False,
+        directory: Path | None = None,
     ) -> None:
         self.config = config
+        self._directory = directory
         self.fit_users = fit_users
         self._load = load
         self._families = families
@@ -104,7 +108,7 @@ class Suite:
             if self._engine is None:
                 self._engine = self._load()
             config = self.config.model_copy(update={"scoring": read_out})
-            self._readings[read_out] = Readings(self._engine, config, self._families, self._progress)
+            self._readings[read_out] = Readings(self._engine, config, self._families, self._progress, self._directory)
         return self._readings[read_out]
 
     def _factory(self, name: str) -> SystemFactory:

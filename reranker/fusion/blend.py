@@ -165,26 +165,28 @@ def _standard(raw: NDArray[np.float64], list_index: IntArray) -> NDArray[np.floa
 def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
     """Compares the orders on lists that their weights were not fitted on (5-fold cross-fitting over users).
 
-    The lists read by the LLM all hold a chosen item; users whose item recall missed join them as zeros, as many as keep
-    the share that recall found.
+    Recall and evidence are known for every user of the fold; what the LLM adds to the evidence is known on the lists it
+    read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read user counts as
+    many times as there are such users for one read (Horvitz & Thompson 1952). A user whose item recall missed counts
+    as 0 under every order.
     """
     fold_of_row = assign_folds(fold.list_index, fold.chosen, CROSS_FITTING_FOLDS, seed)
-    scores = {name: np.zeros(len(read.rows)) for name in ("features", "fused")}
-    for number in np.unique(fold_of_row[read.rows]):
-        others = fold_of_row != number
-        mine = ~others[read.rows]
-        evidence = FusionHead.fit(
-            dict(FEATURES), fold.features[others], fold.list_index[others], fold.chosen[others], l2
-        )
-        fused = fit_fused(evidence, words, read.features[~mine], read.list_index[~mine], read.chosen[~mine], l2)
-        scores["features"][mine] = evidence.score(fold.features[read.rows][mine])
-        scores["fused"][mine] = fused.score(read.features[mine])
-    scores["recall"] = -fold.recall_rank[read.rows].astype(np.float64)
-    n_relevant = fold.n_relevant[np.unique(fold.list_index[read.rows])]
+    features = np.zeros(len(fold.list_index))
+    fused = np.zeros(len(read.rows))
+    for number in np.unique(fold_of_row):
+        mine = fold_of_row == number
+        mine_read = mine[read.rows]
+        evidence = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2)
+        features[mine] = evidence.score(fold.features[mine])
+        if mine_read.any():
+            fused[mine_read] = fit_fused(
+                evidence, words, read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read], l2
+            ).score(read.features[mine_read])
+    by_recall = ndcg_by_list(-fold.recall_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant)
+    by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
+    users = np.unique(fold.list_index[read.rows])
+    read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[users])
     covered = len(np.unique(fold.list_index[fold.chosen]))
-    missed = np.zeros(round((len(fold.n_relevant) - covered) * len(n_relevant) / covered))
-    values = {
-        name: np.concatenate([ndcg_by_list(one, read.list_index, read.chosen, n_relevant), missed])
-        for name, one in scores.items()
-    }
-    return decide(values["recall"], values["features"], values["fused"], seed)
+    by_fused = by_features.copy()
+    by_fused[users] += (read_ndcg - by_features[users]) * covered / len(users)
+    return decide(by_recall, by_features, by_fused, seed)

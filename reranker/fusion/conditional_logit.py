@@ -99,6 +99,11 @@ class ConditionalLogit:
         utilities: Features = features @ self.weights
         return utilities
 
+    def log_likelihood_of(self, features: Features, list_index: IntArray, chosen: NDArray[np.bool_]) -> float:
+        """Σ log P(chosen item) over lists of any numbers, in nats."""
+        log_p = log_softmax_within_lists(self.score(features), np.unique(list_index, return_inverse=True)[1])
+        return float(log_p[chosen].sum())
+
 
 def log_softmax_within_lists(utilities: Features, list_index: IntArray) -> Features:
     """(rows,) log P of each row within its list; every list number from 0 to the largest must occur."""

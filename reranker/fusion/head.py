@@ -10,6 +10,11 @@ from reranker.errors import BundleError, DataError
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.types import IntArray
 
+RIDGES = (1.0, 10.0, 100.0, 1e3, 1e4)
+"""Multiples of the weakest ridge that `fit_fused` considers."""
+
+CROSS_VALIDATION_FOLDS = 5
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FusionHead:
@@ -90,22 +95,51 @@ def fit_fused(
     list_index: IntArray,
     chosen: NDArray[np.bool_],
     l2: float = 1.0,
+    seed: int = 0,
 ) -> FusionHead:
     """A head over evidence and LLM columns, pulled towards what the evidence alone taught.
 
     The LLM reads a sample of the lists, the evidence is known for all: the weights of `evidence`, fitted on all, are
-    the centre of the ridge, so that the smaller sample has to teach little more than what the LLM adds.
+    the centre of the ridge, so that the smaller sample has to teach little more than what the LLM adds. How hard the
+    ridge pulls is chosen by the likelihood of held-out lists: few lists, or an LLM that adds nothing, leave a head that
+    orders like the evidence.
 
     Args:
         evidence: head fitted on the evidence alone.
         words: LLM column -> what it says.
         features: (rows, evidence columns + LLM columns), z-scored within lists.
+        l2: the weakest ridge considered.
+        seed: of the cross-validation folds.
     """
     columns = {**evidence.columns, **words}
     if features.shape[1] != len(columns):
         raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
     centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
-    return FusionHead(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, l2, centre))
+    chosen_l2 = _cross_validated_l2(features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed)
+    return FusionHead(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, chosen_l2, centre))
+
+
+def _cross_validated_l2(
+    features: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    centre: NDArray[np.float64],
+    penalties: list[float],
+    seed: int,
+) -> float:
+    """The penalty under which lists held out are likeliest; the strongest where there are too few to hold any out."""
+    if len(np.unique(list_index[chosen])) < CROSS_VALIDATION_FOLDS:
+        return penalties[-1]
+    fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed)
+    likelihoods = []
+    for penalty in penalties:
+        held_out = 0.0
+        for number in range(CROSS_VALIDATION_FOLDS):
+            mine = fold_of_row == number
+            logit = ConditionalLogit.fit(features[~mine], list_index[~mine], chosen[~mine], penalty, centre)
+            held_out += logit.log_likelihood_of(features[mine], list_index[mine], chosen[mine])
+        likelihoods.append(held_out)
+    return penalties[int(np.argmax(likelihoods))]
 
 
 def assign_folds(list_index: IntArray, chosen: NDArray[np.bool_], folds: int = 5, seed: int = 0) -> IntArray:

@@ -52,6 +52,21 @@ def lists():
     return propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)
 
 
+def test_readings_on_disk_are_used_again_unless_something_changed(lists, tmp_path):
+    _, test = lists
+
+    def kept(**settings):
+        config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, **settings})
+        return Readings(ScriptedEngine(), config, directory=tmp_path)
+
+    first, again, other = kept(), kept(), kept(soft_tokens=3)
+    read = first.of(test)
+    assert np.array_equal(again.of(test), read)
+    assert again._engine.tokens == 0 and again.cost(test) == first.cost(test)  # the model was not asked
+    other.of(test)
+    assert other._engine.tokens > 0
+
+
 def test_components_stand_on_their_rows(lists):
     _, test = lists
     read = readings()

@@ -1,0 +1,79 @@
+import numpy as np
+
+from reranker.fusion import FEATURES, Blend, Choices
+
+SIZE = 10
+WORDS = {"llm": "what the model says"}
+
+
+def fold(users: int, evidence: float, seed: int = 0) -> Choices:
+    """Lists of 10; the first evidence column tells the chosen item with the given strength."""
+    random = np.random.default_rng(seed)
+    features = random.standard_normal((users, SIZE, len(FEATURES)))
+    utility = evidence * features[:, :, 0] + random.gumbel(size=(users, SIZE))
+    chosen = np.zeros((users, SIZE), dtype=bool)
+    chosen[np.arange(users), utility.argmax(axis=1)] = True
+    return Choices(
+        features=features.reshape(-1, len(FEATURES)),
+        list_index=np.repeat(np.arange(users), SIZE),
+        chosen=chosen.ravel(),
+        recall_rank=np.tile(np.arange(1, SIZE + 1), users),
+        n_relevant=np.ones(users, dtype=np.int64),
+    )
+
+
+def readings(fold: Choices, lists: range, strength: float, seed: int = 1) -> dict[int, np.ndarray]:
+    """One LLM column: noise, and `strength` more for the chosen item."""
+    random = np.random.default_rng(seed)
+    return {
+        number: strength * fold.chosen[fold.list_index == number][:, None] + random.standard_normal((SIZE, 1))
+        for number in lists
+    }
+
+
+def test_evidence_is_judged_on_all_lists_not_only_on_those_the_llm_read() -> None:
+    choices = fold(users=600, evidence=1.0)
+    guard = Blend.fit(choices, readings(choices, range(10), strength=0.0), WORDS).guard
+    assert guard.features_minus_recall.n == 600 and guard.features_minus_recall.low > 0
+    assert guard.serve in ("features", "fused")  # ten lists could not have shown it
+
+
+def test_an_llm_of_noise_read_on_few_lists_leaves_the_order_of_the_evidence() -> None:
+    choices = fold(users=600, evidence=1.0)
+    blend = Blend.fit(choices, readings(choices, range(20), strength=0.0), WORDS)
+    assert np.abs(blend.fused.logit.weights[-1]) < 0.1
+    assert np.abs(blend.fused.logit.weights[:-1] - blend.features.logit.weights).max() < 0.1
+
+
+def test_an_llm_that_knows_more_is_served() -> None:
+    choices = fold(users=300, evidence=0.5)
+    blend = Blend.fit(choices, readings(choices, range(150), strength=2.0), WORDS)
+    assert blend.guard.serve == "fused"
+    assert blend.guard.fused_minus_features.low > 0
+    assert blend.fused.logit.weights[-1] > 1.0
+
+
+def test_what_the_llm_adds_is_extrapolated_from_the_lists_it_read() -> None:
+    choices = fold(users=400, evidence=0.5)
+    known = readings(choices, range(400), strength=2.0)
+    everything = Blend.fit(choices, known, WORDS).guard.fused_minus_features
+    half = Blend.fit(choices, {number: known[number] for number in range(0, 400, 2)}, WORDS).guard.fused_minus_features
+    assert half.n == everything.n == 400
+    assert abs(half.mean - everything.mean) < 0.05
+    assert half.high - half.low > everything.high - everything.low
+
+
+def test_users_whose_item_recall_missed_count_as_zero() -> None:
+    choices = fold(users=200, evidence=1.0)
+    missed = np.isin(choices.list_index, np.arange(100))
+    chosen = choices.chosen & ~missed
+    halved = Choices(
+        features=choices.features,
+        list_index=choices.list_index,
+        chosen=chosen,
+        recall_rank=choices.recall_rank,
+        n_relevant=choices.n_relevant,
+    )
+    guard = Blend.fit(halved, readings(halved, range(100, 200), strength=3.0), WORDS).guard
+    assert guard.fused_minus_recall.n == 200
+    assert guard.fused_minus_recall.mean < 0.5  # at most 1 - recall on half of the users
