@@ -7,19 +7,16 @@ Prints a table with PASS or FAIL and writes DIR/agreement.json. Exit code 1 when
 
 import argparse
 import importlib.util
-import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
 
+from eval.checks import Check, machine, report
 from reranker.engines import load_engine
 from reranker.hub import DEFAULT_MODEL, ResolvedModel, resolve_model
 from reranker.protocols import Engine
@@ -71,17 +68,6 @@ INSTRUCTION = "Recommend what this person will choose next."
 
 SUM_BOUND, LABEL_BOUND = 1e-3, 1e-4  # nats, float32
 TAU_BOUND = 0.8  # Kendall's tau of a user's list in bfloat16 against float32: the mean over users
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One number against its bound."""
-
-    name: str
-    value: float
-    target: str
-    passed: bool
-    unit: str
 
 
 def build_requests(engine: Engine, users: int, candidates: int) -> list[ScoringRequest]:
@@ -186,14 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for check in compare(name, dtype, model, requests, labels, reference)
     ]
     print(f"{len(reference[0])} candidates of {users} users against a naive float32 loop, {model.model_id}")
-    for check in checks:
-        verdict = ("PASS" if check.passed else "FAIL") if check.target else "-"
-        print(f"{verdict:5} {check.name:48} {check.value:12.3g} {check.unit:7} {check.target}")
     if "vllm" not in engines:
         print("vllm is not installed: not compared")
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = {"checks": [asdict(check) for check in checks], "environment": _environment(model, engines)}
-    (options.out / "agreement.json").write_text(json.dumps(report, indent=2) + "\n")
+    report(checks, options.out / "agreement.json", _environment(model, engines), print)
     return 0 if all(check.passed for check in checks) else 1
 
 
@@ -201,16 +182,18 @@ def _at_most(name: str, value: float, bound: float) -> Check:
     return Check(name=name, value=value, target=f"<= {bound:g}", passed=value <= bound, unit="nats")
 
 
-def _environment(model: ResolvedModel, engines: Sequence[str]) -> dict[str, str]:
+def _environment(model: ResolvedModel, engines: Sequence[str]) -> dict[str, object]:
     import torch
 
-    packages = {name: version(name) for name in ("reranker", "torch", "transformers")}
+    more: dict[str, object] = {"model": model.model_id}
     if "vllm" in engines:
         import vllm
 
-        packages["vllm"] = str(vllm.__version__)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    return packages | {"python": platform.python_version(), "device": device, "model": model.model_id}
+        more["vllm"] = str(vllm.__version__)
+    more["device"] = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    )
+    return machine(("reranker", "torch", "transformers"), **more)
 
 
 if __name__ == "__main__":

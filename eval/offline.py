@@ -6,7 +6,6 @@ when it ran, whatever passed. The full setting takes about fifteen minutes on tw
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -15,8 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +23,7 @@ import pandas as pd
 import typer
 
 from candidate_gen import PopularityRecall
+from eval.checks import Check, machine, report
 from reranker import Dataset, Reranker, RerankerConfig
 from reranker.batch import OfflineRun
 from reranker.prompting import PromptSettings
@@ -39,17 +38,6 @@ try:
 finally:
     print(open("/proc/self/status").read(), file=sys.stderr)
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One number against its target; `passed` says whether it met it."""
-
-    name: str
-    value: float
-    target: str
-    passed: bool
-    unit: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +72,9 @@ def main(
     for name, users in (("start", ITEMS // LIST_LENGTH), ("small", small), ("large", large)):
         _write_tables(work, name, users)
     checks = [*_growth(work), *_unsorted(work), *_resumption(work, part_users=max(1, small // 20)), _overhead(work)]
-    result = {"checks": [asdict(check) for check in checks], "environment": _environment(rows)}
-    (out / "offline.json").write_text(json.dumps(result, indent=1) + "\n")
-    for check in checks:
-        state = "ok" if check.passed else "MISSED"
-        typer.echo(f"{state:7s}{check.name:44s}{check.value:10.3f} {check.unit:10s} target {check.target}")
+    environment = machine(("reranker", "numpy", "pandas", "pyarrow"), engine="scripted", rows=[rows, 10 * rows])
+    report(checks, out / "offline.json", environment, typer.echo)
     shutil.rmtree(work)
-    typer.echo(f"wrote {out / 'offline.json'}")
 
 
 def _growth(work: Path) -> list[Check]:
@@ -258,19 +242,6 @@ def _seconds(what: Callable[[], None]) -> float:
 
 def _check(name: str, value: float, target: str, passed: bool, unit: str) -> Check:
     return Check(name=name, value=float(value), target=target, passed=bool(passed), unit=unit)
-
-
-def _environment(rows: int) -> dict[str, object]:
-    packages = ("reranker", "numpy", "pandas", "pyarrow")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "engine": "scripted",
-        "rows": [rows, 10 * rows],
-        **{package: metadata.version(package) for package in packages},
-    }
 
 
 def _say(line: str) -> None:

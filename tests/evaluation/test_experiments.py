@@ -1,11 +1,12 @@
-"""eval/quality.py and eval/sasrec.py on small domains, with a stand-in for RecBole's interpreter."""
+"""eval/quality.py, eval/meta.py and eval/sasrec.py on small domains, with a stand-in for RecBole's interpreter."""
 
+import json
 import sys
 
 import pytest
 import typer.testing
 
-from eval import quality, sasrec
+from eval import meta, quality, sasrec
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
 from tests.pipeline import toys
@@ -80,6 +81,26 @@ def test_sasrec_is_judged_beside_the_controls_and_joins_the_big_table(data, venv
     assert {row["candidates"] for row in document["rows"]} == {8, 12}
     assert [one["system"] for one in document["diagnostics"] if "kendall_tau" in one] == ["linear", "linear"]
     assert "8 candidates" in (out / "table.md").read_text()
+
+
+def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_path):
+    flags = ("--data", data, "--domains", "movies", "--out", tmp_path, "--engine", "scripted", "--fit-users", 20)
+    done = invoke(meta.main, *flags, "--variant", "same=seed=0", "--variant", "soft=soft_tokens=3")
+    assert done.exit_code == 0
+    checks = {one["name"]: one for one in json.loads((tmp_path / "meta.json").read_text())["checks"]}
+    assert checks["movies: llm.same over llm.untrained"]["value"] == 0.0
+    assert not checks["movies: llm.same over llm.untrained"]["passed"]
+    values = {
+        (row["system"], row["metric"], row["k"]): row["value"]
+        for row in read_results(tmp_path / "results.json")["rows"]
+    }
+    gain = values["fused.soft", "ndcg", 10] / values["recall", "ndcg", 10] - 1
+    assert checks["movies: fused.soft over recall"]["value"] == pytest.approx(100 * gain)
+    assert checks["movies: fused.soft over recall"]["passed"] == (gain >= 0.15)
+    with pytest.raises(ConfigError, match="'fast' is not SETTING=VALUE"):
+        invoke(meta.main, *flags, "--variant", "new=fast")
+    with pytest.raises(ConfigError, match="speed"):
+        invoke(meta.main, *flags, "--variant", "new=speed=1")
 
 
 def test_what_cannot_be_run_is_said(data, venv, tmp_path):
