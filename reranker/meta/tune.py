@@ -9,7 +9,7 @@ import numpy as np
 
 from reranker.config import RerankerConfig
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
-from reranker.hub import load_dataset, resolve_model
+from reranker.hub import load_dataset, merge_lora, name_base, resolve_model
 from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
 from reranker.prompting import PromptRenderer, family_for_domain
@@ -92,8 +92,8 @@ def tune_base(
     tuner = BaseTuner(lm, sampler, config, out)
     tuned = tuner.run(progress)
     tuned.save_pretrained(out / "adapter")
-    tuned.merge_and_unload().save_pretrained(out / "model")
-    tokenizer.save(out / "model")
+    name_base(out / "adapter", source.model_id, source.sha256)
+    merge_lora(out / "adapter", source.path, out / "model")
     losses = tuner.curve.losses
     return TunedBase(
         adapter=out / "adapter",

@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from reranker.types import ScoringRequest
 
 
-def save_tiny_model(directory: Path, config: Any = None) -> Path:
+def save_tiny_model(directory: Path, config: Any = None, seed: int = 0) -> Path:
     vocabulary = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|im_end|>"])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>").save_pretrained(directory)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = config or LlamaConfig(
         hidden_size=32,
         intermediate_size=64,

@@ -1,0 +1,98 @@
+"""A LoRA in PEFT's format on disk -> base model and LoRA merged into one model directory, made once and kept."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from reranker.errors import ConfigError, ModelError
+from reranker.hub.cache import build_once, cache_dir
+from reranker.hub.hashing import file_sha256
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_BASE_SHA256 = "base_model_sha256"
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
+
+
+def is_lora(path: Path) -> bool:
+    """Whether the directory holds an adapter and no whole model."""
+    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+
+
+def name_base(path: Path, model_id: str, sha256: str) -> None:
+    """Writes into a saved adapter which base model it was made for, by name and weights instead of by local path."""
+    from safetensors.torch import load_file, save_file  # numpy has no bfloat16
+
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = model_id
+    (path / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(load_file(path / WEIGHTS), path / WEIGHTS, metadata={"format": "pt", _BASE_SHA256: sha256})
+
+
+def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
+    """Directory of the merged model; built on the first call, in the cache.
+
+    Args:
+        path: the adapter's directory.
+        resolve: base model's name -> `ResolvedModel`.
+
+    Raises:
+        ModelError: the adapter is damaged, is no LoRA, or was made for other weights than those of its base model.
+        ConfigError: torch, transformers or peft is not installed.
+    """
+    base_id, told = _base(path)
+    base = resolve(base_id)
+    if told and told != base.sha256:
+        raise ModelError(
+            f"the LoRA in {path} was made for {base_id!r} with weights {told[:12]}, but these are {base.sha256[:12]}: "
+            "use the model it was trained on, or train it again"
+        )
+    key = hashlib.sha256(f"{file_sha256(path / WEIGHTS)}\0{base.sha256}".encode()).hexdigest()
+    return build_once(cache_dir() / "models" / f"lora-{key[:24]}", lambda partial: merge_lora(path, base.path, partial))
+
+
+def _base(path: Path) -> tuple[str, str]:
+    """(name, SHA-256 or "") of the base model."""
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        with safe_open(path / WEIGHTS, framework="numpy") as file:
+            notes = file.metadata() or {}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{path} holds no readable adapter ({error}): save it there again") from error
+    if config.get("peft_type") != "LORA":
+        raise ModelError(
+            f"{path} holds an adapter of type {config.get('peft_type')!r}: only LORA can be merged into a model. A "
+            "soft prompt is given as a prompt, not as a model"
+        )
+    if not config.get("base_model_name_or_path"):
+        raise ModelError(f"{path / CONFIG} does not name its base model: set base_model_name_or_path")
+    return str(config["base_model_name_or_path"]), notes.get(_BASE_SHA256, "")
+
+
+def merge_lora(adapter: Path, base: Path, directory: Path) -> None:
+    """Writes base model + LoRA and the tokenizer to `directory`, in the base's dtype; the sum is taken in float32.
+
+    Raises:
+        ModelError: the adapter does not fit the model.
+        ConfigError: torch, transformers or peft is not installed.
+    """
+    try:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise ConfigError(f"merging a LoRA needs torch, transformers and peft ({error}): pip install peft") from error
+    dtype = AutoConfig.from_pretrained(str(base)).dtype or torch.float32
+    lm: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
+    try:
+        tuned: Any = PeftModel.from_pretrained(lm, str(adapter))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"the LoRA in {adapter} does not fit the model in {base}: {error}") from error
+    tuned.merge_and_unload().to(dtype).save_pretrained(directory)
+    for pattern in _TOKENIZER_FILES:
+        for file in base.glob(pattern):
+            shutil.copyfile(file, directory / file.name)

@@ -1,0 +1,94 @@
+"""A LoRA directory is a model: merged with the base it names, once."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+
+from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.errors import ModelError
+from reranker.hub import name_base, resolve_model
+from tests.engines.models import save_tiny_model
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("RERANKER_CACHE", str(tmp_path / "cache"))
+    return save_tiny_model(tmp_path / "tiny")
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """A LoRA that changes the model, in bfloat16 as training leaves it."""
+    torch.manual_seed(0)
+    lm = load_causal_lm(base, "float32", "cpu")
+    tuned = get_peft_model(lm, LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False))
+    tuned.to(torch.bfloat16).save_pretrained(tmp_path / "adapter")
+    resolved = resolve_model(base)
+    name_base(tmp_path / "adapter", resolved.model_id, resolved.sha256)
+    return tmp_path / "adapter"
+
+
+def test_the_merged_model_is_base_and_lora(base, adapter):
+    resolved = resolve_model(adapter)
+    ids = torch.arange(20)[None]
+    merged = load_causal_lm(resolved.path, "float32", "cpu")
+    plain = load_causal_lm(base, "float32", "cpu")
+    with torch.inference_mode():
+        before = plain(ids).logits.clone()
+        together = PeftModel.from_pretrained(plain, adapter)
+        torch.testing.assert_close(merged(ids).logits, together(ids).logits, atol=1e-4, rtol=0)
+        assert (merged(ids).logits - before).abs().max() > 0.1
+    assert HubTokenizer(resolved.path).encode("alpha") == HubTokenizer(base).encode("alpha")
+
+
+def test_it_is_merged_once_and_again_for_other_weights(base, adapter, tmp_path):
+    first = resolve_model(adapter)
+    changed = first.path / "model.safetensors"
+    stamp = changed.stat().st_mtime_ns
+    assert resolve_model(adapter).path == first.path and changed.stat().st_mtime_ns == stamp
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(adapter, elsewhere)
+    assert resolve_model(elsewhere).path == first.path
+    assert resolve_model(elsewhere).sha256 == first.sha256 != resolve_model(base).sha256
+
+
+def test_the_adapter_names_its_base_and_keeps_its_tensors(base, adapter):
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        assert file.metadata()["base_model_sha256"] == resolve_model(base).sha256
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.bfloat16}  # noqa: SIM118  no dict
+
+
+def edit(adapter, **changes):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "PROMPT_TUNING"}, "only LORA can be merged"),
+        ({"base_model_name_or_path": None}, "does not name its base model"),
+    ],
+)
+def test_what_cannot_be_merged(adapter, changes, message):
+    edit(adapter, **changes)
+    with pytest.raises(ModelError, match=message):
+        resolve_model(adapter)
+
+
+def test_another_base_is_refused(adapter, tmp_path):
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    edit(adapter, base_model_name_or_path=str(other))
+    with pytest.raises(ModelError, match=r"was made for .* with weights"):
+        resolve_model(adapter)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_adapter(adapter, file):
+    (adapter / file).write_bytes(b"{")
+    with pytest.raises(ModelError, match="no readable adapter"):
+        resolve_model(adapter)
