@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
@@ -14,7 +14,9 @@ class RerankerConfig(BaseModel):
 
     Attributes:
         model: a known name, a Hugging Face id or a local path.
-        engine: "auto", "torch", "vllm" or "scripted".
+        engine: "auto", "torch", "vllm", "openai" or "scripted".
+        engine_options: further arguments of the engine's class, for instance {"base_url": "http://host:8000/v1"}. They
+            are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
         dtype: "bfloat16" (fast) or "float32" (reference).
         scoring: the read-out.
         permutations: shuffles averaged by the listwise read-out.
@@ -31,6 +33,7 @@ class RerankerConfig(BaseModel):
 
     model: str = "smollm2-135m"
     engine: str = "auto"
+    engine_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     scoring: Literal["likelihood", "labels", "listwise"] = "likelihood"
     permutations: int = Field(default=4, ge=1)
@@ -41,6 +44,13 @@ class RerankerConfig(BaseModel):
     min_history: int = Field(default=3, ge=1)
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("engine_options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, object]) -> dict[str, object]:
+        if "api_key" in options:
+            raise ValueError("api_key would be saved in the bundle; set OPENAI_API_KEY in the environment")
+        return options
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "RerankerConfig":

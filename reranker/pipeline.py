@@ -376,9 +376,9 @@ class Reranker:
 
 
 def _named_engine(engine: Engine | str | None, settings: dict[str, Any]) -> tuple[Engine | None, dict[str, Any]]:
-    """An engine given by name becomes a setting."""
+    """An engine given by name becomes a setting; options of the one before do not fit it."""
     if isinstance(engine, str):
-        return None, {**settings, "engine": engine}
+        return None, {"engine_options": {}, **settings, "engine": engine}
     return engine, settings
 
 

@@ -60,10 +60,12 @@ class Reader:
     def engine(self) -> Engine:
         """The inference engine, loaded on first use."""
         if self._engine is None:
-            self._engine = load_engine(self.config.engine, self.config.model, dtype=self.config.dtype)
+            self._engine = load_engine(
+                self.config.engine, self.config.model, dtype=self.config.dtype, **self.config.engine_options
+            )
         if self._model is None:
             self._model = self._engine.model
-        elif _identity(self._model) != _identity(self._engine.model):
+        elif not _same_model(self._model, self._engine.model):
             fitted, running = self._model, self._engine.model
             raise BundleError(
                 f"the bundle was fitted with {fitted.model_id} (sha256 {fitted.sha256[:12]}, width {fitted.dim}), but "
@@ -138,6 +140,8 @@ class Reader:
         return TemplateSet.load(settings.family, settings.language, settings.directory)
 
 
-def _identity(model: ModelInfo) -> tuple[str, int]:
+def _same_model(one: ModelInfo, other: ModelInfo) -> bool:
     """Weights and width; a model whose weights cannot be hashed (a remote one) goes by its name."""
-    return model.sha256 or model.model_id, model.dim
+    if one.sha256 and other.sha256:
+        return (one.sha256, one.dim) == (other.sha256, other.dim)
+    return (one.model_id, one.dim) == (other.model_id, other.dim)

@@ -7,6 +7,7 @@ import typer
 import yaml
 
 from reranker.cli.options import (
+    BaseUrlOption,
     DatasetOption,
     DomainOption,
     DtypeOption,
@@ -34,6 +35,7 @@ def fit(
     config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
+    base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
     scoring: Annotated[str | None, typer.Option("--scoring", help="likelihood, labels or listwise")] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
@@ -48,8 +50,13 @@ def fit(
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
     )
+    settings = {**_from_file(config), **settings}
+    if base_url is not None:
+        settings["engine_options"] = {"base_url": base_url}
+    if settings.get("engine") == "openai":
+        settings.setdefault("soft_tokens", 0)  # a server takes no vectors
     data = dataset_from_flags(dataset, interactions, items, domain)
-    reranker = Reranker(RerankerConfig.from_mapping({**_from_file(config), **settings}))
+    reranker = Reranker(RerankerConfig.from_mapping(settings))
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
             raise ConfigError("your own recall needs both --candidates and --held-out")

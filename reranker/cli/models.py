@@ -1,4 +1,4 @@
-"""`reranker models`: fetch a base model and show what it is."""
+"""`reranker models`: fetch a base model and show what it is, or what a model server can do."""
 
 from typing import Annotated
 
@@ -11,8 +11,17 @@ def models(
     name: Annotated[
         str | None, typer.Argument(help="known name, Hugging Face id or local path; lists the known ones when left out")
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option("--probe", help="OpenAI server, http://host:8000/v1: show what it can do for reranking"),
+    ] = None,
 ) -> None:
-    """Fetch and verify a base model, or list the known ones."""
+    """Fetch and verify a base model, list the known ones, or ask a model server what works there."""
+    if probe is not None:
+        from reranker.engines.openai_engine import probe_server
+
+        typer.echo(probe_server(probe, name).table())
+        return
     if name is None:
         for known in available_models():
             typer.echo(known)

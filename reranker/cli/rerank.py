@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 import yaml
 
-from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given
+from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
 from reranker.errors import ConfigError
 from reranker.tables import read_table, write_table
 
@@ -24,6 +24,7 @@ def rerank(
     ] = None,
     k: Annotated[int | None, typer.Option("--k", help="rows kept a user; all by default")] = None,
     engine: EngineOption = None,
+    base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
     engine_option: Annotated[
         list[str] | None, typer.Option("--engine-option", help="key=value for the engine: tensor_parallel_size=2")
@@ -48,7 +49,7 @@ def rerank(
     from reranker.fusion import as_order
 
     columns = Columns(**given(user=user_col, item=item_col, score=score_col, rank=rank_col))
-    engines = Engines(name=engine, dtype=dtype, options=_options(engine_option or ()))
+    engines = Engines(name=engine, dtype=dtype, options={**_options(engine_option or ()), **given(base_url=base_url)})
     served = None if order is None else as_order(order)
     if out.suffix not in _TABLES or out.is_dir():
         run = OfflineRun(

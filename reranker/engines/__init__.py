@@ -2,6 +2,7 @@
 
     torch     packed forward pass; float32 is the numerical reference
     vllm      in-process vLLM with its prefix cache
+    openai    any vLLM OpenAI server, over HTTP; no soft prompts
     scripted  no model: scores from a plain function, for tests
 
 To add an engine: write a class that passes `tests/contracts/engine.py` and give it a line in `_ENGINES`.
@@ -38,6 +39,7 @@ class _Entry:
     packages: tuple[str, ...]
     extra: str
     has_model: bool = True
+    has_dtype: bool = True
 
 
 _ENGINES = {
@@ -53,8 +55,20 @@ _ENGINES = {
         packages=("torch", "transformers", "vllm"),
         extra="cpu' or 'reranker[gpu]",
     ),
+    "openai": _Entry(
+        module="reranker.engines.openai_engine",
+        attribute="OpenAIEngine",
+        packages=("httpx", "tenacity", "transformers"),
+        extra="openai",
+        has_dtype=False,
+    ),
     "scripted": _Entry(
-        module="reranker.engines.scripted", attribute="ScriptedEngine", packages=(), extra="", has_model=False
+        module="reranker.engines.scripted",
+        attribute="ScriptedEngine",
+        packages=(),
+        extra="",
+        has_model=False,
+        has_dtype=False,
     ),
 }
 
@@ -89,7 +103,7 @@ def load_engine(
     Args:
         name: one of `available_engines()`, or "auto", which logs its choice.
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`. The scripted engine has none.
-        dtype: "bfloat16" or "float32".
+        dtype: "bfloat16" or "float32"; the openai engine's server has its own.
         **options: further arguments of the engine's class.
 
     Raises:
@@ -106,8 +120,11 @@ def load_engine(
     if _missing(name):
         raise ConfigError(_install_hint(name))
     build = getattr(importlib.import_module(entry.module), entry.attribute)
+    arguments = [model] if entry.has_model else []
+    if entry.has_dtype:
+        options = {"dtype": dtype, **options}
     try:
-        engine: Engine = build(model, dtype=dtype, **options) if entry.has_model else build(**options)
+        engine: Engine = build(*arguments, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

