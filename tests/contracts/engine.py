@@ -1,6 +1,7 @@
 """What every engine must do. A test class inherits `EngineContract` and gives it an `engine` fixture.
 
-`tolerance` is how far equal work may differ, in nats, because it was batched differently.
+An engine that takes token ids only inherits `TokenEngineContract`. `tolerance` is how far equal work may differ, in
+nats, because it was batched differently.
 """
 
 from collections.abc import Sequence
@@ -28,14 +29,12 @@ def random_request(seed: int, candidates: int = 7, prefix: int = 11) -> ScoringR
     return ScoringRequest(prefix=plain(rng.integers(0, 200, prefix)), candidates=(*spans, spans[0]))
 
 
-class EngineContract:
+class TokenEngineContract:
     tolerance = 1e-5
 
     def test_describes_its_model(self, engine: Engine) -> None:
         assert isinstance(engine, Engine)
-        assert engine.embed_tokens([1, 2, 1]).shape == (3, engine.model.dim)
-        assert engine.embed_tokens([1, 2, 1]).dtype == np.float32
-        assert (engine.embed_tokens([1, 2, 1])[0] == engine.embed_tokens([1])[0]).all()
+        assert min(engine.model.dim, engine.model.vocab_size, engine.model.max_length) > 0
 
     @pytest.mark.parametrize("text", ["Alien (1979)", "", "  two spaces", "naïve 電影 🎬", "<|im_end|></s>[INST]"])
     def test_tokenizer_round_trip(self, engine: Engine, text: str) -> None:
@@ -117,6 +116,24 @@ class EngineContract:
         first, second = engine.span_log_likelihoods([one, other])
         assert abs(first.sums[0] - second.sums[0]) > 1e-3
 
+    def test_refuses_what_does_not_fit(self, engine: Engine) -> None:
+        long = ScoringRequest(prefix=plain([1] * engine.model.max_length), candidates=(span([7, 20]),))
+        with pytest.raises(EngineError, match=str(engine.model.max_length)):
+            engine.span_log_likelihoods([random_request(0), long])
+        with pytest.raises(EngineError, match="vocabulary"):
+            engine.label_log_probs([random_request(0)], [engine.model.vocab_size])
+        with pytest.raises(EngineError, match="vocabulary"):
+            engine.span_log_likelihoods([ScoringRequest(prefix=plain([-1]), candidates=(span([7, 20]),))])
+        with pytest.raises(EngineError, match="label"):
+            engine.label_log_probs([random_request(0)], [])
+
+
+class EngineContract(TokenEngineContract):
+    def test_embeds_tokens(self, engine: Engine) -> None:
+        assert engine.embed_tokens([1, 2, 1]).shape == (3, engine.model.dim)
+        assert engine.embed_tokens([1, 2, 1]).dtype == np.float32
+        assert (engine.embed_tokens([1, 2, 1])[0] == engine.embed_tokens([1])[0]).all()
+
     def test_a_tokens_own_vector_scores_like_the_token(self, engine: Engine) -> None:
         prefix, tokens = [5, 6, 7, 8, 9], [7, 20, 30, 40]
         soft_prefix = TokenSequence(
@@ -149,19 +166,10 @@ class EngineContract:
         assert abs(first.sums[0] - second.sums[0]) > 1e-3
         assert again.sums[0] == pytest.approx(second.sums[0], abs=self.tolerance)
 
-    def test_refuses_what_does_not_fit(self, engine: Engine) -> None:
-        long = ScoringRequest(prefix=plain([1] * engine.model.max_length), candidates=(span([7, 20]),))
-        with pytest.raises(EngineError, match=str(engine.model.max_length)):
-            engine.span_log_likelihoods([random_request(0), long])
+    def test_refuses_vectors_that_do_not_fit(self, engine: Engine) -> None:
         wide = TokenSequence.from_vectors(np.zeros((2, engine.model.dim + 1), dtype=np.float32))
         with pytest.raises(EngineError, match=f"width {engine.model.dim + 1}"):
             engine.span_log_likelihoods([ScoringRequest(prefix=wide, candidates=(span([7, 20]),))])
-        with pytest.raises(EngineError, match="vocabulary"):
-            engine.label_log_probs([random_request(0)], [engine.model.vocab_size])
-        with pytest.raises(EngineError, match="vocabulary"):
-            engine.span_log_likelihoods([ScoringRequest(prefix=plain([-1]), candidates=(span([7, 20]),))])
-        with pytest.raises(EngineError, match="label"):
-            engine.label_log_probs([random_request(0)], [])
         vector_scored = CandidateSpan(sequence=TokenSequence.from_vectors(engine.embed_tokens([1, 2])), scored_from=1)
         with pytest.raises(EngineError, match="is a vector"):
             engine.span_log_likelihoods([ScoringRequest(prefix=plain([1]), candidates=(vector_scored,))])

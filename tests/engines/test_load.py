@@ -10,9 +10,9 @@ from reranker.errors import ConfigError
 
 
 def test_names() -> None:
-    assert available_engines() == ["scripted", "torch", "vllm"]
+    assert available_engines() == ["openai", "scripted", "torch", "vllm"]
     assert load_engine("scripted").name == "scripted"
-    with pytest.raises(ConfigError, match="auto, scripted, torch, vllm"):
+    with pytest.raises(ConfigError, match="auto, openai, scripted, torch, vllm"):
         load_engine("vlm")
     with pytest.raises(ConfigError, match="colour"):
         load_engine("scripted", colour="red")
