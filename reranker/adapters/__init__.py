@@ -1,0 +1,10 @@
+"""The Reranker inside the libraries people have; each module needs the library it is named after.
+
+    implicit_recommender        `recommend(userid, user_items, N, ...)` as implicit's models have it
+    langchain_compressor        LangChain's BaseDocumentCompressor
+    llama_index_postprocessor   LlamaIndex's BaseNodePostprocessor
+    rectools_reranker           RecTools' Reranker, for CandidateRankingModel
+    rerankers_ranker            AnswerDotAI rerankers' BaseRanker
+
+Texts are cut to `RerankerConfig.prompt.title_tokens`, 16 by default: raise it where documents are longer than titles.
+"""
