@@ -25,7 +25,7 @@ from rectools.models.ranking.candidate_ranking import NegativeSamplerBase
 
 from reranker.errors import DataError
 from reranker.pipeline import Reranker
-from reranker.tables import ITEM, RANK, USER, Dataset
+from reranker.tables import ITEM, RANK, SCORE, USER, Dataset
 
 
 class WholeLists(NegativeSamplerBase):
@@ -109,6 +109,10 @@ class RecToolsReranker(RecToolsBase):
         place = np.empty(len(candidates), dtype=np.int64)
         place[order] = candidates.iloc[order].groupby(Columns.User, sort=False).cumcount().to_numpy() + 1
         columns = {USER: candidates[Columns.User].to_numpy(), ITEM: candidates[Columns.Item].to_numpy(), RANK: place}
+        score = first.removesuffix("_rank") + "_score"
+        if score in candidates.columns:
+            values = candidates[score]
+            columns[SCORE] = values.fillna(values.min()).to_numpy()  # proposed by another stage only
         return pd.DataFrame(columns)
 
 

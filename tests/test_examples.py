@@ -1,0 +1,36 @@
+"""Every example runs as it stands, where its library is installed."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDS = {
+    "langchain_compressor": "langchain_core",
+    "llama_index_postprocessor": "llama_index",
+    "rectools_two_stages": "rectools",
+    "rerankers_ranker": "rerankers",
+}
+SHOWN = {
+    "bring_your_own_recall": "serving the",
+    "implicit_recommend": "user 196: ",
+    "langchain_compressor": "Aliens",
+    "llama_index_postprocessor": "Aliens",
+    "rectools_two_stages": "serving the",
+    "rerankers_ranker": "Aliens",
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_it_runs(name: str) -> None:
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"{NEEDS[name]} is not installed")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert SHOWN[name] in done.stdout
