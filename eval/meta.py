@@ -37,7 +37,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
     variant: Annotated[
-        list[str] | None, typer.Option(help="name=SETTING=VALUE[,SETTING=VALUE]: settings of RerankerConfig")
+        list[str] | None, typer.Option(help="name=SETTING=VALUE[,prompt.SETTING=VALUE]: settings of RerankerConfig")
     ] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
@@ -72,12 +72,16 @@ def main(
 
 
 def _config(name: str, settings: str, engine: str, family: str) -> RerankerConfig:
-    values: dict[str, object] = {"engine": engine, "prompt": {"family": family} if family else {}}
+    prompt: dict[str, object] = {"family": family} if family else {}
+    values: dict[str, object] = {"engine": engine, "prompt": prompt}
     for pair in filter(None, settings.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--variant {name}: {pair!r} is not SETTING=VALUE")
-        values[key] = value
+        if key.startswith("prompt."):
+            prompt[key.removeprefix("prompt.")] = value
+        else:
+            values[key] = value
     return RerankerConfig.from_mapping(values)
 
 
