@@ -16,7 +16,8 @@ from reranker.errors import (
     StoreError,
 )
 from reranker.hub import load_dataset
-from reranker.pipeline import RankedDocument, Reranker
+from reranker.pipeline import Reranker
+from reranker.ranking import RankedDocument
 from reranker.tables import Dataset
 
 __all__ = [

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +20,14 @@ from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
 from reranker.fusion import Blend, EvidenceModel, Order, as_order
 from reranker.protocols import Engine, RecallStage
-from reranker.ranking import RerankReport, ranking, recall_scores
+from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.scoring import PriorStore, ScoringList
+from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank, load_peft
-from reranker.tables import RANK, TITLE, USER, Dataset, validate_candidates, validate_interactions
+from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
 from reranker.types import IntArray, ItemId, UserId
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankedDocument:
-    """One document of `Reranker.rank`.
-
-    Attributes:
-        index: position of the document in the list that came in.
-        document: its text.
-        score: log-odds against the other documents; only differences mean anything.
-        rank: 1 is best.
-    """
-
-    index: int
-    document: str
-    score: float
-    rank: int
 
 
 class Reranker:
@@ -211,22 +194,19 @@ class Reranker:
         Raises:
             DataError: a document without text.
         """
-        if isinstance(documents, str):
-            raise DataError("documents must be a list of texts, got one string")
-        if not documents:
-            return []
-        items = [_as_item(document, "document", number) for number, document in enumerate(documents)]
-        chosen = [_as_item(document, "history item", number) for number, document in enumerate(history)]
-        one = ScoringList(history=chosen, candidates=items, soft_prompt=self.reader.soft_prompt(), query=query)
+        return self.rank_many([TextList(query=query, documents=documents, history=history)])[0]
+
+    def rank_many(self, lists: Sequence[TextList]) -> list[list[RankedDocument]]:
+        """`rank` for many lists, which the engine reads together.
+
+        Raises:
+            DataError: a document without text.
+        """
+        wanted = [one for one in lists if len(one.documents)]
+        read = self.reader.components([one.scoring_list(self.reader.soft_prompt()) for one in wanted]) if wanted else []
         coefficients = self.reader.scoring.default_coefficients if self.blend is None else self.blend.coefficients
-        scores = self.reader.components([one])[0] @ coefficients
-        order = np.argsort(-scores, kind="stable")
-        return [
-            RankedDocument(
-                index=int(index), document=str(items[index][TITLE]), score=float(scores[index]), rank=place + 1
-            )
-            for place, index in enumerate(order)
-        ]
+        scores = {id(one): components @ coefficients for one, components in zip(wanted, read, strict=True)}
+        return [one.ranked(scores[id(one)]) if len(one.documents) else [] for one in lists]
 
     def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
         """One user's list as the model sees it: prompt, spans, tokens, components and weights.
@@ -291,6 +271,19 @@ class Reranker:
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
         return pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
+
+    def history(self, user_id: UserId) -> list[ItemId]:
+        """What the user chose before `fit`, oldest first; empty for a stranger."""
+        return _history_of(self._require_data().evidence)(user_id)
+
+    def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
+        """Titles of the catalogue; "(untitled)" for an unknown item."""
+        return self._require_data().catalog.titles(item_ids)
+
+    @property
+    def item_ids(self) -> list[ItemId]:
+        """The items of the fitted domain's catalogue."""
+        return list(self._require_data().items[ITEM])
 
     @property
     def user_ids(self) -> list[UserId]:
@@ -388,10 +381,3 @@ def _history_of(
     known: Mapping[UserId, IntArray] = evidence.histories if histories is None else histories
     ids = list(evidence.index)
     return lambda user: [ids[row] for row in known.get(user, ())]
-
-
-def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:
-    item = {TITLE: value} if isinstance(value, str) else value
-    if not isinstance(item, Mapping) or not str(item.get(TITLE) or "").strip():
-        raise DataError(f"{what} {number} has no text: give a string, or a mapping with a {TITLE!r}")
-    return item

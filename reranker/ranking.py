@@ -1,16 +1,73 @@
 """From scores to a ranking table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.catalog import Catalog
+from reranker.catalog import Catalog, Item
+from reranker.errors import DataError
 from reranker.fusion import Order
-from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, USER
-from reranker.types import IntArray, UserId
+from reranker.scoring import ScoringList
+from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, TITLE, USER
+from reranker.types import IntArray, TokenSequence, UserId
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedDocument:
+    """One document of `Reranker.rank`.
+
+    Attributes:
+        index: position of the document in the list that came in.
+        document: its text.
+        score: log-odds against the other documents; only differences mean anything.
+        rank: 1 is best.
+    """
+
+    index: int
+    document: str
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextList:
+    """Texts to rank, without ids.
+
+    Attributes:
+        query: what is asked for, or "recently watched: ...".
+        documents: titles, or items with `title` and further fields.
+        history: titles or items chosen before, oldest first.
+    """
+
+    query: str
+    documents: Sequence[str | Item]
+    history: Sequence[str | Item] = ()
+
+    def scoring_list(self, soft_prompt: TokenSequence | None) -> ScoringList:
+        """What the read-out gets.
+
+        Raises:
+            DataError: a document without text, or one string instead of several documents.
+        """
+        if isinstance(self.documents, str):
+            raise DataError("documents must be a list of texts, got one string")
+        return ScoringList(
+            history=[_as_item(one, "history item", number) for number, one in enumerate(self.history)],
+            candidates=[_as_item(one, "document", number) for number, one in enumerate(self.documents)],
+            soft_prompt=soft_prompt,
+            query=self.query,
+        )
+
+    def ranked(self, scores: NDArray[np.float64]) -> list[RankedDocument]:
+        """Best first by (n_documents,) scores; ties keep the order that came in."""
+        texts = [str(_as_item(one, "document", number)[TITLE]) for number, one in enumerate(self.documents)]
+        return [
+            RankedDocument(index=int(index), document=texts[index], score=float(scores[index]), rank=place + 1)
+            for place, index in enumerate(np.argsort(-scores, kind="stable"))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +127,10 @@ def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     ranked[SCORE] = scores[order]
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
     return pd.DataFrame(ranked[RANKING_COLUMNS])
+
+
+def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:
+    item = {TITLE: value} if isinstance(value, str) else value
+    if not isinstance(item, Mapping) or not str(item.get(TITLE) or "").strip():
+        raise DataError(f"{what} {number} has no text: give a string, or a mapping with a {TITLE!r}")
+    return item

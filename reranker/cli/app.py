@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank, tune_base
+from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank, serve, tune_base
 from reranker.errors import RerankerError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evalu
 app.command("data")(data.data)
 app.command("tune-base")(tune_base.tune_base)
 app.command("models")(models.models)
+app.command("serve")(serve.serve)
+app.command("serve-key")(serve.serve_key)
 
 
 @app.callback()

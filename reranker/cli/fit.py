@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from reranker.cli.options import (
     BaseUrlOption,
@@ -17,6 +16,7 @@ from reranker.cli.options import (
     ModelOption,
     dataset_from_flags,
     given,
+    settings_from_yaml,
 )
 from reranker.errors import ConfigError
 from reranker.tables import read_table
@@ -50,7 +50,7 @@ def fit(
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
     )
-    settings = {**_from_file(config), **settings}
+    settings = {**settings_from_yaml(config), **settings}
     if base_url is not None:
         settings["engine_options"] = {"base_url": base_url}
     if settings.get("engine") == "openai":
@@ -69,15 +69,3 @@ def fit(
     for line in reranker.blend.fused.in_words(most=6):
         typer.echo(f"  {line}")
     typer.echo(f"saved {out}")
-
-
-def _from_file(path: Path | None) -> dict[str, object]:
-    if path is None:
-        return {}
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the settings in {path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, for instance 'soft_tokens: 16'")
-    return settings

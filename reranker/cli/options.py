@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from reranker.errors import ConfigError
 from reranker.hub import load_dataset
@@ -45,3 +46,20 @@ def dataset_from_flags(
 def given(**settings: Any) -> dict[str, Any]:
     """The settings that were given on the command line."""
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def settings_from_yaml(path: Path | None) -> dict[str, object]:
+    """The mapping in a YAML file; empty without a file.
+
+    Raises:
+        ConfigError: the file cannot be read or holds something else.
+    """
+    if path is None:
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, for instance 'soft_tokens: 16'")
+    return settings

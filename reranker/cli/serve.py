@@ -1,0 +1,65 @@
+"""`reranker serve` and `reranker serve-key`: the endpoint and its keys."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given, settings_from_yaml
+from reranker.errors import ConfigError
+
+
+def serve(
+    bundle: BundleOption,
+    engine: EngineOption = None,
+    base_url: BaseUrlOption = None,
+    dtype: DtypeOption = None,
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help="keys that `reranker serve-key` wrote; without it, anyone may ask"),
+    ] = None,
+    users_db: Annotated[
+        str | None, typer.Option("--users-db", help="SQLite file, or redis://...; without it, no personal state")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML with limits, fields of ServeSettings")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="answer the order that came in")] = False,
+) -> None:
+    """Serve a bundle over HTTP: /rerank as Cohere, Jina and vLLM have it, users, models, health and metrics."""
+    try:
+        import uvicorn
+
+        from reranker.serve.app import create_app
+    except ImportError as error:
+        raise ConfigError(f"serving needs more packages ({error}): pip install 'reranker[serve]'") from error
+    from reranker.pipeline import Reranker
+    from reranker.serve.keys import Keys, read_keys
+    from reranker.serve.settings import ServeSettings
+    from reranker.stores import open_user_store
+
+    settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
+    options = given(engine=engine, dtype=dtype)
+    if base_url is not None:
+        options["engine_options"] = {"base_url": base_url}
+    app = create_app(
+        Reranker.load(bundle, **options),
+        store=None if users_db is None else open_user_store(users_db),
+        settings=ServeSettings.from_mapping(settings),
+        keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
+    )
+    logging.getLogger("reranker.access").setLevel(logging.INFO)
+    uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
+
+
+def serve_key(
+    file: Annotated[Path, typer.Option("--file", help="the file of keys; made when it does not exist")],
+    name: Annotated[str, typer.Option("--name", help="whose key it is, for logs")],
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="rank, adapt or admin; may be repeated")] = None,
+    per_minute: Annotated[int | None, typer.Option("--per-minute", min=1, help="requests a minute")] = None,
+) -> None:
+    """Add an API key. Its secret is printed once and kept nowhere; the file holds its SHA-256."""
+    from reranker.serve.keys import new_key
+
+    typer.echo(new_key(file, name, scope or ["rank"], per_minute))

@@ -1,0 +1,155 @@
+"""The app: its routes, its errors, its start and its end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from reranker.errors import RerankerError
+from reranker.pipeline import Reranker
+from reranker.protocols import UserStore
+from reranker.serve.keys import Keys
+from reranker.serve.middleware import BodyLimits, Envelope
+from reranker.serve.problems import ProblemError, problem_of
+from reranker.serve.rerank_routes import add_ranking
+from reranker.serve.service import Service, allowed, check_model
+from reranker.serve.settings import ServeSettings
+from reranker.serve.user_routes import add_users
+
+
+def create_app(
+    reranker: Reranker,
+    *,
+    store: UserStore | None = None,
+    settings: ServeSettings | None = None,
+    keys: Keys | None = None,
+) -> FastAPI:
+    """The ASGI app; the model is loaded when it starts.
+
+    Args:
+        reranker: fitted.
+        store: where users' new interactions go; None offers no personal state.
+        settings: limits.
+        keys: who is let in; everyone by default.
+    """
+    service = Service(reranker, store, settings or ServeSettings(), keys or Keys())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        warm = asyncio.create_task(asyncio.to_thread(service.warm_up))
+        try:
+            yield
+        finally:
+            await service.batcher.close(service.settings.drain_seconds)
+            await warm
+            if service.store is not None:
+                service.store.close()
+
+    app = FastAPI(title="reranker", lifespan=lifespan)
+    app.state.service = service
+    _handle_errors(app)
+    _add_operations(app, service)
+    add_ranking(app, service)
+    add_users(app, service)
+    app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
+    app.add_middleware(Envelope, finished=_counted(service))
+    return app
+
+
+def _counted(service: Service) -> Any:
+    def finished(route: str, status: int, seconds: float) -> None:
+        service.metrics.requests.labels(route, status).inc()
+        service.metrics.seconds.labels(route).observe(seconds)
+
+    return finished
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def respond(problem: ProblemError) -> JSONResponse:
+        return JSONResponse(problem.body(), problem.status, problem.headers)
+
+    @app.exception_handler(ProblemError)
+    async def problem(request: Request, error: ProblemError) -> JSONResponse:
+        return respond(error)
+
+    @app.exception_handler(RerankerError)
+    async def ours(request: Request, error: RerankerError) -> JSONResponse:
+        return respond(problem_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part != "body"]
+        if first["type"] == "json_invalid":
+            return respond(ProblemError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json"))
+        param = _field(place)
+        return respond(
+            ProblemError(422, f"{param or 'body'}: {first['msg']}", param=param or None, code="invalid_field")
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return respond(ProblemError(error.status_code, str(error.detail), code="not_served"))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return respond(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
+
+
+def _field(place: Sequence[str]) -> str:
+    """documents.3.text of ["documents", "3", "Document", "text"]: pydantic names the branch of a union too."""
+    words = (part for part in place if part.isdigit() or (not set(part) & set("[-") and part.islower()))
+    return ".".join(words)
+    return ".".join(
+        part for part in place if part.isdigit() or (part.islower() and "[" not in part and "-" not in part)
+    )
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        if not service.ready:
+            raise ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", dependencies=[allowed(service, "rank")])
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_card(service)]}
+
+    @app.get("/v1/models/{name:path}", dependencies=[allowed(service, "rank")])
+    async def model(name: str) -> dict[str, Any]:
+        check_model(service, name)
+        return _card(service)
+
+
+def _card(service: Service) -> dict[str, Any]:
+    reranker = service.reranker
+    guard = reranker.blend.guard if reranker.blend is not None else None
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "reranker",
+        "card": {
+            "base_model": reranker.config.model,
+            "scoring": reranker.config.scoring,
+            "items": len(service.items),
+            "users": len(service.users),
+            "serves": guard.serve if guard else "llm",
+            "why": guard.in_words() if guard else "",
+        },
+    }

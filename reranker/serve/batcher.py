@@ -1,0 +1,121 @@
+"""Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from reranker.serve.problems import ProblemError
+
+logger = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Job, Answer]):
+    """Collects jobs into batches.
+
+    Args:
+        work: jobs -> an answer or an exception for each, in their order; called in one thread of its own.
+        batch: jobs given to `work` together, at most.
+        queue: jobs that may wait.
+        wait_seconds: how long a lone job waits for company.
+        observe: called with the size of each batch and its seconds.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Job]], Sequence[Answer | Exception]],
+        *,
+        batch: int,
+        queue: int,
+        wait_seconds: float,
+        observe: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self._work = work
+        self._batch = batch
+        self._wait = wait_seconds
+        self._observe = observe
+        self._queue: asyncio.Queue[tuple[Job, asyncio.Future[Answer]]] = asyncio.Queue(queue)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reranker-engine")
+        self._closing = False
+        self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    def start(self) -> None:
+        """Begins to work; needs a running event loop."""
+        self._loop = asyncio.create_task(self._run())
+
+    async def submit(self, job: Job, timeout: float) -> Answer:
+        """The answer to a job. A caller that is cancelled takes its job out of the queue.
+
+        Raises:
+            ProblemError: 503 when the queue is full or the server shuts down, 504 when it took longer than `timeout`.
+        """
+        if self._closing:
+            raise ProblemError(503, "the server is shutting down", code="shutting_down", retry_after=5.0)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((job, future))
+        except asyncio.QueueFull:
+            raise ProblemError(
+                503, f"{self._queue.maxsize} requests are waiting already", code="overloaded", retry_after=1.0
+            ) from None
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise ProblemError(504, f"no answer within {timeout:g} s", code="timeout", retry_after=1.0) from None
+
+    async def close(self, drain_seconds: float) -> None:
+        """Takes no more jobs and finishes those it has, as far as the time allows."""
+        self._closing = True
+        if self._loop is not None:
+            try:
+                await asyncio.wait_for(self._queue.join(), drain_seconds)
+            except TimeoutError:
+                logger.warning("shut down with %d requests in the queue", self._queue.qsize())
+            self._loop.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            taken = await self._take()
+            wanted = [(job, future) for job, future in taken if not future.done()]  # the others' callers went away
+            started = time.perf_counter()
+            try:
+                if wanted:
+                    answers = await loop.run_in_executor(self._thread, self._work, [job for job, _ in wanted])
+                    self._observe(len(wanted), time.perf_counter() - started)
+                    for (_, future), answer in zip(wanted, answers, strict=True):
+                        _settle(future, answer)
+            except Exception as error:
+                logger.exception("a batch of %d failed", len(wanted))
+                for _, future in wanted:
+                    _settle(future, error)
+            finally:
+                for _ in taken:
+                    self._queue.task_done()
+
+    async def _take(self) -> list[tuple[Job, "asyncio.Future[Answer]"]]:
+        taken = [await self._queue.get()]
+        if self._queue.empty() and self._wait:
+            await asyncio.sleep(self._wait)
+        while len(taken) < self._batch and not self._queue.empty():
+            taken.append(self._queue.get_nowait())
+        return taken
+
+
+def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,37 @@
+"""What Prometheus reads at /metrics."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one app, in a registry of their own.
+
+    Args:
+        waiting: how many requests stand in the queue.
+    """
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter("reranker_requests", "Requests answered", ["route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "reranker_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.documents = Counter("reranker_documents", "Documents ranked", registry=registry)
+        self.served = Counter("reranker_served", "Lists answered, by order", ["order"], registry=registry)
+        self.batch = Histogram("reranker_batch_size", "Requests read together", buckets=_SIZES, registry=registry)
+        self.engine_seconds = Histogram(
+            "reranker_batch_seconds", "Time a batch took", buckets=_SECONDS, registry=registry
+        )
+        Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        self.batch.observe(size)
+        self.engine_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,121 @@
+"""Around every request: an id, a log line without the user's words, counters, and limits on the body."""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reranker.serve.problems import ProblemError
+
+access_log = logging.getLogger("reranker.access")
+
+Finished = Callable[[str, int, float], None]
+"""(route, status, seconds)."""
+
+
+class Envelope:
+    """Gives each request an id, counts it, and logs it as one line of JSON: no path parameter, no query, no body."""
+
+    def __init__(self, app: ASGIApp, finished: Finished) -> None:
+        self._app = app
+        self._finished = finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = identity
+        started, status = time.perf_counter(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", identity.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._finished(route, status, seconds)
+            line = {
+                "request_id": identity,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds, 2),
+                **scope["state"].get("log", {}),
+            }
+            access_log.info(json.dumps(line))
+
+
+class BodyLimits:
+    """Refuses bodies that are too large (413) or that do not arrive in time (408)."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(self._body(scope, receive), self._seconds)
+        except TimeoutError:
+            problem = ProblemError(408, f"the body did not arrive within {self._seconds:g} s", code="slow_body")
+            await _refuse(problem, scope, receive, send)
+            return
+        except ProblemError as problem:
+            await _refuse(problem, scope, receive, send)
+            return
+        if body is None:  # the caller went away
+            return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
+        parts, size = [], 0
+        while True:
+            message: Any = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_bytes:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
+            413, f"the body is larger than {self._max_bytes} bytes: send fewer documents", code="too_large"
+        )
+
+
+async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
+    response = JSONResponse(problem.body(), problem.status, {**problem.headers, "connection": "close"})
+    await response(scope, receive, send)

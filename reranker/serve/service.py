@@ -1,0 +1,92 @@
+"""What the routes stand on: the Reranker, its queue, users, keys and counters."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import Depends, Request
+
+from reranker.pipeline import Reranker
+from reranker.protocols import UserStore
+from reranker.ranking import TextList
+from reranker.serve.batcher import Batcher
+from reranker.serve.keys import Key, Keys
+from reranker.serve.metrics import Metrics
+from reranker.serve.problems import ProblemError
+from reranker.serve.settings import ServeSettings
+from reranker.serve.work import ItemList, Ranked, answer
+
+
+class Service:
+    """What the routes stand on.
+
+    Args:
+        reranker: fitted, with its engine.
+        store: where users' new interactions go; None offers no personal state.
+        settings: limits.
+        keys: who is let in.
+    """
+
+    def __init__(self, reranker: Reranker, store: UserStore | None, settings: ServeSettings, keys: Keys) -> None:
+        self.reranker = reranker
+        self.store = store
+        self.settings = settings
+        self.keys = keys
+        self.name = reranker.reader.domain
+        self.created = int(time.time())
+        self.items = frozenset(reranker.item_ids)
+        self.users = frozenset(reranker.user_ids)
+        self.ready = False
+        self.batcher: Batcher[TextList | ItemList, Ranked] = Batcher(
+            lambda jobs: answer(reranker, jobs),
+            batch=settings.batch,
+            queue=settings.queue,
+            wait_seconds=settings.batch_wait_ms / 1000,
+            observe=lambda size, seconds: self.metrics.batch_done(size, seconds),
+        )
+        self.metrics = Metrics(lambda: self.batcher.waiting)
+
+    def warm_up(self) -> None:
+        """Loads the model, so that the first request does not wait for it."""
+        self.reranker.rank("", ["a title", "another"])
+        self.ready = True
+
+    def states(self) -> UserStore:
+        if self.store is None:
+            raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
+        return self.store
+
+    async def interactions_of(self, user: str | int) -> list[Any]:
+        """What the user chose before the bundle was fitted and since, oldest first."""
+        before = self.reranker.history(user) if user in self.users else []
+        if self.store is None:
+            return before
+        state = (await asyncio.to_thread(self.store.get, [user])).get(user)
+        return before + [item for item, _ in state.interactions] if state else before
+
+
+def allowed(service: Service, scope: str) -> Any:
+    """A dependency that lets only keys with this scope in, at their rate."""
+
+    def check(request: Request) -> Key:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = service.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
+        if key is None:
+            raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+        if not key.may(scope):
+            raise ProblemError(403, f"the key {key.name!r} may not {scope}", code="scope_missing")
+        wait = service.keys.wait(key)
+        if wait:
+            raise ProblemError(429, f"the key {key.name!r} is over its rate", code="rate_limited", retry_after=wait)
+        request.state.log = {"key": key.name}
+        return key
+
+    return Depends(check)
+
+
+def check_model(service: Service, name: str | None) -> None:
+    """Raises ProblemError (404) for a model that is not served here."""
+    if name is not None and name != service.name:
+        raise ProblemError(
+            404, f"no model {name!r} here; there is {service.name!r}", param="model", code="model_not_found"
+        )

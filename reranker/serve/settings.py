@@ -1,0 +1,51 @@
+"""Settings of the endpoint."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reranker.errors import ConfigError
+
+
+class ServeSettings(BaseModel):
+    """Limits of the endpoint. Unknown keys are refused.
+
+    Attributes:
+        max_documents: of one request; more is answered with 413.
+        max_body_bytes: of one request; more is answered with 413.
+        max_history: inline history items, and interactions of one call.
+        queue: requests that may wait for the engine; the next is answered with 503 and retry-after.
+        batch: requests given to the engine together, at most.
+        batch_wait_ms: how long a lone request waits for company.
+        timeout_seconds: for one answer, waiting included; then 504.
+        body_seconds: in which a request's body has to arrive; then 408.
+        drain_seconds: that shutting down waits for requests in work.
+        shadow: answer the order that came in and log what would have been served.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_documents: int = Field(default=2000, ge=1)
+    max_body_bytes: int = Field(default=4_000_000, ge=1000)
+    max_history: int = Field(default=1000, ge=1)
+    queue: int = Field(default=256, ge=1)
+    batch: int = Field(default=32, ge=1)
+    batch_wait_ms: float = Field(default=2.0, ge=0)
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    body_seconds: float = Field(default=10.0, gt=0)
+    drain_seconds: float = Field(default=30.0, ge=0)
+    shadow: bool = False
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> "ServeSettings":
+        """Settings from YAML.
+
+        Raises:
+            ConfigError: an unknown key or an impossible value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"setting {place!r} of the endpoint: {first['msg']}") from error

@@ -1,0 +1,353 @@
+"""The endpoint over HTTP on loopback, with the scripted engine."""
+
+import concurrent.futures
+import json
+import logging
+import socket
+import threading
+import time
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker import Reranker
+from reranker.engines.scripted import ScriptedEngine
+from reranker.errors import EngineError
+from reranker.serve.app import create_app
+from reranker.serve.keys import Keys, new_key, read_keys
+from reranker.serve.settings import ServeSettings
+from reranker.stores import SqliteUserStore
+from tests.pipeline import toys
+from tests.serve.live import serving
+
+TITLES = ["mipfen mippel 7", "zorblax zomzik 7", "quxard quxley 7", "vantow vanvik 7"]
+HISTORY = ["zorblax zomzik 1", "zorblax zomzik 2"]
+ITEMS = ["g1i1", "g0i1", "g2i1", "g3i1", "g0i7", "g1i7"]
+
+
+class Gate(ScriptedEngine):
+    """An engine that waits while the gate is shut, and fails on demand."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.fail = False
+        self.calls = []
+
+    def span_log_likelihoods(self, requests):
+        self.calls.append(len(requests))
+        assert self.open.wait(20)
+        if self.fail:
+            raise EngineError("the engine is out of order")
+        return super().span_log_likelihoods(requests)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Fitted on tastes; the fused order is served."""
+    engine = Gate()
+    data = toys.taste_dataset()
+    reranker = Reranker(toys.config(), engine).fit(data, PopularityRecall().fit(data.interactions))
+    assert reranker.blend.guard.serve == "fused"
+    return reranker
+
+
+@pytest.fixture
+def engine(fitted):
+    engine = fitted.reader.engine
+    yield engine
+    engine.fail = False
+    engine.open.set()
+
+
+@pytest.fixture
+def server(fitted, tmp_path):
+    """Base URL of a server that keeps users and knows no keys."""
+    with serving(create_app(fitted, store=SqliteUserStore(tmp_path / "users.db"))) as url:
+        wait_until_ready(url)
+        yield url
+
+
+def wait_until_ready(url):
+    for _ in range(500):
+        if httpx.get(f"{url}/ready").status_code == 200:
+            return
+        time.sleep(0.01)
+    raise AssertionError("never ready")
+
+
+def post(url, path="/v1/rerank", headers=None, **body):
+    return httpx.post(f"{url}{path}", json=body, headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_texts_come_back_in_the_order_of_rank(server, fitted, path):
+    expected = fitted.rank("anything", TITLES, history=HISTORY)
+    answer = post(server, path, query="anything", documents=TITLES, history=HISTORY).json()
+    assert [one["index"] for one in answer["results"]] == [one.index for one in expected]
+    shares = np.array([one["relevance_score"] for one in answer["results"]])
+    assert shares.sum() == pytest.approx(1) and (np.diff(shares) <= 0).all()
+    odds = np.exp([one.score for one in expected])
+    assert shares == pytest.approx(odds / odds.sum())
+    assert answer["meta"]["served"] == "llm" and answer["model"] == "toy"
+    assert "document" not in answer["results"][0]  # null breaks clients
+
+
+def test_objects_raw_scores_top_n_and_documents(server, fitted):
+    documents = [{"text": TITLES[0], "year": 1}, TITLES[1]]
+    body = {"query": "q", "documents": documents, "history": [{"title": HISTORY[0]}], "top_n": 1}
+    answer = post(server, **body, raw_scores=True, return_documents=True).json()
+    best = fitted.rank("q", TITLES[:2], history=HISTORY[:1])[0]
+    assert answer["results"] == [
+        {"index": best.index, "relevance_score": pytest.approx(best.score), "document": {"text": TITLES[1]}}
+    ]
+
+
+def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
+    table = pd.DataFrame({"user_id": "u0", "item_id": ITEMS, "score": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]})
+    expected = fitted.rerank(table)
+    answer = post(server, user="u0", item_ids=ITEMS, recall_scores=[6, 5, 4, 3, 2, 1], raw_scores=True).json()
+    assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
+    assert [one["relevance_score"] for one in answer["results"]] == pytest.approx(expected["score"].tolist())
+    assert answer["meta"] | {"served": "fused", "unknown_items": 0} == answer["meta"]
+
+
+def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
+    taste = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
+    assert taste["results"][0]["item_id"] in ("g1i1", "g1i7")
+    assert taste["meta"]["unknown_items"] == 1
+    stranger = post(server, item_ids=ITEMS, history=["g1i2", "g1i3", "g1i4"]).json()
+    assert [one["item_id"] for one in stranger["results"]][0] == taste["results"][0]["item_id"]
+
+
+def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tmp_path):
+    def best():
+        return post(server, user="someone-new-77", item_ids=ITEMS).json()["results"][0]["item_id"]
+
+    before = best()
+    rows = [{"item_id": f"g2i{number}", "timestamp": number} for number in (2, 3, 4)]
+    state = post(server, "/v1/users/someone-new-77/interactions", interactions=rows).json()
+    assert [one["item_id"] for one in state["interactions"]] == ["g2i2", "g2i3", "g2i4"]
+    assert best() == "g2i1" != before
+    shown = httpx.get(f"{server}/v1/users/someone-new-77").json()
+    assert shown["interactions"] == state["interactions"] and not shown["in_bundle"]
+    gone = httpx.delete(f"{server}/v1/users/someone-new-77").json()
+    assert gone["forgotten"] and best() == before
+    assert httpx.get(f"{server}/v1/users/someone-new-77").status_code == 404
+    for file in tmp_path.glob("users.db*"):
+        assert b"someone-new-77" not in file.read_bytes()
+
+
+def test_texts_for_a_user_follow_the_users_titles(server):
+    answer = post(server, user="u0", documents=TITLES, query="").json()
+    assert answer["results"][0]["index"] == 1  # u0 has the first taste
+
+
+def test_together_they_are_read_together_and_nobody_gets_anothers_list(server, fitted, engine):
+    users = [f"u{number}" for number in range(16)]
+    expected = {
+        user: fitted.rerank(pd.DataFrame({"user_id": user, "item_id": ITEMS, "rank": range(1, 7)}))["item_id"].tolist()
+        for user in users
+    }
+    assert len({tuple(one) for one in expected.values()}) > 4
+    engine.calls.clear()
+    engine.open.clear()
+    with concurrent.futures.ThreadPoolExecutor(17) as pool:
+        first = pool.submit(post, server, documents=["x", "y"])  # keeps the engine busy
+        while not engine.calls:
+            time.sleep(0.005)
+        answers = {user: pool.submit(post, server, user=user, item_ids=ITEMS) for user in users}
+        time.sleep(0.5)
+        engine.open.set()
+        for user, answer in answers.items():
+            found = answer.result().json()["results"]
+            assert [one["item_id"] for one in found] == expected[user]
+            assert sorted(one["index"] for one in found) == list(range(6))
+        assert first.result().status_code == 200
+    assert 16 in engine.calls
+
+
+def test_a_bad_list_takes_no_other_with_it(server, engine):
+    engine.open.clear()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        first = pool.submit(post, server, documents=["x"])
+        time.sleep(0.2)
+        bad = pool.submit(post, server, documents=["fine", "   "])
+        good = pool.submit(post, server, documents=TITLES)
+        time.sleep(0.2)
+        engine.open.set()
+        assert [one.result().status_code for one in (first, bad, good)] == [200, 400, 200]
+        assert "document 1 has no text" in bad.result().json()["error"]["message"]
+
+
+def test_a_full_queue_says_when_to_come_back(fitted, engine):
+    with serving(create_app(fitted, settings=ServeSettings(queue=2, batch=1, batch_wait_ms=0))) as url:
+        wait_until_ready(url)
+        engine.open.clear()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(post, url, documents=["x"]) for _ in range(8)]
+            while sum(one.done() for one in waiting) < 5:  # one in work, two in the queue
+                time.sleep(0.01)
+            engine.open.set()
+            answers = [one.result() for one in waiting]
+    refused = [one for one in answers if one.status_code == 503]
+    assert len(refused) == 5 and sum(one.status_code == 200 for one in answers) == 3
+    assert refused[0].headers["retry-after"] and refused[0].json()["error"]["code"] == "overloaded"
+
+
+def test_timeouts_and_engine_failures(fitted, engine):
+    with serving(create_app(fitted, settings=ServeSettings(timeout_seconds=0.3))) as url:
+        wait_until_ready(url)
+        engine.fail = True
+        answer = post(url, documents=["x"])
+        assert answer.status_code == 500 and "out of order" in answer.json()["error"]["message"]
+        engine.fail = False
+        engine.open.clear()
+        assert post(url, documents=["x"]).status_code == 504
+        engine.open.set()
+        assert post(url, documents=["x"]).status_code == 200
+
+
+def test_a_caller_that_goes_away_frees_its_place(fitted, engine):
+    with serving(create_app(fitted, settings=ServeSettings(batch=1, batch_wait_ms=0))) as url:
+        wait_until_ready(url)
+        engine.calls.clear()
+        engine.open.clear()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(post, url, documents=["x"])
+            while not engine.calls:
+                time.sleep(0.01)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/rerank", json={"documents": ["y"]}, timeout=0.3)
+            time.sleep(0.5)
+            engine.open.set()
+            assert first.result().status_code == 200
+        assert post(url, documents=["z"]).status_code == 200
+        assert len(engine.calls) == 2  # "y" was never read
+
+
+def test_shadow_mode_answers_the_order_that_came_in(fitted):
+    with serving(create_app(fitted, settings=ServeSettings(shadow=True))) as url:
+        wait_until_ready(url)
+        answer = post(url, user="u0", item_ids=ITEMS).json()
+    assert [one["item_id"] for one in answer["results"]] == ITEMS
+    assert answer["meta"]["served"] == "recall"
+
+
+def test_keys_scopes_and_rates(fitted, tmp_path):
+    file = tmp_path / "keys.json"
+    ranks = new_key(file, "shop", ["rank"], per_minute=3)
+    adapts = new_key(file, "app", ["rank", "adapt"])
+    admin = new_key(file, "us", ["admin"])
+    assert ranks not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    app = create_app(fitted, store=SqliteUserStore(tmp_path / "u.db"), keys=Keys(read_keys(file)))
+    rows = {"interactions": [{"item_id": "g1i1"}]}
+    with serving(app) as url:
+        wait_until_ready(url)
+
+        def status(secret, path="/v1/rerank", method="POST", **body):
+            headers = {"authorization": f"Bearer {secret}"} if secret else {}
+            return httpx.request(method, f"{url}{path}", json=body or None, headers=headers).status_code
+
+        assert status(None, documents=["x"]) == status("wrong", documents=["x"]) == 401
+        assert status(ranks, "/v1/users/u1/interactions", **rows) == 403
+        assert status(adapts, "/v1/users/u1/interactions", **rows) == 200
+        assert status(adapts, "/v1/users/u1", "DELETE") == 403
+        assert status(admin, "/v1/users/u1", "DELETE") == 200
+        assert [status(ranks, documents=["x"]) for _ in range(4)] == [200, 200, 200, 429]
+        limited = post(url, documents=["x"], headers={"authorization": f"Bearer {ranks}"})
+        assert 1 <= int(limited.headers["retry-after"]) <= 21
+        assert limited.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_models_health_metrics_and_request_ids(server):
+    card = httpx.get(f"{server}/v1/models").json()["data"][0]
+    assert card["id"] == "toy" and card["object"] == "model" and card["card"]["serves"] == "fused"
+    assert httpx.get(f"{server}/v1/models/toy").json() == card
+    assert httpx.get(f"{server}/v1/models/other").json()["error"]["code"] == "model_not_found"
+    assert httpx.get(f"{server}/health").json() == {"status": "ok"}
+    answer = post(server, documents=TITLES, headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == answer.json()["id"] == "mine-1"
+    assert len(post(server, documents=TITLES, headers={"x-request-id": "x" * 500}).headers["x-request-id"]) == 32
+    text = httpx.get(f"{server}/metrics").text
+    assert 'reranker_requests_total{route="/v1/rerank",status="200"} 2.0' in text
+    assert "reranker_documents_total 8.0" in text
+
+
+def test_log_lines_hold_no_words_of_the_user(server, caplog):
+    with caplog.at_level(logging.INFO, logger="reranker.access"):
+        post(server, query="secret wish", documents=["secret title"])
+        httpx.get(f"{server}/v1/users/secret-name")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "reranker.access"]
+    assert [(line["route"], line["status"]) for line in lines] == [("/v1/rerank", 200), ("/v1/users/{user}", 404)]
+    assert lines[0]["documents"] == 1 and "secret" not in caplog.text
+
+
+BAD = [
+    ({}, 422, "documents"),
+    ({"documents": []}, 422, "documents"),
+    ({"documents": "one text"}, 422, "documents"),
+    ({"documents": ["x"] * 2001}, 413, "documents"),
+    ({"documents": ["x", 3]}, 422, "documents.1"),
+    ({"documents": ["x"], "top_n": 0}, 422, "top_n"),
+    ({"documents": ["x"], "model": "gpt"}, 404, "model"),
+    ({"documents": ["x"], "domain": "shoes"}, 404, "domain"),
+    ({"documents": ["x"], "recall_scores": [1.0]}, 422, "recall_scores"),
+    ({"documents": ["x"], "colour": "red"}, 422, "colour"),
+    ({"item_ids": ["a", "a"]}, 422, "item_ids"),
+    ({"item_ids": ["a", "b"], "recall_scores": [1.0]}, 422, "recall_scores"),
+    ({"item_ids": ["a"], "recall_scores": ["high"]}, 422, "recall_scores.0"),
+    ({"item_ids": ["a", "b"], "documents": ["x"]}, 422, "documents"),
+    ({"item_ids": ["a"], "history": [{"title": "x"}]}, 422, "history"),
+    ({"item_ids": ["a"], "history": ["x"] * 1001}, 413, "history"),
+    ({"documents": ["\x00"]}, 400, None),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "param"), BAD, ids=[str(one[0])[:40] for one in BAD])
+def test_bad_requests_name_the_field(server, body, status, param):
+    answer = post(server, **body)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param and error["message"] and error["type"]
+
+
+def test_bad_bodies(fitted):
+    with serving(create_app(fitted, settings=ServeSettings(max_body_bytes=2000, body_seconds=0.5))) as url:
+        wait_until_ready(url)
+        headers = {"content-type": "application/json"}
+        broken = httpx.post(f"{url}/rerank", content=b'{"documents": [', headers=headers)
+        assert broken.status_code == 400 and broken.json()["error"]["code"] == "invalid_json"
+        infinite = httpx.post(
+            f"{url}/rerank", content=b'{"item_ids": ["a"], "recall_scores": [Infinity]}', headers=headers
+        )
+        assert infinite.status_code == 422 and infinite.json()["error"]["param"] == "recall_scores.0"
+        assert post(url, documents=["x" * 3000]).status_code == 413
+        chunks = httpx.post(f"{url}/rerank", content=(b"x" * 500 for _ in range(10)), headers=headers)
+        assert chunks.status_code == 413
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            slow.sendall(
+                b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+            )
+            assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]
+        assert post(url, "/nowhere").json()["error"]["code"] == "not_served"
+        no_users = post(url, "/v1/users/u1/interactions", interactions=[{"item_id": "a"}])
+        assert no_users.status_code == 404 and "--users-db" in no_users.json()["error"]["message"]
+
+
+def test_shutting_down_finishes_what_is_in_work(fitted, engine):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with serving(create_app(fitted)) as url:
+            wait_until_ready(url)
+            engine.calls.clear()
+            engine.open.clear()
+            answer = pool.submit(post, url, documents=TITLES)
+            while not engine.calls:
+                time.sleep(0.01)
+            threading.Timer(0.3, engine.open.set).start()
+        assert answer.result().status_code == 200
