@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from reranker.errors import RerankerError
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
+from reranker.serve.chat_routes import add_chat
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.problems import ProblemError, problem_of
@@ -20,6 +21,8 @@ from reranker.serve.rerank_routes import add_ranking
 from reranker.serve.service import Service, allowed, check_model
 from reranker.serve.settings import ServeSettings
 from reranker.serve.user_routes import add_users
+
+_TYPES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
 
 
 def create_app(
@@ -57,6 +60,7 @@ def create_app(
     _add_operations(app, service)
     add_ranking(app, service)
     add_users(app, service)
+    add_chat(app, service)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
     app.add_middleware(Envelope, finished=_counted(service))
     return app
@@ -104,11 +108,8 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _field(place: Sequence[str]) -> str:
     """documents.3.text of ["documents", "3", "Document", "text"]: pydantic names the branch of a union too."""
-    words = (part for part in place if part.isdigit() or (not set(part) & set("[-") and part.islower()))
-    return ".".join(words)
-    return ".".join(
-        part for part in place if part.isdigit() or (part.islower() and "[" not in part and "-" not in part)
-    )
+    fields = (part for part in place if part not in _TYPES and "[" not in part)
+    return ".".join(part for part in fields if part.isdigit() or part[:1].islower())
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

@@ -2,10 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
-Id = StrictInt | StrictStr
-NonEmpty = Annotated[str, Field(min_length=1)]
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a null byte")
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_without_null)]
+Id = StrictInt | Annotated[Text, Field(min_length=1, max_length=500)]
 
 
 class Document(BaseModel):
@@ -13,8 +20,8 @@ class Document(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    text: str | None = None
-    title: str | None = None
+    text: Text | None = None
+    title: Text | None = None
 
     def item(self) -> dict[str, object]:
         extra = self.model_extra or {}
@@ -52,8 +59,8 @@ class RerankRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    query: str = Field(default="", max_length=20_000)
-    documents: list[str | Document] | None = None
+    query: Text = Field(default="", max_length=20_000)
+    documents: list[Text | Document] | None = None
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool = False
     user: Id | None = None
@@ -61,7 +68,7 @@ class RerankRequest(BaseModel):
     recall_scores: list[FiniteFloat] | None = None
     history: list[Id | Document] | None = None
     domain: str | None = None
-    instruction: str | None = Field(default=None, max_length=5_000)
+    instruction: Text | None = Field(default=None, max_length=5_000)
     raw_scores: bool = False
     max_tokens_per_doc: int | None = Field(default=None, ge=1)
     truncate_prompt_tokens: int | None = None
