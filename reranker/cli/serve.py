@@ -49,8 +49,16 @@ def serve(
         settings=ServeSettings.from_mapping(settings),
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
     )
-    logging.getLogger("reranker.access").setLevel(logging.INFO)
+    _log_requests()
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
+
+
+def _log_requests() -> None:
+    """Request lines go to stderr as they are: one JSON object a line."""
+    lines = logging.getLogger("reranker.access")
+    lines.setLevel(logging.INFO)
+    lines.addHandler(logging.StreamHandler())
+    lines.propagate = False
 
 
 def serve_key(
