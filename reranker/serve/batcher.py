@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from reranker.serve.problems import ProblemError
@@ -13,6 +14,28 @@ logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Generic[Answer]):
+    """An answer and what it took.
+
+    Attributes:
+        answer: what `work` gave.
+        waited: seconds in the queue.
+        worked: seconds that its batch took.
+    """
+
+    answer: Answer
+    waited: float
+    worked: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting(Generic[Job, Answer]):
+    job: Job
+    future: "asyncio.Future[Done[Answer]]"
+    since: float
 
 
 class Batcher(Generic[Job, Answer]):
@@ -39,7 +62,7 @@ class Batcher(Generic[Job, Answer]):
         self._batch = batch
         self._wait = wait_seconds
         self._observe = observe
-        self._queue: asyncio.Queue[tuple[Job, asyncio.Future[Answer]]] = asyncio.Queue(queue)
+        self._queue: asyncio.Queue[_Waiting[Job, Answer]] = asyncio.Queue(queue)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reranker-engine")
         self._closing = False
         self._loop: asyncio.Task[None] | None = None
@@ -52,7 +75,7 @@ class Batcher(Generic[Job, Answer]):
         """Begins to work; needs a running event loop."""
         self._loop = asyncio.create_task(self._run())
 
-    async def submit(self, job: Job, timeout: float) -> Answer:
+    async def submit(self, job: Job, timeout: float) -> Done[Answer]:
         """The answer to a job. A caller that is cancelled takes its job out of the queue.
 
         Raises:
@@ -60,9 +83,9 @@ class Batcher(Generic[Job, Answer]):
         """
         if self._closing:
             raise ProblemError(503, "the server is shutting down", code="shutting_down", retry_after=5.0)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Done[Answer]] = asyncio.get_running_loop().create_future()
         try:
-            self._queue.put_nowait((job, future))
+            self._queue.put_nowait(_Waiting(job, future, time.perf_counter()))
         except asyncio.QueueFull:
             raise ProblemError(
                 503, f"{self._queue.maxsize} requests are waiting already", code="overloaded", retry_after=1.0
@@ -87,23 +110,27 @@ class Batcher(Generic[Job, Answer]):
         loop = asyncio.get_running_loop()
         while True:
             taken = await self._take()
-            wanted = [(job, future) for job, future in taken if not future.done()]  # the others' callers went away
+            wanted = [one for one in taken if not one.future.done()]  # the others' callers went away
             started = time.perf_counter()
             try:
                 if wanted:
-                    answers = await loop.run_in_executor(self._thread, self._work, [job for job, _ in wanted])
-                    self._observe(len(wanted), time.perf_counter() - started)
-                    for (_, future), answer in zip(wanted, answers, strict=True):
-                        _settle(future, answer)
+                    answers = await loop.run_in_executor(self._thread, self._work, [one.job for one in wanted])
+                    worked = time.perf_counter() - started
+                    self._observe(len(wanted), worked)
+                    for one, answer in zip(wanted, answers, strict=True):
+                        if isinstance(answer, Exception):
+                            _fail(one, answer)
+                        elif not one.future.done():
+                            one.future.set_result(Done(answer=answer, waited=started - one.since, worked=worked))
             except Exception as error:
                 logger.exception("a batch of %d failed", len(wanted))
-                for _, future in wanted:
-                    _settle(future, error)
+                for one in wanted:
+                    _fail(one, error)
             finally:
                 for _ in taken:
                     self._queue.task_done()
 
-    async def _take(self) -> list[tuple[Job, "asyncio.Future[Answer]"]]:
+    async def _take(self) -> list[_Waiting[Job, Answer]]:
         taken = [await self._queue.get()]
         if self._queue.empty() and self._wait:
             await asyncio.sleep(self._wait)
@@ -112,10 +139,6 @@ class Batcher(Generic[Job, Answer]):
         return taken
 
 
-def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
+def _fail(waiting: _Waiting[Job, Answer], error: Exception) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(error)

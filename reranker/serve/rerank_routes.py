@@ -20,7 +20,8 @@ def add_ranking(app: FastAPI, service: Service) -> None:
     """POST /rerank, /v1/rerank and /v2/rerank."""
 
     async def rerank(request: Request, body: RerankRequest) -> JSONResponse:
-        return JSONResponse((await ranked(service, request, body)).model_dump(exclude_none=True))
+        answer = await ranked(service, request, body)
+        return JSONResponse(answer.model_dump(exclude_none=True), headers={"server-timing": request.state.timing})
 
     for path in RERANK_PATHS:
         app.post(path, dependencies=[allowed(service, "rank")], response_model=RerankAnswer)(rerank)
@@ -40,10 +41,12 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> Rer
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ProblemError(499, "the caller went away", code="cancelled")
-        result = work.result()
+        done = work.result()
     finally:
         work.cancel()
         gone.cancel()
+    result = done.answer
+    request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()

@@ -1,0 +1,162 @@
+"""What the endpoint costs beside the engine: `python -m eval.serving --out DIR`.
+
+A `reranker serve` in a process of its own, asked by 16 clients at once. Overhead is the time a client waits less the
+time in the queue and in the engine's thread, which the server reports for each request; beside it stands what
+evidence and tables take in that thread, by the scripted engine, whose own scoring is next to nothing. With the real
+model, 16 clients at once are compared with one after another. Writes DIR/serving.json and exits 0 when it ran.
+"""
+
+import asyncio
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import typer
+
+from candidate_gen import ALSRecall
+from eval.checks import Check, machine, report
+from reranker import Reranker, load_dataset
+
+CLIENTS, LIST_LENGTH = 16, 50
+PROGRAM = "from reranker.cli import main; main()"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder for serving.json")] = Path("out/serving"),
+    requests: Annotated[int, typer.Option(min=CLIENTS, help="to the scripted engine")] = 800,
+    real: Annotated[int, typer.Option(min=CLIENTS, help="to the real model, in each of the two ways")] = 32,
+) -> None:
+    """Measures overhead and batching; prints and writes the checks."""
+    work = out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    bodies = _bundles(work, max(requests, real))
+    with _server(work / "scripted", "scripted") as url:
+        asyncio.run(_ask(url, bodies[:CLIENTS], CLIENTS))
+        rows = np.array([one[:3] for one in asyncio.run(_ask(url, bodies[:requests], CLIENTS))[1]])
+    overhead, worked = 1000 * rows[:, 0] - rows[:, 1] - rows[:, 2], rows[:, 2]
+    with _server(work / "real", "torch") as url:
+        asyncio.run(_ask(url, bodies[:4], 4))
+        one_by_one, _ = asyncio.run(_ask(url, bodies[:real], 1))
+        together, _ = asyncio.run(_ask(url, bodies[:real], CLIENTS))
+    checks = [
+        _at_most("overhead at 16 clients, p50", float(np.quantile(overhead, 0.5)), 5.0),
+        _at_most("overhead at 16 clients, p99", float(np.quantile(overhead, 0.99)), 25.0),
+        Check(
+            name="batch in the engine's thread, p50", value=float(np.median(worked)), target="", passed=True, unit="ms"
+        ),
+        Check(
+            name="latency at 16 clients, p50",
+            value=float(1000 * np.median(rows[:, 0])),
+            target="",
+            passed=True,
+            unit="ms",
+        ),
+        Check(
+            name="real model: 16 at once over one by one",
+            value=one_by_one / together,
+            target=">= 2",
+            passed=one_by_one / together >= 2,
+            unit="x",
+        ),
+    ]
+    environment = machine(("reranker", "fastapi", "uvicorn", "torch"), clients=CLIENTS, candidates=LIST_LENGTH)
+    report(checks, out / "serving.json", environment, typer.echo)
+    shutil.rmtree(work)
+
+
+def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
+    """Two fitted bundles, scripted and real, and bodies of requests for different users."""
+    data = load_dataset("ml-100k")
+    recall = ALSRecall().fit(data.interactions)
+    for name, settings in (("scripted", {"engine": "scripted"}), ("real", {})):
+        Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, recall).save(work / name)
+        _serve_fused(work / name)
+    users = data.interactions["user_id"].unique().tolist()
+    lists = recall.recommend(users, n=LIST_LENGTH)
+    bodies = [
+        {"user": str(user), "item_ids": part["item_id"].astype(str).tolist(), "recall_scores": part["score"].tolist()}
+        for user, part in lists.groupby("user_id", sort=False)
+    ]
+    return [bodies[number % len(bodies)] for number in range(requests)]
+
+
+def _serve_fused(bundle: Path) -> None:
+    """Whatever the guard found on twenty lists: what is measured here is the order that costs most."""
+    import hashlib
+    import json
+
+    import yaml
+
+    fusion = bundle / "fusion.json"
+    learned = json.loads(fusion.read_text())
+    learned["guard"]["serve"] = "fused"
+    fusion.write_text(json.dumps(learned))
+    manifest = bundle / "bundle.yaml"
+    told = yaml.safe_load(manifest.read_text())
+    told["files"]["fusion.json"] = hashlib.sha256(fusion.read_bytes()).hexdigest()
+    manifest.write_text(yaml.safe_dump(told))
+
+
+@contextmanager
+def _server(bundle: Path, engine: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", PROGRAM, "serve", "--bundle", str(bundle), "--engine", engine, "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while process.poll() is None:
+            try:
+                if httpx.get(f"{url}/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+async def _ask(
+    url: str, bodies: list[dict[str, object]], clients: int
+) -> tuple[float, list[tuple[float, float, float]]]:
+    """(seconds in all, a row a request: seconds waited by the client, ms in the queue, ms in the engine's thread)."""
+    rows: list[tuple[float, float, float]] = []
+    waiting = iter(bodies)
+
+    async def client(http: httpx.AsyncClient) -> None:
+        for body in waiting:
+            started = time.perf_counter()
+            answer = await http.post(f"{url}/v1/rerank", json=body)
+            waited = time.perf_counter() - started
+            answer.raise_for_status()
+            if len(answer.json()["results"]) != len(body["item_ids"]):  # type: ignore[arg-type]
+                raise RuntimeError("an answer is no permutation of its request")
+            queue, engine = map(float, re.findall(r"dur=([\d.]+)", answer.headers["server-timing"]))
+            rows.append((waited, queue, engine))
+
+    started = time.perf_counter()
+    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=clients)) as http:
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+    return time.perf_counter() - started, rows
+
+
+def _at_most(name: str, value: float, bound: float) -> Check:
+    return Check(name=name, value=value, target=f"<= {bound:g}", passed=value <= bound, unit="ms")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,92 @@
+"""`reranker serve` as a process: starts, answers, stops on a signal, survives a kill with what it had promised."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from reranker.cli.app import app
+from tests.pipeline import toys
+
+ITEMS = ["g1i1", "g0i1", "g2i1", "g3i1"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("serve") / "bundle"
+    toys.fitted().save(path)
+    return path
+
+
+class Process:
+    """One server on a free port."""
+
+    def __init__(self, bundle, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-c", "from reranker.cli import main; main()", "serve", "--bundle", bundle]
+        self.process = subprocess.Popen(
+            [*map(str, command), "--port", str(port), *map(str, flags)], stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(self.process.communicate()[1])
+
+    def end(self, how):
+        self.process.send_signal(how)
+        return self.process.communicate(timeout=30)[1].decode()
+
+
+def test_answers_logs_and_stops(bundle):
+    server = Process(bundle)
+    body = {"user": "u0", "item_ids": ITEMS}
+    answer = httpx.post(f"{server.url}/rerank", json=body).json()
+    log = server.end(signal.SIGTERM)
+    assert answer["results"][0]["item_id"] == "g0i1"
+    assert '"route": "/rerank", "status": 200' in log and "u0" not in log
+    assert server.process.returncode in (0, -signal.SIGTERM)
+
+
+def test_what_a_user_did_survives_a_kill(bundle, tmp_path):
+    users = tmp_path / "users.db"
+    server = Process(bundle, "--users-db", users)
+    rows = {"interactions": [{"item_id": f"g2i{number}"} for number in (2, 3, 4)]}
+    assert httpx.post(f"{server.url}/v1/users/new/interactions", json=rows).status_code == 200
+    server.end(signal.SIGKILL)
+    server = Process(bundle, "--users-db", users)
+    answer = httpx.post(f"{server.url}/rerank", json={"user": "new", "item_ids": ITEMS}).json()
+    server.end(signal.SIGTERM)
+    assert answer["results"][0]["item_id"] == "g2i1"
+
+
+def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
+    keys = tmp_path / "keys.json"
+    made = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "shop"])
+    assert made.exit_code == 0 and made.output.startswith("rr-") and made.output.strip() not in keys.read_text()
+    again = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "shop"])
+    assert again.exit_code == 1 and "already has a key called 'shop'" in str(again.exception)
+    odd = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "x", "--scope", "fly"])
+    assert odd.exit_code == 1 and "choose of rank, adapt, admin" in str(odd.exception)
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("max_documents: 0\n")
+    flags = ["serve", "--bundle", str(bundle)]
+    for more, message in (
+        (["--config", str(limits)], "setting 'max_documents'"),
+        (["--api-key-file", str(limits)], "cannot read API keys"),
+        (["--api-key-file", str(tmp_path / "none")], "cannot read API keys"),
+    ):
+        refused = CliRunner().invoke(app, [*flags, *more])
+        assert refused.exit_code == 1 and message in str(refused.exception)
