@@ -23,7 +23,7 @@ test: lint
 	$(BIN)/pytest -q -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	@$(PIP) install -qq -e ".[ray]"
+	@$(PIP) install -qq -e ".[ray,browser]"
 	$(BIN)/pytest -q -m "slow and not gpu"
 
 test-rectools:

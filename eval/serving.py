@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,8 +81,10 @@ def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
     data = load_dataset("ml-100k")
     recall = ALSRecall().fit(data.interactions)
     for name, settings in (("scripted", {"engine": "scripted"}), ("real", {})):
-        Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, recall).save(work / name)
-        _serve_fused(work / name)
+        reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, recall)
+        # Whatever the guard found on twenty lists: what is measured here is the order that costs most.
+        reranker.blend = replace(reranker.blend, guard=replace(reranker.blend.guard, serve="fused"))
+        reranker.save(work / name)
     users = data.interactions["user_id"].unique().tolist()
     lists = recall.recommend(users, n=LIST_LENGTH)
     bodies = [
@@ -89,23 +92,6 @@ def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
         for user, part in lists.groupby("user_id", sort=False)
     ]
     return [bodies[number % len(bodies)] for number in range(requests)]
-
-
-def _serve_fused(bundle: Path) -> None:
-    """Whatever the guard found on twenty lists: what is measured here is the order that costs most."""
-    import hashlib
-    import json
-
-    import yaml
-
-    fusion = bundle / "fusion.json"
-    learned = json.loads(fusion.read_text())
-    learned["guard"]["serve"] = "fused"
-    fusion.write_text(json.dumps(learned))
-    manifest = bundle / "bundle.yaml"
-    told = yaml.safe_load(manifest.read_text())
-    told["files"]["fusion.json"] = hashlib.sha256(fusion.read_bytes()).hexdigest()
-    manifest.write_text(yaml.safe_dump(told))
 
 
 @contextmanager
@@ -156,6 +142,10 @@ async def _ask(
 
 def _at_most(name: str, value: float, bound: float) -> Check:
     return Check(name=name, value=value, target=f"<= {bound:g}", passed=value <= bound, unit="ms")
+
+
+def _told(name: str, value: float) -> Check:
+    return Check(name=name, value=value, target="", passed=True, unit="ms")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from reranker.protocols import UserStore
 from reranker.serve.chat_routes import add_chat
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
+from reranker.serve.playground_routes import add_playground
 from reranker.serve.problems import ProblemError, problem_of
 from reranker.serve.rerank_routes import add_ranking
 from reranker.serve.service import Service, allowed, check_model
@@ -61,6 +62,7 @@ def create_app(
     add_ranking(app, service)
     add_users(app, service)
     add_chat(app, service)
+    add_playground(app, service)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
     app.add_middleware(Envelope, finished=_counted(service))
     return app

@@ -1,0 +1,105 @@
+"""The playground: what it is told, and the page in a real browser."""
+
+import re
+import shutil
+
+import httpx
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker import Reranker
+from reranker.serve.app import create_app
+from tests.pipeline import toys
+from tests.serve.live import serving
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    data = toys.taste_dataset()
+    return Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+
+
+@pytest.fixture
+def url(reranker):
+    with serving(create_app(reranker)) as url:
+        yield url
+
+
+def test_it_is_told_what_recall_proposes(url, reranker):
+    told = httpx.get(f"{url}/playground/users").json()
+    assert told["of"] == 48 and told["users"][:3] == ["u0", "u1", "u2"]
+    shown = httpx.get(f"{url}/playground/list", params={"user": "u3", "n": 7}).json()
+    expected = reranker.recall.recommend(["u3"], 7)
+    assert [one["id"] for one in shown["candidates"]] == expected["item_id"].tolist()
+    assert shown["recall_scores"] == expected["score"].tolist() and not shown["stranger"]
+    assert [one["id"] for one in shown["history"]] == reranker.history("u3")
+    stranger = httpx.get(f"{url}/playground/list", params={"user": ""}).json()
+    assert stranger["stranger"] and stranger["history"] == [] and len(stranger["candidates"]) == 20
+    assert httpx.get(f"{url}/playground/list", params={"n": 0}).json()["error"]["param"] == "query.n"
+
+
+def test_the_page_asks_no_other_machine(url):
+    page = httpx.get(url)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", page.text)
+
+
+@pytest.fixture
+def page(url):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: apt install chromium")
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        page.failures = []
+        page.on("pageerror", lambda error: page.failures.append(str(error)))
+        page.on("request", lambda one: page.failures.append(one.url) if not one.url.startswith(url) else None)
+        page.goto(url)
+        playwright.expect(page.locator("#after li")).to_have_count(20)
+        yield page
+        assert page.failures == []
+        browser.close()
+
+
+def titles(page, listing):
+    return page.locator(f"#{listing} .row > span:first-child").all_inner_texts()
+
+
+def says(page, place, words):
+    from playwright.sync_api import expect
+
+    expect(page.locator(f"#{place}")).to_contain_text(words)
+
+
+@pytest.mark.slow
+def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing runs off a phone
+    page.fill("#user", "")
+    page.keyboard.press("Enter")
+    says(page, "status", "a stranger, 0 liked")
+    before = titles(page, "after")
+    assert sorted(before) == sorted(titles(page, "before"))
+    for number, like in enumerate(["quxard quxley 1", "quxard quxley 2"], start=1):
+        page.get_by_role("button", name=f"like {like}", exact=True).focus()
+        page.keyboard.press("Enter")
+        says(page, "status", f", {number} liked; served")
+    after = titles(page, "after")
+    assert sum(title.startswith("quxard") for title in after[:4]) > sum(
+        title.startswith("quxard") for title in before[:4]
+    )
+    assert titles(page, "history")[0] == "quxard quxley 2"
+    page.get_by_role("button", name=f"why {after[0]}", exact=True).click()
+    says(page, "why", "×")
+    assert "quxard quxley 1" in page.inner_text("#why")
+    page.click("#forget")
+    says(page, "status", ", 0 liked")
+    assert titles(page, "after") == before
+
+
+@pytest.mark.slow
+def test_an_error_is_shown(page):
+    page.route("**/v1/rerank", lambda route: route.fulfill(status=503, json={"error": {"message": "too busy"}}))
+    page.click("text=show")
+    says(page, "status", "error: too busy")
