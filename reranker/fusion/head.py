@@ -10,8 +10,8 @@ from reranker.errors import BundleError, DataError
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.types import IntArray
 
-RIDGES = (1.0, 10.0, 100.0, 1e3, 1e4)
-"""Multiples of the weakest ridge that `fit_fused` considers."""
+RIDGES = (1.0, 10.0, 100.0, 1e3, 1e6)
+"""Multiples of the weakest ridge that `fit_fused` considers; the last leaves the evidence as it is."""
 
 CROSS_VALIDATION_FOLDS = 5
 

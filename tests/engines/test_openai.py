@@ -198,7 +198,10 @@ def test_what_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture(scope="module")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`vllm serve` on this machine with the default model; its float32 is that of the torch engine."""
+    """vLLM's own server with the default model; its float32 is that of the torch engine.
+
+    `vllm serve` itself asks for the version of a package "vllm", which the CPU build is not called.
+    """
     pytest.importorskip("vllm")
     from reranker.hub import resolve_model
 
@@ -206,9 +209,19 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log"
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(resolve_model("smollm2-135m").path)]
-    command += ["--served-model-name", "smollm2-135m", "--dtype", "float32", "--port", str(port)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += [
+        "--model",
+        str(resolve_model("smollm2-135m").path),
+        "--served-model-name",
+        "smollm2-135m",
+        "--dtype",
+        "float32",
+        "--port",
+        str(port),
+    ]
     command += ["--max-model-len", "1024", "--host", "127.0.0.1", "--enforce-eager"]
+    command += ["--gpu-memory-utilization", "0.2"]  # of the machine's memory, on a CPU
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
