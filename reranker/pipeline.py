@@ -379,5 +379,5 @@ def _history_of(
     evidence: EvidenceModel, histories: Mapping[UserId, IntArray] | None = None
 ) -> Callable[[UserId], list[ItemId]]:
     known: Mapping[UserId, IntArray] = evidence.histories if histories is None else histories
-    ids = list(evidence.index)
+    ids = evidence.item_ids
     return lambda user: [ids[row] for row in known.get(user, ())]

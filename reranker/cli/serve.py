@@ -1,6 +1,7 @@
 """`reranker serve` and `reranker serve-key`: the endpoint and its keys."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def serve(
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
     )
     _log_requests()
+    # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
+    sys.setswitchinterval(0.0005)
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
 
 

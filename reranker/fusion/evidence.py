@@ -6,6 +6,7 @@ measures the LLM and nothing else.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,11 @@ class EvidenceModel:
     transitions: sparse.csr_array
     categories: sparse.csr_array
     histories: dict[UserId, IntArray]
+
+    @cached_property
+    def item_ids(self) -> list[ItemId]:
+        """The item of each row."""
+        return list(self.index)
 
     @classmethod
     def fit(

@@ -38,7 +38,7 @@ class Service:
         self.users = frozenset(reranker.user_ids)
         self.ready = False
         self.batcher: Batcher[TextList | ItemList, Ranked] = Batcher(
-            lambda jobs: answer(reranker, jobs),
+            lambda jobs: answer(reranker, jobs, self.items),
             batch=settings.batch,
             queue=settings.queue,
             wait_seconds=settings.batch_wait_ms / 1000,

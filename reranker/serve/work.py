@@ -1,6 +1,6 @@
 """From jobs to answers: what the engine's thread does."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +53,26 @@ class Ranked:
         return tuple((odds / odds.sum()).tolist())
 
 
-def answer(reranker: Reranker, jobs: Sequence[TextList | ItemList]) -> list[Ranked | Exception]:
-    """Ranks all jobs with as few calls of the engine as there are kinds; one that fails takes no other with it."""
+def answer(
+    reranker: Reranker, jobs: Sequence[TextList | ItemList], known: Container[ItemId]
+) -> list[Ranked | Exception]:
+    """Ranks all jobs with as few calls of the engine as there are kinds; one that fails takes no other with it.
+
+    Args:
+        known: the items of the catalogue.
+    """
     answers: dict[int, Ranked | Exception] = {}
     texts = [(number, job) for number, job in enumerate(jobs) if isinstance(job, TextList)]
     items = [(number, job) for number, job in enumerate(jobs) if isinstance(job, ItemList)]
     try:
         answers.update(zip((number for number, _ in texts), _texts(reranker, [job for _, job in texts]), strict=True))
-        answers.update(zip((number for number, _ in items), _items(reranker, [job for _, job in items]), strict=True))
+        answers.update(
+            zip((number for number, _ in items), _items(reranker, [job for _, job in items], known), strict=True)
+        )
     except RerankerError as error:
         if len(jobs) == 1:
             return [error]
-        return [answer(reranker, [job])[0] for job in jobs]
+        return [answer(reranker, [job], known)[0] for job in jobs]
     return [answers[number] for number in range(len(jobs))]
 
 
@@ -75,7 +83,7 @@ def _texts(reranker: Reranker, jobs: Sequence[TextList]) -> list[Ranked]:
     ]
 
 
-def _items(reranker: Reranker, jobs: Sequence[ItemList]) -> list[Ranked]:
+def _items(reranker: Reranker, jobs: Sequence[ItemList], known: Container[ItemId]) -> list[Ranked]:
     """One table for all; users are named by their job, so that the same user may ask twice at once."""
     if not jobs:
         return []
@@ -85,7 +93,6 @@ def _items(reranker: Reranker, jobs: Sequence[ItemList]) -> list[Ranked]:
     histories = pd.DataFrame({USER: _objects([row[0] for row in rows]), ITEM: _objects([row[1] for row in rows])})
     ranked = reranker.rerank(table, interactions=histories if rows else None)
     served = ranked.attrs["report"]["served"]
-    known = set(reranker.item_ids)
     parts = [part for _, part in ranked.groupby(USER, sort=False)]  # users stay in the order they came in
     results = []
     for job, part in zip(jobs, parts, strict=True):
