@@ -1,6 +1,6 @@
 # make demo       see it rerank real lists          make test       every check that needs no GPU
 # make test-slow  the slow tests                    make lint       formatting, types, layers only
-# make test-rectools  the RecTools adapter, in .venv-rectools: RecTools needs pandas 2 and its own build of implicit
+# make test-adapters  the adapters in .venv-adapters: RecTools and LlamaIndex need other packages than vLLM does
 # On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
 
 EXTRA ?= cpu
@@ -13,7 +13,7 @@ STAMP := .venv/.stamp-$(EXTRA)
 # implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-rectools lint clean
+.PHONY: demo test test-slow test-adapters lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -26,10 +26,11 @@ test-slow: $(STAMP)
 	@$(PIP) install -qq -e ".[ray,browser]"
 	$(BIN)/pytest -q -m "slow and not gpu"
 
-test-rectools:
-	@test -x .venv-rectools/bin/python || $(PYTHON) -m venv .venv-rectools
-	@.venv-rectools/bin/python -m pip install -qq "RecTools>=0.19,<0.20" -e ".[openai]" pytest pytest-timeout hypothesis
-	.venv-rectools/bin/python -m pytest -q tests/adapters/test_rectools.py "tests/test_examples.py::test_it_runs[rectools_two_stages]"
+test-adapters:
+	@test -x .venv-adapters/bin/python || $(PYTHON) -m venv .venv-adapters
+	@.venv-adapters/bin/python -m pip install -qq "RecTools>=0.19,<0.20" -e ".[openai,langchain,llama-index,rerankers]" \
+	  pytest pytest-timeout hypothesis
+	.venv-adapters/bin/python -m pytest -q tests/adapters "tests/test_examples.py::test_it_runs[rectools_two_stages]"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -38,7 +39,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-rectools build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-adapters build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -51,7 +52,7 @@ ifneq ($(EXTRA),gpu)
 	  $(PIP) install -qq "torch==$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 	@echo "[3/4] installing reranker[$(EXTRA),eval,dev,...] (several GB; two to ten minutes)"
-	@$(PIP) install -qq -e ".[$(EXTRA),eval,serve,openai,redis,langchain,llama-index,rerankers,dev]"
+	@$(PIP) install -qq -e ".[$(EXTRA),eval,serve,openai,redis,langchain,rerankers,dev]"
 ifneq ($(EXTRA),gpu)
 	@echo "[4/4] removing torchvision, torchaudio, torchcodec: CUDA builds that break a CPU PyTorch, needed by nothing here"
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec
