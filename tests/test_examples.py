@@ -16,7 +16,7 @@ NEEDS = {
 }
 SHOWN = {
     "bring_your_own_recall": "serving the",
-    "implicit_recommend": "user 196: ",
+    "implicit_recommend": "user 851: ",
     "langchain_compressor": "Aliens",
     "llama_index_postprocessor": "Aliens",
     "rectools_two_stages": "serving the",

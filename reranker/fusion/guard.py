@@ -92,13 +92,14 @@ def decide(
     """Chooses the order to serve from (n_users,) NDCG@10 values of the three orders on the validation fold.
 
     An order is eligible when its 95 % interval against the recall order lies above 0. Among the eligible the higher
-    mean is served, so the LLM is dropped where it takes away from the evidence.
+    mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading with
+    the LLM would be for nothing.
     """
     fused_minus_recall = mean_interval(fused - recall, seed=seed)
     features_minus_recall = mean_interval(features - recall, seed=seed)
     fused_minus_features = mean_interval(fused - features, seed=seed)
     serve: Order = "recall"
-    if fused_minus_recall.low > 0 and (fused_minus_features.mean >= 0 or not features_minus_recall.low > 0):
+    if fused_minus_recall.low > 0 and (fused_minus_features.mean > 0 or not features_minus_recall.low > 0):
         serve = "fused"
     elif features_minus_recall.low > 0:
         serve = "features"

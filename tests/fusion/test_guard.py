@@ -47,6 +47,11 @@ def test_serves_fused_where_the_evidence_alone_does_not_win() -> None:
     assert decide(recall=noisy(0.1), features=noisy(0.1, seed=1), fused=noisy(0.2, seed=2)).serve == "fused"
 
 
+def test_does_not_pay_for_an_llm_that_changes_nothing() -> None:
+    same = noisy(0.3, seed=1)
+    assert decide(recall=noisy(0.1), features=same, fused=same).serve == "features"
+
+
 @pytest.mark.parametrize("difference", [0.0, -0.05])
 def test_leaves_the_order_alone_where_nothing_wins(difference: float) -> None:
     recall = noisy(0.2)
