@@ -25,11 +25,13 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
+from reranker.softprompt import SoftPrompt, load_peft
 
 UNTRAINED = "untrained"
 LEARNED = ("llm", "fused", "served")
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
+_SOFT_PROMPT = "soft_prompt="
 
 
 def main(
@@ -37,7 +39,10 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
     variant: Annotated[
-        list[str] | None, typer.Option(help="name=SETTING=VALUE[,prompt.SETTING=VALUE]: settings of RerankerConfig")
+        list[str] | None,
+        typer.Option(
+            help="name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR]: settings of RerankerConfig; a prompt"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
@@ -47,15 +52,20 @@ def main(
 ) -> None:
     """Judges the variants against each other, the recall order and the linear control."""
     configs = {UNTRAINED: _config(UNTRAINED, "", engine, family)}
+    prompts: dict[str, SoftPrompt] = {}
     for given in variant or ():
         name, _, settings = given.partition("=")
-        configs[name] = _config(name, settings, engine, family)
+        kept = [pair for pair in settings.split(",") if not pair.startswith(_SOFT_PROMPT)]
+        configs[name] = _config(name, ",".join(kept), engine, family)
+        for pair in settings.split(","):
+            if pair.startswith(_SOFT_PROMPT):
+                prompts[name] = load_peft(Path(pair.removeprefix(_SOFT_PROMPT)))
     folds = [_fold(data, name, split, users) for name in _names(data, domains)]
     cold = split == "cold-items"
     factories = _controls(("recall", "linear", *(("text_similarity",) if cold else ())))
     rivals: list[tuple[str, str]] = []
     for name, config in configs.items():
-        factories |= _systems(name, config, fit_users, out / name / "readings")
+        factories |= _systems(name, config, fit_users, out / name / "readings", prompts.get(name))
         rivals += [(f"fused.{name}", "linear"), (f"served.{name}", "linear")]
         if cold:
             rivals.append((f"llm.{name}", "text_similarity"))
@@ -106,7 +116,9 @@ def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
     return Suite(RerankerConfig(), no_engine).factories(names)
 
 
-def _systems(name: str, config: RerankerConfig, fit_users: int, readings: Path) -> dict[str, SystemFactory]:
+def _systems(
+    name: str, config: RerankerConfig, fit_users: int, readings: Path, prompt: SoftPrompt | None
+) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
     families = FAMILIES | {PROPOSED: "movies"}
     suite = Suite(
@@ -116,6 +128,7 @@ def _systems(name: str, config: RerankerConfig, fit_users: int, readings: Path) 
         families,
         progress=True,
         directory=readings,
+        prompt=prompt,
     )
     return {f"{system}.{name}": _named(f"{system}.{name}", suite, system) for system in LEARNED}
 

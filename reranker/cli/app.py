@@ -5,7 +5,20 @@ import sys
 
 import typer
 
-from reranker.cli import data, demo, evaluate, fit, inspect, models, recall, rerank, serve, tune_base
+from reranker.cli import (
+    data,
+    demo,
+    evaluate,
+    fit,
+    inspect,
+    meta_train,
+    models,
+    prompts,
+    recall,
+    rerank,
+    serve,
+    tune_base,
+)
 from reranker.errors import RerankerError
 
 app = typer.Typer(
@@ -20,6 +33,8 @@ for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evalu
     app.command()(command)
 app.command("data")(data.data)
 app.command("tune-base")(tune_base.tune_base)
+app.command("meta-train")(meta_train.meta_train)
+app.add_typer(prompts.prompts)
 app.command("models")(models.models)
 app.command("serve")(serve.serve)
 app.command("serve-key")(serve.serve_key)

@@ -56,7 +56,23 @@ class PackedLM:
         values = self._read(hidden, reads, targets).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
-    def _hidden(self, rows: Sequence[PackedRow]) -> torch.Tensor:
+    def differentiable_log_probs(
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Per row: (n_pairs,) log p(target) in nats, with a graph back to `vectors`.
+
+        Args:
+            rows: packed requests.
+            vectors: per row (n_vectors, dim), read at the vector positions of its prefix in place of those it holds.
+        """
+        hidden = self._hidden(rows, vectors)
+        begins = np.cumsum([0] + [len(row.reads) for row in rows])
+        reads = np.concatenate([row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)])
+        targets = np.concatenate([row.pair_targets for row in rows])
+        values = self._read(hidden, self._tensor(reads), self._tensor(targets))
+        return list(torch.split(values, [len(row.pair_reads) for row in rows]))
+
+    def _hidden(self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
         longest = max(map(len, rows))
         embeddings = self._embeddings.weight.new_zeros((len(rows), longest, self._embeddings.weight.shape[1]))
@@ -65,6 +81,8 @@ class PackedLM:
         visible[..., 0] = True  # padding needs something to attend to, or it makes NaN
         for number, row in enumerate(rows):
             embeddings[number, : len(row)] = self._input(TokenSequence.concatenate([row.prefix, row.nodes]))
+            if vectors is not None and not row.prefix.is_plain:
+                embeddings[number, self._tensor(row.prefix.vector_positions)] = vectors[number].to(embeddings)
             positions[number, : len(row)] = row.positions
             visible[number, 0, : len(row), : len(row)] = row.visible()
         states = self._trunk(
@@ -107,17 +125,17 @@ class PackedLM:
         computed apart in float32: rounded logits would make ties.
         """
         normaliser = torch.cat([self._logits(part).logsumexp(dim=-1) for part in torch.split(hidden, _HEAD_ROWS)])
-        weight = self._head.weight[targets].float()  # (n_pairs, dim) or (n_pairs, k, dim)
-        states = hidden[reads].float()
+        weight = _exact(self._head.weight[targets])  # (n_pairs, dim) or (n_pairs, k, dim)
+        states = _exact(hidden[reads])
         logits = (weight * (states if targets.ndim == 1 else states[:, None])).sum(dim=-1)
         if getattr(self._head, "bias", None) is not None:
-            logits = logits + self._head.bias[targets].float()
+            logits = logits + _exact(self._head.bias[targets])
         logits = self._transform(logits)
         normaliser = normaliser[reads]
         return logits - (normaliser if targets.ndim == 1 else normaliser[:, None])
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._transform(self._head(hidden).float())
+        return self._transform(_exact(self._head(hidden)))
 
     def _transform(self, logits: torch.Tensor) -> torch.Tensor:
         if self._logit_scale != 1.0:
@@ -126,6 +144,11 @@ class PackedLM:
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    """float32 of lower precisions; float64, which gradients are checked in, stays."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:

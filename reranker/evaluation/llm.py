@@ -23,7 +23,7 @@ from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHe
 from reranker.protocols import Engine
 from reranker.reader import Reader
 from reranker.scoring import PriorStore
-from reranker.softprompt import PromptBank
+from reranker.softprompt import PromptBank, SoftPrompt
 from reranker.tables import ITEM, RANK, USER
 from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
 
@@ -79,6 +79,10 @@ class Readings:
         families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
         directory: where readings are kept for later runs; nowhere by default.
+        prompt: soft prompt of every domain; the written instruction's embeddings by default.
+
+    Raises:
+        PromptError: the prompt was made for another model.
     """
 
     def __init__(
@@ -88,7 +92,11 @@ class Readings:
         families: Mapping[str, str] | None = None,
         progress: bool = False,
         directory: Path | None = None,
+        prompt: SoftPrompt | None = None,
     ) -> None:
+        if prompt is not None:
+            prompt.require_model(engine.model)
+        self._prompt = prompt
         self.config = config
         self._directory = directory
         self.families = families or {}
@@ -137,7 +145,8 @@ class Readings:
         """Names the model by its weights, the engine and every setting of prompts and read-out."""
         model = self.engine.model
         families = sorted(self.families.items())
-        return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"
+        prompt = f"|{self._prompt.sha256}" if self._prompt else ""
+        return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{prompt}"
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
         """The lists with a target in them, for only these teach: a random `users` of them, the same at every call."""
@@ -153,7 +162,9 @@ class Readings:
         """The reader of a domain: its templates, soft prompt and priors."""
         if domain not in self._readers:
             named = self.families.get(domain, domain)
-            self._readers[domain] = Reader(self.config, named, PromptBank(), PriorStore(), self._engine)
+            self._readers[domain] = Reader(
+                self.config, named, PromptBank(meta=self._prompt), PriorStore(), self._engine
+            )
         return self._readers[domain]
 
     def _read(self, lists: CandidateLists) -> _Reading:

@@ -19,6 +19,7 @@ from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
 from reranker.protocols import Engine
+from reranker.softprompt import SoftPrompt
 
 SYSTEMS: dict[str, str] = {
     "recall": "the list as it came in",
@@ -70,6 +71,7 @@ class Suite:
         families: domain -> template family, for domains that are not called like one.
         progress: show progress bars on stderr.
         directory: where the model's readings are kept for later runs; nowhere by default.
+        prompt: soft prompt of the LLM systems; the written instruction's embeddings by default.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Suite:
         families: Mapping[str, str] | None = None,
         progress: bool = False,
         directory: Path | None = None,
+        prompt: SoftPrompt | None = None,
     ) -> None:
         self.config = config
+        self._prompt = prompt
         self._directory = directory
         self.fit_users = fit_users
         self._load = load
@@ -108,7 +112,9 @@ class Suite:
             if self._engine is None:
                 self._engine = self._load()
             config = self.config.model_copy(update={"scoring": read_out})
-            self._readings[read_out] = Readings(self._engine, config, self._families, self._progress, self._directory)
+            self._readings[read_out] = Readings(
+                self._engine, config, self._families, self._progress, self._directory, self._prompt
+            )
         return self._readings[read_out]
 
     def _factory(self, name: str) -> SystemFactory:

@@ -1,0 +1,25 @@
+"""`reranker meta-train`: learn a soft prompt over many domains."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import settings_from_yaml
+
+
+def meta_train(
+    config: Annotated[Path, typer.Option("--config", help="YAML with the fields of MetaConfig")],
+    out: Annotated[Path, typer.Option("--out", help="folder for prompt, checkpoint and curve")],
+) -> None:
+    """Train a soft prompt on what users chose from recall lists; a killed run goes on exactly where it stopped."""
+    from reranker.meta.settings import MetaConfig
+    from reranker.meta.train import meta_train as run
+
+    result = run(MetaConfig.from_mapping(settings_from_yaml(config)), out, progress=True)
+    curve = result.curve
+    step, loss = curve.best
+    typer.echo(
+        f"validation loss {curve.validation[0][1]:.4f} untrained, {loss:.4f} at its best, after step {step} of "
+        f"{len(curve.losses)}; {curve.lists} lists read; prompt in {result.prompt}"
+    )

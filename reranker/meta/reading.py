@@ -1,0 +1,163 @@
+"""Reading episodes with a graph back to the prompt: the likelihood read-out of `reranker.scoring`, differentiable."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from reranker.engines.packed_forward import PackedLM
+from reranker.engines.packing import PackedRow, pack
+from reranker.meta.objectives import Objective
+from reranker.meta.tasks import Episode
+from reranker.prompting import PromptRenderer
+from reranker.types import ScoringRequest, TokenSequence
+
+PROMPT = "prompt"
+Values = Mapping[str, torch.Tensor]
+"""Parameter name -> value; "prompt" is the (k, dim) soft prompt."""
+
+_ROW_NODES = 256  # long rows of priors beside short rows of lists would be padding
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Some episodes of a batch, read together.
+
+    Attributes:
+        loss: Σ over the part's lists, differentiable.
+        components: per list (n_candidates, 3) sum, mean and prior, detached.
+        episodes: the lists.
+    """
+
+    loss: torch.Tensor
+    components: list[torch.Tensor]
+    episodes: Sequence[Episode]
+
+
+class EpisodeReader:
+    """The loss of episodes under a prompt.
+
+    Utility of a candidate = evidence + coefficients · (Σ log p, mean log p, log p without history): the prompt is
+    trained as it is served, and learns what the evidence lacks.
+
+    Args:
+        lm: the frozen model.
+        renderers: domain -> how its prompts are written.
+        objective: of the utilities.
+        coefficients: (3,) of sum, mean and prior; may be set anew at any time.
+        title_weight: weight of the self-supervised part: −mean log p of the chosen titles' tokens.
+        evidence: whether the evidence stands in the utility.
+        max_tokens: of the rows read together, padding included.
+    """
+
+    def __init__(
+        self,
+        lm: PackedLM,
+        renderers: Mapping[str, PromptRenderer],
+        objective: Objective,
+        coefficients: Sequence[float],
+        *,
+        title_weight: float = 0.0,
+        evidence: bool = True,
+        max_tokens: int = 2048,
+    ) -> None:
+        self.coefficients = list(coefficients)
+        self.title_weight = title_weight
+        self._lm = lm
+        self._renderers = renderers
+        self._objective = objective
+        self._evidence = evidence
+        self._max_tokens = max_tokens
+
+    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
+        """Reads episodes of one domain and like length together; each part is a graph of its own."""
+        prompt = values[PROMPT]
+        placeholder = TokenSequence.from_vectors(np.zeros(tuple(prompt.shape), dtype=np.float32))
+        requests = [
+            self._renderers[one.domain].likelihood(one.history, one.candidates, soft_prompt=placeholder).request
+            for one in episodes
+        ]
+        sizes = [len(request.prefix) + sum(len(one.sequence) for one in request.candidates) for request in requests]
+        for numbers in _grouped([one.domain for one in episodes], sizes, self._max_tokens // 2):
+            mine = [episodes[number] for number in numbers]
+            yield self._part(prompt, placeholder, mine, [requests[number] for number in numbers])
+
+    def title_loss(self, values: Values, episodes: Sequence[Episode]) -> Iterator[torch.Tensor]:
+        """−mean log p of the candidates' title tokens without any history, a list: language modelling of item text."""
+        prompt = values[PROMPT]
+        placeholder = TokenSequence.from_vectors(np.zeros(tuple(prompt.shape), dtype=np.float32))
+        for one in episodes:
+            request = self._renderers[one.domain].prior(one.candidates, placeholder).request
+            yield -self._sums([request], prompt)[0].sum() / sum(_counts(request))
+
+    def _part(
+        self,
+        prompt: torch.Tensor,
+        placeholder: TokenSequence,
+        episodes: Sequence[Episode],
+        requests: Sequence[ScoringRequest],
+    ) -> Part:
+        renderer = self._renderers[episodes[0].domain]
+        distinct = list({id(item): item for one in episodes for item in one.candidates}.values())
+        row_of = {id(item): row for row, item in enumerate(distinct)}
+        *sums, prior = self._sums([*requests, renderer.prior(distinct, placeholder).request], prompt)
+        components = []
+        for one, request, total in zip(episodes, requests, sums, strict=True):
+            counts = torch.tensor(_counts(request), dtype=total.dtype, device=total.device)
+            rows = torch.tensor([row_of[id(item)] for item in one.candidates], device=total.device)
+            components.append(torch.stack([total, total / counts, prior[rows]], dim=1))
+        loss = self._loss(components, episodes)
+        return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
+
+    def _loss(self, components: Sequence[torch.Tensor], episodes: Sequence[Episode]) -> torch.Tensor:
+        weights = components[0].new_tensor(self.coefficients)
+        longest = max(map(len, components))
+        chosen = torch.zeros((len(components), longest), dtype=torch.bool, device=weights.device)
+        present = torch.zeros_like(chosen)
+        padded: list[torch.Tensor] = []
+        titles = components[0].new_zeros(())
+        for row, (one, episode) in enumerate(zip(components, episodes, strict=True)):
+            utility = one @ weights
+            if self._evidence:
+                utility = utility + torch.from_numpy(episode.evidence).to(utility)
+            padded.append(functional.pad(utility, (0, longest - len(one))))
+            picked = torch.from_numpy(episode.chosen).to(chosen.device)
+            chosen[row, : len(one)] = picked
+            present[row, : len(one)] = True
+            titles = titles - one[picked, 1].mean()
+        return self._objective(torch.stack(padded), chosen, present).sum() + self.title_weight * titles
+
+    def _sums(self, requests: Sequence[ScoringRequest], prompt: torch.Tensor) -> list[torch.Tensor]:
+        """Per request: (n_candidates,) Σ log p of the scored tokens."""
+        rows: list[PackedRow] = [
+            row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=False)
+        ]
+        values = self._lm.differentiable_log_probs(rows, [prompt] * len(rows))
+        sums: list[torch.Tensor | None] = [None] * len(requests)
+        for row, log_probs in zip(rows, values, strict=True):
+            index = torch.from_numpy(row.pair_candidates).to(log_probs.device)
+            empty = log_probs.new_zeros(len(requests[row.request].candidates))
+            added = empty.index_add(0, index, log_probs)
+            before = sums[row.request]
+            sums[row.request] = added if before is None else before + added
+        return [one for one in sums if one is not None]
+
+
+def _counts(request: ScoringRequest) -> list[int]:
+    return [len(one.sequence) - one.scored_from for one in request.candidates]
+
+
+def _grouped(domains: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Numbers of like domain and size together, at most `most` tokens; a larger one goes alone."""
+    group: list[int] = []
+    total = 0
+    for number in sorted(range(len(sizes)), key=lambda number: (domains[number], -sizes[number])):
+        if group and (domains[group[0]] != domains[number] or total + sizes[number] > most):
+            yield group
+            group, total = [], 0
+        group.append(number)
+        total += sizes[number]
+    if group:
+        yield group

@@ -1,0 +1,149 @@
+"""Settings of `reranker meta-train`."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigError
+
+Algorithm = Literal["pooled", "reptile", "fomaml", "maml"]
+ObjectiveName = Literal["conditional_logit", "bce", "lambdarank", "plackett_luce"]
+
+
+class DomainSource(BaseModel):
+    """Where a domain's tables are.
+
+    Attributes:
+        name: of the domain; picks the templates.
+        data: folder with interactions and items, or the name of a known data set.
+        family: template family; by the domain's name without it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    data: str
+    family: str | None = None
+
+
+class MetaConfig(BaseModel):
+    """Settings of a training run. Unknown keys are refused.
+
+    Attributes:
+        domains: to learn from.
+        held_out: domains that are only validated on; without any, `validation_share` of each domain's users are.
+        reranker: base model, prompt layout, length of the soft prompt: what will be served.
+        algorithm: "pooled" learns one prompt for all lists; the others learn one that a few steps adapt to a domain.
+        objective: of the utilities of a list.
+        start: folder of a soft prompt to start from; the written instruction's embeddings without it.
+        steps: optimizer steps.
+        lists_per_step: lists read forward and backward in a step, whatever the algorithm (equal compute).
+        learning_rate: peak of Adam, after the warm-up; falls to a tenth along a cosine.
+        warmup: steps.
+        inner_steps: gradient steps on the support lists of a task.
+        inner_rate: their step size, in units of the prompt's root mean square.
+        meta_sgd: learn a step size for each coordinate.
+        negatives: candidates beside the chosen ones, from the same list.
+        popular_share: share of them drawn by popularity from the catalogue instead.
+        n_candidates: length of the recall lists.
+        rounds: choices replayed a user.
+        hold_out: newest interactions of each user that training must not see.
+        min_history: interactions a user has before the choice, more than this.
+        temperature: domains are drawn ∝ size^temperature.
+        history_dropout, category_dropout, order_jitter: augmentation of histories.
+        evidence: the recall evidence stands inside the loss.
+        coefficients: of sum, mean and prior in the utility.
+        refit_every: steps after which the coefficients are fitted anew on the newest lists, as before the first step; 0
+            keeps them.
+        title_weight: weight of language modelling of the chosen titles at the start; falls linearly to 0.
+        pretrain_steps: first steps learn item text alone.
+        clip: bound on the gradient's norm, a list.
+        validation_share: of users, where no domain is held out.
+        validation_lists: lists a domain in one validation.
+        validate_every: steps.
+        patience: validations without a better one before training stops; 0 never stops.
+        checkpoint_every: steps.
+        seed: of every draw.
+        dtype: the model computes in.
+        device: "cpu", "cuda", ...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    domains: tuple[DomainSource, ...] = Field(min_length=1)
+    held_out: tuple[DomainSource, ...] = ()
+    reranker: RerankerConfig = RerankerConfig()
+    algorithm: Algorithm = "pooled"
+    objective: ObjectiveName = "conditional_logit"
+    start: Path | None = None
+    steps: int = Field(default=200, ge=1)
+    lists_per_step: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=0.002, gt=0)
+    warmup: int = Field(default=10, ge=0)
+    inner_steps: int = Field(default=3, ge=1)
+    inner_rate: float = Field(default=0.05, gt=0)
+    meta_sgd: bool = False
+    negatives: int = Field(default=15, ge=1)
+    popular_share: float = Field(default=0.0, ge=0, le=1)
+    n_candidates: int = Field(default=50, ge=2)
+    rounds: int = Field(default=3, ge=1)
+    hold_out: int = Field(default=2, ge=0)
+    min_history: int = Field(default=3, ge=1)
+    temperature: float = Field(default=0.5, ge=0, le=1)
+    history_dropout: float = Field(default=0.0, ge=0, le=1)
+    category_dropout: float = Field(default=0.0, ge=0, le=1)
+    order_jitter: float = Field(default=0.0, ge=0, le=1)
+    evidence: bool = True
+    coefficients: tuple[float, float, float] = (0.15, 0.5, -0.15)
+    refit_every: int = Field(default=10, ge=0)
+    title_weight: float = Field(default=0.0, ge=0)
+    pretrain_steps: int = Field(default=0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
+    validation_lists: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=20, ge=1)
+    patience: int = Field(default=5, ge=0)
+    checkpoint_every: int = Field(default=5, ge=1)
+    seed: int = Field(default=0, ge=0)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MetaConfig":
+        if self.reranker.soft_tokens == 0:
+            raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
+        if self.reranker.scoring != "likelihood":
+            raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
+        if self.algorithm != "pooled" and self.lists_per_step < 2 * (self.inner_steps + 1):
+            raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
+        return self
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> "MetaConfig":
+        """Settings from YAML.
+
+        Raises:
+            ConfigError: an unknown key or an impossible value; the message names each.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()
+            )
+            raise ConfigError(f"meta-train settings: {problems}") from error
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a 0-based step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+    def titles(self, step: int) -> float:
+        """Weight of title modelling at a 0-based step."""
+        return self.title_weight * (1 - step / self.steps)

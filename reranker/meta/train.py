@@ -1,0 +1,148 @@
+"""From a configuration to a trained soft prompt on disk."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from candidate_gen import ALSRecall
+from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.packed_forward import PackedLM
+from reranker.errors import ConfigError
+from reranker.hub import ResolvedModel, load_dataset, resolve_model
+from reranker.meta.objectives import objective_named
+from reranker.meta.reading import EpisodeReader
+from reranker.meta.settings import DomainSource, MetaConfig
+from reranker.meta.tasks import Augmentation, TaskDomain, TaskSampler
+from reranker.meta.trainer import MetaTrainer, TrainingCurve
+from reranker.prompting import PromptRenderer, family_for_domain
+from reranker.softprompt import SoftPrompt, load_peft, save_peft
+from reranker.types import ModelInfo
+
+_CPU_TOKENS = 2048
+_CUDA_TOKENS = 32768
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPrompt:
+    """What `meta_train` wrote.
+
+    Attributes:
+        prompt: folder of the soft prompt in PEFT's format.
+        curve: losses and validations.
+    """
+
+    prompt: Path
+    curve: TrainingCurve
+
+
+def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> TrainedPrompt:
+    """Trains a soft prompt and writes it to `out/prompt`, with `out/curve.json` and `out/curve.png`.
+
+    Raises:
+        DataError: a domain without lists to learn from.
+        ConfigError: `out` holds a run with other settings.
+        PromptError: `config.start` holds no prompt for this model.
+    """
+    source = resolve_model(config.reranker.model)
+    lm: Any = load_causal_lm(source.path, config.dtype, config.device)
+    tokenizer = HubTokenizer(source.path)
+    model = _info(source, lm)
+    domains = [_domain(one, config, tokenizer, model) for one in config.domains]
+    if config.held_out:
+        trained, validated = domains, [_domain(one, config, tokenizer, model) for one in config.held_out]
+    else:
+        parts = [one.split(config.validation_share, config.seed) for one in domains]
+        trained, validated = [one for one, _ in parts], [one for _, one in parts]
+    sampler = TaskSampler(
+        trained,
+        negatives=config.negatives,
+        popular_share=config.popular_share,
+        temperature=config.temperature,
+        augmentation=Augmentation(
+            history_dropout=config.history_dropout,
+            category_dropout=config.category_dropout,
+            order_jitter=config.order_jitter,
+        ),
+        seed=config.seed,
+    )
+    validation = list(TaskSampler(validated, negatives=config.negatives).fixed(config.validation_lists))
+    reader = EpisodeReader(
+        PackedLM(lm, torch.device(config.device)),
+        {one.name: one.renderer for one in [*trained, *validated]},
+        objective_named(config.objective, generator=torch.Generator().manual_seed(config.seed)),
+        config.coefficients,
+        evidence=config.evidence,
+        max_tokens=_CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS,
+    )
+    start = _start(config, lm, domains, model)
+    trainer = MetaTrainer(reader, sampler, validation, start, config, out)
+    vectors = trainer.run(progress).float().cpu().numpy()
+    prompt = SoftPrompt(vectors=vectors, name="meta", base_model_id=source.model_id, base_model_sha256=source.sha256)
+    save_peft(prompt, out / "prompt")
+    (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
+    plot_curve(trainer.curve, out / "curve.png")
+    return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)
+
+
+def plot_curve(curve: TrainingCurve, path: Path) -> None:
+    """Writes the curve as a PNG; does nothing where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(range(1, len(curve.losses) + 1), curve.losses, linewidth=0.8, label="training lists")
+    axes.plot(*zip(*curve.validation, strict=True), marker="o", markersize=3, label="validation lists")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss a list")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _domain(source: DomainSource, config: MetaConfig, tokenizer: HubTokenizer, model: ModelInfo) -> TaskDomain:
+    settings = config.reranker.prompt
+    family = source.family
+    if family is None and "family" not in settings.model_fields_set:
+        family = family_for_domain(source.name, settings.directory)
+    if family is not None:
+        settings = settings.model_copy(update={"family": family})
+    return TaskDomain.build(
+        load_dataset(source.data, domain=source.name),
+        ALSRecall(),
+        PromptRenderer.from_settings(settings, tokenizer, model.max_length),
+        n_candidates=config.n_candidates,
+        rounds=config.rounds,
+        hold_out=config.hold_out,
+        min_history=config.min_history,
+        seed=config.seed,
+    )
+
+
+def _start(config: MetaConfig, lm: Any, domains: Sequence[TaskDomain], model: ModelInfo) -> torch.Tensor:
+    k = config.reranker.soft_tokens
+    if config.start is not None:
+        prompt = load_peft(config.start)
+        prompt.require_model(model)
+        if len(prompt) != k:
+            raise ConfigError(f"the prompt in {config.start} has {len(prompt)} tokens, reranker.soft_tokens is {k}")
+    else:
+        ids = torch.tensor(domains[0].renderer.instruction_token_ids(), device=lm.device)
+        vectors = lm.get_input_embeddings()(ids).detach().float().cpu().numpy()
+        prompt = SoftPrompt.from_token_embeddings(vectors, k)
+    return torch.from_numpy(prompt.vectors.copy()).to(lm.device)
+
+
+def _info(source: ResolvedModel, lm: Any) -> ModelInfo:
+    config = lm.config.get_text_config()
+    return ModelInfo(
+        model_id=source.model_id,
+        sha256=source.sha256,
+        dim=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_length=config.max_position_embeddings,
+    )

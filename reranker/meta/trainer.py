@@ -1,0 +1,260 @@
+"""The training loop: optimizer, curve, validation, checkpoints that a killed run goes on from exactly."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from reranker.errors import ConfigError, ModelError
+from reranker.fusion import ConditionalLogit
+from reranker.meta.outer import PROMPT, RATE, OuterAlgorithm, algorithm_named
+from reranker.meta.reading import EpisodeReader, Part, Values
+from reranker.meta.settings import MetaConfig
+from reranker.meta.tasks import Episode, TaskSampler
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, CURVE = "checkpoint.pt", "curve.json"
+_WINDOW_LISTS = 512  # newest lists that the coefficients are fitted on
+_COEFFICIENT_RIDGE = 30.0  # a prior of sd .18 on coefficients at unit scale: they move slower than the prompt
+
+
+@dataclass(kw_only=True)
+class TrainingCurve:
+    """What happened so far.
+
+    Attributes:
+        losses: mean loss of the lists of each step.
+        validation: (step, mean loss of the validation lists after that many steps); the first is the untrained prompt.
+        coefficients: (step, a, b, c) as they were fitted.
+        lists: lists read forward and backward.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    coefficients: list[tuple[int, float, float, float]] = field(default_factory=list)
+    lists: int = 0
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """The step after which validation was best, and its loss."""
+        return min(self.validation, key=lambda pair: (pair[1], pair[0]))
+
+
+class _Recording:
+    """An `EpisodeReader` that remembers what it read: the window that coefficients are fitted on."""
+
+    def __init__(self, reader: EpisodeReader) -> None:
+        self.reader = reader
+        self.window: list[dict[str, torch.Tensor]] = []
+
+    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
+        """As the reader reads them."""
+        for part in self.reader.parts(values, episodes):
+            for components, episode in zip(part.components, part.episodes, strict=True):
+                self.window.append(
+                    {
+                        "components": components.cpu().double(),
+                        "evidence": torch.from_numpy(episode.evidence),
+                        "chosen": torch.from_numpy(episode.chosen),
+                    }
+                )
+            yield part
+        del self.window[:-_WINDOW_LISTS]
+
+
+class MetaTrainer:
+    """Trains a soft prompt.
+
+    Args:
+        reader: reads episodes; its coefficients and title weight are set by the trainer.
+        sampler: training episodes.
+        validation: fixed episodes that nothing is learned from.
+        start: (k, dim) where the prompt starts.
+        config: settings.
+        directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
+
+    Raises:
+        ConfigError: the checkpoint in `directory` was made with other settings.
+    """
+
+    def __init__(
+        self,
+        reader: EpisodeReader,
+        sampler: TaskSampler,
+        validation: Sequence[Episode],
+        start: torch.Tensor,
+        config: MetaConfig,
+        directory: Path,
+    ) -> None:
+        self.config = config
+        self.curve = TrainingCurve()
+        self.values = {PROMPT: start.detach().clone().requires_grad_()}
+        if config.meta_sgd:
+            self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
+        self.best = {name: value.detach().clone() for name, value in self.values.items()}
+        self._reader = reader
+        self._recording = _Recording(reader)
+        self._sampler = sampler
+        self._validation = validation
+        self._directory = directory
+        self._algorithm: OuterAlgorithm = algorithm_named(
+            config.algorithm, self._recording, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
+        )
+        self._optimizer = torch.optim.Adam(list(self.values.values()), lr=config.learning_rate)
+        self._writer: Any = None
+        self._resume()
+
+    def run(self, progress: bool = False) -> torch.Tensor:
+        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt."""
+        config = self.config
+        self._writer = _tensorboard(self._directory)
+        bar = tqdm(
+            total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
+        )
+        with bar:
+            if not self.curve.validation:
+                self._first_coefficients()
+                self._validate()
+            while (step := len(self.curve.losses)) < config.steps and not self._stalled():
+                loss = self._step(step)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4f}", valid=f"{self.curve.validation[-1][1]:.4f}")
+                last = step + 1 == config.steps
+                if (step + 1) % config.validate_every == 0 or last:
+                    self._validate()
+                if (step + 1) % config.checkpoint_every == 0 or last:
+                    self._save()
+        if self._writer is not None:
+            self._writer.close()
+        return self.best[PROMPT]
+
+    def _step(self, step: int) -> float:
+        config = self.config
+        for value in self.values.values():
+            value.grad = None
+        if step < config.pretrain_steps:
+            loss = self._pretrain(step)
+        else:
+            self._reader.title_weight = config.titles(step)
+            loss = self._algorithm.accumulate(self.values, step)
+        if not np.isfinite(loss):
+            raise ModelError(f"training diverged at step {step} (loss {loss}): lower learning_rate")
+        leaves = [value for value in self.values.values() if value.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(leaves, config.clip))
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        self._optimizer.step()
+        self.curve.losses.append(loss)
+        self.curve.lists += config.lists_per_step
+        if config.refit_every and (step + 1) % config.refit_every == 0 and self._recording.window:
+            self._refit(step + 1)
+        self._scalar("loss", loss, step)
+        self._scalar("gradient_norm", norm, step)
+        return loss
+
+    def _pretrain(self, step: int) -> float:
+        """Item text alone."""
+        episodes = self._sampler.batch(step, self.config.lists_per_step)
+        total = 0.0
+        for loss in self._reader.title_loss(self.values, episodes):
+            torch.autograd.backward(loss / len(episodes))
+            total += loss.item() / len(episodes)
+        return total
+
+    def _first_coefficients(self) -> None:
+        """Raw log-likelihoods beside log-odds: the untrained prompt is judged under coefficients that fit it."""
+        if self.config.refit_every:
+            with torch.no_grad():
+                for _ in self._recording.parts(self.values, self._sampler.batch(0, self.config.lists_per_step)):
+                    pass
+            self._refit(0)
+
+    def _refit(self, step: int) -> None:
+        """Coefficients in closed form on the newest lists, near where they started: apart from the prompt."""
+        window = self._recording.window
+        raw = torch.cat([one["components"] for one in window]).numpy()
+        evidence = torch.cat([one["evidence"] for one in window]).numpy()
+        chosen = torch.cat([one["chosen"] for one in window]).numpy()
+        list_index = np.repeat(np.arange(len(window)), [len(one["evidence"]) for one in window])
+        spread = np.maximum(raw.std(axis=0), 1e-9)
+        features = np.column_stack([raw / spread, evidence if self.config.evidence else np.zeros(len(raw))])
+        centre = np.array([*(np.array(self.config.coefficients) * spread), 1.0])
+        fitted = ConditionalLogit.fit(features, list_index, chosen, _COEFFICIENT_RIDGE, centre)
+        a, b, c = (float(one) for one in fitted.weights[:3] / spread)
+        self._reader.coefficients = [a, b, c]
+        self.curve.coefficients.append((step, a, b, c))
+
+    def _validate(self) -> None:
+        """The objective alone, under the coefficients of this moment."""
+        weight, self._reader.title_weight = self._reader.title_weight, 0.0
+        with torch.no_grad():
+            total = sum(part.loss.item() for part in self._reader.parts(self.values, self._validation))
+        self._reader.title_weight = weight
+        step = len(self.curve.losses)
+        self.curve.validation.append((step, total / len(self._validation)))
+        self._scalar("validation_loss", total / len(self._validation), step)
+        if self.curve.best[0] == step:
+            self.best = {name: value.detach().clone() for name, value in self.values.items()}
+
+    def _stalled(self) -> bool:
+        if not self.config.patience:
+            return False
+        best = [loss for _, loss in self.curve.validation].index(self.curve.best[1])
+        return len(self.curve.validation) - 1 - best >= self.config.patience
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def _save(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        scratch = self._directory / f"{CHECKPOINT}.partial"
+        torch.save(
+            {
+                "config": self.config.model_dump_json(),
+                "values": {name: value.detach() for name, value in self.values.items()},
+                "best": self.best,
+                "optimizer": self._optimizer.state_dict(),
+                "window": self._recording.window,
+                "coefficients": self._reader.coefficients,
+                "curve": vars(self.curve),
+            },
+            scratch,
+        )
+        scratch.replace(self._directory / CHECKPOINT)
+        (self._directory / CURVE).write_text(json.dumps(vars(self.curve)))
+
+    def _resume(self) -> None:
+        path = self._directory / CHECKPOINT
+        if not path.exists():
+            return
+        kept = torch.load(path, weights_only=True)
+        if kept["config"] != self.config.model_dump_json():
+            raise ConfigError(
+                f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
+            )
+        with torch.no_grad():
+            for name, value in self.values.items():
+                value.copy_(kept["values"][name])
+        self.best = kept["best"]
+        self._optimizer.load_state_dict(kept["optimizer"])
+        self._recording.window = kept["window"]
+        self._reader.coefficients = list(kept["coefficients"])
+        self.curve = TrainingCurve(**kept["curve"])
+        logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
+
+
+def _tensorboard(directory: Path) -> Any:
+    """A writer of scalars, where TensorBoard is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory / "tensorboard"))

@@ -1,0 +1,342 @@
+"""Learning a soft prompt on a tiny random model: what is read, that gradients are right, that runs resume exactly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from candidate_gen import PopularityRecall
+from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.packed_forward import PackedLM
+from reranker.engines.torch_engine import TorchEngine
+from reranker.errors import ConfigError, DataError
+from reranker.meta.objectives import conditional_logit
+from reranker.meta.outer import MAML, Pooled, Reptile, adapt, backward
+from reranker.meta.reading import EpisodeReader
+from reranker.meta.settings import DomainSource, MetaConfig
+from reranker.meta.tasks import Augmentation, Episode, TaskDomain, TaskSampler
+from reranker.meta.train import meta_train
+from reranker.meta.trainer import MetaTrainer
+from reranker.prompting import PromptRenderer, PromptSettings
+from reranker.scoring import LikelihoodScoring, ScoringList
+from reranker.softprompt import SoftPrompt, load_peft
+from reranker.tables import Dataset, write_table
+from tests.engines.models import save_tiny_model
+
+TITLES = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta"]
+SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
+COEFFICIENTS = (1.0, 0.5, -1.0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Everyone goes round the same items in the same order, from a place of their own."""
+    rows = [(f"u{user}", f"i{(user + step) % 8}", 10 * user + step) for user in range(24) for step in range(6)]
+    interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(8)], "title": TITLES, "category": ["c"] * 8})
+    return Dataset(interactions=interactions, items=items, domain="generic")
+
+
+@pytest.fixture(scope="module")
+def domain(tiny: Path, data: Dataset) -> TaskDomain:
+    renderer = PromptRenderer.from_settings(SETTINGS, HubTokenizer(tiny), 512)
+    return TaskDomain.build(data, PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
+
+
+def packed(tiny: Path, dtype: torch.dtype = torch.float32) -> PackedLM:
+    return PackedLM(load_causal_lm(tiny, "float32", "cpu").to(dtype), torch.device("cpu"))
+
+
+def reader(lm: PackedLM, domain: TaskDomain, **options: Any) -> EpisodeReader:
+    return EpisodeReader(lm, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, **options)
+
+
+def prompt(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (0.1 * torch.randn((2, 32), generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+
+
+def mean_loss(loss: EpisodeReader, values: dict[str, torch.Tensor], episodes: Sequence[Episode]) -> float:
+    with torch.no_grad():
+        return sum(part.loss.item() for part in loss.parts(values, episodes)) / len(episodes)
+
+
+def test_episodes_are_earlier_than_what_is_held_out(domain: TaskDomain) -> None:
+    for one in domain.episodes:
+        user = int(str(one.user_id)[1:])
+        (chosen,) = [item["title"] for item, flag in zip(one.candidates, one.chosen, strict=True) if flag]
+        step = len(one.history)
+        assert [item["title"] for item in one.history] == [TITLES[(user + n) % 8] for n in range(step)]
+        assert chosen == TITLES[(user + step) % 8]
+        assert step in (3, 4)  # of 6 interactions the last is held out; two rounds replay the two before it
+
+
+def test_a_split_shares_no_user(domain: TaskDomain) -> None:
+    rest, apart = domain.split(0.25, seed=1)
+    assert {one.user_id for one in rest.episodes}.isdisjoint(one.user_id for one in apart.episodes)
+    assert len(rest.episodes) + len(apart.episodes) == len(domain.episodes)
+    assert apart.episodes
+
+
+def test_draws_depend_on_seed_and_step_alone(domain: TaskDomain) -> None:
+    def users(seed: int, step: int) -> list[object]:
+        return [one.user_id for one in TaskSampler([domain], seed=seed).batch(step, 20)]
+
+    assert users(0, 3) == users(0, 3)
+    assert users(0, 3) != users(0, 4)
+    assert users(0, 3) != users(1, 3)
+
+
+def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None:
+    for one in TaskSampler([domain], negatives=2).batch(0, 30):
+        whole = next(
+            two for two in domain.episodes if two.user_id == one.user_id and len(two.history) == len(one.history)
+        )
+        assert len(one.candidates) == 3
+        assert one.chosen.sum() == 1
+        places = [[id(item) for item in whole.candidates].index(id(item)) for item in one.candidates]
+        assert places == sorted(places)
+        assert one.evidence.tolist() == whole.evidence[places].tolist()
+
+
+def test_popular_negatives_come_from_outside_the_list(domain: TaskDomain) -> None:
+    for one in TaskSampler([domain], negatives=4, popular_share=0.5, seed=2).batch(0, 30):
+        assert len({id(item) for item in one.candidates}) == len(one.candidates)
+        assert one.chosen.sum() == 1
+
+
+def test_augmentation() -> None:
+    history = [{"title": title, "category": "c"} for title in TITLES]
+    random = np.random.default_rng(0)
+    assert Augmentation(history_dropout=1.0).apply(history, random) == (history[-1],)
+    assert {one["category"] for one in Augmentation(category_dropout=1.0).apply(history, random)} == {""}
+    jittered = Augmentation(order_jitter=1.0).apply(history, random)
+    assert [one["title"] for one in jittered] == [*TITLES[1:], TITLES[0]]
+
+
+def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain) -> None:
+    values = {"prompt": prompt()}
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    for part in reader(packed(tiny), domain).parts(values, domain.episodes[:6]):
+        lists = [ScoringList(history=e.history, candidates=e.candidates, soft_prompt=soft) for e in part.episodes]
+        for served, trained in zip(scoring.score_components(lists), part.components, strict=True):
+            np.testing.assert_allclose(trained.numpy(), served, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_finite_differences(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny, torch.float64), domain, title_weight=0.3)
+    values = {"prompt": prompt(torch.float64)}
+    backward(loss, values, domain.episodes[:3])
+    gradient = values["prompt"].grad
+    assert gradient is not None
+
+    def total(vectors: torch.Tensor) -> float:
+        return mean_loss(loss, {"prompt": vectors}, domain.episodes[:3])
+
+    _check_differences(total, values["prompt"].detach(), gradient)
+
+
+def test_the_loss_does_not_depend_on_how_lists_are_grouped(tiny: Path, domain: TaskDomain) -> None:
+    lm, values = packed(tiny), {"prompt": prompt()}
+    together = mean_loss(reader(lm, domain, max_tokens=100_000), values, domain.episodes[:8])
+    apart = mean_loss(reader(lm, domain, max_tokens=2), values, domain.episodes[:8])
+    assert together == pytest.approx(apart, abs=1e-5)
+
+
+def test_maml_differentiates_through_its_inner_steps(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny, torch.float64), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt(torch.float64)}
+    algorithm = MAML(loss, sampler, lists=6, inner_steps=2, rate=0.3, second_order=True)
+    algorithm.accumulate(values, step=0)
+    gradient = values["prompt"].grad
+    assert gradient is not None
+    _, support, query = sampler.task(0, 2)
+    size = values["prompt"].detach()
+
+    def after_adapting(vectors: torch.Tensor) -> float:
+        # The scale of a step is a constant to the gradient, so it must be one to the differences.
+        scaled = 0.3 * size.square().mean().sqrt() / vectors.square().mean().sqrt()
+        fast = adapt(loss, {"prompt": vectors.clone().requires_grad_()}, support, 2, float(scaled))
+        return mean_loss(loss, {"prompt": fast.detach()}, query)
+
+    _check_differences(after_adapting, size, gradient)
+
+
+def test_first_order_is_the_gradient_at_the_adapted_prompt(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt()}
+    MAML(loss, sampler, lists=6, inner_steps=2, rate=0.1, second_order=False).accumulate(values, step=0)
+    _, support, query = sampler.task(0, 2)
+    adapted = adapt(loss, {"prompt": prompt()}, support, 2, 0.1).detach().requires_grad_()
+    backward(loss, {"prompt": adapted}, query)
+    torch.testing.assert_close(values["prompt"].grad, adapted.grad)
+
+
+def test_reptile_points_where_the_inner_steps_went(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt()}
+    Reptile(loss, sampler, lists=8, inner_steps=1, rate=0.2).accumulate(values, step=0)
+    _, support, query = sampler.task(0, 4)
+    episodes = support + query
+    first = adapt(loss, {"prompt": prompt()}, episodes[: len(episodes) // 2], 1, 0.2).detach()
+    second = adapt(loss, {"prompt": first.requires_grad_()}, episodes[len(episodes) // 2 :], 1, 0.2)
+    torch.testing.assert_close(values["prompt"].grad, (prompt() - second).detach())
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "reptile", "fomaml", "maml"])
+def test_the_loss_falls(tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, algorithm=algorithm, steps=10, learning_rate=0.1, lists_per_step=8)
+    trainer.run()
+    before, after = trainer.curve.validation[0][1], trainer.curve.best[1]
+    assert after < 0.9 * before
+
+
+def test_meta_sgd_learns_step_sizes(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, algorithm="fomaml", steps=3, meta_sgd=True)
+    trainer.run()
+    assert trainer.values["inner_rate"].detach().std().item() > 0
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "fomaml"])
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path
+) -> None:
+    whole = _trainer(tiny, domain, tmp_path / "whole", algorithm=algorithm)
+    expected = whole.run()
+    broken = _trainer(tiny, domain, tmp_path / "broken", algorithm=algorithm)
+    step = broken._step
+    broken._step = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == 5 else step(number)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again = _trainer(tiny, domain, tmp_path / "broken", algorithm=algorithm)
+    assert len(again.curve.losses) == 4  # checkpoints are every second step
+    assert torch.equal(again.run(), expected)
+    assert again.curve == whole.curve
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    _trainer(tiny, domain, tmp_path, steps=2).run()
+    with pytest.raises(ConfigError, match="made with other settings"):
+        _trainer(tiny, domain, tmp_path, steps=2, learning_rate=0.5)
+
+
+def test_training_stops_when_validation_does(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=50, learning_rate=1e-12, validate_every=1, patience=2)
+    trainer.run()
+    assert len(trainer.curve.losses) < 50
+
+
+def test_pretraining_reads_item_text_alone(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=8, pretrain_steps=8, refit_every=0)
+    trainer.run()
+    assert trainer.curve.losses[-1] < trainer.curve.losses[0]
+    assert trainer.curve.coefficients == []
+
+
+def test_scalars_reach_tensorboard(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    _trainer(tiny, domain, tmp_path, steps=2).run()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert all(name in written for name in (b"loss", b"gradient_norm", b"validation_loss"))
+
+
+def test_nothing_to_learn_from(domain: TaskDomain) -> None:
+    empty, _ = domain.split(1.0, seed=0)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        TaskSampler([empty])
+
+
+def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_table(data.interactions, folder / "interactions.parquet")
+    write_table(data.items, folder / "items.parquet")
+    config = MetaConfig.from_mapping(
+        {
+            "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
+            "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
+            "steps": 2,
+            "lists_per_step": 4,
+            "hold_out": 1,
+            "min_history": 1,
+            "n_candidates": 6,
+            "dtype": "float32",
+        }
+    )
+    trained = meta_train(config, tmp_path / "out")
+    written = load_peft(trained.prompt)
+    assert written.vectors.shape == (2, 32)
+    assert written.base_model_sha256
+    assert (tmp_path / "out" / "curve.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 3}, "stepz"),
+        ({"domains": []}, "domains"),
+        ({"reranker": {"soft_tokens": 0}}, "no prompt to train"),
+        ({"reranker": {"scoring": "labels"}}, "only 'likelihood'"),
+        ({"algorithm": "maml", "lists_per_step": 4}, "too small"),
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    values = {"domains": [{"name": "shop", "data": "somewhere"}], **change}
+    with pytest.raises(ConfigError, match=message):
+        MetaConfig.from_mapping(values)
+
+
+def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) -> MetaTrainer:
+    values: dict[str, Any] = {
+        "domains": (DomainSource(name="generic", data="unused"),),
+        "coefficients": COEFFICIENTS,
+        "evidence": False,
+        "steps": 7,
+        "lists_per_step": 12,
+        "learning_rate": 0.05,
+        "inner_steps": 1,
+        "warmup": 2,
+        "refit_every": 3,
+        "validate_every": 4,
+        "patience": 0,
+        "checkpoint_every": 2,
+        "clip": 100.0,
+        **changes,
+    }
+    config = MetaConfig.model_validate(values)
+    validation = list(TaskSampler([domain]).fixed(12))
+    sampler = TaskSampler([domain], seed=config.seed)
+    return MetaTrainer(reader(packed(tiny), domain, evidence=False), sampler, validation, prompt(), config, directory)
+
+
+def _check_differences(total: Any, at: torch.Tensor, gradient: torch.Tensor, width: float = 1e-4) -> None:
+    """Along directions drawn at random: fourth-order central differences (the model's norms compute in float32)."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        direction = torch.randn(at.shape, generator=generator, dtype=at.dtype)
+        near, far = (total(at + h * direction) - total(at - h * direction) for h in (width, 2 * width))
+        difference = (8 * near - far) / (12 * width)
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=2e-3)
+
+
+def test_pooled_is_the_mean_gradient(tiny: Path, domain: TaskDomain) -> None:
+    loss, sampler = reader(packed(tiny), domain), TaskSampler([domain])
+    values = {"prompt": prompt()}
+    Pooled(loss, sampler, 4).accumulate(values, step=3)
+    expected = {"prompt": prompt()}
+    for one in sampler.batch(3, 4):
+        for part in loss.parts(expected, [one]):
+            torch.autograd.backward(part.loss / 4)
+    torch.testing.assert_close(values["prompt"].grad, expected["prompt"].grad, atol=1e-5, rtol=1e-4)
