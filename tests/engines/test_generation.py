@@ -147,7 +147,8 @@ def test_drawing_follows_temperature_and_top_p() -> None:
 
 
 def test_impossible_requests_are_refused() -> None:
-    for wrong in ({"max_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0}, {"stop": ("",)}):
+    nan = float("nan")
+    for wrong in ({"max_tokens": 0}, {"temperature": -1.0}, {"temperature": nan}, {"top_p": 0}, {"stop": ("",)}):
         with pytest.raises(PromptError):
             asked(ScriptedEngine(), **wrong)
     with pytest.raises(PromptError):
