@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,23 @@ class Server:
     def __post_init__(self) -> None:
         self.lm: Any = load_causal_lm(self.directory, "float32", "cpu")
         self.tokenizer = HubTokenizer(self.directory)
-        self.writer = TorchEngine(self.directory, dtype="float32")
         self.lock = threading.Lock()
         self.in_work = 0
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"choices": [self._choice(number, prompt, body) for number, prompt in enumerate(body["prompt"])]}
 
+    @cached_property
+    def writer(self) -> TorchEngine:
+        return TorchEngine(self.directory, dtype="float32")
+
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A text as it is written, then its token counts."""
         settings = {name: body[name] for name in ("max_tokens", "temperature", "top_p", "seed") if name in body}
         prompt = TokenSequence.from_tokens(body["prompt"])
         tokens = 0
-        for piece in self.writer.generate(
-            GenerationRequest(prompt=prompt, stop=tuple(body.get("stop", ())), **settings)
-        ):
+        request = GenerationRequest(prompt=prompt, stop=tuple(body.get("stop", ())), **settings)
+        for piece in self.writer.generate(request):
             tokens += piece.tokens
             if piece.text or piece.finish_reason:
                 yield {"choices": [{"index": 0, "text": piece.text, "finish_reason": piece.finish_reason}]}
