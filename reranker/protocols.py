@@ -1,6 +1,7 @@
 """The interfaces between the parts: recall stage, tokenizer, engine, user store. Contract suites: tests/contracts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator as Pieces
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
@@ -8,7 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
+from reranker.types import (
+    GenerationPiece,
+    GenerationRequest,
+    ItemId,
+    ModelInfo,
+    ScoringRequest,
+    SpanScores,
+    UserId,
+    UserState,
+)
 
 
 @runtime_checkable
@@ -89,6 +99,44 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model. The engine must not be used afterwards."""
+
+
+@runtime_checkable
+class PromptTokenizer(Tokenizer, Protocol):
+    """A tokenizer for prompts that others wrote, as OpenAI's API takes them."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens with which the model ends its answer."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text and are left out of answers."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, as the model's makers meant it: special tokens are added and recognised."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation (`role`, `content`) up to where the answer begins; contents stay plain text.
+
+        Raises:
+            PromptError: the model has no chat template, or it refuses these messages.
+        """
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """An engine that can write, too. Scoring calls from other threads go on between the pieces."""
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """The engine's tokenizer."""
+
+    def generate(self, request: GenerationRequest) -> Pieces[GenerationPiece]:
+        """What follows the prompt, piece by piece; only the last piece has a `finish_reason`.
+
+        Closing the generator ends the work. A request that does not fit `model.max_length` raises EngineError at once.
+        """
 
 
 @runtime_checkable

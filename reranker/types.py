@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,21 @@ class TokenSequence:
     def is_plain(self) -> bool:
         """True when every position is an ordinary token."""
         return len(self.vectors) == 0
+
+    def split(self, length: int) -> list["TokenSequence"]:
+        """Consecutive parts of `length` positions; the last may be shorter."""
+        parts = []
+        for start in range(0, len(self), length):
+            first, last = np.searchsorted(self.vector_positions, [start, start + length])
+            part = TokenSequence(token_ids=self.token_ids[start : start + length])
+            if first < last:
+                part = TokenSequence(
+                    token_ids=part.token_ids,
+                    vectors=self.vectors[first:last],
+                    vector_positions=self.vector_positions[first:last] - start,
+                )
+            parts.append(part)
+        return parts
 
     @classmethod
     def from_tokens(cls, token_ids: Sequence[int]) -> "TokenSequence":
@@ -136,6 +152,54 @@ class SpanScores:
     @property
     def means(self) -> NDArray[np.float64]:
         return self.sums / self.counts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationRequest:
+    """A text to be written after a prompt.
+
+    Attributes:
+        prompt: tokens and vectors, at least one.
+        max_tokens: tokens written, at most.
+        temperature: 0 takes the likeliest token each time; 1 draws from the model's own distribution.
+        top_p: draws from the likeliest tokens only that together have this probability.
+        stop: texts that end the answer and do not appear in it.
+        seed: the same seed draws the same text from the same engine; None draws anew.
+    """
+
+    prompt: TokenSequence
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.prompt) == 0 or self.max_tokens < 1:
+            raise PromptError(
+                f"writing needs a prompt of at least one token and max_tokens of at least 1, got {len(self.prompt)} "
+                f"and {self.max_tokens}"
+            )
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or "" in self.stop:
+            raise PromptError(
+                "writing needs temperature >= 0, top_p above 0 and up to 1, and no empty stop text, got "
+                f"{self.temperature}, {self.top_p} and {self.stop}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationPiece:
+    """What was written since the piece before.
+
+    Attributes:
+        text: may be empty while a character or a stop text is not complete.
+        tokens: how many tokens it took.
+        finish_reason: of the last piece: "stop" (the model ended, or a stop text came) or "length"; None before.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reranker.errors import ConfigError, ModelError
+from reranker.errors import ConfigError, ModelError, PromptError
 from reranker.hub import ResolvedModel, resolve_model
 
 # Not needed for text models, but transformers imports them when it finds them.
@@ -26,6 +28,8 @@ class HubTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the tokenizer in {path}: {error}") from error
+        self.special_ids = frozenset(map(int, self._tokenizer.all_special_ids))
+        self.end_ids = _end_ids(path) | ({self._tokenizer.eos_token_id} - {None})
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
@@ -33,9 +37,51 @@ class HubTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
+    def encode_prompt(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        contents = [message["content"] for message in messages]
+        marks = [f"\ue000{number}\ue001" for number in range(len(contents))]  # private use: in no template
+        special = any(token in content for content in contents for token in self._tokenizer.all_special_tokens)
+        if not special:
+            return self._tokens_of(self._templated(messages))
+        marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+        pieces = re.split("\ue000([0-9]+)\ue001", self._templated(marked))
+        ids: list[int] = []
+        for number, piece in enumerate(pieces):
+            ids += self.encode(contents[int(piece)]) if number % 2 else self._tokens_of(piece)
+        return ids
+
+    def _templated(self, messages: Sequence[Mapping[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        if self._tokenizer.chat_template is None:
+            raise PromptError("this model has no chat template: send a prompt to /v1/completions instead")
+        try:
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except (TemplateError, ValueError, TypeError) as error:
+            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+
+    def _tokens_of(self, text: str) -> list[int]:
+        """The template writes every special token itself: none is added, those in the text are recognised."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def save(self, directory: Path) -> None:
         """Writes the tokenizer's files beside a model's."""
         self._tokenizer.save_pretrained(directory)
+
+
+def _end_ids(path: Path) -> frozenset[int]:
+    """What the model's own files say ends an answer; a tokenizer's folder without a model says nothing."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            found = json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        if found is not None:
+            return frozenset(found if isinstance(found, list) else [found])
+    return frozenset()
 
 
 def resolved(model: Model) -> ResolvedModel:

@@ -1,7 +1,8 @@
 """HTTP to an OpenAI-compatible server: so many calls at once, retries with backoff, errors in plain words."""
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -108,6 +109,34 @@ class OpenAIClient:
         finally:
             for future in futures:
                 future.cancel()
+
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[Any]:
+        """The events that answer `body`, in JSON; tried once, because someone waits for them.
+
+        Raises:
+            RefusedError: the server says no.
+            EngineError: it does not answer, breaks off, or does not answer in events.
+        """
+        if self._closed.is_set():
+            raise EngineError("this openai engine was closed; make a new one")
+        url = f"{self.base_url}{path}"
+        try:
+            with self._http.stream("POST", url, json=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    message = f"{url} answered {response.status_code}: {_reason(response)}{_hint(response)}"
+                    raise RefusedError(message, response.status_code)
+                for line in response.iter_lines():
+                    name, _, data = line.partition(":")
+                    if name == "data" and data.strip() == "[DONE]":
+                        return
+                    if name == "data":
+                        yield json.loads(data)
+        except httpx.HTTPError as error:
+            raise EngineError(f"no answer from {url}: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise EngineError(f"{url} did not answer in events: {error}. Is it an OpenAI server?") from error
+        raise EngineError(f"{url} broke off in the middle of an answer")
 
     def close(self) -> None:
         """Ends waits and closes the connections."""

@@ -6,7 +6,7 @@ Only what a server offers over HTTP can be had: no soft prompts, and likelihoods
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reranker.engines.causal_lm import HubTokenizer, Model
 from reranker.engines.openai_client import OpenAIClient
+from reranker.engines.openai_generation import remote_pieces
 from reranker.engines.openai_probe import (
     COMPLETIONS,
     Capabilities,
@@ -25,10 +26,10 @@ from reranker.engines.openai_probe import (
     read_likelihoods,
     server_tokens,
 )
-from reranker.engines.validation import check_labels, check_requests
+from reranker.engines.validation import check_generation, check_labels, check_requests
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.hub import ResolvedModel, resolve_tokenizer
-from reranker.types import ModelInfo, ScoringRequest, SpanScores
+from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores
 
 BASE_URL_VARIABLE, API_KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 _T = TypeVar("_T")
@@ -137,6 +138,12 @@ class OpenAIEngine:
             for start in range(0, len(labels), _LABELS_A_REQUEST)
         ]
         return _by_request(np.concatenate(columns, axis=1), requests)
+
+    def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
+        check_generation(request, self.model)
+        if not request.prompt.is_plain:
+            raise EngineError(_NO_VECTORS)
+        return remote_pieces(self._client, self.capabilities.model, request)
 
     def close(self) -> None:
         self._client.close()

@@ -28,6 +28,7 @@ class PackedLM:
 
     def __init__(self, lm: Any, device: torch.device) -> None:
         config = lm.config.get_text_config()
+        self._config = config
         self._trunk = lm.base_model
         self._embeddings = lm.get_input_embeddings()
         self._head = lm.get_output_embeddings()
@@ -71,6 +72,20 @@ class PackedLM:
         targets = np.concatenate([row.pair_targets for row in rows])
         values = self._read(hidden, self._tensor(reads), self._tensor(targets))
         return list(torch.split(values, [len(row.pair_reads) for row in rows]))
+
+    def new_cache(self) -> Any:
+        """An empty KV cache for `next_logits`."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._config)
+
+    def next_logits(self, sequence: TokenSequence, cache: Any) -> NDArray[np.float32]:
+        """(vocabulary,) logits after `sequence`, which continues what is in `cache` and joins it."""
+        states = self._trunk(
+            inputs_embeds=self._input(sequence)[None], past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        logits: NDArray[np.float32] = self._logits(states[0, -1]).cpu().numpy()
+        return logits
 
     def _hidden(self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""

@@ -4,13 +4,22 @@ The fake at the boundary, for tests of everything above the engines and for tryi
 It follows the whole `Engine` contract, so code that works on it works on the real engines.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.validation import check_labels, check_requests, check_token_ids
-from reranker.types import IntArray, ModelInfo, ScoringRequest, SpanScores, TokenSequence
+from reranker.engines.generation import draw, written
+from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.types import (
+    GenerationPiece,
+    GenerationRequest,
+    IntArray,
+    ModelInfo,
+    ScoringRequest,
+    SpanScores,
+    TokenSequence,
+)
 
 LogProb = Callable[[IntArray, IntArray], NDArray[np.float64]]
 """(prefix ids, span ids) -> (len(span),) log p(token | prefix, span so far), in nats."""
@@ -20,13 +29,23 @@ _REPEATED = 0.9  # probability mass on what followed the same token before; the 
 
 
 class ByteTokenizer:
-    """One token a UTF-8 byte: no vocabulary file, and every text comes back as it went in."""
+    """One token a UTF-8 byte: no vocabulary file, and every text comes back as it went in. Byte 0 ends an answer."""
+
+    end_ids = frozenset({0})
+    special_ids = frozenset({0})
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", errors="replace"))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode("utf-8", errors="replace")
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return self.encode("".join(lines) + "assistant: ")
 
 
 class ScriptedEngine:
@@ -35,7 +54,7 @@ class ScriptedEngine:
     Args:
         log_prob: (prefix ids, span ids) -> log p of each span token, in nats. By default a bigram model of the prefix:
             a title whose letter pairs occur in the history scores higher. A vector is read as the token whose
-            embedding is nearest, so soft prompts count too.
+            embedding is nearest, so soft prompts count too. `generate` continues a prompt one token after the other.
         dim: width of the made-up embedding table.
         max_length: context window in tokens.
         model_id: the name in `model`.
@@ -71,8 +90,25 @@ class ScriptedEngine:
         check_labels(label_token_ids, self.model)
         return [self._label(request, np.asarray(label_token_ids, dtype=np.int64)) for request in requests]
 
+    def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
+        check_generation(request, self.model)
+        return written(self._tokens(request), request, self.tokenizer)
+
     def close(self) -> None:
         """Nothing to free."""
+
+    def _tokens(self, request: GenerationRequest) -> Generator[int]:
+        rng = np.random.default_rng(request.seed)
+        read, every = self._read(request.prompt), np.arange(BYTES)
+        log_prob = self._log_prob
+        while True:
+            if log_prob is None:
+                logits = _PrefixBigrams(read).log_prob(np.full_like(every, read[-1]), every)
+            else:
+                logits = np.array([log_prob(read, every[token : token + 1])[0] for token in every])
+            token = draw(logits.astype(np.float32), request, rng)
+            yield token
+            read = np.append(read, token)
 
     def _score(self, request: ScoringRequest) -> SpanScores:
         prefix = self._read(request.prefix)

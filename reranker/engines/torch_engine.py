@@ -3,8 +3,7 @@
 float32 is the numerical reference for every other engine; bfloat16 is the default.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,31 @@ import torch
 from numpy.typing import NDArray
 
 from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
+from reranker.engines.generation import draw, written
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import PackedRow, pack
-from reranker.engines.validation import check_labels, check_requests, check_token_ids
+from reranker.engines.turns import Turns
+from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.errors import ConfigError, EngineError
-from reranker.types import IntArray, ModelInfo, ScoringRequest, SpanScores
+from reranker.types import (
+    GenerationPiece,
+    GenerationRequest,
+    IntArray,
+    ModelInfo,
+    ScoringRequest,
+    SpanScores,
+    TokenSequence,
+)
 
 DTYPES = ("bfloat16", "float32")
 _CPU_BATCH_TOKENS = 1024  # activations stay near the cache; larger batches were slower
 _CUDA_BATCH_TOKENS = 16384
+_PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other threads get a turn
 _ROW_NODES = 1024  # candidate tokens a row: attention cost grows with the square of the row
 
 
 class TorchEngine:
-    """Scores with a transformers causal LM.
+    """Scores and writes with a transformers causal LM.
 
     Args:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
@@ -66,7 +76,7 @@ class TorchEngine:
             max_length=config.max_position_embeddings,
         )
         self._lm: PackedLM | None = PackedLM(lm, self.device)
-        self._lock = threading.Lock()
+        self._lock = Turns()
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
@@ -98,6 +108,10 @@ class TorchEngine:
             results[row.request][row.pair_candidates] = log_probs
         return results
 
+    def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
+        check_generation(request, self.model)
+        return written(self._tokens(request), request, self.tokenizer)
+
     def close(self) -> None:
         with self._lock:
             self._lm = None
@@ -108,6 +122,25 @@ class TorchEngine:
         if self._lm is None:
             raise EngineError("this torch engine was closed; make a new one")
         return self._lm
+
+    def _tokens(self, request: GenerationRequest) -> Generator[int]:
+        """Tokens without end; scoring gets its turn after each."""
+        rng = np.random.default_rng(request.seed)
+        cache = self._loaded().new_cache()
+        *parts, unread = request.prompt.split(_PROMPT_STEP)
+        for part in parts:
+            self._next_logits(part, cache)
+        while True:
+            token = draw(self._next_logits(unread, cache), request, rng)
+            yield token
+            unread = TokenSequence.from_tokens([token])
+
+    def _next_logits(self, sequence: TokenSequence, cache: Any) -> NDArray[np.float32]:
+        with self._lock, torch.inference_mode():
+            try:
+                return self._loaded().next_logits(sequence, cache)
+            except torch.cuda.OutOfMemoryError as error:
+                raise EngineError(f"out of GPU memory while writing ({error}). Shorten the prompt") from error
 
     def _read(
         self, requests: Sequence[ScoringRequest], labels: IntArray | None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reranker.errors import EngineError
-from reranker.types import CandidateSpan, ModelInfo, ScoringRequest, TokenSequence
+from reranker.types import CandidateSpan, GenerationRequest, ModelInfo, ScoringRequest, TokenSequence
 
 
 def check_requests(requests: Sequence[ScoringRequest], model: ModelInfo, *, targets_are_scored: bool) -> None:
@@ -31,6 +31,21 @@ def check_requests(requests: Sequence[ScoringRequest], model: ModelInfo, *, targ
             _check_sequence(candidate.sequence, model, where)
             if targets_are_scored and not candidate.sequence.is_plain:
                 _check_targets(candidate, where)
+
+
+def check_generation(request: GenerationRequest, model: ModelInfo) -> None:
+    """Refuses a text the model cannot write.
+
+    Raises:
+        EngineError: prompt and `max_tokens` do not fit the context window, or the prompt is not for this model.
+    """
+    needed = len(request.prompt) + request.max_tokens
+    if needed > model.max_length:
+        raise EngineError(
+            f"a prompt of {len(request.prompt)} tokens and {request.max_tokens} to write do not fit the "
+            f"{model.max_length} tokens of {model.model_id!r}. Shorten the prompt or lower max_tokens"
+        )
+    _check_sequence(request.prompt, model, "prompt")
 
 
 def check_labels(label_token_ids: Sequence[int], model: ModelInfo) -> None:

@@ -6,8 +6,7 @@ too; vLLM refuses prompt log-probabilities for embedded prompts.
 
 import json
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,13 @@ from reranker.engines.causal_lm import (
     require_working_packages,
     resolved,
 )
+from reranker.engines.generation import written
 from reranker.engines.slots import SlotTable
-from reranker.engines.validation import check_labels, check_requests, check_token_ids
+from reranker.engines.turns import Turns
+from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import ConfigError, EngineError, ModelError
-from reranker.types import ModelInfo, ScoringRequest, SpanScores, TokenSequence
+from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 DTYPES = ("bfloat16", "float32")
 _LABELS_A_REQUEST = 128  # vLLM's bound on SamplingParams.logprob_token_ids
@@ -34,7 +36,7 @@ _EXTENSION = "reranker.engines.vllm_worker.SlotWorkerExtension"
 
 
 class VLLMEngine:
-    """Scores with vLLM in a process of its own.
+    """Scores and writes with vLLM in a process of its own.
 
     Args:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
@@ -69,7 +71,7 @@ class VLLMEngine:
         require_working_packages(broken_packages())
         self.dtype = dtype
         self.tokenizer = HubTokenizer(source.path)
-        self._lock = threading.Lock()
+        self._lock = Turns()
         with _quiet_vllm():
             self._llm: Any = _load(
                 source.path,
@@ -88,6 +90,7 @@ class VLLMEngine:
             # vLLM always generates one token after the prompt
             max_length=config.max_model_len - 1,
         )
+        self._steps = Steps(self._llm)
         self._add_slots(slots)
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -143,6 +146,10 @@ class VLLMEngine:
                 ]
         return results
 
+    def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
+        check_generation(request, self.model)
+        return written(self._tokens(request), request, self.tokenizer)
+
     def close(self) -> None:
         with self._lock:
             if self._llm is not None:
@@ -152,6 +159,7 @@ class VLLMEngine:
                 core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
                 core.ctx.destroy(linger=0)
                 self._llm = None
+                self._steps = Steps(None)
 
     def _loaded(self) -> Any:
         if self._llm is None:
@@ -165,6 +173,7 @@ class VLLMEngine:
             self._loaded().collective_rpc("reranker_write_slots", args=(begin, rows.tobytes(), self.model.dim))
 
         def forget() -> None:
+            self._steps.finish_texts()
             if not self._loaded().reset_prefix_cache():
                 raise EngineError("vLLM did not empty its prefix cache; slots cannot be reused safely")
 
@@ -175,6 +184,24 @@ class VLLMEngine:
             self.close()
             raise ModelError(f"the vllm engine cannot give vectors to this model: {problems[0]}. Use engine='torch'")
         self._slots = SlotTable(first, slots, write, forget)
+
+    def _tokens(self, request: GenerationRequest) -> Generator[int]:
+        """Tokens as vLLM writes them, beside whatever is scored meanwhile."""
+        with self._lock:
+            self._loaded()
+            self._slots.load([request.prompt])
+            parameters = writing_parameters(request, self.tokenizer.end_ids)
+            name = self._steps.begin(self._slots.token_ids(request.prompt), parameters)
+        try:
+            while True:
+                with self._lock:
+                    self._loaded()
+                    tokens = self._steps.fetch(name)
+                yield from tokens
+        finally:
+            with self._lock:
+                if self._llm is not None:
+                    self._steps.end(name)
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:
         """Requests in order, as many at once as the slots can serve, with their vectors loaded."""
@@ -224,8 +251,8 @@ class VLLMEngine:
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options)
-        outputs = self._loaded().generate([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
-        return list(outputs)
+        self._loaded()
+        return self._steps.score(prompts, parameters)
 
 
 def _sequences(request: ScoringRequest) -> list[TokenSequence]:

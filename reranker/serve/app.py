@@ -14,6 +14,7 @@ from reranker.errors import RerankerError
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
 from reranker.serve.chat_routes import add_chat
+from reranker.serve.completion_routes import add_completions
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.playground_routes import add_playground
@@ -50,7 +51,8 @@ def create_app(
         try:
             yield
         finally:
-            await service.batcher.close(service.settings.drain_seconds)
+            drain = service.settings.drain_seconds
+            await asyncio.gather(service.batcher.close(drain), service.generations.close(drain))
             await warm
             if service.store is not None:
                 service.store.close()
@@ -62,6 +64,7 @@ def create_app(
     add_ranking(app, service)
     add_users(app, service)
     add_chat(app, service)
+    add_completions(app, service)
     add_playground(app, service)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
     app.add_middleware(Envelope, finished=_counted(service))
@@ -131,23 +134,27 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", dependencies=[allowed(service, "rank")])
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_card(service)]}
+        names = dict.fromkeys([service.name, service.base])
+        return {"object": "list", "data": [_card(service, name) for name in names]}
 
     @app.get("/v1/models/{name:path}", dependencies=[allowed(service, "rank")])
     async def model(name: str) -> dict[str, Any]:
         check_model(service, name)
-        return _card(service)
+        return _card(service, name)
 
 
-def _card(service: Service) -> dict[str, Any]:
+def _card(service: Service, name: str) -> dict[str, Any]:
+    """The domain's model, which reads the domain's soft prompt before any other, or the base model, which does not."""
     reranker = service.reranker
+    model = {"id": name, "object": "model", "created": service.created, "owned_by": "reranker"}
+    model["max_model_len"] = reranker.reader.model.max_length
+    if name != service.name:
+        return {**model, "card": {"base_model": service.base, "soft_tokens": 0}}
     guard = reranker.blend.guard if reranker.blend is not None else None
     return {
-        "id": service.name,
-        "object": "model",
-        "created": service.created,
-        "owned_by": "reranker",
+        **model,
         "card": {
+            "soft_tokens": reranker.config.soft_tokens,
             "base_model": reranker.config.model,
             "scoring": reranker.config.scoring,
             "items": len(service.items),

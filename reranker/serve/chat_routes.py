@@ -1,74 +1,102 @@
-"""Ranking through OpenAI's chat API, for clients and tools that speak nothing else."""
+"""OpenAI's chat API: a conversation is answered by the model, a list to rank by the ranking."""
 
-import time
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.responses import StreamingResponse
 
+from reranker.errors import PromptError
+from reranker.protocols import Generator
+from reranker.serve.generation_schemas import ChatMessage, ChatRequest
 from reranker.serve.problems import ProblemError
 from reranker.serve.rerank_routes import ranked
 from reranker.serve.schemas import RerankRequest
 from reranker.serve.service import Service, allowed, check_model
+from reranker.serve.shapes import Shape, usage
+from reranker.serve.writing import Limits, write
 
-
-class ChatMessage(BaseModel):
-    """One message; parts of text count, other parts are refused."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(str(part.get("text", "")) for part in self.content or ())
-
-
-class ChatRequest(BaseModel):
-    """OpenAI's fields; those that steer generation are taken and mean nothing, because nothing is generated."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str
-    messages: list[ChatMessage]
-    stream: bool = False
-    n: int | None = None
+_LISTS = frozenset({"documents", "item_ids"})
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def add_chat(app: FastAPI, service: Service) -> None:
-    """POST /v1/chat/completions: the last message holds a rerank request as JSON, the answer a rerank answer."""
+    """POST /v1/chat/completions.
+
+    A ranking is asked for by a rerank request as JSON in the last message, or by `documents` or `item_ids` (and the
+    other fields of a rerank request) beside the messages; the answer's content is a rerank answer as JSON. In the
+    second way the last message is the query, unless there is a `query`.
+    """
 
     @app.post("/v1/chat/completions", dependencies=[allowed(service, "rank")])
-    async def chat(request: Request, body: ChatRequest) -> dict[str, Any]:
+    async def chat(request: Request, body: ChatRequest) -> Response:
         check_model(service, body.model)
-        if body.stream or (body.n or 1) != 1:
-            field = "stream" if body.stream else "n"
-            raise ProblemError(422, "a ranking is one answer, sent whole", param=field, code="not_served")
-        answer = await ranked(service, request, _asked(body))
-        message = {"role": "assistant", "content": answer.model_dump_json(exclude_none=True), "refusal": None}
-        return {
-            "id": f"chatcmpl-{answer.id}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": service.name,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-        }
+        if not body.messages:
+            raise ProblemError(422, "messages is empty", param="messages", code="empty")
+        shape = Shape(chat=True, id=request.state.request_id, model=body.model, with_usage=body.with_usage)
+        asked = _asked(body)
+        if asked is not None:
+            return await _rank(service, request, body, shape, asked)
+        messages = [_plain(number, message) for number, message in enumerate(body.messages)]
+        name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        limits = Limits(prompt="messages", tokens=name, most=most, default=None)
+        return await write(service, request, body, shape, limits, lambda engine: _encoded(engine, messages))
 
 
-def _asked(body: ChatRequest) -> RerankRequest:
-    if not body.messages:
-        raise ProblemError(422, "messages is empty", param="messages", code="empty")
+async def _rank(service: Service, request: Request, body: ChatRequest, shape: Shape, asked: RerankRequest) -> Response:
+    if (body.n or 1) != 1:
+        raise ProblemError(422, "n: a ranking is one answer", param="n", code="not_supported")
+    content = (await ranked(service, request, asked)).model_dump_json(exclude_none=True)
+    if not body.stream:
+        return JSONResponse(shape.whole([content], ["stop"], usage(0, 0)))
+    events = [shape.opening(0), shape.piece(0, content, "stop"), shape.closing(usage(0, 0))]
+    return StreamingResponse(iter(events), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+def _asked(body: ChatRequest) -> RerankRequest | None:
+    """The ranking that is asked for; None for a conversation."""
+    extra = body.model_extra or {}
+    last = body.messages[-1].text
+    if any(extra.get(name) is not None for name in _LISTS):
+        fields = {name: extra[name] for name in RerankRequest.model_fields if name in extra}
+        return _checked({"query": last, **fields}, "")
     try:
-        return RerankRequest.model_validate_json(body.messages[-1].text)
+        fields = json.loads(last)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or not _LISTS & fields.keys():
+        return None
+    return _checked(fields, f"messages.{len(body.messages) - 1}.content")
+
+
+def _checked(fields: dict[str, Any], where: str) -> RerankRequest:
+    try:
+        return RerankRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(["messages", str(len(body.messages) - 1), "content", *map(str, first["loc"])])
-        message = (
-            f"{place}: {first['msg']}. This server ranks and does not converse: the last message must be a rerank "
-            'request as JSON, for instance {"query": "...", "documents": ["...", "..."]}'
-        )
-        raise ProblemError(422, message, param=place, code="invalid_field") from error
+        place = ".".join([*([where] if where else []), *map(str, first["loc"])])
+        raise ProblemError(422, f"{place}: {first['msg']}", param=place, code="invalid_field") from error
+
+
+def _plain(number: int, message: ChatMessage) -> dict[str, str]:
+    """Role and text of a message to the model."""
+    place = f"messages.{number}"
+    if message.role not in _ROLES:
+        text = f"{place}.role: {message.role!r} is not supported; there are {', '.join(_ROLES)}"
+        raise ProblemError(422, text, param=f"{place}.role", code="not_supported")
+    for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            place = f"{place}.content.{index}"
+            raise ProblemError(422, f"{place}: only parts of text are read", param=place, code="not_supported")
+    return {"role": _ROLES[message.role], "content": message.text}
+
+
+def _encoded(engine: Generator, messages: Sequence[dict[str, str]]) -> Sequence[Sequence[int]]:
+    try:
+        return [engine.tokenizer.encode_chat(messages)]
+    except PromptError as error:
+        raise ProblemError(422, f"messages: {error}", param="messages", code="invalid_field") from error

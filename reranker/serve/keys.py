@@ -13,7 +13,7 @@ from pathlib import Path
 from reranker.errors import ConfigError
 
 SCOPES = ("rank", "adapt", "admin")
-"""rank: rerank and list models; adapt: write interactions; admin: read and forget users, and all of that."""
+"""rank: rerank, write text, list models; adapt: write interactions; admin: read and forget users, and all of that."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ class Metrics:
         self.engine_seconds = Histogram(
             "reranker_batch_seconds", "Time a batch took", buckets=_SECONDS, registry=registry
         )
+        self.generated = Counter("reranker_generated_tokens", "Tokens written", registry=registry)
         Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
 
     def batch_done(self, size: int, seconds: float) -> None:

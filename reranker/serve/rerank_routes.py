@@ -1,12 +1,12 @@
 """Reranking over HTTP."""
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from reranker.ranking import TextList
+from reranker.serve.connection import while_connected
 from reranker.serve.ids import all_as_known, as_known
 from reranker.serve.problems import ProblemError
 from reranker.serve.schemas import Document, RerankAnswer, RerankRequest, Result
@@ -35,16 +35,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> Rer
     """
     _check(service, body)
     job = await _job(service, body)
-    work = asyncio.ensure_future(service.batcher.submit(job, service.settings.timeout_seconds))
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ProblemError(499, "the caller went away", code="cancelled")
-        done = work.result()
-    finally:
-        work.cancel()
-        gone.cancel()
+    done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
     request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
@@ -106,11 +97,6 @@ async def _job(service: Service, body: RerankRequest) -> TextList | ItemList:
             raise ProblemError(422, message, param="history", code="invalid_field")
         history = all_as_known(given, service.items)
     return ItemList(items=all_as_known(body.item_ids, service.items), recall_scores=body.recall_scores, history=history)
-
-
-async def _disconnected(request: Request) -> None:
-    while not await request.is_disconnected():
-        await asyncio.sleep(0.2)
 
 
 def _answer(service: Service, request: Request, body: RerankRequest, result: Ranked) -> RerankAnswer:

@@ -10,6 +10,7 @@ from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
 from reranker.ranking import TextList
 from reranker.serve.batcher import Batcher
+from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
 from reranker.serve.problems import ProblemError
@@ -33,6 +34,7 @@ class Service:
         self.settings = settings
         self.keys = keys
         self.name = reranker.reader.domain
+        self.base = reranker.reader.model.model_id
         self.created = int(time.time())
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
@@ -44,6 +46,7 @@ class Service:
             wait_seconds=settings.batch_wait_ms / 1000,
             observe=lambda size, seconds: self.metrics.batch_done(size, seconds),
         )
+        self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.metrics = Metrics(lambda: self.batcher.waiting)
 
     def warm_up(self) -> None:
@@ -85,8 +88,7 @@ def allowed(service: Service, scope: str) -> Any:
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """Raises ProblemError (404) for a model that is not served here."""
-    if name is not None and name != service.name:
-        raise ProblemError(
-            404, f"no model {name!r} here; there is {service.name!r}", param="model", code="model_not_found"
-        )
+    """Raises ProblemError (404) for a name that is neither the domain's model nor the base model."""
+    if name not in (None, service.name, service.base):
+        message = f"no model {name!r} here; there are {service.name!r} and its base {service.base!r}"
+        raise ProblemError(404, message, param="model", code="model_not_found")

@@ -20,6 +20,10 @@ class ServeSettings(BaseModel):
         timeout_seconds: for one answer, waiting included; then 504.
         body_seconds: in which a request's body has to arrive; then 408.
         drain_seconds: that shutting down waits for requests in work.
+        max_generated_tokens: of one text; more is answered with 422.
+        generations: texts written at once, beside the ranking.
+        generation_queue: texts that may wait; the next is answered with 503 and retry-after.
+        generation_seconds: for one text, waiting included; then 504.
         shadow: answer the order that came in and log what would have been served.
     """
 
@@ -34,6 +38,10 @@ class ServeSettings(BaseModel):
     timeout_seconds: float = Field(default=60.0, gt=0)
     body_seconds: float = Field(default=10.0, gt=0)
     drain_seconds: float = Field(default=30.0, ge=0)
+    max_generated_tokens: int = Field(default=4096, ge=1)
+    generations: int = Field(default=4, ge=1)
+    generation_queue: int = Field(default=64, ge=0)
+    generation_seconds: float = Field(default=300.0, gt=0)
     shadow: bool = False
 
     @classmethod

@@ -1,10 +1,12 @@
 """A small OpenAI server as vLLM's is seen from outside: scores given tokens with a real model, and can be busy."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import torch
 
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.torch_engine import TorchEngine
+from reranker.types import GenerationRequest, TokenSequence
 
 ALL_WAYS = frozenset({"prompt_logprobs", "echo", "logprob_token_ids", "tokenize"})
 
@@ -26,6 +30,7 @@ class Server:
         failures: (status, headers) answered to the next completions, one each.
         calls: bodies of the completions it answered.
         at_once: most completions that were in work together.
+        breaks_off: ends its streams without the last event.
     """
 
     directory: Path
@@ -35,6 +40,7 @@ class Server:
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     at_once: int = 0
+    breaks_off: bool = False
     base_url: str = ""
 
     def __post_init__(self) -> None:
@@ -45,6 +51,22 @@ class Server:
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"choices": [self._choice(number, prompt, body) for number, prompt in enumerate(body["prompt"])]}
+
+    @cached_property
+    def writer(self) -> TorchEngine:
+        return TorchEngine(self.directory, dtype="float32")
+
+    def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A text as it is written, then its token counts."""
+        settings = {name: body[name] for name in ("max_tokens", "temperature", "top_p", "seed") if name in body}
+        prompt = TokenSequence.from_tokens(body["prompt"])
+        tokens = 0
+        request = GenerationRequest(prompt=prompt, stop=tuple(body.get("stop", ())), **settings)
+        for piece in self.writer.generate(request):
+            tokens += piece.tokens
+            if piece.text or piece.finish_reason:
+                yield {"choices": [{"index": 0, "text": piece.text, "finish_reason": piece.finish_reason}]}
+        yield {"choices": [], "usage": {"completion_tokens": tokens}}
 
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
@@ -82,6 +104,9 @@ def running(server: Server) -> Iterator[Server]:
                 self._answer(404, {"error": {"message": "no such path"}})
 
         def _complete(self, body: dict[str, Any]) -> None:
+            if body.get("stream"):
+                self._stream(body)
+                return
             with server.lock:
                 failure = server.failures.pop(0) if server.failures else None
                 server.in_work += 1
@@ -99,6 +124,15 @@ def running(server: Server) -> Iterator[Server]:
             finally:
                 with server.lock:
                     server.in_work -= 1
+
+        def _stream(self, body: dict[str, Any]) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for event in server.events(body):
+                    self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+                self.wfile.write(b"" if server.breaks_off else b"data: [DONE]\n\n")
 
         def _allowed(self) -> bool:
             if server.key and self.headers.get("authorization") != f"Bearer {server.key}":

@@ -18,8 +18,9 @@ from reranker.engines.openai_engine import OpenAIEngine, probe_server
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.protocols import Engine
-from reranker.types import ScoringRequest, TokenSequence
+from reranker.types import GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import TokenEngineContract, plain, random_request, span
+from tests.contracts.generation import GeneratorContract, asked
 from tests.engines.models import save_tiny_model
 from tests.engines.server import ALL_WAYS, Server, running
 
@@ -40,7 +41,7 @@ def connect(server: Server, **options: object) -> OpenAIEngine:
     return OpenAIEngine(server.model, **settings)  # type: ignore[arg-type]
 
 
-class TestOverPromptLogprobs(TokenEngineContract):
+class TestOverPromptLogprobs(TokenEngineContract, GeneratorContract):
     ways = ALL_WAYS
 
     @pytest.fixture
@@ -66,6 +67,22 @@ class TestOverPromptLogprobs(TokenEngineContract):
 
 class TestOverEcho(TestOverPromptLogprobs):
     ways = frozenset({"echo"})
+
+
+def test_texts_that_cannot_be_had_are_errors(server: Server, tiny: Path) -> None:
+    engine = connect(server)
+    soft = TokenSequence.from_vectors(TorchEngine(tiny, dtype="float32").embed_tokens([1, 2]))
+    with pytest.raises(EngineError, match="cannot send vectors"):
+        engine.generate(GenerationRequest(prompt=soft, max_tokens=1))
+    server.breaks_off = True
+    with pytest.raises(EngineError, match="broke off"):
+        list(engine.generate(asked(engine)))
+    server.key = "secret"
+    with pytest.raises(EngineError, match="401"):
+        list(engine.generate(asked(engine)))
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(engine.generate(asked(engine)))
 
 
 def test_the_probe_says_what_works(tiny: Path) -> None:

@@ -13,8 +13,9 @@ from reranker.engines.torch_engine import TorchEngine
 from reranker.engines.vllm_engine import VLLMEngine
 from reranker.errors import EngineError
 from reranker.protocols import Engine
-from reranker.types import ScoringRequest, TokenSequence
+from reranker.types import GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
+from tests.contracts.generation import SoftGeneratorContract, asked, text_of
 
 # vLLM's own warnings, at import and while it loads.
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
@@ -33,12 +34,31 @@ def vllm_engine() -> Iterator[Engine]:
         engine.embed_tokens([1])
 
 
-class TestVLLM(EngineContract):
+class TestVLLM(EngineContract, SoftGeneratorContract):
     tolerance = 5e-4
 
     @pytest.fixture
     def engine(self, vllm_engine: Engine) -> Engine:
         return vllm_engine
+
+    def test_writes_what_torch_writes(self, engine: Engine) -> None:
+        torch_engine = TorchEngine("smollm2-135m", dtype="float32")
+        ours = list(engine.generate(asked(engine, "The three largest cities of France are", max_tokens=16)))
+        theirs = list(torch_engine.generate(asked(engine, "The three largest cities of France are", max_tokens=16)))
+        assert text_of(ours) == text_of(theirs) and len(ours) == len(theirs) == 16
+
+    def test_slots_are_not_rewritten_under_a_text(self, engine: Engine) -> None:
+        """The 64 slots are filled anew in the middle of a text that began with a vector."""
+        rows = engine.embed_tokens(range(100, 180))
+        first = TokenSequence.concatenate([TokenSequence.from_vectors(rows[:2]), plain([5, 6, 7])])
+        request = GenerationRequest(prompt=first, max_tokens=40, temperature=0.0)
+        whole = text_of(list(engine.generate(request)))
+        pieces = engine.generate(request)
+        begun = [next(pieces)]
+        for start in (2, 40):
+            prefix = TokenSequence.concatenate([TokenSequence.from_vectors(rows[start : start + 38]), plain([5])])
+            engine.span_log_likelihoods([ScoringRequest(prefix=prefix, candidates=(span([7, 8]),))])
+        assert text_of([*begun, *pieces]) == whole
 
     def test_agrees_with_torch(self, engine: Engine) -> None:
         """240 candidates: prefixes that end anywhere in a cache block, with and without a soft prompt."""

@@ -35,9 +35,10 @@ def client(url):
 
 
 def test_models(client):
-    (model,) = client.models.list().data
+    model, base = client.models.list().data
     assert model.id == "toy" and model.owned_by == "reranker" and model.created > 0
-    assert client.models.retrieve("toy").id == "toy"
+    assert base.id == "scripted"
+    assert client.models.retrieve("toy").id == "toy" and client.models.retrieve("scripted").id == "scripted"
 
 
 def test_a_ranking_parses_into_its_schema(client):
@@ -51,16 +52,37 @@ def test_a_ranking_parses_into_its_schema(client):
     assert json.loads(again.choices[0].message.content)["results"][0]["index"] == 1
 
 
+def test_a_ranking_is_asked_for_by_fields_beside_the_messages(client):
+    fields = {"documents": DOCUMENTS, "history": ASKED["history"], "top_n": 1}
+    messages = [{"role": "user", "content": "something to watch"}]
+    asked = {"messages": messages, "response_format": RerankAnswer}
+    done = client.chat.completions.parse(model="scripted", **asked, extra_body=fields)
+    assert [one.index for one in done.choices[0].message.parsed.results] == [1]
+    items = {"item_ids": ["g1i1", "g0i1"]}
+    done = client.chat.completions.parse(model="toy", **asked, user="u0", extra_body=items)
+    assert {one.item_id for one in done.choices[0].message.parsed.results} == {"g1i1", "g0i1"}
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.chat.completions.create(model="toy", messages=messages, extra_body={"documents": "one"})
+    assert refused.value.param == "documents"
+
+
+def test_a_streamed_ranking_is_one_piece(client):
+    asked = {"messages": [{"role": "user", "content": json.dumps(ASKED)}], "stream_options": {"include_usage": True}}
+    events = list(client.chat.completions.create(model="toy", **asked, stream=True))
+    texts = [one.choices[0].delta.content for one in events if one.choices and one.choices[0].delta.content]
+    assert len(texts) == 1 and [one["index"] for one in json.loads(texts[0])["results"]] == [1, 0]
+    assert events[-2].choices[0].finish_reason == "stop" and events[-1].usage.total_tokens == 0
+
+
 def test_errors_are_the_clients_own(client, url):
-    with pytest.raises(openai.UnprocessableEntityError, match="does not converse") as refused:
-        client.chat.completions.create(model="toy", messages=[{"role": "user", "content": "hello"}])
-    assert refused.value.param == "messages.0.content" and refused.value.request_id
+    typo = json.dumps({**ASKED, "topn": 1})
+    with pytest.raises(openai.UnprocessableEntityError, match="topn") as refused:
+        client.chat.completions.create(model="toy", messages=[{"role": "user", "content": typo}])
+    assert refused.value.param == "messages.0.content.topn" and refused.value.request_id
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": json.dumps(ASKED)}])
     assert missing.value.code == "model_not_found"
-    with pytest.raises(openai.UnprocessableEntityError, match="sent whole"):
-        client.chat.completions.create(
-            model="toy", messages=[{"role": "user", "content": json.dumps(ASKED)}], stream=True
-        )
+    with pytest.raises(openai.UnprocessableEntityError, match="one answer"):
+        client.chat.completions.create(model="toy", messages=[{"role": "user", "content": json.dumps(ASKED)}], n=2)
     with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{url[0]}/v1", api_key="no") as stranger:
         stranger.models.list()

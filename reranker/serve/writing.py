@@ -1,0 +1,203 @@
+"""From a request to a written text, whole or as a stream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from reranker.errors import RerankerError
+from reranker.protocols import Generator
+from reranker.serve.connection import while_connected
+from reranker.serve.generation_schemas import SamplingFields
+from reranker.serve.problems import ProblemError, problem_of
+from reranker.serve.service import Service, check_model
+from reranker.serve.shapes import DONE, Shape, event, usage
+from reranker.types import GenerationPiece, GenerationRequest, TokenSequence
+
+logger = logging.getLogger(__name__)
+
+MOST_TEXTS = 8
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+Encode = Callable[[Generator], Sequence[Sequence[int]]]
+"""The token ids of each prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a request says of its length.
+
+    Attributes:
+        prompt: name of the field that holds the prompt.
+        tokens: name of the field that holds `most`.
+        most: tokens to write; None for what `default` says.
+        default: tokens to write where nothing is said; None for as many as there is room for.
+    """
+
+    prompt: str
+    tokens: str
+    most: int | None
+    default: int | None
+
+
+async def write(
+    service: Service, request: Request, body: SamplingFields, shape: Shape, limits: Limits, encode: Encode
+) -> Response:
+    """Writes what `body` asks for; a caller that goes away ends the work.
+
+    Raises:
+        ProblemError: with the field that is wrong.
+    """
+    check_model(service, body.model)
+    body.refuse_others()
+    engine = _generator(service)
+    prompts = await asyncio.to_thread(_prompts, service, engine, body.model, encode, limits)
+    texts = [_request(service, body, prompt, limits, number) for prompt in prompts for number in range(body.n or 1)]
+    if len(texts) > MOST_TEXTS:
+        message = f"{len(prompts)} prompts with n={body.n or 1}: at most {MOST_TEXTS} texts in one request"
+        raise ProblemError(422, message, param=limits.prompt, code="too_many")
+    tally = _Tally(service, request, sum(map(len, prompts)), [""] * len(texts), [None] * len(texts))
+    pieces = _pieces(service, engine, texts, tally)
+    if not body.stream:
+        await while_connected(request, _exhaust(pieces))
+        return JSONResponse(shape.whole(tally.texts, tally.reasons, tally.usage))
+    first = await while_connected(request, _next(pieces))  # what fails before it is an ordinary error
+    return StreamingResponse(
+        _events(shape, first, pieces, tally), media_type="text/event-stream", headers=_STREAM_HEADERS
+    )
+
+
+@dataclass(eq=False)
+class _Tally:
+    """What was written so far, for the answer, the log and the counters."""
+
+    service: Service
+    request: Request
+    prompt_tokens: int
+    texts: list[str]
+    reasons: list[str | None]
+    tokens: int = 0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return usage(self.prompt_tokens, self.tokens)
+
+    def add(self, number: int, piece: GenerationPiece) -> None:
+        self.texts[number] += piece.text
+        self.reasons[number] = piece.finish_reason
+        self.tokens += piece.tokens
+
+    def close(self) -> None:
+        self.service.metrics.generated.inc(self.tokens)
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens}
+        self.request.state.log = {**getattr(self.request.state, "log", {}), **counts}
+
+
+def _generator(service: Service) -> Generator:
+    if not service.ready:
+        raise ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
+    engine = service.reranker.reader.engine
+    if not isinstance(engine, Generator):
+        message = f"model: the {engine.name} engine of this server ranks and cannot write text"
+        raise ProblemError(422, message, param="model", code="cannot_generate")
+    return engine
+
+
+def _prompts(service: Service, engine: Generator, model: str, encode: Encode, limits: Limits) -> list[TokenSequence]:
+    soft = service.reranker.reader.soft_prompt() if model == service.name else None
+    vocabulary = service.reranker.reader.model.vocab_size
+    prompts = []
+    for tokens in encode(engine):
+        if not tokens:
+            raise ProblemError(422, f"{limits.prompt} is empty", param=limits.prompt, code="empty")
+        if min(tokens) < 0 or max(tokens) >= vocabulary:
+            message = f"{limits.prompt}: token ids are 0 to {vocabulary - 1} in this model"
+            raise ProblemError(422, message, param=limits.prompt, code="invalid_field")
+        plain = TokenSequence.from_tokens(tokens)
+        prompts.append(plain if soft is None else TokenSequence.concatenate([soft, plain]))
+    return prompts
+
+
+def _request(
+    service: Service, body: SamplingFields, prompt: TokenSequence, limits: Limits, number: int
+) -> GenerationRequest:
+    cap, window = service.settings.max_generated_tokens, service.reranker.reader.engine.model.max_length
+    room = window - len(prompt)
+    if room < 1:
+        message = f"{limits.prompt}: {len(prompt)} tokens, the model reads {window} and needs one to answer: shorten it"
+        raise ProblemError(400, message, param=limits.prompt, code="context_length_exceeded")
+    if limits.most is not None and limits.most > cap:
+        message = f"{limits.tokens}: {limits.most}, at most {cap} are written here"
+        raise ProblemError(422, message, param=limits.tokens, code="too_many")
+    if limits.most is not None and limits.most > room:
+        message = f"{limits.tokens}: {limits.most}, but after {len(prompt)} tokens of prompt there is room for {room}"
+        raise ProblemError(400, message, param=limits.tokens, code="context_length_exceeded")
+    return GenerationRequest(
+        prompt=prompt,
+        max_tokens=limits.most or min(limits.default or cap, cap, room),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        stop=body.stops,
+        seed=None if body.seed is None else (body.seed + number) % 2**63,
+    )
+
+
+async def _pieces(
+    service: Service, engine: Generator, texts: Sequence[GenerationRequest], tally: _Tally
+) -> AsyncGenerator[tuple[int, GenerationPiece]]:
+    """(number of the text, piece), one text after the other."""
+    try:
+        for number, text in enumerate(texts):
+            one = service.generations.pieces(partial(engine.generate, text), service.settings.generation_seconds)
+            try:
+                async for piece in one:
+                    tally.add(number, piece)
+                    yield number, piece
+            finally:
+                await one.aclose()
+    finally:
+        tally.close()
+
+
+async def _next(pieces: AsyncGenerator[tuple[int, GenerationPiece]]) -> tuple[int, GenerationPiece]:
+    return await anext(pieces)
+
+
+async def _exhaust(pieces: AsyncGenerator[tuple[int, GenerationPiece]]) -> None:
+    async for _ in pieces:
+        pass
+
+
+async def _events(
+    shape: Shape,
+    first: tuple[int, GenerationPiece],
+    pieces: AsyncGenerator[tuple[int, GenerationPiece]],
+    tally: _Tally,
+) -> AsyncIterator[str]:
+    opened = -1
+    try:
+        number, piece = first
+        while True:
+            if number > opened:
+                yield shape.opening(number)
+                opened = number
+            if piece.text or piece.finish_reason:
+                yield shape.piece(number, piece.text, piece.finish_reason)
+            following = await anext(pieces, None)
+            if following is None:
+                break
+            number, piece = following
+        yield shape.closing(tally.usage)
+    except RerankerError as error:
+        yield event(problem_of(error).body()) + DONE
+    except ProblemError as problem:
+        yield event(problem.body()) + DONE
+    except Exception:
+        logger.exception("a stream failed")
+        yield event(ProblemError(500, "the server failed while it wrote", code="failed").body()) + DONE
+    finally:
+        await pieces.aclose()
