@@ -12,6 +12,8 @@ from reranker.serve.problems import ProblemError
 
 logger = logging.getLogger(__name__)
 
+_TURNS = 4  # of the loop from an answer to its last byte: waking the caller, routing, sending
+
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
@@ -129,6 +131,7 @@ class Batcher(Generic[Job, Answer]):
             finally:
                 for _ in taken:
                     self._queue.task_done()
+            await _let_out()
 
     async def _take(self) -> list[_Waiting[Job, Answer]]:
         taken = [await self._queue.get()]
@@ -137,6 +140,12 @@ class Batcher(Generic[Job, Answer]):
         while len(taken) < self._batch and not self._queue.empty():
             taken.append(self._queue.get_nowait())
         return taken
+
+
+async def _let_out() -> None:
+    """Gives the loop its turns to send what is answered: the next batch would hold the interpreter meanwhile."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _fail(waiting: _Waiting[Job, Answer], error: Exception) -> None:
