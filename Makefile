@@ -1,6 +1,7 @@
 # make demo       see it rerank real lists          make test       every check that needs no GPU
 # make test-slow  the slow tests                    make lint       formatting, types, layers only
 # make test-adapters  the adapters in .venv-adapters: RecTools and LlamaIndex need other packages than vLLM does
+# make test-clients   Cohere's and LiteLLM's clients and schemathesis against the endpoint, in .venv-clients
 # On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
 
 EXTRA ?= cpu
@@ -13,7 +14,7 @@ STAMP := .venv/.stamp-$(EXTRA)
 # implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-adapters lint clean
+.PHONY: demo test test-slow test-adapters test-clients lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -33,6 +34,14 @@ test-adapters:
 	  pytest pytest-timeout hypothesis
 	.venv-adapters/bin/python -m pytest -q tests/adapters "tests/test_examples.py::test_it_runs[rectools_two_stages]"
 
+test-clients:
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install -qq "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  .venv-clients/bin/python -m pip install -qq "torch==$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
+	@.venv-clients/bin/python -m pip install -qq -e ".[torch,serve,openai,otel]" "cohere>=7.3,<8" "litellm>=1.106,<2" \
+	  "schemathesis>=4.32,<5" pytest pytest-timeout hypothesis
+	.venv-clients/bin/python -m pytest -q tests/serve
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,7 +49,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-adapters build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-adapters .venv-clients build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -53,7 +62,7 @@ ifneq ($(EXTRA),gpu)
 	  $(PIP) install -qq "torch==$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 	@echo "[3/4] installing reranker[$(EXTRA),eval,dev,...] (several GB; two to ten minutes)"
-	@$(PIP) install -qq -e ".[$(EXTRA),eval,serve,openai,redis,langchain,rerankers,dev]"
+	@$(PIP) install -qq -e ".[$(EXTRA),eval,serve,otel,openai,redis,langchain,rerankers,dev]"
 ifneq ($(EXTRA),gpu)
 	@echo "[4/4] removing torchvision, torchaudio, torchcodec: CUDA builds that break a CPU PyTorch, needed by nothing here"
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec

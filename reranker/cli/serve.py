@@ -27,6 +27,8 @@ def serve(
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with limits, fields of ServeSettings")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="answer the order that came in")] = False,
+    score_log: Annotated[Path | None, typer.Option("--score-log", help="folder that gets every ranking")] = None,
+    otel: Annotated[bool, typer.Option("--otel", help="send OpenTelemetry spans; OTEL_ variables say where")] = False,
 ) -> None:
     """Serve a bundle over HTTP: /rerank as Cohere, Jina and vLLM have it, users, models, health and metrics."""
     try:
@@ -38,6 +40,7 @@ def serve(
     from reranker.pipeline import Reranker
     from reranker.serve.keys import Keys, read_keys
     from reranker.serve.settings import ServeSettings
+    from reranker.serve.tracing import otlp_tracing
     from reranker.stores import open_user_store
 
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
@@ -49,6 +52,8 @@ def serve(
         store=None if users_db is None else open_user_store(users_db),
         settings=ServeSettings.from_mapping(settings),
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
+        score_log=score_log,
+        tracing=otlp_tracing() if otel else None,
     )
     _log_requests()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +23,7 @@ from reranker.serve.problems import ProblemError, problem_of
 from reranker.serve.rerank_routes import add_ranking
 from reranker.serve.service import Service, allowed, check_model
 from reranker.serve.settings import ServeSettings
+from reranker.serve.tracing import Tracing
 from reranker.serve.user_routes import add_users
 
 _TYPES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
@@ -33,6 +35,8 @@ def create_app(
     store: UserStore | None = None,
     settings: ServeSettings | None = None,
     keys: Keys | None = None,
+    score_log: Path | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The ASGI app; the model is loaded when it starts.
 
@@ -41,21 +45,23 @@ def create_app(
         store: where users' new interactions go; None offers no personal state.
         settings: limits.
         keys: who is let in; everyone by default.
+        score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
+        tracing: makes OpenTelemetry spans; None makes none.
+
+    Raises:
+        ConfigError: the folder of the score log cannot be written to.
     """
-    service = Service(reranker, store, settings or ServeSettings(), keys or Keys())
+    service = Service(reranker, store, settings or ServeSettings(), keys or Keys(), score_log, tracing)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        service.start()
         warm = asyncio.create_task(asyncio.to_thread(service.warm_up))
         try:
             yield
         finally:
-            drain = service.settings.drain_seconds
-            await asyncio.gather(service.batcher.close(drain), service.generations.close(drain))
+            await service.close()
             await warm
-            if service.store is not None:
-                service.store.close()
 
     app = FastAPI(title="reranker", lifespan=lifespan)
     app.state.service = service
@@ -68,6 +74,8 @@ def create_app(
     add_playground(app, service)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
     app.add_middleware(Envelope, finished=_counted(service))
+    if tracing is not None:
+        app.add_middleware(tracing.wrap)
     return app
 
 

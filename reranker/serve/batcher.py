@@ -26,11 +26,13 @@ class Done(Generic[Answer]):
         answer: what `work` gave.
         waited: seconds in the queue.
         worked: seconds that its batch took.
+        batch: jobs in that batch.
     """
 
     answer: Answer
     waited: float
     worked: float
+    batch: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,8 @@ class Batcher(Generic[Job, Answer]):
                         if isinstance(answer, Exception):
                             _fail(one, answer)
                         elif not one.future.done():
-                            one.future.set_result(Done(answer=answer, waited=started - one.since, worked=worked))
+                            waited = started - one.since
+                            one.future.set_result(Done(answer=answer, waited=waited, worked=worked, batch=len(wanted)))
             except Exception as error:
                 logger.exception("a batch of %d failed", len(wanted))
                 for one in wanted:

@@ -28,6 +28,7 @@ class Metrics:
             "reranker_batch_seconds", "Time a batch took", buckets=_SECONDS, registry=registry
         )
         self.generated = Counter("reranker_generated_tokens", "Tokens written", registry=registry)
+        self.logged = Counter("reranker_score_log_rows", "Rows of the score log", ["outcome"], registry=registry)
         Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
 
     def batch_done(self, size: int, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """Reranking over HTTP."""
 
+import time
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +11,7 @@ from reranker.serve.connection import while_connected
 from reranker.serve.ids import all_as_known, as_known
 from reranker.serve.problems import ProblemError
 from reranker.serve.schemas import Document, RerankAnswer, RerankRequest, Result
+from reranker.serve.score_log import Entry
 from reranker.serve.service import Service, allowed, check_model
 from reranker.serve.work import ItemList, Ranked
 
@@ -35,8 +37,13 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> Rer
     """
     _check(service, body)
     job = await _job(service, body)
+    submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
+    if service.tracing is not None:
+        service.tracing.ranked(submitted, done)
+    if service.score_log is not None:
+        service.score_log.add(_entry(service, request, body, result))
     request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
@@ -121,6 +128,18 @@ def _answer(service: Service, request: Request, body: RerankRequest, result: Ran
         results=results,
         usage={"total_tokens": 0, "documents": len(order)},
         meta={**meta, "api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+    )
+
+
+def _entry(service: Service, request: Request, body: RerankRequest, result: Ranked) -> Entry:
+    return Entry(
+        request_id=request.state.request_id,
+        user=body.user if service.settings.score_log_users else None,
+        items=body.item_ids,
+        recall_scores=body.recall_scores,
+        ranked=result,
+        top_n=body.top_n,
+        shadow=service.settings.shadow,
     )
 
 

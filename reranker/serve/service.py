@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, Request
@@ -14,7 +15,9 @@ from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
 from reranker.serve.problems import ProblemError
+from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
+from reranker.serve.tracing import Tracing
 from reranker.serve.work import ItemList, Ranked, answer
 
 
@@ -26,9 +29,19 @@ class Service:
         store: where users' new interactions go; None offers no personal state.
         settings: limits.
         keys: who is let in.
+        score_log: folder that gets the rankings; None keeps none.
+        tracing: makes spans; None makes none.
     """
 
-    def __init__(self, reranker: Reranker, store: UserStore | None, settings: ServeSettings, keys: Keys) -> None:
+    def __init__(
+        self,
+        reranker: Reranker,
+        store: UserStore | None,
+        settings: ServeSettings,
+        keys: Keys,
+        score_log: Path | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.reranker = reranker
         self.store = store
         self.settings = settings
@@ -48,6 +61,32 @@ class Service:
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.metrics = Metrics(lambda: self.batcher.waiting)
+        self.tracing = tracing
+        self.score_log: ScoreLog | None = None
+        if score_log is not None:
+            self.score_log = ScoreLog(
+                score_log,
+                rows=settings.score_log_rows,
+                seconds=settings.score_log_seconds,
+                observe=lambda outcome, rows: self.metrics.logged.labels(outcome).inc(rows),
+            )
+
+    def start(self) -> None:
+        """Begins to work; needs a running event loop."""
+        self.batcher.start()
+        if self.score_log is not None:
+            self.score_log.start()
+
+    async def close(self) -> None:
+        """Finishes what is in work, then writes and sends what is left."""
+        drain = self.settings.drain_seconds
+        await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
+        if self.score_log is not None:
+            await asyncio.to_thread(self.score_log.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
+        if self.store is not None:
+            self.store.close()
 
     def warm_up(self) -> None:
         """Loads the model, so that the first request does not wait for it."""

@@ -24,7 +24,10 @@ class ServeSettings(BaseModel):
         generations: texts written at once, beside the ranking.
         generation_queue: texts that may wait; the next is answered with 503 and retry-after.
         generation_seconds: for one text, waiting included; then 504.
-        shadow: answer the order that came in and log what would have been served.
+        shadow: answer the order that came in; the score log says what would have been served.
+        score_log_rows: the score log writes a file when this many rows wait.
+        score_log_seconds: and at least this often.
+        score_log_users: whether the score log names users.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +46,9 @@ class ServeSettings(BaseModel):
     generation_queue: int = Field(default=64, ge=0)
     generation_seconds: float = Field(default=300.0, gt=0)
     shadow: bool = False
+    score_log_rows: int = Field(default=50_000, ge=1)
+    score_log_seconds: float = Field(default=60.0, gt=0)
+    score_log_users: bool = True
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "ServeSettings":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reranker.errors import RerankerError
 from reranker.pipeline import Reranker
@@ -76,6 +77,14 @@ def answer(
     return [answers[number] for number in range(len(jobs))]
 
 
+def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
+    """(n,) ranks from 1 in the request's order: by the recall scores, ties as they came; without scores 1 to n."""
+    ranks = np.arange(1, n + 1)
+    if scores is not None:
+        ranks[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")] = np.arange(1, n + 1)
+    return ranks
+
+
 def _texts(reranker: Reranker, jobs: Sequence[TextList]) -> list[Ranked]:
     return [
         Ranked(order=tuple(one.index for one in ranked), scores=tuple(one.score for one in ranked), served="llm")
@@ -110,12 +119,10 @@ def _items(reranker: Reranker, jobs: Sequence[ItemList], known: Container[ItemId
 
 def _table(name: tuple[str, int], job: ItemList) -> pd.DataFrame:
     columns = {USER: _objects([name] * len(job.items)), ITEM: _objects(job.items)}
-    if job.recall_scores is None:
-        return pd.DataFrame({**columns, RANK: np.arange(1, len(job.items) + 1)})
-    scores = np.asarray(job.recall_scores, dtype=np.float64)
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return pd.DataFrame({**columns, RANK: ranks, SCORE: scores})
+    columns[RANK] = recall_ranks(job.recall_scores, len(job.items))
+    if job.recall_scores is not None:
+        columns[SCORE] = np.asarray(job.recall_scores, dtype=np.float64)
+    return pd.DataFrame(columns)
 
 
 def _objects(values: Sequence[object]) -> Any:

@@ -1,10 +1,6 @@
 """`reranker serve` as a process: starts, answers, stops on a signal, survives a kill with what it had promised."""
 
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import httpx
 import pytest
@@ -12,6 +8,7 @@ from typer.testing import CliRunner
 
 from reranker.cli.app import app
 from tests.pipeline import toys
+from tests.serve.process import Process
 
 ITEMS = ["g1i1", "g0i1", "g2i1", "g3i1"]
 
@@ -21,33 +18,6 @@ def bundle(tmp_path_factory):
     path = tmp_path_factory.mktemp("serve") / "bundle"
     toys.fitted().save(path)
     return path
-
-
-class Process:
-    """One server on a free port."""
-
-    def __init__(self, bundle, *flags):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-c", "from reranker.cli import main; main()", "serve", "--bundle", bundle]
-        self.process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), *map(str, flags)], stderr=subprocess.PIPE
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(self.process.communicate()[1])
-
-    def end(self, how):
-        self.process.send_signal(how)
-        return self.process.communicate(timeout=30)[1].decode()
 
 
 def test_answers_logs_and_stops(bundle):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 
@@ -27,3 +28,12 @@ def serving(app: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def wait_until_ready(url: str) -> None:
+    """Until the model is loaded."""
+    for _ in range(500):
+        if httpx.get(f"{url}/ready").status_code == 200:
+            return
+        time.sleep(0.01)
+    raise AssertionError("never ready")

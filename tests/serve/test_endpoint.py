@@ -22,7 +22,7 @@ from reranker.serve.keys import Keys, new_key, read_keys
 from reranker.serve.settings import ServeSettings
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
-from tests.serve.live import serving
+from tests.serve.live import serving, wait_until_ready
 
 TITLES = ["mipfen mippel 7", "zorblax zomzik 7", "quxard quxley 7", "vantow vanvik 7"]
 HISTORY = ["zorblax zomzik 1", "zorblax zomzik 2"]
@@ -71,14 +71,6 @@ def server(fitted, tmp_path):
     with serving(create_app(fitted, store=SqliteUserStore(tmp_path / "users.db"))) as url:
         wait_until_ready(url)
         yield url
-
-
-def wait_until_ready(url):
-    for _ in range(500):
-        if httpx.get(f"{url}/ready").status_code == 200:
-            return
-        time.sleep(0.01)
-    raise AssertionError("never ready")
 
 
 def post(url, path="/v1/rerank", headers=None, **body):
