@@ -229,7 +229,7 @@ class UserState:
         user_id: as the caller gave it.
         vector: (dim,) float32, dim <= 64: context vector z; zeros for a stranger, (0,) before any adaptation.
         support: how many interactions `vector` was adapted on.
-        support_loss: mean loss on them after adaptation, in nats; NaN before any adaptation.
+        support_loss: mean loss a token on them at the last step of adaptation, in nats; NaN before any adaptation.
         step_scale: factor on the learned step sizes; drift raises it.
         interactions: (item id, timestamp or None), oldest first.
         updated_at: seconds since the epoch.

@@ -39,6 +39,11 @@ class PackedLM:
         divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite divides the logits, Cohere multiplies them
         self._logit_scale = (getattr(config, "logit_scale", None) or 1.0) / divisor
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._device
+
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """(len, dim) rows of the embedding table, as the first layer gets them."""
         rows: torch.Tensor = self._embeddings(torch.tensor(token_ids, dtype=torch.int64, device=self._device))

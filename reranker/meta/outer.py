@@ -43,11 +43,10 @@ class OuterAlgorithm(Protocol):
 
 
 class Pooled:
-    """The mean loss over lists of all domains."""
+    """The mean loss over lists of all domains; under a loss that adapts users' contexts this is CAVIA."""
 
-    name = "pooled"
-
-    def __init__(self, loss: EpisodeLoss, sampler: TaskSampler, lists: int) -> None:
+    def __init__(self, loss: EpisodeLoss, sampler: TaskSampler, lists: int, name: str = "pooled") -> None:
+        self.name = name
         self._loss, self._sampler, self._lists = loss, sampler, lists
 
     def accumulate(self, values: dict[str, torch.Tensor], step: int) -> float:
@@ -163,9 +162,11 @@ def _unit(gradient: torch.Tensor) -> torch.Tensor:
 def algorithm_named(
     name: str, loss: EpisodeLoss, sampler: TaskSampler, lists: int, inner_steps: int, rate: float
 ) -> OuterAlgorithm:
-    """One of "pooled", "reptile", "fomaml", "maml"."""
+    """One of "pooled", "cavia", "reptile", "fomaml", "maml"."""
     if name == "pooled":
         return Pooled(loss, sampler, lists)
+    if name == "cavia":  # an inner step reads a history without candidates: about half a list
+        return Pooled(loss, sampler, max(1, round(lists / (1 + inner_steps / 2))), name)
     if name == "reptile":
         return Reptile(loss, sampler, lists, inner_steps, rate)
     return MAML(loss, sampler, lists, inner_steps, rate, second_order=name == "maml")

@@ -1,6 +1,6 @@
 """Reading episodes with a graph back to the prompt: the likelihood read-out of `reranker.scoring`, differentiable."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from reranker.types import ScoringRequest, TokenSequence
 PROMPT = "prompt"
 Values = Mapping[str, torch.Tensor]
 """Parameter name -> value; "prompt" is the (k, dim) soft prompt."""
+
+UserTokens = Callable[[Sequence[int]], torch.Tensor]
+"""Numbers of episodes -> (len, k_user, dim) soft tokens of their users, a graph of its own at every call."""
 
 _ROW_NODES = 256  # long rows of priors beside short rows of lists would be padding
 
@@ -71,26 +74,39 @@ class EpisodeReader:
         self._evidence = evidence
         self._max_tokens = max_tokens
 
-    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
-        """Reads episodes of one domain and like length together; each part is a graph of its own."""
+    def parts(
+        self, values: Values, episodes: Sequence[Episode], user_tokens: UserTokens | None = None, k_user: int = 0
+    ) -> Iterator[Part]:
+        """Reads episodes of one domain and like length together; each part is a graph of its own.
+
+        Args:
+            values: the soft prompt.
+            episodes: what to read.
+            user_tokens: soft tokens of the episodes' users, or None.
+            k_user: how many a user has.
+        """
         prompt = values[PROMPT]
-        placeholder = TokenSequence.from_vectors(np.zeros(tuple(prompt.shape), dtype=np.float32))
+        placeholder = stand_in(len(prompt), prompt.shape[1])
+        own = None if user_tokens is None else stand_in(k_user, prompt.shape[1])
         requests = [
-            self._renderers[one.domain].likelihood(one.history, one.candidates, soft_prompt=placeholder).request
+            self._renderers[one.domain]
+            .likelihood(one.history, one.candidates, soft_prompt=placeholder, user_tokens=own)
+            .request
             for one in episodes
         ]
         sizes = [len(request.prefix) + sum(len(one.sequence) for one in request.candidates) for request in requests]
         for numbers in _grouped([one.domain for one in episodes], sizes, self._max_tokens // 2):
             mine = [episodes[number] for number in numbers]
-            yield self._part(prompt, placeholder, mine, [requests[number] for number in numbers])
+            tokens = None if user_tokens is None else user_tokens(numbers)
+            yield self._part(prompt, placeholder, mine, [requests[number] for number in numbers], tokens)
 
     def title_loss(self, values: Values, episodes: Sequence[Episode]) -> Iterator[torch.Tensor]:
         """−mean log p of the candidates' title tokens without any history, a list: language modelling of item text."""
         prompt = values[PROMPT]
-        placeholder = TokenSequence.from_vectors(np.zeros(tuple(prompt.shape), dtype=np.float32))
+        placeholder = stand_in(len(prompt), prompt.shape[1])
         for one in episodes:
             request = self._renderers[one.domain].prior(one.candidates, placeholder).request
-            yield -self._sums([request], prompt)[0].sum() / sum(_counts(request))
+            yield -self._sums([request], [prompt])[0].sum() / sum(_counts(request))
 
     def _part(
         self,
@@ -98,11 +114,17 @@ class EpisodeReader:
         placeholder: TokenSequence,
         episodes: Sequence[Episode],
         requests: Sequence[ScoringRequest],
+        user_tokens: torch.Tensor | None,
     ) -> Part:
         renderer = self._renderers[episodes[0].domain]
         distinct = list({id(item): item for one in episodes for item in one.candidates}.values())
         row_of = {id(item): row for row, item in enumerate(distinct)}
-        *sums, prior = self._sums([*requests, renderer.prior(distinct, placeholder).request], prompt)
+        vectors = [prompt] * len(requests)
+        if user_tokens is not None:
+            vectors = [torch.cat([prompt, own.to(prompt)]) for own in user_tokens]
+        # The prior belongs to the item and the domain's prompt: nothing of the user may enter it.
+        prior_request = renderer.prior(distinct, placeholder).request
+        *sums, prior = self._sums([*requests, prior_request], [*vectors, prompt])
         components = []
         for one, request, total in zip(episodes, requests, sums, strict=True):
             counts = torch.tensor(_counts(request), dtype=total.dtype, device=total.device)
@@ -129,12 +151,12 @@ class EpisodeReader:
             titles = titles - one[picked, 1].mean()
         return self._objective(torch.stack(padded), chosen, present).sum() + self.title_weight * titles
 
-    def _sums(self, requests: Sequence[ScoringRequest], prompt: torch.Tensor) -> list[torch.Tensor]:
-        """Per request: (n_candidates,) Σ log p of the scored tokens."""
+    def _sums(self, requests: Sequence[ScoringRequest], vectors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Per request: (n_candidates,) Σ log p of the scored tokens, `vectors` at the prefix's soft positions."""
         rows: list[PackedRow] = [
             row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=False)
         ]
-        values = self._lm.differentiable_log_probs(rows, [prompt] * len(rows))
+        values = self._lm.differentiable_log_probs(rows, [vectors[row.request] for row in rows])
         sums: list[torch.Tensor | None] = [None] * len(requests)
         for row, log_probs in zip(rows, values, strict=True):
             index = torch.from_numpy(row.pair_candidates).to(log_probs.device)
@@ -143,6 +165,11 @@ class EpisodeReader:
             before = sums[row.request]
             sums[row.request] = added if before is None else before + added
         return [one for one in sums if one is not None]
+
+
+def stand_in(k: int, dim: int) -> TokenSequence:
+    """k soft positions whose vectors come later."""
+    return TokenSequence.from_vectors(np.zeros((k, dim), dtype=np.float32))
 
 
 def _counts(request: ScoringRequest) -> list[int]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 
-Algorithm = Literal["pooled", "reptile", "fomaml", "maml"]
+Algorithm = Literal["pooled", "cavia", "reptile", "fomaml", "maml"]
 ObjectiveName = Literal["conditional_logit", "bce", "lambdarank", "plackett_luce"]
 
 
@@ -37,16 +37,19 @@ class MetaConfig(BaseModel):
         domains: to learn from.
         held_out: domains that are only validated on; without any, `validation_share` of each domain's users are.
         reranker: base model, prompt layout, length of the soft prompt: what will be served.
-        algorithm: "pooled" learns one prompt for all lists; the others learn one that a few steps adapt to a domain.
+        algorithm: "pooled" learns one prompt for all lists; "cavia" learns, beside it, contexts that a few steps adapt
+            to a user; the others learn a prompt that a few steps adapt to a domain.
         objective: of the utilities of a list.
         start: folder of a soft prompt to start from; the written instruction's embeddings without it.
         steps: optimizer steps.
         lists_per_step: lists read forward and backward in a step, whatever the algorithm (equal compute).
         learning_rate: peak of Adam, after the warm-up; falls to a tenth along a cosine.
         warmup: steps.
-        inner_steps: gradient steps on the support lists of a task.
-        inner_rate: their step size, in units of the prompt's root mean square.
-        meta_sgd: learn a step size for each coordinate.
+        inner_steps: gradient steps on the support lists of a task, or on a user's history.
+        inner_rate: step size of those on a prompt, in units of its root mean square.
+        meta_sgd: learn a step size for each coordinate of a prompt; contexts always have theirs.
+        context_dim: floats a user, at most 64.
+        context_tokens: soft tokens they become.
         negatives: candidates beside the chosen ones, from the same list.
         popular_share: share of them drawn by popularity from the catalogue instead.
         n_candidates: length of the recall lists.
@@ -87,6 +90,8 @@ class MetaConfig(BaseModel):
     inner_steps: int = Field(default=3, ge=1)
     inner_rate: float = Field(default=0.05, gt=0)
     meta_sgd: bool = False
+    context_dim: int = Field(default=32, ge=1, le=64)
+    context_tokens: int = Field(default=4, ge=1)
     negatives: int = Field(default=15, ge=1)
     popular_share: float = Field(default=0.0, ge=0, le=1)
     n_candidates: int = Field(default=50, ge=2)
@@ -118,7 +123,7 @@ class MetaConfig(BaseModel):
             raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
         if self.reranker.scoring != "likelihood":
             raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
-        if self.algorithm != "pooled" and self.lists_per_step < 2 * (self.inner_steps + 1):
+        if self.algorithm not in ("pooled", "cavia") and self.lists_per_step < 2 * (self.inner_steps + 1):
             raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
         return self
 

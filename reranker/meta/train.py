@@ -13,11 +13,13 @@ from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.errors import ConfigError
 from reranker.hub import ResolvedModel, load_dataset, resolve_model
+from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.objectives import objective_named
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.tasks import Augmentation, TaskDomain, TaskSampler
 from reranker.meta.trainer import MetaTrainer, TrainingCurve
+from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 from reranker.types import ModelInfo
@@ -31,7 +33,7 @@ class TrainedPrompt:
     """What `meta_train` wrote.
 
     Attributes:
-        prompt: folder of the soft prompt in PEFT's format.
+        prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it.
         curve: losses and validations.
     """
 
@@ -70,19 +72,28 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         seed=config.seed,
     )
     validation = list(TaskSampler(validated, negatives=config.negatives).fixed(config.validation_lists))
+    packed = PackedLM(lm, torch.device(config.device))
+    renderers = {one.name: one.renderer for one in [*trained, *validated]}
+    max_tokens = _CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS
     reader = EpisodeReader(
-        PackedLM(lm, torch.device(config.device)),
-        {one.name: one.renderer for one in [*trained, *validated]},
+        packed,
+        renderers,
         objective_named(config.objective, generator=torch.Generator().manual_seed(config.seed)),
         config.coefficients,
         evidence=config.evidence,
-        max_tokens=_CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS,
+        max_tokens=max_tokens,
     )
     start = _start(config, lm, domains, model)
-    trainer = MetaTrainer(reader, sampler, validation, start, config, out)
+    contexts, leaves = None, None
+    if config.algorithm == "cavia":
+        contexts = ContextReader(reader, packed, renderers, config.inner_steps, max_tokens)
+        leaves = context_leaves(_start_contexts(config, packed, domains[0].renderer), packed.device)
+    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves)
     vectors = trainer.run(progress).float().cpu().numpy()
     prompt = SoftPrompt(vectors=vectors, name="meta", base_model_id=source.model_id, base_model_sha256=source.sha256)
     save_peft(prompt, out / "prompt")
+    if contexts is not None:
+        context_map(trainer.best, source.model_id, source.sha256).save(out / "prompt" / CONTEXT_FILE)
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")
     return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)
@@ -135,6 +146,20 @@ def _start(config: MetaConfig, lm: Any, domains: Sequence[TaskDomain], model: Mo
         vectors = lm.get_input_embeddings()(ids).detach().float().cpu().numpy()
         prompt = SoftPrompt.from_token_embeddings(vectors, k)
     return torch.from_numpy(prompt.vectors.copy()).to(lm.device)
+
+
+def _start_contexts(config: MetaConfig, packed: PackedLM, renderer: PromptRenderer) -> ContextMap:
+    """From newlines, which stand between the parts of a prompt anyway; or from `config.start`, where one lies."""
+    if config.start is not None and (config.start / CONTEXT_FILE).exists():
+        found = ContextMap.load(config.start / CONTEXT_FILE)
+        if (found.dim, len(found.base)) != (config.context_dim, config.context_tokens):
+            raise ConfigError(
+                f"{config.start / CONTEXT_FILE} has {found.dim} floats and {len(found.base)} tokens a user, the settings "
+                f"context_dim {config.context_dim} and context_tokens {config.context_tokens}"
+            )
+        return found
+    newline = packed.embed([renderer.tokenizer.encode("\n")[-1]])[0].detach().float().cpu().numpy()
+    return ContextMap.initial(newline, config.context_tokens, config.context_dim, config.seed)
 
 
 def _info(source: ResolvedModel, lm: Any) -> ModelInfo:

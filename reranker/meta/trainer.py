@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion import ConditionalLogit
+from reranker.meta.contexts import ContextReader
 from reranker.meta.outer import PROMPT, RATE, OuterAlgorithm, algorithm_named
 from reranker.meta.reading import EpisodeReader, Part, Values
 from reranker.meta.settings import MetaConfig
@@ -48,9 +49,9 @@ class TrainingCurve:
 
 
 class _Recording:
-    """An `EpisodeReader` that remembers what it read: the window that coefficients are fitted on."""
+    """A reader that remembers what it read: the window that coefficients are fitted on."""
 
-    def __init__(self, reader: EpisodeReader) -> None:
+    def __init__(self, reader: EpisodeReader | ContextReader) -> None:
         self.reader = reader
         self.window: list[dict[str, torch.Tensor]] = []
 
@@ -79,6 +80,8 @@ class MetaTrainer:
         start: (k, dim) where the prompt starts.
         config: settings.
         directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
+        contexts: reads lists through `reader` under adapted contexts of their users, or None.
+        leaves: parameters that are learned beside the prompt: those of the contexts.
 
     Raises:
         ConfigError: the checkpoint in `directory` was made with other settings.
@@ -92,15 +95,19 @@ class MetaTrainer:
         start: torch.Tensor,
         config: MetaConfig,
         directory: Path,
+        contexts: ContextReader | None = None,
+        leaves: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.config = config
         self.curve = TrainingCurve()
         self.values = {PROMPT: start.detach().clone().requires_grad_()}
+        self.values |= {name: leaf.detach().clone().requires_grad_() for name, leaf in (leaves or {}).items()}
         if config.meta_sgd:
             self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
         self._reader = reader
-        self._recording = _Recording(reader)
+        self._loss = reader if contexts is None else contexts
+        self._recording = _Recording(self._loss)
         self._sampler = sampler
         self._validation = validation
         self._directory = directory
@@ -195,7 +202,7 @@ class MetaTrainer:
         """The objective alone, under the coefficients of this moment."""
         weight, self._reader.title_weight = self._reader.title_weight, 0.0
         with torch.no_grad():
-            total = sum(part.loss.item() for part in self._reader.parts(self.values, self._validation))
+            total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
         self._reader.title_weight = weight
         step = len(self.curve.losses)
         self.curve.validation.append((step, total / len(self._validation)))

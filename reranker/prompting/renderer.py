@@ -119,6 +119,57 @@ class PromptRenderer:
         """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
         return self.likelihood((), candidates, soft_prompt)
 
+    def continuation(
+        self,
+        history: Sequence[Item],
+        soft_prompt: TokenSequence | None = None,
+        user_tokens: TokenSequence | None = None,
+        most: int | None = None,
+    ) -> RenderedPrompt:
+        """The history itself as one scored span behind its header: what a user's context is adapted on.
+
+        Args:
+            history: chosen items, newest last; at least one.
+            soft_prompt: the domain's soft tokens.
+            user_tokens: this user's own soft tokens.
+            most: newest items that are kept, as far as the model's window lets them.
+
+        Raises:
+            PromptError: no item, a field is missing, or not even one item fits.
+        """
+        header, header_tokens = self._text("history_header")
+        end, end_tokens = self._text("terminator")
+        front = [*self._front(soft_prompt), _soft("user_tokens", user_tokens)]
+        last = Part(kind="history", text=header, tokens=header_tokens)
+        prefix, described = lay_out([*front, self._padding(_length([*front, last])), last])
+        room = None if self.max_length is None else self.max_length - len(prefix) - len(end_tokens)
+        separator, separator_tokens = self._text("separator")
+        texts, pieces = [end], [end_tokens]
+        shown = list(history)[-most:] if most else list(history)
+        kept = 0
+        for item in reversed(shown):
+            text, tokens = self._item("history_item", self._fields(item, "history_item"))
+            length = len(separator_tokens) + len(tokens)
+            if room is not None and room < length:
+                break
+            room = None if room is None else room - length
+            texts = [separator, text, *texts]
+            pieces = [separator_tokens, tokens, *pieces]
+            kept += 1
+        if not kept:
+            raise PromptError(
+                f"no item of a history of {len(history)} can be read: {len(prefix)} tokens of prefix, the model takes "
+                f"{self.max_length}. Give at least one item, and shorter soft prompts if it does not fit"
+            )
+        span = CandidateSpan(sequence=_joined(pieces), scored_from=len(separator_tokens))
+        return RenderedPrompt(
+            request=ScoringRequest(prefix=prefix, candidates=(span,)),
+            spans=described,
+            candidate_texts=("".join(texts),),
+            history_given=len(history),
+            history_kept=kept,
+        )
+
     def labels(
         self,
         history: Sequence[Item],
@@ -236,10 +287,7 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         if not spans:
             raise PromptError("there are no candidates to render; pass at least one item")
-        front = [_soft("domain_tokens", soft_prompt)]
-        if self.settings.instruction:
-            text, tokens = self._text("instruction")
-            front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
+        front = self._front(soft_prompt)
         user = [_soft("user_tokens", user_tokens)]
         asked = self._query(query)
         longest = max(len(span.sequence) for span, _ in spans)
@@ -264,6 +312,14 @@ class PromptRenderer:
             history_given=len(history),
             history_kept=kept,
         )
+
+    def _front(self, soft_prompt: TokenSequence | None) -> list[Part]:
+        """What all users of a domain share."""
+        front = [_soft("domain_tokens", soft_prompt)]
+        if self.settings.instruction:
+            text, tokens = self._text("instruction")
+            front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
+        return front
 
     def _history(
         self, history: Sequence[Item], vectors: ItemVectors, taken: int, has_query: bool

@@ -14,6 +14,7 @@ from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, DataError
+from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.objectives import conditional_logit
 from reranker.meta.outer import MAML, Pooled, Reptile, adapt, backward
 from reranker.meta.reading import EpisodeReader
@@ -21,10 +22,13 @@ from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.tasks import Augmentation, Episode, TaskDomain, TaskSampler
 from reranker.meta.train import meta_train
 from reranker.meta.trainer import MetaTrainer
+from reranker.personal import CONTEXT_FILE, ContextMap
+from reranker.personal.adaptation import ContextAdapter, Support
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft
 from reranker.tables import Dataset, write_table
+from reranker.types import UserState
 from tests.engines.models import save_tiny_model
 
 TITLES = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta"]
@@ -195,7 +199,7 @@ def test_reptile_points_where_the_inner_steps_went(tiny: Path, domain: TaskDomai
     torch.testing.assert_close(values["prompt"].grad, (prompt() - second).detach())
 
 
-@pytest.mark.parametrize("algorithm", ["pooled", "reptile", "fomaml", "maml"])
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "reptile", "fomaml", "maml"])
 def test_the_loss_falls(tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path) -> None:
     trainer = _trainer(tiny, domain, tmp_path, algorithm=algorithm, steps=10, learning_rate=0.1, lists_per_step=8)
     trainer.run()
@@ -209,7 +213,59 @@ def test_meta_sgd_learns_step_sizes(tiny: Path, domain: TaskDomain, tmp_path: Pa
     assert trainer.values["inner_rate"].detach().std().item() > 0
 
 
-@pytest.mark.parametrize("algorithm", ["pooled", "fomaml"])
+def test_lists_are_read_under_the_tokens_that_serving_makes(tiny: Path, domain: TaskDomain) -> None:
+    """Trained as served: the contexts of `ContextAdapter`, as tokens of `ContextMap`, in the read-out of an engine."""
+    lm, contexts = packed(tiny), context_map_of(32)
+    values = {"prompt": prompt(), **context_leaves(contexts, lm.device)}
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    adapter = ContextAdapter(lm, domain.renderer, soft, contexts, steps=2)
+    for part in ContextReader(reader(lm, domain), lm, {domain.name: domain.renderer}, 2).parts(
+        values, domain.episodes[:6]
+    ):
+        states, _ = adapter.adapt([Support(state=UserState(user_id=e.user_id), items=e.history) for e in part.episodes])
+        lists = [
+            ScoringList(
+                history=e.history,
+                candidates=e.candidates,
+                soft_prompt=soft,
+                user_tokens=contexts.tokens(state.vector, state.support),
+            )
+            for e, state in zip(part.episodes, states, strict=True)
+        ]
+        for served, trained in zip(scoring.score_components(lists), part.components, strict=True):
+            np.testing.assert_allclose(trained.numpy(), served, atol=1e-3)
+
+
+def test_the_gradient_of_contexts_is_that_of_finite_differences(tiny: Path, domain: TaskDomain) -> None:
+    """All but the inner gradients' directions, which are constants to a first-order method: so no inner step here."""
+    lm = packed(tiny, torch.float64)
+    loss = ContextReader(reader(lm, domain), lm, {domain.name: domain.renderer}, steps=0)
+    leaves = {name: value.double() for name, value in context_leaves(context_map_of(32), lm.device).items()}
+    values = {"prompt": prompt(torch.float64), **{name: one.requires_grad_() for name, one in leaves.items()}}
+    backward(loss, values, domain.episodes[:3])
+    for name in ("base", "directions", "amortise", "log_shrinkage"):
+        leaf = values[f"context.{name}"]
+        assert leaf.grad is not None
+
+        def total(moved: torch.Tensor, name: str = name) -> float:
+            with torch.no_grad():
+                parts = loss.parts({**values, f"context.{name}": moved}, domain.episodes[:3])
+                return sum(part.loss.item() for part in parts) / 3
+
+        _check_differences(total, leaf.detach(), leaf.grad, width=1e-3)
+
+
+def test_contexts_learn_how_far_to_move(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, algorithm="cavia", steps=4)
+    before = context_map(trainer.values)
+    trainer.run()
+    after = context_map(trainer.values)
+    for name in ("base", "directions", "amortise", "rates", "log_shrinkage"):
+        assert np.abs(getattr(after, name) - getattr(before, name)).max() > 0, name
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "fomaml"])
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path
 ) -> None:
@@ -259,7 +315,8 @@ def test_nothing_to_learn_from(domain: TaskDomain) -> None:
         TaskSampler([empty])
 
 
-def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia"])
+def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_table(data.interactions, folder / "interactions.parquet")
     write_table(data.items, folder / "items.parquet")
@@ -267,6 +324,8 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, tmp_path: Path
         {
             "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
             "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
+            "algorithm": algorithm,
+            "context_dim": 5,
             "steps": 2,
             "lists_per_step": 4,
             "hold_out": 1,
@@ -280,6 +339,11 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, tmp_path: Path
     assert written.vectors.shape == (2, 32)
     assert written.base_model_sha256
     assert (tmp_path / "out" / "curve.json").exists()
+    assert (trained.prompt / CONTEXT_FILE).exists() == (algorithm == "cavia")
+    if algorithm == "cavia":
+        contexts = ContextMap.load(trained.prompt / CONTEXT_FILE)
+        assert (contexts.dim, contexts.base.shape) == (5, (4, 32))
+        assert contexts.base_model_sha256 == written.base_model_sha256
 
 
 @pytest.mark.parametrize(
@@ -316,9 +380,28 @@ def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) ->
         **changes,
     }
     config = MetaConfig.model_validate(values)
+    algorithm = config.algorithm
     validation = list(TaskSampler([domain]).fixed(12))
     sampler = TaskSampler([domain], seed=config.seed)
-    return MetaTrainer(reader(packed(tiny), domain, evidence=False), sampler, validation, prompt(), config, directory)
+    lm = packed(tiny)
+    lists = reader(lm, domain, evidence=False)
+    if algorithm != "cavia":
+        return MetaTrainer(lists, sampler, validation, prompt(), config, directory)
+    contexts = ContextReader(lists, lm, {domain.name: domain.renderer}, config.inner_steps)
+    leaves = context_leaves(context_map_of(32), lm.device)
+    return MetaTrainer(lists, sampler, validation, prompt(), config, directory, contexts, leaves)
+
+
+def context_map_of(dim: int) -> ContextMap:
+    """2 tokens from 3 floats, where every part matters."""
+    random = np.random.default_rng(1)
+    return ContextMap(
+        base=0.1 * random.standard_normal((2, dim)),
+        directions=0.1 * random.standard_normal((3, 2, dim)),
+        amortise=0.1 * random.standard_normal((dim + 1, 3)),
+        rates=np.array([0.1, 0.5, 1.0]),
+        log_shrinkage=np.zeros(1),
+    )
 
 
 def _check_differences(total: Any, at: torch.Tensor, gradient: torch.Tensor, width: float = 1e-4) -> None:
