@@ -25,13 +25,14 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
+from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.softprompt import SoftPrompt, load_peft
 
 UNTRAINED = "untrained"
 LEARNED = ("llm", "fused", "served")
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
-_SOFT_PROMPT = "soft_prompt="
+_SOFT_PROMPT, _ADAPT_STEPS = "soft_prompt=", "adapt_steps="
 
 
 def main(
@@ -41,7 +42,8 @@ def main(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR]: settings of RerankerConfig; a prompt"
+            help="name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of "
+            "RerankerConfig; a prompt, with the users' contexts that lie beside it; steps that adapt them (2)"
         ),
     ] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
@@ -53,19 +55,27 @@ def main(
     """Judges the variants against each other, the recall order and the linear control."""
     configs = {UNTRAINED: _config(UNTRAINED, "", engine, family)}
     prompts: dict[str, SoftPrompt] = {}
+    contexts: dict[str, ContextMap] = {}
+    steps: dict[str, int] = {}
     for given in variant or ():
         name, _, settings = given.partition("=")
-        kept = [pair for pair in settings.split(",") if not pair.startswith(_SOFT_PROMPT)]
+        kept = [pair for pair in settings.split(",") if not pair.startswith((_SOFT_PROMPT, _ADAPT_STEPS))]
         configs[name] = _config(name, ",".join(kept), engine, family)
         for pair in settings.split(","):
             if pair.startswith(_SOFT_PROMPT):
-                prompts[name] = load_peft(Path(pair.removeprefix(_SOFT_PROMPT)))
+                folder = Path(pair.removeprefix(_SOFT_PROMPT))
+                prompts[name] = load_peft(folder)
+                if (folder / CONTEXT_FILE).exists():
+                    contexts[name] = ContextMap.load(folder / CONTEXT_FILE)
+            elif pair.startswith(_ADAPT_STEPS):
+                steps[name] = int(pair.removeprefix(_ADAPT_STEPS))
     folds = [_fold(data, name, split, users) for name in _names(data, domains)]
     cold = split == "cold-items"
     factories = _controls(("recall", "linear", *(("text_similarity",) if cold else ())))
     rivals: list[tuple[str, str]] = []
     for name, config in configs.items():
-        factories |= _systems(name, config, fit_users, out / name / "readings", prompts.get(name))
+        personal = contexts.get(name), steps.get(name, 2)
+        factories |= _systems(name, config, fit_users, out / name / "readings", prompts.get(name), *personal)
         rivals += [(f"fused.{name}", "linear"), (f"served.{name}", "linear")]
         if cold:
             rivals.append((f"llm.{name}", "text_similarity"))
@@ -117,7 +127,13 @@ def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
 
 
 def _systems(
-    name: str, config: RerankerConfig, fit_users: int, readings: Path, prompt: SoftPrompt | None
+    name: str,
+    config: RerankerConfig,
+    fit_users: int,
+    readings: Path,
+    prompt: SoftPrompt | None,
+    contexts: ContextMap | None,
+    adapt_steps: int,
 ) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
     families = FAMILIES | {PROPOSED: "movies"}
@@ -129,6 +145,8 @@ def _systems(
         progress=True,
         directory=readings,
         prompt=prompt,
+        contexts=contexts,
+        adapt_steps=adapt_steps,
     )
     return {f"{system}.{name}": _named(f"{system}.{name}", suite, system) for system in LEARNED}
 

@@ -4,6 +4,7 @@ bundle.yaml          versions, model, templates, settings, what the guard serves
 fusion.json          read-out coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
 evidence.npz         item statistics and histories
+context.safetensors  what makes users' contexts soft tokens, where there is such a map
 priors.parquet       log-likelihood of titles without history
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 recall/              the recall stage, if it was one of candidate_gen's
@@ -28,6 +29,7 @@ from candidate_gen.ids import decode_ids, encode_ids
 from reranker.config import RerankerConfig
 from reranker.errors import BundleError, RerankerError
 from reranker.fusion import Blend, EvidenceModel
+from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
@@ -54,6 +56,7 @@ class BundleState:
     prompts: PromptBank
     priors: PriorStore
     recall: RecallStage | None
+    contexts: ContextMap | None = None
 
 
 def write_bundle(directory: Path, state: BundleState) -> None:
@@ -108,6 +111,7 @@ def read_bundle(directory: Path) -> BundleState:
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
             recall=load_recall(directory / "recall") if (directory / "recall").is_dir() else None,
+            contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
         )
     except BundleError:
         raise
@@ -141,6 +145,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     _write_evidence(directory / "evidence.npz", evidence)
     state.priors.save(directory / "priors.parquet")
     state.prompts.save(directory / "prompts")
+    if state.contexts is not None:
+        state.contexts.save(directory / CONTEXT_FILE)
     if state.recall is not None and type(state.recall).__module__.startswith("candidate_gen."):
         state.recall.save(directory / "recall")
     manifest = {

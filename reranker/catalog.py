@@ -41,18 +41,25 @@ def scoring_lists(
     catalog: Catalog,
     history_of: Callable[[UserId], Sequence[ItemId]],
     soft_prompt: TokenSequence | None,
+    user_tokens_of: Callable[[UserId, Sequence[Item]], TokenSequence | None] | None = None,
 ) -> list[ScoringList]:
     """One list a user, users in order of appearance, candidates in row order.
 
     Args:
         candidates: a validated candidates table.
         history_of: user id -> the user's items, oldest first; empty for a stranger.
+        soft_prompt: the domain's soft tokens.
+        user_tokens_of: user id and history -> the user's own soft tokens.
     """
-    return [
-        ScoringList(
-            history=catalog.items(history_of(user)[-LONGEST_HISTORY:]),
-            candidates=catalog.items(candidates[ITEM].iloc[rows]),
-            soft_prompt=soft_prompt,
+    lists = []
+    for user, rows in candidates.groupby(USER, sort=False).indices.items():
+        history = catalog.items(history_of(user)[-LONGEST_HISTORY:])
+        lists.append(
+            ScoringList(
+                history=history,
+                candidates=catalog.items(candidates[ITEM].iloc[rows]),
+                soft_prompt=soft_prompt,
+                user_tokens=user_tokens_of(user, history) if user_tokens_of else None,
+            )
         )
-        for user, rows in candidates.groupby(USER, sort=False).indices.items()
-    ]
+    return lists

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
 from reranker.fusion import Blend, EvidenceModel, Order, as_order
-from reranker.protocols import Engine, RecallStage
+from reranker.personal import CONTEXT_FILE, AdaptReport, ContextMap, Support
+from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.scoring import PriorStore
+from reranker.scoring import PriorStore, ScoringList
 from reranker.softprompt import PromptBank, load_peft
 from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
-from reranker.types import IntArray, ItemId, UserId
+from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Reranker:
         reader: the language model's half: engine, prompts, read-out.
         blend: what `fit` learned, or None.
         recall: the recall stage the Reranker was fitted with, or None.
+        states: adapted users, as `adapt` left them; empty after `fit` and `load`.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class Reranker:
         config: RerankerConfig | None = None,
         engine: Engine | None = None,
         prompts: PromptBank | None = None,
+        contexts: ContextMap | None = None,
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
-        self.reader = Reader(self.config, "generic", prompts or PromptBank(), PriorStore(), engine)
+        self.reader = Reader(self.config, "generic", prompts or PromptBank(), PriorStore(), engine, contexts=contexts)
+        self.states: dict[UserId, UserState] = {}
         self.blend: Blend | None = None
         self.recall: RecallStage | None = None
         self._data: DomainData | None = None
@@ -63,7 +67,8 @@ class Reranker:
         """A Reranker that has seen no data of yours yet.
 
         Args:
-            name: "default", or a directory with a soft prompt in PEFT format to start from.
+            name: "default", or a directory with a soft prompt in PEFT format to start from; a `context.safetensors`
+                beside it, as `meta-train` with `algorithm: cavia` writes it, gives users contexts of their own.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
             settings: fields of `RerankerConfig`.
 
@@ -72,10 +77,12 @@ class Reranker:
             PromptError: `name` is a directory without a usable soft prompt.
         """
         engine, settings = _named_engine(engine, settings)
-        prompts = PromptBank()
+        prompts, contexts = PromptBank(), None
         if str(name) != "default":
             prompts.add_meta(load_peft(Path(name)))
-        return cls(RerankerConfig.from_mapping(settings), engine, prompts)
+            if (Path(name) / CONTEXT_FILE).exists():
+                contexts = ContextMap.load(Path(name) / CONTEXT_FILE)
+        return cls(RerankerConfig.from_mapping(settings), engine, prompts, contexts)
 
     def fit(
         self,
@@ -114,6 +121,7 @@ class Reranker:
             fold = fold_from_logs(data, *logs)
         elif recall is not None:
             fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
+        self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain)
         self.recall = recall
@@ -130,6 +138,7 @@ class Reranker:
         *,
         interactions: pd.DataFrame | None = None,
         order: Order | None = None,
+        states: Mapping[UserId, UserState] | None = None,
         progress: bool = False,
     ) -> pd.DataFrame:
         """Reranks each user's list.
@@ -139,6 +148,7 @@ class Reranker:
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories; they replace the stored ones of the users they contain.
             order: serve this order whatever the guard decided: "fused", "features" or "recall".
+            states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -159,7 +169,8 @@ class Reranker:
             histories.update(data.evidence.encode_histories(validate_interactions(interactions)))
         served = as_order(order) if order else blend.guard.serve
         if served == "fused":
-            scores = self.score_all(lists, histories=histories, progress=progress)[served].to_numpy()
+            every = self.score_all(lists, histories=histories, states=states, progress=progress)
+            scores = every[served].to_numpy()
         else:
             scores = recall_scores(lists) if served == "recall" else self._features_scores(lists, histories)
         ranked = ranking(lists, scores)
@@ -208,6 +219,57 @@ class Reranker:
         scores = {id(one): components @ coefficients for one, components in zip(wanted, read, strict=True)}
         return [one.ranked(scores[id(one)]) if len(one.documents) else [] for one in lists]
 
+    def adapt(
+        self,
+        users: Iterable[UserId] | None = None,
+        *,
+        store: UserStore | None = None,
+        steps: int = 2,
+        progress: bool = False,
+    ) -> AdaptReport:
+        """Adapts users' contexts to what they chose, many at once.
+
+        A user who was adapted before goes on from there: only interactions since then are read.
+
+        Args:
+            users: whom to adapt; everyone whose history is known by default, and everyone in `store`.
+            store: where states are kept and newer interactions come from; `states` without it.
+            steps: gradient steps a user.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            How many were adapted, how many drifted, and what it cost.
+
+        Raises:
+            ConfigError: steps < 1, no context map, or torch is not installed.
+            DataError: nothing was fitted, or a state was adapted under another map.
+        """
+        if steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {steps}")
+        data = self._require_data()
+        adapter = self.reader.adapter(steps)
+        if users is None:
+            users = dict.fromkeys([*data.evidence.histories, *(store.user_ids() if store else ())])
+        asked = list(dict.fromkeys(users))
+        known = self.states if store is None else store.get(asked)
+        support = []
+        for user in asked:
+            state = known.get(user) or UserState(user_id=user)
+            chosen = [*self.history(user), *(item for item, _ in state.interactions)]
+            new = chosen[state.support :] if len(state.vector) else chosen
+            support.append(Support(state=state, items=data.catalog.items(new)))
+        states, report = adapter.adapt(support, progress)
+        changed = [state for state, one in zip(states, support, strict=True) if one.items]
+        if store is None:
+            self.states.update((state.user_id, state) for state in changed)
+        else:
+            store.put_contexts(changed)
+        return report
+
+    def forget(self, users: Iterable[UserId]) -> int:
+        """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`."""
+        return sum(self.states.pop(user, None) is not None for user in users)
+
     def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
         """One user's list as the model sees it: prompt, spans, tokens, components and weights.
 
@@ -218,7 +280,7 @@ class Reranker:
         data, blend = self._fitted()
         if lists[USER].nunique() != 1:
             raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
-        one = scoring_lists(lists, data.catalog, _history_of(data.evidence), self.reader.soft_prompt())[0]
+        one = self._lists(lists, _history_of(data.evidence), self.states)[0]
         components = self.reader.components([one])[0]
         return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
 
@@ -228,6 +290,7 @@ class Reranker:
         *,
         evidence: EvidenceModel | None = None,
         histories: Mapping[UserId, IntArray] | None = None,
+        states: Mapping[UserId, UserState] | None = None,
         progress: bool = False,
     ) -> list[NDArray[np.float64]]:
         """What the read-out says of each user's list: (n_candidates, n_components) a user, in row order.
@@ -236,19 +299,19 @@ class Reranker:
             candidates: a validated candidates table.
             evidence: whose histories and item rows to use; those of the fitted domain by default.
             histories: user id -> rows of `evidence.index`, oldest first.
+            states: users' adapted contexts; what `adapt` kept by default.
             progress: show a progress bar on stderr.
         """
-        data = self._require_data()
-        evidence = evidence or data.evidence
-        history_of = _history_of(evidence, histories)
-        lists = scoring_lists(candidates, data.catalog, history_of, self.reader.soft_prompt())
-        return self.reader.components(lists, progress)
+        evidence = evidence or self._require_data().evidence
+        known = self.states if states is None else states
+        return self.reader.components(self._lists(candidates, _history_of(evidence, histories), known), progress)
 
     def score_all(
         self,
         candidates: pd.DataFrame,
         *,
         histories: Mapping[UserId, IntArray] | None = None,
+        states: Mapping[UserId, UserState] | None = None,
         progress: bool = False,
     ) -> pd.DataFrame:
         """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
@@ -256,6 +319,7 @@ class Reranker:
         Args:
             candidates: a validated candidates table.
             histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            states: users' adapted contexts; what `adapt` kept by default.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -267,7 +331,7 @@ class Reranker:
         data, blend = self._fitted()
         known = data.evidence.histories if histories is None else histories
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
-        raw = np.concatenate(self.llm_components(candidates, histories=known, progress=progress))
+        raw = np.concatenate(self.llm_components(candidates, histories=known, states=states, progress=progress))
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
         return pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
@@ -312,6 +376,7 @@ class Reranker:
                 prompts=reader.prompts,
                 priors=reader.priors,
                 recall=self.recall,
+                contexts=reader.contexts,
             ),
         )
 
@@ -332,7 +397,7 @@ class Reranker:
         state = read_bundle(Path(directory))
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
         reranker = cls(config, engine, state.prompts)
-        reranker.reader = Reader(config, state.domain, state.prompts, state.priors, engine, state.model)
+        reranker.reader = Reader(config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts)
         reranker.blend = state.blend
         reranker.recall = state.recall
         reranker._data = DomainData(items=state.items, catalog=Catalog(state.items), evidence=state.evidence)
@@ -348,11 +413,27 @@ class Reranker:
         data, blend = self._fitted()
         return blend.features.score(data.evidence.features(lists, histories))
 
+    def _lists(
+        self,
+        candidates: pd.DataFrame,
+        history_of: Callable[[UserId], Sequence[ItemId]],
+        states: Mapping[UserId, UserState],
+    ) -> list[ScoringList]:
+        reader, catalog = self.reader, self._require_data().catalog
+        if reader.contexts is None:
+            return scoring_lists(candidates, catalog, history_of, reader.soft_prompt())
+
+        def tokens(user: UserId, history: Sequence[Mapping[str, object]]) -> TokenSequence | None:
+            return reader.user_tokens(history, states.get(user))
+
+        return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens)
+
     def _read_fold(self, fold: ValidationFold, progress: bool) -> dict[int, NDArray[np.float64]]:
+        """Components of the covered lists; contexts start from the histories of that moment, without gradient steps."""
         numbers = fold.covered_lists(self.config.fit_users, self.config.seed)
         rows = np.isin(fold.list_index, numbers)
         components = self.llm_components(
-            fold.candidates[rows].reset_index(drop=True), evidence=fold.evidence, progress=progress
+            fold.candidates[rows].reset_index(drop=True), evidence=fold.evidence, states={}, progress=progress
         )
         return dict(zip(map(int, numbers), components, strict=True))
 

@@ -155,6 +155,12 @@ class UserStore(Protocol):
     def append(self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]]) -> UserState:
         """Adds interactions after those already there; concurrent calls lose none. Returns the new state."""
 
+    def put_contexts(self, states: Iterable[UserState]) -> None:
+        """Stores what adapting changed and leaves the interactions that are there, however many came meanwhile.
+
+        A user who was forgotten meanwhile is not brought back: a state with interactions needs a record to go to.
+        """
+
     def forget(self, user_ids: Sequence[UserId]) -> int:
         """Removes every trace of these users; returns how many were there."""
 

@@ -1,6 +1,7 @@
 """The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,12 +9,18 @@ from tqdm import tqdm
 
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
-from reranker.errors import BundleError
+from reranker.errors import BundleError, ConfigError
+from reranker.hub import resolve_model
+from reranker.personal import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine
 from reranker.scoring import LabelScoring, LikelihoodScoring, ListwiseScoring, PriorStore, Scoring, ScoringList
 from reranker.softprompt import PromptBank, SoftPrompt
-from reranker.types import ModelInfo, TokenSequence
+from reranker.types import ModelInfo, TokenSequence, UserState
+
+if TYPE_CHECKING:
+    from reranker.engines.packed_forward import PackedLM
+    from reranker.personal.adaptation import ContextAdapter
 
 LISTS_PER_CALL = 64
 
@@ -28,6 +35,7 @@ class Reader:
         priors: kept likelihoods of titles.
         engine: a ready engine; by default the one `config` names, loaded on first use.
         model: the model that `priors` and everything fitted belong to; another one is refused.
+        contexts: what makes users' contexts soft tokens; None gives users none.
     """
 
     def __init__(
@@ -38,18 +46,21 @@ class Reader:
         priors: PriorStore,
         engine: Engine | None = None,
         model: ModelInfo | None = None,
+        contexts: ContextMap | None = None,
     ) -> None:
         self.config = config
         self.domain = domain
         self.prompts = prompts
         self.priors = priors
+        self.contexts = contexts
         self._engine = engine
         self._model = model
         self._scoring: Scoring | None = None
+        self._packed: PackedLM | None = None
 
     def for_domain(self, domain: str) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
-        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine)
+        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine, contexts=self.contexts)
 
     @property
     def model(self) -> ModelInfo:
@@ -99,6 +110,59 @@ class Reader:
             )
             self.prompts.add_domain(self.domain, found)
         return found.as_sequence()
+
+    def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
+        """The user's own soft tokens.
+
+        An adapted user's come from the kept context; another's from the text of the history alone, without a gradient
+        step; a stranger gets those of z = 0.
+
+        Raises:
+            PromptError: the context was adapted under another map, or the map belongs to another model.
+        """
+        contexts = self.contexts
+        if contexts is None:
+            return None
+        contexts.require_model(self.engine.model)
+        if state is not None and len(state.vector):
+            return contexts.tokens(state.vector, state.support)
+        if not history:
+            return contexts.tokens(np.zeros(0, dtype=np.float32), 0)
+        span = self.renderer.continuation(history, self.soft_prompt(), most=SUPPORT_ITEMS).request.candidates[0]
+        embeddings = self.engine.embed_tokens(span.sequence.token_ids.tolist())
+        start = contexts.start(history_features([embeddings], [len(history)]))[0]
+        return contexts.tokens(start, len(history))
+
+    def adapter(self, steps: int) -> "ContextAdapter":
+        """Adapts users' contexts by this many gradient steps.
+
+        The torch engine's model is used where that is the engine; beside others it is loaded once more, for none of
+        them gives gradients.
+
+        Raises:
+            ConfigError: there is no context map, or torch is not installed.
+        """
+        if self.contexts is None:
+            raise ConfigError(
+                "there is no context map, so nothing can be adapted to users: train one with `reranker meta-train` "
+                "and algorithm: cavia, and start from the prompt it writes"
+            )
+        try:
+            import torch
+
+            from reranker.engines.causal_lm import load_causal_lm
+            from reranker.engines.packed_forward import PackedLM
+            from reranker.personal.adaptation import ContextAdapter
+        except ImportError as error:
+            raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
+        self.contexts.require_model(self.engine.model)
+        if self._packed is None:
+            self._packed = getattr(self.engine, "packed_lm", None)
+        if self._packed is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            source = resolve_model(self.config.model)
+            self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
+        return ContextAdapter(self._packed, self.renderer, self.soft_prompt(), self.contexts, steps=steps)
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components).

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from reranker.cli import (
+    adapt,
     data,
     demo,
     evaluate,
@@ -36,6 +37,7 @@ app.command("tune-base")(tune_base.tune_base)
 app.command("meta-train")(meta_train.meta_train)
 app.add_typer(prompts.prompts)
 app.command("models")(models.models)
+app.command("adapt")(adapt.adapt)
 app.command("serve")(serve.serve)
 app.command("serve-key")(serve.serve_key)
 

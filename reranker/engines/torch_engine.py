@@ -78,6 +78,11 @@ class TorchEngine:
         self._lm: PackedLM | None = PackedLM(lm, self.device)
         self._lock = Turns()
 
+    @property
+    def packed_lm(self) -> PackedLM:
+        """The loaded model, for what needs gradients."""
+        return self._loaded()
+
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
         with self._lock, torch.inference_mode():

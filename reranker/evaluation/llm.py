@@ -20,12 +20,13 @@ from reranker.evaluation.kept import read_scores, reading_key, reading_path, wri
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
+from reranker.personal import ContextMap, Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
 from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank, SoftPrompt
 from reranker.tables import ITEM, RANK, USER
-from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId
+from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
 
 Components = NDArray[np.float64]
 
@@ -52,6 +53,11 @@ class CountingEngine:
     ) -> list[NDArray[np.float64]]:
         self._count(requests)
         return self.engine.label_log_probs(requests, label_token_ids)
+
+    @property
+    def packed_lm(self) -> object:
+        """The torch engine's model, where that is the engine."""
+        return getattr(self.engine, "packed_lm", None)
 
     def close(self) -> None:
         self.engine.close()
@@ -80,6 +86,8 @@ class Readings:
         progress: show progress bars on stderr.
         directory: where readings are kept for later runs; nowhere by default.
         prompt: soft prompt of every domain; the written instruction's embeddings by default.
+        contexts: gives every user soft tokens of their own, adapted to the history of each list.
+        adapt_steps: gradient steps a user; 0 leaves contexts where the histories' text puts them.
 
     Raises:
         PromptError: the prompt was made for another model.
@@ -93,10 +101,14 @@ class Readings:
         progress: bool = False,
         directory: Path | None = None,
         prompt: SoftPrompt | None = None,
+        contexts: ContextMap | None = None,
+        adapt_steps: int = 2,
     ) -> None:
         if prompt is not None:
             prompt.require_model(engine.model)
         self._prompt = prompt
+        self._contexts = contexts
+        self._adapt_steps = adapt_steps
         self.config = config
         self._directory = directory
         self.families = families or {}
@@ -146,6 +158,8 @@ class Readings:
         model = self.engine.model
         families = sorted(self.families.items())
         prompt = f"|{self._prompt.sha256}" if self._prompt else ""
+        if self._contexts is not None:
+            prompt += f"|{self._contexts.sha256}|{self._adapt_steps}"
         return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{prompt}"
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
@@ -163,7 +177,12 @@ class Readings:
         if domain not in self._readers:
             named = self.families.get(domain, domain)
             self._readers[domain] = Reader(
-                self.config, named, PromptBank(meta=self._prompt), PriorStore(), self._engine
+                self.config,
+                named,
+                PromptBank(meta=self._prompt),
+                PriorStore(),
+                self._engine,
+                contexts=self._contexts,
             )
         return self._readers[domain]
 
@@ -173,8 +192,21 @@ class Readings:
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }
+        catalog = Catalog(lists.fold.items)
+        states: dict[UserId, UserState] = {}
+        if self._contexts is not None and self._adapt_steps:
+            support = [
+                Support(state=UserState(user_id=user), items=catalog.items(histories.get(user, ())))
+                for user in lists.candidates[USER].drop_duplicates()
+            ]
+            adapted, _ = reader.adapter(self._adapt_steps).adapt(support, self.progress)
+            states = {state.user_id: state for state in adapted}
         prompts = scoring_lists(
-            lists.candidates, Catalog(lists.fold.items), lambda user: histories.get(user, []), reader.soft_prompt()
+            lists.candidates,
+            catalog,
+            lambda user: histories.get(user, []),
+            reader.soft_prompt(),
+            lambda user, history: reader.user_tokens(history, states.get(user)),
         )
         values = reader.components(prompts, self.progress)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))

@@ -18,6 +18,7 @@ from reranker.evaluation.controls import (
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
+from reranker.personal import ContextMap
 from reranker.protocols import Engine
 from reranker.softprompt import SoftPrompt
 
@@ -72,6 +73,8 @@ class Suite:
         progress: show progress bars on stderr.
         directory: where the model's readings are kept for later runs; nowhere by default.
         prompt: soft prompt of the LLM systems; the written instruction's embeddings by default.
+        contexts: gives every user soft tokens of their own.
+        adapt_steps: gradient steps a user.
     """
 
     def __init__(
@@ -83,9 +86,13 @@ class Suite:
         progress: bool = False,
         directory: Path | None = None,
         prompt: SoftPrompt | None = None,
+        contexts: ContextMap | None = None,
+        adapt_steps: int = 2,
     ) -> None:
         self.config = config
         self._prompt = prompt
+        self._contexts = contexts
+        self._adapt_steps = adapt_steps
         self._directory = directory
         self.fit_users = fit_users
         self._load = load
@@ -113,7 +120,14 @@ class Suite:
                 self._engine = self._load()
             config = self.config.model_copy(update={"scoring": read_out})
             self._readings[read_out] = Readings(
-                self._engine, config, self._families, self._progress, self._directory, self._prompt
+                self._engine,
+                config,
+                self._families,
+                self._progress,
+                self._directory,
+                self._prompt,
+                self._contexts,
+                self._adapt_steps,
             )
         return self._readings[read_out]
 

@@ -26,7 +26,7 @@ def context_leaves(contexts: ContextMap, device: torch.device) -> dict[str, torc
 
 def context_map(values: Values, base_model_id: str = "", base_model_sha256: str = "") -> ContextMap:
     """The map of trained parameters."""
-    arrays = {name: value.detach().float().cpu().numpy() for name, value in _own(values).items()}
+    arrays = {name: value.detach().float().cpu().numpy().copy() for name, value in _own(values).items()}
     return ContextMap(**arrays, base_model_id=base_model_id, base_model_sha256=base_model_sha256)
 
 

@@ -154,7 +154,7 @@ def _start_contexts(config: MetaConfig, packed: PackedLM, renderer: PromptRender
         found = ContextMap.load(config.start / CONTEXT_FILE)
         if (found.dim, len(found.base)) != (config.context_dim, config.context_tokens):
             raise ConfigError(
-                f"{config.start / CONTEXT_FILE} has {found.dim} floats and {len(found.base)} tokens a user, the settings "
+                f"{config.start / CONTEXT_FILE} has {found.dim} floats and {len(found.base)} tokens a user, not "
                 f"context_dim {config.context_dim} and context_tokens {config.context_tokens}"
             )
         return found

@@ -6,7 +6,7 @@ the user's soft tokens. Contexts of a batch are one leaf, so a forward and a bac
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,52 +17,12 @@ from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import pack
 from reranker.errors import DataError
 from reranker.personal.context import SUPPORT_ITEMS, ContextMap, history_features
+from reranker.personal.support import DRIFT_NATS, AdaptReport, Support
 from reranker.prompting import PromptRenderer
 from reranker.types import ScoringRequest, TokenSequence, UserState
 
-Item = Mapping[str, object]
-
-DRIFT_NATS = 0.5
-"""A user's new titles are this much less likely, a token, than the old ones were: the user has drifted."""
-
 _DRIFT_SCALE, _MAX_SCALE = 1.5, 4.0
 _USERS_PER_CALL = 512
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Support:
-    """A user and what their context is adapted on.
-
-    Attributes:
-        state: as it is kept; a fresh one for a user who has none.
-        items: the interactions, oldest first: with an adapted state the new ones only.
-    """
-
-    state: UserState
-    items: Sequence[Item]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptReport:
-    """What adapting did.
-
-    Attributes:
-        users: how many were adapted.
-        strangers: users without interactions; nothing was done.
-        drifted: users whose support loss rose by `DRIFT_NATS`: their step sizes grew.
-        tokens: read forward and backward, padding not included.
-        loss_before: mean over users of the support loss at the first step, in nats a token; NaN without users.
-        loss_after: of the loss at the last step.
-        seconds: wall time.
-    """
-
-    users: int
-    strangers: int
-    drifted: int
-    tokens: int
-    loss_before: float
-    loss_after: float
-    seconds: float
 
 
 class SupportReader:

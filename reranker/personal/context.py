@@ -8,8 +8,10 @@ The start is read off the text, not off the recall stage's user factors: two fit
 rotation, so a map learned over one fit says nothing about the next, let alone about another domain.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,11 @@ class ContextMap:
             rates=np.full(d, 0.3, dtype=np.float32),
             log_shrinkage=np.log([2.0]).astype(np.float32),
         )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all values."""
+        return hashlib.sha256(b"".join(getattr(self, name).astype("<f4").tobytes() for name in _TENSORS)).hexdigest()
 
     @property
     def dim(self) -> int:

@@ -92,18 +92,24 @@ async def _job(service: Service, body: RerankRequest) -> TextList | ItemList:
         documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
         words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
         if body.history is None and user is not None:
-            words = service.reranker.titles(await service.interactions_of(user))
+            words = service.reranker.titles((await service.known_of(user))[0])
         query = f"{body.instruction}: {body.query}" if body.instruction else body.query
         return TextList(query=query, documents=documents, history=words)
+    state = None
     if body.history is None:
-        history = [] if user is None else await service.interactions_of(user)
+        history, state = ([], None) if user is None else await service.known_of(user)
     else:
         given = [one for one in body.history if not isinstance(one, Document)]
         if len(given) < len(body.history):
             message = "history holds item ids where item_ids are ranked, no objects"
             raise ProblemError(422, message, param="history", code="invalid_field")
         history = all_as_known(given, service.items)
-    return ItemList(items=all_as_known(body.item_ids, service.items), recall_scores=body.recall_scores, history=history)
+    return ItemList(
+        items=all_as_known(body.item_ids, service.items),
+        recall_scores=body.recall_scores,
+        history=history,
+        state=state,
+    )
 
 
 def _answer(service: Service, request: Request, body: RerankRequest, result: Ranked) -> RerankAnswer:

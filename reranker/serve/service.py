@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
 from reranker.ranking import TextList
+from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
 from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
@@ -19,6 +20,7 @@ from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
 from reranker.serve.work import ItemList, Ranked, answer
+from reranker.types import UserState
 
 
 class Service:
@@ -62,6 +64,9 @@ class Service:
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self.tracing = tracing
+        self.adaptation: Adaptation | None = None
+        if store is not None and reranker.reader.contexts is not None:
+            self.adaptation = Adaptation(reranker, store)
         self.score_log: ScoreLog | None = None
         if score_log is not None:
             self.score_log = ScoreLog(
@@ -74,6 +79,8 @@ class Service:
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
         self.batcher.start()
+        if self.adaptation is not None:
+            self.adaptation.start()
         if self.score_log is not None:
             self.score_log.start()
 
@@ -81,6 +88,8 @@ class Service:
         """Finishes what is in work, then writes and sends what is left."""
         drain = self.settings.drain_seconds
         await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
+        if self.adaptation is not None:
+            await self.adaptation.close(drain)
         if self.score_log is not None:
             await asyncio.to_thread(self.score_log.close)
         if self.tracing is not None:
@@ -98,13 +107,13 @@ class Service:
             raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
         return self.store
 
-    async def interactions_of(self, user: str | int) -> list[Any]:
-        """What the user chose before the bundle was fitted and since, oldest first."""
+    async def known_of(self, user: str | int) -> tuple[list[Any], UserState | None]:
+        """What the user chose before the bundle was fitted and since, oldest first; and what the store keeps."""
         before = self.reranker.history(user) if user in self.users else []
         if self.store is None:
-            return before
+            return before, None
         state = (await asyncio.to_thread(self.store.get, [user])).get(user)
-        return before + [item for item, _ in state.interactions] if state else before
+        return (before + [item for item, _ in state.interactions], state) if state else (before, None)
 
 
 def allowed(service: Service, scope: str) -> Any:

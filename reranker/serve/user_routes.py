@@ -23,6 +23,8 @@ def add_users(app: FastAPI, service: Service) -> None:
             raise ProblemError(413, message, param="interactions", code="too_many")
         rows = [(as_known(one.item_id, service.items), one.timestamp) for one in body.interactions]
         state = await asyncio.to_thread(store.append, as_known(user, service.users), rows)
+        if service.adaptation is not None:
+            service.adaptation.want(state.user_id)
         return _state(service, state)
 
     @app.get("/v1/users/{user}", dependencies=[allowed(service, "admin")])

@@ -12,7 +12,7 @@ from reranker.errors import RerankerError
 from reranker.pipeline import Reranker
 from reranker.ranking import TextList
 from reranker.tables import ITEM, RANK, SCORE, USER
-from reranker.types import ItemId
+from reranker.types import ItemId, UserId, UserState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,11 +23,13 @@ class ItemList:
         items: in the order of the recall stage.
         recall_scores: the recall stage's score of each; None goes by the order.
         history: the user's items, oldest first.
+        state: the user's adapted context; None for a stranger.
     """
 
     items: Sequence[ItemId]
     recall_scores: Sequence[float] | None
     history: Sequence[ItemId]
+    state: UserState | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,10 @@ def _items(reranker: Reranker, jobs: Sequence[ItemList], known: Container[ItemId
     table = pd.concat([_table(name, job) for name, job in zip(names, jobs, strict=True)], ignore_index=True)
     rows = [(name, item) for name, job in zip(names, jobs, strict=True) for item in job.history]
     histories = pd.DataFrame({USER: _objects([row[0] for row in rows]), ITEM: _objects([row[1] for row in rows])})
-    ranked = reranker.rerank(table, interactions=histories if rows else None)
+    states: dict[UserId, UserState] = {
+        name: job.state for name, job in zip(names, jobs, strict=True) if job.state is not None
+    }
+    ranked = reranker.rerank(table, interactions=histories if rows else None, states=states)
     served = ranked.attrs["report"]["served"]
     parts = [part for _, part in ranked.groupby(USER, sort=False)]  # users stay in the order they came in
     results = []

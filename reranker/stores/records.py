@@ -6,8 +6,9 @@ A record is a row of parts, so that interactions can be added at its end without
     vector        raw little-endian float32
     interactions  JSON: when they were added, and [item id, timestamp] each, oldest first; any number of such parts
 
-Each part is a tag, a length, a CRC-32 and its bytes. A record that only ever had interactions added has no state: then
-the user is a stranger who did something. No pickle, so reading a record never runs code.
+Each part is a tag, a length, a CRC-32 and its bytes. Of states and vectors the last ones count. A record that only ever
+had interactions added has no state: then the user is a stranger who did something. No pickle, so reading a record never
+runs code.
 """
 
 import json
@@ -73,6 +74,15 @@ def state_record(state: UserState) -> bytes:
     if state.interactions:
         parts.append(interactions_record(state.user_id, state.interactions, state.updated_at))
     return b"".join(parts)
+
+
+def context_record(state: UserState) -> bytes:
+    """What is put at the end of a record to replace what adapting changed; the interactions before it stay.
+
+    Raises:
+        StoreError: as in `state_record`.
+    """
+    return state_record(replace(state, interactions=()))
 
 
 def interactions_record(user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], added_at: float) -> bytes:

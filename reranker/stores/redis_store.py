@@ -8,13 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reranker.errors import ConfigError, StoreError
-from reranker.stores.records import interactions_record, read_record, state_record, user_key, user_of
+from reranker.stores.records import context_record, interactions_record, read_record, state_record, user_key, user_of
 from reranker.types import ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 30.0
 _KEYS_A_CALL = 1000
+
+
+# A context is put at the end of the record: interactions that others append at the same time stay. Records grow by some
+# 300 bytes a time until the user's whole state is written again.
+_PUT_CONTEXT = """
+if ARGV[2] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('APPEND', KEYS[1], ARGV[1])
+if ARGV[3] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return 1
+"""
 
 
 class RedisUserStore:
@@ -98,6 +108,13 @@ class RedisUserStore:
             transaction.get(self.prefix + key)
             record = transaction.execute()[-1]
         return read_record(user_of(key), record)
+
+    def put_contexts(self, states: Iterable[UserState]) -> None:
+        wanted = [(self.prefix + user_key(one.user_id), context_record(one), bool(one.interactions)) for one in states]
+        with self._explained(), self._client.pipeline(transaction=True) as transaction:
+            for key, added, needs_record in wanted:
+                transaction.eval(_PUT_CONTEXT, 1, key, added, int(needs_record), self._ttl_ms or 0)
+            transaction.execute()
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
         keys = [self.prefix + user_key(user_id) for user_id in user_ids]

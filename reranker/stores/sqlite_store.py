@@ -7,10 +7,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reranker.errors import StoreError
-from reranker.stores.records import interactions_record, read_record, state_record, user_key, user_of
+from reranker.stores.records import context_record, interactions_record, read_record, state_record, user_key, user_of
 from reranker.types import ItemId, UserId, UserState
 
 _APPLICATION_ID = 0x52524B55  # "RRKU" in the file's header: this file is ours
@@ -75,6 +76,18 @@ class SqliteUserStore:
             state = read_record(user_of(key), record)  # before it is written: a damaged record stays as it is
             self._write(connection, [(key, record)])
         return state
+
+    def put_contexts(self, states: Iterable[UserState]) -> None:
+        wanted = [(user_key(state.user_id), context_record(state), bool(state.interactions)) for state in states]
+        with self._writing() as connection:
+            for key, added, needs_record in wanted:
+                found = connection.execute(
+                    f"SELECT record FROM users WHERE key = ? AND {_LIVE}", (key, time.time())
+                ).fetchone()
+                if found or not needs_record:
+                    kept = read_record(user_of(key), found[0] if found else b"")
+                    changed = read_record(user_of(key), added)
+                    self._write(connection, [(key, state_record(replace(changed, interactions=kept.interactions)))])
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
         """Removes every trace of these users; returns how many were there.

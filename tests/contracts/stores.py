@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,26 @@ class StoreContract:
         assert same(found, returned)
         assert (found.support, found.step_scale, found.vector.tolist()) == (7, 2.0, [0.5, -2.0, 3.25])
         assert before <= found.updated_at <= time.time()
+
+    def test_contexts_leave_interactions_alone(self, store: UserStore) -> None:
+        store.put([state("u", interactions=(("a", 1.0),)), state("other")])
+        read = store.get(["u"])["u"]
+        store.append("u", [("b", None)])  # while the context is adapted
+        changed = replace(read, vector=np.array([1.0, 2.0], dtype=np.float32), support=1, support_loss=0.5)
+        store.put_contexts([changed, state("new", interactions=())])
+        store.append("u", [("c", 3.0)])
+        found = store.get(["u"])["u"]
+        assert found.interactions == (("a", 1.0), ("b", None), ("c", 3.0))
+        assert (found.vector.tolist(), found.support, found.support_loss) == ([1.0, 2.0], 1, 0.5)
+        assert same(store.get(["other"])["other"], state("other"))
+        assert store.get(["new"])["new"].support == 7
+
+    def test_contexts_do_not_bring_the_forgotten_back(self, store: UserStore) -> None:
+        store.append("u", [("a", 1.0)])
+        read = store.get(["u"])["u"]
+        store.forget(["u"])
+        store.put_contexts([replace(read, vector=np.ones(2, dtype=np.float32), support=1)])
+        assert store.get(["u"]) == {}
 
     def test_append_to_a_stranger(self, store: UserStore) -> None:
         store.append("new", [("a", 1.0)])

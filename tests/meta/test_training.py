@@ -22,8 +22,8 @@ from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.tasks import Augmentation, Episode, TaskDomain, TaskSampler
 from reranker.meta.train import meta_train
 from reranker.meta.trainer import MetaTrainer
-from reranker.personal import CONTEXT_FILE, ContextMap
-from reranker.personal.adaptation import ContextAdapter, Support
+from reranker.personal import CONTEXT_FILE, ContextMap, Support
+from reranker.personal.adaptation import ContextAdapter
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft
@@ -244,7 +244,8 @@ def test_the_gradient_of_contexts_is_that_of_finite_differences(tiny: Path, doma
     leaves = {name: value.double() for name, value in context_leaves(context_map_of(32), lm.device).items()}
     values = {"prompt": prompt(torch.float64), **{name: one.requires_grad_() for name, one in leaves.items()}}
     backward(loss, values, domain.episodes[:3])
-    for name in ("base", "directions", "amortise", "log_shrinkage"):
+    widths = {"base": 1e-3, "directions": 1e-3, "amortise": 1e-3, "log_shrinkage": 1e-2}
+    for name, width in widths.items():
         leaf = values[f"context.{name}"]
         assert leaf.grad is not None
 
@@ -253,7 +254,7 @@ def test_the_gradient_of_contexts_is_that_of_finite_differences(tiny: Path, doma
                 parts = loss.parts({**values, f"context.{name}": moved}, domain.episodes[:3])
                 return sum(part.loss.item() for part in parts) / 3
 
-        _check_differences(total, leaf.detach(), leaf.grad, width=1e-3)
+        _check_differences(total, leaf.detach(), leaf.grad, width, rel=1e-2)
 
 
 def test_contexts_learn_how_far_to_move(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
@@ -404,14 +405,16 @@ def context_map_of(dim: int) -> ContextMap:
     )
 
 
-def _check_differences(total: Any, at: torch.Tensor, gradient: torch.Tensor, width: float = 1e-4) -> None:
+def _check_differences(
+    total: Any, at: torch.Tensor, gradient: torch.Tensor, width: float = 1e-4, rel: float = 2e-3
+) -> None:
     """Along directions drawn at random: fourth-order central differences (the model's norms compute in float32)."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         direction = torch.randn(at.shape, generator=generator, dtype=at.dtype)
         near, far = (total(at + h * direction) - total(at - h * direction) for h in (width, 2 * width))
         difference = (8 * near - far) / (12 * width)
-        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=2e-3)
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel)
 
 
 def test_pooled_is_the_mean_gradient(tiny: Path, domain: TaskDomain) -> None:

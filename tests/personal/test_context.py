@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.errors import DataError, PromptError
-from reranker.personal import ContextMap, history_features
-from reranker.personal.adaptation import ContextAdapter, Support, context_tensors, unit, user_tokens
+from reranker.personal import ContextMap, Support, history_features
+from reranker.personal.adaptation import ContextAdapter, context_tensors, unit, user_tokens
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.stores.records import state_record

@@ -1,0 +1,127 @@
+"""Users' contexts through the public face, on a tiny random model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker import Reranker
+from reranker.errors import BundleError, ConfigError, PromptError
+from reranker.personal import CONTEXT_FILE, ContextMap
+from reranker.softprompt import SoftPrompt, save_peft
+from reranker.stores import SqliteUserStore
+from tests.engines.models import save_tiny_model
+from tests.pipeline import toys
+
+DIM = 32
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `meta-train` with `cavia` leaves it; the context matters much."""
+    folder = tmp_path_factory.mktemp("run") / "prompt"
+    random = np.random.default_rng(0)
+    save_peft(SoftPrompt(vectors=0.1 * random.standard_normal((2, DIM)).astype(np.float32)), folder)
+    ContextMap(
+        base=0.1 * random.standard_normal((2, DIM)),
+        directions=random.standard_normal((4, 2, DIM)),
+        amortise=random.standard_normal((DIM + 1, 4)),
+        rates=np.full(4, 0.5),
+        log_shrinkage=np.zeros(1),
+    ).save(folder / CONTEXT_FILE)
+    return folder
+
+
+@pytest.fixture
+def fitted(tiny: Path, trained: Path) -> Reranker:
+    data = toys.taste_dataset(users=16)
+    reranker = Reranker.from_pretrained(
+        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=6,
+        prompt={"instruction": False, "history_items": 2, "title_tokens": 8},
+    )  # fmt: skip
+    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+
+
+def scores(reranker: Reranker, user: str = "u3", **options: object) -> np.ndarray:
+    assert reranker.recall is not None
+    return reranker.score_all(reranker.recall.recommend([user], 6), **options)["llm"].to_numpy()  # type: ignore[arg-type]
+
+
+def test_adapting_changes_the_scores_of_those_adapted(fitted: Reranker) -> None:
+    before, other = scores(fitted), scores(fitted, "u4")
+    report = fitted.adapt(["u3", "u3", "nobody"])
+    assert (report.users, report.strangers) == (1, 1)
+    assert np.abs(scores(fitted) - before).max() > 1e-3
+    np.testing.assert_array_equal(scores(fitted, "u4"), other)
+    assert fitted.states["u3"].support == len(fitted.history("u3"))
+    assert fitted.forget(["u3", "u4"]) == 1
+    np.testing.assert_array_equal(scores(fitted), before)
+
+
+def test_everyone_is_adapted_by_default(fitted: Reranker) -> None:
+    assert fitted.adapt().users == 16
+
+
+def test_a_store_gets_contexts_and_gives_newer_interactions(fitted: Reranker, tmp_path: Path) -> None:
+    store = SqliteUserStore(tmp_path / "users.sqlite")
+    known = len(fitted.history("u3"))
+    first = fitted.adapt(["u3"], store=store)
+    assert fitted.states == {}
+    store.append("u3", [("g1i0", 1.0)])
+    store.append("stranger", [("g2i0", None)])
+    second = fitted.adapt(["u3", "stranger"], store=store)
+    found = store.get(["u3", "stranger"])
+    assert (found["u3"].support, found["stranger"].support) == (known + 1, 1)
+    assert found["u3"].interactions == (("g1i0", 1.0),)
+    assert second.tokens < 2 * first.tokens  # two users with one title each
+    assert fitted.adapt(["u3"], store=store).users == 0  # nothing new
+    np.testing.assert_array_equal(scores(fitted), scores(fitted, states={}))
+    assert np.abs(scores(fitted, states=found) - scores(fitted)).max() > 1e-3
+    store.close()
+
+
+def test_contexts_are_in_the_bundle(fitted: Reranker, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "bundle")
+    again = Reranker.load(tmp_path / "bundle")
+    np.testing.assert_array_equal(scores(again), scores(fitted))
+    again.adapt(["u3"])
+    fitted.adapt(["u3"])
+    np.testing.assert_array_equal(scores(again), scores(fitted))
+    (tmp_path / "bundle" / CONTEXT_FILE).write_bytes(b"something else")
+    with pytest.raises(BundleError, match=CONTEXT_FILE):
+        Reranker.load(tmp_path / "bundle")
+
+
+def test_the_stranger_gets_the_base_and_the_told_a_start(fitted: Reranker) -> None:
+    contexts = fitted.reader.contexts
+    assert contexts is not None
+    stranger = fitted.reader.user_tokens([], None)
+    assert stranger is not None
+    np.testing.assert_array_equal(stranger.vectors, contexts.base)
+    told = fitted.reader.user_tokens([{"title": "zorblax", "category": ""}], None)
+    assert told is not None
+    assert np.abs(told.vectors - contexts.base).max() > 0.1
+
+
+def test_without_a_map_nothing_can_be_adapted() -> None:
+    with pytest.raises(ConfigError, match="algorithm: cavia"):
+        toys.fitted().adapt(["u1"])
+
+
+def test_steps_must_be_some(fitted: Reranker) -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        fitted.adapt(["u1"], steps=0)
+
+
+def test_a_map_for_another_width(tiny: Path, fitted: Reranker) -> None:
+    fitted.reader.contexts = ContextMap.initial(np.zeros(8, dtype=np.float32), 2, 4)
+    with pytest.raises(PromptError, match="width 8"):
+        fitted.adapt(["u1"])
+    with pytest.raises(PromptError, match="width 8"):
+        scores(fitted)
