@@ -13,8 +13,11 @@ from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.errors import ConfigError
 from reranker.hub import ResolvedModel, load_dataset, resolve_model
+from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
+from reranker.meta.item_tokens import projector_leaves, trained_item_tokens
 from reranker.meta.objectives import objective_named
+from reranker.meta.outer import PROMPT
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.tasks import Augmentation, TaskDomain, TaskSampler
@@ -24,6 +27,7 @@ from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 from reranker.types import ModelInfo
 
+_NEUTRAL = " "
 _CPU_TOKENS = 2048
 _CUDA_TOKENS = 32768
 
@@ -33,7 +37,8 @@ class TrainedPrompt:
     """What `meta_train` wrote.
 
     Attributes:
-        prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it.
+        prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it,
+            item tokens come to lie in `item_tokens/`.
         curve: losses and validations.
     """
 
@@ -75,6 +80,7 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
     packed = PackedLM(lm, torch.device(config.device))
     renderers = {one.name: one.renderer for one in [*trained, *validated]}
     max_tokens = _CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS
+    tokens = {} if config.item_tokens == "none" else _start_item_tokens(config, trained, packed)
     reader = EpisodeReader(
         packed,
         renderers,
@@ -82,18 +88,23 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         config.coefficients,
         evidence=config.evidence,
         max_tokens=max_tokens,
+        item_tokens=tokens,
     )
     start = _start(config, lm, domains, model)
-    contexts, leaves = None, None
+    contexts, leaves = None, {}
     if config.algorithm == "cavia":
         contexts = ContextReader(reader, packed, renderers, config.inner_steps, max_tokens)
         leaves = context_leaves(_start_contexts(config, packed, domains[0].renderer), packed.device)
-    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves)
+    fixed = {PROMPT, *leaves} if tokens else ()
+    leaves |= projector_leaves(tokens, packed.device)
+    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed)
     vectors = trainer.run(progress).float().cpu().numpy()
     prompt = SoftPrompt(vectors=vectors, name="meta", base_model_id=source.model_id, base_model_sha256=source.sha256)
     save_peft(prompt, out / "prompt")
     if contexts is not None:
         context_map(trainer.best, source.model_id, source.sha256).save(out / "prompt" / CONTEXT_FILE)
+    if tokens:
+        save_item_tokens(trained_item_tokens(trainer.best, tokens, source.model_id, source.sha256), out / "prompt")
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")
     return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)
@@ -160,6 +171,25 @@ def _start_contexts(config: MetaConfig, packed: PackedLM, renderer: PromptRender
         return found
     newline = packed.embed([renderer.tokenizer.encode("\n")[-1]])[0].detach().float().cpu().numpy()
     return ContextMap.initial(newline, config.context_tokens, config.context_dim, config.seed)
+
+
+def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], packed: PackedLM) -> dict[str, ItemTokens]:
+    """Every item starts with the same token, which says nothing."""
+    given = {one.name: one.item_vectors for one in config.domains}
+    tokens = {}
+    for domain in domains:
+        place = given[domain.name]
+        table = domain.space if place is None else VectorTable.read(place)
+        table.require_items(domain.popular_ids, domain.name)
+        tokens[domain.name] = ItemTokens.initial(
+            table,
+            packed.embed(domain.renderer.tokenizer.encode(_NEUTRAL)[-1:])[0].detach().float().cpu().numpy(),
+            config.item_token_hidden,
+            domain=domain.name,
+            candidates=config.item_tokens == "both",
+            seed=config.seed,
+        )
+    return tokens
 
 
 def _info(source: ResolvedModel, lm: Any) -> ModelInfo:

@@ -1,6 +1,7 @@
 """Learning a soft prompt on a tiny random model: what is read, that gradients are right, that runs resume exactly."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,21 @@ def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None
 
 def test_popular_negatives_come_from_outside_the_list(domain: TaskDomain) -> None:
     for one in TaskSampler([domain], negatives=4, popular_share=0.5, seed=2).batch(0, 30):
-        assert len({id(item) for item in one.candidates}) == len(one.candidates)
+        assert len(set(one.candidate_ids)) == len(one.candidate_ids)
+        assert [item["title"] for item in one.candidates] == [TITLES[int(str(i)[1:])] for i in one.candidate_ids]
         assert one.chosen.sum() == 1
 
 
-def test_augmentation() -> None:
-    history = [{"title": title, "category": "c"} for title in TITLES]
+def test_augmentation(domain: TaskDomain) -> None:
+    history = tuple({"title": title, "category": "c"} for title in TITLES)
+    one = replace(domain.episodes[0], history=history, history_ids=tuple(range(len(TITLES))))
     random = np.random.default_rng(0)
-    assert Augmentation(history_dropout=1.0).apply(history, random) == (history[-1],)
-    assert {one["category"] for one in Augmentation(category_dropout=1.0).apply(history, random)} == {""}
-    jittered = Augmentation(order_jitter=1.0).apply(history, random)
-    assert [one["title"] for one in jittered] == [*TITLES[1:], TITLES[0]]
+    dropped = Augmentation(history_dropout=1.0).apply(one, random)
+    assert (dropped.history, dropped.history_ids) == ((history[-1],), (len(TITLES) - 1,))
+    assert {item["category"] for item in Augmentation(category_dropout=1.0).apply(one, random).history} == {""}
+    jittered = Augmentation(order_jitter=1.0).apply(one, random)
+    assert [item["title"] for item in jittered.history] == [*TITLES[1:], TITLES[0]]
+    assert jittered.history_ids == (*range(1, len(TITLES)), 0)
 
 
 def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain) -> None:
