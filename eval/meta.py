@@ -5,7 +5,7 @@ them read the same lists, so every difference is paired by user. Prints the tabl
 judge writes, and exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
+from reranker.item_tokens import ItemTokens, load_item_tokens
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.softprompt import SoftPrompt, load_peft
 
@@ -43,7 +44,8 @@ def main(
         list[str] | None,
         typer.Option(
             help="name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of "
-            "RerankerConfig; a prompt, with the users' contexts that lie beside it; steps that adapt them (2)"
+            "RerankerConfig; a prompt, with the users' contexts and item tokens that lie beside it; steps that adapt "
+            "contexts (2)"
         ),
     ] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
@@ -56,6 +58,7 @@ def main(
     configs = {UNTRAINED: _config(UNTRAINED, "", engine, family)}
     prompts: dict[str, SoftPrompt] = {}
     contexts: dict[str, ContextMap] = {}
+    item_tokens: dict[str, dict[str, ItemTokens]] = {}
     steps: dict[str, int] = {}
     for given in variant or ():
         name, _, settings = given.partition("=")
@@ -67,6 +70,7 @@ def main(
                 prompts[name] = load_peft(folder)
                 if (folder / CONTEXT_FILE).exists():
                     contexts[name] = ContextMap.load(folder / CONTEXT_FILE)
+                item_tokens[name] = load_item_tokens(folder)
             elif pair.startswith(_ADAPT_STEPS):
                 steps[name] = int(pair.removeprefix(_ADAPT_STEPS))
     folds = [_fold(data, name, split, users) for name in _names(data, domains)]
@@ -74,7 +78,7 @@ def main(
     factories = _controls(("recall", "linear", *(("text_similarity",) if cold else ())))
     rivals: list[tuple[str, str]] = []
     for name, config in configs.items():
-        personal = contexts.get(name), steps.get(name, 2)
+        personal = contexts.get(name), steps.get(name, 2), item_tokens.get(name, {})
         factories |= _systems(name, config, fit_users, out / name / "readings", prompts.get(name), *personal)
         rivals += [(f"fused.{name}", "linear"), (f"served.{name}", "linear")]
         if cold:
@@ -134,6 +138,7 @@ def _systems(
     prompt: SoftPrompt | None,
     contexts: ContextMap | None,
     adapt_steps: int,
+    item_tokens: Mapping[str, ItemTokens],
 ) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
     families = FAMILIES | {PROPOSED: "movies"}
@@ -147,6 +152,7 @@ def _systems(
         prompt=prompt,
         contexts=contexts,
         adapt_steps=adapt_steps,
+        item_tokens=item_tokens,
     )
     return {f"{system}.{name}": _named(f"{system}.{name}", suite, system) for system in LEARNED}
 

@@ -303,7 +303,7 @@ def _numeric_columns(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
             f"columns; {', '.join(map(repr, other)) or 'further columns'} "
             f"{'hold no numbers' if other else 'are missing'}"
         )
-    return columns.to_numpy(dtype=np.float64, na_value=np.nan)
+    return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
 
 
 def _numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:

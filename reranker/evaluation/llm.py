@@ -20,6 +20,7 @@ from reranker.evaluation.kept import read_scores, reading_key, reading_path, wri
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
+from reranker.item_tokens import ItemTokens
 from reranker.personal import ContextMap, Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
@@ -88,6 +89,7 @@ class Readings:
         prompt: soft prompt of every domain; the written instruction's embeddings by default.
         contexts: gives every user soft tokens of their own, adapted to the history of each list.
         adapt_steps: gradient steps a user; 0 leaves contexts where the histories' text puts them.
+        item_tokens: domain -> what gives its items tokens of their own.
 
     Raises:
         PromptError: the prompt was made for another model.
@@ -103,12 +105,14 @@ class Readings:
         prompt: SoftPrompt | None = None,
         contexts: ContextMap | None = None,
         adapt_steps: int = 2,
+        item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         if prompt is not None:
             prompt.require_model(engine.model)
         self._prompt = prompt
         self._contexts = contexts
         self._adapt_steps = adapt_steps
+        self._item_tokens = item_tokens or {}
         self.config = config
         self._directory = directory
         self.families = families or {}
@@ -160,6 +164,7 @@ class Readings:
         prompt = f"|{self._prompt.sha256}" if self._prompt else ""
         if self._contexts is not None:
             prompt += f"|{self._contexts.sha256}|{self._adapt_steps}"
+        prompt += "".join(f"|{domain}:{one.sha256}" for domain, one in sorted(self._item_tokens.items()))
         return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{prompt}"
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
@@ -183,6 +188,7 @@ class Readings:
                 PriorStore(),
                 self._engine,
                 contexts=self._contexts,
+                item_tokens=self._item_tokens.get(domain),
             )
         return self._readers[domain]
 
@@ -207,6 +213,7 @@ class Readings:
             lambda user: histories.get(user, []),
             reader.soft_prompt(),
             lambda user, history: reader.user_tokens(history, states.get(user)),
+            reader.item_tokens,
         )
         values = reader.components(prompts, self.progress)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))

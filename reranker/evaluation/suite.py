@@ -18,6 +18,7 @@ from reranker.evaluation.controls import (
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
+from reranker.item_tokens import ItemTokens
 from reranker.personal import ContextMap
 from reranker.protocols import Engine
 from reranker.softprompt import SoftPrompt
@@ -75,6 +76,7 @@ class Suite:
         prompt: soft prompt of the LLM systems; the written instruction's embeddings by default.
         contexts: gives every user soft tokens of their own.
         adapt_steps: gradient steps a user.
+        item_tokens: domain -> what gives its items tokens of their own.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class Suite:
         prompt: SoftPrompt | None = None,
         contexts: ContextMap | None = None,
         adapt_steps: int = 2,
+        item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         self.config = config
         self._prompt = prompt
         self._contexts = contexts
         self._adapt_steps = adapt_steps
+        self._item_tokens = item_tokens
         self._directory = directory
         self.fit_users = fit_users
         self._load = load
@@ -128,6 +132,7 @@ class Suite:
                 self._prompt,
                 self._contexts,
                 self._adapt_steps,
+                self._item_tokens,
             )
         return self._readings[read_out]
 

@@ -62,7 +62,7 @@ class ItemProjection:
             sequence: rendered with `stand_ins`.
             skip: vectors in front that are no items.
         """
-        return self.tokens(sequence.vectors[skip:, 0].astype(np.int64))
+        return self.tokens(sequence.vectors[skip:, :1].astype(np.int64).reshape(-1))
 
     def tokens(self, rows: IntArray) -> torch.Tensor:
         """(len(rows), dim) tokens of rows of the table: `ItemTokens`, differentiable."""

@@ -419,7 +419,7 @@ def _check_differences(
         direction = torch.randn(at.shape, generator=generator, dtype=at.dtype)
         near, far = (total(at + h * direction) - total(at - h * direction) for h in (width, 2 * width))
         difference = (8 * near - far) / (12 * width)
-        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel)
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel, abs=5e-4)
 
 
 def test_pooled_is_the_mean_gradient(tiny: Path, domain: TaskDomain) -> None:
