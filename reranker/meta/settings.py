@@ -123,7 +123,7 @@ class MetaConfig(BaseModel):
             raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
         if self.reranker.scoring != "likelihood":
             raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
-        if self.algorithm not in ("pooled", "cavia") and self.lists_per_step < 2 * (self.inner_steps + 1):
+        if self.adapts_prompts and self.lists_per_step < 2 * (self.inner_steps + 1):
             raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
         return self
 
@@ -141,6 +141,11 @@ class MetaConfig(BaseModel):
                 f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()
             )
             raise ConfigError(f"meta-train settings: {problems}") from error
+
+    @property
+    def adapts_prompts(self) -> bool:
+        """Whether the algorithm has an inner loop over prompts, so that step sizes belong to what it learns."""
+        return self.algorithm in ("reptile", "fomaml", "maml")
 
     def rate(self, step: int) -> float:
         """Learning rate of a 0-based step."""

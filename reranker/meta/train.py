@@ -15,8 +15,10 @@ from reranker.errors import ConfigError
 from reranker.hub import ResolvedModel, load_dataset, resolve_model
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.objectives import objective_named
-from reranker.meta.reading import EpisodeReader
+from reranker.meta.outer import RATE
+from reranker.meta.reading import EpisodeReader, tokens_at_once
 from reranker.meta.settings import DomainSource, MetaConfig
+from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.meta.tasks import Augmentation, TaskDomain, TaskSampler
 from reranker.meta.trainer import MetaTrainer, TrainingCurve
 from reranker.personal import CONTEXT_FILE, ContextMap
@@ -24,16 +26,14 @@ from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 from reranker.types import ModelInfo
 
-_CPU_TOKENS = 2048
-_CUDA_TOKENS = 32768
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrompt:
     """What `meta_train` wrote.
 
     Attributes:
-        prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it.
+        prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it,
+            `reptile`, `fomaml` and `maml` the `step_sizes.safetensors` that adapt it to a domain.
         curve: losses and validations.
     """
 
@@ -74,7 +74,7 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
     validation = list(TaskSampler(validated, negatives=config.negatives).fixed(config.validation_lists))
     packed = PackedLM(lm, torch.device(config.device))
     renderers = {one.name: one.renderer for one in [*trained, *validated]}
-    max_tokens = _CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS
+    max_tokens = tokens_at_once(packed.device)
     reader = EpisodeReader(
         packed,
         renderers,
@@ -94,6 +94,9 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
     save_peft(prompt, out / "prompt")
     if contexts is not None:
         context_map(trainer.best, source.model_id, source.sha256).save(out / "prompt" / CONTEXT_FILE)
+    if config.adapts_prompts:
+        rates = trainer.best.get(RATE, torch.full_like(start, config.inner_rate)).float().cpu().numpy()
+        StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")
     return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)

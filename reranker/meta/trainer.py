@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,16 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.fusion import ConditionalLogit
+from reranker.meta.coefficients import Recording
 from reranker.meta.contexts import ContextReader
 from reranker.meta.outer import PROMPT, RATE, OuterAlgorithm, algorithm_named
-from reranker.meta.reading import EpisodeReader, Part, Values
+from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import MetaConfig
 from reranker.meta.tasks import Episode, TaskSampler
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, CURVE = "checkpoint.pt", "curve.json"
-_WINDOW_LISTS = 512  # newest lists that the coefficients are fitted on
-_COEFFICIENT_RIDGE = 30.0  # a prior of sd .18 on coefficients at unit scale: they move slower than the prompt
 
 
 @dataclass(kw_only=True)
@@ -46,28 +44,6 @@ class TrainingCurve:
     def best(self) -> tuple[int, float]:
         """The step after which validation was best, and its loss."""
         return min(self.validation, key=lambda pair: (pair[1], pair[0]))
-
-
-class _Recording:
-    """A reader that remembers what it read: the window that coefficients are fitted on."""
-
-    def __init__(self, reader: EpisodeReader | ContextReader) -> None:
-        self.reader = reader
-        self.window: list[dict[str, torch.Tensor]] = []
-
-    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
-        """As the reader reads them."""
-        for part in self.reader.parts(values, episodes):
-            for components, episode in zip(part.components, part.episodes, strict=True):
-                self.window.append(
-                    {
-                        "components": components.cpu().double(),
-                        "evidence": torch.from_numpy(episode.evidence),
-                        "chosen": torch.from_numpy(episode.chosen),
-                    }
-                )
-            yield part
-        del self.window[:-_WINDOW_LISTS]
 
 
 class MetaTrainer:
@@ -107,7 +83,7 @@ class MetaTrainer:
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
         self._reader = reader
         self._loss = reader if contexts is None else contexts
-        self._recording = _Recording(self._loss)
+        self._recording = Recording(self._loss)
         self._sampler = sampler
         self._validation = validation
         self._directory = directory
@@ -185,16 +161,7 @@ class MetaTrainer:
 
     def _refit(self, step: int) -> None:
         """Coefficients in closed form on the newest lists, near where they started: apart from the prompt."""
-        window = self._recording.window
-        raw = torch.cat([one["components"] for one in window]).numpy()
-        evidence = torch.cat([one["evidence"] for one in window]).numpy()
-        chosen = torch.cat([one["chosen"] for one in window]).numpy()
-        list_index = np.repeat(np.arange(len(window)), [len(one["evidence"]) for one in window])
-        spread = np.maximum(raw.std(axis=0), 1e-9)
-        features = np.column_stack([raw / spread, evidence if self.config.evidence else np.zeros(len(raw))])
-        centre = np.array([*(np.array(self.config.coefficients) * spread), 1.0])
-        fitted = ConditionalLogit.fit(features, list_index, chosen, _COEFFICIENT_RIDGE, centre)
-        a, b, c = (float(one) for one in fitted.weights[:3] / spread)
+        a, b, c = self._recording.fit(self.config.coefficients, self.config.evidence)
         self._reader.coefficients = [a, b, c]
         self.curve.coefficients.append((step, a, b, c))
 
@@ -243,7 +210,7 @@ class MetaTrainer:
         if not path.exists():
             return
         kept = torch.load(path, weights_only=True)
-        if kept["config"] != self.config.model_dump_json():
+        if MetaConfig.model_validate_json(kept["config"]) != self.config:
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
             )
