@@ -12,9 +12,11 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.meta.coefficients import Recording
+from reranker.meta.coefficients import ListReader, Recording
 from reranker.meta.contexts import ContextReader
-from reranker.meta.outer import PROMPT, RATE, OuterAlgorithm, algorithm_named
+from reranker.meta.engine_reading import EngineReader
+from reranker.meta.evolution import Evolution
+from reranker.meta.outer import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import MetaConfig
 from reranker.meta.tasks import Episode, TaskSampler
@@ -58,6 +60,7 @@ class MetaTrainer:
         directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
         contexts: reads lists through `reader` under adapted contexts of their users, or None.
         leaves: parameters that are learned beside the prompt: those of the contexts.
+        draws: the objective's random numbers; seeded anew at every step, and alike at every validation.
 
     Raises:
         ConfigError: the checkpoint in `directory` was made with other settings.
@@ -65,7 +68,7 @@ class MetaTrainer:
 
     def __init__(
         self,
-        reader: EpisodeReader,
+        reader: EpisodeReader | EngineReader,
         sampler: TaskSampler,
         validation: Sequence[Episode],
         start: torch.Tensor,
@@ -73,6 +76,7 @@ class MetaTrainer:
         directory: Path,
         contexts: ContextReader | None = None,
         leaves: Mapping[str, torch.Tensor] | None = None,
+        draws: torch.Generator | None = None,
     ) -> None:
         self.config = config
         self.curve = TrainingCurve()
@@ -82,14 +86,13 @@ class MetaTrainer:
             self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
         self._reader = reader
-        self._loss = reader if contexts is None else contexts
+        self._loss: ListReader = reader if contexts is None else contexts
+        self._draws = draws
         self._recording = Recording(self._loss)
         self._sampler = sampler
         self._validation = validation
         self._directory = directory
-        self._algorithm: OuterAlgorithm = algorithm_named(
-            config.algorithm, self._recording, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
-        )
+        self._algorithm = _algorithm(config, self._recording, sampler, self.values[PROMPT])
         self._optimizer = torch.optim.Adam(list(self.values.values()), lr=config.learning_rate)
         self._writer: Any = None
         self._resume()
@@ -97,7 +100,7 @@ class MetaTrainer:
     def run(self, progress: bool = False) -> torch.Tensor:
         """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt."""
         config = self.config
-        self._writer = _tensorboard(self._directory)
+        self._writer = _tensorboard(self._directory, len(self.curve.losses))
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
         )
@@ -112,8 +115,9 @@ class MetaTrainer:
                 last = step + 1 == config.steps
                 if (step + 1) % config.validate_every == 0 or last:
                     self._validate()
-                if (step + 1) % config.checkpoint_every == 0 or last:
+                if (step + 1) % config.checkpoint_every == 0:
                     self._save()
+            self._save()
         if self._writer is not None:
             self._writer.close()
         return self.best[PROMPT]
@@ -122,6 +126,7 @@ class MetaTrainer:
         config = self.config
         for value in self.values.values():
             value.grad = None
+        self._reseed(step + 1)
         if step < config.pretrain_steps:
             loss = self._pretrain(step)
         else:
@@ -144,6 +149,7 @@ class MetaTrainer:
 
     def _pretrain(self, step: int) -> float:
         """Item text alone."""
+        assert isinstance(self._reader, EpisodeReader)
         episodes = self._sampler.batch(step, self.config.lists_per_step)
         total = 0.0
         for loss in self._reader.title_loss(self.values, episodes):
@@ -167,6 +173,7 @@ class MetaTrainer:
 
     def _validate(self) -> None:
         """The objective alone, under the coefficients of this moment."""
+        self._reseed(0)
         weight, self._reader.title_weight = self._reader.title_weight, 0.0
         with torch.no_grad():
             total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
@@ -176,6 +183,11 @@ class MetaTrainer:
         self._scalar("validation_loss", total / len(self._validation), step)
         if self.curve.best[0] == step:
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
+
+    def _reseed(self, number: int) -> None:
+        """Draws depend on the seed and a number alone, so that a resumed run sees the same."""
+        if self._draws is not None:
+            self._draws.manual_seed((self.config.seed << 32) + number)
 
     def _stalled(self) -> bool:
         if not self.config.patience:
@@ -196,6 +208,7 @@ class MetaTrainer:
                 "values": {name: value.detach() for name, value in self.values.items()},
                 "best": self.best,
                 "optimizer": self._optimizer.state_dict(),
+                "algorithm": self._algorithm.state(),
                 "window": self._recording.window,
                 "coefficients": self._reader.coefficients,
                 "curve": vars(self.curve),
@@ -219,16 +232,34 @@ class MetaTrainer:
                 value.copy_(kept["values"][name])
         self.best = kept["best"]
         self._optimizer.load_state_dict(kept["optimizer"])
+        self._algorithm.restore(kept.get("algorithm", {}))
         self._recording.window = kept["window"]
         self._reader.coefficients = list(kept["coefficients"])
         self.curve = TrainingCurve(**kept["curve"])
         logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
 
 
-def _tensorboard(directory: Path) -> Any:
-    """A writer of scalars, where TensorBoard is installed."""
+def _algorithm(config: MetaConfig, loss: EpisodeLoss, sampler: TaskSampler, start: torch.Tensor) -> OuterAlgorithm:
+    if config.algorithm == "es":
+        return Evolution(
+            loss,
+            sampler,
+            config.lists_per_step,
+            start,
+            subspace=config.subspace,
+            sigma=config.sigma,
+            population=config.population,
+            seed=config.seed,
+        )
+    return algorithm_named(
+        config.algorithm, loss, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
+    )
+
+
+def _tensorboard(directory: Path, step: int) -> Any:
+    """A writer of scalars from `step` on, where TensorBoard is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=step)
