@@ -148,9 +148,6 @@ class Reader:
     def adapter(self, steps: int) -> "ContextAdapter":
         """Adapts users' contexts by this many gradient steps.
 
-        The torch engine's model is used where that is the engine; beside others it is loaded once more, for none of
-        them gives gradients.
-
         Raises:
             ConfigError: there is no context map, or torch is not installed.
         """
@@ -159,22 +156,34 @@ class Reader:
                 "there is no context map, so nothing can be adapted to users: train one with `reranker meta-train` "
                 "and algorithm: cavia, and start from the prompt it writes"
             )
+        self.contexts.require_model(self.engine.model)
+        packed = self.packed_lm()
+        from reranker.personal.adaptation import ContextAdapter
+
+        return ContextAdapter(packed, self.renderer, self.soft_prompt(), self.contexts, steps=steps)
+
+    def packed_lm(self) -> "PackedLM":
+        """The model as something that gives gradients.
+
+        The torch engine's own where that is the engine; beside others it is loaded once more.
+
+        Raises:
+            ConfigError: torch is not installed.
+        """
         try:
             import torch
 
             from reranker.engines.causal_lm import load_causal_lm
             from reranker.engines.packed_forward import PackedLM
-            from reranker.personal.adaptation import ContextAdapter
         except ImportError as error:
             raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
-        self.contexts.require_model(self.engine.model)
         if self._packed is None:
             self._packed = getattr(self.engine, "packed_lm", None)
         if self._packed is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             source = resolve_model(self.config.model)
             self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
-        return ContextAdapter(self._packed, self.renderer, self.soft_prompt(), self.contexts, steps=steps)
+        return self._packed
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components).

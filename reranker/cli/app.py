@@ -7,6 +7,7 @@ import typer
 
 from reranker.cli import (
     adapt,
+    adapt_domain,
     data,
     demo,
     evaluate,
@@ -35,6 +36,7 @@ for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evalu
 app.command("data")(data.data)
 app.command("tune-base")(tune_base.tune_base)
 app.command("meta-train")(meta_train.meta_train)
+app.command("adapt-domain")(adapt_domain.adapt_domain)
 app.add_typer(prompts.prompts)
 app.command("models")(models.models)
 app.command("adapt")(adapt.adapt)

@@ -47,12 +47,12 @@ def plackett_luce(samples: int, generator: torch.Generator | None = None) -> Obj
 
     Args:
         samples: rankings drawn a list; at least 2.
-        generator: of the draws.
+        generator: of the draws, on the CPU: the same for a model on any device.
     """
 
     def loss(utilities: torch.Tensor, chosen: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         masked = utilities.masked_fill(~present, _ABSENT)
-        noise = torch.rand((samples, *utilities.shape), generator=generator, device=utilities.device)
+        noise = torch.rand((samples, *utilities.shape), generator=generator).to(utilities.device)
         gumbel = -torch.log(-torch.log(noise.clamp_(1e-9, 1 - 1e-7)))
         order = (masked.detach() + gumbel).argsort(dim=-1, descending=True)  # a ranking a sample (Gumbel top-k)
         ranked = masked.expand_as(order).gather(-1, order)

@@ -39,10 +39,27 @@ class OuterAlgorithm(Protocol):
     name: str
 
     def accumulate(self, values: dict[str, torch.Tensor], step: int) -> float:
-        """Fills `.grad` of the leaves in `values` for a 0-based step; returns the mean loss of the query lists."""
+        """Fills `.grad` of the leaves in `values` for a 0-based step; returns the mean loss of the query lists.
+
+        A leaf without a gradient is left alone by the optimizer: an algorithm without gradients moves it itself.
+        """
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What it must remember from step to step beside the leaves, for a checkpoint."""
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from a `state`."""
 
 
-class Pooled:
+class _Memoryless:
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Nothing to restore."""
+
+
+class Pooled(_Memoryless):
     """The mean loss over lists of all domains; under a loss that adapts users' contexts this is CAVIA."""
 
     def __init__(self, loss: EpisodeLoss, sampler: TaskSampler, lists: int, name: str = "pooled") -> None:
@@ -53,7 +70,7 @@ class Pooled:
         return backward(self._loss, values, self._sampler.batch(step, self._lists))
 
 
-class Reptile:
+class Reptile(_Memoryless):
     """Moves the prompt towards where a few steps on a domain's lists take it."""
 
     name = "reptile"
@@ -80,7 +97,7 @@ class Reptile:
         return total / len(episodes)
 
 
-class MAML:
+class MAML(_Memoryless):
     """The query loss after inner steps on the support lists, by first or second order.
 
     Args:

@@ -155,22 +155,8 @@ class EpisodeReader:
         return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
 
     def _loss(self, components: Sequence[torch.Tensor], episodes: Sequence[Episode]) -> torch.Tensor:
-        weights = components[0].new_tensor(self.coefficients)
-        longest = max(map(len, components))
-        chosen = torch.zeros((len(components), longest), dtype=torch.bool, device=weights.device)
-        present = torch.zeros_like(chosen)
-        padded: list[torch.Tensor] = []
-        titles = components[0].new_zeros(())
-        for row, (one, episode) in enumerate(zip(components, episodes, strict=True)):
-            utility = one @ weights
-            if self._evidence:
-                utility = utility + torch.from_numpy(episode.evidence).to(utility)
-            padded.append(functional.pad(utility, (0, longest - len(one))))
-            picked = torch.from_numpy(episode.chosen).to(chosen.device)
-            chosen[row, : len(one)] = picked
-            present[row, : len(one)] = True
-            titles = titles - one[picked, 1].mean()
-        return self._objective(torch.stack(padded), chosen, present).sum() + self.title_weight * titles
+        losses = list_losses(components, episodes, self.coefficients, self._objective, self._evidence)
+        return losses.sum() + self.title_weight * title_losses(components, episodes).sum()
 
     def _before(self, domain: str, item_ids: Sequence[ItemId], *, candidates: bool = False) -> ItemVectors | None:
         """What stands in for the tokens of items."""
@@ -204,6 +190,40 @@ class EpisodeReader:
             before = sums[row.request]
             sums[row.request] = added if before is None else before + added
         return [one for one in sums if one is not None]
+
+
+def list_losses(
+    components: Sequence[torch.Tensor],
+    episodes: Sequence[Episode],
+    coefficients: Sequence[float],
+    objective: Objective,
+    evidence: bool,
+) -> torch.Tensor:
+    """(lists,) the objective of lists whose components, (n_candidates, 3) each, were read."""
+    weights = components[0].new_tensor(coefficients)
+    longest = max(map(len, components))
+    chosen = torch.zeros((len(components), longest), dtype=torch.bool, device=weights.device)
+    present = torch.zeros_like(chosen)
+    padded: list[torch.Tensor] = []
+    for row, (one, episode) in enumerate(zip(components, episodes, strict=True)):
+        utility = one @ weights
+        if evidence:
+            utility = utility + torch.from_numpy(episode.evidence).to(utility)
+        padded.append(functional.pad(utility, (0, longest - len(one))))
+        chosen[row, : len(one)] = torch.from_numpy(episode.chosen).to(chosen.device)
+        present[row, : len(one)] = True
+    return objective(torch.stack(padded), chosen, present)
+
+
+def title_losses(components: Sequence[torch.Tensor], episodes: Sequence[Episode]) -> torch.Tensor:
+    """(lists,) −mean log p of the chosen titles' tokens after the history: next-title language modelling."""
+    picked = [torch.from_numpy(one.chosen).to(read.device) for read, one in zip(components, episodes, strict=True)]
+    return torch.stack([-read[rows, 1].mean() for read, rows in zip(components, picked, strict=True)])
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens of rows read together, padding included: activations stay near a CPU's cache, or fill a GPU."""
+    return 2048 if device.type == "cpu" else 32768
 
 
 def stand_in(k: int, dim: int) -> TokenSequence:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 
-Algorithm = Literal["pooled", "cavia", "reptile", "fomaml", "maml"]
+Algorithm = Literal["pooled", "cavia", "reptile", "fomaml", "maml", "es"]
 ObjectiveName = Literal["conditional_logit", "bce", "lambdarank", "plackett_luce"]
 
 
@@ -41,7 +41,8 @@ class MetaConfig(BaseModel):
         held_out: domains that are only validated on; without any, `validation_share` of each domain's users are.
         reranker: base model, prompt layout, length of the soft prompt: what will be served.
         algorithm: "pooled" learns one prompt for all lists; "cavia" learns, beside it, contexts that a few steps adapt
-            to a user; the others learn a prompt that a few steps adapt to a domain.
+            to a user; "es" evolves one prompt for all lists without gradients, through the engine of `reranker`; the
+            others learn a prompt that a few steps adapt to a domain.
         objective: of the utilities of a list.
         start: folder of a soft prompt to start from; the written instruction's embeddings without it.
         steps: optimizer steps.
@@ -51,6 +52,9 @@ class MetaConfig(BaseModel):
         inner_steps: gradient steps on the support lists of a task, or on a user's history.
         inner_rate: step size of those on a prompt, in units of its root mean square.
         meta_sgd: learn a step size for each coordinate of a prompt; contexts always have theirs.
+        subspace: floats that "es" searches.
+        sigma: spread of its first members, in units of the prompt's root mean square.
+        population: its members a step, which share `lists_per_step`; 4 + 3 ln(subspace) without it.
         context_dim: floats a user, at most 64.
         context_tokens: soft tokens they become.
         item_tokens: "history" gives items of histories a soft token before their titles, projected from a vector of the
@@ -79,7 +83,7 @@ class MetaConfig(BaseModel):
         checkpoint_every: steps.
         seed: of every draw.
         dtype: the model computes in.
-        device: "cpu", "cuda", ...
+        device: "cpu", "cuda", ...; engines other than torch, which "es" may read through, choose their own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,6 +101,9 @@ class MetaConfig(BaseModel):
     inner_steps: int = Field(default=3, ge=1)
     inner_rate: float = Field(default=0.05, gt=0)
     meta_sgd: bool = False
+    subspace: int = Field(default=16, ge=2)
+    sigma: float = Field(default=0.1, gt=0)
+    population: int | None = Field(default=None, ge=4)
     context_dim: int = Field(default=32, ge=1, le=64)
     context_tokens: int = Field(default=4, ge=1)
     item_tokens: Literal["none", "history", "both"] = "none"
@@ -132,19 +139,23 @@ class MetaConfig(BaseModel):
             raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
         if self.reranker.scoring != "likelihood":
             raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
-        if self.algorithm not in ("pooled", "cavia") and self.lists_per_step < 2 * (self.inner_steps + 1):
+        if self.adapts_prompts and self.lists_per_step < 2 * (self.inner_steps + 1):
             raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
         if self.item_tokens != "none":
             self._learns_item_tokens()
         elif any(one.item_vectors for one in (*self.domains, *self.held_out)):
             raise ValueError("item_vectors are given, but item_tokens is 'none': set it to 'history' or 'both'")
+        if self.meta_sgd and self.algorithm not in ("fomaml", "maml"):
+            raise ValueError(f"meta_sgd: {self.algorithm} takes no inner steps on a prompt whose size it could learn")
+        if self.algorithm == "es" and self.pretrain_steps:
+            raise ValueError("pretrain_steps needs gradients, which es does without")
         return self
 
     def _learns_item_tokens(self) -> None:
         if self.held_out:
             raise ValueError("a projector of item tokens is of its domain alone: leave held_out empty with item_tokens")
         if self.algorithm not in ("pooled", "cavia") or (self.algorithm == "cavia" and self.start is None):
-            raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a start that has contexts")
+            raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a trained start")
         if self.pretrain_steps:
             raise ValueError("pretrain_steps learn the prompt, which item_tokens leave as it is: set it to 0")
 
@@ -162,6 +173,11 @@ class MetaConfig(BaseModel):
                 f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()
             )
             raise ConfigError(f"meta-train settings: {problems}") from error
+
+    @property
+    def adapts_prompts(self) -> bool:
+        """Whether the algorithm has an inner loop over prompts, so that step sizes belong to what it learns."""
+        return self.algorithm in ("reptile", "fomaml", "maml")
 
     def rate(self, step: int) -> float:
         """Learning rate of a 0-based step."""

@@ -2,34 +2,31 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from candidate_gen import ALSRecall
-from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
-from reranker.engines.packed_forward import PackedLM
 from reranker.errors import ConfigError
-from reranker.hub import ResolvedModel, load_dataset, resolve_model
+from reranker.hub import load_dataset
 from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.item_tokens import projector_leaves, trained_item_tokens
 from reranker.meta.objectives import objective_named
-from reranker.meta.outer import PROMPT
-from reranker.meta.reading import EpisodeReader
+from reranker.meta.outer import PROMPT, RATE
+from reranker.meta.reading import EpisodeReader, tokens_at_once
 from reranker.meta.settings import DomainSource, MetaConfig
+from reranker.meta.sides import EngineSide, ModelSide, TorchSide
+from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.meta.tasks import Augmentation, TaskDomain, TaskSampler
 from reranker.meta.trainer import MetaTrainer, TrainingCurve
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
-from reranker.types import ModelInfo
 
 _NEUTRAL = " "
-_CPU_TOKENS = 2048
-_CUDA_TOKENS = 32768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,8 @@ class TrainedPrompt:
 
     Attributes:
         prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it,
-            item tokens come to lie in `item_tokens/`.
+            item tokens come to lie in `item_tokens/`, and `reptile`, `fomaml` and `maml` put the
+            `step_sizes.safetensors` there that adapt it to a domain.
         curve: losses and validations.
     """
 
@@ -53,14 +51,16 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         DataError: a domain without lists to learn from.
         ConfigError: `out` holds a run with other settings.
         PromptError: `config.start` holds no prompt for this model.
+        EngineError: `es` is asked to learn through an engine that takes no soft prompts.
     """
-    source = resolve_model(config.reranker.model)
-    lm: Any = load_causal_lm(source.path, config.dtype, config.device)
-    tokenizer = HubTokenizer(source.path)
-    model = _info(source, lm)
-    domains = [_domain(one, config, tokenizer, model) for one in config.domains]
+    with closing(EngineSide(config) if config.algorithm == "es" else TorchSide(config)) as side:
+        return _train(side, config, out, progress)
+
+
+def _train(side: ModelSide, config: MetaConfig, out: Path, progress: bool) -> TrainedPrompt:
+    domains = [_domain(one, config, side) for one in config.domains]
     if config.held_out:
-        trained, validated = domains, [_domain(one, config, tokenizer, model) for one in config.held_out]
+        trained, validated = domains, [_domain(one, config, side) for one in config.held_out]
     else:
         parts = [one.split(config.validation_share, config.seed) for one in domains]
         trained, validated = [one for one, _ in parts], [one for _, one in parts]
@@ -77,34 +77,29 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         seed=config.seed,
     )
     validation = list(TaskSampler(validated, negatives=config.negatives).fixed(config.validation_lists))
-    packed = PackedLM(lm, torch.device(config.device))
     renderers = {one.name: one.renderer for one in [*trained, *validated]}
-    max_tokens = _CPU_TOKENS if config.device == "cpu" else _CUDA_TOKENS
-    tokens = {} if config.item_tokens == "none" else _start_item_tokens(config, trained, packed)
-    reader = EpisodeReader(
-        packed,
-        renderers,
-        objective_named(config.objective, generator=torch.Generator().manual_seed(config.seed)),
-        config.coefficients,
-        evidence=config.evidence,
-        max_tokens=max_tokens,
-        item_tokens=tokens,
-    )
-    start = _start(config, lm, domains, model)
+    draws = torch.Generator()
+    tokens = {} if config.item_tokens == "none" else _start_item_tokens(config, trained, side)
+    reader = side.reader(renderers, objective_named(config.objective, generator=draws), tokens)
+    start = _start(config, side, domains[0].renderer)
     contexts, leaves = None, {}
     if config.algorithm == "cavia":
-        contexts = ContextReader(reader, packed, renderers, config.inner_steps, max_tokens)
-        leaves = context_leaves(_start_contexts(config, packed, domains[0].renderer), packed.device)
+        assert isinstance(side, TorchSide) and isinstance(reader, EpisodeReader)
+        contexts = ContextReader(reader, side.packed, renderers, config.inner_steps, tokens_at_once(side.device))
+        leaves = context_leaves(_start_contexts(config, side, domains[0].renderer), side.device)
     fixed = {PROMPT, *leaves} if tokens else ()
-    leaves |= projector_leaves(tokens, packed.device)
-    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed)
+    leaves |= projector_leaves(tokens, side.device)
+    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed, draws)
     vectors = trainer.run(progress).float().cpu().numpy()
-    prompt = SoftPrompt(vectors=vectors, name="meta", base_model_id=source.model_id, base_model_sha256=source.sha256)
-    save_peft(prompt, out / "prompt")
+    model = side.model
+    save_peft(SoftPrompt(vectors=vectors, base_model_id=model.model_id, base_model_sha256=model.sha256), out / "prompt")
     if contexts is not None:
-        context_map(trainer.best, source.model_id, source.sha256).save(out / "prompt" / CONTEXT_FILE)
+        context_map(trainer.best, model.model_id, model.sha256).save(out / "prompt" / CONTEXT_FILE)
     if tokens:
-        save_item_tokens(trained_item_tokens(trainer.best, tokens, source.model_id, source.sha256), out / "prompt")
+        save_item_tokens(trained_item_tokens(trainer.best, tokens, model.model_id, model.sha256), out / "prompt")
+    if config.adapts_prompts:
+        rates = trainer.best.get(RATE, torch.full_like(start, config.inner_rate)).float().cpu().numpy()
+        StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")
     return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)
@@ -126,7 +121,7 @@ def plot_curve(curve: TrainingCurve, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _domain(source: DomainSource, config: MetaConfig, tokenizer: HubTokenizer, model: ModelInfo) -> TaskDomain:
+def _domain(source: DomainSource, config: MetaConfig, side: ModelSide) -> TaskDomain:
     settings = config.reranker.prompt
     family = source.family
     if family is None and "family" not in settings.model_fields_set:
@@ -136,7 +131,7 @@ def _domain(source: DomainSource, config: MetaConfig, tokenizer: HubTokenizer, m
     return TaskDomain.build(
         load_dataset(source.data, domain=source.name),
         ALSRecall(),
-        PromptRenderer.from_settings(settings, tokenizer, model.max_length),
+        PromptRenderer.from_settings(settings, side.tokenizer, side.model.max_length),
         n_candidates=config.n_candidates,
         rounds=config.rounds,
         hold_out=config.hold_out,
@@ -145,21 +140,19 @@ def _domain(source: DomainSource, config: MetaConfig, tokenizer: HubTokenizer, m
     )
 
 
-def _start(config: MetaConfig, lm: Any, domains: Sequence[TaskDomain], model: ModelInfo) -> torch.Tensor:
+def _start(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> torch.Tensor:
     k = config.reranker.soft_tokens
-    if config.start is not None:
+    if config.start is None:
+        prompt = SoftPrompt.from_instruction(side, renderer.instruction_token_ids(), k)
+    else:
         prompt = load_peft(config.start)
-        prompt.require_model(model)
+        prompt.require_model(side.model)
         if len(prompt) != k:
             raise ConfigError(f"the prompt in {config.start} has {len(prompt)} tokens, reranker.soft_tokens is {k}")
-    else:
-        ids = torch.tensor(domains[0].renderer.instruction_token_ids(), device=lm.device)
-        vectors = lm.get_input_embeddings()(ids).detach().float().cpu().numpy()
-        prompt = SoftPrompt.from_token_embeddings(vectors, k)
-    return torch.from_numpy(prompt.vectors.copy()).to(lm.device)
+    return torch.from_numpy(prompt.vectors.copy()).to(side.device)
 
 
-def _start_contexts(config: MetaConfig, packed: PackedLM, renderer: PromptRenderer) -> ContextMap:
+def _start_contexts(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> ContextMap:
     """From newlines, which stand between the parts of a prompt anyway; or from `config.start`, where one lies."""
     if config.start is not None and (config.start / CONTEXT_FILE).exists():
         found = ContextMap.load(config.start / CONTEXT_FILE)
@@ -169,11 +162,11 @@ def _start_contexts(config: MetaConfig, packed: PackedLM, renderer: PromptRender
                 f"context_dim {config.context_dim} and context_tokens {config.context_tokens}"
             )
         return found
-    newline = packed.embed([renderer.tokenizer.encode("\n")[-1]])[0].detach().float().cpu().numpy()
+    newline = side.embed_tokens([renderer.tokenizer.encode("\n")[-1]])[0]
     return ContextMap.initial(newline, config.context_tokens, config.context_dim, config.seed)
 
 
-def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], packed: PackedLM) -> dict[str, ItemTokens]:
+def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], side: ModelSide) -> dict[str, ItemTokens]:
     """Every item starts with the same token, which says nothing."""
     given = {one.name: one.item_vectors for one in config.domains}
     tokens = {}
@@ -183,21 +176,10 @@ def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], packed
         table.require_items(domain.popular_ids, domain.name)
         tokens[domain.name] = ItemTokens.initial(
             table,
-            packed.embed(domain.renderer.tokenizer.encode(_NEUTRAL)[-1:])[0].detach().float().cpu().numpy(),
+            side.embed_tokens(domain.renderer.tokenizer.encode(_NEUTRAL)[-1:])[0],
             config.item_token_hidden,
             domain=domain.name,
             candidates=config.item_tokens == "both",
             seed=config.seed,
         )
     return tokens
-
-
-def _info(source: ResolvedModel, lm: Any) -> ModelInfo:
-    config = lm.config.get_text_config()
-    return ModelInfo(
-        model_id=source.model_id,
-        sha256=source.sha256,
-        dim=config.hidden_size,
-        vocab_size=config.vocab_size,
-        max_length=config.max_position_embeddings,
-    )

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.fusion import ConditionalLogit
+from reranker.meta.coefficients import ListReader, Recording
 from reranker.meta.contexts import ContextReader
-from reranker.meta.outer import PROMPT, RATE, OuterAlgorithm, algorithm_named
-from reranker.meta.reading import EpisodeReader, Part, Values
+from reranker.meta.engine_reading import EngineReader
+from reranker.meta.evolution import Evolution
+from reranker.meta.outer import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
+from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import MetaConfig
 from reranker.meta.tasks import Episode, TaskSampler
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, CURVE = "checkpoint.pt", "curve.json"
-_WINDOW_LISTS = 512  # newest lists that the coefficients are fitted on
-_COEFFICIENT_RIDGE = 30.0  # a prior of sd .18 on coefficients at unit scale: they move slower than the prompt
 
 
 @dataclass(kw_only=True)
@@ -48,28 +48,6 @@ class TrainingCurve:
         return min(self.validation, key=lambda pair: (pair[1], pair[0]))
 
 
-class _Recording:
-    """A reader that remembers what it read: the window that coefficients are fitted on."""
-
-    def __init__(self, reader: EpisodeReader | ContextReader) -> None:
-        self.reader = reader
-        self.window: list[dict[str, torch.Tensor]] = []
-
-    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
-        """As the reader reads them."""
-        for part in self.reader.parts(values, episodes):
-            for components, episode in zip(part.components, part.episodes, strict=True):
-                self.window.append(
-                    {
-                        "components": components.cpu().double(),
-                        "evidence": torch.from_numpy(episode.evidence),
-                        "chosen": torch.from_numpy(episode.chosen),
-                    }
-                )
-            yield part
-        del self.window[:-_WINDOW_LISTS]
-
-
 class MetaTrainer:
     """Trains a soft prompt.
 
@@ -83,6 +61,7 @@ class MetaTrainer:
         contexts: reads lists through `reader` under adapted contexts of their users, or None.
         leaves: parameters that are learned beside the prompt: those of the contexts and of item tokens.
         fixed: names of parameters that stay as they start.
+        draws: the objective's random numbers; seeded anew at every step, and alike at every validation.
 
     Raises:
         ConfigError: the checkpoint in `directory` was made with other settings.
@@ -90,7 +69,7 @@ class MetaTrainer:
 
     def __init__(
         self,
-        reader: EpisodeReader,
+        reader: EpisodeReader | EngineReader,
         sampler: TaskSampler,
         validation: Sequence[Episode],
         start: torch.Tensor,
@@ -99,6 +78,7 @@ class MetaTrainer:
         contexts: ContextReader | None = None,
         leaves: Mapping[str, torch.Tensor] | None = None,
         fixed: Collection[str] = (),
+        draws: torch.Generator | None = None,
     ) -> None:
         self.config = config
         self.curve = TrainingCurve()
@@ -110,14 +90,13 @@ class MetaTrainer:
             self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
         self._reader = reader
-        self._loss = reader if contexts is None else contexts
-        self._recording = _Recording(self._loss)
+        self._loss: ListReader = reader if contexts is None else contexts
+        self._draws = draws
+        self._recording = Recording(self._loss)
         self._sampler = sampler
         self._validation = validation
         self._directory = directory
-        self._algorithm: OuterAlgorithm = algorithm_named(
-            config.algorithm, self._recording, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
-        )
+        self._algorithm = _algorithm(config, self._recording, sampler, self.values[PROMPT])
         learned = [value for value in self.values.values() if value.requires_grad]
         self._optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
         self._writer: Any = None
@@ -126,7 +105,7 @@ class MetaTrainer:
     def run(self, progress: bool = False) -> torch.Tensor:
         """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt."""
         config = self.config
-        self._writer = _tensorboard(self._directory)
+        self._writer = _tensorboard(self._directory, len(self.curve.losses))
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
         )
@@ -141,8 +120,9 @@ class MetaTrainer:
                 last = step + 1 == config.steps
                 if (step + 1) % config.validate_every == 0 or last:
                     self._validate()
-                if (step + 1) % config.checkpoint_every == 0 or last:
+                if (step + 1) % config.checkpoint_every == 0:
                     self._save()
+            self._save()
         if self._writer is not None:
             self._writer.close()
         return self.best[PROMPT]
@@ -151,6 +131,7 @@ class MetaTrainer:
         config = self.config
         for value in self.values.values():
             value.grad = None
+        self._reseed(step + 1)
         if step < config.pretrain_steps:
             loss = self._pretrain(step)
         else:
@@ -173,6 +154,7 @@ class MetaTrainer:
 
     def _pretrain(self, step: int) -> float:
         """Item text alone."""
+        assert isinstance(self._reader, EpisodeReader)
         episodes = self._sampler.batch(step, self.config.lists_per_step)
         total = 0.0
         for loss in self._reader.title_loss(self.values, episodes):
@@ -190,21 +172,13 @@ class MetaTrainer:
 
     def _refit(self, step: int) -> None:
         """Coefficients in closed form on the newest lists, near where they started: apart from the prompt."""
-        window = self._recording.window
-        raw = torch.cat([one["components"] for one in window]).numpy()
-        evidence = torch.cat([one["evidence"] for one in window]).numpy()
-        chosen = torch.cat([one["chosen"] for one in window]).numpy()
-        list_index = np.repeat(np.arange(len(window)), [len(one["evidence"]) for one in window])
-        spread = np.maximum(raw.std(axis=0), 1e-9)
-        features = np.column_stack([raw / spread, evidence if self.config.evidence else np.zeros(len(raw))])
-        centre = np.array([*(np.array(self.config.coefficients) * spread), 1.0])
-        fitted = ConditionalLogit.fit(features, list_index, chosen, _COEFFICIENT_RIDGE, centre)
-        a, b, c = (float(one) for one in fitted.weights[:3] / spread)
+        a, b, c = self._recording.fit(self.config.coefficients, self.config.evidence)
         self._reader.coefficients = [a, b, c]
         self.curve.coefficients.append((step, a, b, c))
 
     def _validate(self) -> None:
         """The objective alone, under the coefficients of this moment."""
+        self._reseed(0)
         weight, self._reader.title_weight = self._reader.title_weight, 0.0
         with torch.no_grad():
             total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
@@ -214,6 +188,11 @@ class MetaTrainer:
         self._scalar("validation_loss", total / len(self._validation), step)
         if self.curve.best[0] == step:
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
+
+    def _reseed(self, number: int) -> None:
+        """Draws depend on the seed and a number alone, so that a resumed run sees the same."""
+        if self._draws is not None:
+            self._draws.manual_seed((self.config.seed << 32) + number)
 
     def _stalled(self) -> bool:
         if not self.config.patience:
@@ -234,6 +213,7 @@ class MetaTrainer:
                 "values": {name: value.detach() for name, value in self.values.items()},
                 "best": self.best,
                 "optimizer": self._optimizer.state_dict(),
+                "algorithm": self._algorithm.state(),
                 "window": self._recording.window,
                 "coefficients": self._reader.coefficients,
                 "curve": vars(self.curve),
@@ -248,7 +228,7 @@ class MetaTrainer:
         if not path.exists():
             return
         kept = torch.load(path, weights_only=True)
-        if kept["config"] != self.config.model_dump_json():
+        if MetaConfig.model_validate_json(kept["config"]) != self.config:
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
             )
@@ -257,16 +237,34 @@ class MetaTrainer:
                 value.copy_(kept["values"][name])
         self.best = kept["best"]
         self._optimizer.load_state_dict(kept["optimizer"])
+        self._algorithm.restore(kept.get("algorithm", {}))
         self._recording.window = kept["window"]
         self._reader.coefficients = list(kept["coefficients"])
         self.curve = TrainingCurve(**kept["curve"])
         logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
 
 
-def _tensorboard(directory: Path) -> Any:
-    """A writer of scalars, where TensorBoard is installed."""
+def _algorithm(config: MetaConfig, loss: EpisodeLoss, sampler: TaskSampler, start: torch.Tensor) -> OuterAlgorithm:
+    if config.algorithm == "es":
+        return Evolution(
+            loss,
+            sampler,
+            config.lists_per_step,
+            start,
+            subspace=config.subspace,
+            sigma=config.sigma,
+            population=config.population,
+            seed=config.seed,
+        )
+    return algorithm_named(
+        config.algorithm, loss, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
+    )
+
+
+def _tensorboard(directory: Path, step: int) -> Any:
+    """A writer of scalars from `step` on, where TensorBoard is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=step)

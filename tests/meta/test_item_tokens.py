@@ -284,7 +284,7 @@ def test_a_table_of_other_items_is_refused(tiny: Path, data: Dataset, tmp_path: 
     [
         ({"held_out": [{"name": "other", "data": "x"}]}, "leave held_out empty"),
         ({"algorithm": "reptile"}, "learned by algorithm 'pooled'"),
-        ({"algorithm": "cavia"}, "with a start"),
+        ({"algorithm": "cavia"}, "with a trained start"),
         ({"pretrain_steps": 2}, "pretrain_steps"),
         ({"item_tokens": "none", "domains": [{"name": "d", "data": "x", "item_vectors": "v.csv"}]}, "item_tokens is"),
         ({"item_tokens": "yes"}, "item_tokens"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from reranker.meta.objectives import conditional_logit
 from reranker.meta.outer import MAML, Pooled, Reptile, adapt, backward
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
+from reranker.meta.step_sizes import StepSizes
 from reranker.meta.tasks import Augmentation, Episode, TaskDomain, TaskSampler
 from reranker.meta.train import meta_train
 from reranker.meta.trainer import MetaTrainer
@@ -31,8 +31,8 @@ from reranker.softprompt import SoftPrompt, load_peft
 from reranker.tables import Dataset, write_table
 from reranker.types import UserState
 from tests.engines.models import save_tiny_model
+from tests.meta.toys import TITLES, circle
 
-TITLES = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta"]
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
 COEFFICIENTS = (1.0, 0.5, -1.0)
 
@@ -44,11 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    """Everyone goes round the same items in the same order, from a place of their own."""
-    rows = [(f"u{user}", f"i{(user + step) % 8}", 10 * user + step) for user in range(24) for step in range(6)]
-    interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
-    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(8)], "title": TITLES, "category": ["c"] * 8})
-    return Dataset(interactions=interactions, items=items, domain="generic")
+    return circle()
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +317,7 @@ def test_nothing_to_learn_from(domain: TaskDomain) -> None:
         TaskSampler([empty])
 
 
-@pytest.mark.parametrize("algorithm", ["pooled", "cavia"])
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "fomaml"])
 def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_table(data.interactions, folder / "interactions.parquet")
@@ -331,6 +327,8 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
             "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
             "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
             "algorithm": algorithm,
+            "meta_sgd": algorithm == "fomaml",
+            "inner_steps": 1,
             "context_dim": 5,
             "steps": 2,
             "lists_per_step": 4,
@@ -346,6 +344,12 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
     assert written.base_model_sha256
     assert (tmp_path / "out" / "curve.json").exists()
     assert (trained.prompt / CONTEXT_FILE).exists() == (algorithm == "cavia")
+    sizes = StepSizes.beside(trained.prompt)
+    assert (sizes is not None) == (algorithm == "fomaml")
+    if sizes is not None:
+        sizes.require_prompt(written)
+        assert sizes.steps == 1
+        assert sizes.rates.std() > 0
     if algorithm == "cavia":
         contexts = ContextMap.load(trained.prompt / CONTEXT_FILE)
         assert (contexts.dim, contexts.base.shape) == (5, (4, 32))

@@ -1,0 +1,56 @@
+"""`reranker adapt-domain`: a trained prompt, adapted to your domain in a few steps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import (
+    DatasetOption,
+    DomainOption,
+    DtypeOption,
+    InteractionsOption,
+    ItemsOption,
+    ModelOption,
+    dataset_from_flags,
+    given,
+    settings_from_yaml,
+)
+
+
+def adapt_domain(
+    start: Annotated[str, typer.Option("--start", help="folder of a prompt that `meta-train` wrote; or default")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the domain's prompt")],
+    interactions: InteractionsOption = None,
+    items: ItemsOption = None,
+    dataset: DatasetOption = None,
+    domain: DomainOption = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
+    model: ModelOption = None,
+    dtype: DtypeOption = None,
+    n: Annotated[int | None, typer.Option("--n", help="length of the recall lists")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="as many as the prompt was trained for")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="step size, where the prompt has learned none")] = None,
+    users: Annotated[int | None, typer.Option("--users", min=1, help="users to learn from (100)")] = None,
+    lists_per_step: Annotated[int | None, typer.Option("--lists-per-step", min=1, help="(64)")] = None,
+    hold_out: Annotated[
+        int | None, typer.Option("--hold-out", min=0, help="newest interactions a user that are not seen (1)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
+) -> None:
+    """Adapt a prompt to a domain on lists of a few of its users; kept only if better on other users' lists."""
+    from reranker.meta.adapt_domain import AdaptationSettings
+    from reranker.meta.adapt_domain import adapt_domain as run
+    from reranker.meta.step_sizes import StepSizes
+    from reranker.pipeline import Reranker
+
+    settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n), "engine": "torch"}
+    reranker = Reranker.from_pretrained(start, **settings)
+    data = dataset_from_flags(dataset, interactions, items, domain)
+    adaptation = AdaptationSettings(
+        **given(steps=steps, rate=rate, users=users, lists_per_step=lists_per_step, hold_out=hold_out, seed=seed)
+    )
+    sizes = None if start == "default" else StepSizes.beside(Path(start))
+    adapted = run(reranker, data, sizes=sizes, settings=adaptation, progress=True)
+    adapted.save(out)
+    typer.echo(f"{adapted.in_words()}; prompt in {out}")

@@ -1,0 +1,60 @@
+"""Reading episodes through an engine: what `EpisodeReader` computes, without gradients and wherever the model runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from reranker.meta.objectives import Objective
+from reranker.meta.reading import PROMPT, Part, Values, list_losses, title_losses
+from reranker.meta.tasks import Episode
+from reranker.prompting import PromptRenderer
+from reranker.protocols import Engine
+from reranker.scoring import LikelihoodScoring, ScoringList
+from reranker.types import TokenSequence
+
+
+class EngineReader:
+    """The loss of episodes under a prompt, by the read-out that serves.
+
+    Args:
+        engine: any that reads soft prompts.
+        renderers: domain -> how its prompts are written.
+        objective: of the utilities.
+        coefficients: (3,) of sum, mean and prior; may be set anew at any time.
+        title_weight: weight of the self-supervised part: −mean log p of the chosen titles' tokens.
+        evidence: whether the evidence stands in the utility.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderers: Mapping[str, PromptRenderer],
+        objective: Objective,
+        coefficients: Sequence[float],
+        *,
+        title_weight: float = 0.0,
+        evidence: bool = True,
+    ) -> None:
+        self.coefficients = list(coefficients)
+        self.title_weight = title_weight
+        self._engine, self._renderers = engine, renderers
+        self._objective, self._evidence = objective, evidence
+
+    def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
+        """As `EpisodeReader.parts`, one part a domain, without a graph.
+
+        Raises:
+            EngineError: the engine takes no vectors, or a prompt does not fit.
+        """
+        vectors = values[PROMPT].detach().float().cpu().numpy()
+        soft = TokenSequence.from_vectors(np.ascontiguousarray(vectors))
+        for domain in dict.fromkeys(one.domain for one in episodes):
+            mine = [one for one in episodes if one.domain == domain]
+            lists = [ScoringList(history=one.history, candidates=one.candidates, soft_prompt=soft) for one in mine]
+            # No store of priors: those of a prompt that is tried once are of no use later.
+            scored = LikelihoodScoring(self._engine, self._renderers[domain]).score_components(lists)
+            components = [torch.from_numpy(one) for one in scored]
+            losses = list_losses(components, mine, self.coefficients, self._objective, self._evidence)
+            loss = losses.sum() + self.title_weight * title_losses(components, mine).sum()
+            yield Part(loss=loss, components=components, episodes=mine)

@@ -1,0 +1,120 @@
+"""Where the model of a training run is: in this process with gradients, or behind an engine without."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reranker.engines import AUTO, choose_engine, load_engine
+from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.packed_forward import PackedLM
+from reranker.hub import resolve_model
+from reranker.item_tokens import ItemTokens
+from reranker.meta.engine_reading import EngineReader
+from reranker.meta.objectives import Objective
+from reranker.meta.reading import EpisodeReader, tokens_at_once
+from reranker.meta.settings import MetaConfig
+from reranker.prompting import PromptRenderer
+from reranker.protocols import Tokenizer
+from reranker.types import ModelInfo
+
+
+class ModelSide(Protocol):
+    """What training needs of a model.
+
+    Attributes:
+        model: what it is.
+        tokenizer: of prompts.
+        device: where the prompt is learned.
+    """
+
+    model: ModelInfo
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(token_ids), dim) rows of the input embedding table."""
+
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EpisodeReader | EngineReader:
+        """What reads episodes, under the item tokens of each domain."""
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+class TorchSide:
+    """The model in this process; gradients reach the prompt."""
+
+    def __init__(self, config: MetaConfig) -> None:
+        source = resolve_model(config.reranker.model)
+        lm: Any = load_causal_lm(source.path, config.dtype, config.device)
+        text = lm.config.get_text_config()
+        self.model = ModelInfo(
+            model_id=source.model_id,
+            sha256=source.sha256,
+            dim=text.hidden_size,
+            vocab_size=text.vocab_size,
+            max_length=text.max_position_embeddings,
+        )
+        self.tokenizer: Tokenizer = HubTokenizer(source.path)
+        self.device = torch.device(config.device)
+        self.packed = PackedLM(lm, self.device)
+        self._config = config
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self.packed.embed(token_ids).detach().float().cpu().numpy()
+        return rows
+
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EpisodeReader:
+        return EpisodeReader(
+            self.packed,
+            renderers,
+            objective,
+            self._config.coefficients,
+            evidence=self._config.evidence,
+            max_tokens=tokens_at_once(self.device),
+            item_tokens=item_tokens,
+        )
+
+    def close(self) -> None:
+        """Nothing to free but memory."""
+
+
+class EngineSide:
+    """The engine that the reranker's settings name.
+
+    Raises:
+        EngineError: it takes no soft prompts.
+    """
+
+    def __init__(self, config: MetaConfig) -> None:
+        settings = config.reranker
+        name = choose_engine().name if settings.engine == AUTO else settings.engine
+        options: dict[str, Any] = {**settings.engine_options}
+        if name == "torch":
+            options.setdefault("device", config.device)
+        self._engine = load_engine(name, settings.model, dtype=config.dtype, **options)
+        self.model, self.tokenizer = self._engine.model, self._engine.tokenizer
+        self.device = torch.device("cpu")
+        self._config = config
+        self.embed_tokens(self.tokenizer.encode("\n"))  # an engine without vectors says so now, not after the recall
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._engine.embed_tokens(token_ids)
+
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EngineReader:
+        assert not item_tokens, "MetaConfig refuses them with es"
+        return EngineReader(
+            self._engine, renderers, objective, self._config.coefficients, evidence=self._config.evidence
+        )
+
+    def close(self) -> None:
+        self._engine.close()
