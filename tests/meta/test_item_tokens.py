@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from candidate_gen import PopularityRecall
+from candidate_gen import ALSRecall, PopularityRecall
 from reranker import Reranker
+from reranker.domain import with_newer_items
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, DataError
+from reranker.fusion import EvidenceModel
 from reranker.item_tokens import WEIGHTS, ItemTokens, VectorTable, load_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves
 from reranker.meta.item_tokens import projector_leaves
@@ -253,6 +255,10 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
     assert kept is not None and reranker.reader.item_tokens is not None
     assert kept.sha256 == reranker.reader.item_tokens.sha256
     pd.testing.assert_frame_equal(again.score_all(candidates), with_tokens)
+    seen = again.explain(recall.recommend(["u3"], 6))
+    assert [len(one.sequence.vectors) for one in seen.prompt.request.candidates] == [
+        int(item in kept.table.item_ids) for item in recall.recommend(["u3"], 6)["item_id"]
+    ]
     reranker.reader.item_tokens = None
     assert np.abs(reranker.score_all(candidates)["llm"] - with_tokens["llm"]).max() > 1e-4
 
@@ -263,6 +269,30 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
         assert list(again.reader.item_tokens.table.item_ids) == ITEMS[:7]
         with pytest.raises(DataError, match="another space"):
             again.fit(data, recall, item_vectors=clip.assign(vector=clip["vector"].tolist()[::-1]))
+
+
+def test_items_that_came_later_get_the_tokens_of_their_rotated_vectors(
+    data: Dataset, tokens: ItemTokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tokens over a recall space meet another fit of it with one item more; a space of another kind adds nothing."""
+    recall = ALSRecall(factors=3).fit(data.interactions)
+    space = VectorTable.build(ITEMS, recall.item_factors(ITEMS))
+    turn = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0].astype(np.float32)
+    trained = VectorTable.build(ITEMS[:7], space.vectors[:7] @ turn)
+    known = replace(tokens, table=trained, inner=tokens.inner[:3])
+    evidence = EvidenceModel.fit(data.interactions, data.items, ITEMS, space.vectors)
+    grown = with_newer_items(known, evidence)
+    assert grown is not None
+    assert list(grown.table.item_ids) == ITEMS
+    np.testing.assert_array_equal(grown.table.vectors[:7], trained.vectors)
+    np.testing.assert_allclose(grown.table.vectors[7], space.vectors[7] @ turn, atol=1e-4)
+    far = np.random.default_rng(5).standard_normal((8, 3)).astype(np.float32)
+    other = EvidenceModel.fit(data.interactions, data.items, ITEMS, far)
+    assert with_newer_items(known, other) is known
+    assert "another space" in caplog.text
+    clip = replace(known, table=replace(trained, name="clip.parquet"))
+    assert with_newer_items(clip, evidence) is clip
+    assert with_newer_items(None, evidence) is None
 
 
 def test_vectors_that_nothing_was_trained_on_are_refused(data: Dataset) -> None:
