@@ -24,7 +24,7 @@ from reranker.meta.objectives import conditional_logit
 from reranker.meta.outer import backward
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
-from reranker.meta.tasks import TaskDomain, TaskSampler
+from reranker.meta.tasks import Episode, TaskDomain, TaskSampler
 from reranker.meta.train import meta_train
 from reranker.meta.trainer import MetaTrainer
 from reranker.personal import ContextMap
@@ -185,6 +185,50 @@ def test_the_projector_learns_and_the_rest_stays(
     for name, leaf in {**others, **projector}.items():
         assert torch.equal(trainer.values[name], leaf) == (name in others), name
     assert trainer.curve.best[1] < 0.9 * trainer.curve.validation[0][1]
+
+
+class Killed(TaskSampler):
+    """Draws for steps 0, 1 and 2, and no further."""
+
+    def batch(self, step: int, n: int) -> list[Episode]:
+        if step > 2:
+            raise KeyboardInterrupt
+        return super().batch(step, n)
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    tiny: Path, domain: TaskDomain, tokens: ItemTokens, tmp_path: Path
+) -> None:
+    config = MetaConfig.model_validate(
+        {
+            "domains": (DomainSource(name="generic", data="unused"),),
+            "item_tokens": "both",
+            "steps": 6,
+            "lists_per_step": 4,
+            "learning_rate": 0.05,
+            "refit_every": 3,
+            "checkpoint_every": 2,
+        }
+    )
+
+    def trainer(sampler: TaskSampler, folder: str) -> MetaTrainer:
+        lists = reader(packed(tiny), domain, tokens)
+        validation = list(TaskSampler([domain]).fixed(4))
+        leaves = projector_leaves({domain.name: tokens}, torch.device("cpu"))
+        return MetaTrainer(
+            lists, sampler, validation, prompt(), config, tmp_path / folder, leaves=leaves, fixed={"prompt"}
+        )
+
+    whole = trainer(TaskSampler([domain]), "whole")
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(Killed([domain]), "broken").run()
+    again = trainer(TaskSampler([domain]), "broken")
+    assert len(again.curve.losses) == 2
+    again.run()
+    assert again.curve == whole.curve
+    for name, value in whole.values.items():
+        assert torch.equal(again.values[name], value), name
 
 
 def test_vectors_know_of_no_choice_that_is_replayed(data: Dataset, tiny: Path) -> None:
