@@ -19,14 +19,15 @@ from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
 from reranker.fusion import Blend, EvidenceModel, Order, as_order
-from reranker.item_tokens import ItemTokens, load_item_tokens
-from reranker.personal import CONTEXT_FILE, AdaptReport, ContextMap, Support
+from reranker.item_tokens import ItemTokens
+from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
 from reranker.reader import Reader
 from reranker.scoring import PriorStore, ScoringList
-from reranker.softprompt import PromptBank, load_peft
+from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
+from reranker.trained import Trained
 from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,9 @@ class Reranker:
             PromptError: `name` is a directory without a usable soft prompt.
         """
         engine, settings = _named_engine(engine, settings)
-        prompts, contexts, item_tokens = PromptBank(), None, {}
-        if str(name) != "default":
-            prompts.add_meta(load_peft(Path(name)))
-            if (Path(name) / CONTEXT_FILE).exists():
-                contexts = ContextMap.load(Path(name) / CONTEXT_FILE)
-            item_tokens = load_item_tokens(Path(name))
-        return cls(RerankerConfig.from_mapping(settings), engine, prompts, contexts, item_tokens)
+        trained = Trained() if str(name) == "default" else Trained.load(Path(name))
+        prompts = PromptBank(meta=trained.prompt)
+        return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
 
     def fit(
         self,
