@@ -11,6 +11,7 @@ from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.llm import CountingEngine, Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.item_tokens import ItemTokens, VectorTable
+from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
 from tests.pipeline import toys
@@ -94,7 +95,8 @@ def test_item_tokens_are_those_of_the_domain_that_is_judged(lists):
 
     def with_tokens(domain):
         config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
-        return Readings(ScriptedEngine(), config, {"toy": "movies"}, item_tokens={domain: tokens})
+        trained = Trained(item_tokens={domain: tokens})
+        return Readings(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
 
     bare = Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
     assert not np.array_equal(with_tokens("toy").of(test), bare.of(test))
