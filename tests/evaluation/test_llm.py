@@ -95,7 +95,7 @@ def test_item_tokens_are_those_of_the_domain_that_is_judged(lists):
 
     def with_tokens(domain):
         config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
-        trained = Trained(item_tokens={domain: tokens})
+        trained = {"toy": Trained(item_tokens={domain: tokens})}
         return Readings(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
 
     bare = Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
