@@ -74,7 +74,8 @@ def with_newer_items(tokens: ItemTokens | None, evidence: EvidenceModel) -> Item
     if tokens is None or tokens.table.name != RECALL:
         return tokens
     try:
-        return tokens.extended(VectorTable.build(evidence.item_ids, evidence.vectors))
+        newer = VectorTable.build(evidence.item_ids, evidence.vectors)
+        return tokens.extended(newer) if (tokens.table.rows(newer.item_ids) < 0).any() else tokens
     except DataError as error:
         logger.warning("items without a token stay without one: %s", error)
         return tokens

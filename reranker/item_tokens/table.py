@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RECALL = "recall"
 """Name of tables that a recall stage's item space gave."""
 
-_SAME = 0.99  # mean cosine from which two tables are taken for one space as it is
+_SAME = 0.99  # correlation from which two tables are taken for one space as it is
 _ALIGNED = 0.6  # and from which a rotation of the one is taken for the other
 _CHECKED_SHARE = 0.25
 
@@ -35,17 +35,15 @@ class VectorTable:
         item_ids: the items that have a vector.
         vectors: (n_items, d) float32.
         name: where they come from: "recall", or the name of a file.
-        left_out: items that came without a vector, or with zeros; they are not in the table.
     """
 
     item_ids: Sequence[ItemId]
     vectors: NDArray[np.float32]
     name: str = RECALL
-    left_out: int = 0
 
     @classmethod
     def build(cls, item_ids: Sequence[ItemId], vectors: NDArray[np.float32], name: str = RECALL) -> "VectorTable":
-        """From (len(item_ids), d) vectors of any length; rows of zeros are left out and counted.
+        """From (len(item_ids), d) vectors of any length; rows of zeros are left out, and counted in the log.
 
         Raises:
             DataError: no item has a vector.
@@ -54,11 +52,12 @@ class VectorTable:
         kept = np.flatnonzero(lengths > 0)
         if not len(kept):
             raise DataError(f"table {name!r}: none of its {len(item_ids)} items has a vector other than zeros")
+        if len(kept) < len(item_ids):
+            logger.info("table %r: %d of %d items have no vector", name, len(item_ids) - len(kept), len(item_ids))
         return cls(
             item_ids=[item_ids[row] for row in kept],
             vectors=(vectors[kept] / lengths[kept, None]).astype(np.float32),
             name=name,
-            left_out=len(item_ids) - len(kept),
         )
 
     @classmethod
@@ -133,27 +132,31 @@ class VectorTable:
             item_ids=[*self.item_ids, *(other.item_ids[row] for row in new)],
             vectors=np.concatenate([self.vectors, moved.astype(np.float32)]),
             name=self.name,
-            left_out=other.left_out,
         )
 
     def _rotation(self, vectors: NDArray[np.float32], rows: IntArray, name: str) -> NDArray[np.float32] | None:
         """(d, d) from the other space into this one; None where they are the same."""
         mine = self.vectors[rows]
-        if len(rows) and float((vectors * mine).sum(axis=1).mean()) >= _SAME:
+        if len(rows) and _correlation(vectors, mine) >= _SAME:
             return None
         order = np.random.default_rng(0).permutation(len(rows))
         checked, fitted = np.split(order, [round(_CHECKED_SHARE * len(rows))])
         near = 0.0
-        if len(checked):
-            rotated = vectors[checked] @ _procrustes(vectors[fitted], mine[fitted])
-            near = float((rotated * mine[checked]).sum(axis=1).mean())
+        if len(fitted) > self.dim:  # fewer leave the rotation open
+            near = _correlation(vectors[checked] @ _procrustes(vectors[fitted], mine[fitted]), mine[checked])
         if near < _ALIGNED:
             raise DataError(
                 f"item vectors of {name!r} are of another space than those of {self.name!r} that the item tokens were "
-                f"trained on: {len(rows)} items are in both, and no rotation brings them together (mean cosine "
+                f"trained on: {len(rows)} items are in both, and no rotation brings them together (correlation "
                 f"{near:.2f}, needed {_ALIGNED}). Train item tokens on these vectors"
             )
         return _procrustes(vectors, mine)
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Of all numbers of two tables, each about its mean: what all items share (embeddings often do) says nothing."""
+    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+    return float((one * other).sum() / max(1e-9, np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _procrustes(vectors: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -155,7 +155,7 @@ class MetaConfig(BaseModel):
         if self.held_out:
             raise ValueError("a projector of item tokens is of its domain alone: leave held_out empty with item_tokens")
         if self.algorithm not in ("pooled", "cavia") or (self.algorithm == "cavia" and self.start is None):
-            raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a start that has contexts")
+            raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a trained start")
         if self.pretrain_steps:
             raise ValueError("pretrain_steps learn the prompt, which item_tokens leave as it is: set it to 0")
 

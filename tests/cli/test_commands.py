@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from reranker import Reranker
+from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
+from reranker.softprompt import SoftPrompt, save_peft
 from tests.pipeline import toys
 
 CONFIG = "engine: scripted\nfit_users: 30\nprompt: {title_tokens: 64, history_tokens: 2048}\n"
@@ -77,6 +80,28 @@ def test_inspect_shows_spans_and_scores(folder):
     assert "'nobody'" in refused(
         "inspect", "--bundle", folder / "bundle", "--user", "nobody", "--candidates", folder / "candidates.parquet"
     )
+
+
+def test_fit_takes_a_trained_prompt_and_newer_item_vectors(folder):
+    items = pd.read_parquet(folder / "items.parquet")["item_id"].tolist()
+    vectors = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)
+    token = np.ones(16, dtype=np.float32)
+    table = VectorTable.build(items[:20], vectors[:20], "clip.parquet")
+    start = ItemTokens.initial(table, token, 2, domain="generic", candidates=True)
+    save_peft(SoftPrompt(vectors=np.ones((2, 16), dtype=np.float32)), folder / "prompt")
+    save_item_tokens({"generic": start}, folder / "prompt")
+    newer = pd.DataFrame({"item_id": items[:30], "vector": vectors[:30].tolist()})
+    newer.to_parquet(folder / "clip.parquet")
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    options = ("--config", folder / "settings.yaml", "--n", 12)
+    prompt = ("--prompt", folder / "prompt", "--item-vectors", folder / "clip.parquet")
+    said, _ = run("fit", *tables, *options, *prompt, "--out", folder / "with-tokens")
+    assert "item tokens: 30 of 32 items have a vector" in said
+    kept = Reranker.load(folder / "with-tokens").reader.item_tokens
+    assert list(kept.table.item_ids) == items[:30]
+    assert (folder / "with-tokens" / "item_tokens.safetensors").exists()
+    message = refused("fit", *tables, *options, *prompt[2:], "--out", folder / "never")
+    assert "no item tokens were trained for the domain 'generic'" in message
 
 
 def test_data_and_models_describe(folder):

@@ -13,7 +13,7 @@ from reranker.engines.torch_engine import TorchEngine
 from reranker.engines.vllm_engine import VLLMEngine
 from reranker.errors import EngineError
 from reranker.protocols import Engine
-from reranker.types import GenerationRequest, ScoringRequest, TokenSequence
+from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.generation import SoftGeneratorContract, asked, text_of
 
@@ -84,6 +84,35 @@ class TestVLLM(EngineContract, SoftGeneratorContract):
         first = engine.span_log_likelihoods([request])[0].sums
         again = engine.span_log_likelihoods([request])[0].sums
         np.testing.assert_allclose(again, first, atol=1e-3, rtol=0)
+
+    def test_a_vector_before_every_item(self, engine: Engine) -> None:
+        """8 items of the history and 50 candidates, each with a vector of its own: lists that fill the 64 slots."""
+        torch_engine = TorchEngine("smollm2-135m", dtype="float32")
+        rng = np.random.default_rng(0)
+        vectors = torch_engine.embed_tokens(range(1000, 1200))
+
+        def with_vectors(picked: list[int]) -> list[TokenSequence]:
+            return [
+                TokenSequence.concatenate(
+                    [plain([7]), TokenSequence.from_vectors(vectors[row : row + 1]), plain(rng.integers(0, 9000, 3))]
+                )
+                for row in picked
+            ]
+
+        requests = [
+            ScoringRequest(
+                prefix=TokenSequence.concatenate(with_vectors(list(range(start, start + 8)))),
+                candidates=tuple(
+                    CandidateSpan(sequence=one, scored_from=2)
+                    for one in with_vectors(list(range(start + 8, start + 58)))
+                ),
+            )
+            for start in (0, 60, 120)
+        ]
+        for ours, theirs in zip(
+            engine.span_log_likelihoods(requests), torch_engine.span_log_likelihoods(requests), strict=True
+        ):
+            np.testing.assert_allclose(ours.sums, theirs.sums, atol=1e-3, rtol=0)
 
     def test_more_vectors_than_slots_over_a_batch(self, engine: Engine) -> None:
         def soft(seed: int) -> ScoringRequest:

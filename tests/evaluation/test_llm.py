@@ -10,6 +10,8 @@ from reranker.errors import ConfigError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.llm import CountingEngine, Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.item_tokens import ItemTokens, VectorTable
+from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
 from tests.pipeline import toys
@@ -76,6 +78,30 @@ def test_components_stand_on_their_rows(lists):
     same_taste = test.candidates.user_id.str[1:].astype(int) % 4 == test.candidates.item_id.str[1].astype(int)
     gain = read.of(test)[:, 0] - read.of(test)[:, 2]
     assert gain[same_taste].mean() > gain[~same_taste].mean()
+
+
+def test_item_tokens_are_those_of_the_domain_that_is_judged(lists):
+    _, test = lists
+    items = [f"g{group}i{number}" for group in range(4) for number in range(8)]
+    random = np.random.default_rng(0)
+    start = ItemTokens.initial(
+        VectorTable.build(items, random.standard_normal((32, 3))),
+        random.standard_normal(16).astype(np.float32),
+        2,
+        domain="toy",
+        candidates=True,
+    )
+    tokens = replace(start, outer=random.standard_normal((2, 16)))
+
+    def with_tokens(domain):
+        config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
+        trained = {"toy": Trained(item_tokens={domain: tokens})}
+        return Readings(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
+
+    bare = Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
+    assert not np.array_equal(with_tokens("toy").of(test), bare.of(test))
+    assert np.array_equal(with_tokens("movies").of(test), bare.of(test))
+    assert len({one.fingerprint for one in (bare, with_tokens("toy"), with_tokens("movies"))}) == 3
 
 
 def test_only_covered_lists_teach_and_always_the_same(lists):

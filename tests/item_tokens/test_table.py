@@ -20,11 +20,12 @@ def directions(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_vectors_come_to_unit_length_and_items_without_one_are_counted() -> None:
-    table = VectorTable.from_frame(listed(a=[3.0, 4.0], b=[0, 0], c=None, d=(0, -2)))
+def test_vectors_come_to_unit_length_and_items_without_one_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        table = VectorTable.from_frame(listed(a=[3.0, 4.0], b=[0, 0], c=None, d=(0, -2)))
     assert list(table.item_ids) == ["a", "d"]
     np.testing.assert_allclose(table.vectors, [[0.6, 0.8], [0, -1]])
-    assert table.left_out == 2
+    assert "2 of 4 items have no vector" in caplog.text
     assert table.rows(["d", "b", "nobody", "a"]).tolist() == [1, -1, -1, 0]
 
 
@@ -35,7 +36,7 @@ def test_numeric_columns_are_coordinates(tmp_path: Path, suffix: str) -> None:
     table = VectorTable.read(tmp_path / f"t.{suffix}")
     assert list(table.item_ids) == [7, 8]
     assert table.vectors.tolist() == [[1, 0], [0, 1]]
-    assert (table.name, table.left_out) == (f"t.{suffix}", 1)
+    assert table.name == f"t.{suffix}"
 
 
 def test_a_parquet_column_of_lists(tmp_path: Path) -> None:
@@ -86,6 +87,11 @@ def test_a_table_of_another_space_is_refused() -> None:
     old = VectorTable.build(range(40), directions(40))
     with pytest.raises(DataError, match="no rotation brings them together"):
         old.extended(VectorTable.build(range(44), directions(44, seed=1)))
+    lopsided = directions(40) + 3, directions(44, seed=1) + 3  # two spaces whose vectors all lean to one side
+    with pytest.raises(DataError, match="no rotation brings them together"):
+        VectorTable.build(range(40), lopsided[0]).extended(VectorTable.build(range(44), lopsided[1]))
+    with pytest.raises(DataError, match="4 items are in both"):
+        old.extended(VectorTable.build(range(36, 50), directions(14, seed=2)))
     with pytest.raises(DataError, match="0 items are in both"):
         old.extended(VectorTable.build(range(100, 110), directions(10)))
     with pytest.raises(DataError, match="have 3 numbers"):

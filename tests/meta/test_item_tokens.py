@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from candidate_gen import PopularityRecall
+from candidate_gen import ALSRecall, PopularityRecall
 from reranker import Reranker
+from reranker.domain import with_newer_items
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, DataError
+from reranker.fusion import EvidenceModel
 from reranker.item_tokens import WEIGHTS, ItemTokens, VectorTable, load_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves
 from reranker.meta.item_tokens import projector_leaves
@@ -22,7 +24,7 @@ from reranker.meta.objectives import conditional_logit
 from reranker.meta.outer import backward
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
-from reranker.meta.tasks import TaskDomain, TaskSampler
+from reranker.meta.tasks import Episode, TaskDomain, TaskSampler
 from reranker.meta.train import meta_train
 from reranker.meta.trainer import MetaTrainer
 from reranker.personal import ContextMap
@@ -185,6 +187,50 @@ def test_the_projector_learns_and_the_rest_stays(
     assert trainer.curve.best[1] < 0.9 * trainer.curve.validation[0][1]
 
 
+class Killed(TaskSampler):
+    """Draws for steps 0, 1 and 2, and no further."""
+
+    def batch(self, step: int, n: int) -> list[Episode]:
+        if step > 2:
+            raise KeyboardInterrupt
+        return super().batch(step, n)
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    tiny: Path, domain: TaskDomain, tokens: ItemTokens, tmp_path: Path
+) -> None:
+    config = MetaConfig.model_validate(
+        {
+            "domains": (DomainSource(name="generic", data="unused"),),
+            "item_tokens": "both",
+            "steps": 6,
+            "lists_per_step": 4,
+            "learning_rate": 0.05,
+            "refit_every": 3,
+            "checkpoint_every": 2,
+        }
+    )
+
+    def trainer(sampler: TaskSampler, folder: str) -> MetaTrainer:
+        lists = reader(packed(tiny), domain, tokens)
+        validation = list(TaskSampler([domain]).fixed(4))
+        leaves = projector_leaves({domain.name: tokens}, torch.device("cpu"))
+        return MetaTrainer(
+            lists, sampler, validation, prompt(), config, tmp_path / folder, leaves=leaves, fixed={"prompt"}
+        )
+
+    whole = trainer(TaskSampler([domain]), "whole")
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(Killed([domain]), "broken").run()
+    again = trainer(TaskSampler([domain]), "broken")
+    assert len(again.curve.losses) == 2
+    again.run()
+    assert again.curve == whole.curve
+    for name, value in whole.values.items():
+        assert torch.equal(again.values[name], value), name
+
+
 def test_vectors_know_of_no_choice_that_is_replayed(data: Dataset, tiny: Path) -> None:
     """An item that appears for the first time among the replayed choices has no vector in the domain's space."""
     late = pd.DataFrame({"user_id": ["u3", "u3"], "item_id": ["new", "i1"], "timestamp": [900, 901]})
@@ -253,6 +299,10 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
     assert kept is not None and reranker.reader.item_tokens is not None
     assert kept.sha256 == reranker.reader.item_tokens.sha256
     pd.testing.assert_frame_equal(again.score_all(candidates), with_tokens)
+    seen = again.explain(recall.recommend(["u3"], 6))
+    assert [len(one.sequence.vectors) for one in seen.prompt.request.candidates] == [
+        int(item in kept.table.item_ids) for item in recall.recommend(["u3"], 6)["item_id"]
+    ]
     reranker.reader.item_tokens = None
     assert np.abs(reranker.score_all(candidates)["llm"] - with_tokens["llm"]).max() > 1e-4
 
@@ -263,6 +313,30 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
         assert list(again.reader.item_tokens.table.item_ids) == ITEMS[:7]
         with pytest.raises(DataError, match="another space"):
             again.fit(data, recall, item_vectors=clip.assign(vector=clip["vector"].tolist()[::-1]))
+
+
+def test_items_that_came_later_get_the_tokens_of_their_rotated_vectors(
+    data: Dataset, tokens: ItemTokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tokens over a recall space meet another fit of it with one item more; a space of another kind adds nothing."""
+    recall = ALSRecall(factors=3).fit(data.interactions)
+    space = VectorTable.build(ITEMS, recall.item_factors(ITEMS))
+    turn = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0].astype(np.float32)
+    trained = VectorTable.build(ITEMS[:7], space.vectors[:7] @ turn)
+    known = replace(tokens, table=trained, inner=tokens.inner[:3])
+    evidence = EvidenceModel.fit(data.interactions, data.items, ITEMS, space.vectors)
+    grown = with_newer_items(known, evidence)
+    assert grown is not None
+    assert list(grown.table.item_ids) == ITEMS
+    np.testing.assert_array_equal(grown.table.vectors[:7], trained.vectors)
+    np.testing.assert_allclose(grown.table.vectors[7], space.vectors[7] @ turn, atol=1e-4)
+    far = np.random.default_rng(5).standard_normal((8, 3)).astype(np.float32)
+    other = EvidenceModel.fit(data.interactions, data.items, ITEMS, far)
+    assert with_newer_items(known, other) is known
+    assert "another space" in caplog.text
+    clip = replace(known, table=replace(trained, name="clip.parquet"))
+    assert with_newer_items(clip, evidence) is clip
+    assert with_newer_items(None, evidence) is None
 
 
 def test_vectors_that_nothing_was_trained_on_are_refused(data: Dataset) -> None:
@@ -284,7 +358,7 @@ def test_a_table_of_other_items_is_refused(tiny: Path, data: Dataset, tmp_path: 
     [
         ({"held_out": [{"name": "other", "data": "x"}]}, "leave held_out empty"),
         ({"algorithm": "reptile"}, "learned by algorithm 'pooled'"),
-        ({"algorithm": "cavia"}, "with a start"),
+        ({"algorithm": "cavia"}, "with a trained start"),
         ({"pretrain_steps": 2}, "pretrain_steps"),
         ({"item_tokens": "none", "domains": [{"name": "d", "data": "x", "item_vectors": "v.csv"}]}, "item_tokens is"),
         ({"item_tokens": "yes"}, "item_tokens"),

@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(tiny: Path, trained: Path) -> Reranker:
     data = toys.taste_dataset(users=16)
     reranker = Reranker.from_pretrained(
-        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=24,
+        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=16,
         prompt={"instruction": False, "history_items": 2, "title_tokens": 8},
     )  # fmt: skip
     return reranker.fit(data, PopularityRecall().fit(data.interactions))
@@ -50,7 +50,7 @@ def fitted(tiny: Path, trained: Path) -> Reranker:
 
 def scores(reranker: Reranker, user: str = "u3", **options: object) -> np.ndarray:
     assert reranker.recall is not None
-    return reranker.score_all(reranker.recall.recommend([user], 24), **options)["llm"].to_numpy()  # type: ignore[arg-type]
+    return reranker.score_all(reranker.recall.recommend([user], 6), **options)["llm"].to_numpy()  # type: ignore[arg-type]
 
 
 def test_adapting_changes_the_scores_of_those_adapted(fitted: Reranker) -> None:

@@ -1,0 +1,74 @@
+"""Tokens of items in each read-out: where they stand, and what the prior may know."""
+
+import numpy as np
+import pytest
+
+from reranker.scoring import LabelScoring, LikelihoodScoring, ListwiseScoring, ScoringList
+from reranker.types import TokenSequence
+from tests.contracts.scoring import titled
+from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import answers, own_labels, renderer
+
+TITLES = ["Alien", "Brazil", "Contact", "Dune", "Eraserhead"]
+
+
+def vectors(engine: WatchedEngine, *positions: int) -> dict[int, np.ndarray]:
+    """Made up so that the first number says which position it is of."""
+    found = {}
+    for position in positions:
+        found[position] = np.zeros(engine.model.dim, dtype=np.float32)
+        found[position][0] = 1 + position
+    return found
+
+
+def marked(engine: WatchedEngine, sequence: TokenSequence) -> dict[int, str]:
+    """Position that each vector was made for -> the first title behind it."""
+    text = engine.tokenizer.decode(sequence.token_ids.tolist())
+    return {
+        int(vector[0]) - 1: min((title for title in TITLES if title in text[at:]), key=text[at:].index)
+        for vector, at in zip(sequence.vectors, sequence.vector_positions, strict=True)
+    }
+
+
+@pytest.mark.parametrize("read_out", ["likelihood", "labels", "listwise"])
+def test_each_token_stands_before_its_own_item(read_out, tmp_path):
+    engine = WatchedEngine(answers)
+    if read_out == "labels":
+        scoring = LabelScoring(engine, renderer(own_labels(tmp_path)))
+    elif read_out == "listwise":
+        scoring = ListwiseScoring(engine, renderer(), permutations=3, window=3)
+    else:
+        scoring = LikelihoodScoring(engine, renderer())
+    one = ScoringList(
+        history=titled(*TITLES[:3]),
+        candidates=titled(*TITLES),
+        history_vectors=vectors(engine, 0, 2),
+        candidate_vectors=vectors(engine, 1, 3, 4),
+    )
+    scoring.score_components([one])
+    told: dict[int, str] = {}
+    for request in engine.calls[-1]:
+        assert marked(engine, request.prefix) == {0: "Alien", 2: "Contact"}
+        for span in request.candidates:
+            if read_out == "labels":  # the question goes on behind the token: "Item: Brazil"
+                assert span.sequence.vector_positions.tolist() in ([], [0])
+            else:
+                told |= marked(engine, span.sequence)
+    assert told == ({} if read_out == "labels" else {1: "Brazil", 3: "Dune", 4: "Eraserhead"})
+
+
+def test_a_prior_knows_the_candidates_token_and_nothing_of_the_history():
+    engine = WatchedEngine()
+    scoring = LikelihoodScoring(engine, renderer())
+    shared = {"candidates": titled(*TITLES[3:]), "candidate_vectors": vectors(engine, 1)}
+    fan = ScoringList(history=titled("Alien"), history_vectors=vectors(engine, 0), **shared)
+    stranger = ScoringList(history=[], **shared)
+    first = scoring.score_components([fan])[0][:, 2]
+    (prior,) = engine.calls[0]
+    assert prior.prefix.is_plain
+    assert [span.sequence.is_plain for span in prior.candidates] == [True, False]
+    assert scoring.score_components([stranger])[0][:, 2].tolist() == first.tolist()
+    assert len(scoring.priors) == 2
+    other = ScoringList(history=[], candidates=titled(*TITLES[3:]), candidate_vectors=vectors(engine, 0, 1))
+    scoring.score_components([other])
+    assert len(scoring.priors) == 3
