@@ -1,6 +1,7 @@
 """From a configuration to a trained soft prompt on disk."""
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,16 @@ class TrainedPrompt:
     curve: TrainingCurve
 
 
-def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> TrainedPrompt:
+def meta_train(
+    config: MetaConfig, out: Path, progress: bool = False, watch: Callable[[int, float], None] | None = None
+) -> TrainedPrompt:
     """Trains a soft prompt and writes it to `out/prompt`, with `out/curve.json` and `out/curve.png`.
+
+    Args:
+        config: settings.
+        out: folder; a run that it holds goes on.
+        progress: show a progress bar on stderr.
+        watch: called with step and loss of every validation, as `MetaTrainer.run` does.
 
     Raises:
         DataError: a domain without lists to learn from.
@@ -48,10 +57,12 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         EngineError: `es` is asked to learn through an engine that takes no soft prompts.
     """
     with closing(EngineSide(config) if config.algorithm == "es" else TorchSide(config)) as side:
-        return _train(side, config, out, progress)
+        return _train(side, config, out, progress, watch)
 
 
-def _train(side: ModelSide, config: MetaConfig, out: Path, progress: bool) -> TrainedPrompt:
+def _train(
+    side: ModelSide, config: MetaConfig, out: Path, progress: bool, watch: Callable[[int, float], None] | None
+) -> TrainedPrompt:
     domains = [_domain(one, config, side) for one in config.domains]
     if config.held_out:
         trained, validated = domains, [_domain(one, config, side) for one in config.held_out]
@@ -81,7 +92,7 @@ def _train(side: ModelSide, config: MetaConfig, out: Path, progress: bool) -> Tr
         leaves = context_leaves(_start_contexts(config, side, domains[0].renderer), side.device)
     start = _start(config, side, domains[0].renderer)
     trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, draws)
-    vectors = trainer.run(progress).float().cpu().numpy()
+    vectors = trainer.run(progress, watch).float().cpu().numpy()
     model = side.model
     save_peft(SoftPrompt(vectors=vectors, base_model_id=model.model_id, base_model_sha256=model.sha256), out / "prompt")
     if contexts is not None:

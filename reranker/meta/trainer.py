@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,29 +98,36 @@ class MetaTrainer:
         self._writer: Any = None
         self._resume()
 
-    def run(self, progress: bool = False) -> torch.Tensor:
-        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt."""
+    def run(self, progress: bool = False, watch: Callable[[int, float], None] | None = None) -> torch.Tensor:
+        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt.
+
+        Args:
+            progress: show a progress bar on stderr.
+            watch: called with step and loss of every validation, those before a resumed run's checkpoint first; what it
+                raises ends the run.
+        """
         config = self.config
+        watch = watch or (lambda step, loss: None)
         self._writer = _tensorboard(self._directory, len(self.curve.losses))
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
         )
-        with bar:
+        with bar, closing(self._writer) if self._writer else nullcontext():
             if not self.curve.validation:
                 self._first_coefficients()
                 self._validate()
+            for seen in self.curve.validation:
+                watch(*seen)
             while (step := len(self.curve.losses)) < config.steps and not self._stalled():
                 loss = self._step(step)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", valid=f"{self.curve.validation[-1][1]:.4f}")
-                last = step + 1 == config.steps
-                if (step + 1) % config.validate_every == 0 or last:
+                if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
                     self._validate()
+                    watch(*self.curve.validation[-1])
                 if (step + 1) % config.checkpoint_every == 0:
                     self._save()
             self._save()
-        if self._writer is not None:
-            self._writer.close()
         return self.best[PROMPT]
 
     def _step(self, step: int) -> float:
