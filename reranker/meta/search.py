@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
 from reranker.meta.space import Scalar, SearchSpace
-from reranker.meta.train import meta_train
+from reranker.meta.train import Replayed, meta_train
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,11 @@ def meta_search(space: SearchSpace, trials: int, out: Path, progress: bool = Fal
         _same_search(study, space, out)
         for stale in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
             study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
-        seed = space.settings({}).seed
+        seed, replayed = space.settings({}).seed, Replayed()
         with tqdm(total=trials, initial=len(_finished(study)), unit="trial", disable=not progress) as bar:
             while (done := len(_finished(study))) < trials:
                 study.sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed + done)
-                _try(study, study.ask(), space, out, progress)
+                _try(study, study.ask(), space, out, progress, replayed)
                 _write(_finished(study), space, out)
                 bar.update()
         made = _finished(study)
@@ -99,7 +99,7 @@ def meta_search(space: SearchSpace, trials: int, out: Path, progress: bool = Fal
     return SearchResult(trials=made, best=best, settings=out / BEST)
 
 
-def _try(study: Any, trial: Any, space: SearchSpace, out: Path, progress: bool) -> None:
+def _try(study: Any, trial: Any, space: SearchSpace, out: Path, progress: bool, replayed: Replayed) -> None:
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -113,7 +113,7 @@ def _try(study: Any, trial: Any, space: SearchSpace, out: Path, progress: bool) 
     try:
         config = space.settings(values)
         name = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
-        loss = meta_train(config, out / RUNS / name, progress, watch).curve.best[1]
+        loss = meta_train(config, out / RUNS / name, progress, watch, replayed).curve.best[1]
     except (TrialPruned, ConfigError, ModelError) as error:
         logger.info("trial %d: %s", trial.number, error)
         trial.set_user_attr(_REASON, str(error))
