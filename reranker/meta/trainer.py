@@ -53,7 +53,7 @@ class MetaTrainer:
     """Trains a soft prompt.
 
     Args:
-        reader: reads episodes; its coefficients and title weight are set by the trainer.
+        reader: reads episodes; its coefficients and weights are set by the trainer.
         sampler: training episodes.
         validation: fixed episodes that nothing is learned from.
         start: (k, dim) where the prompt starts.
@@ -135,11 +135,8 @@ class MetaTrainer:
         for value in self.values.values():
             value.grad = None
         self._reseed(step + 1)
-        if step < config.pretrain_steps:
-            loss = self._pretrain(step)
-        else:
-            self._reader.title_weight = config.titles(step)
-            loss = self._algorithm.accumulate(self.values, step)
+        self._reader.title_weight, self._reader.category_weight = config.self_supervision(step)
+        loss = self._pretrain(step) if step < config.pretrain_steps else self._algorithm.accumulate(self.values, step)
         if not np.isfinite(loss):
             raise ModelError(f"training diverged at step {step} (loss {loss}): lower learning_rate")
         leaves = [value for value in self.values.values() if value.grad is not None]
@@ -182,10 +179,9 @@ class MetaTrainer:
     def _validate(self) -> None:
         """The objective alone, under the coefficients of this moment."""
         self._reseed(0)
-        weight, self._reader.title_weight = self._reader.title_weight, 0.0
+        self._reader.title_weight = self._reader.category_weight = 0.0
         with torch.no_grad():
             total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
-        self._reader.title_weight = weight
         step = len(self.curve.losses)
         self.curve.validation.append((step, total / len(self._validation)))
         self._scalar("validation_loss", total / len(self._validation), step)

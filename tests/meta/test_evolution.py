@@ -95,7 +95,7 @@ def test_a_generation_needs_a_list_a_member(engine: TorchEngine) -> None:
 def test_an_engine_reads_the_losses_that_training_reads(tiny: Path, engine: TorchEngine) -> None:
     domain = domain_for(engine)
     lm = PackedLM(load_causal_lm(tiny, "float32", "cpu"), torch.device("cpu"))
-    options: dict[str, Any] = {"title_weight": 0.3, "evidence": True}
+    options: dict[str, Any] = {"title_weight": 0.3, "category_weight": 0.4, "evidence": True}
     renderers = {domain.name: domain.renderer}
     readers: list[EpisodeReader | EngineReader] = [
         EpisodeReader(lm, renderers, conditional_logit, COEFFICIENTS, **options),

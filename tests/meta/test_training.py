@@ -1,6 +1,7 @@
 """Learning a soft prompt on a tiny random model: what is read, that gradients are right, that runs resume exactly."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain) ->
 
 
 def test_the_gradient_is_that_of_finite_differences(tiny: Path, domain: TaskDomain) -> None:
-    loss = reader(packed(tiny, torch.float64), domain, title_weight=0.3)
+    loss = reader(packed(tiny, torch.float64), domain, title_weight=0.3, category_weight=0.4)
     values = {"prompt": prompt(torch.float64)}
     backward(loss, values, domain.episodes[:3])
     gradient = values["prompt"].grad
@@ -147,8 +148,9 @@ def test_the_gradient_is_that_of_finite_differences(tiny: Path, domain: TaskDoma
 
 def test_the_loss_does_not_depend_on_how_lists_are_grouped(tiny: Path, domain: TaskDomain) -> None:
     lm, values = packed(tiny), {"prompt": prompt()}
-    together = mean_loss(reader(lm, domain, max_tokens=100_000), values, domain.episodes[:8])
-    apart = mean_loss(reader(lm, domain, max_tokens=2), values, domain.episodes[:8])
+    weights = {"title_weight": 0.3, "category_weight": 0.4}
+    together = mean_loss(reader(lm, domain, max_tokens=100_000, **weights), values, domain.episodes[:8])
+    apart = mean_loss(reader(lm, domain, max_tokens=2, **weights), values, domain.episodes[:8])
     assert together == pytest.approx(apart, abs=1e-5)
 
 
@@ -240,7 +242,7 @@ def test_the_gradient_of_contexts_is_that_of_finite_differences(tiny: Path, doma
     leaves = {name: value.double() for name, value in context_leaves(context_map_of(32), lm.device).items()}
     values = {"prompt": prompt(torch.float64), **{name: one.requires_grad_() for name, one in leaves.items()}}
     backward(loss, values, domain.episodes[:3])
-    widths = {"base": 1e-3, "directions": 1e-3, "amortise": 1e-3, "log_shrinkage": 1e-2}
+    widths = {"base": 1e-3, "directions": 1e-3, "amortise": 2e-3, "log_shrinkage": 1e-1}
     for name, width in widths.items():
         leaf = values[f"context.{name}"]
         assert leaf.grad is not None
@@ -296,6 +298,29 @@ def test_pretraining_reads_item_text_alone(tiny: Path, domain: TaskDomain, tmp_p
     trainer.run()
     assert trainer.curve.losses[-1] < trainer.curve.losses[0]
     assert trainer.curve.coefficients == []
+
+
+def test_titles_are_learned_from_their_categories(tiny: Path, domain: TaskDomain) -> None:
+    """The part that `category_weight` adds: −mean log p of the title where its category is asked for."""
+    one, values = domain.episodes[0], {"prompt": prompt()}
+    engine = TorchEngine(tiny, dtype="float32", device="cpu")
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+
+    def expected(items: Sequence[Any]) -> float:
+        request = domain.renderer.likelihood((), items, soft_prompt=soft, query="c").request
+        (scores,) = engine.span_log_likelihoods([request])
+        return -float(scores.sums.sum() / scores.counts.sum())
+
+    lm = packed(tiny)
+    with_part, without = (reader(lm, domain, category_weight=weight) for weight in (0.5, 0.0))
+    added = mean_loss(with_part, values, [one]) - mean_loss(without, values, [one])
+    chosen = [item for item, flag in zip(one.candidates, one.chosen, strict=True) if flag]
+    assert added == pytest.approx(0.5 * expected(chosen), abs=1e-3)
+    with torch.no_grad():
+        added = float(next(with_part.title_loss(values, [one])) - next(without.title_loss(values, [one])))
+    assert added == pytest.approx(0.5 * expected(one.candidates), abs=1e-3)
+    bare = replace(one, candidates=tuple({**item, "category": None} for item in one.candidates))
+    assert mean_loss(with_part, values, [bare]) == pytest.approx(mean_loss(without, values, [bare]), abs=1e-6)
 
 
 def test_scalars_reach_tensorboard(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:

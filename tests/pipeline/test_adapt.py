@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(tiny: Path, trained: Path) -> Reranker:
     data = toys.taste_dataset(users=16)
     reranker = Reranker.from_pretrained(
-        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=6,
+        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=20,
         prompt={"instruction": False, "history_items": 2, "title_tokens": 8},
     )  # fmt: skip
     return reranker.fit(data, PopularityRecall().fit(data.interactions))
