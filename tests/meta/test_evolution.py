@@ -204,6 +204,33 @@ def test_a_run_from_tables_to_a_prompt_without_a_model(tmp_path: Path) -> None:
     assert len(trained.curve.losses) == 2
 
 
+def test_validation_reads_the_held_out_domain_and_stops_the_run(tmp_path: Path) -> None:
+    for number, users in enumerate((24, 16, 12)):
+        data = circle(users)
+        write_table(data.interactions, tmp_path / str(number) / "interactions.parquet")
+        write_table(data.items, tmp_path / str(number) / "items.parquet")
+
+    def validation(learned_from: int, held_out: int) -> tuple[float, int]:
+        """The first loss, and after how many steps a run that gets no better ends."""
+        config = settings(tmp_path / str(learned_from), engine="scripted").model_copy(
+            update={
+                "held_out": (DomainSource(name="other", data=str(tmp_path / str(held_out)), family="generic"),),
+                "sigma": 1e-9,
+                "steps": 9,
+                "validate_every": 1,
+                "patience": 2,
+                "refit_every": 0,
+            }
+        )
+        curve = meta_train(config, tmp_path / f"run{learned_from}{held_out}").curve
+        return curve.validation[0][1], len(curve.losses)
+
+    first, steps = validation(0, 1)
+    assert steps == 2
+    assert validation(2, 1)[0] == first
+    assert validation(0, 2)[0] != first
+
+
 def test_a_server_that_takes_no_vectors_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
     with running(Server(tiny)) as server:
         options = {"base_url": server.base_url, "tokenizer": str(tiny)}

@@ -355,7 +355,7 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
             "hold_out": 1,
             "min_history": 1,
             "n_candidates": 6,
-            "dtype": "float32",
+            "dtype": "bfloat16" if algorithm == "fomaml" else "float32",
         }
     )
     trained = meta_train(config, tmp_path / "out")
@@ -376,6 +376,30 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
         assert contexts.base_model_sha256 == written.base_model_sha256
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "maml"])
+def test_a_gpu_reads_the_same_curve(tiny: Path, data: Dataset, algorithm: str, tmp_path: Path) -> None:
+    write_table(data.interactions, tmp_path / "data" / "interactions.parquet")
+    write_table(data.items, tmp_path / "data" / "items.parquet")
+    curves = []
+    for device in ("cpu", "cuda"):
+        values = {
+            "domains": [{"name": "shop", "data": str(tmp_path / "data"), "family": "generic"}],
+            "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
+            "algorithm": algorithm,
+            "objective": "plackett_luce",
+            "steps": 2,
+            "lists_per_step": 8,
+            "hold_out": 1,
+            "min_history": 1,
+            "n_candidates": 6,
+            "dtype": "float32",
+            "device": device,
+        }
+        curves.append(meta_train(MetaConfig.from_mapping(values), tmp_path / device).curve)
+    assert curves[1].losses == pytest.approx(curves[0].losses, abs=1e-2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -384,6 +408,8 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
         ({"reranker": {"soft_tokens": 0}}, "no prompt to train"),
         ({"reranker": {"scoring": "labels"}}, "only 'likelihood'"),
         ({"algorithm": "maml", "lists_per_step": 4}, "too small"),
+        ({"algorithm": "pooled", "meta_sgd": True}, "no inner steps on a prompt"),
+        ({"algorithm": "es", "pretrain_steps": 1}, "needs gradients"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
