@@ -11,9 +11,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from reranker.personal import CONTEXT_FILE
-from reranker.tables import write_table
 from tests.engines.models import save_tiny_model
-from tests.meta.toys import circle
+from tests.meta.toys import saved
 
 STEPS = 16
 
@@ -31,11 +30,8 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
 
 
 def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
-    data = circle()
-    write_table(data.interactions, tmp_path / "data" / "interactions.parquet")
-    write_table(data.items, tmp_path / "data" / "items.parquet")
     settings = {
-        "domains": [{"name": "shop", "data": str(tmp_path / "data"), "family": "generic"}],
+        "domains": [{"name": "shop", "data": str(saved(tmp_path / "data")), "family": "generic"}],
         "reranker": {
             "model": str(save_tiny_model(tmp_path / "tiny")),
             "soft_tokens": 2,

@@ -12,9 +12,8 @@ from reranker.meta.search import meta_search
 from reranker.meta.settings import MetaConfig
 from reranker.meta.space import SearchSpace
 from reranker.meta.train import meta_train
-from reranker.tables import write_table
 from tests.cli.test_commands import run
-from tests.meta.toys import circle
+from tests.meta.toys import run_without_model, saved
 
 SPACE = {"sigma": {"low": "1e-2", "high": 1.0, "log": True}, "title_weight": [0.0, 0.5]}
 
@@ -22,22 +21,7 @@ SPACE = {"sigma": {"low": "1e-2", "high": 1.0, "log": True}, "title_weight": [0.
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Trials without a model: seconds each."""
-    folder, data = tmp_path_factory.mktemp("data"), circle()
-    write_table(data.interactions, folder / "interactions.parquet")
-    write_table(data.items, folder / "items.parquet")
-    return {
-        "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
-        "reranker": {"engine": "scripted", "soft_tokens": 4, "prompt": {"history_items": 3}},
-        "algorithm": "es",
-        "subspace": 4,
-        "population": 4,
-        "steps": 2,
-        "lists_per_step": 8,
-        "hold_out": 1,
-        "min_history": 1,
-        "n_candidates": 6,
-        "validate_every": 1,
-    }
+    return run_without_model(saved(tmp_path_factory.mktemp("data")))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +53,7 @@ def test_whole_numbers_stay_whole_and_fields_have_fields(base: dict[str, Any]) -
     config = space.settings(drawn)
     assert config.reranker.soft_tokens == drawn["reranker.soft_tokens"]
     assert config.reranker.engine == "scripted"
-    assert base["reranker"]["soft_tokens"] == 4
+    assert base["reranker"]["soft_tokens"] == 2
 
 
 def test_a_search_in_parts_is_the_search_in_one(base: dict[str, Any], tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from reranker.personal.adaptation import ContextAdapter
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft
-from reranker.tables import Dataset, write_table
+from reranker.tables import Dataset
 from reranker.types import UserState
 from tests.engines.models import save_tiny_model
-from tests.meta.toys import TITLES, circle
+from tests.meta.toys import TITLES, circle, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
 COEFFICIENTS = (1.0, 0.5, -1.0)
@@ -338,10 +338,8 @@ def test_nothing_to_learn_from(domain: TaskDomain) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["pooled", "cavia", "fomaml"])
-def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str, tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    write_table(data.interactions, folder / "interactions.parquet")
-    write_table(data.items, folder / "items.parquet")
+def test_a_run_from_tables_to_a_prompt(tiny: Path, algorithm: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "data")
     config = MetaConfig.from_mapping(
         {
             "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
@@ -378,9 +376,8 @@ def test_a_run_from_tables_to_a_prompt(tiny: Path, data: Dataset, algorithm: str
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("algorithm", ["pooled", "cavia", "maml"])
-def test_a_gpu_reads_the_same_curve(tiny: Path, data: Dataset, algorithm: str, tmp_path: Path) -> None:
-    write_table(data.interactions, tmp_path / "data" / "interactions.parquet")
-    write_table(data.items, tmp_path / "data" / "items.parquet")
+def test_a_gpu_reads_the_same_curve(tiny: Path, algorithm: str, tmp_path: Path) -> None:
+    saved(tmp_path / "data")
     curves = []
     for device in ("cpu", "cuda"):
         values = {
