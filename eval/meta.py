@@ -14,6 +14,7 @@ import typer
 from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, UNORDERED, chosen_domains, load_domain
+from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
 from reranker.errors import ConfigError
@@ -25,84 +26,72 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
-from reranker.personal import CONTEXT_FILE, ContextMap
-from reranker.softprompt import SoftPrompt, load_peft
 
-UNTRAINED = "untrained"
 LEARNED = ("llm", "fused", "served")
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
-_SOFT_PROMPT, _ADAPT_STEPS = "soft_prompt=", "adapt_steps="
 
 
 def main(
     data: Annotated[Path, typer.Option(help="folder with one folder a domain")],
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of "
-            "RerankerConfig; a prompt, with the users' contexts that lie beside it; steps that adapt them (2)"
-        ),
-    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help=SYNTAX)] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="A:B compares variant A with variant B, too")] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
+    support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 300,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
 ) -> None:
     """Judges the variants against each other, the recall order and the linear control."""
-    configs = {UNTRAINED: _config(UNTRAINED, "", engine, family)}
-    prompts: dict[str, SoftPrompt] = {}
-    contexts: dict[str, ContextMap] = {}
-    steps: dict[str, int] = {}
-    for given in variant or ():
-        name, _, settings = given.partition("=")
-        kept = [pair for pair in settings.split(",") if not pair.startswith((_SOFT_PROMPT, _ADAPT_STEPS))]
-        configs[name] = _config(name, ",".join(kept), engine, family)
-        for pair in settings.split(","):
-            if pair.startswith(_SOFT_PROMPT):
-                folder = Path(pair.removeprefix(_SOFT_PROMPT))
-                prompts[name] = load_peft(folder)
-                if (folder / CONTEXT_FILE).exists():
-                    contexts[name] = ContextMap.load(folder / CONTEXT_FILE)
-            elif pair.startswith(_ADAPT_STEPS):
-                steps[name] = int(pair.removeprefix(_ADAPT_STEPS))
-    folds = [_fold(data, name, split, users) for name in _names(data, domains)]
-    cold = split == "cold-items"
+    variants = [Variant.parse(one, engine, family) for one in (UNTRAINED, *(variant or ()))]
+    names = [one.name for one in variants]
+    duels = [*((name, UNTRAINED) for name in names[1:]), *(_duel(one, names) for one in rival or ())]
+    folds = [fold(data, name, split, support, users) for name in _names(data, domains)]
+    asked = {"variants": variant or [], "split": split, "support": support, "users": users}
+    judge(folds, variants, duels, out, fit_users, asked)
+
+
+def judge(
+    folds: Sequence[Fold],
+    variants: Sequence[Variant],
+    duels: Sequence[tuple[str, str]],
+    out: Path,
+    fit_users: int,
+    asked: dict[str, object],
+) -> None:
+    """Runs the variants on the folds, prints and writes.
+
+    Args:
+        duels: names of variants that are compared with each other.
+        asked: goes into `meta.json`, beside the machine.
+    """
+    cold = any(one.cold_items for one in folds)
     factories = _controls(("recall", "linear", *(("text_similarity",) if cold else ())))
     rivals: list[tuple[str, str]] = []
-    for name, config in configs.items():
-        personal = contexts.get(name), steps.get(name, 2)
-        factories |= _systems(name, config, fit_users, out / name / "readings", prompts.get(name), *personal)
-        rivals += [(f"fused.{name}", "linear"), (f"served.{name}", "linear")]
+    for one in variants:
+        factories |= _systems(one, [one.domain for one in folds], fit_users, out / one.name / "readings")
+        rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
-            rivals.append((f"llm.{name}", "text_similarity"))
-        if name != UNTRAINED:
-            rivals += [(f"{system}.{name}", f"{system}.{UNTRAINED}") for system in ("llm", "fused")]
+            rivals.append((f"llm.{one.name}", "text_similarity"))
+    rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
     settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False)
     results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
     write_results(results, out)
     text = comparison_table(results) + "\n\n" + gain_matrix(results)
     write_text(out / "table.md", text + "\n")
     typer.echo(text)
-    environment = machine(("reranker", "torch", "transformers"), variants=variant or [], split=split, users=users)
-    report(_checks(results, tuple(configs), cold), out / "meta.json", environment, typer.echo)
+    environment = machine(("reranker", "torch", "transformers"), **asked)
+    report(_checks(results, [one.name for one in variants], duels, cold), out / "meta.json", environment, typer.echo)
 
 
-def _config(name: str, settings: str, engine: str, family: str) -> RerankerConfig:
-    prompt: dict[str, object] = {"family": family} if family else {}
-    values: dict[str, object] = {"engine": engine, "prompt": prompt}
-    for pair in filter(None, settings.split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--variant {name}: {pair!r} is not SETTING=VALUE")
-        if key.startswith("prompt."):
-            prompt[key.removeprefix("prompt.")] = value
-        else:
-            values[key] = value
-    return RerankerConfig.from_mapping(values)
+def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
+    name, _, versus = text.partition(":")
+    if name not in names or versus not in names:
+        raise ConfigError(f"--rival {text!r} is not A:B with two of the variants {', '.join(names)}")
+    return name, versus
 
 
 def _names(data: Path, domains: str) -> list[str]:
@@ -113,10 +102,11 @@ def _names(data: Path, domains: str) -> list[str]:
     return asked
 
 
-def _fold(data: Path, name: str, split: str, users: int) -> Fold:
+def fold(data: Path, name: str, split: str, support: int = 1, users: int = 0) -> Fold:
+    """A split of a domain; `users` test users, or all for 0."""
     loaded = load_dataset(PROPOSED, domain=PROPOSED) if name == PROPOSED else load_domain(data, name)
-    fold = SPLITS[split](loaded, 0)
-    return fold.sample_users(users) if users else fold
+    whole = SPLITS[split](loaded, support)
+    return whole.sample_users(users) if users else whole
 
 
 def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
@@ -126,29 +116,20 @@ def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
     return Suite(RerankerConfig(), no_engine).factories(names)
 
 
-def _systems(
-    name: str,
-    config: RerankerConfig,
-    fit_users: int,
-    readings: Path,
-    prompt: SoftPrompt | None,
-    contexts: ContextMap | None,
-    adapt_steps: int,
-) -> dict[str, SystemFactory]:
+def _systems(variant: Variant, domains: Sequence[str], fit_users: int, readings: Path) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
-    families = FAMILIES | {PROPOSED: "movies"}
+    config = variant.config
     suite = Suite(
         config,
         lambda: load_engine(config.engine, config.model),
         fit_users,
-        families,
+        FAMILIES | {PROPOSED: "movies"},
         progress=True,
         directory=readings,
-        prompt=prompt,
-        contexts=contexts,
-        adapt_steps=adapt_steps,
+        trained=variant.trained(domains),
+        adapt_steps=variant.adapt_steps,
     )
-    return {f"{system}.{name}": _named(f"{system}.{name}", suite, system) for system in LEARNED}
+    return {f"{system}.{variant.name}": _named(f"{system}.{variant.name}", suite, system) for system in LEARNED}
 
 
 def _named(name: str, suite: Suite, system: str) -> Callable[[int], System]:
@@ -160,7 +141,7 @@ def _named(name: str, suite: Suite, system: str) -> Callable[[int], System]:
     return build
 
 
-def _checks(results: Results, variants: Sequence[str], cold: bool) -> list[Check]:
+def _checks(results: Results, variants: Sequence[str], duels: Sequence[tuple[str, str]], cold: bool) -> list[Check]:
     """What the variants must reach, by domain; every figure is a relative gain of NDCG@10."""
     gains = {(one.domain, one.system, one.versus): one for one in results.comparisons if one.metric == METRIC}
     domains = list(dict.fromkeys(run.lists.fold.domain for run in results.runs))
@@ -174,8 +155,12 @@ def _checks(results: Results, variants: Sequence[str], cold: bool) -> list[Check
         ]
         if cold:
             targets.append((f"llm.{name}", "text_similarity", "interval above 0", _above))
-        if name != UNTRAINED:
-            targets += [(f"{one}.{name}", f"{one}.{UNTRAINED}", "interval above 0", _above) for one in ("llm", "fused")]
+        targets += [
+            (f"{system}.{name}", f"{system}.{versus}", "interval above 0", _above)
+            for challenger, versus in duels
+            if challenger == name
+            for system in ("llm", "fused")
+        ]
         for system, versus, target, passes in targets:
             compared = [gains[key] for domain in domains if (key := (domain, system, versus)) in gains]
             checks += [_check(gain, target, passes(gain)) for gain in compared]

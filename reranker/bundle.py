@@ -5,6 +5,7 @@ fusion.json          read-out coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
 evidence.npz         item statistics and histories
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
+item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
 priors.parquet       log-likelihood of titles without history
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 recall/              the recall stage, if it was one of candidate_gen's
@@ -29,6 +30,7 @@ from candidate_gen.ids import decode_ids, encode_ids
 from reranker.config import RerankerConfig
 from reranker.errors import BundleError, RerankerError
 from reranker.fusion import Blend, EvidenceModel
+from reranker.item_tokens import ITEM_TOKENS_FILE, ItemTokens
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore
@@ -57,6 +59,7 @@ class BundleState:
     priors: PriorStore
     recall: RecallStage | None
     contexts: ContextMap | None = None
+    item_tokens: ItemTokens | None = None
 
 
 def write_bundle(directory: Path, state: BundleState) -> None:
@@ -112,6 +115,7 @@ def read_bundle(directory: Path) -> BundleState:
             priors=PriorStore.load(directory / "priors.parquet"),
             recall=load_recall(directory / "recall") if (directory / "recall").is_dir() else None,
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
+            item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
         )
     except BundleError:
         raise
@@ -147,6 +151,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     state.prompts.save(directory / "prompts")
     if state.contexts is not None:
         state.contexts.save(directory / CONTEXT_FILE)
+    if state.item_tokens is not None:
+        state.item_tokens.save(directory / ITEM_TOKENS_FILE)
     if state.recall is not None and type(state.recall).__module__.startswith("candidate_gen."):
         state.recall.save(directory / "recall")
     manifest = {

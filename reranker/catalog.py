@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from reranker.item_tokens import ItemTokens
 from reranker.scoring import ScoringList
 from reranker.tables import CATEGORY, DESCRIPTION, ITEM, TITLE, UNTITLED, USER
 from reranker.types import ItemId, TokenSequence, UserId
@@ -42,6 +43,7 @@ def scoring_lists(
     history_of: Callable[[UserId], Sequence[ItemId]],
     soft_prompt: TokenSequence | None,
     user_tokens_of: Callable[[UserId, Sequence[Item]], TokenSequence | None] | None = None,
+    item_tokens: ItemTokens | None = None,
 ) -> list[ScoringList]:
     """One list a user, users in order of appearance, candidates in row order.
 
@@ -50,16 +52,20 @@ def scoring_lists(
         history_of: user id -> the user's items, oldest first; empty for a stranger.
         soft_prompt: the domain's soft tokens.
         user_tokens_of: user id and history -> the user's own soft tokens.
+        item_tokens: gives items tokens of their own.
     """
     lists = []
     for user, rows in candidates.groupby(USER, sort=False).indices.items():
-        history = catalog.items(history_of(user)[-LONGEST_HISTORY:])
+        chosen, proposed = history_of(user)[-LONGEST_HISTORY:], candidates[ITEM].iloc[rows].tolist()
+        history = catalog.items(chosen)
         lists.append(
             ScoringList(
                 history=history,
-                candidates=catalog.items(candidates[ITEM].iloc[rows]),
+                candidates=catalog.items(proposed),
                 soft_prompt=soft_prompt,
                 user_tokens=user_tokens_of(user, history) if user_tokens_of else None,
+                history_vectors=item_tokens.before_history(chosen) if item_tokens else None,
+                candidate_vectors=item_tokens.before_candidates(proposed) if item_tokens else None,
             )
         )
     return lists

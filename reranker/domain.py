@@ -1,14 +1,20 @@
-"""What a Reranker knows of one domain: its items, and what interactions say of them."""
+"""What a Reranker knows of one domain: its items, what interactions say of them, and tokens of items."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from reranker.catalog import Catalog
+from reranker.errors import ConfigError, DataError
 from reranker.folds import evidence_model
 from reranker.fusion import EvidenceModel
+from reranker.item_tokens import RECALL, ItemTokens, VectorTable
 from reranker.protocols import RecallStage
-from reranker.tables import Dataset
+from reranker.tables import ITEM, Dataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,3 +36,45 @@ class DomainData:
         """Learns from the whole data set, in the item space of `recall`."""
         evidence = evidence_model(data.interactions, data.items, recall)
         return cls(items=data.items, catalog=Catalog(data.items), evidence=evidence)
+
+
+def domain_tokens(
+    trained: Mapping[str, ItemTokens], data: Dataset, item_vectors: pd.DataFrame | None
+) -> ItemTokens | None:
+    """The item tokens of the data's domain; None where none were trained for it.
+
+    Args:
+        trained: domain -> item tokens.
+        data: the domain.
+        item_vectors: further items' vectors, of the kind that they were trained on.
+
+    Raises:
+        ConfigError: vectors were given, but nothing was trained that reads them.
+        DataError: the vectors are of another space, or none of the domain's items has one.
+    """
+    tokens = trained.get(data.domain)
+    if item_vectors is not None:
+        if tokens is None:
+            raise ConfigError(
+                f"item vectors were given, but no item tokens were trained for the domain {data.domain!r} "
+                f"({', '.join(map(repr, trained)) or 'nor for any other'}): run `reranker meta-train` with item_tokens "
+                "on these vectors and start from the prompt it writes"
+            )
+        tokens = tokens.extended(VectorTable.from_frame(item_vectors))
+    if tokens is not None:
+        tokens.table.require_items(data.items[ITEM], data.domain)
+    return tokens
+
+
+def with_newer_items(tokens: ItemTokens | None, evidence: EvidenceModel) -> ItemTokens | None:
+    """Item tokens with the items that came after they were trained, where `evidence` gives vectors of their kind.
+
+    Only tokens over a recall stage's space grow so; a stage of another kind adds nothing.
+    """
+    if tokens is None or tokens.table.name != RECALL:
+        return tokens
+    try:
+        return tokens.extended(VectorTable.build(evidence.item_ids, evidence.vectors))
+    except DataError as error:
+        logger.warning("items without a token stay without one: %s", error)
+        return tokens

@@ -50,7 +50,13 @@ def explain(
     render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(scoring.name)
     shown = one.candidates if render is not None else one.candidates[:2]
     prompt = (render or renderer.listwise)(
-        one.history, shown, soft_prompt=one.soft_prompt, user_tokens=one.user_tokens, query=one.query
+        one.history,
+        shown,
+        soft_prompt=one.soft_prompt,
+        user_tokens=one.user_tokens,
+        query=one.query,
+        history_vectors=one.history_vectors,
+        candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
     )
     place = {item: row for row, item in enumerate(lists[ITEM])}
     rows = [place[item] for item in ranked[ITEM]]

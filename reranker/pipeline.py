@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from reranker.bundle import BundleState, read_bundle, write_bundle
 from reranker.catalog import Catalog, scoring_lists
 from reranker.config import RerankerConfig
-from reranker.domain import DomainData
+from reranker.domain import DomainData, domain_tokens, with_newer_items
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
 from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
 from reranker.fusion import Blend, EvidenceModel, Order, as_order
-from reranker.personal import CONTEXT_FILE, AdaptReport, ContextMap, Support
+from reranker.item_tokens import ItemTokens
+from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
 from reranker.reader import Reader
 from reranker.scoring import PriorStore, ScoringList
-from reranker.softprompt import PromptBank, load_peft
+from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
+from reranker.trained import Trained
 from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Reranker:
         engine: Engine | None = None,
         prompts: PromptBank | None = None,
         contexts: ContextMap | None = None,
+        item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
@@ -58,6 +61,7 @@ class Reranker:
         self.states: dict[UserId, UserState] = {}
         self.blend: Blend | None = None
         self.recall: RecallStage | None = None
+        self._item_tokens = item_tokens or {}
         self._data: DomainData | None = None
 
     @classmethod
@@ -67,8 +71,9 @@ class Reranker:
         """A Reranker that has seen no data of yours yet.
 
         Args:
-            name: "default", or a directory with a soft prompt in PEFT format to start from; a `context.safetensors`
-                beside it, as `meta-train` with `algorithm: cavia` writes it, gives users contexts of their own.
+            name: "default", or a directory with a soft prompt in PEFT format to start from. What `meta-train` writes
+                beside it comes along: `context.safetensors` (`algorithm: cavia`) gives users contexts of their own,
+                `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
             settings: fields of `RerankerConfig`.
 
@@ -77,12 +82,9 @@ class Reranker:
             PromptError: `name` is a directory without a usable soft prompt.
         """
         engine, settings = _named_engine(engine, settings)
-        prompts, contexts = PromptBank(), None
-        if str(name) != "default":
-            prompts.add_meta(load_peft(Path(name)))
-            if (Path(name) / CONTEXT_FILE).exists():
-                contexts = ContextMap.load(Path(name) / CONTEXT_FILE)
-        return cls(RerankerConfig.from_mapping(settings), engine, prompts, contexts)
+        trained = Trained() if str(name) == "default" else Trained.load(Path(name))
+        prompts = PromptBank(meta=trained.prompt)
+        return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
 
     def fit(
         self,
@@ -91,6 +93,7 @@ class Reranker:
         *,
         candidates: pd.DataFrame | None = None,
         held_out: pd.DataFrame | None = None,
+        item_vectors: pd.DataFrame | None = None,
         progress: bool = False,
     ) -> "Reranker":
         """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
@@ -104,6 +107,8 @@ class Reranker:
             recall: the stage whose lists will be reranked; saved with the bundle.
             candidates: lists served at one moment.
             held_out: interactions after that moment.
+            item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
+                on such vectors; tokens over the recall space find theirs by themselves.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -111,7 +116,7 @@ class Reranker:
 
         Raises:
             DataError: a table is wrong, or there is nothing to learn from.
-            ConfigError: neither recall nor logs were given, or both.
+            ConfigError: neither recall nor logs were given, or both; or vectors that no item tokens were trained on.
         """
         logs = None if candidates is None or held_out is None else (candidates, held_out)
         if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
@@ -121,12 +126,14 @@ class Reranker:
             fold = fold_from_logs(data, *logs)
         elif recall is not None:
             fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
+        tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
-        self.reader = self.reader.for_domain(data.domain)
+        self.reader = self.reader.for_domain(data.domain, with_newer_items(tokens, fold.evidence))
         self.recall = recall
         self._data = DomainData.build(data, recall)
         components = self._read_fold(fold, progress)
+        self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
         return self
@@ -377,6 +384,7 @@ class Reranker:
                 priors=reader.priors,
                 recall=self.recall,
                 contexts=reader.contexts,
+                item_tokens=reader.item_tokens,
             ),
         )
 
@@ -396,8 +404,11 @@ class Reranker:
         engine, settings = _named_engine(engine, settings)
         state = read_bundle(Path(directory))
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
-        reranker = cls(config, engine, state.prompts)
-        reranker.reader = Reader(config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts)
+        tokens = state.item_tokens
+        reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
+        reranker.reader = Reader(
+            config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts, tokens
+        )
         reranker.blend = state.blend
         reranker.recall = state.recall
         reranker._data = DomainData(items=state.items, catalog=Catalog(state.items), evidence=state.evidence)
@@ -421,12 +432,12 @@ class Reranker:
     ) -> list[ScoringList]:
         reader, catalog = self.reader, self._require_data().catalog
         if reader.contexts is None:
-            return scoring_lists(candidates, catalog, history_of, reader.soft_prompt())
+            return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), item_tokens=reader.item_tokens)
 
         def tokens(user: UserId, history: Sequence[Mapping[str, object]]) -> TokenSequence | None:
             return reader.user_tokens(history, states.get(user))
 
-        return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens)
+        return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens, reader.item_tokens)
 
     def _read_fold(self, fold: ValidationFold, progress: bool) -> dict[int, NDArray[np.float64]]:
         """Components of the covered lists; contexts start from the histories of that moment, without gradient steps."""

@@ -11,6 +11,7 @@ from reranker.config import RerankerConfig
 from reranker.engines import load_engine
 from reranker.errors import BundleError, ConfigError
 from reranker.hub import resolve_model
+from reranker.item_tokens import ItemTokens
 from reranker.personal import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine
@@ -36,6 +37,7 @@ class Reader:
         engine: a ready engine; by default the one `config` names, loaded on first use.
         model: the model that `priors` and everything fitted belong to; another one is refused.
         contexts: what makes users' contexts soft tokens; None gives users none.
+        item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
     """
 
     def __init__(
@@ -47,20 +49,30 @@ class Reader:
         engine: Engine | None = None,
         model: ModelInfo | None = None,
         contexts: ContextMap | None = None,
+        item_tokens: ItemTokens | None = None,
     ) -> None:
         self.config = config
         self.domain = domain
         self.prompts = prompts
         self.priors = priors
         self.contexts = contexts
+        self.item_tokens = item_tokens
         self._engine = engine
         self._model = model
         self._scoring: Scoring | None = None
         self._packed: PackedLM | None = None
 
-    def for_domain(self, domain: str) -> "Reader":
+    def for_domain(self, domain: str, item_tokens: ItemTokens | None = None) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
-        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine, contexts=self.contexts)
+        return Reader(
+            self.config,
+            domain,
+            self.prompts,
+            PriorStore(),
+            self._engine,
+            contexts=self.contexts,
+            item_tokens=item_tokens,
+        )
 
     @property
     def model(self) -> ModelInfo:
@@ -177,7 +189,12 @@ class Reader:
         """Per list: (n_candidates, n_components).
 
         Lists with histories of like length go to the engine together, so that its batches need little padding.
+
+        Raises:
+            PromptError: the item tokens belong to another model.
         """
+        if self.item_tokens is not None:
+            self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
         components: dict[int, NDArray[np.float64]] = {}
         with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:

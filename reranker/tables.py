@@ -22,6 +22,7 @@ USER, ITEM = "user_id", "item_id"
 TIMESTAMP, WEIGHT, DOMAIN = "timestamp", "weight", "domain"
 TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
 SCORE, RANK = "score", "rank"
+VECTOR = "vector"
 RECALL_SCORE, RECALL_RANK = "recall_score", "recall_rank"
 
 CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]
@@ -142,6 +143,29 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
     return frame[CANDIDATE_COLUMNS].reset_index(drop=True)
 
 
+def validate_item_vectors(
+    frame: pd.DataFrame, name: str = "item_vectors"
+) -> tuple[list[Hashable], NDArray[np.float32]]:
+    """Item ids and their (n_items, d) vectors; zeros for an item whose vector is missing.
+
+    The numbers of a vector stand in one column `vector` of lists, or in numeric columns of their own.
+
+    Raises:
+        DataError: empty table, missing, unhashable or duplicate item_id, columns that are no numbers, vectors of
+            different lengths, or a number that is not finite.
+    """
+    frame = _with_canonical_names(frame, name)
+    _require_columns(frame, [ITEM], name)
+    _require_rows(frame, name)
+    _require_ids(frame, ITEM, name)
+    _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
+    values = _listed_vectors(frame, name) if VECTOR in frame else _numeric_columns(frame, name)
+    values[np.isnan(values).all(axis=1)] = 0.0
+    infinite = np.asarray(~np.isfinite(values).all(axis=1))
+    _refuse_rows(frame, ITEM, infinite, "has a vector with numbers that are not finite", name)
+    return frame[ITEM].tolist(), values.astype(np.float32)
+
+
 def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
     """Sorted by timestamp; ties and tables without timestamps keep their row order."""
     if TIMESTAMP not in interactions:
@@ -248,6 +272,38 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
     _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
+
+
+def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """(rows, d) from a column of lists; NaN where there is none."""
+    present = frame[VECTOR].notna().to_numpy()
+    lengths = frame[VECTOR].map(lambda value: len(value) if isinstance(value, list | tuple | np.ndarray) else 0)
+    dim = max(1, *lengths)
+    counted = frame.assign(**{VECTOR: lengths})
+    wrong = present & (lengths.to_numpy() != dim)
+    _refuse_rows(counted, VECTOR, wrong, f"is a list of another length than {dim}; shown are the lengths", name)
+    values = np.full((len(frame), dim), np.nan)
+    if present.any():
+        try:
+            values[present] = np.array(frame[VECTOR][present].tolist(), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"table {name!r}, column {VECTOR!r}: each row must list numbers, nothing else ({error})"
+            ) from error
+    return values
+
+
+def _numeric_columns(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """(rows, d) of all columns but the id."""
+    columns = frame.drop(columns=ITEM)
+    other = [str(column) for column, dtype in columns.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    if other or columns.empty:
+        raise DataError(
+            f"table {name!r} needs {ITEM!r} and a column {VECTOR!r} of lists, or {ITEM!r} and nothing but numeric "
+            f"columns; {', '.join(map(repr, other)) or 'further columns'} "
+            f"{'hold no numbers' if other else 'are missing'}"
+        )
+    return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
 
 
 def _numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:

@@ -19,7 +19,7 @@ from reranker.cli.options import (
     settings_from_yaml,
 )
 from reranker.errors import ConfigError
-from reranker.tables import read_table
+from reranker.tables import ITEM, read_table
 
 
 def fit(
@@ -32,6 +32,13 @@ def fit(
         Path | None, typer.Option("--candidates", help="your own recall lists, served before --held-out was chosen")
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="folder of a trained prompt, as `reranker meta-train` writes it")
+    ] = "default",
+    item_vectors: Annotated[
+        Path | None,
+        typer.Option("--item-vectors", help="item_id, and vector or numeric columns: newer items for item tokens"),
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
@@ -44,7 +51,6 @@ def fit(
 ) -> None:
     """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
     from candidate_gen import ALSRecall
-    from reranker.config import RerankerConfig
     from reranker.pipeline import Reranker
 
     settings = given(
@@ -56,13 +62,19 @@ def fit(
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
     data = dataset_from_flags(dataset, interactions, items, domain)
-    reranker = Reranker(RerankerConfig.from_mapping(settings))
+    reranker = Reranker.from_pretrained(prompt, **settings)
+    vectors = None if item_vectors is None else read_table(item_vectors)
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
             raise ConfigError("your own recall needs both --candidates and --held-out")
-        reranker.fit(data, candidates=read_table(candidates), held_out=read_table(held_out), progress=True)
+        served, chosen = read_table(candidates), read_table(held_out)
+        reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
     else:
-        reranker.fit(data, ALSRecall(seed=seed or 0).fit(data.interactions), progress=True)
+        recall = ALSRecall(seed=seed or 0).fit(data.interactions)
+        reranker.fit(data, recall, item_vectors=vectors, progress=True)
+    if (tokens := reranker.reader.item_tokens) is not None:
+        told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
+        typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
     reranker.save(out)
     assert reranker.blend is not None
     typer.echo(f"{reranker.blend.guard.in_words()}")

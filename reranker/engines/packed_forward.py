@@ -69,7 +69,8 @@ class PackedLM:
 
         Args:
             rows: packed requests.
-            vectors: per row (n_vectors, dim), read at the vector positions of its prefix in place of those it holds.
+            vectors: per row (n_vectors, dim), read at the vector positions of its prefix and then of its nodes, in
+                place of those it holds.
         """
         hidden = self._hidden(rows, vectors)
         begins = np.cumsum([0] + [len(row.reads) for row in rows])
@@ -100,9 +101,10 @@ class PackedLM:
         visible = np.zeros((len(rows), 1, longest, longest), dtype=np.bool_)
         visible[..., 0] = True  # padding needs something to attend to, or it makes NaN
         for number, row in enumerate(rows):
-            embeddings[number, : len(row)] = self._input(TokenSequence.concatenate([row.prefix, row.nodes]))
-            if vectors is not None and not row.prefix.is_plain:
-                embeddings[number, self._tensor(row.prefix.vector_positions)] = vectors[number].to(embeddings)
+            whole = TokenSequence.concatenate([row.prefix, row.nodes])
+            embeddings[number, : len(row)] = self._input(whole)
+            if vectors is not None and not whole.is_plain:
+                embeddings[number, self._tensor(whole.vector_positions)] = vectors[number].to(embeddings)
             positions[number, : len(row)] = row.positions
             visible[number, 0, : len(row), : len(row)] = row.visible()
         states = self._trunk(

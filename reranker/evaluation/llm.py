@@ -20,12 +20,13 @@ from reranker.evaluation.kept import read_scores, reading_key, reading_path, wri
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
-from reranker.personal import ContextMap, Support
+from reranker.personal import Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
 from reranker.scoring import PriorStore
-from reranker.softprompt import PromptBank, SoftPrompt
+from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER
+from reranker.trained import Trained
 from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
 
 Components = NDArray[np.float64]
@@ -85,9 +86,8 @@ class Readings:
         families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
         directory: where readings are kept for later runs; nowhere by default.
-        prompt: soft prompt of every domain; the written instruction's embeddings by default.
-        contexts: gives every user soft tokens of their own, adapted to the history of each list.
-        adapt_steps: gradient steps a user; 0 leaves contexts where the histories' text puts them.
+        trained: domain -> prompt, users' contexts and item tokens; untrained by default.
+        adapt_steps: gradient steps a user, where there are contexts; 0 leaves them where the histories' text puts them.
 
     Raises:
         PromptError: the prompt was made for another model.
@@ -100,15 +100,14 @@ class Readings:
         families: Mapping[str, str] | None = None,
         progress: bool = False,
         directory: Path | None = None,
-        prompt: SoftPrompt | None = None,
-        contexts: ContextMap | None = None,
+        trained: Mapping[str, Trained] | None = None,
         adapt_steps: int = 2,
     ) -> None:
-        if prompt is not None:
-            prompt.require_model(engine.model)
-        self._prompt = prompt
-        self._contexts = contexts
+        self._trained = trained or {}
         self._adapt_steps = adapt_steps
+        for one in self._trained.values():
+            if one.prompt is not None:
+                one.prompt.require_model(engine.model)
         self.config = config
         self._directory = directory
         self.families = families or {}
@@ -157,10 +156,12 @@ class Readings:
         """Names the model by its weights, the engine and every setting of prompts and read-out."""
         model = self.engine.model
         families = sorted(self.families.items())
-        prompt = f"|{self._prompt.sha256}" if self._prompt else ""
-        if self._contexts is not None:
-            prompt += f"|{self._contexts.sha256}|{self._adapt_steps}"
-        return f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{prompt}"
+        trained = "".join(f"|{domain}:{one.sha256}" for domain, one in sorted(self._trained.items()))
+        if any(one.contexts for one in self._trained.values()):
+            trained += f"|{self._adapt_steps}"
+        return (
+            f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{trained}"
+        )
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
         """The lists with a target in them, for only these teach: a random `users` of them, the same at every call."""
@@ -175,14 +176,15 @@ class Readings:
     def reader(self, domain: str) -> Reader:
         """The reader of a domain: its templates, soft prompt and priors."""
         if domain not in self._readers:
-            named = self.families.get(domain, domain)
+            trained = self._trained.get(domain, Trained())
             self._readers[domain] = Reader(
                 self.config,
-                named,
-                PromptBank(meta=self._prompt),
+                self.families.get(domain, domain),
+                PromptBank(meta=trained.prompt),
                 PriorStore(),
                 self._engine,
-                contexts=self._contexts,
+                contexts=trained.contexts,
+                item_tokens=trained.item_tokens.get(domain),
             )
         return self._readers[domain]
 
@@ -194,7 +196,7 @@ class Readings:
         }
         catalog = Catalog(lists.fold.items)
         states: dict[UserId, UserState] = {}
-        if self._contexts is not None and self._adapt_steps:
+        if reader.contexts is not None and self._adapt_steps:
             support = [
                 Support(state=UserState(user_id=user), items=catalog.items(histories.get(user, ())))
                 for user in lists.candidates[USER].drop_duplicates()
@@ -207,6 +209,7 @@ class Readings:
             lambda user: histories.get(user, []),
             reader.soft_prompt(),
             lambda user, history: reader.user_tokens(history, states.get(user)),
+            reader.item_tokens,
         )
         values = reader.components(prompts, self.progress)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))

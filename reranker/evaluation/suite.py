@@ -18,9 +18,8 @@ from reranker.evaluation.controls import (
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
-from reranker.personal import ContextMap
 from reranker.protocols import Engine
-from reranker.softprompt import SoftPrompt
+from reranker.trained import Trained
 
 SYSTEMS: dict[str, str] = {
     "recall": "the list as it came in",
@@ -72,9 +71,8 @@ class Suite:
         families: domain -> template family, for domains that are not called like one.
         progress: show progress bars on stderr.
         directory: where the model's readings are kept for later runs; nowhere by default.
-        prompt: soft prompt of the LLM systems; the written instruction's embeddings by default.
-        contexts: gives every user soft tokens of their own.
-        adapt_steps: gradient steps a user.
+        trained: domain -> what the LLM systems were trained to; untrained by default.
+        adapt_steps: gradient steps a user, where there are contexts.
     """
 
     def __init__(
@@ -85,13 +83,11 @@ class Suite:
         families: Mapping[str, str] | None = None,
         progress: bool = False,
         directory: Path | None = None,
-        prompt: SoftPrompt | None = None,
-        contexts: ContextMap | None = None,
+        trained: Mapping[str, Trained] | None = None,
         adapt_steps: int = 2,
     ) -> None:
         self.config = config
-        self._prompt = prompt
-        self._contexts = contexts
+        self._trained = trained
         self._adapt_steps = adapt_steps
         self._directory = directory
         self.fit_users = fit_users
@@ -125,8 +121,7 @@ class Suite:
                 self._families,
                 self._progress,
                 self._directory,
-                self._prompt,
-                self._contexts,
+                self._trained,
                 self._adapt_steps,
             )
         return self._readings[read_out]

@@ -9,12 +9,14 @@ from torch.nn import functional
 
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import PackedRow, pack
+from reranker.item_tokens import ItemTokens
+from reranker.meta.item_tokens import ItemProjection, stand_ins
 from reranker.meta.objectives import Objective
 from reranker.meta.tasks import Episode, Item
-from reranker.prompting import PromptRenderer
+from reranker.prompting import ItemVectors, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.tables import CATEGORY
-from reranker.types import ScoringRequest, TokenSequence
+from reranker.types import ItemId, ScoringRequest, TokenSequence
 
 PROMPT = "prompt"
 Values = Mapping[str, torch.Tensor]
@@ -56,6 +58,7 @@ class EpisodeReader:
         category_weight: weight of −mean log p of the chosen titles' tokens behind their categories alone.
         evidence: whether the evidence stands in the utility.
         max_tokens: of the rows read together, padding included.
+        item_tokens: domain -> what gives its items tokens; their projectors are among the values that are read under.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class EpisodeReader:
         category_weight: float = 0.0,
         evidence: bool = True,
         max_tokens: int = 2048,
+        item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         self.coefficients = list(coefficients)
         self.title_weight = title_weight
@@ -78,6 +82,7 @@ class EpisodeReader:
         self._objective = objective
         self._evidence = evidence
         self._max_tokens = max_tokens
+        self._item_tokens = item_tokens or {}
 
     def parts(
         self, values: Values, episodes: Sequence[Episode], user_tokens: UserTokens | None = None, k_user: int = 0
@@ -85,7 +90,7 @@ class EpisodeReader:
         """Reads episodes of one domain and like length together; each part is a graph of its own.
 
         Args:
-            values: the soft prompt.
+            values: the soft prompt, and the projectors of item tokens.
             episodes: what to read.
             user_tokens: soft tokens of the episodes' users, or None.
             k_user: how many a user has.
@@ -95,7 +100,14 @@ class EpisodeReader:
         own = None if user_tokens is None else stand_in(k_user, prompt.shape[1])
         requests = [
             self._renderers[one.domain]
-            .likelihood(one.history, one.candidates, soft_prompt=placeholder, user_tokens=own)
+            .likelihood(
+                one.history,
+                one.candidates,
+                soft_prompt=placeholder,
+                user_tokens=own,
+                history_vectors=self._before(one.domain, one.history_ids),
+                candidate_vectors=self._before(one.domain, one.candidate_ids, candidates=True),
+            )
             .request
             for one in episodes
         ]
@@ -103,7 +115,7 @@ class EpisodeReader:
         for numbers in _grouped([one.domain for one in episodes], sizes, self._max_tokens // 2):
             mine = [episodes[number] for number in numbers]
             tokens = None if user_tokens is None else user_tokens(numbers)
-            yield self._part(prompt, placeholder, mine, [requests[number] for number in numbers], tokens)
+            yield self._part(values, placeholder, mine, [requests[number] for number in numbers], tokens)
 
     def title_loss(self, values: Values, episodes: Sequence[Episode]) -> Iterator[torch.Tensor]:
         """−mean log p of the candidates' title tokens without any history, a list: language modelling of item text.
@@ -114,36 +126,45 @@ class EpisodeReader:
         placeholder = stand_in(len(prompt), prompt.shape[1])
         for one in episodes:
             request = self._renderers[one.domain].prior(one.candidates, placeholder).request
-            loss = mean_losses([[request]], self._sums([request], [prompt]))[0]
+            loss = mean_losses([[request]], self._sums([request], [prompt], None))[0]
             if self.category_weight:
                 loss = loss + self.category_weight * self._category_losses(prompt, one.domain, [one.candidates])[0]
             yield loss
 
     def _part(
         self,
-        prompt: torch.Tensor,
+        values: Values,
         placeholder: TokenSequence,
         episodes: Sequence[Episode],
         requests: Sequence[ScoringRequest],
         user_tokens: torch.Tensor | None,
     ) -> Part:
-        renderer = self._renderers[episodes[0].domain]
-        distinct = list({id(item): item for one in episodes for item in one.candidates}.values())
-        row_of = {id(item): row for row, item in enumerate(distinct)}
+        prompt, domain = values[PROMPT], episodes[0].domain
+        distinct = {
+            item_id: item for one in episodes for item_id, item in zip(one.candidate_ids, one.candidates, strict=True)
+        }
+        row_of = {item_id: row for row, item_id in enumerate(distinct)}
         vectors = [prompt] * len(requests)
         if user_tokens is not None:
             vectors = [torch.cat([prompt, own.to(prompt)]) for own in user_tokens]
-        # The prior belongs to the item and the domain's prompt: nothing of the user may enter it.
-        prior_request = renderer.prior(distinct, placeholder).request
-        *sums, prior = self._sums([*requests, prior_request], [*vectors, prompt])
+        items = ItemProjection(self._item_tokens[domain], values) if domain in self._item_tokens else None
+        if items is not None:
+            vectors = [
+                torch.cat([one, items.at(request.prefix, len(one)).to(prompt)])
+                for one, request in zip(vectors, requests, strict=True)
+            ]
+        # The prior belongs to the item, its own token included, and the domain's prompt: nothing of the user enters.
+        before = self._before(domain, list(distinct), candidates=True)
+        alone = self._renderers[domain].prior(list(distinct.values()), placeholder, before).request
+        *sums, prior = self._sums([*requests, alone], [*vectors, prompt], items)
         components = []
         for one, request, total in zip(episodes, requests, sums, strict=True):
             counts = torch.tensor(_counts(request), dtype=total.dtype, device=total.device)
-            rows = torch.tensor([row_of[id(item)] for item in one.candidates], device=total.device)
+            rows = torch.tensor([row_of[item_id] for item_id in one.candidate_ids], device=total.device)
             components.append(torch.stack([total, total / counts, prior[rows]], dim=1))
         loss = self._loss(components, episodes)
         if self.category_weight:
-            from_category = self._category_losses(prompt, episodes[0].domain, [chosen_items(one) for one in episodes])
+            from_category = self._category_losses(prompt, domain, [chosen_items(one) for one in episodes])
             loss = loss + self.category_weight * from_category.sum()
         return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
 
@@ -155,14 +176,32 @@ class EpisodeReader:
         renderer, placeholder = self._renderers[domain], stand_in(len(prompt), prompt.shape[1])
         requests = [behind_category(renderer, items, placeholder) for items in lists]
         every = [request for each in requests for request in each]
-        return mean_losses(requests, self._sums(every, [prompt] * len(every)) if every else [])
+        return mean_losses(requests, self._sums(every, [prompt] * len(every), None) if every else [])
 
-    def _sums(self, requests: Sequence[ScoringRequest], vectors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Per request: (n_candidates,) Σ log p of the scored tokens, `vectors` at the prefix's soft positions."""
+    def _before(self, domain: str, item_ids: Sequence[ItemId], *, candidates: bool = False) -> ItemVectors | None:
+        """What stands in for the tokens of items."""
+        tokens = self._item_tokens.get(domain)
+        if tokens is None or (candidates and not tokens.candidates):
+            return None
+        return stand_ins(tokens, item_ids)
+
+    def _sums(
+        self, requests: Sequence[ScoringRequest], vectors: Sequence[torch.Tensor], items: ItemProjection | None
+    ) -> list[torch.Tensor]:
+        """Per request: (n_candidates,) Σ log p of the scored tokens.
+
+        Args:
+            requests: what is read.
+            vectors: per request, what stands at the prefix's soft positions.
+            items: gives what stands at those of the candidates.
+        """
         rows: list[PackedRow] = [
             row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=False)
         ]
-        values = self._lm.differentiable_log_probs(rows, [vectors[row.request] for row in rows])
+        soft = [vectors[row.request] for row in rows]
+        if items is not None:
+            soft = [torch.cat([one, items.at(row.nodes).to(one)]) for one, row in zip(soft, rows, strict=True)]
+        values = self._lm.differentiable_log_probs(rows, soft)
         sums: list[torch.Tensor | None] = [None] * len(requests)
         for row, log_probs in zip(rows, values, strict=True):
             index = torch.from_numpy(row.pair_candidates).to(log_probs.device)

@@ -21,6 +21,8 @@ class DomainSource(BaseModel):
         name: of the domain; picks the templates.
         data: folder with interactions and items, or the name of a known data set.
         family: template family; by the domain's name without it.
+        item_vectors: table of `item_id` and `vector` (or numeric columns) that item tokens are projected from; the
+            recall stage's item factors without it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +30,7 @@ class DomainSource(BaseModel):
     name: str
     data: str
     family: str | None = None
+    item_vectors: Path | None = None
 
 
 class MetaConfig(BaseModel):
@@ -54,6 +57,10 @@ class MetaConfig(BaseModel):
         population: its members a step, which share `lists_per_step`; 4 + 3 ln(subspace) without it.
         context_dim: floats a user, at most 64.
         context_tokens: soft tokens they become.
+        item_tokens: "history" gives items of histories a soft token before their titles, projected from a vector of the
+            item; "both" gives candidates theirs, too. Then only the projector is learned, one a domain, and the prompt
+            stays as it started. "none": no such tokens.
+        item_token_hidden: width of the projector's hidden layer.
         negatives: candidates beside the chosen ones, from the same list.
         popular_share: share of them drawn by popularity from the catalogue instead.
         n_candidates: length of the recall lists.
@@ -101,6 +108,8 @@ class MetaConfig(BaseModel):
     population: int | None = Field(default=None, ge=4)
     context_dim: int = Field(default=32, ge=1, le=64)
     context_tokens: int = Field(default=4, ge=1)
+    item_tokens: Literal["none", "history", "both"] = "none"
+    item_token_hidden: int = Field(default=64, ge=1)
     negatives: int = Field(default=15, ge=1)
     popular_share: float = Field(default=0.0, ge=0, le=1)
     n_candidates: int = Field(default=50, ge=2)
@@ -135,11 +144,23 @@ class MetaConfig(BaseModel):
             raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
         if self.adapts_prompts and self.lists_per_step < 2 * (self.inner_steps + 1):
             raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
+        if self.item_tokens != "none":
+            self._learns_item_tokens()
+        elif any(one.item_vectors for one in (*self.domains, *self.held_out)):
+            raise ValueError("item_vectors are given, but item_tokens is 'none': set it to 'history' or 'both'")
         if self.meta_sgd and self.algorithm not in ("fomaml", "maml"):
             raise ValueError(f"meta_sgd: {self.algorithm} takes no inner steps on a prompt whose size it could learn")
         if self.algorithm == "es" and self.pretrain_steps:
             raise ValueError("pretrain_steps needs gradients, which es does without")
         return self
+
+    def _learns_item_tokens(self) -> None:
+        if self.held_out:
+            raise ValueError("a projector of item tokens is of its domain alone: leave held_out empty with item_tokens")
+        if self.algorithm not in ("pooled", "cavia") or (self.algorithm == "cavia" and self.start is None):
+            raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a start that has contexts")
+        if self.pretrain_steps:
+            raise ValueError("pretrain_steps learn the prompt, which item_tokens leave as it is: set it to 0")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "MetaConfig":

@@ -11,6 +11,7 @@ from reranker.engines import AUTO, choose_engine, load_engine
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
 from reranker.hub import resolve_model
+from reranker.item_tokens import ItemTokens
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.objectives import Objective
 from reranker.meta.reading import EpisodeReader, tokens_at_once
@@ -36,8 +37,10 @@ class ModelSide(Protocol):
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """(len(token_ids), dim) rows of the input embedding table."""
 
-    def reader(self, renderers: Mapping[str, PromptRenderer], objective: Objective) -> EpisodeReader | EngineReader:
-        """What reads episodes."""
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EpisodeReader | EngineReader:
+        """What reads episodes, under the item tokens of each domain."""
 
     def close(self) -> None:
         """Frees the model."""
@@ -66,7 +69,9 @@ class TorchSide:
         rows: NDArray[np.float32] = self.packed.embed(token_ids).detach().float().cpu().numpy()
         return rows
 
-    def reader(self, renderers: Mapping[str, PromptRenderer], objective: Objective) -> EpisodeReader:
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EpisodeReader:
         return EpisodeReader(
             self.packed,
             renderers,
@@ -74,6 +79,7 @@ class TorchSide:
             self._config.coefficients,
             evidence=self._config.evidence,
             max_tokens=tokens_at_once(self.device),
+            item_tokens=item_tokens,
         )
 
     def close(self) -> None:
@@ -102,7 +108,10 @@ class EngineSide:
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._engine.embed_tokens(token_ids)
 
-    def reader(self, renderers: Mapping[str, PromptRenderer], objective: Objective) -> EngineReader:
+    def reader(
+        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+    ) -> EngineReader:
+        assert not item_tokens, "MetaConfig refuses them with es"
         return EngineReader(
             self._engine, renderers, objective, self._config.coefficients, evidence=self._config.evidence
         )

@@ -12,11 +12,12 @@ from reranker.errors import DataError
 from reranker.folds import ValidationFold, fold_from_recall
 from reranker.fusion import FEATURES, FusionHead
 from reranker.fusion.head import assign_folds
+from reranker.item_tokens import VectorTable
 from reranker.meta.tune import without_newest
 from reranker.prompting import PromptRenderer
 from reranker.protocols import RecallStage
 from reranker.tables import CATEGORY, ITEM, TIMESTAMP, USER, Dataset
-from reranker.types import UserId
+from reranker.types import ItemId, UserId
 
 Item = Mapping[str, object]
 
@@ -32,12 +33,16 @@ class Episode:
         candidates: the list, as the recall stage ordered it.
         chosen: (n_candidates,) the query set: True where the user chose the item next; at least one.
         evidence: (n_candidates,) log-odds from recall evidence alone, by a head that has not seen this list.
+        history_ids: ids of the history's items.
+        candidate_ids: ids of the candidates.
     """
 
     domain: str
     user_id: UserId
     history: tuple[Item, ...]
     candidates: tuple[Item, ...]
+    history_ids: tuple[ItemId, ...]
+    candidate_ids: tuple[ItemId, ...]
     chosen: NDArray[np.bool_]
     evidence: NDArray[np.float64]
 
@@ -50,15 +55,19 @@ class TaskDomain:
         name: of the domain.
         episodes: lists that hold a chosen item.
         popular: items, drawn by popularity as extra negatives; most popular first.
+        popular_ids: their ids.
         popularity: (len(popular),) how often each was chosen.
         renderer: of the domain's templates.
+        space: item vectors of the recall space at the earliest replayed moment: they know of no choice in `episodes`.
     """
 
     name: str
     episodes: Sequence[Episode]
     popular: Sequence[Item]
+    popular_ids: Sequence[ItemId]
     popularity: NDArray[np.float64]
     renderer: PromptRenderer
+    space: VectorTable
 
     @classmethod
     def build(
@@ -95,6 +104,7 @@ class TaskDomain:
             try:
                 fold = fold_from_recall(past, recall, n_candidates, min_history, seed)
                 episodes += _episodes(data, fold, seed)
+                earliest = fold.evidence
             except DataError:
                 if number == 0:
                     raise
@@ -104,8 +114,10 @@ class TaskDomain:
             name=data.domain,
             episodes=episodes,
             popular=Catalog(data.items).items(counts.index.tolist()),
+            popular_ids=counts.index.tolist(),
             popularity=np.asarray(counts, dtype=np.float64),
             renderer=renderer,
+            space=VectorTable.build(earliest.item_ids, earliest.vectors),
         )
 
     def split(self, share: float, seed: int) -> tuple["TaskDomain", "TaskDomain"]:
@@ -133,14 +145,16 @@ class Augmentation:
     category_dropout: float = 0.0
     order_jitter: float = 0.0
 
-    def apply(self, history: Sequence[Item], random: np.random.Generator) -> tuple[Item, ...]:
-        """The varied history; its newest item is never left out."""
+    def apply(self, episode: Episode, random: np.random.Generator) -> Episode:
+        """The episode with a varied history; its newest item is never left out."""
+        history = list(zip(episode.history, episode.history_ids, strict=True))
         last = len(history) - 1
         kept = [one for place, one in enumerate(history) if place == last or random.random() >= self.history_dropout]
         for place in range(len(kept) - 1):
             if random.random() < self.order_jitter:
                 kept[place], kept[place + 1] = kept[place + 1], kept[place]
-        return tuple({**one, CATEGORY: ""} if random.random() < self.category_dropout else one for one in kept)
+        shown = [{**one, CATEGORY: ""} if random.random() < self.category_dropout else one for one, _ in kept]
+        return replace(episode, history=tuple(shown), history_ids=tuple(item_id for _, item_id in kept))
 
 
 class TaskSampler:
@@ -217,20 +231,22 @@ class TaskSampler:
         kept = random.permutation(others)[: max(0, self._negatives - n_popular)]
         rows = np.sort(np.concatenate([chosen, kept]))  # as the recall stage ordered them
         candidates = [episode.candidates[row] for row in rows]
+        candidate_ids = [episode.candidate_ids[row] for row in rows]
         evidence = episode.evidence[rows]
         if n_popular:
             share = domain.popularity / domain.popularity.sum()
             extra = random.choice(len(share), min(n_popular, len(share)), replace=False, p=share)
-            listed = {id(one) for one in episode.candidates}
-            popular = [domain.popular[number] for number in extra if id(domain.popular[number]) not in listed]
-            candidates += popular
+            listed = set(episode.candidate_ids)
+            popular = [int(number) for number in extra if domain.popular_ids[number] not in listed]
+            candidates += [domain.popular[number] for number in popular]
+            candidate_ids += [domain.popular_ids[number] for number in popular]
             evidence = np.concatenate([evidence, np.full(len(popular), episode.evidence.min())])
         flags = np.zeros(len(candidates), dtype=np.bool_)
         flags[: len(rows)] = episode.chosen[rows]
         return replace(
-            episode,
-            history=self._augmentation.apply(episode.history, random) if vary else episode.history,
+            self._augmentation.apply(episode, random) if vary else episode,
             candidates=tuple(candidates),
+            candidate_ids=tuple(candidate_ids),
             chosen=flags,
             evidence=evidence,
         )
@@ -254,11 +270,14 @@ def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episod
         rows = by_list[number]
         user = fold.candidates[USER].iloc[rows[0]]
         history = [ids[row] for row in fold.evidence.histories.get(user, ())][-LONGEST_HISTORY:]
+        proposed = fold.candidates[ITEM].iloc[rows].tolist()
         yield Episode(
             domain=data.domain,
             user_id=user,
             history=tuple(catalog.items(history)),
-            candidates=tuple(catalog.items(fold.candidates[ITEM].iloc[rows])),
+            candidates=tuple(catalog.items(proposed)),
+            history_ids=tuple(history),
+            candidate_ids=tuple(proposed),
             chosen=fold.chosen[rows],
             evidence=evidence[rows],
         )

@@ -11,9 +11,11 @@ import torch
 from candidate_gen import ALSRecall
 from reranker.errors import ConfigError
 from reranker.hub import load_dataset
+from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
+from reranker.meta.item_tokens import projector_leaves, trained_item_tokens
 from reranker.meta.objectives import objective_named
-from reranker.meta.outer import RATE
+from reranker.meta.outer import PROMPT, RATE
 from reranker.meta.reading import EpisodeReader, tokens_at_once
 from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.sides import EngineSide, ModelSide, TorchSide
@@ -24,6 +26,8 @@ from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 
+_NEUTRAL = " "
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrompt:
@@ -31,7 +35,8 @@ class TrainedPrompt:
 
     Attributes:
         prompt: folder of the soft prompt in PEFT's format; `cavia` puts the users' `context.safetensors` beside it,
-            `reptile`, `fomaml` and `maml` the `step_sizes.safetensors` that adapt it to a domain.
+            item tokens come to lie in `item_tokens/`, and `reptile`, `fomaml` and `maml` put the
+            `step_sizes.safetensors` there that adapt it to a domain.
         curve: losses and validations.
     """
 
@@ -100,19 +105,24 @@ def _train(
     validation = list(TaskSampler(validated, negatives=config.negatives).fixed(config.validation_lists))
     renderers = {one.name: one.renderer for one in [*trained, *validated]}
     draws = torch.Generator()
-    reader = side.reader(renderers, objective_named(config.objective, generator=draws))
-    contexts, leaves = None, None
+    tokens = {} if config.item_tokens == "none" else _start_item_tokens(config, trained, side)
+    reader = side.reader(renderers, objective_named(config.objective, generator=draws), tokens)
+    start = _start(config, side, domains[0].renderer)
+    contexts, leaves = None, {}
     if config.algorithm == "cavia":
         assert isinstance(side, TorchSide) and isinstance(reader, EpisodeReader)
         contexts = ContextReader(reader, side.packed, renderers, config.inner_steps, tokens_at_once(side.device))
         leaves = context_leaves(_start_contexts(config, side, domains[0].renderer), side.device)
-    start = _start(config, side, domains[0].renderer)
-    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, draws)
+    fixed = {PROMPT, *leaves} if tokens else ()
+    leaves |= projector_leaves(tokens, side.device)
+    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed, draws)
     vectors = trainer.run(progress, watch).float().cpu().numpy()
     model = side.model
     save_peft(SoftPrompt(vectors=vectors, base_model_id=model.model_id, base_model_sha256=model.sha256), out / "prompt")
     if contexts is not None:
         context_map(trainer.best, model.model_id, model.sha256).save(out / "prompt" / CONTEXT_FILE)
+    if tokens:
+        save_item_tokens(trained_item_tokens(trainer.best, tokens, model.model_id, model.sha256), out / "prompt")
     if config.adapts_prompts:
         rates = trainer.best.get(RATE, torch.full_like(start, config.inner_rate)).float().cpu().numpy()
         StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
@@ -183,3 +193,22 @@ def _start_contexts(config: MetaConfig, side: ModelSide, renderer: PromptRendere
         return found
     newline = side.embed_tokens([renderer.tokenizer.encode("\n")[-1]])[0]
     return ContextMap.initial(newline, config.context_tokens, config.context_dim, config.seed)
+
+
+def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], side: ModelSide) -> dict[str, ItemTokens]:
+    """Every item starts with the same token, which says nothing."""
+    given = {one.name: one.item_vectors for one in config.domains}
+    tokens = {}
+    for domain in domains:
+        place = given[domain.name]
+        table = domain.space if place is None else VectorTable.read(place)
+        table.require_items(domain.popular_ids, domain.name)
+        tokens[domain.name] = ItemTokens.initial(
+            table,
+            side.embed_tokens(domain.renderer.tokenizer.encode(_NEUTRAL)[-1:])[0],
+            config.item_token_hidden,
+            domain=domain.name,
+            candidates=config.item_tokens == "both",
+            seed=config.seed,
+        )
+    return tokens

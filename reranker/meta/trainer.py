@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,8 @@ class MetaTrainer:
         config: settings.
         directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
         contexts: reads lists through `reader` under adapted contexts of their users, or None.
-        leaves: parameters that are learned beside the prompt: those of the contexts.
+        leaves: parameters that are learned beside the prompt: those of the contexts and of item tokens.
+        fixed: names of parameters that stay as they start.
         draws: the objective's random numbers; seeded anew at every step, and alike at every validation.
 
     Raises:
@@ -77,12 +78,15 @@ class MetaTrainer:
         directory: Path,
         contexts: ContextReader | None = None,
         leaves: Mapping[str, torch.Tensor] | None = None,
+        fixed: Collection[str] = (),
         draws: torch.Generator | None = None,
     ) -> None:
         self.config = config
         self.curve = TrainingCurve()
-        self.values = {PROMPT: start.detach().clone().requires_grad_()}
-        self.values |= {name: leaf.detach().clone().requires_grad_() for name, leaf in (leaves or {}).items()}
+        self.values = {
+            name: leaf.detach().clone().requires_grad_(name not in fixed)
+            for name, leaf in {PROMPT: start, **(leaves or {})}.items()
+        }
         if config.meta_sgd:
             self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
@@ -94,7 +98,8 @@ class MetaTrainer:
         self._validation = validation
         self._directory = directory
         self._algorithm = _algorithm(config, self._recording, sampler, self.values[PROMPT])
-        self._optimizer = torch.optim.Adam(list(self.values.values()), lr=config.learning_rate)
+        learned = [value for value in self.values.values() if value.requires_grad]
+        self._optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
         self._writer: Any = None
         self._resume()
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from reranker.errors import PromptError
+from reranker.tensorfile import read_tensors, require_base_model, write_tensors
 from reranker.types import ModelInfo, TokenSequence
 
 CONTEXT_FILE = "context.safetensors"
@@ -28,6 +27,7 @@ MAX_DIM = 64
 SUPPORT_ITEMS = 32
 """Newest interactions that a context is adapted on."""
 
+_WHAT = "context map"
 _TENSORS = ("base", "directions", "amortise", "rates", "log_shrinkage")
 
 
@@ -129,20 +129,12 @@ class ContextMap:
 
     def require_model(self, model: ModelInfo) -> None:
         """Raises PromptError when the map was made for another model than `model`."""
-        other = bool(self.base_model_sha256 and model.sha256 and self.base_model_sha256 != model.sha256)
-        if self.base.shape[1] != model.dim or other:
-            raise PromptError(
-                f"the context map was made for {self.base_model_id or 'a model'!r} of width {self.base.shape[1]} "
-                f"({self.base_model_sha256[:12]}), the model is {model.model_id!r} of width {model.dim} "
-                f"({model.sha256[:12]}). Train one for this model"
-            )
+        require_base_model(_WHAT, self.base.shape[1], self.base_model_id, self.base_model_sha256, model)
 
     def save(self, path: Path) -> None:
         """Writes safetensors. Raises OSError when the disk refuses."""
         notes = {"base_model_id": self.base_model_id, "base_model_sha256": self.base_model_sha256}
-        scratch = path.with_name(f".{path.name}.partial")
-        save_file({name: getattr(self, name) for name in _TENSORS}, scratch, metadata=notes)
-        scratch.replace(path)
+        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, notes)
 
     @classmethod
     def load(cls, path: Path) -> "ContextMap":
@@ -151,12 +143,7 @@ class ContextMap:
         Raises:
             PromptError: the file is missing, damaged or something else.
         """
-        try:
-            with safe_open(path, framework="np") as file:
-                notes = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        except (OSError, SafetensorError, TypeError, ValueError) as error:
-            raise PromptError(f"{path} is no context map ({error}): missing or damaged, save it again") from error
+        tensors, notes = read_tensors(path, _TENSORS, _WHAT)
         return cls(
             **tensors,
             base_model_id=notes.get("base_model_id", ""),

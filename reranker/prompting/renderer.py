@@ -115,9 +115,14 @@ class PromptRenderer:
         spans = self._spans("candidate", candidates, candidate_vectors, self._likelihood_span)
         return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
 
-    def prior(self, candidates: Sequence[Item], soft_prompt: TokenSequence | None = None) -> RenderedPrompt:
+    def prior(
+        self,
+        candidates: Sequence[Item],
+        soft_prompt: TokenSequence | None = None,
+        candidate_vectors: ItemVectors | None = None,
+    ) -> RenderedPrompt:
         """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
-        return self.likelihood((), candidates, soft_prompt)
+        return self.likelihood((), candidates, soft_prompt, candidate_vectors=candidate_vectors)
 
     def continuation(
         self,

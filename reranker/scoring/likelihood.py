@@ -40,10 +40,12 @@ class LikelihoodScoring:
                 soft_prompt=one.soft_prompt,
                 user_tokens=one.user_tokens,
                 query=one.query,
+                history_vectors=one.history_vectors,
+                candidate_vectors=one.candidate_vectors,
             ).request
             for one in lists
         ]
-        # The prior belongs to the item and the domain's prompt: nothing of the user may enter it.
+        # The prior belongs to the item, its own token included, and the domain's prompt: nothing of the user enters.
         strangers = [
             self._renderer.prior(one.candidates[:1], soft_prompt=one.soft_prompt).request.prefix for one in lists
         ]

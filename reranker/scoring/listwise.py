@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
-from reranker.prompting import PromptRenderer
+from reranker.prompting import Item, PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import Item, ScoringList
+from reranker.scoring.protocol import ScoringList
 from reranker.types import IntArray, ScoringRequest
 
 
@@ -50,6 +50,7 @@ class ListwiseScoring:
         requests: list[ScoringRequest] = []
         places: list[tuple[int, IntArray]] = []
         for number, one in enumerate(lists):
+            vectors = one.candidate_vectors or {}
             for members in self._windows(one.candidates):
                 rendered = self._renderer.listwise(
                     one.history,
@@ -57,6 +58,10 @@ class ListwiseScoring:
                     soft_prompt=one.soft_prompt,
                     user_tokens=one.user_tokens,
                     query=one.query,
+                    history_vectors=one.history_vectors,
+                    candidate_vectors={
+                        place: vectors[member] for place, member in enumerate(members.tolist()) if member in vectors
+                    },
                 )
                 requests.append(rendered.request)
                 places.append((number, members))

@@ -1,15 +1,14 @@
 """What a read-out has to do: turn users' lists into numbers that a conditional logit can weigh."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.prompting import Item, ItemVectors
 from reranker.types import TokenSequence
-
-Item = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +21,8 @@ class ScoringList:
         soft_prompt: the domain's soft tokens, or None.
         user_tokens: the user's own soft tokens, or None.
         query: a free text request, or None.
+        history_vectors: tokens that stand before items of the history.
+        candidate_vectors: tokens that stand before candidates.
     """
 
     history: Sequence[Item]
@@ -29,6 +30,8 @@ class ScoringList:
     soft_prompt: TokenSequence | None = None
     user_tokens: TokenSequence | None = None
     query: str | None = None
+    history_vectors: ItemVectors | None = None
+    candidate_vectors: ItemVectors | None = None
 
 
 class Scoring(Protocol):

@@ -1,14 +1,17 @@
-"""eval/quality.py, eval/meta.py and eval/sasrec.py on small domains, with a stand-in for RecBole's interpreter."""
+"""The experiments of eval/ on small domains, with a stand-in for RecBole's interpreter."""
 
 import json
 import sys
 
 import pytest
 import typer.testing
+import yaml
 
-from eval import meta, quality, sasrec
+from eval import meta, quality, sasrec, unseen
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
+from reranker.softprompt import load_peft
+from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 
 SPLITS = "leave-last,cold-users,cold-items"
@@ -101,6 +104,34 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "new=fast")
     with pytest.raises(ConfigError, match="speed"):
         invoke(meta.main, *flags, "--variant", "new=speed=1")
+    with pytest.raises(ConfigError, match="'soft:hard' is not A:B"):
+        invoke(meta.main, *flags, "--variant", "soft=soft_tokens=3", "--rival", "soft:hard")
+    with pytest.raises(ConfigError, match="adapt_steps must be a whole number"):
+        invoke(meta.main, *flags, "--variant", "soft=adapt_steps=few")
+
+
+def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):
+    for name in ("movies", "games"):
+        (tmp_path / "domains").mkdir(exist_ok=True)
+        (tmp_path / "domains" / name).symlink_to(data / "movies")
+    config = tmp_path / "meta.yaml"
+    model = {"model": str(save_tiny_model(tmp_path / "tiny")), "dtype": "float32", "soft_tokens": 2, "min_history": 1}
+    model["prompt"] = {"instruction": False, "history_items": 2, "title_tokens": 8}
+    training = {"steps": 1, "lists_per_step": 16, "inner_steps": 1, "rounds": 1, "min_history": 1, "dtype": "float32"}
+    config.write_text(yaml.safe_dump({**training, "reranker": model, "validation_share": 0.2}))
+    out = tmp_path / "out"
+    flags = ("--data", tmp_path / "domains", "--out", out, "--config", config, "--engine", "torch")
+    done = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)
+    assert done.exit_code == 0
+    checks = {one["name"]: one for one in json.loads((out / "judged" / "meta.json").read_text())["checks"]}
+    assert {"movies: llm.fomaml over llm.pooled", "games: fused.pooled over fused.untrained"} <= set(checks)
+    seen = json.loads((out / "runs" / "pooled" / "movies" / "config.json").read_text())["domains"]
+    assert [one["name"] for one in seen] == ["games"]
+    again = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)
+    assert "left out" not in again.output  # nothing is trained twice
+    with pytest.raises(ConfigError, match="made with other settings"):
+        invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 6)
+    load_peft(out / "fomaml" / "games")
 
 
 def test_what_cannot_be_run_is_said(data, venv, tmp_path):

@@ -110,17 +110,21 @@ def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None
 
 def test_popular_negatives_come_from_outside_the_list(domain: TaskDomain) -> None:
     for one in TaskSampler([domain], negatives=4, popular_share=0.5, seed=2).batch(0, 30):
-        assert len({id(item) for item in one.candidates}) == len(one.candidates)
+        assert len(set(one.candidate_ids)) == len(one.candidate_ids)
+        assert [item["title"] for item in one.candidates] == [TITLES[int(str(i)[1:])] for i in one.candidate_ids]
         assert one.chosen.sum() == 1
 
 
-def test_augmentation() -> None:
-    history = [{"title": title, "category": "c"} for title in TITLES]
+def test_augmentation(domain: TaskDomain) -> None:
+    history = tuple({"title": title, "category": "c"} for title in TITLES)
+    one = replace(domain.episodes[0], history=history, history_ids=tuple(range(len(TITLES))))
     random = np.random.default_rng(0)
-    assert Augmentation(history_dropout=1.0).apply(history, random) == (history[-1],)
-    assert {one["category"] for one in Augmentation(category_dropout=1.0).apply(history, random)} == {""}
-    jittered = Augmentation(order_jitter=1.0).apply(history, random)
-    assert [one["title"] for one in jittered] == [*TITLES[1:], TITLES[0]]
+    dropped = Augmentation(history_dropout=1.0).apply(one, random)
+    assert (dropped.history, dropped.history_ids) == ((history[-1],), (len(TITLES) - 1,))
+    assert {item["category"] for item in Augmentation(category_dropout=1.0).apply(one, random).history} == {""}
+    jittered = Augmentation(order_jitter=1.0).apply(one, random)
+    assert [item["title"] for item in jittered.history] == [*TITLES[1:], TITLES[0]]
+    assert jittered.history_ids == (*range(1, len(TITLES)), 0)
 
 
 def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain) -> None:
@@ -466,7 +470,7 @@ def _check_differences(
         direction = torch.randn(at.shape, generator=generator, dtype=at.dtype)
         near, far = (total(at + h * direction) - total(at - h * direction) for h in (width, 2 * width))
         difference = (8 * near - far) / (12 * width)
-        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel)
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel, abs=5e-4)
 
 
 def test_pooled_is_the_mean_gradient(tiny: Path, domain: TaskDomain) -> None:

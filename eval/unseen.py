@@ -1,0 +1,98 @@
+"""What does a prompt know of a domain it never saw? `python -m eval.unseen --data DIR --out OUT`.
+
+For each domain and algorithm a prompt is trained on the other domains, with the same number of lists read; a few users
+of the left-out domain adapt it; `eval.meta` judges the adapted prompts on that domain, against each other too. What is
+there already is not made again, and a killed run goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eval import meta
+from eval.domains import FAMILIES, UNORDERED, chosen_domains, load_domain
+from eval.variants import UNTRAINED, Variant
+from reranker.cli.options import settings_from_yaml
+from reranker.errors import ConfigError
+from reranker.meta.adapt_domain import AdaptationSettings, adapt_domain
+from reranker.meta.settings import MetaConfig
+from reranker.meta.step_sizes import StepSizes
+from reranker.meta.train import meta_train
+from reranker.pipeline import Reranker
+from reranker.prompting import family_for_domain
+
+_RECORD = "made.json"
+_JUDGED_ON = 2  # newest interactions of a user: the judge's test and validation items
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder with one folder a domain")],
+    out: Annotated[Path, typer.Option(help="folder for runs, prompts and results")] = Path("out/unseen"),
+    domains: Annotated[str, typer.Option(help="comma-separated; all with order in time by default")] = "",
+    algorithms: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "pooled,fomaml",
+    config: Annotated[Path | None, typer.Option(help="YAML with fields of MetaConfig; domains are set here")] = None,
+    adapt_users: Annotated[int, typer.Option(help="users of the new domain that adapt the prompt")] = 100,
+    users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
+    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 300,
+    engine: str = "auto",
+) -> None:
+    """Leave one domain out: train on the others, adapt to it, judge on it."""
+    names = chosen_domains(data, domains or ",".join(set(chosen_domains(data, "all")) - set(UNORDERED)))
+    if len(names) < 2:
+        raise ConfigError(f"leaving a domain out needs at least two, got {names}")
+    rivals = algorithms.split(",")
+    sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in names]
+    base = {**settings_from_yaml(config), "hold_out": _JUDGED_ON}
+    served = MetaConfig.from_mapping({**base, "domains": sources}).reranker.model_copy(update={"engine": engine})
+    for algorithm in rivals:
+        for name in names:
+            others = [one for one in sources if one["name"] != name]
+            settings = MetaConfig.from_mapping({**base, "algorithm": algorithm, "domains": others})
+            _prompt(data, name, settings, adapt_users, out / "runs" / algorithm / name, out / algorithm / name)
+    trained = [Variant(name=one, config=served, folder=f"{out / one}/{{domain}}") for one in rivals]
+    variants = [Variant(name=UNTRAINED, config=served), *trained]
+    duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]
+    folds = [meta.fold(data, name, "leave-last", users=users) for name in names]
+    meta.judge(folds, variants, duels, out / "judged", fit_users, {"algorithms": rivals, "adapt_users": adapt_users})
+
+
+def _prompt(data: Path, name: str, settings: MetaConfig, adapt_users: int, run: Path, folder: Path) -> None:
+    """Trains on the other domains and adapts to `name`."""
+    adaptation = AdaptationSettings(users=adapt_users, hold_out=_JUDGED_ON, seed=settings.seed)
+
+    def make() -> str:
+        typer.echo(f"{name} left out, {settings.algorithm}", err=True)
+        trained = meta_train(settings, run, progress=True)
+        prompt = settings.reranker.prompt.model_copy(update={"family": _family(name)})
+        reranker = Reranker.from_pretrained(
+            trained.prompt, **{**settings.reranker.model_dump(), "prompt": prompt, "engine": "torch"}
+        )
+        adapted = adapt_domain(
+            reranker, load_domain(data, name), sizes=StepSizes.beside(trained.prompt), settings=adaptation
+        )
+        adapted.save(folder)
+        return adapted.in_words()
+
+    _once(folder / _RECORD, {"training": settings.model_dump(mode="json"), "adaptation": vars(adaptation)}, make)
+
+
+def _family(domain: str) -> str:
+    return family_for_domain(FAMILIES.get(domain, domain))
+
+
+def _once(record: Path, settings: dict[str, object], make: Callable[[], str]) -> None:
+    """Makes what `record` stands for, unless it says that this was done under the same settings."""
+    if record.exists():
+        if json.loads(record.read_text())["settings"] != settings:
+            raise ConfigError(f"{record} was made with other settings; give the same ones or another --out")
+        return
+    summary = make()
+    typer.echo(summary, err=True)
+    record.write_text(json.dumps({"settings": settings, "summary": summary}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,75 @@
+"""Variants of model and prompt, as the experiments name them on the command line."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigError
+from reranker.trained import Trained
+
+UNTRAINED = "untrained"
+SYNTAX = (
+    "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of RerankerConfig; a prompt "
+    "with the users' contexts and item tokens that lie beside it ({domain} in DIR stands for the domain); steps that "
+    "adapt contexts (2)"
+)
+_SOFT_PROMPT, _ADAPT_STEPS, _DOMAIN = "soft_prompt", "adapt_steps", "{domain}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is judged under one name.
+
+    Attributes:
+        folder: of the trained prompt, perhaps with {domain} in it; "" for none.
+        adapt_steps: gradient steps on a user's context, where there is one.
+    """
+
+    name: str
+    config: RerankerConfig
+    folder: str = ""
+    adapt_steps: int = 2
+
+    @classmethod
+    def parse(cls, text: str, engine: str = "auto", family: str = "") -> "Variant":
+        """From `SYNTAX`; `UNTRAINED` alone is the default model with its written instruction.
+
+        Raises:
+            ConfigError: not of that form, or a setting that does not exist.
+        """
+        name, _, given = text.partition("=")
+        prompt: dict[str, object] = {"family": family} if family else {}
+        values: dict[str, object] = {"engine": engine, "prompt": prompt}
+        own: dict[str, str] = {}
+        for pair in filter(None, given.split(",")):
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise ConfigError(f"--variant {name}: {pair!r} is not SETTING=VALUE")
+            if key in (_SOFT_PROMPT, _ADAPT_STEPS):
+                own[key] = value
+            elif key.startswith("prompt."):
+                prompt[key.removeprefix("prompt.")] = value
+            else:
+                values[key] = value
+        steps = own.get(_ADAPT_STEPS, "2")
+        if not steps.isdigit():
+            raise ConfigError(f"--variant {name}: adapt_steps must be a whole number from 0 on, got {steps!r}")
+        return cls(
+            name=name,
+            config=RerankerConfig.from_mapping(values),
+            folder=own.get(_SOFT_PROMPT, ""),
+            adapt_steps=int(steps),
+        )
+
+    def trained(self, domains: Iterable[str]) -> dict[str, Trained]:
+        """Domain -> what it reads; nothing for an untrained variant.
+
+        Raises:
+            PromptError: a folder without a usable prompt.
+        """
+        if not self.folder:
+            return {}
+        folders = {domain: Path(self.folder.replace(_DOMAIN, domain)) for domain in domains}
+        loaded = {folder: Trained.load(folder) for folder in set(folders.values())}
+        return {domain: loaded[folder] for domain, folder in folders.items()}

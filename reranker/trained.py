@@ -1,0 +1,48 @@
+"""What `meta-train` leaves in a folder: a soft prompt, and what was learned beside it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from reranker.item_tokens import ItemTokens, load_item_tokens
+from reranker.personal import CONTEXT_FILE, ContextMap
+from reranker.softprompt import SoftPrompt, load_peft
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """Learned parameters over a frozen model; an empty one is the untrained product.
+
+    Attributes:
+        prompt: the soft prompt; None is the embeddings of the written instruction.
+        contexts: what makes users' contexts soft tokens; None gives users none.
+        item_tokens: domain -> what makes its item vectors soft tokens.
+    """
+
+    prompt: SoftPrompt | None = None
+    contexts: ContextMap | None = None
+    item_tokens: Mapping[str, ItemTokens] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Trained":
+        """Reads a folder with a soft prompt in PEFT format.
+
+        Raises:
+            PromptError: there is no usable soft prompt, or something beside it is damaged.
+        """
+        contexts = directory / CONTEXT_FILE
+        return cls(
+            prompt=load_peft(directory),
+            contexts=ContextMap.load(contexts) if contexts.exists() else None,
+            item_tokens=load_item_tokens(directory),
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all values; "" where nothing was trained."""
+        parts = [f"prompt:{self.prompt.sha256}"] if self.prompt else []
+        parts += [f"contexts:{self.contexts.sha256}"] if self.contexts else []
+        parts += [f"{domain}:{one.sha256}" for domain, one in sorted(self.item_tokens.items())]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest() if parts else ""
