@@ -32,6 +32,9 @@ def adapt_domain(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="as many as the prompt was trained for")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="step size, where the prompt has learned none")] = None,
     users: Annotated[int | None, typer.Option("--users", min=1, help="users to learn from (100)")] = None,
+    judged_users: Annotated[
+        int | None, typer.Option("--judged-users", min=2, help="others that decide whether the result is kept (200)")
+    ] = None,
     lists_per_step: Annotated[int | None, typer.Option("--lists-per-step", min=1, help="(64)")] = None,
     hold_out: Annotated[
         int | None, typer.Option("--hold-out", min=0, help="newest interactions a user that are not seen (1)")
@@ -48,7 +51,15 @@ def adapt_domain(
     reranker = Reranker.from_pretrained(start, **settings)
     data = dataset_from_flags(dataset, interactions, items, domain)
     adaptation = AdaptationSettings(
-        **given(steps=steps, rate=rate, users=users, lists_per_step=lists_per_step, hold_out=hold_out, seed=seed)
+        **given(
+            steps=steps,
+            rate=rate,
+            users=users,
+            judged_users=judged_users,
+            lists_per_step=lists_per_step,
+            hold_out=hold_out,
+            seed=seed,
+        )
     )
     sizes = None if start == "default" else StepSizes.beside(Path(start))
     adapted = run(reranker, data, sizes=sizes, settings=adaptation, progress=True)

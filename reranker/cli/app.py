@@ -13,6 +13,7 @@ from reranker.cli import (
     evaluate,
     fit,
     inspect,
+    meta_search,
     meta_train,
     models,
     prompts,
@@ -36,6 +37,7 @@ for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evalu
 app.command("data")(data.data)
 app.command("tune-base")(tune_base.tune_base)
 app.command("meta-train")(meta_train.meta_train)
+app.command("meta-search")(meta_search.meta_search)
 app.command("adapt-domain")(adapt_domain.adapt_domain)
 app.add_typer(prompts.prompts)
 app.command("models")(models.models)

@@ -1,7 +1,7 @@
 """Adapting a trained prompt to a domain: a few gradient steps on lists of a few of its users, kept only if better."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from reranker.protocols import RecallStage
 from reranker.reader import Reader
 from reranker.softprompt import SoftPrompt, save_peft
 from reranker.tables import Dataset
+from reranker.types import UserId
 
 _STEPS = 3  # of a prompt that was trained without an inner loop
 _CONFIDENCE = 0.68  # a gain of one standard error
@@ -38,10 +39,10 @@ class AdaptationSettings:
         steps: gradient steps; None takes those that the step sizes were learned for, or 3.
         rate: step size where none were learned, in units of the prompt's root mean square.
         users: whose lists are learned from, at most half of those there are.
-        judged_users: others, whose lists decide whether the adapted prompt is kept, at most.
+        judged_users: others, whose newest lists decide whether the adapted prompt is kept, at most.
         lists_per_step: lists read in a step.
         negatives: candidates beside the chosen ones, from the same list.
-        rounds: choices replayed a user.
+        rounds: choices replayed a user to learn from.
         hold_out: newest interactions of each user that adapting must not see: `Reranker.fit` learns on the last one.
         seed: of every draw.
 
@@ -232,17 +233,17 @@ class _Lists:
         self._episodes.coefficients = list(recording.fit(self._coefficients, evidence=True))
 
     def losses_by_user(self, values: Values, domain: TaskDomain) -> NDArray[np.float64]:
-        """(users,) mean loss of each user's lists, in nats a list; users in the order of the domain."""
-        episodes = list(TaskSampler([domain], negatives=self._negatives).fixed(len(domain.episodes)))
-        losses: dict[object, list[float]] = {one.user_id: [] for one in domain.episodes}
+        """(users,) loss of each user's newest list, in nats; users in the order of the domain."""
+        newest = list({one.user_id: one for one in reversed(domain.episodes)}.values())  # rounds go back in time
+        sampler = TaskSampler([replace(domain, episodes=newest)], negatives=self._negatives)
+        losses: dict[UserId, float] = {}
         with torch.no_grad():
-            for part in self.loss.parts(values, episodes):
+            for part in self.loss.parts(values, list(sampler.fixed(len(newest)))):
                 read = list_losses(
                     part.components, part.episodes, self._episodes.coefficients, conditional_logit, evidence=True
                 )
-                for episode, loss in zip(part.episodes, read.tolist(), strict=True):
-                    losses[episode.user_id].append(loss)
-        return np.array([np.mean(one) for one in losses.values()])
+                losses.update(zip([one.user_id for one in part.episodes], read.tolist(), strict=True))
+        return np.array([losses[one.user_id] for one in newest])
 
 
 def _split(domain: TaskDomain, settings: AdaptationSettings) -> tuple[TaskDomain, TaskDomain]:

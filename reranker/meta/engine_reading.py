@@ -6,7 +6,16 @@ import numpy as np
 import torch
 
 from reranker.meta.objectives import Objective
-from reranker.meta.reading import PROMPT, Part, Values, list_losses, title_losses
+from reranker.meta.reading import (
+    PROMPT,
+    Part,
+    Values,
+    behind_category,
+    chosen_items,
+    list_losses,
+    mean_losses,
+    title_losses,
+)
 from reranker.meta.tasks import Episode
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
@@ -22,7 +31,7 @@ class EngineReader:
         renderers: domain -> how its prompts are written.
         objective: of the utilities.
         coefficients: (3,) of sum, mean and prior; may be set anew at any time.
-        title_weight: weight of the self-supervised part: −mean log p of the chosen titles' tokens.
+        title_weight, category_weight: as there.
         evidence: whether the evidence stands in the utility.
     """
 
@@ -34,10 +43,12 @@ class EngineReader:
         coefficients: Sequence[float],
         *,
         title_weight: float = 0.0,
+        category_weight: float = 0.0,
         evidence: bool = True,
     ) -> None:
         self.coefficients = list(coefficients)
         self.title_weight = title_weight
+        self.category_weight = category_weight
         self._engine, self._renderers = engine, renderers
         self._objective, self._evidence = objective, evidence
 
@@ -57,4 +68,11 @@ class EngineReader:
             components = [torch.from_numpy(one) for one in scored]
             losses = list_losses(components, mine, self.coefficients, self._objective, self._evidence)
             loss = losses.sum() + self.title_weight * title_losses(components, mine).sum()
+            if self.category_weight:
+                loss = loss + self.category_weight * self._category_losses(domain, mine, soft).sum()
             yield Part(loss=loss, components=components, episodes=mine)
+
+    def _category_losses(self, domain: str, episodes: Sequence[Episode], soft: TokenSequence) -> torch.Tensor:
+        requests = [behind_category(self._renderers[domain], chosen_items(one), soft) for one in episodes]
+        scored = self._engine.span_log_likelihoods([request for each in requests for request in each])
+        return mean_losses(requests, [torch.from_numpy(one.sums) for one in scored])

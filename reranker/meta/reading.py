@@ -12,8 +12,10 @@ from reranker.engines.packing import PackedRow, pack
 from reranker.item_tokens import ItemTokens
 from reranker.meta.item_tokens import ItemProjection, stand_ins
 from reranker.meta.objectives import Objective
-from reranker.meta.tasks import Episode
+from reranker.meta.tasks import Episode, Item
 from reranker.prompting import ItemVectors, PromptRenderer
+from reranker.prompting.text import field_text
+from reranker.tables import CATEGORY
 from reranker.types import ItemId, ScoringRequest, TokenSequence
 
 PROMPT = "prompt"
@@ -52,7 +54,8 @@ class EpisodeReader:
         renderers: domain -> how its prompts are written.
         objective: of the utilities.
         coefficients: (3,) of sum, mean and prior; may be set anew at any time.
-        title_weight: weight of the self-supervised part: −mean log p of the chosen titles' tokens.
+        title_weight: weight of −mean log p of the chosen titles' tokens after the history.
+        category_weight: weight of −mean log p of the chosen titles' tokens behind their categories alone.
         evidence: whether the evidence stands in the utility.
         max_tokens: of the rows read together, padding included.
         item_tokens: domain -> what gives its items tokens; their projectors are among the values that are read under.
@@ -66,12 +69,14 @@ class EpisodeReader:
         coefficients: Sequence[float],
         *,
         title_weight: float = 0.0,
+        category_weight: float = 0.0,
         evidence: bool = True,
         max_tokens: int = 2048,
         item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         self.coefficients = list(coefficients)
         self.title_weight = title_weight
+        self.category_weight = category_weight
         self._lm = lm
         self._renderers = renderers
         self._objective = objective
@@ -113,12 +118,18 @@ class EpisodeReader:
             yield self._part(values, placeholder, mine, [requests[number] for number in numbers], tokens)
 
     def title_loss(self, values: Values, episodes: Sequence[Episode]) -> Iterator[torch.Tensor]:
-        """−mean log p of the candidates' title tokens without any history, a list: language modelling of item text."""
+        """−mean log p of the candidates' title tokens without any history, a list: language modelling of item text.
+
+        With `category_weight`, that much of the same behind their categories is added.
+        """
         prompt = values[PROMPT]
         placeholder = stand_in(len(prompt), prompt.shape[1])
         for one in episodes:
             request = self._renderers[one.domain].prior(one.candidates, placeholder).request
-            yield -self._sums([request], [prompt], None)[0].sum() / sum(_counts(request))
+            loss = mean_losses([[request]], self._sums([request], [prompt], None))[0]
+            if self.category_weight:
+                loss = loss + self.category_weight * self._category_losses(prompt, one.domain, [one.candidates])[0]
+            yield loss
 
     def _part(
         self,
@@ -152,11 +163,20 @@ class EpisodeReader:
             rows = torch.tensor([row_of[item_id] for item_id in one.candidate_ids], device=total.device)
             components.append(torch.stack([total, total / counts, prior[rows]], dim=1))
         loss = self._loss(components, episodes)
+        if self.category_weight:
+            from_category = self._category_losses(prompt, domain, [chosen_items(one) for one in episodes])
+            loss = loss + self.category_weight * from_category.sum()
         return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
 
     def _loss(self, components: Sequence[torch.Tensor], episodes: Sequence[Episode]) -> torch.Tensor:
         losses = list_losses(components, episodes, self.coefficients, self._objective, self._evidence)
         return losses.sum() + self.title_weight * title_losses(components, episodes).sum()
+
+    def _category_losses(self, prompt: torch.Tensor, domain: str, lists: Sequence[Sequence[Item]]) -> torch.Tensor:
+        renderer, placeholder = self._renderers[domain], stand_in(len(prompt), prompt.shape[1])
+        requests = [behind_category(renderer, items, placeholder) for items in lists]
+        every = [request for each in requests for request in each]
+        return mean_losses(requests, self._sums(every, [prompt] * len(every), None) if every else [])
 
     def _before(self, domain: str, item_ids: Sequence[ItemId], *, candidates: bool = False) -> ItemVectors | None:
         """What stands in for the tokens of items."""
@@ -219,6 +239,35 @@ def title_losses(components: Sequence[torch.Tensor], episodes: Sequence[Episode]
     """(lists,) −mean log p of the chosen titles' tokens after the history: next-title language modelling."""
     picked = [torch.from_numpy(one.chosen).to(read.device) for read, one in zip(components, episodes, strict=True)]
     return torch.stack([-read[rows, 1].mean() for read, rows in zip(components, picked, strict=True)])
+
+
+def chosen_items(episode: Episode) -> list[Item]:
+    """What the user chose from the list."""
+    return [item for item, chosen in zip(episode.candidates, episode.chosen, strict=True) if chosen]
+
+
+def behind_category(
+    renderer: PromptRenderer, items: Sequence[Item], soft_prompt: TokenSequence
+) -> list[ScoringRequest]:
+    """A request for each category: its items' titles, without history, behind the category as what is asked for."""
+    groups: dict[str, list[Item]] = {}
+    for one in items:
+        if category := field_text(one.get(CATEGORY)).strip():
+            groups.setdefault(category, []).append(one)
+    return [
+        renderer.likelihood((), titles, soft_prompt=soft_prompt, query=category).request
+        for category, titles in groups.items()
+    ]
+
+
+def mean_losses(requests: Sequence[Sequence[ScoringRequest]], sums: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(lists,) −mean log p of the scored tokens of each list's requests, whose sums are given in order; 0 for none."""
+    left = iter(sums)
+    losses: list[torch.Tensor] = []
+    for each in requests:
+        count = sum(count for request in each for count in _counts(request))
+        losses.append(-torch.cat([next(left) for _ in each]).sum() / count if each else torch.zeros(()))
+    return torch.stack([one.to(losses[0].device) for one in losses]) if losses else torch.zeros(0)
 
 
 def tokens_at_once(device: torch.device) -> int:

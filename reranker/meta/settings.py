@@ -74,7 +74,9 @@ class MetaConfig(BaseModel):
         refit_every: steps after which the coefficients are fitted anew on the newest lists, as before the first step; 0
             keeps them.
         title_weight: weight of language modelling of the chosen titles at the start; falls linearly to 0.
-        pretrain_steps: first steps learn item text alone.
+        category_weight: the same of the chosen titles from their categories alone; while item text is learned, of all
+            candidates' titles.
+        pretrain_steps: first steps learn item text alone: titles without a history.
         clip: bound on the gradient's norm, a list.
         validation_share: of users, where no domain is held out.
         validation_lists: lists a domain in one validation.
@@ -122,6 +124,7 @@ class MetaConfig(BaseModel):
     coefficients: tuple[float, float, float] = (0.15, 0.5, -0.15)
     refit_every: int = Field(default=10, ge=0)
     title_weight: float = Field(default=0.0, ge=0)
+    category_weight: float = Field(default=0.0, ge=0)
     pretrain_steps: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.1, ge=0, lt=1)
@@ -186,6 +189,7 @@ class MetaConfig(BaseModel):
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
-    def titles(self, step: int) -> float:
-        """Weight of title modelling at a 0-based step."""
-        return self.title_weight * (1 - step / self.steps)
+    def self_supervision(self, step: int) -> tuple[float, float]:
+        """Weights of titles after the history and of titles from their category, at a 0-based step."""
+        left = 1 - step / self.steps
+        return self.title_weight * left, self.category_weight * left

@@ -1,9 +1,9 @@
 """From a configuration to a trained soft prompt on disk."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,8 +44,25 @@ class TrainedPrompt:
     curve: TrainingCurve
 
 
-def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> TrainedPrompt:
+Replayed = dict[DomainSource, TaskDomain]
+"""Domains whose lists were made already: making them takes longer than a short training."""
+
+
+def meta_train(
+    config: MetaConfig,
+    out: Path,
+    progress: bool = False,
+    watch: Callable[[int, float], None] | None = None,
+    replayed: Replayed | None = None,
+) -> TrainedPrompt:
     """Trains a soft prompt and writes it to `out/prompt`, with `out/curve.json` and `out/curve.png`.
+
+    Args:
+        config: settings.
+        out: folder; a run that it holds goes on.
+        progress: show a progress bar on stderr.
+        watch: called with step and loss of every validation, as `MetaTrainer.run` does.
+        replayed: kept and filled, so that runs whose settings make the same lists share them.
 
     Raises:
         DataError: a domain without lists to learn from.
@@ -54,14 +71,23 @@ def meta_train(config: MetaConfig, out: Path, progress: bool = False) -> Trained
         EngineError: `es` is asked to learn through an engine that takes no soft prompts.
     """
     with closing(EngineSide(config) if config.algorithm == "es" else TorchSide(config)) as side:
-        return _train(side, config, out, progress)
+        lists: Replayed = {} if replayed is None else replayed
+        learned_from = [_domain(one, config, side, lists) for one in config.domains]
+        held_out = [_domain(one, config, side, lists) for one in config.held_out]
+        return _train(side, learned_from, held_out, config, out, progress, watch)
 
 
-def _train(side: ModelSide, config: MetaConfig, out: Path, progress: bool) -> TrainedPrompt:
-    domains = [_domain(one, config, side) for one in config.domains]
-    if config.held_out:
-        trained, validated = domains, [_domain(one, config, side) for one in config.held_out]
-    else:
+def _train(
+    side: ModelSide,
+    domains: Sequence[TaskDomain],
+    held_out: Sequence[TaskDomain],
+    config: MetaConfig,
+    out: Path,
+    progress: bool,
+    watch: Callable[[int, float], None] | None,
+) -> TrainedPrompt:
+    trained, validated = domains, held_out
+    if not held_out:
         parts = [one.split(config.validation_share, config.seed) for one in domains]
         trained, validated = [one for one, _ in parts], [one for _, one in parts]
     sampler = TaskSampler(
@@ -90,7 +116,7 @@ def _train(side: ModelSide, config: MetaConfig, out: Path, progress: bool) -> Tr
     fixed = {PROMPT, *leaves} if tokens else ()
     leaves |= projector_leaves(tokens, side.device)
     trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed, draws)
-    vectors = trainer.run(progress).float().cpu().numpy()
+    vectors = trainer.run(progress, watch).float().cpu().numpy()
     model = side.model
     save_peft(SoftPrompt(vectors=vectors, base_model_id=model.model_id, base_model_sha256=model.sha256), out / "prompt")
     if contexts is not None:
@@ -121,23 +147,26 @@ def plot_curve(curve: TrainingCurve, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _domain(source: DomainSource, config: MetaConfig, side: ModelSide) -> TaskDomain:
+def _domain(source: DomainSource, config: MetaConfig, side: ModelSide, replayed: Replayed) -> TaskDomain:
     settings = config.reranker.prompt
     family = source.family
     if family is None and "family" not in settings.model_fields_set:
         family = family_for_domain(source.name, settings.directory)
     if family is not None:
         settings = settings.model_copy(update={"family": family})
-    return TaskDomain.build(
-        load_dataset(source.data, domain=source.name),
-        ALSRecall(),
-        PromptRenderer.from_settings(settings, side.tokenizer, side.model.max_length),
-        n_candidates=config.n_candidates,
-        rounds=config.rounds,
-        hold_out=config.hold_out,
-        min_history=config.min_history,
-        seed=config.seed,
-    )
+    renderer = PromptRenderer.from_settings(settings, side.tokenizer, side.model.max_length)
+    if source not in replayed:
+        replayed[source] = TaskDomain.build(
+            load_dataset(source.data, domain=source.name),
+            ALSRecall(),
+            renderer,
+            n_candidates=config.n_candidates,
+            rounds=config.rounds,
+            hold_out=config.hold_out,
+            min_history=config.min_history,
+            seed=config.seed,
+        )
+    return replace(replayed[source], renderer=renderer)
 
 
 def _start(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class MetaTrainer:
     """Trains a soft prompt.
 
     Args:
-        reader: reads episodes; its coefficients and title weight are set by the trainer.
+        reader: reads episodes; its coefficients and weights are set by the trainer.
         sampler: training episodes.
         validation: fixed episodes that nothing is learned from.
         start: (k, dim) where the prompt starts.
@@ -102,29 +103,36 @@ class MetaTrainer:
         self._writer: Any = None
         self._resume()
 
-    def run(self, progress: bool = False) -> torch.Tensor:
-        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt."""
+    def run(self, progress: bool = False, watch: Callable[[int, float], None] | None = None) -> torch.Tensor:
+        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt.
+
+        Args:
+            progress: show a progress bar on stderr.
+            watch: called with step and loss of every validation, those before a resumed run's checkpoint first; what it
+                raises ends the run.
+        """
         config = self.config
+        watch = watch or (lambda step, loss: None)
         self._writer = _tensorboard(self._directory, len(self.curve.losses))
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
         )
-        with bar:
+        with bar, closing(self._writer) if self._writer else nullcontext():
             if not self.curve.validation:
                 self._first_coefficients()
                 self._validate()
+            for seen in self.curve.validation:
+                watch(*seen)
             while (step := len(self.curve.losses)) < config.steps and not self._stalled():
                 loss = self._step(step)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", valid=f"{self.curve.validation[-1][1]:.4f}")
-                last = step + 1 == config.steps
-                if (step + 1) % config.validate_every == 0 or last:
+                if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
                     self._validate()
+                    watch(*self.curve.validation[-1])
                 if (step + 1) % config.checkpoint_every == 0:
                     self._save()
             self._save()
-        if self._writer is not None:
-            self._writer.close()
         return self.best[PROMPT]
 
     def _step(self, step: int) -> float:
@@ -132,11 +140,8 @@ class MetaTrainer:
         for value in self.values.values():
             value.grad = None
         self._reseed(step + 1)
-        if step < config.pretrain_steps:
-            loss = self._pretrain(step)
-        else:
-            self._reader.title_weight = config.titles(step)
-            loss = self._algorithm.accumulate(self.values, step)
+        self._reader.title_weight, self._reader.category_weight = config.self_supervision(step)
+        loss = self._pretrain(step) if step < config.pretrain_steps else self._algorithm.accumulate(self.values, step)
         if not np.isfinite(loss):
             raise ModelError(f"training diverged at step {step} (loss {loss}): lower learning_rate")
         leaves = [value for value in self.values.values() if value.grad is not None]
@@ -179,10 +184,9 @@ class MetaTrainer:
     def _validate(self) -> None:
         """The objective alone, under the coefficients of this moment."""
         self._reseed(0)
-        weight, self._reader.title_weight = self._reader.title_weight, 0.0
+        self._reader.title_weight = self._reader.category_weight = 0.0
         with torch.no_grad():
             total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
-        self._reader.title_weight = weight
         step = len(self.curve.losses)
         self.curve.validation.append((step, total / len(self._validation)))
         self._scalar("validation_loss", total / len(self._validation), step)

@@ -13,10 +13,9 @@ from reranker.meta.adapt_domain import AdaptationSettings, AdaptedDomain, adapt_
 from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
-from reranker.tables import write_table
 from tests.cli.test_commands import run
 from tests.engines.models import save_tiny_model
-from tests.meta.toys import circle
+from tests.meta.toys import circle, saved
 
 K, DIM = 2, 32
 LAYOUT = {"instruction": False, "history_items": 3, "title_tokens": 8}
@@ -118,9 +117,7 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
 
 
 def test_the_command(tiny: Path, trained: Path, tmp_path: Path) -> None:
-    folder, data = tmp_path / "data", circle(40)
-    write_table(data.interactions, folder / "interactions.parquet")
-    write_table(data.items, folder / "items.parquet")
+    folder = saved(tmp_path / "data", 40)
     save_peft(load_peft(trained), tmp_path / "prompt")
     StepSizes(rates=np.full((K, DIM), 0.5), steps=2).save(tmp_path / "prompt" / STEP_SIZES_FILE)
     (tmp_path / "settings.yaml").write_text("min_history: 1\nprompt: {history_items: 3, title_tokens: 8}\n")

@@ -26,11 +26,10 @@ from reranker.meta.trainer import MetaTrainer
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.protocols import Engine
 from reranker.softprompt import load_peft
-from reranker.tables import write_table
 from reranker.types import ScoringRequest, SpanScores
 from tests.engines.models import save_tiny_model
 from tests.engines.server import Server, running
-from tests.meta.toys import circle
+from tests.meta.toys import circle, run_without_model, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
 COEFFICIENTS = (1.0, 0.5, -1.0)
@@ -95,7 +94,7 @@ def test_a_generation_needs_a_list_a_member(engine: TorchEngine) -> None:
 def test_an_engine_reads_the_losses_that_training_reads(tiny: Path, engine: TorchEngine) -> None:
     domain = domain_for(engine)
     lm = PackedLM(load_causal_lm(tiny, "float32", "cpu"), torch.device("cpu"))
-    options: dict[str, Any] = {"title_weight": 0.3, "evidence": True}
+    options: dict[str, Any] = {"title_weight": 0.3, "category_weight": 0.4, "evidence": True}
     renderers = {domain.name: domain.renderer}
     readers: list[EpisodeReader | EngineReader] = [
         EpisodeReader(lm, renderers, conditional_logit, COEFFICIENTS, **options),
@@ -178,35 +177,40 @@ def test_a_resumed_run_equals_an_uninterrupted_one(engine: TorchEngine, tmp_path
     assert again.curve == expected.curve
 
 
-def settings(data: Path, **reranker: Any) -> MetaConfig:
-    return MetaConfig.from_mapping(
-        {
-            "domains": [{"name": "shop", "data": str(data), "family": "generic"}],
-            "reranker": {"soft_tokens": 2, "prompt": {"history_items": 3}, **reranker},
-            "algorithm": "es",
-            "subspace": 4,
-            "population": 4,
-            "steps": 2,
-            "lists_per_step": 8,
-            "hold_out": 1,
-            "min_history": 1,
-            "n_candidates": 6,
-        }
-    )
-
-
 def test_a_run_from_tables_to_a_prompt_without_a_model(tmp_path: Path) -> None:
-    data = circle()
-    write_table(data.interactions, tmp_path / "data" / "interactions.parquet")
-    write_table(data.items, tmp_path / "data" / "items.parquet")
-    trained = meta_train(settings(tmp_path / "data", engine="scripted"), tmp_path / "out")
+    config = MetaConfig.from_mapping(run_without_model(saved(tmp_path / "data")))
+    trained = meta_train(config, tmp_path / "out")
     assert load_peft(trained.prompt).vectors.shape == (2, 16)
     assert len(trained.curve.losses) == 2
+
+
+def test_validation_reads_the_held_out_domain_and_stops_the_run(tmp_path: Path) -> None:
+    for number, users in enumerate((24, 16, 12)):
+        saved(tmp_path / str(number), users)
+
+    def validation(learned_from: int, held_out: int) -> tuple[float, int]:
+        """The first loss, and after how many steps a run that gets no better ends."""
+        values = {
+            **run_without_model(tmp_path / str(learned_from)),
+            "held_out": [{"name": "other", "data": str(tmp_path / str(held_out)), "family": "generic"}],
+            "sigma": 1e-9,
+            "steps": 9,
+            "patience": 2,
+            "refit_every": 0,
+        }
+        curve = meta_train(MetaConfig.from_mapping(values), tmp_path / f"run{learned_from}{held_out}").curve
+        return curve.validation[0][1], len(curve.losses)
+
+    first, steps = validation(0, 1)
+    assert steps == 2
+    assert validation(2, 1)[0] == first
+    assert validation(0, 2)[0] != first
 
 
 def test_a_server_that_takes_no_vectors_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
     with running(Server(tiny)) as server:
         options = {"base_url": server.base_url, "tokenizer": str(tiny)}
-        config = settings(tmp_path / "missing", model=server.model, engine="openai", engine_options=options)
+        remote = {"model": server.model, "engine": "openai", "engine_options": options}
+        values = {**run_without_model(tmp_path / "missing"), "reranker": remote}
         with pytest.raises(EngineError, match="cannot send vectors"):
-            meta_train(config, tmp_path / "out")
+            meta_train(MetaConfig.from_mapping(values), tmp_path / "out")
