@@ -152,6 +152,7 @@ class Reader:
 
             from reranker.engines.causal_lm import load_causal_lm
             from reranker.engines.packed_forward import PackedLM
+            from reranker.engines.precision import chosen_dtype
             from reranker.personal.adaptation import ContextAdapter
         except ImportError as error:
             raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
@@ -161,7 +162,8 @@ class Reader:
         if self._packed is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             source = resolve_model(self.config.model)
-            self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
+            dtype = chosen_dtype(self.config.dtype, device)
+            self._packed = PackedLM(load_causal_lm(source.path, dtype, device), torch.device(device))
         return ContextAdapter(self._packed, self.renderer, self.soft_prompt(), self.contexts, steps=steps)
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
