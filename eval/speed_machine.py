@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import Any
 
+import psutil
 import torch
 
 from eval.speed_load import LABELS, LIKELIHOOD, Load, Work
@@ -36,8 +38,9 @@ class Engines:
         self._names, self._options = names, options
 
     def __enter__(self) -> "Engines":
-        for name in self._names:
-            self._workers[name] = self._started(name, self._options)
+        self._workers = {name: _process(name, self._options) for name in self._names}
+        for worker in self._workers.values():
+            self.dtype = _ready(worker)
         return self
 
     def __exit__(
@@ -47,33 +50,31 @@ class Engines:
             _end(worker)
 
     def time(self, name: str, readout: str, load: Load) -> dict[str, Any]:
-        """What `speed_worker.timed` answers."""
-        return self.ask(name, {"readout": readout, "load": load.to_json()})
+        """What `speed_worker.timed` answers, and the processor seconds that its processes took."""
+        tree = _tree(self._workers[name])
+        before = _processor_seconds(tree)
+        answer = self.ask(name, {"readout": readout, "load": load.to_json()})
+        return answer | {"processor_seconds": _processor_seconds(tree) - before}
 
     def ask(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
         return _answer(self._workers[name], job)
 
     def ask_at(self, dtype: str, job: dict[str, Any]) -> dict[str, Any]:
         """The torch engine at another precision, started for this."""
-        worker = self._started("torch", ("--dtype", dtype))
+        worker = _process("torch", ("--dtype", dtype))
         try:
+            _ready(worker)
             return _answer(worker, job)
         finally:
             _end(worker)
 
-    def _started(self, name: str, options: Sequence[str]) -> subprocess.Popen[str]:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "eval.speed_worker", name, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        ready = _read(worker)
-        self.dtype = self.dtype or str(ready["dtype"])
-        for readout in (LIKELIHOOD, LABELS):  # what a first call sets up is not timed
-            _answer(worker, {"readout": readout, "load": Load(users=1, candidates=4, history=5, seed=99).to_json()})
-        return worker
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """FLOP for each second that passed, and for each second of one processor core."""
+
+    wall: float
+    processor: float
 
 
 class Machine:
@@ -95,14 +96,15 @@ class Machine:
         self._vocabulary, self._dim = table.shape
         self._inner = int(config.intermediate_size)
         self._device = device
-        rates = {name: self._rate(getattr(torch, name)) for name in DTYPES}
+        rates = {name: self._rate(getattr(torch, name)).wall for name in DTYPES}
         self.dtype = max(rates, key=lambda name: rates[name])
         self.measured: list[float] = []
 
-    def rate(self) -> float:
-        """FLOP/s now, in the precision that this machine multiplies fastest."""
-        self.measured.append(self._rate(getattr(torch, self.dtype)))
-        return self.measured[-1]
+    def rate(self) -> Rate:
+        """Now, in the precision that this machine multiplies fastest."""
+        rate = self._rate(getattr(torch, self.dtype))
+        self.measured.append(rate.wall)
+        return rate
 
     def flops(self, answer: dict[str, Any]) -> float:
         """The least that a worker's answer took."""
@@ -114,17 +116,45 @@ class Machine:
         low, middle, high = min(self.measured), median(self.measured), max(self.measured)
         return {"dtype": self.dtype, "gflops": [round(one / 1e9, 1) for one in (low, middle, high)]}
 
-    def _rate(self, dtype: torch.dtype) -> float:
+    def _rate(self, dtype: torch.dtype) -> Rate:
         left = torch.randn(_ROWS, self._dim, device=self._device).to(dtype)
         right = torch.randn(self._inner, self._dim, device=self._device).to(dtype)
         torch.nn.functional.linear(left, right)
-        products, begun = 0, time.perf_counter()
+        products, begun, processor = 0, time.perf_counter(), time.process_time()
         while (seconds := time.perf_counter() - begun) < _SECONDS:
             torch.nn.functional.linear(left, right)
             if self._device != "cpu":
                 torch.cuda.synchronize()
             products += 1
-        return 2.0 * _ROWS * self._dim * self._inner * products / seconds
+        flops = 2.0 * _ROWS * self._dim * self._inner * products
+        return Rate(wall=flops / seconds, processor=flops / (time.process_time() - processor))
+
+
+def _process(name: str, options: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "eval.speed_worker", name, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _ready(worker: subprocess.Popen[str]) -> str:
+    """Waits until a worker has loaded and read a first list: what a first call sets up is not timed. Its precision."""
+    dtype = str(_read(worker)["dtype"])
+    for readout in (LIKELIHOOD, LABELS):
+        _answer(worker, {"readout": readout, "load": Load(users=1, candidates=4, history=5, seed=99).to_json()})
+    return dtype
+
+
+def _tree(worker: subprocess.Popen[str]) -> list[psutil.Process]:
+    root = psutil.Process(worker.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _processor_seconds(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in processes)
 
 
 def _answer(worker: subprocess.Popen[str], job: dict[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class VLLMEngine:
         for request in group:
             owns = [self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
             starts = [candidate.scored_from for candidate in request.candidates]
-            shared = min(len(os.path.commonprefix(owns)), min(starts) - 1)
+            shared = min(_common_length(owns), min(starts) - 1)
             prefix = self._slots.token_ids(request.prefix) + owns[0][:shared]
             arguments: dict[str, Any] = {}
             if self._block and len(owns) > 1 and len(prefix) % self._block:
@@ -315,6 +315,12 @@ class VLLMEngine:
             SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
         ]
         return self._steps.score([token_ids for token_ids, _ in calls], parameters)
+
+
+def _common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many items all sequences begin with."""
+    columns = zip(*sequences, strict=False)
+    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
 
 
 def _plain_span(prompt: _Prompt) -> _Call:

@@ -87,7 +87,8 @@ def install(runner: Any) -> str:
     missing = [name for name in _RUNNER_STATE if not hasattr(runner, name)]
     if missing:
         return f"{type(runner).__name__} of this vLLM has no {', '.join(missing)}"
-    layer, logits = getattr(model, "lm_head", None), getattr(model, "logits_processor", None)
+    layer: Any = getattr(model, "lm_head", None)
+    logits: Any = getattr(model, "logits_processor", None)
     if logits is None or getattr(layer, "tp_size", 0) != 1:
         return f"{type(model).__name__} has no whole lm_head on one device"
     if getattr(layer.weight, "dtype", None) != runner.model_config.dtype:
