@@ -78,7 +78,7 @@ class Lists:
     def requests(self, load: Load, readout: str) -> list[ScoringRequest]:
         """One a user. Labels are read behind the spans whose likelihood is read; `PREFILL` strings these together."""
         renderer = self.renderer(load.history)
-        rng = np.random.default_rng([load.seed, load.candidates, load.history])
+        rng = np.random.default_rng(list(load.to_json().values()))
         result = []
         for _ in range(load.users):
             history, candidates = (
