@@ -17,7 +17,7 @@ class RerankerConfig(BaseModel):
         engine: "auto", "torch", "vllm", "openai" or "scripted".
         engine_options: further arguments of the engine's class, for instance {"base_url": "http://host:8000/v1"}. They
             are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
-        dtype: "bfloat16" (fast) or "float32" (reference).
+        dtype: "bfloat16", "float32" (the reference) or "auto": bfloat16 where the machine computes in it.
         scoring: the read-out.
         permutations: shuffles averaged by the listwise read-out.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
@@ -34,7 +34,7 @@ class RerankerConfig(BaseModel):
     model: str = "smollm2-135m"
     engine: str = "auto"
     engine_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     scoring: Literal["likelihood", "labels", "listwise"] = "likelihood"
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()

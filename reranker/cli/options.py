@@ -21,7 +21,7 @@ EngineOption = Annotated[str | None, typer.Option("--engine", help="auto, torch,
 BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="of --engine openai: http://host:8000/v1; or OPENAI_BASE_URL")
 ]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="bfloat16 (fast) or float32 (reference)")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16 or float32 (reference)")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="known name, Hugging Face id or local path")]
 
 

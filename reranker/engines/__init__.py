@@ -96,14 +96,14 @@ def choose_engine() -> EngineChoice:
 
 
 def load_engine(
-    name: str = AUTO, model: str | Path | ResolvedModel = DEFAULT_MODEL, *, dtype: str = "bfloat16", **options: Any
+    name: str = AUTO, model: str | Path | ResolvedModel = DEFAULT_MODEL, *, dtype: str = "auto", **options: Any
 ) -> Engine:
     """Loads a model into an engine.
 
     Args:
         name: one of `available_engines()`, or "auto", which logs its choice.
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`. The scripted engine has none.
-        dtype: "bfloat16" or "float32"; the openai engine's server has its own.
+        dtype: "bfloat16", "float32" or "auto"; the openai engine's server has its own.
         **options: further arguments of the engine's class.
 
     Raises:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reranker.engines.head import head_of
 from reranker.engines.packing import PackedRow
 from reranker.errors import ModelError
 from reranker.types import IntArray, TokenSequence
 
-_HEAD_ROWS = 128  # rows of (rows, vocabulary) logits held at once: 25 MB in float32 for 49152 tokens
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
@@ -31,13 +31,10 @@ class PackedLM:
         self._config = config
         self._trunk = lm.base_model
         self._embeddings = lm.get_input_embeddings()
-        self._head = lm.get_output_embeddings()
+        self._head = head_of(lm)
         self._device = device
         self._layer_types = _layer_types(config)
         self._window = int(getattr(config, "sliding_window", None) or 0)
-        self._softcap = getattr(config, "final_logit_softcapping", None)
-        divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite divides the logits, Cohere multiplies them
-        self._logit_scale = (getattr(config, "logit_scale", None) or 1.0) / divisor
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +56,7 @@ class PackedLM:
             targets = self._tensor(np.concatenate([row.pair_targets for row in rows]))
         else:
             targets = self._tensor(labels).expand(len(reads), -1)
-        values = self._read(hidden, reads, targets).cpu().numpy().astype(np.float64)
+        values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
     def differentiable_log_probs(
@@ -76,7 +73,7 @@ class PackedLM:
         begins = np.cumsum([0] + [len(row.reads) for row in rows])
         reads = np.concatenate([row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)])
         targets = np.concatenate([row.pair_targets for row in rows])
-        values = self._read(hidden, self._tensor(reads), self._tensor(targets))
+        values = self._head.log_probs(hidden, self._tensor(targets), self._tensor(reads))
         return list(torch.split(values, [len(row.pair_reads) for row in rows]))
 
     def new_cache(self) -> Any:
@@ -90,7 +87,7 @@ class PackedLM:
         states = self._trunk(
             inputs_embeds=self._input(sequence)[None], past_key_values=cache, use_cache=True
         ).last_hidden_state
-        logits: NDArray[np.float32] = self._logits(states[0, -1]).cpu().numpy()
+        logits: NDArray[np.float32] = self._head.logits(states[0, -1]).cpu().numpy()
         return logits
 
     def _hidden(self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
@@ -140,37 +137,8 @@ class PackedLM:
         mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
         return mask.masked_fill_(self._tensor(~visible), torch.finfo(dtype).min)
 
-    def _read(self, hidden: torch.Tensor, reads: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """log p of `targets` (n_pairs,) or (n_pairs, k) at `hidden[reads]`, float32.
-
-        The normaliser of a read is computed once, however many pairs share it. In bfloat16 the target's own logit is
-        computed apart in float32: rounded logits would make ties.
-        """
-        normaliser = torch.cat([self._logits(part).logsumexp(dim=-1) for part in torch.split(hidden, _HEAD_ROWS)])
-        weight = _exact(self._head.weight[targets])  # (n_pairs, dim) or (n_pairs, k, dim)
-        states = _exact(hidden[reads])
-        logits = (weight * (states if targets.ndim == 1 else states[:, None])).sum(dim=-1)
-        if getattr(self._head, "bias", None) is not None:
-            logits = logits + _exact(self._head.bias[targets])
-        logits = self._transform(logits)
-        normaliser = normaliser[reads]
-        return logits - (normaliser if targets.ndim == 1 else normaliser[:, None])
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._transform(_exact(self._head(hidden)))
-
-    def _transform(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._logit_scale != 1.0:
-            logits = logits * self._logit_scale
-        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
-
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-def _exact(values: torch.Tensor) -> torch.Tensor:
-    """float32 of lower precisions; float64, which gradients are checked in, stays."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:

@@ -1,12 +1,15 @@
-"""Which vector lies in which slot of the worker's embedding table, decided by content."""
+"""Ids beyond the vocabulary: vectors in slots of the worker's embedding table, and other names of tokens."""
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import EngineError
 from reranker.types import TokenSequence
+
+_MAX_ID = 2**31 - 1  # vLLM keeps ids in 32 bits
 
 
 class SlotTable:
@@ -59,6 +62,28 @@ class SlotTable:
         for position, row in zip(sequence.vector_positions.tolist(), _rows(sequence), strict=True):
             ids[position] = self._first + self._slots[row.tobytes()]
         return ids
+
+
+class Aliases:
+    """Further ids of the same tokens, each given once.
+
+    The prefix cache goes by ids. A candidate that begins with an id of its own finds the shared prefix in the cache,
+    and never the blocks of a candidate that begins alike, for which no log-probabilities would be computed.
+
+    Args:
+        vocab_size: tokens; id `first + i * vocab_size + token` is the i-th other name of a token.
+        first: the first id that is neither token nor slot.
+    """
+
+    def __init__(self, vocab_size: int, first: int) -> None:
+        self._vocab_size, self._first = vocab_size, first
+        self._names = cycle(range((_MAX_ID - first) // vocab_size))
+
+    def fresh(self, token_id: int) -> int:
+        """Another id of a token; a slot's id stays. Names begin again after some ten thousand."""
+        return (
+            token_id if token_id >= self._vocab_size else self._first + next(self._names) * self._vocab_size + token_id
+        )
 
 
 def _rows(sequence: TokenSequence) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """The torch engine: all candidates of a user in one packed row, many users in one batch.
 
-float32 is the numerical reference for every other engine; bfloat16 is the default.
+float32 is the numerical reference for every other engine; bfloat16 is the default where the machine computes in it.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -14,9 +14,10 @@ from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, reso
 from reranker.engines.generation import draw, written
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import PackedRow, pack
+from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.errors import ConfigError, EngineError
+from reranker.errors import EngineError
 from reranker.types import (
     GenerationPiece,
     GenerationRequest,
@@ -27,7 +28,6 @@ from reranker.types import (
     TokenSequence,
 )
 
-DTYPES = ("bfloat16", "float32")
 _CPU_BATCH_TOKENS = 1024  # activations stay near the cache; larger batches were slower
 _CUDA_BATCH_TOKENS = 16384
 _PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other threads get a turn
@@ -39,7 +39,7 @@ class TorchEngine:
 
     Args:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
-        dtype: "bfloat16" or "float32".
+        dtype: "bfloat16", "float32" or "auto" (see `precision`).
         device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
         max_batch_tokens: bound on rows x padded length of one forward pass. None: by device.
 
@@ -54,18 +54,16 @@ class TorchEngine:
         self,
         model: Model,
         *,
-        dtype: str = "bfloat16",
+        dtype: str = AUTO_DTYPE,
         device: str | None = None,
         max_batch_tokens: int | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {dtype!r} for the torch engine; choose one of {', '.join(DTYPES)}")
-        source = resolved(model)
-        self.dtype = dtype
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = chosen_dtype(dtype, self.device.type)
+        source = resolved(model)
         default_tokens = _CPU_BATCH_TOKENS if self.device.type == "cpu" else _CUDA_BATCH_TOKENS
         self.max_batch_tokens = max_batch_tokens or default_tokens
-        lm: Any = load_causal_lm(source.path, dtype, str(self.device))
+        lm: Any = load_causal_lm(source.path, self.dtype, str(self.device))
         self.tokenizer = HubTokenizer(source.path)
         config = lm.config.get_text_config()
         self.model = ModelInfo(

@@ -1,13 +1,17 @@
 """The vLLM engine: one prompt a candidate, the shared prefix from the prefix cache.
 
 Prompts are token ids throughout. Vectors become ids of slots (see `vllm_worker`), so likelihoods work for soft prompts
-too; vLLM refuses prompt log-probabilities for embedded prompts.
+too; vLLM refuses prompt log-probabilities for embedded prompts. Likelihoods are summed in the worker (`vllm_spans`),
+and prefixes are shared to their last token (`vllm_tails`).
 """
 
 import json
+import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +26,35 @@ from reranker.engines.causal_lm import (
     resolved,
 )
 from reranker.engines.generation import written
-from reranker.engines.slots import SlotTable
+from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
+from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
-DTYPES = ("bfloat16", "float32")
+logger = logging.getLogger(__name__)
+
 _LABELS_A_REQUEST = 128  # vLLM's bound on SamplingParams.logprob_token_ids
 _SHUTDOWN_SECONDS = 10.0
 _EXTENSION = "reranker.engines.vllm_worker.SlotWorkerExtension"
+_LOG_PROBS: dict[str, Any] = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
+
+_Call = tuple[list[int], dict[str, Any]]  # token ids and options of SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    prefix: list[int]
+    own: list[int]  # the candidate's
+    scored_from: int  # within `own`
+    arguments: dict[str, Any]  # SamplingParams.extra_args
+
+    @property
+    def start(self) -> int:
+        return len(self.prefix) + self.scored_from
 
 
 class VLLMEngine:
@@ -40,7 +62,8 @@ class VLLMEngine:
 
     Args:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
-        dtype: "bfloat16" or "float32". The output head computes in float32 either way: in bfloat16 it makes ties.
+        dtype: "bfloat16", "float32" or "auto" (see `precision`). Labels are read in float32 either way: in bfloat16
+            they make ties.
         slots: distinct vectors the engine can hold at once; each takes one row of the embedding table.
         kv_cache_gib: memory for the KV cache on a CPU, in GiB.
         gpu_memory_utilization: part of the GPU that vLLM may take.
@@ -58,24 +81,24 @@ class VLLMEngine:
         self,
         model: Model,
         *,
-        dtype: str = "bfloat16",
+        dtype: str = AUTO_DTYPE,
         slots: int = 4096,
         kv_cache_gib: float = 2.0,
         gpu_memory_utilization: float = 0.8,
         max_length: int | None = None,
         **vllm_options: Any,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {dtype!r} for the vllm engine; choose one of {', '.join(DTYPES)}")
+        import torch
+
+        self.dtype = chosen_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
         source = resolved(model)
         require_working_packages(broken_packages())
-        self.dtype = dtype
         self.tokenizer = HubTokenizer(source.path)
         self._lock = Turns()
         with _quiet_vllm():
             self._llm: Any = _load(
                 source.path,
-                dtype=dtype,
+                dtype=self.dtype,
                 kv_cache_gib=kv_cache_gib,
                 gpu_memory_utilization=gpu_memory_utilization,
                 max_length=max_length,
@@ -92,6 +115,15 @@ class VLLMEngine:
         )
         self._steps = Steps(self._llm)
         self._add_slots(slots)
+        self._aliases = Aliases(self.model.vocab_size, self.model.vocab_size + slots)
+        problems = [problem for problem in self._llm.collective_rpc("reranker_read_spans") if problem]
+        self._reads_spans = not problems
+        if problems:
+            logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
+        self._tails = count()
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        self._block = cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0
+        self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
@@ -104,13 +136,7 @@ class VLLMEngine:
         results = []
         with self._lock:
             for group in self._groups(requests):
-                prompts, starts = [], []
-                for request in group:
-                    prefix = self._slots.token_ids(request.prefix)
-                    for candidate in request.candidates:
-                        prompts.append(prefix + self._slots.token_ids(candidate.sequence))
-                        starts.append(len(prefix) + candidate.scored_from)
-                sums = iter(self._sums(prompts, starts))
+                sums = iter(self._sums(self._prompts(group)))
                 for request in group:
                     results.append(
                         SpanScores(
@@ -129,10 +155,7 @@ class VLLMEngine:
         results = []
         with self._lock:
             for group in self._groups(requests):
-                prompts = []
-                for request in group:
-                    prefix = self._slots.token_ids(request.prefix)
-                    prompts += [prefix + self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
+                prompts = self._prompts(group)
                 values = np.concatenate(
                     [
                         self._labels(prompts, labels[begin : begin + _LABELS_A_REQUEST])
@@ -204,55 +227,105 @@ class VLLMEngine:
                     self._steps.end(name)
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:
-        """Requests in order, as many at once as the slots can serve, with their vectors loaded."""
+        """Requests in order, as many at once as slots and prefix cache can serve, with their vectors loaded."""
         group: list[ScoringRequest] = []
-        vectors = 0
+        vectors = tokens = 0
         for request in requests:
-            count = sum(len(sequence.vectors) for sequence in _sequences(request))
-            if group and vectors + count > self._slots.size:
+            more = sum(len(sequence.vectors) for sequence in _sequences(request))
+            full = vectors + more > self._slots.size or tokens + len(request.prefix) > self._prefix_tokens
+            if group and (full or len(group) == TAIL_ROWS):
                 self._slots.load([sequence for member in group for sequence in _sequences(member)])
                 yield group
-                group, vectors = [], 0
+                group, vectors, tokens = [], 0, 0
             group.append(request)
-            vectors += count
+            vectors += more
+            tokens += len(request.prefix)
         if group:
             self._slots.load([sequence for member in group for sequence in _sequences(member)])
             yield group
 
-    def _sums(self, prompts: list[list[int]], starts: list[int]) -> list[float]:
-        """Σ log p(prompt[i]) for i from each start on.
+    def _prompts(self, group: Sequence[ScoringRequest]) -> list[_Prompt]:
+        """A prompt a candidate. What all candidates of a request begin with joins its prefix.
 
-        vLLM computes no logits for what it takes from the cache. Where the cache reached into the scored tokens (the
-        same candidate was scored before), the numbers there are garbage, and the prompt runs again without the cache.
+        Prefixes that do not fill their last cache block are computed before the candidates.
         """
-        outputs = self._generate(prompts, prompt_logprobs=0, skip_reading_prefix_cache=False)
+        prefixes, prompts = [], []
+        for request in group:
+            owns = [self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
+            starts = [candidate.scored_from for candidate in request.candidates]
+            shared = min(_common_length(owns), min(starts) - 1)
+            prefix = self._slots.token_ids(request.prefix) + owns[0][:shared]
+            arguments: dict[str, Any] = {}
+            if self._block and len(owns) > 1 and len(prefix) % self._block:
+                arguments = {"kv_transfer_params": {TAIL: next(self._tails), LENGTH: len(prefix)}}
+                prefixes.append((prefix, {"extra_args": arguments}))
+            for own, start in zip(owns, starts, strict=True):
+                prompts.append(
+                    _Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared, arguments=arguments)
+                )
+        self._generate(prefixes)
+        return prompts
+
+    def _sums(self, prompts: Sequence[_Prompt]) -> list[float]:
+        """Σ log p of each prompt's scored tokens.
+
+        vLLM computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the
+        prompt runs again without it.
+        """
+        build = self._span if self._reads_spans else _plain_span
+        scored = [number for number, prompt in enumerate(prompts) if prompt.scored_from < len(prompt.own)]
+        calls = [build(prompts[number]) for number in scored]
+        outputs = self._generate(calls)
         again = [
             index
-            for index, (output, start) in enumerate(zip(outputs, starts, strict=True))
-            if (output.num_cached_tokens or 0) >= start
+            for index, (output, number) in enumerate(zip(outputs, scored, strict=True))
+            if (output.num_cached_tokens or 0) >= prompts[number].start
         ]
-        if again:
-            fresh = self._generate(
-                [prompts[index] for index in again], prompt_logprobs=0, skip_reading_prefix_cache=True
-            )
-            for index, output in zip(again, fresh, strict=True):
-                outputs[index] = output
-        return [
-            sum(output.prompt_logprobs[position][prompt[position]].logprob for position in range(start, len(prompt)))
-            for prompt, start, output in zip(prompts, starts, outputs, strict=True)
-        ]
+        fresh = self._generate([(calls[one][0], {**calls[one][1], "skip_reading_prefix_cache": True}) for one in again])
+        for index, output in zip(again, fresh, strict=True):
+            outputs[index] = output
+        sums = [0.0] * len(prompts)
+        for number, output in zip(scored, outputs, strict=True):
+            rows = output.prompt_logprobs
+            if self._reads_spans:
+                sums[number] = next(iter(rows[1].values())).logprob
+            else:
+                prompt = prompts[number]
+                own = enumerate(prompt.own[prompt.scored_from :], start=prompt.start)
+                sums[number] = sum(rows[position][token].logprob for position, token in own)
+        return sums
 
-    def _labels(self, prompts: list[list[int]], labels: list[int]) -> NDArray[np.float64]:
+    def _span(self, prompt: _Prompt) -> _Call:
+        first, *middle, last = prompt.own
+        arguments = prompt.arguments | {SCORED_FROM: prompt.start, LAST_TOKEN: last}
+        return [*prompt.prefix, self._aliases.fresh(first), *middle], {**_LOG_PROBS, "extra_args": arguments}
+
+    def _labels(self, prompts: Sequence[_Prompt], labels: list[int]) -> NDArray[np.float64]:
         """(n_prompts, n_labels) log p(label | prompt)."""
-        outputs = self._generate(prompts, logprob_token_ids=labels)
+        outputs = self._generate(
+            [(one.prefix + one.own, {"logprob_token_ids": labels, "extra_args": one.arguments}) for one in prompts]
+        )
         return np.array([[output.outputs[0].logprobs[0][label].logprob for label in labels] for output in outputs])
 
-    def _generate(self, prompts: list[list[int]], **options: Any) -> list[Any]:
+    def _generate(self, calls: Sequence[_Call]) -> list[Any]:
         from vllm import SamplingParams
 
-        parameters = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options)
         self._loaded()
-        return self._steps.score(prompts, parameters)
+        parameters = [
+            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
+        ]
+        return self._steps.score([token_ids for token_ids, _ in calls], parameters)
+
+
+def _common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many items all sequences begin with."""
+    columns = zip(*sequences, strict=False)
+    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
+
+
+def _plain_span(prompt: _Prompt) -> _Call:
+    """For vLLM's own prompt log-probabilities."""
+    return prompt.prefix + prompt.own, {**_LOG_PROBS, "extra_args": prompt.arguments}
 
 
 def _sequences(request: ScoringRequest) -> list[TokenSequence]:
@@ -291,7 +364,15 @@ def _load(
     }
     if current_platform.is_cpu():
         # 128, the default on a CPU, halves the speed: prefixes seldom end near a block's end.
-        settings |= {"block_size": 32, "kv_cache_memory_bytes": int(kv_cache_gib * 2**30)}
+        settings |= {
+            "block_size": 32,
+            "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
+            "kv_transfer_config": {
+                "kv_connector": "PrefixTails",
+                "kv_connector_module_path": "reranker.engines.vllm_tails",
+                "kv_role": "kv_both",
+            },
+        }
     else:
         settings |= {"gpu_memory_utilization": gpu_memory_utilization}
     try:

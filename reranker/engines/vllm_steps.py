@@ -24,8 +24,10 @@ class Steps:
         self._mail: dict[str, deque[Any]] = {}  # outputs of requests that write, until they are fetched
         self._running: dict[str, str] = {}  # name -> vLLM's own id, of requests that still write
 
-    def score(self, prompts: Sequence[Sequence[int]], parameters: Any) -> list[Any]:
+    def score(self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> list[Any]:
         """The output of each prompt; texts that are being written grow meanwhile."""
+        if not prompts:
+            return []
         ids = self._llm.enqueue([{"prompt_token_ids": list(one)} for one in prompts], parameters, use_tqdm=False)
         outputs: list[Any] = []
         try:

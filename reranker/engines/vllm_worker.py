@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from reranker.engines.vllm_spans import install
+
 
 class SlotEmbedding(torch.nn.Module):
-    """An embedding table with further rows: id `first_slot + i` reads row i of `slots`."""
+    """An embedding table with further rows: id `first_slot + i` reads row i of `slots`.
+
+    Ids beyond the slots are other names of the tokens, again and again from 0 on (`slots.Aliases`).
+    """
 
     def __init__(self, table: torch.nn.Module, first_slot: int, slots: int, dim: int, like: torch.Tensor) -> None:
         super().__init__()
@@ -22,6 +27,8 @@ class SlotEmbedding(torch.nn.Module):
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(n,) ids -> (n, dim) rows."""
+        beyond = token_ids - self.first_slot - len(self.slots)
+        token_ids = torch.where(beyond >= 0, beyond % self.first_slot, token_ids)
         is_slot = (token_ids >= self.first_slot).unsqueeze(-1)
         rows: torch.Tensor = self.table(token_ids.clamp(max=self.first_slot - 1))
         soft = self.slots[(token_ids - self.first_slot).clamp(min=0, max=len(self.slots) - 1)]
@@ -48,16 +55,15 @@ class SlotWorkerExtension:
         parent, name = found[0]
         table = getattr(parent, name)
         setattr(parent, name, SlotEmbedding(table, first_slot, slots, table.weight.shape[1], table.weight))
-        compute_logits = model.compute_logits
-
-        def padded(*args: Any, **kwargs: Any) -> Any:
-            # vLLM looks up the log-probability of every prompt token, slots included: give slots a column.
-            logits = compute_logits(*args, **kwargs)
-            return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
-
-        model.compute_logits = padded
         self._reranker_slots = getattr(parent, name)
         return ""
+
+    def reranker_read_spans(self) -> str:
+        """Has spans read by a `SpanReader`. Returns "" or why vLLM's own prompt log-probabilities are left in place."""
+        problem = install(self.model_runner)
+        if problem:
+            self._pad_logits()
+        return problem
 
     def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
         """Writes float32 rows, given as bytes, from slot `begin` on."""
@@ -71,3 +77,14 @@ class SlotWorkerExtension:
         rows = slots(torch.tensor(token_ids, dtype=torch.int64, device=slots.slots.device))
         result: list[list[float]] = rows.float().cpu().tolist()
         return result
+
+    def _pad_logits(self) -> None:
+        """vLLM looks up the log-probability of every prompt token, slots included: gives slots a column."""
+        model, slots = self.model_runner.get_model(), len(self._reranker_slots.slots)
+        compute_logits = model.compute_logits
+
+        def padded(*args: Any, **kwargs: Any) -> Any:
+            logits = compute_logits(*args, **kwargs)
+            return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
+
+        model.compute_logits = padded

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reranker.engines.slots import SlotTable
+from reranker.engines.slots import Aliases, SlotTable
 from reranker.errors import EngineError
 from reranker.types import TokenSequence
 
@@ -58,3 +58,20 @@ def test_more_vectors_than_slots() -> None:
     worker = Worker(2)
     with pytest.raises(EngineError, match="slots=3"):
         SlotTable(100, 2, worker.write, worker.forget).load([sequence(1, 2, 3)])
+
+
+def test_aliases_name_the_same_token_anew_each_time() -> None:
+    aliases = Aliases(vocab_size=100, first=110)
+    names = [aliases.fresh(token) for token in (7, 7, 99)]
+    assert names == [117, 217, 409]
+    assert [(name - 110) % 100 for name in names] == [7, 7, 99]
+
+
+def test_slots_have_no_aliases() -> None:
+    assert Aliases(vocab_size=100, first=110).fresh(105) == 105
+
+
+def test_aliases_stay_within_32_bits() -> None:
+    aliases = Aliases(vocab_size=2**29, first=2**29)
+    names = [aliases.fresh(2**29 - 1) for _ in range(3)]
+    assert max(names) < 2**31 and names[0] == names[2] != names[1]

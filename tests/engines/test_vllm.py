@@ -125,3 +125,36 @@ class TestVLLM(EngineContract, SoftGeneratorContract):
         np.testing.assert_allclose(
             [scores.sums[0] for scores in together], [scores.sums[0] for scores in alone], atol=self.tolerance
         )
+
+    def test_candidates_that_begin_alike_beyond_a_block(self, engine: Engine) -> None:
+        """Their common blocks are scored tokens: taken from the cache they would have no log-probabilities."""
+        begin = list(range(50, 120))
+        spans = tuple(span([7, *begin, token]) for token in (20, 30, 40))
+        request = ScoringRequest(prefix=plain(list(range(30))), candidates=spans)
+        torch_engine = TorchEngine("smollm2-135m", dtype="float32")
+        theirs = torch_engine.span_log_likelihoods([request])[0].sums
+        for _ in range(2):
+            np.testing.assert_allclose(engine.span_log_likelihoods([request])[0].sums, theirs, atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("length", [31, 32, 33, 50])
+    def test_a_candidate_computes_nothing_of_its_prefix(self, engine: VLLMEngine, length: int) -> None:
+        spans = tuple(span([7, 20 + number, 30]) for number in range(4))
+        request = ScoringRequest(prefix=plain([9, *range(length - 1)]), candidates=spans)
+        prompts = engine._prompts([request])
+        outputs = engine._generate([engine._span(prompt) for prompt in prompts])
+        assert [output.num_cached_tokens for output in outputs[1:]] == [length] * 3
+
+
+@pytest.mark.slow
+def test_without_the_span_reader() -> None:
+    """vLLM's own prompt log-probabilities, where the worker cannot sum."""
+    extension = "tests.engines.plain_worker.PlainWorkerExtension"
+    engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024, worker_extension_cls=extension)
+    requests = [random_request(seed, prefix=30 + seed) for seed in range(3)]
+    try:
+        ours = engine.span_log_likelihoods(requests)
+    finally:
+        engine.close()
+    theirs = TorchEngine("smollm2-135m", dtype="float32").span_log_likelihoods(requests)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.sums, other.sums, atol=1e-3, rtol=0)

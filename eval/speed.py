@@ -1,0 +1,229 @@
+"""How fast, and how close to what the machine can do: `python -m eval.speed [--quick] [--gpu] --out DIR`.
+
+Each engine runs in a process of its own; they take turns, and before and after each turn a plain matrix product of the
+model's own shape is timed. The floor of a load is the least work it can take (`speed_load.Work`) at that rate: 1.0 is a
+program that does nothing but the necessary matrix products, with nothing for attention. Ratios are taken within a
+round and their medians reported. Where other programs are running, the fraction in processor time is the steadier one:
+it counts the seconds of processor cores, of the engine's processes and of the matrix product. Writes DIR/speed.json,
+DIR/speed.csv and DIR/speed.svg, and exits 0 when it ran, whatever passed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from scipy.stats import kendalltau
+
+from eval.checks import Check, machine, report
+from eval.speed_load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
+from eval.speed_machine import Engines, Machine
+from eval.speed_plot import plot
+from eval.speed_worker import ADAPT
+
+SYSTEMS = {
+    "naive transformers": ("naive", LIKELIHOOD),
+    "torch likelihood": ("torch", LIKELIHOOD),
+    "vllm likelihood": ("vllm", LIKELIHOOD),
+    "vllm labels": ("vllm", LABELS),
+    "vllm listwise": ("vllm", LISTWISE),
+    "vllm plain prefill": ("vllm", PREFILL),
+}
+SWEPT = ("torch likelihood", "vllm likelihood")
+AXES = {
+    "candidates": (10, 50, 100, 200),
+    "history": (5, 20, 50, 200),
+    "users": (1, 4, 16, 64, 256),
+    "soft": (0, 8, 32),
+}
+QUICK_AXES = {"candidates": (10, 50), "history": (5, 40)}
+DEFAULT = "default"
+SLOPE_BOUND = 1.1
+TAU_BOUND, NATS_BOUND = 0.8, 1e-3
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/speed"),
+    quick: Annotated[bool, typer.Option("--quick", help="fewer users, rounds and points; minutes")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="vLLM on CUDA, made-up weights of Llama 1B and 8B")] = False,
+    users: Annotated[int, typer.Option(min=0, help="lists a turn; 0: 64, and 2 with --quick")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="0: 5, and 2 with --quick")] = 0,
+) -> None:
+    """Measures, prints the table and PASS or FAIL of each target, writes the results."""
+    out.mkdir(parents=True, exist_ok=True)
+    if gpu:
+        from eval.speed_gpu import measure
+
+        checks = measure(out, users or 256, rounds or 3)
+        report(checks, out / "speed.json", _environment(), typer.echo)
+        return
+    load = Load(users=users or (2 if quick else 64))
+    rounds = rounds or (2 if quick else 5)
+    rows: list[dict[str, Any]] = []
+    with Engines(("naive", "torch", "vllm")) as engines:
+        gauge = Machine(engines.model)
+        for number in range(rounds):
+            for place, name in enumerate(
+                SYSTEMS
+            ):  # users of their own for each: one would find another's prefixes cached
+                mine = replace(load, seed=number * len(SYSTEMS) + place)
+                rows.append(_turn(engines, gauge, name, mine, DEFAULT, number))
+        small = replace(load, users=min(load.users, 16))
+        for axis, values in (QUICK_AXES if quick else AXES).items():
+            for number in range(1 if quick else 3):
+                for value in values:
+                    for name in SWEPT:
+                        shape = replace(small, **{axis: value}, seed=100 + number)
+                        rows.append(_turn(engines, gauge, name, shape, axis, number))
+        adapted = [_adaptation(engines, 8 if quick else 1000, number) for number in range(1 if quick else 2)]
+        agreement = _agreement(engines, 2 if quick else 16)
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "speed.csv", index=False)
+    _print_table(table, load)
+    checks = [*ratios(table), *slopes(table), *_adapted(adapted), *agreement]
+    plot(table, out / "speed.svg")
+    more: dict[str, object] = {
+        "load": load.to_json(),
+        "rounds": rounds,
+        "dtype": engines.dtype,
+        "gemm": gauge.summary(),
+    }
+    report(checks, out / "speed.json", _environment(**more), typer.echo)
+
+
+def _turn(engines: Engines, gauge: Machine, system: str, load: Load, axis: str, number: int) -> dict[str, Any]:
+    """One timing, with the floor of its load at the rate around it."""
+    engine, readout = SYSTEMS[system]
+    before = gauge.rate()
+    answer = engines.time(engine, readout, load)
+    after = gauge.rate()
+    rate, processor = (before.wall + after.wall) / 2, (before.processor + after.processor) / 2
+    flops, seconds = gauge.flops(answer), answer["seconds"]
+    cores = answer["processor_seconds"]
+    fractions = flops / rate / seconds, flops / processor / cores
+    said = f"{seconds:.1f} s, {cores:.1f} processor s; of the floor {fractions[0]:.2f}, {fractions[1]:.2f}"
+    typer.echo(f"{axis}, {load.to_json()}, {system}: {said}", err=True)
+    return {
+        "axis": axis,
+        "round": number,
+        "system": system,
+        **load.to_json(),
+        "tokens_per_user": answer["tokens"] / load.users,
+        "reads_per_user": answer["reads"] / load.users,
+        "seconds_per_user": seconds / load.users,
+        "users_per_second": load.users / seconds,
+        "fraction": fractions[0],
+        "fraction_processor": fractions[1],
+        "floor_flops": flops / load.users,
+        "cost_flops": seconds * rate / load.users,
+        "gemm_flops": rate,
+    }
+
+
+def ratios(table: pd.DataFrame) -> list[Check]:
+    """The systems against each other and the floor, on the default load."""
+    default = table[table["axis"] == DEFAULT]
+    cost = default.pivot(index="round", columns="system", values="cost_flops")
+    fraction = default.groupby("system")["fraction"].median()
+    processor = default.groupby("system")["fraction_processor"].median()
+    naive, likelihood, prefill = (
+        cost[name] for name in ("naive transformers", "vllm likelihood", "vllm plain prefill")
+    )
+    return [
+        _at_most("vllm likelihood, time over vllm labels", median(likelihood / cost["vllm labels"]), 1.3, "x"),
+        _at_least("vllm likelihood, fraction of floor", fraction["vllm likelihood"], 0.55, ""),
+        _at_least("vllm likelihood over naive", median(naive / likelihood), 8, "x"),
+        _at_least("torch likelihood, fraction of floor", fraction["torch likelihood"], 0.5, ""),
+        _told("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
+        _told("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
+        _told("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
+        _told(
+            "vllm likelihood, time over plain prefill of its tokens",
+            median(likelihood / prefill),
+            "x",
+        ),
+    ]
+
+
+def slopes(table: pd.DataFrame) -> list[Check]:
+    """How much the cost of a user grows from the least to the most of an axis, against how much the floor grows.
+
+    Both are counted in multiples of what they were at the least: 1.0 is a cost that grows as the floor does.
+    """
+    checks = []
+    for axis in ("candidates", "history"):
+        for system in SWEPT:
+            one = table[(table["axis"] == axis) & (table["system"] == system)]
+            cost = one.groupby(axis)["cost_flops"].median()
+            floor = one.groupby(axis)["floor_flops"].median()
+            slope = (cost.iloc[-1] / cost.iloc[0] - 1) / (floor.iloc[-1] / floor.iloc[0] - 1)
+            name = f"{system}, growth with {axis} {cost.index[0]}-{cost.index[-1]}"
+            checks.append(_at_most(name, slope, SLOPE_BOUND, "x floor's"))
+    return checks
+
+
+def _adaptation(engines: Engines, users: int, number: int) -> dict[str, Any]:
+    job = {"readout": ADAPT, "users": users, "interactions": 10, "steps": 2, "seed": number}
+    return engines.ask("naive", job) | {"users": users}
+
+
+def _adapted(answers: Sequence[dict[str, Any]]) -> list[Check]:
+    ratio = median(one["seconds"] / one["bare"] for one in answers)
+    rate = median(one["users"] / one["seconds"] for one in answers)
+    name = f"adapting {answers[0]['users']} users with 10 interactions, time over bare passes"
+    return [_at_most(name, ratio, 1.3, "x"), _told("adapting, two steps", rate, "users/s")]
+
+
+def _agreement(engines: Engines, users: int) -> list[Check]:
+    """Scores of the engines on one load, and of the two precisions of the torch engine."""
+    load = Load(users=users, seed=1000)
+    job = {"readout": LIKELIHOOD, "load": load.to_json()}
+    torch_scores, vllm_scores = (engines.ask(name, job)["scores"] for name in ("torch", "vllm"))
+    gap = float(np.abs(np.concatenate(torch_scores) - np.concatenate(vllm_scores)).max())
+    other = "bfloat16" if engines.dtype == "float32" else "float32"
+    pairs = zip(torch_scores, engines.ask_at(other, job)["scores"], strict=True)
+    tau = float(np.mean([kendalltau(ours, theirs).statistic for ours, theirs in pairs]))
+    exact = engines.dtype == "float32"
+    name = f"torch and vllm in {engines.dtype}, max |Δ| sum of title log p"
+    return [
+        _at_most(name, gap, NATS_BOUND, "nats") if exact else _told(name, gap, "nats"),
+        _at_least("bfloat16 ranking against float32, Kendall tau", tau, TAU_BOUND, ""),
+    ]
+
+
+def _print_table(table: pd.DataFrame, load: Load) -> None:
+    typer.echo(
+        f"{load.users} users x {load.candidates} candidates, {load.history} items of history, {load.soft} soft tokens"
+    )
+    columns = ["users_per_second", "fraction", "fraction_processor", "tokens_per_user", "reads_per_user"]
+    default = table[table["axis"] == DEFAULT].groupby("system")[columns].median()
+    typer.echo(default.loc[list(SYSTEMS)].round(3).to_string())
+    for axis in AXES:
+        swept = table[table["axis"] == axis]
+        if len(swept):
+            typer.echo(f"along {axis}, fraction of floor")
+            typer.echo(swept.pivot_table("fraction", axis, "system", aggfunc="median").round(3).to_string())
+
+
+def _environment(**more: object) -> dict[str, object]:
+    return machine(("reranker", "torch", "transformers"), **more)
+
+
+def _at_most(name: str, value: float, bound: float, unit: str) -> Check:
+    return Check(name=name, value=float(value), target=f"<= {bound:g}", passed=bool(value <= bound), unit=unit)
+
+
+def _at_least(name: str, value: float, bound: float, unit: str) -> Check:
+    return Check(name=name, value=float(value), target=f">= {bound:g}", passed=bool(value >= bound), unit=unit)
+
+
+def _told(name: str, value: float, unit: str) -> Check:
+    return Check(name=name, value=float(value), target="", passed=True, unit=unit)
+
+
+if __name__ == "__main__":
+    typer.run(main)

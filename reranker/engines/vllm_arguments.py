@@ -1,0 +1,8 @@
+"""What the vLLM engine tells its worker and its connector with a request, in `SamplingParams.extra_args`."""
+
+SCORED_FROM = "reranker_scored_from"  # index in the prompt of the first token whose log-probability counts
+LAST_TOKEN = "reranker_last_token"  # follows the prompt; scored, never computed
+
+TAIL = "reranker_tail"  # in kv_transfer_params: number of the shared prefix whose last block is kept
+LENGTH = "reranker_prefix_length"  # in kv_transfer_params: tokens of that prefix
+TAIL_ROWS = 256  # prefixes whose last block is kept at once; the oldest goes first

@@ -1,0 +1,94 @@
+"""The worker's span reader on a runner made by hand: chunks, several requests in a step, positions from the cache."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("vllm")
+
+from reranker.engines.head import Head
+from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM
+from reranker.engines.vllm_spans import SpanReader, install
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+DIM, VOCABULARY = 6, 12
+
+
+class Runner:
+    """What `SpanReader` reads of vLLM's model runner."""
+
+    def __init__(self) -> None:
+        self.num_prompt_logprobs: dict[str, int] = {}
+        self.requests: dict[str, SimpleNamespace] = {}
+        self.input_batch = SimpleNamespace(req_id_to_index={})
+        self.query_start_loc = SimpleNamespace(np=np.zeros(8, dtype=np.int32))
+
+    def add(self, name: str, prompt: list[int], scored_from: int, last: int, computed: int = 0) -> None:
+        self.num_prompt_logprobs[name] = 0
+        self.requests[name] = SimpleNamespace(
+            sampling_params=SimpleNamespace(extra_args={SCORED_FROM: scored_from, LAST_TOKEN: last}),
+            prompt_token_ids=prompt,
+            num_computed_tokens=computed,
+            in_progress_prompt_logprobs_cpu=None,
+        )
+
+    def place(self, counts: dict[str, int]) -> None:
+        """The step's requests, in this order, with this many tokens each."""
+        self.input_batch.req_id_to_index = {name: index for index, name in enumerate(counts)}
+        self.query_start_loc.np = np.cumsum([0, *counts.values()])
+
+
+@pytest.fixture
+def head() -> Head:
+    return Head(torch.randn((VOCABULARY, DIM), generator=torch.Generator().manual_seed(0)))
+
+
+def states(count: int, seed: int) -> torch.Tensor:
+    return torch.randn((count, DIM), generator=torch.Generator().manual_seed(seed))
+
+
+def total(head: Head, hidden: torch.Tensor, targets: list[int]) -> float:
+    return float(head.log_probs(hidden, torch.tensor(targets)).sum())
+
+
+def test_two_requests_of_one_step(head: Head) -> None:
+    """Three tokens of "a" are cached; of its span [4, 5, 6] the last is not computed. "b" is a text being written."""
+    runner = Runner()
+    runner.add("a", [1, 2, 3, 4, 5], scored_from=4, last=6, computed=3)
+    runner.add("c", [7, 8, 9], scored_from=2, last=10)
+    counts = {"a": 2, "b": 4, "c": 3}
+    runner.place(counts)
+    hidden = states(9, seed=1)
+    results = SpanReader(runner, head).read(hidden, counts)
+    assert results["a"].logprobs.item() == pytest.approx(total(head, hidden[0:2], [5, 6]), abs=1e-5)
+    assert results["c"].logprobs.item() == pytest.approx(total(head, hidden[7:9], [9, 10]), abs=1e-5)
+    assert runner.num_prompt_logprobs == {}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_prompt_in_two_chunks(head: Head, cut: int) -> None:
+    prompt, hidden = [1, 2, 3, 4, 5], states(5, seed=2)
+    runner = Runner()
+    runner.add("a", prompt, scored_from=2, last=6)
+    reader = SpanReader(runner, head)
+    runner.place({"a": cut})
+    assert reader.read(hidden[:cut], {"a": cut}) == {}
+    runner.requests["a"].num_computed_tokens = cut
+    runner.place({"a": 5 - cut})
+    found = reader.read(hidden[cut:], {"a": 5 - cut})["a"].logprobs.item()
+    assert found == pytest.approx(total(head, hidden[1:], [3, 4, 5, 6]), abs=1e-5)
+
+
+def test_a_preempted_request_waits(head: Head) -> None:
+    runner = Runner()
+    runner.add("a", [1, 2, 3], scored_from=1, last=4)
+    runner.place({})
+    assert SpanReader(runner, head).read(states(0, seed=3), {}) == {}
+    assert list(runner.num_prompt_logprobs) == ["a"]
+
+
+def test_a_runner_of_another_vllm_is_left_as_it_is() -> None:
+    assert "no _get_prompt_logprobs_dict" in install(SimpleNamespace(get_model=lambda: None))

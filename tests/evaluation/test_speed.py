@@ -1,0 +1,56 @@
+"""eval.speed's arithmetic: the least work of a list, ratios within a round, growth against the floor's."""
+
+import pandas as pd
+import pytest
+
+from eval.speed import SYSTEMS, ratios, slopes
+from eval.speed_load import LABELS, LIKELIHOOD, Work, least_work
+from reranker.types import ScoringRequest
+from tests.contracts.engine import plain, span
+
+REQUEST = ScoringRequest(prefix=plain([1, 2, 3]), candidates=(span([7, 20, 30]), span([7, 20, 40]), span([7, 50])))
+
+
+def test_common_beginnings_and_last_tokens_of_spans_are_not_necessary_work() -> None:
+    """Prefix 3, then 7 and 20; what follows them is predicted there and not computed."""
+    assert least_work([REQUEST], LIKELIHOOD) == Work(tokens=5, reads=2)
+
+
+def test_labels_are_read_after_each_candidates_last_token() -> None:
+    """Prefix 3, then 7, 20, 30, 40 and 50."""
+    assert least_work([REQUEST, REQUEST], LABELS) == Work(tokens=16, reads=6)
+
+
+def test_flops() -> None:
+    assert Work(tokens=5, reads=2).flops(layer_parameters=10, dim=4, vocabulary=6) == 2 * 10 * 5 + 2 * 4 * 6 * 2
+
+
+def row(system: str, axis: str = "default", number: int = 0, **values: float) -> dict[str, object]:
+    return {"system": system, "axis": axis, "round": number, "fraction": 0.5, "fraction_processor": 0.5, **values}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """The second round was ten times slower for everybody: 12 / 10 in each."""
+    costs = dict.fromkeys(SYSTEMS, 10.0) | {"vllm likelihood": 12.0, "naive transformers": 60.0}
+    table = pd.DataFrame([row(name, number=k, cost_flops=cost * 10**k) for k in (0, 1) for name, cost in costs.items()])
+    checks = {one.name: one for one in ratios(table)}
+    labels = checks["vllm likelihood, time over vllm labels"]
+    assert labels.value == pytest.approx(1.2) and labels.passed
+    naive = checks["vllm likelihood over naive"]
+    assert naive.value == pytest.approx(5.0) and not naive.passed
+
+
+@pytest.mark.parametrize(("cost", "slope", "passed"), [(4.0, 1.5, False), (3.0, 1.0, True), (2.0, 0.5, True)])
+def test_growth_is_measured_against_the_floors(cost: float, slope: float, passed: bool) -> None:
+    """From 10 to 50 the floor triples: it grows by twice what it was."""
+    table = pd.DataFrame(
+        [
+            row(system, axis, **{axis: at, "floor_flops": floor, "cost_flops": spent})
+            for axis in ("candidates", "history")
+            for system in ("torch likelihood", "vllm likelihood")
+            for at, floor, spent in ((10, 100.0, 1.0), (50, 300.0, cost))
+        ]
+    )
+    checks = slopes(table)
+    assert len(checks) == 4
+    assert all(one.value == pytest.approx(slope) and one.passed is passed for one in checks)
