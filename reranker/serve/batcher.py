@@ -75,8 +75,9 @@ class Batcher(Generic[Job, Answer]):
     def waiting(self) -> int:
         return self._queue.qsize()
 
-    def start(self) -> None:
-        """Begins to work; needs a running event loop."""
+    def start(self, first: Callable[[], None] = lambda: None) -> None:
+        """Begins to work; needs a running event loop. `first` is called in the thread before any job."""
+        self._thread.submit(first)
         self._loop = asyncio.create_task(self._run())
 
     async def submit(self, job: Job, timeout: float) -> Done[Answer]:

@@ -49,7 +49,7 @@ class RerankRequest(BaseModel):
         recall_scores: the recall stage's score of each item.
         history: what was chosen before, oldest first: item ids with `item_ids`, else texts or objects. Goes before what
             is stored for `user`.
-        domain: must be the served one, if given.
+        domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: accepted and put before the query.
         raw_scores: log-odds instead of shares of 1.
         max_tokens_per_doc: Cohere's; texts are cut to the bundle's own budget, so it is not used.
@@ -104,8 +104,9 @@ class Interaction(BaseModel):
 
 
 class Interactions(BaseModel):
-    """What a user chose, oldest first."""
+    """What a user chose, oldest first; `domain` is needed where there are several."""
 
     model_config = ConfigDict(extra="forbid")
 
     interactions: list[Interaction] = Field(min_length=1)
+    domain: str | None = None

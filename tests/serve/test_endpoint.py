@@ -126,7 +126,7 @@ def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tm
     state = post(server, "/v1/users/someone-new-77/interactions", interactions=rows).json()
     assert [one["item_id"] for one in state["interactions"]] == ["g3i2", "g3i3", "g3i4"]
     assert best() == "g3i1" != before
-    shown = httpx.get(f"{server}/v1/users/someone-new-77").json()
+    shown = httpx.get(f"{server}/v1/users/someone-new-77").json()["domains"]["toy"]
     assert shown["interactions"] == state["interactions"] and not shown["in_bundle"]
     gone = httpx.delete(f"{server}/v1/users/someone-new-77").json()
     assert gone["forgotten"] and best() == before
@@ -154,7 +154,8 @@ def test_together_they_are_read_together_and_nobody_gets_anothers_list(server, f
         while not engine.calls:
             time.sleep(0.005)
         answers = {user: pool.submit(post, server, user=user, item_ids=ITEMS) for user in users}
-        time.sleep(0.5)
+        while "reranker_queue 16.0" not in httpx.get(f"{server}/metrics").text:
+            time.sleep(0.02)
         engine.open.set()
         for user, answer in answers.items():
             found = answer.result().json()["results"]
