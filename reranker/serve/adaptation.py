@@ -42,9 +42,9 @@ class Adaptation:
     def waiting(self) -> int:
         return len(self._wanted)
 
-    def start(self) -> None:
-        """Begins to work; needs a running event loop."""
-        self._task = asyncio.create_task(self._run())
+    def start(self, loaded: "asyncio.Future[None]") -> None:
+        """Begins to work when the model is loaded; needs a running event loop."""
+        self._task = asyncio.create_task(self._run(loaded))
 
     def want(self, user: UserId) -> None:
         """Adapts this user soon."""
@@ -71,7 +71,8 @@ class Adaptation:
             except TimeoutError:
                 logger.warning("%d users were not adapted before shutdown; the next start does it", len(self._wanted))
 
-    async def _run(self) -> None:
+    async def _run(self, loaded: "asyncio.Future[None]") -> None:
+        await asyncio.wait([loaded])
         try:
             for user in await asyncio.to_thread(lambda: list(self._behind())):
                 self.want(user)
@@ -94,6 +95,8 @@ class Adaptation:
             report = await asyncio.to_thread(self._reranker.adapt, users, store=self._store)
         except RerankerError as error:  # the answers go on under the contexts that were there
             logger.error("%d users could not be adapted: %s", len(users), error)
+        except Exception:
+            logger.exception("%d users could not be adapted", len(users))
         else:
             self._observe(report)
             logger.info("adapted %d users in %.2f s, %d drifted", report.users, report.seconds, report.drifted)

@@ -1,7 +1,7 @@
 """Reranking over HTTP."""
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -121,7 +121,8 @@ async def _items(domain: Domain, body: RerankRequest) -> ItemList:
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
-    history, state = list[ItemId](), None
+    history: Sequence[ItemId] = ()
+    state = None
     if body.history is not None:
         given = [one for one in body.history if not isinstance(one, Document)]
         if len(given) < len(body.history):

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from reranker.errors import RerankerError
 from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
 from reranker.serve.domains import Domains
@@ -85,9 +84,9 @@ class Service:
 
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
-        self.batcher.start(self._warm_up)
+        warm = self.batcher.start(self._warm_up)
         for adaptation in self.adaptations.values():
-            adaptation.start()
+            adaptation.start(warm)
         if self.score_log is not None:
             self.score_log.start()
 
@@ -127,9 +126,9 @@ class Service:
         try:
             for domain in self.domains:
                 domain.reranker.rank("", ["a title", "another"])
-        except RerankerError as error:
+        except Exception as error:  # whatever it is: /ready says so for as long as the server stands
             self.failure = str(error)
-            logger.error("this server cannot rank: %s", error)
+            logger.exception("this server cannot rank")
         else:
             self.ready = True
 
