@@ -151,6 +151,7 @@ def _answer(
             one["document"] = _shown(body.documents[index])
         if body.item_ids:
             one["item_id"] = body.item_ids[index]
+    not_used = [name for name in ("query", "instruction") if body.item_ids and getattr(body, name)]
     return {
         "id": request.state.request_id,
         "model": domain.name,
@@ -159,6 +160,7 @@ def _answer(
         "meta": {
             "served": served,
             "unknown_items": result.unknown_items,
+            **({"not_used": not_used} if not_used else {}),
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
         },

@@ -109,6 +109,19 @@ def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
     assert answer["meta"] | {"served": "fused", "unknown_items": 0} == answer["meta"]
 
 
+def test_a_list_at_the_limit_is_ranked_whole(server):
+    documents = [f"{TITLES[number % 4]} {number}" for number in range(2000)]
+    answer = post(server, query="", documents=documents, history=HISTORY).json()
+    assert sorted(one["index"] for one in answer["results"]) == list(range(2000))
+    assert all(documents[one["index"]].startswith("zorblax") for one in answer["results"][:500])
+
+
+def test_what_is_not_read_is_said(server):
+    answer = post(server, user="u0", item_ids=ITEMS, query="a film", instruction="kindly").json()
+    assert answer["meta"]["not_used"] == ["query", "instruction"]
+    assert "not_used" not in post(server, user="u0", item_ids=ITEMS).json()["meta"]
+
+
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
     taste = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
     assert taste["results"][0]["item_id"] in ("g1i1", "g1i7")
@@ -286,6 +299,8 @@ BAD = [
     ({"documents": []}, 422, "documents"),
     ({"documents": "one text"}, 422, "documents"),
     ({"documents": ["x"] * 2001}, 413, "documents"),
+    ({"documents": ["x"] * 10_000}, 413, "documents"),
+    ({"item_ids": [f"i{number}" for number in range(10_000)]}, 413, "item_ids"),
     ({"documents": ["x", 3]}, 422, "documents.1"),
     ({"documents": ["x"], "top_n": 0}, 422, "top_n"),
     ({"documents": ["x"], "model": "gpt"}, 404, "model"),
