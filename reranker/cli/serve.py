@@ -63,7 +63,7 @@ def serve(
     )
     _log_requests()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(float(__import__('os').environ.get('SWI','0.0005')))
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
 
 
@@ -84,9 +84,11 @@ def _domains(bundles: list[Path], stores: Sequence[str | None], options: dict[st
 
 def _log_requests() -> None:
     """Request lines go to stderr as they are: one JSON object a line."""
+    from reranker.serve.lines import LaterLines
+
     lines = logging.getLogger("reranker.access")
     lines.setLevel(logging.INFO)
-    lines.addHandler(logging.StreamHandler())
+    lines.addHandler(LaterLines(sys.stderr))
     lines.propagate = False
 
 
