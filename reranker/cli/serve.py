@@ -63,7 +63,7 @@ def serve(
     )
     _log_requests()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
-    sys.setswitchinterval(float(__import__('os').environ.get('SWI','0.0005')))
+    sys.setswitchinterval(0.0001)
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
 
 
