@@ -169,18 +169,18 @@ class EvidenceModel:
             return columns
         known = items[rows]
         similarity = self.vectors[known] @ self.vectors[newest].T
-        co_visits = _block(self.co_visits, newest, known).T
+        co_visits = block(self.co_visits, newest, known).T
         columns[rows, 0] = similarity[:, -1]
         columns[rows, 1] = similarity.max(axis=1)
         columns[rows, 2] = similarity.mean(axis=1)
         columns[rows, 3] = co_visits[:, -1]
         columns[rows, 4] = co_visits.mean(axis=1)
-        columns[rows, 5] = np.log1p(_block(self.transitions, newest[-1:], known)[0])
+        columns[rows, 5] = np.log1p(block(self.transitions, newest[-1:], known)[0])
         columns[rows, 6] = (self.categories[known] @ self.categories[newest].T).toarray().mean(axis=1)
         return columns
 
 
-def _block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArray[np.float64]:
+def block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArray[np.float64]:
     """(len(rows), len(columns)) entries; scipy's own slicing takes a millisecond, however few they are."""
     block = np.zeros((len(rows), len(columns)))
     order = np.argsort(columns)
