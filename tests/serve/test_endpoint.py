@@ -219,6 +219,16 @@ def test_timeouts_and_engine_failures(fitted, engine):
         assert post(url, documents=["x"]).status_code == 200
 
 
+def test_a_model_that_cannot_be_loaded_is_told(fitted, engine):
+    engine.fail = True
+    with serving(create_app(fitted)) as url:
+        while (answer := httpx.get(f"{url}/ready")).json()["error"]["code"] == "not_ready":
+            time.sleep(0.02)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_loaded"
+        assert "out of order" in answer.json()["error"]["message"]
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
 def test_a_caller_that_goes_away_frees_its_place(fitted, engine):
     with serving(create_app(fitted, settings=ServeSettings(batch=1, batch_wait_ms=0))) as url:
         wait_until_ready(url)
