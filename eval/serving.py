@@ -55,16 +55,8 @@ def main(
     checks = [
         _at_most("overhead at 16 clients, p50", float(np.quantile(overhead, 0.5)), 5.0),
         _at_most("overhead at 16 clients, p99", float(np.quantile(overhead, 0.99)), 25.0),
-        Check(
-            name="batch in the engine's thread, p50", value=float(np.median(worked)), target="", passed=True, unit="ms"
-        ),
-        Check(
-            name="latency at 16 clients, p50",
-            value=float(1000 * np.median(rows[:, 0])),
-            target="",
-            passed=True,
-            unit="ms",
-        ),
+        _told("batch in the engine's thread, p50", float(np.median(worked))),
+        _told("latency at 16 clients, p50", float(1000 * np.median(rows[:, 0]))),
         Check(
             name="real model: 16 at once over one by one",
             value=one_by_one / together,
@@ -101,8 +93,10 @@ def _server(bundle: Path, engine: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM, "serve", "--bundle", str(bundle), "--engine", engine, "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    limits = bundle.with_suffix(".yaml")
+    limits.write_text("timeout_seconds: 1800\n")  # a slow machine is to be measured, not refused
+    flags = ["--bundle", str(bundle), "--engine", engine, "--port", str(port), "--config", str(limits)]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, "serve", *flags], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         while process.poll() is None:

@@ -143,7 +143,7 @@ class Reranker:
         candidates: pd.DataFrame,
         k: int | None = None,
         *,
-        interactions: pd.DataFrame | None = None,
+        interactions: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None = None,
         order: Order | None = None,
         states: Mapping[UserId, UserState] | None = None,
         progress: bool = False,
@@ -153,7 +153,8 @@ class Reranker:
         Args:
             candidates: `user_id, item_id` and `score` or `rank`.
             k: rows kept a user; None or more than there are keeps all.
-            interactions: newer histories; they replace the stored ones of the users they contain.
+            interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
+                of the users they contain.
             order: serve this order whatever the guard decided: "fused", "features" or "recall".
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
             progress: show a progress bar on stderr.
@@ -171,9 +172,9 @@ class Reranker:
             raise ConfigError(f"k must be at least 1, got {k}")
         lists = validate_candidates(candidates)
         data, blend = self._fitted()
-        histories = dict(data.evidence.histories)
-        if interactions is not None:
-            histories.update(data.evidence.encode_histories(validate_interactions(interactions)))
+        histories = data.evidence.histories_with(
+            validate_interactions(interactions) if isinstance(interactions, pd.DataFrame) else interactions
+        )
         served = as_order(order) if order else blend.guard.serve
         if served == "fused":
             every = self.score_all(lists, histories=histories, states=states, progress=progress)

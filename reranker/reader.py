@@ -58,6 +58,7 @@ class Reader:
         self.contexts = contexts
         self.item_tokens = item_tokens
         self._engine = engine
+        self._lender: Reader | None = None
         self._model = model
         self._scoring: Scoring | None = None
         self._packed: PackedLM | None = None
@@ -82,7 +83,9 @@ class Reader:
     @property
     def engine(self) -> Engine:
         """The inference engine, loaded on first use."""
-        if self._engine is None:
+        if self._engine is None and self._lender is not None:
+            self._engine = self._lender.engine
+        elif self._engine is None:
             self._engine = load_engine(
                 self.config.engine, self.config.model, dtype=self.config.dtype, **self.config.engine_options
             )
@@ -96,6 +99,18 @@ class Reader:
                 "the first model, or fit again"
             )
         return self._engine
+
+    def share_engine(self, other: "Reader") -> bool:
+        """Reads with the other's engine from now on, if both would load the same one; nothing is loaded by this.
+
+        Returns:
+            False where base model, engine, dtype or options differ: each keeps its own.
+        """
+        fields = ("engine", "model", "dtype", "engine_options")
+        same = all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
+        if same and self._engine is None and self is not other:
+            self._lender = other
+        return same
 
     @property
     def renderer(self) -> PromptRenderer:

@@ -268,7 +268,7 @@ def _require_rows(frame: pd.DataFrame, name: str) -> None:
 
 def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
     ids = frame[column]
-    if ids.dtype == object:
+    if ids.dtype == object and not _are_hashable(ids):
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
     _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
@@ -321,6 +321,14 @@ def _refuse_rows(frame: pd.DataFrame, column: str, bad: NDArray[np.bool_], probl
     shown = ", ".join(f"row {position}: {value!r}" for position, value in zip(first, values, strict=True))
     more = "" if len(positions) <= _SHOWN_ROWS else f" and {len(positions) - _SHOWN_ROWS} more"
     raise DataError(f"table {name!r}, column {column!r}: the value {problem} ({shown}{more})")
+
+
+def _are_hashable(ids: pd.Series) -> bool:
+    try:
+        set(ids.tolist())
+    except TypeError:
+        return False
+    return True
 
 
 def _is_hashable(value: object) -> bool:

@@ -2,17 +2,23 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given, settings_from_yaml
+from reranker.cli.options import BaseUrlOption, DtypeOption, EngineOption, given, settings_from_yaml
 from reranker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reranker.serve.domains import Domain
 
 
 def serve(
-    bundle: BundleOption,
+    bundle: Annotated[
+        list[Path], typer.Option("--bundle", help="folder that `reranker fit` wrote; again for each further domain")
+    ],
     engine: EngineOption = None,
     base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
@@ -23,33 +29,33 @@ def serve(
         typer.Option("--api-key-file", help="keys that `reranker serve-key` wrote; without it, anyone may ask"),
     ] = None,
     users_db: Annotated[
-        str | None, typer.Option("--users-db", help="SQLite file, or redis://...; without it, no personal state")
+        list[str] | None,
+        typer.Option("--users-db", help="SQLite file, or redis://...; one for each --bundle; else no personal state"),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with limits, fields of ServeSettings")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="answer the order that came in")] = False,
     score_log: Annotated[Path | None, typer.Option("--score-log", help="folder that gets every ranking")] = None,
     otel: Annotated[bool, typer.Option("--otel", help="send OpenTelemetry spans; OTEL_ variables say where")] = False,
 ) -> None:
-    """Serve a bundle over HTTP: /rerank as Cohere, Jina and vLLM have it, users, models, health and metrics."""
+    """Serve bundles over HTTP: /rerank as Cohere, Jina and vLLM have it, users, models, health and metrics."""
     try:
         import uvicorn
 
         from reranker.serve.app import create_app
     except ImportError as error:
         raise ConfigError(f"serving needs more packages ({error}): pip install 'reranker[serve]'") from error
-    from reranker.pipeline import Reranker
     from reranker.serve.keys import Keys, read_keys
     from reranker.serve.settings import ServeSettings
     from reranker.serve.tracing import otlp_tracing
-    from reranker.stores import open_user_store
 
+    if users_db and len(users_db) != len(bundle):
+        raise ConfigError(f"{len(bundle)} bundles were given {len(users_db)} --users-db: give one for each, in order")
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
     options = given(engine=engine, dtype=dtype)
     if base_url is not None:
         options["engine_options"] = {"base_url": base_url}
     app = create_app(
-        Reranker.load(bundle, **options),
-        store=None if users_db is None else open_user_store(users_db),
+        _domains(bundle, users_db or [None] * len(bundle), options),
         settings=ServeSettings.from_mapping(settings),
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
         score_log=score_log,
@@ -57,15 +63,32 @@ def serve(
     )
     _log_requests()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
+
+
+def _domains(bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any]) -> "list[Domain]":
+    """The bundles with their users; those that would load the same engine share one."""
+    from reranker.pipeline import Reranker
+    from reranker.serve.domains import Domain
+    from reranker.stores import open_user_store
+
+    rerankers = [Reranker.load(bundle, **options) for bundle in bundles]
+    for number, reranker in enumerate(rerankers):
+        any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
+    return [
+        Domain(reranker, None if where is None else open_user_store(where))
+        for reranker, where in zip(rerankers, stores, strict=True)
+    ]
 
 
 def _log_requests() -> None:
     """Request lines go to stderr as they are: one JSON object a line."""
+    from reranker.serve.lines import LaterLines
+
     lines = logging.getLogger("reranker.access")
     lines.setLevel(logging.INFO)
-    lines.addHandler(logging.StreamHandler())
+    lines.addHandler(LaterLines(sys.stderr))
     lines.propagate = False
 
 

@@ -4,6 +4,7 @@ The same features serve the fusion head and the linear control of the evaluation
 measures the LLM and nothing else.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,6 +137,21 @@ class EvidenceModel:
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
         return standard
 
+    def histories_with(
+        self, newer: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None
+    ) -> Mapping[UserId, IntArray]:
+        """The histories, some replaced by `newer`: a validated table, or user id -> items, oldest first."""
+        if newer is None:
+            return self.histories
+        if isinstance(newer, pd.DataFrame):
+            encoded = self.encode_histories(newer)
+        else:
+            encoded = {user: self._known_rows(items) for user, items in newer.items()}
+        return ChainMap(encoded, self.histories)
+
+    def _known_rows(self, items: Sequence[ItemId]) -> IntArray:
+        return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
+
     def encode_histories(self, interactions: pd.DataFrame) -> dict[UserId, IntArray]:
         """User id -> rows of the user's items, oldest first, of a validated table; without items unknown to `fit`."""
         rows = interactions[ITEM].map(self.index)
@@ -153,15 +169,30 @@ class EvidenceModel:
             return columns
         known = items[rows]
         similarity = self.vectors[known] @ self.vectors[newest].T
-        co_visits = self.co_visits[newest][:, known].toarray().T
+        co_visits = block(self.co_visits, newest, known).T
         columns[rows, 0] = similarity[:, -1]
         columns[rows, 1] = similarity.max(axis=1)
         columns[rows, 2] = similarity.mean(axis=1)
         columns[rows, 3] = co_visits[:, -1]
         columns[rows, 4] = co_visits.mean(axis=1)
-        columns[rows, 5] = np.log1p(self.transitions[newest[-1:]][:, known].toarray()[0])
+        columns[rows, 5] = np.log1p(block(self.transitions, newest[-1:], known)[0])
         columns[rows, 6] = (self.categories[known] @ self.categories[newest].T).toarray().mean(axis=1)
         return columns
+
+
+def block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArray[np.float64]:
+    """(len(rows), len(columns)) entries; scipy's own slicing takes a millisecond, however few they are."""
+    block = np.zeros((len(rows), len(columns)))
+    order = np.argsort(columns)
+    for number, row in enumerate(rows.tolist()):
+        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
+        stored = matrix.indices[begin:end]
+        at = np.searchsorted(columns, stored, sorter=order)
+        inside = at < len(columns)
+        hit = np.zeros(len(stored), dtype=np.bool_)
+        hit[inside] = columns[order[at[inside]]] == stored[inside]
+        block[number, order[at[hit]]] = matrix.data[begin:end][hit]
+    return block
 
 
 def _gather(values: NDArray[np.float64], rows: IntArray) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """The app: its routes, its errors, its start and its end."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -11,17 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from reranker.errors import RerankerError
+from reranker.errors import ConfigError, RerankerError
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
 from reranker.serve.chat_routes import add_chat
 from reranker.serve.completion_routes import add_completions
+from reranker.serve.domains import Domain, Domains
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.playground_routes import add_playground
 from reranker.serve.problems import ProblemError, problem_of
 from reranker.serve.rerank_routes import add_ranking
-from reranker.serve.service import Service, allowed, check_model
+from reranker.serve.service import Service, allowed
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
 from reranker.serve.user_routes import add_users
@@ -30,7 +30,7 @@ _TYPES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
 
 
 def create_app(
-    reranker: Reranker,
+    served: Reranker | Sequence[Domain],
     *,
     store: UserStore | None = None,
     settings: ServeSettings | None = None,
@@ -38,36 +38,39 @@ def create_app(
     score_log: Path | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The ASGI app; the model is loaded when it starts.
+    """The ASGI app; models are loaded when it starts.
 
     Args:
-        reranker: fitted.
-        store: where users' new interactions go; None offers no personal state.
+        served: a fitted Reranker; or several domains, each with its own users.
+        store: where users' new interactions go where `served` is one Reranker; None offers no personal state.
         settings: limits.
         keys: who is let in; everyone by default.
         score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
         tracing: makes OpenTelemetry spans; None makes none.
 
     Raises:
-        ConfigError: the folder of the score log cannot be written to.
+        ConfigError: nothing or two bundles of one domain are served, a store without its domain, or the folder of the
+            score log cannot be written to.
     """
-    service = Service(reranker, store, settings or ServeSettings(), keys or Keys(), score_log, tracing)
+    if isinstance(served, Reranker):
+        served = [Domain(served, store)]
+    elif store is not None:
+        raise ConfigError("several domains keep their users apart: give each Domain its own store")
+    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
-        warm = asyncio.create_task(asyncio.to_thread(service.warm_up))
         try:
             yield
         finally:
             await service.close()
-            await warm
 
     app = FastAPI(title="reranker", lifespan=lifespan)
     app.state.service = service
     _handle_errors(app)
-    _add_operations(app, service)
     add_ranking(app, service)
+    _add_operations(app, service)
     add_users(app, service)
     add_chat(app, service)
     add_completions(app, service)
@@ -133,7 +136,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         if not service.ready:
-            raise ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
+            raise service.not_ready
         return {"status": "ready"}
 
     @app.get("/metrics")
@@ -142,32 +145,9 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", dependencies=[allowed(service, "rank")])
     async def models() -> dict[str, Any]:
-        names = dict.fromkeys([service.name, service.base])
-        return {"object": "list", "data": [_card(service, name) for name in names]}
+        return {"object": "list", "data": service.domains.models()}
 
     @app.get("/v1/models/{name:path}", dependencies=[allowed(service, "rank")])
     async def model(name: str) -> dict[str, Any]:
-        check_model(service, name)
-        return _card(service, name)
-
-
-def _card(service: Service, name: str) -> dict[str, Any]:
-    """The domain's model, which reads the domain's soft prompt before any other, or the base model, which does not."""
-    reranker = service.reranker
-    model = {"id": name, "object": "model", "created": service.created, "owned_by": "reranker"}
-    model["max_model_len"] = reranker.reader.model.max_length
-    if name != service.name:
-        return {**model, "card": {"base_model": service.base, "soft_tokens": 0}}
-    guard = reranker.blend.guard if reranker.blend is not None else None
-    return {
-        **model,
-        "card": {
-            "soft_tokens": reranker.config.soft_tokens,
-            "base_model": reranker.config.model,
-            "scoring": reranker.config.scoring,
-            "items": len(service.items),
-            "users": len(service.users),
-            "serves": guard.serve if guard else "llm",
-            "why": guard.in_words() if guard else "",
-        },
-    }
+        service.domains.check_model(name)
+        return next(one for one in service.domains.models() if one["id"] == name)

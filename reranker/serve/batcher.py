@@ -75,9 +75,18 @@ class Batcher(Generic[Job, Answer]):
     def waiting(self) -> int:
         return self._queue.qsize()
 
-    def start(self) -> None:
-        """Begins to work; needs a running event loop."""
+    def start(self, first: Callable[[], None] = lambda: None) -> "asyncio.Future[None]":
+        """Begins to work; needs a running event loop.
+
+        Args:
+            first: called in the thread before any job.
+
+        Returns:
+            Done when `first` is.
+        """
+        begun = asyncio.get_running_loop().run_in_executor(self._thread, first)
         self._loop = asyncio.create_task(self._run())
+        return begun
 
     async def submit(self, job: Job, timeout: float) -> Done[Answer]:
         """The answer to a job. A caller that is cancelled takes its job out of the queue.

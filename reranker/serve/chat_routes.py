@@ -15,7 +15,7 @@ from reranker.serve.generation_schemas import ChatMessage, ChatRequest
 from reranker.serve.problems import ProblemError
 from reranker.serve.rerank_routes import ranked
 from reranker.serve.schemas import RerankRequest
-from reranker.serve.service import Service, allowed, check_model
+from reranker.serve.service import Service, allowed
 from reranker.serve.shapes import Shape, usage
 from reranker.serve.writing import Limits, write
 
@@ -33,7 +33,7 @@ def add_chat(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions", dependencies=[allowed(service, "rank")])
     async def chat(request: Request, body: ChatRequest) -> Response:
-        check_model(service, body.model)
+        service.domains.check_model(body.model)
         if not body.messages:
             raise ProblemError(422, "messages is empty", param="messages", code="empty")
         shape = Shape(chat=True, id=request.state.request_id, model=body.model, with_usage=body.with_usage)
@@ -50,7 +50,9 @@ def add_chat(app: FastAPI, service: Service) -> None:
 async def _rank(service: Service, request: Request, body: ChatRequest, shape: Shape, asked: RerankRequest) -> Response:
     if (body.n or 1) != 1:
         raise ProblemError(422, "n: a ranking is one answer", param="n", code="not_supported")
-    content = (await ranked(service, request, asked)).model_dump_json(exclude_none=True)
+    if asked.model is None and asked.domain is None:
+        asked = asked.model_copy(update={"model": body.model})
+    content = (await ranked(service, request, asked)).decode()
     if not body.stream:
         return JSONResponse(shape.whole([content], ["stop"], usage(0, 0)))
     events = [shape.opening(0), shape.piece(0, content, "stop"), shape.closing(usage(0, 0))]

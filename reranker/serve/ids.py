@@ -19,4 +19,4 @@ def as_known(value: str | int, known: Container[ItemId]) -> str | int:
 
 def all_as_known(values: Iterable[str | int], known: Container[ItemId]) -> list[str | int]:
     """`as_known` of each."""
-    return [as_known(value, known) for value in values]
+    return [value if value in known else as_known(value, known) for value in values]

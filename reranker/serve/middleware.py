@@ -73,7 +73,8 @@ class BodyLimits:
             await self._app(scope, receive, send)
             return
         try:
-            body = await asyncio.wait_for(self._body(scope, receive), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                body = await self._body(scope, receive)
         except TimeoutError:
             problem = ProblemError(408, f"the body did not arrive within {self._seconds:g} s", code="slow_body")
             await _refuse(problem, scope, receive, send)

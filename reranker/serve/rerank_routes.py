@@ -1,62 +1,85 @@
 """Reranking over HTTP."""
 
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from pydantic_core import to_json
 
 from reranker.ranking import TextList
 from reranker.serve.connection import while_connected
+from reranker.serve.domains import Domain
 from reranker.serve.ids import all_as_known, as_known
 from reranker.serve.problems import ProblemError
-from reranker.serve.schemas import Document, RerankAnswer, RerankRequest, Result
+from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
-from reranker.serve.service import Service, allowed, check_model
-from reranker.serve.work import ItemList, Ranked
+from reranker.serve.service import Service
+from reranker.serve.work import ItemList, Job, Ranked
+from reranker.types import ItemId
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
 
 def add_ranking(app: FastAPI, service: Service) -> None:
     """POST /rerank, /v1/rerank and /v2/rerank."""
+    router = APIRouter(route_class=_LeanRoute)
 
-    async def rerank(request: Request, body: RerankRequest) -> JSONResponse:
-        answer = await ranked(service, request, body)
-        return JSONResponse(answer.model_dump(exclude_none=True), headers={"server-timing": request.state.timing})
+    async def rerank(request: Request, body: RerankRequest) -> Response:
+        service.let_in(request, "rank")
+        content = await ranked(service, request, body)
+        return Response(content, media_type="application/json", headers={"server-timing": request.state.timing})
 
     for path in RERANK_PATHS:
-        app.post(path, dependencies=[allowed(service, "rank")], response_model=RerankAnswer)(rerank)
+        router.post(path, response_model=RerankAnswer)(rerank)
+    app.include_router(router)
 
 
-async def ranked(service: Service, request: Request, body: RerankRequest) -> RerankAnswer:
-    """Answers one request; a caller that goes away frees its place in the queue.
+class _LeanRoute(APIRoute):
+    """Reads the body as a RerankRequest in one go: FastAPI's own way through json and its dependencies takes the event
+    loop several times as long, and every other caller waits for the loop."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            try:
+                body = RerankRequest.model_validate_json(await request.body())
+            except ValidationError as error:
+                raise RequestValidationError(error.errors(include_url=False)) from error
+            response: Response = await self.endpoint(request, body)
+            return response
+
+        return handle
+
+
+async def ranked(service: Service, request: Request, body: RerankRequest) -> bytes:
+    """Answers one request with a `RerankAnswer` as JSON; a caller that goes away frees its place in the queue.
 
     Raises:
         ProblemError: with the field that is wrong.
     """
+    domain = service.domains.pick(model=body.model, domain=body.domain)
     _check(service, body)
-    job = await _job(service, body)
+    job = Job(domain=domain, ranks=await (_items(domain, body) if body.item_ids else _texts(domain, body)))
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
     if service.tracing is not None:
         service.tracing.ranked(submitted, done)
     if service.score_log is not None:
-        service.score_log.add(_entry(service, request, body, result))
+        service.score_log.add(_entry(service, domain, request, body, result))
     request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
     request.state.log = {**getattr(request.state, "log", {}), "documents": len(result.order), "served": served}
-    return _answer(service, request, body, result)
+    return to_json(_answer(service, domain, request, body, result))
 
 
 def _check(service: Service, body: RerankRequest) -> None:
-    check_model(service, body.model)
-    if body.domain not in (None, service.name):
-        message = f"no domain {body.domain!r} here; there is {service.name!r}"
-        raise ProblemError(404, message, param="domain", code="domain_not_found")
     if body.documents is None and body.item_ids is None:
         raise ProblemError(422, "give documents, or item_ids of the catalogue", param="documents", code="missing")
     for name in ("documents", "item_ids"):
@@ -82,64 +105,72 @@ def _check(service: Service, body: RerankRequest) -> None:
         if values is not None and len(values) != len(body.item_ids):
             message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
             raise ProblemError(422, message, param=name, code="length")
-    if len(set(all_as_known(body.item_ids, service.items))) < len(body.item_ids):
+
+
+async def _texts(domain: Domain, body: RerankRequest) -> TextList:
+    documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
+    words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
+    if body.history is None and body.user is not None:
+        known, _ = await domain.known_of(as_known(body.user, domain.users))
+        words = domain.reranker.titles(known)
+    query = f"{body.instruction}: {body.query}" if body.instruction else body.query
+    return TextList(query=query, documents=documents, history=words)
+
+
+async def _items(domain: Domain, body: RerankRequest) -> ItemList:
+    items = all_as_known(body.item_ids or (), domain.items)
+    if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
-
-
-async def _job(service: Service, body: RerankRequest) -> TextList | ItemList:
-    user = None if body.user is None else as_known(body.user, service.users)
-    if body.item_ids is None:
-        documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
-        words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
-        if body.history is None and user is not None:
-            words = service.reranker.titles((await service.known_of(user))[0])
-        query = f"{body.instruction}: {body.query}" if body.instruction else body.query
-        return TextList(query=query, documents=documents, history=words)
+    history: Sequence[ItemId] = ()
     state = None
-    if body.history is None:
-        history, state = ([], None) if user is None else await service.known_of(user)
-    else:
+    if body.history is not None:
         given = [one for one in body.history if not isinstance(one, Document)]
         if len(given) < len(body.history):
             message = "history holds item ids where item_ids are ranked, no objects"
             raise ProblemError(422, message, param="history", code="invalid_field")
-        history = all_as_known(given, service.items)
-    return ItemList(
-        items=all_as_known(body.item_ids, service.items),
-        recall_scores=body.recall_scores,
-        history=history,
-        state=state,
-    )
+        history = all_as_known(given, domain.items)
+    elif body.user is not None:
+        history, state = await domain.known_of(as_known(body.user, domain.users))
+    return ItemList(items=items, recall_scores=body.recall_scores, history=history, state=state)
 
 
-def _answer(service: Service, request: Request, body: RerankRequest, result: Ranked) -> RerankAnswer:
+def _answer(
+    service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked
+) -> dict[str, object]:
+    """A `RerankAnswer`, without what is None."""
+    order, served = result.order, result.served
     scores = result.scores if body.raw_scores else result.shares()
-    order, meta = result.order, {"served": result.served, "unknown_items": result.unknown_items}
     if service.settings.shadow:
-        meta = {"served": "recall", "unknown_items": result.unknown_items}
-        n = len(order)
-        order, scores = tuple(range(n)), tuple(1.0 / (place + 1) for place in range(n))
-    results = [
-        Result(
-            index=index,
-            relevance_score=score,
-            document=_shown(body, index) if body.return_documents and body.documents else None,
-            item_id=body.item_ids[index] if body.item_ids is not None else None,
-        )
-        for index, score in zip(order[: body.top_n], scores, strict=False)
+        order, served = tuple(range(len(order))), "recall"
+        scores = tuple(1.0 / (place + 1) for place in order)
+    results: list[dict[str, object]] = [
+        {"index": index, "relevance_score": score} for index, score in zip(order[: body.top_n], scores, strict=False)
     ]
-    return RerankAnswer(
-        id=request.state.request_id,
-        model=service.name,
-        results=results,
-        usage={"total_tokens": 0, "documents": len(order)},
-        meta={**meta, "api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
-    )
+    for one, index in zip(results, order, strict=False):
+        if body.return_documents and body.documents:
+            one["document"] = _shown(body.documents[index])
+        if body.item_ids:
+            one["item_id"] = body.item_ids[index]
+    not_used = [name for name in ("query", "instruction") if body.item_ids and getattr(body, name)]
+    return {
+        "id": request.state.request_id,
+        "model": domain.name,
+        "results": results,
+        "usage": {"total_tokens": 0, "documents": len(order)},
+        "meta": {
+            "served": served,
+            "unknown_items": result.unknown_items,
+            **({"not_used": not_used} if not_used else {}),
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+        },
+    }
 
 
-def _entry(service: Service, request: Request, body: RerankRequest, result: Ranked) -> Entry:
+def _entry(service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked) -> Entry:
     return Entry(
         request_id=request.state.request_id,
+        domain=domain.name,
         user=body.user if service.settings.score_log_users else None,
         items=body.item_ids,
         recall_scores=body.recall_scores,
@@ -149,10 +180,7 @@ def _entry(service: Service, request: Request, body: RerankRequest, result: Rank
     )
 
 
-def _shown(body: RerankRequest, index: int) -> dict[str, Any]:
-    document = (body.documents or [])[index]
-    return (
-        {"text": document}
-        if isinstance(document, str)
-        else {"text": document.words, **document.model_dump(exclude_none=True)}
-    )
+def _shown(document: str | Document) -> dict[str, object]:
+    if isinstance(document, str):
+        return {"text": document}
+    return {"text": document.words, **document.model_dump(exclude_none=True)}

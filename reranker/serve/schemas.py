@@ -40,7 +40,8 @@ class RerankRequest(BaseModel):
 
     Attributes:
         model: a name of GET /v1/models, or left out.
-        query: what is asked for.
+        query: what is asked for; read with `documents` only, since the guard judged lists of items without one
+            (`meta.not_used` says so).
         documents: texts or objects with `text` or `title`.
         top_n: results wanted; all by default.
         return_documents: put each document into its result.
@@ -49,8 +50,8 @@ class RerankRequest(BaseModel):
         recall_scores: the recall stage's score of each item.
         history: what was chosen before, oldest first: item ids with `item_ids`, else texts or objects. Goes before what
             is stored for `user`.
-        domain: must be the served one, if given.
-        instruction: accepted and put before the query.
+        domain: whose bundle ranks; needed where there are several and `model` names none of them.
+        instruction: put before the query.
         raw_scores: log-odds instead of shares of 1.
         max_tokens_per_doc: Cohere's; texts are cut to the bundle's own budget, so it is not used.
         truncate_prompt_tokens: vLLM's; not used, likewise.
@@ -85,7 +86,11 @@ class Result(BaseModel):
 
 
 class RerankAnswer(BaseModel):
-    """Best first. `meta.served` says which order this is: fused, features, recall or llm (texts have no guard)."""
+    """Best first.
+
+    `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.unknown_items`
+    how many are not in the catalogue, and `meta.not_used` which fields of the request were not read, if any.
+    """
 
     id: str
     model: str
@@ -104,8 +109,9 @@ class Interaction(BaseModel):
 
 
 class Interactions(BaseModel):
-    """What a user chose, oldest first."""
+    """What a user chose, oldest first; `domain` is needed where there are several."""
 
     model_config = ConfigDict(extra="forbid")
 
     interactions: list[Interaction] = Field(min_length=1)
+    domain: str | None = None

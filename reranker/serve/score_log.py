@@ -4,6 +4,7 @@ One row for each candidate of each answered ranking:
 
     request_id    as in the access log and the `x-request-id` header
     time          when the ranking was done, UTC
+    domain        whose bundle ranked it
     user_id       as text; null where the request named no user, or with `score_log_users: false`
     kind          "items" or "texts"
     item_id       as text; for texts, which are not kept, the position in the request
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("time", pa.timestamp("us", tz="UTC")),
+        ("domain", pa.string()),
         ("user_id", pa.string()),
         ("kind", pa.string()),
         ("item_id", pa.string()),
@@ -61,6 +63,7 @@ class Entry:
 
     Attributes:
         request_id: of the request.
+        domain: whose bundle ranked it.
         user: whom it was for, or None.
         items: ids in the order of the request; None for texts.
         recall_scores: in the order of the request, or None.
@@ -71,6 +74,7 @@ class Entry:
     """
 
     request_id: str
+    domain: str
     user: object | None
     items: Sequence[object] | None
     recall_scores: Sequence[float] | None
@@ -215,6 +219,7 @@ def _table(entry: Entry) -> pa.Table:
     columns: dict[str, Any] = {
         "request_id": [entry.request_id] * n,
         "time": [round(entry.seconds * 1e6)] * n,
+        "domain": [entry.domain] * n,
         "user_id": [None if entry.user is None else str(entry.user)] * n,
         "kind": ["texts" if entry.items is None else "items"] * n,
         "item_id": [str(at) if entry.items is None else str(entry.items[at]) for at in order.tolist()],

@@ -1,17 +1,15 @@
-"""What the routes stand on: the Reranker, its queue, users, keys and counters."""
+"""What the routes stand on: the domains, their queue, users, keys and counters."""
 
 import asyncio
-import time
+import logging
 from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, Request
 
-from reranker.pipeline import Reranker
-from reranker.protocols import UserStore
-from reranker.ranking import TextList
 from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
+from reranker.serve.domains import Domains
 from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
@@ -19,16 +17,16 @@ from reranker.serve.problems import ProblemError
 from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
-from reranker.serve.work import ItemList, Ranked, answer
-from reranker.types import UserState
+from reranker.serve.work import Job, Ranked, answer
+
+logger = logging.getLogger(__name__)
 
 
 class Service:
     """What the routes stand on.
 
     Args:
-        reranker: fitted, with its engine.
-        store: where users' new interactions go; None offers no personal state.
+        domains: fitted bundles, with their users; all are read in one thread.
         settings: limits.
         keys: who is let in.
         score_log: folder that gets the rankings; None keeps none.
@@ -37,36 +35,32 @@ class Service:
 
     def __init__(
         self,
-        reranker: Reranker,
-        store: UserStore | None,
+        domains: Domains,
         settings: ServeSettings,
         keys: Keys,
         score_log: Path | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self.reranker = reranker
-        self.store = store
+        self.domains = domains
         self.settings = settings
         self.keys = keys
-        self.name = reranker.reader.domain
-        self.base = reranker.reader.model.model_id
-        self.created = int(time.time())
-        self.items = frozenset(reranker.item_ids)
-        self.users = frozenset(reranker.user_ids)
         self.ready = False
-        self.batcher: Batcher[TextList | ItemList, Ranked] = Batcher(
-            lambda jobs: answer(reranker, jobs, self.items),
+        self.failure = ""
+        self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.adapting)
+        self.batcher: Batcher[Job, Ranked] = Batcher(
+            answer,
             batch=settings.batch,
             queue=settings.queue,
             wait_seconds=settings.batch_wait_ms / 1000,
-            observe=lambda size, seconds: self.metrics.batch_done(size, seconds),
+            observe=self.metrics.batch_done,
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
-        self.metrics = Metrics(lambda: self.batcher.waiting)
         self.tracing = tracing
-        self.adaptation: Adaptation | None = None
-        if store is not None and reranker.reader.contexts is not None:
-            self.adaptation = Adaptation(reranker, store)
+        self.adaptations = {
+            one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
+            for one in domains
+            if one.store is not None and one.reranker.reader.contexts is not None
+        }
         self.score_log: ScoreLog | None = None
         if score_log is not None:
             self.score_log = ScoreLog(
@@ -76,11 +70,23 @@ class Service:
                 observe=lambda outcome, rows: self.metrics.logged.labels(outcome).inc(rows),
             )
 
+    @property
+    def adapting(self) -> int:
+        """Users whose contexts wait to be adapted."""
+        return sum(one.waiting for one in self.adaptations.values())
+
+    @property
+    def not_ready(self) -> ProblemError:
+        """Why nothing is answered yet."""
+        if self.failure:
+            return ProblemError(503, f"the model cannot be loaded: {self.failure}", code="not_loaded")
+        return ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
+
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
-        self.batcher.start()
-        if self.adaptation is not None:
-            self.adaptation.start()
+        warm = self.batcher.start(self._warm_up)
+        for adaptation in self.adaptations.values():
+            adaptation.start(warm)
         if self.score_log is not None:
             self.score_log.start()
 
@@ -88,55 +94,49 @@ class Service:
         """Finishes what is in work, then writes and sends what is left."""
         drain = self.settings.drain_seconds
         await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
-        if self.adaptation is not None:
-            await self.adaptation.close(drain)
+        await asyncio.gather(*(one.close(drain) for one in self.adaptations.values()))
         if self.score_log is not None:
             await asyncio.to_thread(self.score_log.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
-        if self.store is not None:
-            self.store.close()
+        for domain in self.domains:
+            if domain.store is not None:
+                domain.store.close()
 
-    def warm_up(self) -> None:
-        """Loads the model, so that the first request does not wait for it."""
-        self.reranker.rank("", ["a title", "another"])
-        self.ready = True
+    def let_in(self, request: Request, scope: str) -> Key:
+        """The key of a request, if it has this scope and is within its rate.
 
-    def states(self) -> UserStore:
-        if self.store is None:
-            raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
-        return self.store
+        Raises:
+            ProblemError: 401, 403 or 429.
+        """
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
+        if key is None:
+            raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+        if not key.may(scope):
+            raise ProblemError(403, f"the key {key.name!r} may not {scope}", code="scope_missing")
+        wait = self.keys.wait(key)
+        if wait:
+            raise ProblemError(429, f"the key {key.name!r} is over its rate", code="rate_limited", retry_after=wait)
+        request.state.log = {"key": key.name}
+        return key
 
-    async def known_of(self, user: str | int) -> tuple[list[Any], UserState | None]:
-        """What the user chose before the bundle was fitted and since, oldest first; and what the store keeps."""
-        before = self.reranker.history(user) if user in self.users else []
-        if self.store is None:
-            return before, None
-        state = (await asyncio.to_thread(self.store.get, [user])).get(user)
-        return (before + [item for item, _ in state.interactions], state) if state else (before, None)
+    def _warm_up(self) -> None:
+        """Loads the models, so that the first request does not wait for them."""
+        try:
+            for domain in self.domains:
+                domain.reranker.rank("", ["a title", "another"])
+        except Exception as error:  # whatever it is: /ready says so for as long as the server stands
+            self.failure = str(error)
+            logger.exception("this server cannot rank")
+        else:
+            self.ready = True
 
 
 def allowed(service: Service, scope: str) -> Any:
     """A dependency that lets only keys with this scope in, at their rate."""
 
     async def check(request: Request) -> Key:  # not in a thread: it is microseconds of work
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = service.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
-        if key is None:
-            raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
-        if not key.may(scope):
-            raise ProblemError(403, f"the key {key.name!r} may not {scope}", code="scope_missing")
-        wait = service.keys.wait(key)
-        if wait:
-            raise ProblemError(429, f"the key {key.name!r} is over its rate", code="rate_limited", retry_after=wait)
-        request.state.log = {"key": key.name}
-        return key
+        return service.let_in(request, scope)
 
     return Depends(check)
-
-
-def check_model(service: Service, name: str | None) -> None:
-    """Raises ProblemError (404) for a name that is neither the domain's model nor the base model."""
-    if name not in (None, service.name, service.base):
-        message = f"no model {name!r} here; there are {service.name!r} and its base {service.base!r}"
-        raise ProblemError(404, message, param="model", code="model_not_found")

@@ -1,6 +1,6 @@
 """From jobs to answers: what the engine's thread does."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import RerankerError
-from reranker.pipeline import Reranker
 from reranker.ranking import TextList
+from reranker.serve.domains import Domain
 from reranker.tables import ITEM, RANK, SCORE, USER
-from reranker.types import ItemId, UserId, UserState
+from reranker.types import ItemId, UserState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,27 +56,32 @@ class Ranked:
         return tuple((odds / odds.sum()).tolist())
 
 
-def answer(
-    reranker: Reranker, jobs: Sequence[TextList | ItemList], known: Container[ItemId]
-) -> list[Ranked | Exception]:
-    """Ranks all jobs with as few calls of the engine as there are kinds; one that fails takes no other with it.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A list to rank in a domain."""
 
-    Args:
-        known: the items of the catalogue.
-    """
+    domain: Domain
+    ranks: TextList | ItemList
+
+
+def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:
+    """Ranks all jobs with as few calls of the engine as there are kinds and domains; one that fails takes no other with
+    it."""
     answers: dict[int, Ranked | Exception] = {}
-    texts = [(number, job) for number, job in enumerate(jobs) if isinstance(job, TextList)]
-    items = [(number, job) for number, job in enumerate(jobs) if isinstance(job, ItemList)]
-    try:
-        answers.update(zip((number for number, _ in texts), _texts(reranker, [job for _, job in texts]), strict=True))
-        answers.update(
-            zip((number for number, _ in items), _items(reranker, [job for _, job in items], known), strict=True)
-        )
-    except RerankerError as error:
-        if len(jobs) == 1:
-            return [error]
-        return [answer(reranker, [job], known)[0] for job in jobs]
+    for domain in dict.fromkeys(job.domain for job in jobs):
+        for kind, rank in ((TextList, _texts), (ItemList, _items)):
+            numbers = [at for at, job in enumerate(jobs) if job.domain is domain and isinstance(job.ranks, kind)]
+            if numbers:
+                answers.update(zip(numbers, _each(domain, rank, [jobs[at].ranks for at in numbers]), strict=True))
     return [answers[number] for number in range(len(jobs))]
+
+
+def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> list[Ranked | Exception]:
+    try:
+        ranked: list[Ranked | Exception] = rank(domain, lists)
+    except RerankerError as error:
+        return [error] if len(lists) == 1 else [_each(domain, rank, [one])[0] for one in lists]
+    return ranked
 
 
 def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
@@ -87,48 +92,48 @@ def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
     return ranks
 
 
-def _texts(reranker: Reranker, jobs: Sequence[TextList]) -> list[Ranked]:
+def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
     return [
         Ranked(order=tuple(one.index for one in ranked), scores=tuple(one.score for one in ranked), served="llm")
-        for ranked in (reranker.rank_many(jobs) if jobs else [])
+        for ranked in domain.reranker.rank_many(lists)
     ]
 
 
-def _items(reranker: Reranker, jobs: Sequence[ItemList], known: Container[ItemId]) -> list[Ranked]:
-    """One table for all; users are named by their job, so that the same user may ask twice at once."""
-    if not jobs:
-        return []
-    names = [("job", number) for number in range(len(jobs))]
-    table = pd.concat([_table(name, job) for name, job in zip(names, jobs, strict=True)], ignore_index=True)
-    rows = [(name, item) for name, job in zip(names, jobs, strict=True) for item in job.history]
-    histories = pd.DataFrame({USER: _objects([row[0] for row in rows]), ITEM: _objects([row[1] for row in rows])})
-    states: dict[UserId, UserState] = {
-        name: job.state for name, job in zip(names, jobs, strict=True) if job.state is not None
-    }
-    ranked = reranker.rerank(table, interactions=histories if rows else None, states=states)
+def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
+    """One table for all; users are named by their list's number, so that the same user may ask twice at once."""
+    lengths = [len(one.items) for one in lists]
+    table = pd.DataFrame(
+        {
+            USER: np.repeat(np.arange(len(lists)), lengths),
+            ITEM: pd.Series([item for one in lists for item in one.items], dtype=object),
+            RANK: np.concatenate([recall_ranks(one.recall_scores, len(one.items)) for one in lists]),
+            SCORE: np.concatenate([_recall_scores(one) for one in lists]),
+        }
+    )
+    ranked = domain.reranker.rerank(
+        table,
+        interactions={number: one.history for number, one in enumerate(lists)},
+        states={number: one.state for number, one in enumerate(lists) if one.state is not None},
+    )
     served = ranked.attrs["report"]["served"]
-    parts = [part for _, part in ranked.groupby(USER, sort=False)]  # users stay in the order they came in
-    results = []
-    for job, part in zip(jobs, parts, strict=True):
-        place = {item: index for index, item in enumerate(job.items)}
+    items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
+    results, begin = [], 0
+    for one, length in zip(lists, lengths, strict=True):  # users stay in the order they came in
+        place = {item: index for index, item in enumerate(one.items)}
         results.append(
             Ranked(
-                order=tuple(place[item] for item in part[ITEM]),
-                scores=tuple(part[SCORE].tolist()),
+                order=tuple(place[item] for item in items[begin : begin + length]),
+                scores=tuple(scores[begin : begin + length]),
                 served=served,
-                unknown_items=sum(item not in known for item in job.items),
+                unknown_items=sum(item not in domain.items for item in one.items),
             )
         )
+        begin += length
     return results
 
 
-def _table(name: tuple[str, int], job: ItemList) -> pd.DataFrame:
-    columns = {USER: _objects([name] * len(job.items)), ITEM: _objects(job.items)}
-    columns[RANK] = recall_ranks(job.recall_scores, len(job.items))
-    if job.recall_scores is not None:
-        columns[SCORE] = np.asarray(job.recall_scores, dtype=np.float64)
-    return pd.DataFrame(columns)
-
-
-def _objects(values: Sequence[object]) -> Any:
-    return pd.Series(list(values), dtype=object)
+def _recall_scores(one: ItemList) -> NDArray[np.float64]:
+    """Those given, else reciprocal ranks."""
+    if one.recall_scores is None:
+        return 1.0 / np.arange(1, len(one.items) + 1)
+    return np.asarray(one.recall_scores, dtype=np.float64)

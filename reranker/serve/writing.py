@@ -11,10 +11,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from reranker.errors import RerankerError
 from reranker.protocols import Generator
+from reranker.reader import Reader
 from reranker.serve.connection import while_connected
+from reranker.serve.domains import Domain
 from reranker.serve.generation_schemas import SamplingFields
 from reranker.serve.problems import ProblemError, problem_of
-from reranker.serve.service import Service, check_model
+from reranker.serve.service import Service
 from reranker.serve.shapes import DONE, Shape, event, usage
 from reranker.types import GenerationPiece, GenerationRequest, TokenSequence
 
@@ -52,11 +54,14 @@ async def write(
     Raises:
         ProblemError: with the field that is wrong.
     """
-    check_model(service, body.model)
+    domain, soft = service.domains.writer(body.model)
     body.refuse_others()
-    engine = _generator(service)
-    prompts = await asyncio.to_thread(_prompts, service, engine, body.model, encode, limits)
-    texts = [_request(service, body, prompt, limits, number) for prompt in prompts for number in range(body.n or 1)]
+    engine = _generator(service, domain)
+    prompts = await asyncio.to_thread(_prompts, domain.reranker.reader, engine, soft, encode, limits)
+    window = domain.reranker.reader.engine.model.max_length
+    texts = [
+        _request(service, window, body, prompt, limits, number) for prompt in prompts for number in range(body.n or 1)
+    ]
     if len(texts) > MOST_TEXTS:
         message = f"{len(prompts)} prompts with n={body.n or 1}: at most {MOST_TEXTS} texts in one request"
         raise ProblemError(422, message, param=limits.prompt, code="too_many")
@@ -97,19 +102,19 @@ class _Tally:
         self.request.state.log = {**getattr(self.request.state, "log", {}), **counts}
 
 
-def _generator(service: Service) -> Generator:
+def _generator(service: Service, domain: Domain) -> Generator:
     if not service.ready:
-        raise ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
-    engine = service.reranker.reader.engine
+        raise service.not_ready
+    engine = domain.reranker.reader.engine
     if not isinstance(engine, Generator):
         message = f"model: the {engine.name} engine of this server ranks and cannot write text"
         raise ProblemError(422, message, param="model", code="cannot_generate")
     return engine
 
 
-def _prompts(service: Service, engine: Generator, model: str, encode: Encode, limits: Limits) -> list[TokenSequence]:
-    soft = service.reranker.reader.soft_prompt() if model == service.name else None
-    vocabulary = service.reranker.reader.model.vocab_size
+def _prompts(reader: Reader, engine: Generator, with_soft: bool, encode: Encode, limits: Limits) -> list[TokenSequence]:
+    soft = reader.soft_prompt() if with_soft else None
+    vocabulary = reader.model.vocab_size
     prompts = []
     for tokens in encode(engine):
         if not tokens:
@@ -123,9 +128,9 @@ def _prompts(service: Service, engine: Generator, model: str, encode: Encode, li
 
 
 def _request(
-    service: Service, body: SamplingFields, prompt: TokenSequence, limits: Limits, number: int
+    service: Service, window: int, body: SamplingFields, prompt: TokenSequence, limits: Limits, number: int
 ) -> GenerationRequest:
-    cap, window = service.settings.max_generated_tokens, service.reranker.reader.engine.model.max_length
+    cap = service.settings.max_generated_tokens
     room = window - len(prompt)
     if room < 1:
         message = f"{limits.prompt}: {len(prompt)} tokens, the model reads {window} and needs one to answer: shorten it"

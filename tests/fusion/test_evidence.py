@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from reranker.errors import DataError
 from reranker.fusion import FEATURES, EvidenceModel, standardise_within_lists
+from reranker.fusion.evidence import block
 
 ITEMS = pd.DataFrame(
     {
@@ -118,6 +120,26 @@ def test_histories_of_newer_interactions() -> None:
     histories = model().encode_histories(newer)
     assert histories[7].tolist() == [model().index["b"], model().index["a"]]
     assert histories[8].tolist() == []
+
+
+def test_newer_histories_as_a_table_or_a_mapping() -> None:
+    evidence = model()
+    table = pd.DataFrame({"user_id": [1, 1], "item_id": ["c", "unheard of"]})
+    for newer in (table, {1: ["c", "unheard of"]}):
+        histories = evidence.histories_with(newer)
+        assert histories[1].tolist() == [evidence.index["c"]]
+        assert histories[2] is evidence.histories[2]
+    assert evidence.histories_with(None) is evidence.histories
+
+
+def test_entries_of_a_sparse_matrix_are_read_as_scipy_reads_them() -> None:
+    random = np.random.default_rng(0)
+    for density in (0.0, 0.1, 1.0):
+        matrix = sparse.csr_array(sparse.random_array((9, 30), density=density, rng=random))
+        rows, columns = random.integers(0, 9, 4), random.permutation(30)[:12]
+        np.testing.assert_array_equal(block(matrix, rows, columns), matrix.toarray()[np.ix_(rows, columns)])
+    unsorted = sparse.csr_array((np.array([1.0, 2.0]), np.array([3, 1]), np.array([0, 2])), shape=(1, 5))
+    np.testing.assert_array_equal(block(unsorted, np.array([0]), np.array([1, 3, 4])), [[2.0, 1.0, 0.0]])
 
 
 def test_vectors_must_match_ids() -> None:

@@ -5,16 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.errors import BundleError, ConfigError, PromptError
 from reranker.personal import CONTEXT_FILE, ContextMap
-from reranker.softprompt import SoftPrompt, save_peft
 from reranker.stores import SqliteUserStore
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
-
-DIM = 32
+from tests.pipeline.adaptive import fitted_with_contexts, save_trained
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +21,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `meta-train` with `cavia` leaves it; the context matters much."""
-    folder = tmp_path_factory.mktemp("run") / "prompt"
-    random = np.random.default_rng(0)
-    save_peft(SoftPrompt(vectors=0.1 * random.standard_normal((2, DIM)).astype(np.float32)), folder)
-    ContextMap(
-        base=0.1 * random.standard_normal((2, DIM)),
-        directions=random.standard_normal((4, 2, DIM)),
-        amortise=random.standard_normal((DIM + 1, 4)),
-        rates=np.full(4, 0.5),
-        log_shrinkage=np.zeros(1),
-    ).save(folder / CONTEXT_FILE)
-    return folder
+    return save_trained(tmp_path_factory.mktemp("run") / "prompt")
 
 
 @pytest.fixture
 def fitted(tiny: Path, trained: Path) -> Reranker:
-    data = toys.taste_dataset(users=16)
-    reranker = Reranker.from_pretrained(
-        trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=16,
-        prompt={"instruction": False, "history_items": 2, "title_tokens": 8},
-    )  # fmt: skip
-    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+    return fitted_with_contexts(tiny, trained)
 
 
 def scores(reranker: Reranker, user: str = "u3", **options: object) -> np.ndarray:

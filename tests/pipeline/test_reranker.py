@@ -201,6 +201,8 @@ def test_newer_interactions_replace_the_histories_they_contain(reranker):
     after = reranker.rerank(candidates, order="fused", interactions=newer)
     old_first, new_first = toys.in_order(before)["u0"][0], toys.in_order(after)["u0"][0]
     assert (old_first[:2], new_first[:2]) == ("g0", "g1")  # u0's taste was g0
+    mapped = reranker.rerank(candidates, order="fused", interactions={"u0": newer["item_id"].tolist()})
+    pd.testing.assert_frame_equal(mapped, after, check_exact=True)
     for frame in (before, after):
         frame.attrs = {}
     other = [frame[frame["user_id"] == "u1"].reset_index(drop=True) for frame in (before, after)]

@@ -109,6 +109,19 @@ def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
     assert answer["meta"] | {"served": "fused", "unknown_items": 0} == answer["meta"]
 
 
+def test_a_list_at_the_limit_is_ranked_whole(server):
+    documents = [f"{TITLES[number % 4]} {number}" for number in range(2000)]
+    answer = post(server, query="", documents=documents, history=HISTORY).json()
+    assert sorted(one["index"] for one in answer["results"]) == list(range(2000))
+    assert all(documents[one["index"]].startswith("zorblax") for one in answer["results"][:500])
+
+
+def test_what_is_not_read_is_said(server):
+    answer = post(server, user="u0", item_ids=ITEMS, query="a film", instruction="kindly").json()
+    assert answer["meta"]["not_used"] == ["query", "instruction"]
+    assert "not_used" not in post(server, user="u0", item_ids=ITEMS).json()["meta"]
+
+
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
     taste = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
     assert taste["results"][0]["item_id"] in ("g1i1", "g1i7")
@@ -126,7 +139,7 @@ def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tm
     state = post(server, "/v1/users/someone-new-77/interactions", interactions=rows).json()
     assert [one["item_id"] for one in state["interactions"]] == ["g3i2", "g3i3", "g3i4"]
     assert best() == "g3i1" != before
-    shown = httpx.get(f"{server}/v1/users/someone-new-77").json()
+    shown = httpx.get(f"{server}/v1/users/someone-new-77").json()["domains"]["toy"]
     assert shown["interactions"] == state["interactions"] and not shown["in_bundle"]
     gone = httpx.delete(f"{server}/v1/users/someone-new-77").json()
     assert gone["forgotten"] and best() == before
@@ -154,7 +167,8 @@ def test_together_they_are_read_together_and_nobody_gets_anothers_list(server, f
         while not engine.calls:
             time.sleep(0.005)
         answers = {user: pool.submit(post, server, user=user, item_ids=ITEMS) for user in users}
-        time.sleep(0.5)
+        while "reranker_queue 16.0" not in httpx.get(f"{server}/metrics").text:
+            time.sleep(0.02)
         engine.open.set()
         for user, answer in answers.items():
             found = answer.result().json()["results"]
@@ -203,6 +217,16 @@ def test_timeouts_and_engine_failures(fitted, engine):
         assert post(url, documents=["x"]).status_code == 504
         engine.open.set()
         assert post(url, documents=["x"]).status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_is_told(fitted, engine):
+    engine.fail = True
+    with serving(create_app(fitted)) as url:
+        while (answer := httpx.get(f"{url}/ready")).json()["error"]["code"] == "not_ready":
+            time.sleep(0.02)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_loaded"
+        assert "out of order" in answer.json()["error"]["message"]
+        assert httpx.get(f"{url}/health").status_code == 200
 
 
 def test_a_caller_that_goes_away_frees_its_place(fitted, engine):
@@ -285,6 +309,8 @@ BAD = [
     ({"documents": []}, 422, "documents"),
     ({"documents": "one text"}, 422, "documents"),
     ({"documents": ["x"] * 2001}, 413, "documents"),
+    ({"documents": ["x"] * 10_000}, 413, "documents"),
+    ({"item_ids": [f"i{number}" for number in range(10_000)]}, 413, "item_ids"),
     ({"documents": ["x", 3]}, 422, "documents.1"),
     ({"documents": ["x"], "top_n": 0}, 422, "top_n"),
     ({"documents": ["x"], "model": "gpt"}, 404, "model"),

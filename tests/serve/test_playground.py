@@ -85,6 +85,7 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
         says(page, "status", f", {number} liked; served")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
     after = titles(page, "after")
     assert sum(title.startswith("quxard") for title in after[:4]) > sum(
         title.startswith("quxard") for title in before[:4]

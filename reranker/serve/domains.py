@@ -1,0 +1,156 @@
+"""What one server serves: domains, a bundle each, with the users of each."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from reranker.errors import ConfigError
+from reranker.pipeline import Reranker
+from reranker.protocols import UserStore
+from reranker.serve.problems import ProblemError
+from reranker.types import UserState
+
+
+class Domain:
+    """A fitted bundle under its domain's name.
+
+    Attributes:
+        name: of the domain, and of its model.
+        base: name of the base model.
+        items: the catalogue's ids.
+        users: those whose history is in the bundle.
+
+    Args:
+        reranker: fitted.
+        store: where users' new interactions go; None offers no personal state.
+    """
+
+    def __init__(self, reranker: Reranker, store: UserStore | None = None) -> None:
+        self.reranker = reranker
+        self.store = store
+        self.name = reranker.reader.domain
+        self.base = reranker.reader.model.model_id
+        self.items = frozenset(reranker.item_ids)
+        self.users = frozenset(reranker.user_ids)
+
+    def states(self) -> UserStore:
+        """The store.
+
+        Raises:
+            ProblemError: 404 where there is none.
+        """
+        if self.store is None:
+            raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
+        return self.store
+
+    async def known_of(self, user: str | int) -> tuple[list[Any], UserState | None]:
+        """What the user chose before the bundle was fitted and since, oldest first; and what the store keeps."""
+        before = self.reranker.history(user) if user in self.users else []
+        if self.store is None:
+            return before, None
+        state = (await asyncio.to_thread(self.store.get, [user])).get(user)
+        return (before + [item for item, _ in state.interactions], state) if state else (before, None)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the bundle is, for GET /v1/models."""
+        config, blend, contexts = self.reranker.config, self.reranker.blend, self.reranker.reader.contexts
+        return {
+            "domain": self.name,
+            "base_model": self.base,
+            "soft_tokens": config.soft_tokens,
+            "context_floats": 0 if contexts is None else contexts.dim,
+            "scoring": config.scoring,
+            "items": len(self.items),
+            "users": len(self.users),
+            "serves": blend.guard.serve if blend else "llm",
+            "why": blend.guard.in_words() if blend else "",
+        }
+
+
+class Domains:
+    """The domains of a server, in the order given.
+
+    Raises:
+        ConfigError: there is none, or two have one name.
+    """
+
+    def __init__(self, domains: Sequence[Domain]) -> None:
+        self._by_name = {one.name: one for one in domains}
+        self._created = int(time.time())
+        if not domains:
+            raise ConfigError("there is nothing to serve: give at least one bundle")
+        if len(self._by_name) < len(domains):
+            names = ", ".join(one.name for one in domains)
+            raise ConfigError(f"two bundles are of one domain ({names}): a server serves one bundle a domain")
+
+    def __iter__(self) -> Any:
+        return iter(self._by_name.values())
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    def pick(self, *, model: str | None = None, domain: str | None = None) -> Domain:
+        """The domain that a request names by its model, by its field `domain`, or by being the only one.
+
+        Raises:
+            ProblemError: 404 for a name that is not here, 422 where several domains are meant or the two contradict.
+        """
+        named = self._by_name.get(model or "")
+        if domain is not None:
+            found = self._by_name.get(domain)
+            if found is None:
+                message = f"no domain {domain!r} here; there {_are(self.names)}"
+                raise ProblemError(404, message, param="domain", code="domain_not_found")
+            if named not in (None, found):
+                message = f"domain: {domain!r}, but the model is that of {model!r}: leave one of them out"
+                raise ProblemError(422, message, param="domain", code="invalid_field")
+            if named is None:
+                self.check_model(model)
+            return found
+        if named is not None:
+            return named
+        self.check_model(model)
+        if len(self._by_name) > 1:
+            message = f"domain: which of {_listed(self.names)}? Give it, or its name as the model"
+            raise ProblemError(422, message, param="domain", code="missing")
+        return next(iter(self._by_name.values()))
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ProblemError (404) for a name that is neither a domain's model nor a base model."""
+        models = [one["id"] for one in self.models()]
+        if name is not None and name not in models:
+            message = f"no model {name!r} here; there {_are(models)}"
+            raise ProblemError(404, message, param="model", code="model_not_found")
+
+    def writer(self, model: str) -> tuple[Domain, bool]:
+        """The domain whose engine writes under this name, and whether its soft prompt goes before.
+
+        Raises:
+            ProblemError: 404, as `check_model`.
+        """
+        self.check_model(model)
+        named = self._by_name.get(model)
+        return (named, True) if named else (next(one for one in self if one.base == model), False)
+
+    def models(self) -> list[dict[str, Any]]:
+        """OpenAI's records: each domain's model, which reads the domain's soft prompt before any other, then the base
+        models, which do not."""
+        found = {one.name: self._model(one, one.card) for one in self}
+        for one in self:
+            found.setdefault(one.base, self._model(one, {"base_model": one.base, "soft_tokens": 0}, one.base))
+        return list(found.values())
+
+    def _model(self, domain: Domain, card: dict[str, Any], name: str = "") -> dict[str, Any]:
+        record = {"id": name or domain.name, "object": "model", "created": self._created, "owned_by": "reranker"}
+        return {**record, "max_model_len": domain.reranker.reader.model.max_length, "card": card}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{'is' if len(names) == 1 else 'are'} {_listed(names)}"

@@ -1,0 +1,52 @@
+"""Log lines that nobody waits for."""
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from typing import TextIO
+
+_SECONDS = 0.1  # between writes
+
+
+class LaterLines(logging.Handler):
+    """Writes lines in a thread of its own, some at a time.
+
+    A write from the event loop would give the interpreter to the engine's thread and wait to get it back, once a
+    request; and whoever does not read the server's stderr would stop it.
+
+    Args:
+        stream: where they go.
+        most: lines kept while the stream is blocked; beyond, the oldest are dropped.
+    """
+
+    def __init__(self, stream: TextIO, most: int = 100_000) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=most)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reranker-lines", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+
+    def close(self) -> None:
+        """Writes what waits, for at most a second."""
+        self._closing.set()
+        self._thread.join(1.0)
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_SECONDS):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft() + "\n")
+        if lines:
+            with contextlib.suppress(OSError, ValueError):  # a pipe that is gone takes no server with it
+                self._stream.write("".join(lines))
+                self._stream.flush()
