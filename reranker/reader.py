@@ -190,7 +190,6 @@ class Reader:
 
             from reranker.engines.causal_lm import load_causal_lm
             from reranker.engines.packed_forward import PackedLM
-            from reranker.engines.precision import chosen_dtype
         except ImportError as error:
             raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
         if self._packed is None:
@@ -198,8 +197,7 @@ class Reader:
         if self._packed is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             source = resolve_model(self.config.model)
-            dtype = chosen_dtype(self.config.dtype, device)
-            self._packed = PackedLM(load_causal_lm(source.path, dtype, device), torch.device(device))
+            self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
         return self._packed
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:

@@ -20,7 +20,7 @@ def tune_base(
     temperature: Annotated[float, typer.Option("--temperature", help="0: domains alike, 1: by size")] = 0.5,
     hold_out: Annotated[int, typer.Option("--hold-out", min=0, help="newest interactions a user left out")] = 2,
     history_items: Annotated[int, typer.Option("--history-items", min=1, help="items a sequence, at most")] = 24,
-    dtype: Annotated[str, typer.Option("--dtype")] = "bfloat16",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32")] = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:
     """Adapt the base model by LoRA to users' histories; a killed run goes on where it stopped.

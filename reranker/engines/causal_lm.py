@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reranker.engines.precision import chosen_dtype
 from reranker.errors import ConfigError, ModelError, PromptError
 from reranker.hub import ResolvedModel, resolve_model
 
@@ -125,8 +126,11 @@ def require_working_packages(broken: dict[str, str]) -> None:
 def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
     """A transformers causal LM, frozen, in evaluation mode, with SDPA attention.
 
+    Args:
+        dtype: "auto", "bfloat16" or "float32" (see `precision`).
+
     Raises:
-        ConfigError: torch or transformers is not installed.
+        ConfigError: torch or transformers is not installed, or another dtype.
         ModelError: the directory does not hold a causal LM, or the installation is broken.
     """
     try:
@@ -141,7 +145,8 @@ def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        precision = getattr(torch, chosen_dtype(dtype, torch.device(device).type))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=precision, attn_implementation="sdpa")
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
     finally:

@@ -84,7 +84,7 @@ class MetaConfig(BaseModel):
         patience: validations without a better one before training stops; 0 never stops.
         checkpoint_every: steps.
         seed: of every draw.
-        dtype: the model computes in.
+        dtype: the model computes in: "bfloat16", "float32", or "auto", as `RerankerConfig` has it.
         device: "cpu", "cuda", ...; engines other than torch, which "es" may read through, choose their own.
     """
 
@@ -133,7 +133,7 @@ class MetaConfig(BaseModel):
     patience: int = Field(default=5, ge=0)
     checkpoint_every: int = Field(default=5, ge=1)
     seed: int = Field(default=0, ge=0)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "cpu"
 
     @model_validator(mode="after")

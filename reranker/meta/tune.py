@@ -46,7 +46,7 @@ def tune_base(
     *,
     hold_out: int = 2,
     history_items: int = 24,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     device: str = "cpu",
     progress: bool = False,
 ) -> TunedBase:
@@ -59,7 +59,7 @@ def tune_base(
         reranker: base model, soft tokens and prompt settings that will be served.
         hold_out: newest interactions of each user that the model must not see.
         history_items: items a sequence, at most.
-        dtype: the model computes in.
+        dtype: the model computes in: "bfloat16", "float32" or "auto".
         device: "cpu" or "cuda".
         progress: show a progress bar on stderr.
 
