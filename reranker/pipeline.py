@@ -86,6 +86,11 @@ class Reranker:
         prompts = PromptBank(meta=trained.prompt)
         return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
 
+    @property
+    def item_tokens(self) -> Mapping[str, ItemTokens]:
+        """Domain -> what was trained to give its items tokens."""
+        return self._item_tokens
+
     def fit(
         self,
         data: Dataset,

@@ -144,13 +144,18 @@ def adapt_domain(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: the reranker reads no soft prompt, or torch is not installed.
+        ConfigError: the reranker reads no soft prompt, its items have tokens here, or torch is not installed.
         DataError: too few users have lists with a chosen item.
         PromptError: prompt, step sizes and model do not belong together.
     """
     settings = settings or AdaptationSettings()
     if reranker.config.soft_tokens == 0:
         raise ConfigError("soft_tokens is 0: there is no prompt to adapt")
+    if data.domain in reranker.item_tokens:
+        raise ConfigError(
+            f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "
+            "cannot be adapted under them: adapt the prompt first, then train item tokens from it (`start`)"
+        )
     engine = reranker.reader.engine  # loaded once, then shared
     reader = reranker.reader.for_domain(data.domain)
     reader.soft_prompt()

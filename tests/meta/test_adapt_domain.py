@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from candidate_gen import PopularityRecall
-from reranker import Reranker
+from reranker import Reranker, RerankerConfig
 from reranker.errors import ConfigError, DataError, PromptError
+from reranker.item_tokens import ItemTokens, VectorTable
 from reranker.meta.adapt_domain import AdaptationSettings, AdaptedDomain, adapt_domain
 from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.personal import CONTEXT_FILE, ContextMap
@@ -112,6 +113,11 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
     none = Reranker.from_pretrained(engine="torch", model=str(tiny), soft_tokens=0)
     with pytest.raises(ConfigError, match="no prompt to adapt"):
         adapt_domain(none, circle(), PopularityRecall())
+    table = VectorTable.build(["i0"], np.ones((1, 4), dtype=np.float32))
+    tokens = ItemTokens.initial(table, np.ones(DIM, dtype=np.float32), 3, domain="generic", candidates=True)
+    behind = Reranker(RerankerConfig(engine="torch", model=str(tiny)), item_tokens={"generic": tokens})
+    with pytest.raises(ConfigError, match="adapt the prompt first"):
+        adapt_domain(behind, circle(), PopularityRecall())
     with pytest.raises(ConfigError, match="users is 0"):
         AdaptationSettings(users=0)
 
