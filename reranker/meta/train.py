@@ -26,8 +26,8 @@ from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 
+# Hurts least: mean log p of titles -5.63 behind it, -6.37 behind a newline, -7.11 behind the mean vector; -5.22 bare
 _NEUTRAL = " "
-"""Where item tokens start: mean log p of titles is -5.63 with it, -6.37 with a newline, -5.22 without a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
