@@ -1,5 +1,6 @@
 """`reranker serve` and `reranker serve-key`: the endpoint and its keys."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -61,10 +62,14 @@ def serve(
         score_log=score_log,
         tracing=otlp_tracing() if otel else None,
     )
-    _log_requests()
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60))
+    _log_requests()  # after uvicorn's own setting up of logs, which closes every handler that is there
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)
-    uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60)
+    with contextlib.suppress(KeyboardInterrupt):  # it has shut down in order by then
+        server.run()
+    if not server.started:
+        raise typer.Exit(1)
 
 
 def _domains(bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any]) -> "list[Domain]":

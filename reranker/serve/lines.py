@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from typing import TextIO
 
 _SECONDS = 0.1  # between writes
+_PATIENCE = 1.0  # seconds, with a stream that is blocked
 
 
 class LaterLines(logging.Handler):
@@ -24,25 +26,40 @@ class LaterLines(logging.Handler):
         super().__init__()
         self._stream = stream
         self._lines: deque[str] = deque(maxlen=most)
-        self._closing = threading.Event()
+        self._written = 0
+        self._given = 0
+        self._hurry = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="reranker-lines", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.append(self.format(record))
+        self._given += 1
+
+    def flush(self) -> None:
+        """Writes what waits; gives up after a second."""
+        self._hurry.set()
+        until, last = time.monotonic() + _PATIENCE, self._given
+        while self._written < last and time.monotonic() < until:
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""
-        self._closing.set()
-        self._thread.join(1.0)
+        self._closed = True
+        self._hurry.set()
+        self._thread.join(_PATIENCE)
         super().close()
 
     def _run(self) -> None:
-        while not self._closing.wait(_SECONDS):
+        while not self._closed:
+            self._hurry.wait(_SECONDS)
+            self._hurry.clear()
             self._write()
         self._write()
 
     def _write(self) -> None:
+        given = self._given
         lines = []
         while self._lines:
             lines.append(self._lines.popleft() + "\n")
@@ -50,3 +67,4 @@ class LaterLines(logging.Handler):
             with contextlib.suppress(OSError, ValueError):  # a pipe that is gone takes no server with it
                 self._stream.write("".join(lines))
                 self._stream.flush()
+        self._written = given

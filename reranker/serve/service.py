@@ -13,6 +13,7 @@ from reranker.serve.domains import Domains
 from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
+from reranker.serve.middleware import access_log
 from reranker.serve.problems import ProblemError
 from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
@@ -102,6 +103,8 @@ class Service:
         for domain in self.domains:
             if domain.store is not None:
                 domain.store.close()
+        for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
+            await asyncio.to_thread(handler.flush)
 
     def let_in(self, request: Request, scope: str) -> Key:
         """The key of a request, if it has this scope and is within its rate.

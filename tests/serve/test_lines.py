@@ -25,6 +25,15 @@ def test_all_lines_come_in_their_order():
     assert stream.getvalue().splitlines() == [f"line {number}" for number in range(1000)]
 
 
+def test_flushing_waits_for_what_was_given():
+    stream = io.StringIO()
+    logger, handler = log_to(stream)
+    logger.info("a line")
+    handler.flush()
+    assert stream.getvalue() == "a line\n"
+    handler.close()
+
+
 def test_a_pipe_that_nobody_reads_stops_nobody():
     end, beginning = os.pipe()
     stream = os.fdopen(beginning, "w")
