@@ -119,7 +119,6 @@ def _turn(engines: Engines, gauge: Machine, system: str, load: Load, axis: str, 
         "fraction": fractions[0],
         "fraction_processor": fractions[1],
         "floor_flops": flops / load.users,
-        "cost_flops": seconds * rate / load.users,
         "gemm_flops": rate,
     }
 
@@ -127,7 +126,7 @@ def _turn(engines: Engines, gauge: Machine, system: str, load: Load, axis: str, 
 def ratios(table: pd.DataFrame) -> list[Check]:
     """The systems against each other and the floor, on the default load."""
     default = table[table["axis"] == DEFAULT]
-    cost = default.pivot(index="round", columns="system", values="cost_flops")
+    cost = default.pivot(index="round", columns="system", values="seconds_per_user")
     fraction = default.groupby("system")["fraction"].median()
     processor = default.groupby("system")["fraction_processor"].median()
     naive, likelihood, prefill = (
@@ -158,7 +157,7 @@ def slopes(table: pd.DataFrame) -> list[Check]:
     for axis in ("candidates", "history"):
         for system in SWEPT:
             one = table[(table["axis"] == axis) & (table["system"] == system)]
-            cost = one.groupby(axis)["cost_flops"].median()
+            cost = one.groupby(axis)["seconds_per_user"].median()
             floor = one.groupby(axis)["floor_flops"].median()
             slope = (cost.iloc[-1] / cost.iloc[0] - 1) / (floor.iloc[-1] / floor.iloc[0] - 1)
             name = f"{system}, growth with {axis} {cost.index[0]}-{cost.index[-1]}"

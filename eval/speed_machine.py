@@ -54,7 +54,7 @@ class Engines:
         tree = _tree(self._workers[name])
         before = _processor_seconds(tree)
         answer = self.ask(name, {"readout": readout, "load": load.to_json()})
-        return answer | {"processor_seconds": _processor_seconds(tree) - before}
+        return answer | {"processor_seconds": (_processor_seconds(tree) - before) / answer["share"]}
 
     def ask(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
         return _answer(self._workers[name], job)

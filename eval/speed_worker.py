@@ -67,7 +67,7 @@ def timed(engine: Engine, naive: "Naive | None", lists: Lists, job: dict[str, An
     begun = time.perf_counter()
     scores = run()
     seconds = (time.perf_counter() - begun) / share
-    return {"seconds": seconds, "tokens": work.tokens, "reads": work.reads, "scores": scores}
+    return {"seconds": seconds, "share": share, "tokens": work.tokens, "reads": work.reads, "scores": scores}
 
 
 def _first(requests: Sequence[ScoringRequest]) -> tuple[list[ScoringRequest], float]:

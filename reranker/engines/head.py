@@ -38,7 +38,7 @@ class Head:
             reads: (n,) which state each row of targets is read at; None when there is one for each. A state's
                 normaliser is computed once, however many rows read it.
         """
-        normaliser = torch.cat([self.logits(part).logsumexp(dim=-1) for part in torch.split(hidden, _ROWS)])
+        normaliser = torch.cat([_log_sum_exp(self.logits(part)) for part in torch.split(hidden, _ROWS)])
         if reads is not None:
             hidden, normaliser = hidden[reads], normaliser[reads]
         weight, states = _exact(self._weight[targets]), _exact(hidden)
@@ -64,6 +64,11 @@ def head_of(lm: Any) -> Head:
         scale=(getattr(config, "logit_scale", None) or 1.0) / divisor,
         softcap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def _log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
+    """(n, vocabulary) -> (n,). By way of log_softmax, one pass on a CPU, where logsumexp takes 20 times as long."""
+    return logits[:, 0] - logits.log_softmax(dim=-1)[:, 0]
 
 
 def _exact(values: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
 
 from reranker.engines.vllm_arguments import LENGTH, TAIL, TAIL_ROWS
+from reranker.engines.vllm_waiting import wait_without_spinning
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,7 @@ class PrefixTails(KVConnectorBase_V1):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        wait_without_spinning()
         self._block = int(vllm_config.cache_config.block_size)
         self._rows: dict[int, int] = {}  # tail -> row, oldest first
         self._computing: dict[str, Any] = {}  # requests that compute a prefix

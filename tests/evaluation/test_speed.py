@@ -32,7 +32,9 @@ def row(system: str, axis: str = "default", number: int = 0, **values: float) ->
 def test_ratios_are_taken_within_a_round() -> None:
     """The second round was ten times slower for everybody: 12 / 10 in each."""
     costs = dict.fromkeys(SYSTEMS, 10.0) | {"vllm likelihood": 12.0, "naive transformers": 60.0}
-    table = pd.DataFrame([row(name, number=k, cost_flops=cost * 10**k) for k in (0, 1) for name, cost in costs.items()])
+    table = pd.DataFrame(
+        [row(name, number=k, seconds_per_user=cost * 10**k) for k in (0, 1) for name, cost in costs.items()]
+    )
     checks = {one.name: one for one in ratios(table)}
     labels = checks["vllm likelihood, time over vllm labels"]
     assert labels.value == pytest.approx(1.2) and labels.passed
@@ -45,7 +47,7 @@ def test_growth_is_measured_against_the_floors(cost: float, slope: float, passed
     """From 10 to 50 the floor triples: it grows by twice what it was."""
     table = pd.DataFrame(
         [
-            row(system, axis, **{axis: at, "floor_flops": floor, "cost_flops": spent})
+            row(system, axis, **{axis: at, "floor_flops": floor, "seconds_per_user": spent})
             for axis in ("candidates", "history")
             for system in ("torch likelihood", "vllm likelihood")
             for at, floor, spent in ((10, 100.0, 1.0), (50, 300.0, cost))
