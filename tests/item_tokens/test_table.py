@@ -21,7 +21,7 @@ def directions(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
 
 
 def test_vectors_come_to_unit_length_and_items_without_one_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="reranker"):
         table = VectorTable.from_frame(listed(a=[3.0, 4.0], b=[0, 0], c=None, d=(0, -2)))
     assert list(table.item_ids) == ["a", "d"]
     np.testing.assert_allclose(table.vectors, [[0.6, 0.8], [0, -1]])

@@ -28,7 +28,13 @@ def fitted():
 
 def entry(n=3, **changes):
     ranked = Ranked(order=tuple(reversed(range(n))), scores=tuple(map(float, range(n, 0, -1))), served="fused")
-    given = {"request_id": "r1", "user": 7, "items": [f"i{at}" for at in range(n)], "recall_scores": None}
+    given = {
+        "request_id": "r1",
+        "domain": "movies",
+        "user": 7,
+        "items": [f"i{at}" for at in range(n)],
+        "recall_scores": None,
+    }
     return Entry(**{**given, "ranked": ranked, "top_n": None, "shadow": False, **changes})
 
 
