@@ -8,9 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from reranker.engines import AUTO, choose_engine, load_engine
-from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
-from reranker.engines.packed_forward import PackedLM
-from reranker.hub import resolve_model
+from reranker.engines.torch_engine import TorchEngine
 from reranker.item_tokens import ItemTokens
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.objectives import Objective
@@ -50,24 +48,14 @@ class TorchSide:
     """The model in this process; gradients reach the prompt."""
 
     def __init__(self, config: MetaConfig) -> None:
-        source = resolve_model(config.reranker.model)
-        lm: Any = load_causal_lm(source.path, config.dtype, config.device)
-        text = lm.config.get_text_config()
-        self.model = ModelInfo(
-            model_id=source.model_id,
-            sha256=source.sha256,
-            dim=text.hidden_size,
-            vocab_size=text.vocab_size,
-            max_length=text.max_position_embeddings,
-        )
-        self.tokenizer: Tokenizer = HubTokenizer(source.path)
-        self.device = torch.device(config.device)
-        self.packed = PackedLM(lm, self.device)
+        self._engine = TorchEngine(config.reranker.model, dtype=config.dtype, device=config.device)
+        self.model, self.device = self._engine.model, self._engine.device
+        self.tokenizer: Tokenizer = self._engine.tokenizer
+        self.packed = self._engine.packed_lm
         self._config = config
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = self.packed.embed(token_ids).detach().float().cpu().numpy()
-        return rows
+        return self._engine.embed_tokens(token_ids)
 
     def reader(
         self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
@@ -83,7 +71,7 @@ class TorchSide:
         )
 
     def close(self) -> None:
-        """Nothing to free but memory."""
+        self._engine.close()
 
 
 class EngineSide:
