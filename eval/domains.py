@@ -39,6 +39,11 @@ def chosen_domains(data: Path, domains: str, default: tuple[str, ...] = ()) -> l
     return names
 
 
+def ordered_domains(data: Path) -> list[str]:
+    """Those of all domains that have an order in time, by name."""
+    return [name for name in chosen_domains(data, "all") if name not in UNORDERED]
+
+
 def load_domain(data: Path, name: str) -> Dataset:
     """The data set of a domain, without the times that are none."""
     loaded = load_dataset(data / name, domain=name)

@@ -13,7 +13,7 @@ import typer
 
 from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
-from eval.domains import FAMILIES, UNORDERED, chosen_domains, load_domain
+from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
 from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
@@ -97,7 +97,7 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
 def _names(data: Path, domains: str) -> list[str]:
     asked = [name for name in domains.split(",") if name]
     if not asked:
-        return [*(name for name in chosen_domains(data, "all") if name not in UNORDERED), PROPOSED]
+        return [*ordered_domains(data), PROPOSED]
     chosen_domains(data, ",".join(name for name in asked if name != PROPOSED) or "all")
     return asked
 

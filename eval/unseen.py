@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from eval import meta
-from eval.domains import FAMILIES, UNORDERED, chosen_domains, load_domain
+from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
 from eval.variants import UNTRAINED, Variant
 from reranker.cli.options import settings_from_yaml
 from reranker.errors import ConfigError
@@ -40,7 +40,7 @@ def main(
     engine: str = "auto",
 ) -> None:
     """Leave one domain out: train on the others, adapt to it, judge on it."""
-    names = chosen_domains(data, domains or ",".join(set(chosen_domains(data, "all")) - set(UNORDERED)))
+    names = chosen_domains(data, domains) if domains else ordered_domains(data)
     if len(names) < 2:
         raise ConfigError(f"leaving a domain out needs at least two, got {names}")
     rivals = algorithms.split(",")

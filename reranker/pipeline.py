@@ -262,7 +262,7 @@ class Reranker:
         data = self._require_data()
         adapter = self.reader.adapter(steps)
         if users is None:
-            users = dict.fromkeys([*data.evidence.histories, *(store.user_ids() if store else ())])
+            users = [*data.evidence.histories, *(store.user_ids() if store else ())]
         asked = list(dict.fromkeys(users))
         known = self.states if store is None else store.get(asked)
         support = []
