@@ -44,11 +44,13 @@ def main(
     fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 300,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
+    untrained: Annotated[bool, typer.Option(help="judge the default model and prompt, too")] = True,
 ) -> None:
     """Judges the variants against each other, the recall order and the linear control."""
-    variants = [Variant.parse(one, engine, family) for one in (UNTRAINED, *(variant or ()))]
+    variants = [Variant.parse(one, engine, family) for one in ((UNTRAINED,) * untrained + tuple(variant or ()))]
     names = [one.name for one in variants]
-    duels = [*((name, UNTRAINED) for name in names[1:]), *(_duel(one, names) for one in rival or ())]
+    duels = [(name, UNTRAINED) for name in names[1:]] if untrained else []
+    duels += [_duel(one, names) for one in rival or ()]
     folds = [fold(data, name, split, support, users) for name in _names(data, domains)]
     asked = {"variants": variant or [], "split": split, "support": support, "users": users}
     judge(folds, variants, duels, out, fit_users, asked)

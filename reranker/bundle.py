@@ -7,6 +7,7 @@ evidence.npz         item statistics and histories
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
 priors.parquet       log-likelihood of titles without history
+states.npz           hidden states of items' texts and the space they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 recall/              the recall stage, if it was one of candidate_gen's
 """
@@ -33,13 +34,14 @@ from reranker.fusion import Blend, EvidenceModel
 from reranker.item_tokens import ITEM_TOKENS_FILE, ItemTokens
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage
-from reranker.scoring import PriorStore
+from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, read_table, write_table
 from reranker.types import ModelInfo
 
 FORMAT_VERSION = 1
 _MANIFEST = "bundle.yaml"
+_STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
 _DENSE = ("vectors", "popularity", "recent_popularity")
 
@@ -60,6 +62,7 @@ class BundleState:
     recall: RecallStage | None
     contexts: ContextMap | None = None
     item_tokens: ItemTokens | None = None
+    states: StateStore | None = None
 
 
 def write_bundle(directory: Path, state: BundleState) -> None:
@@ -116,6 +119,7 @@ def read_bundle(directory: Path) -> BundleState:
             recall=load_recall(directory / "recall") if (directory / "recall").is_dir() else None,
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
+            states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
         )
     except BundleError:
         raise
@@ -148,6 +152,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
     _write_evidence(directory / "evidence.npz", evidence)
     state.priors.save(directory / "priors.parquet")
+    if state.states is not None and len(state.states):
+        state.states.save(directory / _STATES)
     state.prompts.save(directory / "prompts")
     if state.contexts is not None:
         state.contexts.save(directory / CONTEXT_FILE)

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
 
+ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
+
 
 class RerankerConfig(BaseModel):
     """How a Reranker is built and fitted.
@@ -35,7 +37,7 @@ class RerankerConfig(BaseModel):
     engine: str = "auto"
     engine_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    scoring: Literal["likelihood", "labels", "listwise"] = "likelihood"
+    scoring: ReadOut = "likelihood"
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
     soft_tokens: int = Field(default=16, ge=0)

@@ -47,17 +47,22 @@ def explain(
     blend: Blend,
 ) -> Explanation:
     """Puts an explanation together; `components` are in the row order of `lists`, one user's candidates."""
-    render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(scoring.name)
+    read_out = scoring.name.split("+")[0]
+    render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
     shown = one.candidates if render is not None else one.candidates[:2]
-    prompt = (render or renderer.listwise)(
-        one.history,
-        shown,
-        soft_prompt=one.soft_prompt,
-        user_tokens=one.user_tokens,
-        query=one.query,
-        history_vectors=one.history_vectors,
-        candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
-    )
+    if read_out == "embedding":
+        prompt = renderer.embedding(one.candidates)
+    else:
+        prompt = (render or renderer.listwise)(
+            one.history,
+            shown,
+            soft_prompt=one.soft_prompt,
+            user_tokens=one.user_tokens,
+            query=one.query,
+            history_vectors=one.history_vectors,
+            candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
+        )
+    each = read_out != "listwise"
     place = {item: row for row, item in enumerate(lists[ITEM])}
     rows = [place[item] for item in ranked[ITEM]]
     spans = prompt.request.candidates
@@ -66,8 +71,8 @@ def explain(
         prompt=prompt,
         components=list(scoring.components),
         values=components[rows],
-        candidate_texts=[prompt.candidate_texts[row] if render else "" for row in rows],
-        candidate_tokens=[spans[row].sequence.token_ids.tolist() if render else [] for row in rows],
+        candidate_texts=[prompt.candidate_texts[row] if each else "" for row in rows],
+        candidate_tokens=[spans[row].sequence.token_ids.tolist() if each else [] for row in rows],
         guard=blend.guard.in_words(),
         weights=blend.fused.in_words(),
     )

@@ -137,6 +137,7 @@ class Reranker:
         self.reader = self.reader.for_domain(data.domain, with_newer_items(tokens, fold.evidence))
         self.recall = recall
         self._data = DomainData.build(data, recall)
+        self.reader.learn_items(self._data.catalog.items(self.item_ids))
         components = self._read_fold(fold, progress)
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
@@ -391,6 +392,7 @@ class Reranker:
                 recall=self.recall,
                 contexts=reader.contexts,
                 item_tokens=reader.item_tokens,
+                states=reader.states,
             ),
         )
 
@@ -413,7 +415,7 @@ class Reranker:
         tokens = state.item_tokens
         reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
         reranker.reader = Reader(
-            config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts, tokens
+            config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts, tokens, state.states
         )
         reranker.blend = state.blend
         reranker.recall = state.recall

@@ -102,6 +102,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ReadsStates(Protocol):
+    """An engine that shows its hidden states, too."""
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """Per request: (n_candidates, dim) mean of the states after the last norm, over the tokens that the scored ones
+        of the candidate follow; zeros where nothing is scored."""
+
+
+@runtime_checkable
 class PromptTokenizer(Tokenizer, Protocol):
     """A tokenizer for prompts that others wrote, as OpenAI's API takes them."""
 

@@ -1,6 +1,6 @@
 """The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,17 @@ from reranker.item_tokens import ItemTokens
 from reranker.personal import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine
-from reranker.scoring import LabelScoring, LikelihoodScoring, ListwiseScoring, PriorStore, Scoring, ScoringList
+from reranker.scoring import (
+    CombinedScoring,
+    EmbeddingScoring,
+    LabelScoring,
+    LikelihoodScoring,
+    ListwiseScoring,
+    PriorStore,
+    Scoring,
+    ScoringList,
+    StateStore,
+)
 from reranker.softprompt import PromptBank, SoftPrompt
 from reranker.types import ModelInfo, TokenSequence, UserState
 
@@ -38,6 +48,7 @@ class Reader:
         model: the model that `priors` and everything fitted belong to; another one is refused.
         contexts: what makes users' contexts soft tokens; None gives users none.
         item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
+        states: kept hidden states of texts, and the space they are compared in.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Reader:
         model: ModelInfo | None = None,
         contexts: ContextMap | None = None,
         item_tokens: ItemTokens | None = None,
+        states: StateStore | None = None,
     ) -> None:
         self.config = config
         self.domain = domain
@@ -57,6 +69,7 @@ class Reader:
         self.priors = priors
         self.contexts = contexts
         self.item_tokens = item_tokens
+        self.states = states or StateStore()
         self._engine = engine
         self._lender: Reader | None = None
         self._model = model
@@ -200,6 +213,11 @@ class Reader:
             self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
         return self._packed
 
+    def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
+        """Shows the catalogue to a read-out that has to know it before it scores."""
+        if "embedding" in self.config.scoring and items:
+            EmbeddingScoring(self.engine, self.renderer, self.states).learn(items, self.config.seed)
+
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components).
 
@@ -221,12 +239,15 @@ class Reader:
         return [components[number] for number in range(len(lists))]
 
     def _build_scoring(self) -> Scoring:
-        renderer = self.renderer
-        if self.config.scoring == "labels":
-            return LabelScoring(self.engine, renderer)
-        if self.config.scoring == "listwise":
-            return ListwiseScoring(self.engine, renderer, self.config.permutations, seed=self.config.seed)
-        return LikelihoodScoring(self.engine, renderer, self.priors)
+        engine, renderer, config = self.engine, self.renderer, self.config
+        build: dict[str, Callable[[], Scoring]] = {
+            "embedding": lambda: EmbeddingScoring(engine, renderer, self.states),
+            "labels": lambda: LabelScoring(engine, renderer),
+            "likelihood": lambda: LikelihoodScoring(engine, renderer, self.priors),
+            "listwise": lambda: ListwiseScoring(engine, renderer, config.permutations, seed=config.seed),
+        }
+        parts = [build[name]() for name in config.scoring.split("+")]
+        return parts[0] if len(parts) == 1 else CombinedScoring(parts)
 
     def _prompt_settings(self) -> PromptSettings:
         settings = self.config.prompt

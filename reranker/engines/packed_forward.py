@@ -59,6 +59,11 @@ class PackedLM:
         values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
+    def states(self, rows: Sequence[PackedRow]) -> list[NDArray[np.float32]]:
+        """Per row: (n_reads, dim) states after the last norm."""
+        values: NDArray[np.float32] = self._hidden(rows).float().cpu().numpy()
+        return np.split(values, np.cumsum([len(row.reads) for row in rows])[:-1])
+
     def differentiable_log_probs(
         self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:

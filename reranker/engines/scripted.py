@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reranker.engines.generation import draw, written
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.types import (
+    CandidateSpan,
     GenerationPiece,
     GenerationRequest,
     IntArray,
@@ -90,6 +91,11 @@ class ScriptedEngine:
         check_labels(label_token_ids, self.model)
         return [self._label(request, np.asarray(label_token_ids, dtype=np.int64)) for request in requests]
 
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """Means of made-up embeddings: texts with the same letters are alike."""
+        check_requests(requests, self.model, targets_are_scored=False)
+        return [np.stack([self._state(span) for span in request.candidates]) for request in requests]
+
     def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
         check_generation(request, self.model)
         return written(self._tokens(request), request, self.tokenizer)
@@ -124,6 +130,13 @@ class ScriptedEngine:
         within = np.arange(len(tokens)) - np.repeat(first, lengths)
         scored = np.where(within >= np.repeat(starts, lengths), log_probs, 0.0)
         return SpanScores(sums=np.add.reduceat(scored, first), counts=lengths - starts)
+
+    def _state(self, span: CandidateSpan) -> NDArray[np.float32]:
+        before = self._read(span.sequence)[span.scored_from - 1 : -1]
+        if not len(before):
+            return np.zeros(self.model.dim, dtype=np.float32)
+        mean: NDArray[np.float32] = self._embeddings[before].mean(axis=0)
+        return mean
 
     def _label(self, request: ScoringRequest, labels: IntArray) -> NDArray[np.float64]:
         prefix = self._read(request.prefix)

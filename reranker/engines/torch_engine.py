@@ -3,7 +3,7 @@
 float32 is the numerical reference for every other engine; bfloat16 is the default where the machine computes in it.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from reranker.errors import EngineError
 from reranker.types import (
     GenerationPiece,
     GenerationRequest,
-    IntArray,
     ModelInfo,
     ScoringRequest,
     SpanScores,
@@ -32,6 +31,9 @@ _CPU_BATCH_TOKENS = 1024  # activations stay near the cache; larger batches were
 _CUDA_BATCH_TOKENS = 16384
 _PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other threads get a turn
 _ROW_NODES = 1024  # candidate tokens a row: attention cost grows with the square of the row
+
+
+_Read = Callable[[PackedLM, list[PackedRow]], list[NDArray[Any]]]
 
 
 class TorchEngine:
@@ -90,7 +92,7 @@ class TorchEngine:
     def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
         check_requests(requests, self.model, targets_are_scored=True)
         sums = [np.zeros(len(request.candidates)) for request in requests]
-        for row, log_probs in self._read(requests, labels=None):
+        for row, log_probs in self._read(requests, lambda lm, rows: lm.log_probs(rows, None)):
             sums[row.request] += np.bincount(row.pair_candidates, log_probs, minlength=len(sums[row.request]))
         return [
             SpanScores(
@@ -107,8 +109,18 @@ class TorchEngine:
         check_labels(label_token_ids, self.model)
         labels = np.asarray(label_token_ids, dtype=np.int64)
         results = [np.zeros((len(request.candidates), len(labels))) for request in requests]
-        for row, log_probs in self._read(requests, labels=labels):
+        for row, log_probs in self._read(requests, lambda lm, rows: lm.log_probs(rows, labels), labels=True):
             results[row.request][row.pair_candidates] = log_probs
+        return results
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        check_requests(requests, self.model, targets_are_scored=False)
+        results = [np.zeros((len(request.candidates), self.model.dim), dtype=np.float32) for request in requests]
+        for row, states in self._read(requests, lambda lm, rows: lm.states(rows)):
+            np.add.at(results[row.request], row.pair_candidates, states[row.pair_reads])
+        for request, sums in zip(requests, results, strict=True):
+            counts = [len(candidate.sequence) - candidate.scored_from for candidate in request.candidates]
+            sums /= np.maximum(counts, 1)[:, None]
         return results
 
     def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
@@ -146,23 +158,21 @@ class TorchEngine:
                 raise EngineError(f"out of GPU memory while writing ({error}). Shorten the prompt") from error
 
     def _read(
-        self, requests: Sequence[ScoringRequest], labels: IntArray | None
-    ) -> Iterator[tuple[PackedRow, NDArray[np.float64]]]:
-        """Each row with its pairs' log-probabilities: (n_pairs,), or (n_pairs, n_labels) for labels."""
+        self, requests: Sequence[ScoringRequest], read: _Read, *, labels: bool = False
+    ) -> Iterator[tuple[PackedRow, NDArray[Any]]]:
+        """Each row with what `read` says of it; `labels` as in `pack`."""
         rows = [
-            row
-            for number, request in enumerate(requests)
-            for row in pack(request, number, _ROW_NODES, labels=labels is not None)
+            row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=labels)
         ]
         rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
         for batch in _batches(rows, self.max_batch_tokens):
             with self._lock, torch.inference_mode():
-                results = self._forward(batch, labels)
+                results = self._forward(batch, read)
             yield from zip(batch, results, strict=True)
 
-    def _forward(self, batch: list[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
+    def _forward(self, batch: list[PackedRow], read: _Read) -> list[NDArray[Any]]:
         try:
-            return self._loaded().log_probs(batch, labels)
+            return read(self._loaded(), batch)
         except torch.cuda.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise EngineError(
@@ -171,7 +181,7 @@ class TorchEngine:
                 ) from error
         torch.cuda.empty_cache()  # outside the handler, which would keep the failed pass's tensors alive
         half = len(batch) // 2
-        return self._forward(batch[:half], labels) + self._forward(batch[half:], labels)
+        return self._forward(batch[:half], read) + self._forward(batch[half:], read)
 
 
 def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:

@@ -2,6 +2,7 @@
 
 SCORED_FROM = "reranker_scored_from"  # index in the prompt of the first token whose log-probability counts
 LAST_TOKEN = "reranker_last_token"  # follows the prompt; scored, never computed
+STATES = "reranker_states"  # number under which the mean hidden state of the span is kept, in place of its likelihood
 
 TAIL = "reranker_tail"  # in kv_transfer_params: number of the shared prefix whose last block is kept
 LENGTH = "reranker_prefix_length"  # in kv_transfer_params: tokens of that prefix

@@ -8,7 +8,7 @@ and prefixes are shared to their last token (`vllm_tails`).
 import json
 import logging
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -30,7 +30,7 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
+from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, TAIL_ROWS
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -121,6 +121,7 @@ class VLLMEngine:
         if problems:
             logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
         self._tails = count()
+        self._kept_states = count()
         cache = self._llm.llm_engine.vllm_config.cache_config
         self._block = cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
@@ -167,6 +168,20 @@ class VLLMEngine:
                 results += [
                     values[end - len(request.candidates) : end] for request, end in zip(group, ends, strict=True)
                 ]
+        return results
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        check_requests(requests, self.model, targets_are_scored=False)
+        if not self._reads_spans:
+            raise EngineError(
+                "hidden states are read in vLLM's worker, which this vLLM does not allow: take the torch engine"
+            )
+        results = []
+        with self._lock:
+            for group in self._groups(requests):
+                states = self._states(self._prompts(group))
+                ends = np.cumsum([len(request.candidates) for request in group])[:-1]
+                results += np.split(states, ends)
         return results
 
     def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
@@ -267,33 +282,55 @@ class VLLMEngine:
         return prompts
 
     def _sums(self, prompts: Sequence[_Prompt]) -> list[float]:
-        """Σ log p of each prompt's scored tokens.
+        """Σ log p of each prompt's scored tokens."""
+        scored = [prompt for prompt in prompts if prompt.scored_from < len(prompt.own)]
+        outputs = iter(self._uncached(scored, self._span if self._reads_spans else _plain_span))
+        return [self._sum(prompt, next(outputs)) if prompt.scored_from < len(prompt.own) else 0.0 for prompt in prompts]
 
-        vLLM computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the
-        prompt runs again without it.
+    def _sum(self, prompt: _Prompt, output: Any) -> float:
+        rows = output.prompt_logprobs
+        if self._reads_spans:
+            return float(next(iter(rows[1].values())).logprob)
+        own = enumerate(prompt.own[prompt.scored_from :], start=prompt.start)
+        return float(sum(rows[position][token].logprob for position, token in own))
+
+    def _states(self, prompts: Sequence[_Prompt]) -> NDArray[np.float32]:
+        """(n_prompts, dim) mean of the states that each prompt's scored tokens follow."""
+        numbers: dict[int, list[int]] = {id(prompt): [] for prompt in prompts}
+
+        def call(prompt: _Prompt) -> _Call:
+            number = next(self._kept_states)
+            numbers[id(prompt)].append(number)
+            token_ids, options = self._span(prompt)
+            return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: number}}
+
+        self._uncached([prompt for prompt in prompts if prompt.scored_from < len(prompt.own)], call)
+        asked = [number for tried in numbers.values() for number in tried]
+        kept = self._loaded().collective_rpc("reranker_take_states", args=(asked,))[0]
+        sums = dict(zip(asked, np.frombuffer(kept, dtype=np.float32).reshape(len(asked), -1), strict=True))
+        states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
+        for row, prompt in zip(states, prompts, strict=True):
+            if tried := numbers[id(prompt)]:
+                row[:] = sums[tried[-1]] / (len(prompt.own) - prompt.scored_from)
+        return states
+
+    def _uncached(self, prompts: Sequence[_Prompt], call: Callable[[_Prompt], _Call]) -> list[Any]:
+        """vLLM's outputs for prompts whose scored tokens were all computed.
+
+        It computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the prompt
+        runs again without it.
         """
-        build = self._span if self._reads_spans else _plain_span
-        scored = [number for number, prompt in enumerate(prompts) if prompt.scored_from < len(prompt.own)]
-        calls = [build(prompts[number]) for number in scored]
-        outputs = self._generate(calls)
+        outputs = self._generate([call(prompt) for prompt in prompts])
         again = [
-            index
-            for index, (output, number) in enumerate(zip(outputs, scored, strict=True))
-            if (output.num_cached_tokens or 0) >= prompts[number].start
+            place
+            for place, (output, prompt) in enumerate(zip(outputs, prompts, strict=True))
+            if (output.num_cached_tokens or 0) >= prompt.start
         ]
-        fresh = self._generate([(calls[one][0], {**calls[one][1], "skip_reading_prefix_cache": True}) for one in again])
-        for index, output in zip(again, fresh, strict=True):
-            outputs[index] = output
-        sums = [0.0] * len(prompts)
-        for number, output in zip(scored, outputs, strict=True):
-            rows = output.prompt_logprobs
-            if self._reads_spans:
-                sums[number] = next(iter(rows[1].values())).logprob
-            else:
-                prompt = prompts[number]
-                own = enumerate(prompt.own[prompt.scored_from :], start=prompt.start)
-                sums[number] = sum(rows[position][token].logprob for position, token in own)
-        return sums
+        calls = [call(prompts[place]) for place in again]
+        fresh = self._generate([(ids, {**options, "skip_reading_prefix_cache": True}) for ids, options in calls])
+        for place, output in zip(again, fresh, strict=True):
+            outputs[place] = output
+        return outputs
 
     def _span(self, prompt: _Prompt) -> _Call:
         first, *middle, last = prompt.own

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from reranker.engines.head import Head
-from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM
+from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, STATES
 
 _RUNNER_METHOD = "_get_prompt_logprobs_dict"
 _RUNNER_PARAMETERS = ["self", "hidden_states", "num_scheduled_tokens"]
@@ -23,15 +23,20 @@ class SpanReader:
 
     Every request that asks for prompt log-probabilities must say in `SamplingParams.extra_args` where scoring starts
     (`SCORED_FROM`) and which token follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed.
+    A request with `STATES` has the states themselves summed instead, and leaves them in `states`.
 
     Args:
         runner: vLLM's model runner.
         head: the model's output head.
+
+    Attributes:
+        states: number -> (dim,) sum of the states that the scored tokens follow; whoever asked takes it out.
     """
 
     def __init__(self, runner: Any, head: Head) -> None:
         self._runner = runner
         self._head = head
+        self.states: dict[int, torch.Tensor] = {}
 
     def read(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
         """Per request whose prompt is complete: vLLM's tensors of one row that holds Σ log p of the span.
@@ -46,6 +51,7 @@ class SpanReader:
         rows: list[int] = []
         targets: list[int] = []
         counts: list[int] = []
+        read: list[str] = []
         complete = {}
         for name in waiting:
             request = self._runner.requests[name]
@@ -55,12 +61,18 @@ class SpanReader:
             begin = max(computed, arguments[SCORED_FROM] - 1)
             index = self._runner.input_batch.req_id_to_index[name]
             offset = int(self._runner.query_start_loc.np[index]) - computed
-            rows += range(offset + begin, offset + end)
-            targets += prompt[begin + 1 : end + 1]
             if end == len(prompt):
-                targets += [arguments[LAST_TOKEN]] * (begin < end)
                 complete[name] = request
-            counts.append(max(0, end - begin))
+            if STATES in arguments:
+                part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
+                self.states[arguments[STATES]] = self.states.get(arguments[STATES], 0) + part
+            else:
+                read.append(name)
+                rows += range(offset + begin, offset + end)
+                targets += prompt[begin + 1 : end + 1]
+                if end == len(prompt):
+                    targets += [arguments[LAST_TOKEN]] * (begin < end)
+                counts.append(max(0, end - begin))
             if request.in_progress_prompt_logprobs_cpu is None:
                 request.in_progress_prompt_logprobs_cpu = _one_row()
         if rows:
@@ -68,7 +80,7 @@ class SpanReader:
             values = self._head.log_probs(
                 hidden_states[torch.tensor(rows, device=device)], torch.tensor(targets, device=device)
             )
-            for name, part in zip(waiting, torch.split(values.double().cpu(), counts), strict=True):
+            for name, part in zip(read, torch.split(values.double().cpu(), counts), strict=True):
                 self._runner.requests[name].in_progress_prompt_logprobs_cpu.logprobs.add_(part.sum())
         results = {}
         for name, request in complete.items():
@@ -78,8 +90,8 @@ class SpanReader:
         return results
 
 
-def install(runner: Any) -> str:
-    """Puts a `SpanReader` into vLLM's model runner. Returns "" or what this vLLM or model lacks for it."""
+def install(runner: Any) -> SpanReader | str:
+    """Puts a `SpanReader` into vLLM's model runner. Returns it, or what this vLLM or model lacks for it."""
     model = runner.get_model()
     method = getattr(type(runner), _RUNNER_METHOD, None)
     if method is None or list(inspect.signature(method).parameters) != _RUNNER_PARAMETERS:
@@ -98,8 +110,9 @@ def install(runner: Any) -> str:
     head = Head(
         weight, bias if bias is None else bias[: logits.org_vocab_size], scale=logits.scale, softcap=logits.soft_cap
     )
-    setattr(runner, _RUNNER_METHOD, SpanReader(runner, head).read)
-    return ""
+    reader = SpanReader(runner, head)
+    setattr(runner, _RUNNER_METHOD, reader.read)
+    return reader
 
 
 def _one_row() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reranker.engines.vllm_spans import install
+from reranker.engines.vllm_spans import SpanReader, install
 
 
 class SlotEmbedding(torch.nn.Module):
@@ -40,6 +40,7 @@ class SlotWorkerExtension:
 
     model_runner: Any  # the worker's own
     _reranker_slots: SlotEmbedding
+    _reranker_spans: SpanReader
 
     def reranker_add_slots(self, first_slot: int, slots: int) -> str:
         """Puts a `SlotEmbedding` in the place of the model's table. Returns "" or what stopped it."""
@@ -60,10 +61,17 @@ class SlotWorkerExtension:
 
     def reranker_read_spans(self) -> str:
         """Has spans read by a `SpanReader`. Returns "" or why vLLM's own prompt log-probabilities are left in place."""
-        problem = install(self.model_runner)
-        if problem:
+        installed = install(self.model_runner)
+        if isinstance(installed, str):
             self._pad_logits()
-        return problem
+            return installed
+        self._reranker_spans = installed
+        return ""
+
+    def reranker_take_states(self, numbers: list[int]) -> bytes:
+        """float32 sums of states that were kept under these numbers, one after the other; they are dropped here."""
+        states = [self._reranker_spans.states.pop(number) for number in numbers]
+        return torch.stack(states).numpy().tobytes() if states else b""
 
     def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
         """Writes float32 rows, given as bytes, from slot `begin` on."""

@@ -21,7 +21,7 @@ from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
 from reranker.personal import Support
-from reranker.protocols import Engine
+from reranker.protocols import Engine, ReadsStates
 from reranker.reader import Reader
 from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
@@ -54,6 +54,13 @@ class CountingEngine:
     ) -> list[NDArray[np.float64]]:
         self._count(requests)
         return self.engine.label_log_probs(requests, label_token_ids)
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """The engine's own, where it shows its states; `ConfigError` otherwise."""
+        if not isinstance(self.engine, ReadsStates):
+            raise ConfigError(f"the engine {self.name!r} gives no hidden states")
+        self._count(requests)
+        return self.engine.span_states(requests)
 
     @property
     def packed_lm(self) -> object:
@@ -191,10 +198,12 @@ class Readings:
     def _read(self, lists: CandidateLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
+        catalog = Catalog(lists.fold.items)
+        if reader.states.space is None:
+            reader.learn_items(catalog.items(lists.fold.items[ITEM]))
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }
-        catalog = Catalog(lists.fold.items)
         states: dict[UserId, UserState] = {}
         if reader.contexts is not None and self._adapt_steps:
             support = [

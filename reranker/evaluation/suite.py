@@ -44,9 +44,6 @@ _READ_OUTS = {
     "zero_shot_likelihood": "likelihood",
     "zero_shot_labels": "labels",
     "zero_shot_listwise": "listwise",
-    "llm": "likelihood",
-    "fused": "likelihood",
-    "served": "likelihood",
 }
 _LEARNED: dict[str, type[LLMAlone] | type[Fused] | type[Served]] = {"llm": LLMAlone, "fused": Fused, "served": Served}
 
@@ -129,7 +126,7 @@ class Suite:
     def _factory(self, name: str) -> SystemFactory:
         if name in _LEARNED:
             system = _LEARNED[name]
-            return lambda seed: system(self.readings(_READ_OUTS[name]), self.fit_users, self.config.l2)
+            return lambda seed: system(self.readings(self.config.scoring), self.fit_users, self.config.l2)
         if name in _READ_OUTS:
             return lambda seed: ZeroShot(name, self.readings(_READ_OUTS[name]))
         makers: dict[str, SystemFactory] = {

@@ -67,6 +67,7 @@ class PromptRenderer:
         self._item = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item)
         self._likelihood_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_likelihood_span)
         self._labels_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_labels_span)
+        self._embedding_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_embedding_span)
         self._newline = self._one_newline()
         if not len(self._text("separator")[1]):
             raise PromptError(
@@ -123,6 +124,31 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
         return self.likelihood((), candidates, soft_prompt, candidate_vectors=candidate_vectors)
+
+    def embedding(self, items: Sequence[Item]) -> RenderedPrompt:
+        """Each item as a history shows it, behind the separator alone; its scored tokens follow those of the text.
+
+        Raises:
+            PromptError: no items, a field is missing, or an item does not fit.
+        """
+        if not items:
+            raise PromptError("there are no items to render; pass at least one")
+        spans = self._spans("history_item", items, None, self._embedding_span)
+        text, tokens = self._text("separator")
+        prefix, described = lay_out([Part(kind="history", text=text, tokens=tokens)])
+        longest = len(prefix) + max(len(span.sequence) for span, _ in spans)
+        if self.max_length is not None and longest > self.max_length:
+            raise PromptError(
+                f"an item of {longest} tokens does not fit, the model takes {self.max_length}: use smaller budgets "
+                "(title_tokens, category_tokens)"
+            )
+        return RenderedPrompt(
+            request=ScoringRequest(prefix=prefix, candidates=tuple(span for span, _ in spans)),
+            spans=described,
+            candidate_texts=tuple(text for _, text in spans),
+            history_given=0,
+            history_kept=0,
+        )
 
     def continuation(
         self,
@@ -396,6 +422,10 @@ class PromptRenderer:
         pieces = [self._text("separator"), self._item("candidate", fields), self._text("terminator")]
         sequence = _joined([tokens for _, tokens in pieces])
         return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
+
+    def _render_embedding_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
+        pieces = [self._item("history_item", fields), self._text("terminator")]
+        return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
 
     def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
         pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]

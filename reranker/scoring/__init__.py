@@ -1,9 +1,23 @@
 """Read-outs: how preferences are read from a causal LM."""
 
+from reranker.scoring.combined import CombinedScoring
+from reranker.scoring.embedding import EmbeddingScoring
 from reranker.scoring.labels import LabelScoring
 from reranker.scoring.likelihood import LikelihoodScoring
 from reranker.scoring.listwise import ListwiseScoring
 from reranker.scoring.priors import PriorStore
 from reranker.scoring.protocol import Scoring, ScoringList
+from reranker.scoring.space import EmbeddingSpace, StateStore
 
-__all__ = ["LabelScoring", "LikelihoodScoring", "ListwiseScoring", "PriorStore", "Scoring", "ScoringList"]
+__all__ = [
+    "CombinedScoring",
+    "EmbeddingScoring",
+    "EmbeddingSpace",
+    "LabelScoring",
+    "LikelihoodScoring",
+    "ListwiseScoring",
+    "PriorStore",
+    "Scoring",
+    "ScoringList",
+    "StateStore",
+]

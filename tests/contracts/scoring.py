@@ -1,8 +1,11 @@
 """What every read-out must do. A test class inherits `ScoringContract` and gives it a `scoring` fixture."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from reranker.config import ReadOut
 from reranker.scoring import Scoring, ScoringList
 
 
@@ -30,7 +33,7 @@ def reordered(one: ScoringList, order: np.ndarray) -> ScoringList:
 
 class ScoringContract:
     def test_names_and_coefficients_belong_together(self, scoring: Scoring) -> None:
-        assert scoring.name in ("likelihood", "labels", "listwise")
+        assert scoring.name in get_args(ReadOut)
         assert scoring.components
         assert all(words.strip() for words in scoring.components.values())
         assert scoring.default_coefficients.shape == (len(scoring.components),)

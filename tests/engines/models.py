@@ -44,3 +44,14 @@ def naive_scores(lm: Any, request: ScoringRequest, labels: list[int]) -> tuple[n
         sums.append(sum(log_probs[position - 1, ids[position]].item() for position in range(start, len(ids))))
         label_rows.append(log_probs[-1, labels].numpy())
     return np.array(sums), np.array(label_rows)
+
+
+def naive_states(lm: Any, request: ScoringRequest) -> np.ndarray:
+    """(n, dim) means of the last hidden states that scored tokens follow, one plain forward pass a candidate."""
+    rows = []
+    for candidate in request.candidates:
+        ids = np.concatenate([request.prefix.token_ids, candidate.sequence.token_ids])
+        with torch.inference_mode():
+            states = lm(torch.from_numpy(ids)[None], output_hidden_states=True).hidden_states[-1][0]
+        rows.append(states[len(request.prefix) + candidate.scored_from - 1 : -1].mean(dim=0).numpy())
+    return np.array(rows)

@@ -11,9 +11,10 @@ from reranker.engines.scripted import ByteTokenizer, ScriptedEngine, bigram_log_
 from reranker.protocols import Engine
 from reranker.types import ScoringRequest
 from tests.contracts.engine import EngineContract, plain, span
+from tests.contracts.states import StatesContract
 
 
-class TestDefaultFunction(EngineContract):
+class TestDefaultFunction(EngineContract, StatesContract):
     @pytest.fixture
     def engine(self) -> Engine:
         return ScriptedEngine()

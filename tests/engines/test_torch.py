@@ -21,7 +21,8 @@ from reranker.hub import resolve_model
 from reranker.protocols import Engine
 from reranker.types import ScoringRequest
 from tests.contracts.engine import EngineContract, plain, random_request, span
-from tests.engines.models import naive_scores, save_tiny_model
+from tests.contracts.states import StatesContract
+from tests.engines.models import naive_scores, naive_states, save_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +44,14 @@ def real_engine() -> Iterator[TorchEngine]:
     engine.close()
 
 
-class TestTiny(EngineContract):
+class TestTiny(EngineContract, StatesContract):
     @pytest.fixture
     def engine(self, tiny_engine: TorchEngine) -> Engine:
         return tiny_engine
 
 
 @pytest.mark.model
-class TestReal(EngineContract):
+class TestReal(EngineContract, StatesContract):
     tolerance = 2e-4
 
     @pytest.fixture
@@ -76,6 +77,7 @@ def test_equals_the_naive_loop(tiny: Path, tiny_engine: TorchEngine) -> None:
     sums, labels = naive_scores(lm, request, [10, 20])
     np.testing.assert_allclose(tiny_engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-4)
     np.testing.assert_allclose(tiny_engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-5)
+    np.testing.assert_allclose(tiny_engine.span_states([request])[0], naive_states(lm, request), atol=1e-5)
 
 
 def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:

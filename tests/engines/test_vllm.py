@@ -16,13 +16,14 @@ from reranker.protocols import Engine
 from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.generation import SoftGeneratorContract, asked, text_of
+from tests.contracts.states import StatesContract
 
 # vLLM's own warnings, at import and while it loads.
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")
-def vllm_engine() -> Iterator[Engine]:
+def vllm_engine() -> Iterator[VLLMEngine]:
     engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024)
     yield engine
     with warnings.catch_warnings(record=True) as caught:
@@ -34,11 +35,11 @@ def vllm_engine() -> Iterator[Engine]:
         engine.embed_tokens([1])
 
 
-class TestVLLM(EngineContract, SoftGeneratorContract):
+class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
     tolerance = 5e-4
 
     @pytest.fixture
-    def engine(self, vllm_engine: Engine) -> Engine:
+    def engine(self, vllm_engine: VLLMEngine) -> VLLMEngine:
         return vllm_engine
 
     def test_writes_what_torch_writes(self, engine: Engine) -> None:
@@ -60,7 +61,7 @@ class TestVLLM(EngineContract, SoftGeneratorContract):
             engine.span_log_likelihoods([ScoringRequest(prefix=prefix, candidates=(span([7, 8]),))])
         assert text_of([*begun, *pieces]) == whole
 
-    def test_agrees_with_torch(self, engine: Engine) -> None:
+    def test_agrees_with_torch(self, engine: VLLMEngine) -> None:
         """240 candidates: prefixes that end anywhere in a cache block, with and without a soft prompt."""
         torch_engine = TorchEngine("smollm2-135m", dtype="float32")
         soft = TokenSequence.from_vectors(torch_engine.embed_tokens([500, 600, 700]) * np.float32(0.9))
@@ -77,6 +78,8 @@ class TestVLLM(EngineContract, SoftGeneratorContract):
             engine.label_log_probs(requests, [10, 20]), torch_engine.label_log_probs(requests, [10, 20]), strict=True
         ):
             np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+        for ours, theirs in zip(engine.span_states(requests), torch_engine.span_states(requests), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=0)
 
     def test_scoring_again_does_not_read_scores_from_the_cache(self, engine: Engine) -> None:
         """The second time the whole span may lie in cached blocks, for which vLLM computes no log-probabilities."""

@@ -125,6 +125,11 @@ class WatchedEngine(ScriptedEngine):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.calls: list[list[ScoringRequest]] = []
+        self.states_read = 0
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        self.states_read += sum(len(request.candidates) for request in requests)
+        return super().span_states(requests)
 
     def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
         self.calls.append(list(requests))

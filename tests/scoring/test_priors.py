@@ -1,7 +1,7 @@
 import numpy as np
 
 from reranker.scoring import PriorStore
-from reranker.scoring.priors import SPANS_PER_REQUEST
+from reranker.scoring.store import SPANS_PER_REQUEST
 from reranker.types import CandidateSpan, TokenSequence
 from tests.pipeline.toys import WatchedEngine
 

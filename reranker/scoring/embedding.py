@@ -1,0 +1,99 @@
+"""Embedding read-out: how near the model places a candidate's text to those of the history.
+
+The state of a text is the mean of the LM's last hidden states over its tokens, read by itself: without history, soft
+prompt or instruction (behind these, texts were placed worse: docs/training.md). So it belongs to the item, is computed
+once and kept, and a list of known items costs no pass of the model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.prompting import Item, PromptRenderer
+from reranker.protocols import Engine
+from reranker.scoring.protocol import ScoringList
+from reranker.scoring.space import StateStore, Vectors
+from reranker.tables import TITLE
+
+NEWEST = 20
+"""Items of the history that count."""
+
+FEW = 5
+"""Newest items that the closer components look at."""
+
+CATALOGUE_SAMPLE = 5000
+"""Texts that the space is learned from, at most."""
+
+_DECAY = 0.88  # weight of an item relative to the next newer one
+_SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
+
+
+class EmbeddingScoring:
+    """Cosines between the candidate and the user's newest items, summed up in five ways.
+
+    A query counts as the newest item. Without any history every component is 0.
+    """
+
+    name = "embedding"
+
+    def __init__(self, engine: Engine, renderer: PromptRenderer, states: StateStore | None = None) -> None:
+        self.components = {
+            "llm_near_last": "nearness of its text to the newest item's, in the LM's hidden states",
+            "llm_near_best": f"nearness of its text to the nearest of the last {FEW}",
+            "llm_near_mean": f"mean nearness of its text to the last {FEW}",
+            "llm_near_recent": f"mean nearness of its text to the last {NEWEST}, newer ones first",
+            "llm_near_any": f"soft maximum of the nearness of its text to the last {NEWEST}",
+        }
+        self.default_coefficients = np.array([1.0, 2.0, 1.0, 2.0, 2.0])
+        self.states = StateStore() if states is None else states
+        self._engine = engine
+        self._renderer = renderer
+
+    def learn(self, items: Sequence[Item], seed: int = 0) -> None:
+        """Learns the space from a domain's catalogue, a random `CATALOGUE_SAMPLE` of it where it is larger."""
+        if len(items) > CATALOGUE_SAMPLE:
+            chosen = np.random.default_rng(seed).choice(len(items), CATALOGUE_SAMPLE, replace=False)
+            items = [items[number] for number in chosen]
+        request = self._renderer.embedding(items).request
+        self.states.learn(self._engine, request.prefix, request.candidates)
+
+    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates, 5) cosines."""
+        if not lists:
+            return []
+        texts = [[*one.candidates, *_chosen(one)] for one in lists]
+        request = self._renderer.embedding([item for part in texts for item in part]).request
+        vectors = self.states.look_up(self._engine, request.prefix, request.candidates)
+        parts = np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])
+        return [
+            nearness(part[: len(one.candidates)], part[len(one.candidates) :])
+            for part, one in zip(parts, lists, strict=True)
+        ]
+
+
+def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
+    """(n_candidates, 5) of unit vectors: to the last, best and mean of the last `FEW`, decaying mean, soft maximum.
+
+    Args:
+        candidates: (n_candidates, d).
+        history: (n_history, d), oldest first.
+    """
+    if not len(history):
+        return np.zeros((len(candidates), 5))
+    cosines = np.einsum("cd,hd->ch", candidates, history, dtype=np.float64)  # not BLAS, whose last bits go by the row
+    weights = _DECAY ** np.arange(len(history))[::-1]
+    few = cosines[:, -FEW:]
+    columns = [
+        cosines[:, -1],
+        few.max(axis=1),
+        few.mean(axis=1),
+        (cosines * weights).sum(axis=1) / weights.sum(),
+        np.log(np.exp(_SHARPNESS * cosines).mean(axis=1)) / _SHARPNESS,
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _chosen(one: ScoringList) -> list[Item]:
+    asked: list[Item] = [{TITLE: one.query}] if one.query and one.query.strip() else []
+    return [*list(one.history)[-NEWEST:], *asked]

@@ -1,0 +1,85 @@
+"""What a model says of spans behind a prompt: computed once per span and prompt, and kept."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from reranker.protocols import Engine
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+
+SPANS_PER_REQUEST = 256
+
+Value = TypeVar("Value")
+Key = tuple[str, str]
+"""Hash of model weights and prompt, hash of the span."""
+
+
+class SpanStore(ABC, Generic[Value]):
+    """Values of spans, keyed by content.
+
+    Another model, template or soft prompt never meets a stale value. A model without a hash (a remote one) goes by its
+    name.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Key, Value] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def values(
+        self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
+    ) -> list[list[Value]]:
+        """Per (prefix, spans): a value a span; whatever is missing is computed in one engine call."""
+        return [[self._values[key] for key in keys] for keys in self._known(engine, prompts)]
+
+    def _known(
+        self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
+    ) -> list[list[Key]]:
+        """Per (prefix, spans): the keys of the spans, under all of which there are values now."""
+        keyed: list[list[Key]] = []
+        missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
+        for prefix, spans in prompts:
+            prompt = _digest([(engine.model.sha256 or engine.model.model_id).encode(), *_content(prefix)])
+            keys = [(prompt, _span_digest(span)) for span in spans]
+            keyed.append(keys)
+            for key, span in zip(keys, spans, strict=True):
+                if key not in self._values:
+                    missing.setdefault(prompt, (prefix, {}))[1][key[1]] = span
+        self._compute(engine, missing)
+        return keyed
+
+    @abstractmethod
+    def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Value]]:
+        """Per request: a value a candidate."""
+
+    def _compute(self, engine: Engine, missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]]) -> None:
+        keys: list[list[Key]] = []
+        requests: list[ScoringRequest] = []
+        for prompt, (prefix, spans) in missing.items():
+            names = list(spans)
+            for start in range(0, len(names), SPANS_PER_REQUEST):
+                part = names[start : start + SPANS_PER_REQUEST]
+                keys.append([(prompt, name) for name in part])
+                requests.append(ScoringRequest(prefix=prefix, candidates=tuple(spans[name] for name in part)))
+        if not requests:
+            return
+        for part_keys, values in zip(keys, self._read(engine, requests), strict=True):
+            self._values.update(zip(part_keys, values, strict=True))
+
+
+def _span_digest(span: CandidateSpan) -> str:
+    return _digest([*_content(span.sequence), str(span.scored_from).encode()])
+
+
+def _content(sequence: TokenSequence) -> list[bytes]:
+    return [sequence.token_ids.tobytes(), sequence.vector_positions.tobytes(), sequence.vectors.tobytes()]
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()[:32]

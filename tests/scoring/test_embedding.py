@@ -1,0 +1,143 @@
+"""The embedding read-out: against the contract, by hand, and with the real model."""
+
+import numpy as np
+import pytest
+
+from reranker.engines.scripted import ScriptedEngine
+from reranker.errors import ConfigError
+from reranker.scoring import CombinedScoring, EmbeddingScoring, LikelihoodScoring, Scoring, ScoringList, StateStore
+from reranker.scoring.embedding import NEWEST, nearness
+from reranker.scoring.space import EmbeddingSpace, unit
+from tests.contracts.scoring import ScoringContract, one_list, titled
+from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import renderer
+
+
+class TestContract(ScoringContract):
+    @pytest.fixture
+    def scoring(self) -> Scoring:
+        return EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+
+
+class TestCombinedContract(ScoringContract):
+    @pytest.fixture
+    def scoring(self) -> Scoring:
+        engine = ScriptedEngine(dim=64)
+        return CombinedScoring([LikelihoodScoring(engine, renderer()), EmbeddingScoring(engine, renderer())])
+
+
+def test_nearness_by_hand() -> None:
+    """Two orthogonal directions; the history is east, north, north (newest)."""
+    east, north = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    columns = nearness(np.stack([east, north]), np.stack([east, north, north]))
+    weights = np.array([0.88**2, 0.88, 1.0])
+    soft = [np.log((np.exp(8.0) + 2) / 3) / 8, np.log((1 + 2 * np.exp(8.0)) / 3) / 8]
+    np.testing.assert_allclose(columns[:, 0], [0, 1])
+    np.testing.assert_allclose(columns[:, 1], [1, 1])
+    np.testing.assert_allclose(columns[:, 2], [1 / 3, 2 / 3])
+    np.testing.assert_allclose(columns[:, 3], [weights[0] / weights.sum(), weights[1:].sum() / weights.sum()])
+    np.testing.assert_allclose(columns[:, 4], soft)
+
+
+def test_a_stranger_has_no_nearness() -> None:
+    engine = ScriptedEngine()
+    assert not EmbeddingScoring(engine, renderer()).score_components([one_list(1, history=0)])[0].any()
+
+
+def test_only_the_newest_items_count() -> None:
+    scoring = EmbeddingScoring(ScriptedEngine(), renderer())
+    newest = titled(*(f"item {number}" for number in range(NEWEST)))
+    candidates = titled("mipfen", "zorblax")
+    lists = [ScoringList(history=[*titled("zorblax"), *newest], candidates=candidates)]
+    lists.append(ScoringList(history=newest, candidates=candidates))
+    first, second = scoring.score_components(lists)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_each_text_is_read_once() -> None:
+    engine = WatchedEngine()
+    scoring = EmbeddingScoring(engine, renderer())
+    lists = [one_list(3), one_list(3), one_list(4)]
+    scoring.score_components(lists)
+    texts = {item["title"] for one in lists for item in [*one.history, *one.candidates]}
+    assert engine.states_read == len(texts)
+    scoring.score_components(lists)
+    assert engine.states_read == len(texts)
+
+
+def test_a_category_belongs_to_the_text() -> None:
+    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    history = [{"title": "mipfen", "category": "zorblax quxard"}]
+    candidates = [{"title": "vantow", "category": category} for category in ("zorblax quxard", "")]
+    near = scoring.score_components([ScoringList(history=history, candidates=candidates)])[0]
+    assert (near[0] > near[1]).all()
+
+
+def test_the_space_takes_the_common_part_out() -> None:
+    """States that differ in three directions of very different loudness, far from zero."""
+    rng = np.random.default_rng(0)
+    loudness = np.array([30.0, 3.0, 0.3])
+    states = (100 + rng.standard_normal((4000, 3)) * loudness).astype(np.float32)
+    space = EmbeddingSpace.fit(states, dimensions=2)
+    placed = (states - space.centre) @ space.basis
+    np.testing.assert_allclose(placed.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(placed.std(axis=0), np.sqrt(loudness[:2]), rtol=0.03)  # variance to the power 1/2 - 1/4
+    np.testing.assert_allclose(np.linalg.norm(space.place(states), axis=1), 1, atol=1e-6)
+
+
+def test_a_space_of_fewer_texts_than_directions() -> None:
+    states = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
+    placed = EmbeddingSpace.fit(states).place(states)
+    assert np.isfinite(placed).all()
+    same = EmbeddingSpace.fit(np.repeat(states[:1], 4, axis=0))
+    assert not same.place(states[:1]).any()
+
+
+def test_unit_leaves_zeros() -> None:
+    scaled = unit(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(scaled, [[0.6, 0.8], [0, 0]], atol=1e-7)
+
+
+def test_round_trip(tmp_path) -> None:
+    engine = WatchedEngine()
+    before = EmbeddingScoring(engine, renderer())
+    one = one_list(5, candidates=20)
+    before.learn([*one.history, *one.candidates])
+    expected = before.score_components([one])[0]
+    before.states.save(tmp_path / "states.npz")
+    silent = WatchedEngine()
+    after = EmbeddingScoring(silent, renderer(), StateStore.load(tmp_path / "states.npz"))
+    np.testing.assert_array_equal(after.score_components([one])[0], expected)
+    assert silent.states_read == 0
+
+
+def test_an_empty_store_round_trips(tmp_path) -> None:
+    StateStore().save(tmp_path / "states.npz")
+    loaded = StateStore.load(tmp_path / "states.npz")
+    assert len(loaded) == 0 and loaded.space is None
+
+
+def test_an_engine_without_states_is_named() -> None:
+    class Remote:
+        name = "openai"
+        model = ScriptedEngine().model
+        tokenizer = ScriptedEngine().tokenizer
+
+    with pytest.raises(ConfigError, match="'openai' gives no hidden states"):
+        EmbeddingScoring(Remote(), renderer()).score_components([one_list(1)])
+
+
+@pytest.mark.model
+def test_the_real_model_knows_what_belongs_together() -> None:
+    from reranker.engines.torch_engine import TorchEngine
+    from reranker.prompting import PromptRenderer, PromptSettings
+
+    engine = TorchEngine("smollm2-135m", dtype="float32")
+    real = PromptRenderer.from_settings(PromptSettings(), engine.tokenizer)
+    scoring = EmbeddingScoring(engine, real)
+    stationery = titled("Gel pens, black", "A4 copy paper", "Desk stapler", "Sticky notes", "Fountain pen ink")
+    films = titled("Alien", "Aliens", "The Terminator", "Blade Runner", "The Matrix")
+    scoring.learn([*stationery, *films])
+    lists = [ScoringList(history=group[:3], candidates=[stationery[4], films[4]]) for group in (stationery, films)]
+    first, second = (values @ scoring.default_coefficients for values in scoring.score_components(lists))
+    assert first[0] > first[1] and second[1] > second[0]
