@@ -13,7 +13,7 @@ import typer
 
 from candidate_gen import ALSRecall
 from eval.domains import FAMILIES, chosen_domains, load_domain
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, default_read_out
 from reranker.engines import load_engine
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, evaluate
@@ -50,6 +50,7 @@ def main(
     model: Annotated[str, typer.Option(help="model folder or name; the default model without it")] = "",
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
+    scoring: Annotated[str, typer.Option(help="read-out of llm, fused and served; the product's default")] = "",
 ) -> None:
     """Runs every system on every domain and prints one table."""
     names = chosen_domains(data, domains, QUICK if quick else ())
@@ -57,7 +58,9 @@ def main(
     if quick:
         test_users, zero_shot_users, fit_users = users or 800, 60, min(fit_users, 150)
     prompt = {"family": family} if family else {}
-    config = RerankerConfig.from_mapping({"engine": engine, "prompt": prompt} | ({"model": model} if model else {}))
+    read_out = scoring or default_read_out(engine, trained=False)
+    asked = {"engine": engine, "prompt": prompt, "scoring": read_out}
+    config = RerankerConfig.from_mapping(asked | ({"model": model} if model else {}))
     suite = Suite(
         config,
         lambda: load_engine(engine, config.model),

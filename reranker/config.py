@@ -11,6 +11,15 @@ from reranker.prompting import PromptSettings
 ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
 
 
+def default_read_out(engine: str, trained: bool) -> ReadOut:
+    """The read-out where none is asked for.
+
+    "embedding" is the one that adds to the cheap features without any training (docs/training.md). A remote server
+    shows no hidden states, and what was trained was trained for "likelihood".
+    """
+    return "likelihood" if trained or engine == "openai" else "embedding"
+
+
 class RerankerConfig(BaseModel):
     """How a Reranker is built and fitted.
 
@@ -20,7 +29,7 @@ class RerankerConfig(BaseModel):
         engine_options: further arguments of the engine's class, for instance {"base_url": "http://host:8000/v1"}. They
             are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
         dtype: "bfloat16", "float32" (the reference) or "auto": bfloat16 where the machine computes in it.
-        scoring: the read-out.
+        scoring: the read-out. `Reranker.from_pretrained` sets it by `default_read_out`.
         permutations: shuffles averaged by the listwise read-out.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         soft_tokens: length of the soft prompt; 0 for none.

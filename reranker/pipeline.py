@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reranker.bundle import BundleState, read_bundle, write_bundle
 from reranker.catalog import Catalog, scoring_lists
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, default_read_out
 from reranker.domain import DomainData, domain_tokens, with_newer_items
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
@@ -75,7 +75,7 @@ class Reranker:
                 beside it comes along: `context.safetensors` (`algorithm: cavia`) gives users contexts of their own,
                 `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
-            settings: fields of `RerankerConfig`.
+            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it.
 
         Raises:
             ConfigError: an unknown setting.
@@ -84,6 +84,8 @@ class Reranker:
         engine, settings = _named_engine(engine, settings)
         trained = Trained() if str(name) == "default" else Trained.load(Path(name))
         prompts = PromptBank(meta=trained.prompt)
+        runs = str(settings.get("engine", "auto")) if engine is None else engine.name
+        settings = {"scoring": default_read_out(runs, str(name) != "default"), **settings}
         return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
 
     @property

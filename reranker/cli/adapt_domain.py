@@ -47,7 +47,8 @@ def adapt_domain(
     from reranker.meta.step_sizes import StepSizes
     from reranker.pipeline import Reranker
 
-    settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n), "engine": "torch"}
+    settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n)}
+    settings |= {"engine": "torch", "scoring": "likelihood"}
     reranker = Reranker.from_pretrained(start, **settings)
     data = dataset_from_flags(dataset, interactions, items, domain)
     adaptation = AdaptationSettings(

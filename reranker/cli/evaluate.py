@@ -69,11 +69,12 @@ def evaluate(
     model: ModelOption = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
+    scoring: Annotated[str | None, typer.Option("--scoring", help="read-out of llm, fused and served")] = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
     from candidate_gen import ALSRecall
-    from reranker.config import RerankerConfig
+    from reranker.config import RerankerConfig, default_read_out
     from reranker.engines import load_engine
     from reranker.evaluation import Settings, splits
     from reranker.evaluation import evaluate as run
@@ -99,7 +100,8 @@ def evaluate(
         export_lists(propose(fold, ALSRecall(), max(lengths), inject=inject), export)
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
-    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype))
+    scoring = scoring or default_read_out(engine or "auto", trained=False)
+    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scoring=scoring))
     suite = Suite(
         config, lambda: load_engine(config.engine, config.model, dtype=config.dtype), fit_users, progress=True
     )

@@ -1,7 +1,7 @@
 """`reranker fit`: learn a domain and save a bundle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -18,6 +18,7 @@ from reranker.cli.options import (
     given,
     settings_from_yaml,
 )
+from reranker.config import ReadOut
 from reranker.errors import ConfigError
 from reranker.tables import ITEM, read_table
 
@@ -44,7 +45,9 @@ def fit(
     engine: EngineOption = None,
     base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
-    scoring: Annotated[str | None, typer.Option("--scoring", help="likelihood, labels or listwise")] = None,
+    scoring: Annotated[
+        str | None, typer.Option("--scoring", help=f"{', '.join(get_args(ReadOut))}; embedding by default")
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="users the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,

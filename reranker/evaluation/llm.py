@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHe
 from reranker.personal import Support
 from reranker.protocols import Engine, ReadsStates
 from reranker.reader import Reader
-from reranker.scoring import PriorStore
+from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER
 from reranker.trained import Trained
@@ -192,8 +193,29 @@ class Readings:
                 self._engine,
                 contexts=trained.contexts,
                 item_tokens=trained.item_tokens.get(domain),
+                states=self._kept_states(domain),
             )
         return self._readers[domain]
+
+    def _states_path(self, domain: str) -> Path | None:
+        return None if self._directory is None else self._directory / f"{quote(domain, safe='')}.states.npz"
+
+    def _kept_states(self, domain: str) -> StateStore | None:
+        """States of texts that an earlier run left; the space is learned anew from each fold's catalogue."""
+        path = self._states_path(domain)
+        if path is None or not path.exists():
+            return None
+        states = StateStore.load(path)
+        states.space = None
+        return states
+
+    def _keep_states(self, domain: str, states: StateStore) -> None:
+        path = self._states_path(domain)
+        if path is not None and len(states):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp.npz")
+            states.save(temporary)
+            temporary.replace(path)
 
     def _read(self, lists: CandidateLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()
@@ -221,6 +243,7 @@ class Readings:
             reader.item_tokens,
         )
         values = reader.components(prompts, self.progress)
+        self._keep_states(lists.fold.domain, reader.states)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))
         groups = lists.candidates.groupby(USER, sort=False).indices.values()
         for rows, part in zip(groups, values, strict=True):

@@ -144,13 +144,19 @@ def adapt_domain(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: the reranker reads no soft prompt, its items have tokens here, or torch is not installed.
+        ConfigError: the reranker reads no soft prompt, or by another read-out than likelihood, its items have tokens
+            here, or torch is not installed.
         DataError: too few users have lists with a chosen item.
         PromptError: prompt, step sizes and model do not belong together.
     """
     settings = settings or AdaptationSettings()
     if reranker.config.soft_tokens == 0:
         raise ConfigError("soft_tokens is 0: there is no prompt to adapt")
+    if reranker.config.scoring != "likelihood":
+        raise ConfigError(
+            f"prompts are adapted by what the likelihood read-out says, this Reranker has {reranker.config.scoring!r}: "
+            "make it with scoring='likelihood'"
+        )
     if data.domain in reranker.item_tokens:
         raise ConfigError(
             f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "

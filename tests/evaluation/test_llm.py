@@ -23,7 +23,7 @@ def readings(read_out="likelihood", **settings):
     return Readings(ScriptedEngine(), config)
 
 
-@pytest.fixture(params=["likelihood", "labels", "listwise"])
+@pytest.fixture(params=["likelihood", "embedding", "labels", "listwise"])
 def read_out(request):
     return request.param
 
@@ -42,9 +42,9 @@ class TestLLMAlone(SystemContract):
 
 
 class TestFused(SystemContract):
-    @pytest.fixture
-    def system(self):
-        return Fused(readings())
+    @pytest.fixture(params=["likelihood", "embedding", "likelihood+embedding"])
+    def system(self, request):
+        return Fused(readings(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,18 @@ def lists():
     """(validation, test) lists in a world where taste shows in the titles."""
     fold = leave_last_k(toys.taste_dataset())
     return propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)
+
+
+def test_states_of_titles_are_read_once_for_all_splits_and_runs(lists, tmp_path):
+    validation, test = lists
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+    engine = toys.WatchedEngine()
+    first = Readings(engine, config, directory=tmp_path).of(test)
+    assert engine.states_read == len(test.fold.items)
+    again = Readings(engine, config, directory=tmp_path)
+    again.of(validation)
+    assert engine.states_read == len(test.fold.items)
+    np.testing.assert_array_equal(again.of(test), first)
 
 
 def test_readings_on_disk_are_used_again_unless_something_changed(lists, tmp_path):

@@ -113,6 +113,9 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
     none = Reranker.from_pretrained(engine="torch", model=str(tiny), soft_tokens=0)
     with pytest.raises(ConfigError, match="no prompt to adapt"):
         adapt_domain(none, circle(), PopularityRecall())
+    by_states = Reranker.from_pretrained(engine="torch", model=str(tiny))
+    with pytest.raises(ConfigError, match="scoring='likelihood'"):
+        adapt_domain(by_states, circle(), PopularityRecall())
     table = VectorTable.build(["i0"], np.ones((1, 4), dtype=np.float32))
     tokens = ItemTokens.initial(table, np.ones(DIM, dtype=np.float32), 3, domain="generic", candidates=True)
     behind = Reranker(RerankerConfig(engine="torch", model=str(tiny)), item_tokens={"generic": tokens})
