@@ -19,14 +19,13 @@ from reranker.serve.domains import Domain, Domains
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.playground_routes import add_playground
-from reranker.serve.problems import ProblemError, problem_of
+from reranker.serve.problems import ProblemError, problem_of, refusal
 from reranker.serve.rerank_routes import add_ranking
+from reranker.serve.road import ShortRoad
 from reranker.serve.service import Service, allowed
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
 from reranker.serve.user_routes import add_users
-
-_TYPES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
 
 
 def create_app(
@@ -69,12 +68,13 @@ def create_app(
     app = FastAPI(title="reranker", lifespan=lifespan)
     app.state.service = service
     _handle_errors(app)
-    add_ranking(app, service)
+    ranking = add_ranking(app, service)
     _add_operations(app, service)
     add_users(app, service)
     add_chat(app, service)
     add_completions(app, service)
     add_playground(app, service)
+    app.add_middleware(ShortRoad, routes=ranking)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
     app.add_middleware(Envelope, finished=_counted(service))
     if tracing is not None:
@@ -91,41 +91,19 @@ def _counted(service: Service) -> Any:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    def respond(problem: ProblemError) -> JSONResponse:
-        return JSONResponse(problem.body(), problem.status, problem.headers)
-
     @app.exception_handler(ProblemError)
-    async def problem(request: Request, error: ProblemError) -> JSONResponse:
-        return respond(error)
-
     @app.exception_handler(RerankerError)
-    async def ours(request: Request, error: RerankerError) -> JSONResponse:
-        return respond(problem_of(error))
-
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        if first["type"] == "json_invalid":
-            return respond(ProblemError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json"))
-        param = _field(place)
-        return respond(
-            ProblemError(422, f"{param or 'body'}: {first['msg']}", param=param or None, code="invalid_field")
-        )
+    async def known(request: Request, error: ProblemError | RerankerError | RequestValidationError) -> JSONResponse:
+        return refusal(problem_of(error))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return respond(ProblemError(error.status_code, str(error.detail), code="not_served"))
+        return refusal(ProblemError(error.status_code, str(error.detail), code="not_served"))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return respond(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
-
-
-def _field(place: Sequence[str]) -> str:
-    """documents.3.text of ["documents", "3", "Document", "text"]: pydantic names the branch of a union too."""
-    fields = (part for part in place if part not in _TYPES and "[" not in part)
-    return ".".join(part for part in fields if part.isdigit() or part[:1].islower())
+        return refusal(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

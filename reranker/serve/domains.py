@@ -120,8 +120,10 @@ class Domains:
 
     def check_model(self, name: str | None) -> None:
         """Raises ProblemError (404) for a name that is neither a domain's model nor a base model."""
+        if name is None or name in self._by_name:
+            return
         models = [one["id"] for one in self.models()]
-        if name is not None and name not in models:
+        if name not in models:
             message = f"no model {name!r} here; there {_are(models)}"
             raise ProblemError(404, message, param="model", code="model_not_found")
 

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.serve.problems import ProblemError
+from reranker.serve.problems import ProblemError, refusal
 
 access_log = logging.getLogger("reranker.access")
 
@@ -77,10 +76,10 @@ class BodyLimits:
                 body = await self._body(scope, receive)
         except TimeoutError:
             problem = ProblemError(408, f"the body did not arrive within {self._seconds:g} s", code="slow_body")
-            await _refuse(problem, scope, receive, send)
+            await refusal(problem, connection="close")(scope, receive, send)
             return
         except ProblemError as problem:
-            await _refuse(problem, scope, receive, send)
+            await refusal(problem, connection="close")(scope, receive, send)
             return
         if body is None:  # the caller went away
             return
@@ -115,8 +114,3 @@ class BodyLimits:
         return ProblemError(
             413, f"the body is larger than {self._max_bytes} bytes: send fewer documents", code="too_large"
         )
-
-
-async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    response = JSONResponse(problem.body(), problem.status, {**problem.headers, "connection": "close"})
-    await response(scope, receive, send)

@@ -25,8 +25,12 @@ from reranker.types import ItemId
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
 
-def add_ranking(app: FastAPI, service: Service) -> None:
-    """POST /rerank, /v1/rerank and /v2/rerank."""
+def add_ranking(app: FastAPI, service: Service) -> list[APIRoute]:
+    """POST /rerank, /v1/rerank and /v2/rerank.
+
+    Returns:
+        The routes, whose handlers read the request by themselves.
+    """
     router = APIRouter(route_class=_LeanRoute)
 
     async def rerank(request: Request, body: RerankRequest) -> Response:
@@ -37,6 +41,7 @@ def add_ranking(app: FastAPI, service: Service) -> None:
     for path in RERANK_PATHS:
         router.post(path, response_model=RerankAnswer)(rerank)
     app.include_router(router)
+    return [route for route in router.routes if isinstance(route, APIRoute)]
 
 
 class _LeanRoute(APIRoute):
@@ -46,7 +51,8 @@ class _LeanRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             try:
-                body = RerankRequest.model_validate_json(await request.body())
+                message = await request.receive()  # with the whole body: `BodyLimits` stands before
+                body = RerankRequest.model_validate_json(message["body"])
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from error
             response: Response = await self.endpoint(request, body)
