@@ -1,7 +1,7 @@
 """The app: its routes, its errors, its start and its end."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def create_app(
     keys: Keys | None = None,
     score_log: Path | None = None,
     tracing: Tracing | None = None,
+    when_loaded: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The ASGI app; models are loaded when it starts.
 
@@ -46,6 +47,7 @@ def create_app(
         keys: who is let in; everyone by default.
         score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
         tracing: makes OpenTelemetry spans; None makes none.
+        when_loaded: called once the models are loaded, before anything is answered.
 
     Raises:
         ConfigError: nothing or two bundles of one domain are served, a store without its domain, or the folder of the
@@ -55,7 +57,7 @@ def create_app(
         served = [Domain(served, store)]
     elif store is not None:
         raise ConfigError("several domains keep their users apart: give each Domain its own store")
-    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing)
+    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing, when_loaded)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

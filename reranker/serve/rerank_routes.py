@@ -81,7 +81,9 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
-    request.state.log = {**getattr(request.state, "log", {}), "documents": len(result.order), "served": served}
+    counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
+    request.state.log = {**getattr(request.state, "log", {}), **counts, "served": served}
+    request.state.prompt_tokens = result.prompt_tokens
     return to_json(_answer(service, domain, request, body, result))
 
 
@@ -162,7 +164,7 @@ def _answer(
         "id": request.state.request_id,
         "model": domain.name,
         "results": results,
-        "usage": {"total_tokens": 0, "documents": len(order)},
+        "usage": {"total_tokens": result.prompt_tokens, "documents": len(order)},
         "meta": {
             "served": served,
             "unknown_items": result.unknown_items,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Service:
         keys: who is let in.
         score_log: folder that gets the rankings; None keeps none.
         tracing: makes spans; None makes none.
+        when_loaded: called in the engine's thread once the models are loaded.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Service:
         keys: Keys,
         score_log: Path | None = None,
         tracing: Tracing | None = None,
+        when_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.domains = domains
         self.settings = settings
@@ -57,6 +60,7 @@ class Service:
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.tracing = tracing
+        self._when_loaded = when_loaded
         self.adaptations = {
             one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
             for one in domains
@@ -133,6 +137,7 @@ class Service:
             self.failure = str(error)
             logger.exception("this server cannot rank")
         else:
+            self._when_loaded()
             self.ready = True
 
 

@@ -41,12 +41,14 @@ class Ranked:
         scores: log-odds of each, in that order; reciprocal ranks where the recall order is served.
         served: which order this is.
         unknown_items: items that are not in the catalogue.
+        prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
     """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
     served: str
     unknown_items: int = 0
+    prompt_tokens: int = 0
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
@@ -94,8 +96,13 @@ def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
 
 def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
     return [
-        Ranked(order=tuple(one.index for one in ranked), scores=tuple(one.score for one in ranked), served="llm")
-        for ranked in domain.reranker.rank_many(lists)
+        Ranked(
+            order=tuple(one.index for one in ranked),
+            scores=tuple(one.score for one in ranked),
+            served="llm",
+            prompt_tokens=tokens,
+        )
+        for ranked, tokens in domain.reranker.rank_counted(lists)
     ]
 
 
@@ -118,7 +125,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     served = ranked.attrs["report"]["served"]
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0
-    for one, length in zip(lists, lengths, strict=True):  # users stay in the order they came in
+    for one, length, tokens in zip(lists, lengths, ranked.attrs["prompt_tokens"], strict=True):
         place = {item: index for index, item in enumerate(one.items)}
         results.append(
             Ranked(
@@ -126,6 +133,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 scores=tuple(scores[begin : begin + length]),
                 served=served,
                 unknown_items=sum(item not in domain.items for item in one.items),
+                prompt_tokens=tokens,
             )
         )
         begin += length
