@@ -78,18 +78,10 @@ def create_app(
     add_playground(app, service)
     app.add_middleware(ShortRoad, routes=ranking)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
-    app.add_middleware(Envelope, finished=_counted(service))
+    app.add_middleware(Envelope, books=service.books)
     if tracing is not None:
         app.add_middleware(tracing.wrap)
     return app
-
-
-def _counted(service: Service) -> Any:
-    def finished(route: str, status: int, seconds: float) -> None:
-        service.metrics.requests.labels(route, status).inc()
-        service.metrics.seconds.labels(route).observe(seconds)
-
-    return finished
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -121,6 +113,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
+        service.books.settle()
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", dependencies=[allowed(service, "rank")])

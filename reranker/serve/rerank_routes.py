@@ -1,7 +1,7 @@
 """Reranking over HTTP."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -20,7 +20,6 @@ from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
 from reranker.serve.service import Service
 from reranker.serve.work import ItemList, Job, Ranked
-from reranker.types import ItemId
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
@@ -119,8 +118,8 @@ async def _texts(domain: Domain, body: RerankRequest) -> TextList:
     documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if body.history is None and body.user is not None:
-        known, _ = await domain.known_of(as_known(body.user, domain.users))
-        words = domain.reranker.titles(known)
+        user = as_known(body.user, domain.users)
+        words = domain.reranker.titles(domain.history(user, await domain.state_of(user)))
     query = f"{body.instruction}: {body.query}" if body.instruction else body.query
     return TextList(query=query, documents=documents, history=words)
 
@@ -129,17 +128,16 @@ async def _items(domain: Domain, body: RerankRequest) -> ItemList:
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
-    history: Sequence[ItemId] = ()
-    state = None
     if body.history is not None:
         given = [one for one in body.history if not isinstance(one, Document)]
         if len(given) < len(body.history):
             message = "history holds item ids where item_ids are ranked, no objects"
             raise ProblemError(422, message, param="history", code="invalid_field")
-        history = all_as_known(given, domain.items)
-    elif body.user is not None:
-        history, state = await domain.known_of(as_known(body.user, domain.users))
-    return ItemList(items=items, recall_scores=body.recall_scores, history=history, state=state)
+        return ItemList(items=items, recall_scores=body.recall_scores, history=all_as_known(given, domain.items))
+    if body.user is None:
+        return ItemList(items=items, recall_scores=body.recall_scores)
+    user = as_known(body.user, domain.users)
+    return ItemList(items=items, recall_scores=body.recall_scores, user=user, state=await domain.state_of(user))
 
 
 def _answer(

@@ -10,11 +10,11 @@ from fastapi import Depends, Request
 
 from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
+from reranker.serve.books import Books, access_log
 from reranker.serve.domains import Domains
 from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
-from reranker.serve.middleware import access_log
 from reranker.serve.problems import ProblemError
 from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
@@ -51,6 +51,7 @@ class Service:
         self.ready = False
         self.failure = ""
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.adapting)
+        self.books = Books(self.metrics.request_done)
         self.batcher: Batcher[Job, Ranked] = Batcher(
             answer,
             batch=settings.batch,
@@ -107,6 +108,7 @@ class Service:
         for domain in self.domains:
             if domain.store is not None:
                 domain.store.close()
+        self.books.settle()
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)
 

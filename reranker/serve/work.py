@@ -22,14 +22,22 @@ class ItemList:
     Attributes:
         items: in the order of the recall stage.
         recall_scores: the recall stage's score of each; None goes by the order.
-        history: the user's items, oldest first.
-        state: the user's adapted context; None for a stranger.
+        user: as the bundle knows the user; None for a stranger.
+        state: what the store keeps of the user.
+        history: items chosen before, oldest first, in place of what is known of the user.
     """
 
     items: Sequence[ItemId]
     recall_scores: Sequence[float] | None
-    history: Sequence[ItemId]
+    user: str | int | None = None
     state: UserState | None = None
+    history: Sequence[ItemId] | None = None
+
+    def chosen(self, domain: Domain) -> Sequence[ItemId]:
+        """The items to go by, oldest first."""
+        if self.history is not None:
+            return self.history
+        return () if self.user is None else domain.history(self.user, self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +127,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     )
     ranked = domain.reranker.rerank(
         table,
-        interactions={number: one.history for number, one in enumerate(lists)},
+        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
     )
     served = ranked.attrs["report"]["served"]
