@@ -76,13 +76,14 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
         service.tracing.ranked(submitted, done)
     if service.score_log is not None:
         service.score_log.add(_entry(service, domain, request, body, result))
-    request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
+    state = request.state
+    state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
     counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
-    request.state.log = {**getattr(request.state, "log", {}), **counts, "served": served}
-    request.state.prompt_tokens = result.prompt_tokens
+    state.log = {**getattr(state, "log", {}), **counts, "served": served}
+    state.prompt_tokens = result.prompt_tokens
     return to_json(_answer(service, domain, request, body, result))
 
 
@@ -152,11 +153,12 @@ def _answer(
     results: list[dict[str, object]] = [
         {"index": index, "relevance_score": score} for index, score in zip(order[: body.top_n], scores, strict=False)
     ]
-    for one, index in zip(results, order, strict=False):
-        if body.return_documents and body.documents:
+    if body.return_documents and body.documents:
+        for one, index in zip(results, order, strict=False):
             one["document"] = _shown(body.documents[index])
-        if body.item_ids:
-            one["item_id"] = body.item_ids[index]
+    if ids := body.item_ids:
+        for one, index in zip(results, order, strict=False):
+            one["item_id"] = ids[index]
     not_used = [name for name in ("query", "instruction") if body.item_ids and getattr(body, name)]
     return {
         "id": request.state.request_id,

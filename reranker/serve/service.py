@@ -118,7 +118,8 @@ class Service:
         Raises:
             ProblemError: 401, 403 or 429.
         """
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        given = next((value for name, value in request.scope["headers"] if name == b"authorization"), b"")
+        scheme, _, secret = given.decode("latin-1").partition(" ")
         key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
         if key is None:
             raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")

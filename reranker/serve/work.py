@@ -1,5 +1,6 @@
 """From jobs to answers: what the engine's thread does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,8 +63,10 @@ class Ranked:
         """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
         if self.served == "recall":
             return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
-        odds = np.exp(np.asarray(self.scores) - max(self.scores, default=0.0))
-        return tuple((odds / odds.sum()).tolist())
+        best = max(self.scores, default=0.0)
+        odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length
+        total = math.fsum(odds)
+        return tuple(one / total for one in odds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
