@@ -60,7 +60,7 @@ class _Stopwatch:
 
 
 def run_demo(
-    out: Path, echo: Echo, *, users: int = 500, fit_users: int = 120, progress: bool = True, **settings: Any
+    out: Path, echo: Echo, *, users: int = 500, fit_users: int = 1000, progress: bool = True, **settings: Any
 ) -> DemoResult:
     """Fits on ml-100k without each user's last film, then ranks that film among ALS's top 50.
 

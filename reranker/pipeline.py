@@ -24,7 +24,7 @@ from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.scoring import PriorStore, ScoringList
+from reranker.scoring import ListReading, PriorStore, ScoringList
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
 from reranker.trained import Trained
@@ -170,7 +170,7 @@ class Reranker:
         Returns:
             `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
             rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
-            `RerankReport` as a dict.
+            `RerankReport` as a dict, `attrs["prompt_tokens"]` how many tokens the model read for each list.
 
         Raises:
             DataError: the candidates break their contract, or nothing was fitted.
@@ -184,9 +184,10 @@ class Reranker:
             validate_interactions(interactions) if isinstance(interactions, pd.DataFrame) else interactions
         )
         served = as_order(order) if order else blend.guard.serve
+        tokens = [0] * int(lists[USER].nunique())
         if served == "fused":
             every = self.score_all(lists, histories=histories, states=states, progress=progress)
-            scores = every[served].to_numpy()
+            scores, tokens = every[served].to_numpy(), every.attrs["prompt_tokens"]
         else:
             scores = recall_scores(lists) if served == "recall" else self._features_scores(lists, histories)
         ranked = ranking(lists, scores)
@@ -195,7 +196,7 @@ class Reranker:
             logger.warning(report.in_words())
         if k is not None:
             ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
-        ranked.attrs["report"] = asdict(report)
+        ranked.attrs.update(report=asdict(report), prompt_tokens=tokens)
         return ranked
 
     async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
@@ -229,11 +230,26 @@ class Reranker:
         Raises:
             DataError: a document without text.
         """
-        wanted = [one for one in lists if len(one.documents)]
-        read = self.reader.components([one.scoring_list(self.reader.soft_prompt()) for one in wanted]) if wanted else []
+        return [ranked for ranked, _ in self.rank_counted(lists)]
+
+    def rank_counted(self, lists: Sequence[TextList]) -> list[tuple[list[RankedDocument], int]]:
+        """`rank_many`, with how many prompt tokens the model read for each list.
+
+        Raises:
+            DataError: a document without text.
+        """
+        wanted = [number for number, one in enumerate(lists) if len(one.documents)]
+        if not wanted:
+            return [([], 0) for _ in lists]
+        read = self.reader.read([lists[number].scoring_list(self.reader.soft_prompt()) for number in wanted])
         coefficients = self.reader.scoring.default_coefficients if self.blend is None else self.blend.coefficients
-        scores = {id(one): components @ coefficients for one, components in zip(wanted, read, strict=True)}
-        return [one.ranked(scores[id(one)]) if len(one.documents) else [] for one in lists]
+        readings = dict(zip(wanted, read, strict=True))
+        return [
+            (one.ranked(readings[number].components @ coefficients), readings[number].prompt_tokens)
+            if number in readings
+            else ([], 0)
+            for number, one in enumerate(lists)
+        ]
 
     def adapt(
         self,
@@ -318,9 +334,8 @@ class Reranker:
             states: users' adapted contexts; what `adapt` kept by default.
             progress: show a progress bar on stderr.
         """
-        evidence = evidence or self._require_data().evidence
-        known = self.states if states is None else states
-        return self.reader.components(self._lists(candidates, _history_of(evidence, histories), known), progress)
+        read = self._read(candidates, evidence or self._require_data().evidence, histories, states, progress)
+        return [one.components for one in read]
 
     def score_all(
         self,
@@ -340,6 +355,7 @@ class Reranker:
 
         Returns:
             (rows) columns `recall`, `features` (evidence alone), `llm` (read-out alone), `fused` (both).
+            `attrs["prompt_tokens"]` holds how many tokens the model read for each list.
 
         Raises:
             DataError: nothing was fitted.
@@ -347,10 +363,13 @@ class Reranker:
         data, blend = self._fitted()
         known = data.evidence.histories if histories is None else histories
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
-        raw = np.concatenate(self.llm_components(candidates, histories=known, states=states, progress=progress))
+        read = self._read(candidates, data.evidence, known, states, progress)
+        raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
-        return pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
+        scores = pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
+        scores.attrs["prompt_tokens"] = [one.prompt_tokens for one in read]
+        return scores
 
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a stranger."""
@@ -433,6 +452,17 @@ class Reranker:
     def _features_scores(self, lists: pd.DataFrame, histories: Mapping[UserId, IntArray]) -> NDArray[np.float64]:
         data, blend = self._fitted()
         return blend.features.score(data.evidence.features(lists, histories))
+
+    def _read(
+        self,
+        candidates: pd.DataFrame,
+        evidence: EvidenceModel,
+        histories: Mapping[UserId, IntArray] | None,
+        states: Mapping[UserId, UserState] | None,
+        progress: bool,
+    ) -> list[ListReading]:
+        known = self.states if states is None else states
+        return self.reader.read(self._lists(candidates, _history_of(evidence, histories), known), progress)
 
     def _lists(
         self,

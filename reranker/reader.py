@@ -20,6 +20,7 @@ from reranker.scoring import (
     EmbeddingScoring,
     LabelScoring,
     LikelihoodScoring,
+    ListReading,
     ListwiseScoring,
     PriorStore,
     Scoring,
@@ -219,7 +220,11 @@ class Reader:
             EmbeddingScoring(self.engine, self.renderer, self.states).learn(items, self.config.seed)
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates, n_components).
+        """Per list: (n_candidates, n_components), of `read`."""
+        return [one.components for one in self.read(lists, progress)]
+
+    def read(self, lists: Sequence[ScoringList], progress: bool = False) -> list[ListReading]:
+        """What the model says of each list, and the tokens it read for that.
 
         Lists with histories of like length go to the engine together, so that its batches need little padding.
 
@@ -229,14 +234,13 @@ class Reader:
         if self.item_tokens is not None:
             self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
-        components: dict[int, NDArray[np.float64]] = {}
+        readings: dict[int, ListReading] = {}
         with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
             for start in range(0, len(lists), LISTS_PER_CALL):
                 part = by_length[start : start + LISTS_PER_CALL]
-                scored = self.scoring.score_components([lists[number] for number in part])
-                components.update(zip(part, scored, strict=True))
+                readings.update(zip(part, self.scoring.read([lists[number] for number in part]), strict=True))
                 bar.update(len(part))
-        return [components[number] for number in range(len(lists))]
+        return [readings[number] for number in range(len(lists))]
 
     def _build_scoring(self) -> Scoring:
         engine, renderer, config = self.engine, self.renderer, self.config

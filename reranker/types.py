@@ -128,6 +128,11 @@ class ScoringRequest:
             raise PromptError("a scoring request needs at least one candidate")
 
     @property
+    def tokens(self) -> int:
+        """Positions that are read: the prefix once, and each candidate."""
+        return len(self.prefix) + sum(len(candidate.sequence) for candidate in self.candidates)
+
+    @property
     def longest(self) -> int:
         """Positions of the longest single prompt, prefix and candidate together."""
         return len(self.prefix) + max(len(candidate.sequence) for candidate in self.candidates)

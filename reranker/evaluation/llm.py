@@ -73,7 +73,7 @@ class CountingEngine:
 
     def _count(self, requests: Sequence[ScoringRequest]) -> None:
         for request in requests:
-            self.tokens += len(request.prefix) + sum(len(one.sequence) for one in request.candidates)
+            self.tokens += request.tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

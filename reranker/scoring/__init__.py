@@ -6,7 +6,7 @@ from reranker.scoring.labels import LabelScoring
 from reranker.scoring.likelihood import LikelihoodScoring
 from reranker.scoring.listwise import ListwiseScoring
 from reranker.scoring.priors import PriorStore
-from reranker.scoring.protocol import Scoring, ScoringList
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.scoring.space import EmbeddingSpace, StateStore
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EmbeddingSpace",
     "LabelScoring",
     "LikelihoodScoring",
+    "ListReading",
     "ListwiseScoring",
     "PriorStore",
     "Scoring",

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reranker.scoring.protocol import Scoring, ScoringList
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 
 
-class CombinedScoring:
+class CombinedScoring(Scoring):
     """The components of all parts; before anything is learned, the first part alone counts."""
 
     def __init__(self, parts: Sequence[Scoring]) -> None:
@@ -19,9 +18,12 @@ class CombinedScoring:
         others = np.zeros(sum(len(part.components) for part in rest))
         self.default_coefficients = np.concatenate([first.default_coefficients, others])
 
-    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates, components of all parts)."""
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+        """Per list: the components of all parts, and the tokens they read together."""
         return [
-            np.concatenate(values, axis=1)
-            for values in zip(*(part.score_components(lists) for part in self.parts), strict=True)
+            ListReading(
+                components=np.concatenate([one.components for one in readings], axis=1),
+                prompt_tokens=sum(one.prompt_tokens for one in readings),
+            )
+            for readings in zip(*(part.read(lists) for part in self.parts), strict=True)
         ]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from reranker.prompting import Item, PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ScoringList
-from reranker.scoring.space import StateStore, Vectors
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.scoring.space import StateStore, Vectors, unit
 from reranker.tables import TITLE
 
 NEWEST = 20
@@ -29,10 +29,11 @@ _DECAY = 0.88  # weight of an item relative to the next newer one
 _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 
 
-class EmbeddingScoring:
+class EmbeddingScoring(Scoring):
     """Cosines between the candidate and the user's newest items, summed up in five ways.
 
-    A query counts as the newest item. Without any history every component is 0.
+    A query counts as the newest item. Without any history every component is 0. Before a catalogue was learned, the
+    mean of the list's own texts is taken out of their states.
     """
 
     name = "embedding"
@@ -58,17 +59,18 @@ class EmbeddingScoring:
         request = self._renderer.embedding(items).request
         self.states.learn(self._engine, request.prefix, request.candidates)
 
-    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates, 5) cosines."""
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+        """Per list: (n_candidates, 5) cosines. The states belong to the items: no token is read for a list."""
         if not lists:
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
         request = self._renderer.embedding([item for part in texts for item in part]).request
         vectors = self.states.look_up(self._engine, request.prefix, request.candidates)
-        parts = np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])
+        if self.states.space is None:
+            vectors = np.concatenate([_centred(part) for part in _split(vectors, texts)])
         return [
-            nearness(part[: len(one.candidates)], part[len(one.candidates) :])
-            for part, one in zip(parts, lists, strict=True)
+            ListReading(components=nearness(part[: len(one.candidates)], part[len(one.candidates) :]), prompt_tokens=0)
+            for part, one in zip(_split(vectors, texts), lists, strict=True)
         ]
 
 
@@ -97,3 +99,12 @@ def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
 def _chosen(one: ScoringList) -> list[Item]:
     asked: list[Item] = [{TITLE: one.query}] if one.query and one.query.strip() else []
     return [*list(one.history)[-NEWEST:], *asked]
+
+
+def _split(vectors: Vectors, texts: Sequence[Sequence[Item]]) -> list[Vectors]:
+    return np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])
+
+
+def _centred(vectors: Vectors) -> Vectors:
+    """Around their mean, whose last bits do not depend on the order."""
+    return unit(vectors - np.sort(vectors, axis=0).mean(axis=0))

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ScoringList
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 
 
-class LabelScoring:
+class LabelScoring(Scoring):
     """Log-probabilities of the verbaliser's labels; by default the first (positive) minus the mean of the others."""
 
     name = "labels"
@@ -24,7 +23,7 @@ class LabelScoring:
         self.default_coefficients = np.full(len(words), -1.0 / max(1, len(words) - 1))
         self.default_coefficients[0] = 1.0
 
-    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
         """Per list: (n_candidates, n_labels) log-probabilities in nats."""
         requests = [
             self._renderer.labels(
@@ -38,4 +37,8 @@ class LabelScoring:
             ).request
             for one in lists
         ]
-        return self._engine.label_log_probs(requests, self._label_token_ids)
+        scores = self._engine.label_log_probs(requests, self._label_token_ids)
+        return [
+            ListReading(components=log_probs, prompt_tokens=request.tokens)
+            for log_probs, request in zip(scores, requests, strict=True)
+        ]

@@ -1,17 +1,16 @@
-"""The default read-out: how much more likely this user's history makes a candidate's title."""
+"""The likelihood read-out: how much more likely this user's history makes a candidate's title."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.priors import PriorStore
-from reranker.scoring.protocol import ScoringList
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 
 
-class LikelihoodScoring:
+class LikelihoodScoring(Scoring):
     """s = a·Σ log p(title | history) + b·mean log p(title | history) − c·log p(title | no history), in nats.
 
     The prior keeps long and unusual titles from losing, and famous ones from winning, whatever the history says. The
@@ -31,7 +30,7 @@ class LikelihoodScoring:
         self._engine = engine
         self._renderer = renderer
 
-    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
         """Per list: (n_candidates, 3) sum, mean and prior, in nats."""
         requests = [
             self._renderer.likelihood(
@@ -54,4 +53,7 @@ class LikelihoodScoring:
             [(prefix, request.candidates) for prefix, request in zip(strangers, requests, strict=True)],
         )
         scores = self._engine.span_log_likelihoods(requests)
-        return [np.stack([spans.sums, spans.means, prior], axis=1) for spans, prior in zip(scores, priors, strict=True)]
+        return [
+            ListReading(components=np.stack([spans.sums, spans.means, prior], axis=1), prompt_tokens=request.tokens)
+            for spans, prior, request in zip(scores, priors, requests, strict=True)
+        ]

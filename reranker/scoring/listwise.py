@@ -8,16 +8,15 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
 from reranker.prompting import Item, PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ScoringList
+from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.types import IntArray, ScoringRequest
 
 
-class ListwiseScoring:
+class ListwiseScoring(Scoring):
     """Mean over permutations of log p(label), minus the mean label log-probability of the same window.
 
     Lists longer than `window` are cut into windows after each shuffle, so a candidate meets other rivals every time.
@@ -45,7 +44,7 @@ class ListwiseScoring:
         self._seed = seed
         self._label_token_ids = renderer.listwise_label_ids(window)
 
-    def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
         """Per list: (n_candidates, 1) in nats above the window's mean."""
         requests: list[ScoringRequest] = []
         places: list[tuple[int, IntArray]] = []
@@ -65,13 +64,16 @@ class ListwiseScoring:
                 )
                 requests.append(rendered.request)
                 places.append((number, members))
-        totals = [np.zeros(len(one.candidates)) for one in lists]
-        for (number, members), log_probs in zip(
-            places, self._engine.label_log_probs(requests, self._label_token_ids), strict=True
-        ):
+        totals, tokens = [np.zeros(len(one.candidates)) for one in lists], [0] * len(lists)
+        scores = self._engine.label_log_probs(requests, self._label_token_ids)
+        for (number, members), request, log_probs in zip(places, requests, scores, strict=True):
             labels = log_probs[0, : len(members)]
             totals[number][members] += labels - labels.mean()
-        return [(total / self._permutations)[:, None] for total in totals]
+            tokens[number] += request.tokens
+        return [
+            ListReading(components=(total / self._permutations)[:, None], prompt_tokens=count)
+            for total, count in zip(totals, tokens, strict=True)
+        ]
 
     def _windows(self, candidates: Sequence[Item]) -> list[IntArray]:
         keys = [repr(sorted((str(name), str(value)) for name, value in item.items())) for item in candidates]

@@ -34,6 +34,19 @@ class ScoringList:
     candidate_vectors: ItemVectors | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListReading:
+    """What was read of a list.
+
+    Attributes:
+        components: (n_candidates, n_components).
+        prompt_tokens: positions the engine read for this list; priors, which belong to the items, are not among them.
+    """
+
+    components: NDArray[np.float64]
+    prompt_tokens: int
+
+
 class Scoring(Protocol):
     """One way to read preferences out of a causal LM. Implementations are checked by `tests/contracts/scoring.py`.
 
@@ -49,5 +62,9 @@ class Scoring(Protocol):
     components: dict[str, str]
     default_coefficients: NDArray[np.float64]
 
+    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+        """What the model says of each list, and the tokens it read for that."""
+
     def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates, n_components)."""
+        """Per list: (n_candidates, n_components), of `read`."""
+        return [one.components for one in self.read(lists)]

@@ -1,7 +1,7 @@
 """The app: its routes, its errors, its start and its end."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from reranker.serve.domains import Domain, Domains
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.playground_routes import add_playground
-from reranker.serve.problems import ProblemError, problem_of
+from reranker.serve.problems import ProblemError, problem_of, refusal
 from reranker.serve.rerank_routes import add_ranking
+from reranker.serve.road import ShortRoad
 from reranker.serve.service import Service, allowed
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
 from reranker.serve.user_routes import add_users
-
-_TYPES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
 
 
 def create_app(
@@ -37,6 +36,7 @@ def create_app(
     keys: Keys | None = None,
     score_log: Path | None = None,
     tracing: Tracing | None = None,
+    when_loaded: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The ASGI app; models are loaded when it starts.
 
@@ -47,6 +47,7 @@ def create_app(
         keys: who is let in; everyone by default.
         score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
         tracing: makes OpenTelemetry spans; None makes none.
+        when_loaded: called once the models are loaded, before anything is answered.
 
     Raises:
         ConfigError: nothing or two bundles of one domain are served, a store without its domain, or the folder of the
@@ -56,7 +57,7 @@ def create_app(
         served = [Domain(served, store)]
     elif store is not None:
         raise ConfigError("several domains keep their users apart: give each Domain its own store")
-    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing)
+    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing, when_loaded)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,63 +70,34 @@ def create_app(
     app = FastAPI(title="reranker", lifespan=lifespan)
     app.state.service = service
     _handle_errors(app)
-    add_ranking(app, service)
+    ranking = add_ranking(app, service)
     _add_operations(app, service)
     add_users(app, service)
     add_chat(app, service)
     add_completions(app, service)
     add_playground(app, service)
+    app.add_middleware(ShortRoad, routes=ranking)
     app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
-    app.add_middleware(Envelope, finished=_counted(service))
+    app.add_middleware(Envelope, books=service.books)
     if tracing is not None:
         app.add_middleware(tracing.wrap)
     return app
 
 
-def _counted(service: Service) -> Any:
-    def finished(route: str, status: int, seconds: float) -> None:
-        service.metrics.requests.labels(route, status).inc()
-        service.metrics.seconds.labels(route).observe(seconds)
-
-    return finished
-
-
 def _handle_errors(app: FastAPI) -> None:
-    def respond(problem: ProblemError) -> JSONResponse:
-        return JSONResponse(problem.body(), problem.status, problem.headers)
-
     @app.exception_handler(ProblemError)
-    async def problem(request: Request, error: ProblemError) -> JSONResponse:
-        return respond(error)
-
     @app.exception_handler(RerankerError)
-    async def ours(request: Request, error: RerankerError) -> JSONResponse:
-        return respond(problem_of(error))
-
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        if first["type"] == "json_invalid":
-            return respond(ProblemError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json"))
-        param = _field(place)
-        return respond(
-            ProblemError(422, f"{param or 'body'}: {first['msg']}", param=param or None, code="invalid_field")
-        )
+    async def known(request: Request, error: ProblemError | RerankerError | RequestValidationError) -> JSONResponse:
+        return refusal(problem_of(error))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return respond(ProblemError(error.status_code, str(error.detail), code="not_served"))
+        return refusal(ProblemError(error.status_code, str(error.detail), code="not_served"))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return respond(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
-
-
-def _field(place: Sequence[str]) -> str:
-    """documents.3.text of ["documents", "3", "Document", "text"]: pydantic names the branch of a union too."""
-    fields = (part for part in place if part not in _TYPES and "[" not in part)
-    return ".".join(part for part in fields if part.isdigit() or part[:1].islower())
+        return refusal(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -141,6 +113,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
+        service.books.settle()
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", dependencies=[allowed(service, "rank")])

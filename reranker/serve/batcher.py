@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from reranker.serve.problems import ProblemError
 
@@ -96,17 +96,19 @@ class Batcher(Generic[Job, Answer]):
         """
         if self._closing:
             raise ProblemError(503, "the server is shutting down", code="shutting_down", retry_after=5.0)
-        future: asyncio.Future[Done[Answer]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Done[Answer]] = loop.create_future()
         try:
             self._queue.put_nowait(_Waiting(job, future, time.perf_counter()))
         except asyncio.QueueFull:
             raise ProblemError(
                 503, f"{self._queue.maxsize} requests are waiting already", code="overloaded", retry_after=1.0
             ) from None
+        timer = loop.call_later(timeout, _expire, future, timeout)
         try:
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            raise ProblemError(504, f"no answer within {timeout:g} s", code="timeout", retry_after=1.0) from None
+            return await future
+        finally:
+            timer.cancel()
 
     async def close(self, drain_seconds: float) -> None:
         """Takes no more jobs and finishes those it has, as far as the time allows."""
@@ -132,14 +134,14 @@ class Batcher(Generic[Job, Answer]):
                     self._observe(len(wanted), worked)
                     for one, answer in zip(wanted, answers, strict=True):
                         if isinstance(answer, Exception):
-                            _fail(one, answer)
+                            _fail(one.future, answer)
                         elif not one.future.done():
                             waited = started - one.since
                             one.future.set_result(Done(answer=answer, waited=waited, worked=worked, batch=len(wanted)))
             except Exception as error:
                 logger.exception("a batch of %d failed", len(wanted))
                 for one in wanted:
-                    _fail(one, error)
+                    _fail(one.future, error)
             finally:
                 for _ in taken:
                     self._queue.task_done()
@@ -160,6 +162,10 @@ async def _let_out() -> None:
         await asyncio.sleep(0)
 
 
-def _fail(waiting: _Waiting[Job, Answer], error: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
+def _expire(future: "asyncio.Future[Any]", timeout: float) -> None:
+    _fail(future, ProblemError(504, f"no answer within {timeout:g} s", code="timeout", retry_after=1.0))
+
+
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

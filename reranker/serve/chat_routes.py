@@ -53,9 +53,10 @@ async def _rank(service: Service, request: Request, body: ChatRequest, shape: Sh
     if asked.model is None and asked.domain is None:
         asked = asked.model_copy(update={"model": body.model})
     content = (await ranked(service, request, asked)).decode()
+    counts = usage(request.state.prompt_tokens, 0)
     if not body.stream:
-        return JSONResponse(shape.whole([content], ["stop"], usage(0, 0)))
-    events = [shape.opening(0), shape.piece(0, content, "stop"), shape.closing(usage(0, 0))]
+        return JSONResponse(shape.whole([content], ["stop"], counts))
+    events = [shape.opening(0), shape.piece(0, content, "stop"), shape.closing(counts)]
     return StreamingResponse(iter(events), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 

@@ -9,7 +9,7 @@ from reranker.errors import ConfigError
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
 from reranker.serve.problems import ProblemError
-from reranker.types import UserState
+from reranker.types import ItemId, UserState
 
 
 class Domain:
@@ -44,13 +44,16 @@ class Domain:
             raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
         return self.store
 
-    async def known_of(self, user: str | int) -> tuple[list[Any], UserState | None]:
-        """What the user chose before the bundle was fitted and since, oldest first; and what the store keeps."""
-        before = self.reranker.history(user) if user in self.users else []
+    async def state_of(self, user: str | int) -> UserState | None:
+        """What the store keeps of the user, if there is one."""
         if self.store is None:
-            return before, None
-        state = (await asyncio.to_thread(self.store.get, [user])).get(user)
-        return (before + [item for item, _ in state.interactions], state) if state else (before, None)
+            return None
+        return (await asyncio.to_thread(self.store.get, [user])).get(user)
+
+    def history(self, user: str | int, state: UserState | None) -> list[ItemId]:
+        """What the user chose before the bundle was fitted and since, oldest first."""
+        before = self.reranker.history(user) if user in self.users else []
+        return before if state is None else before + [item for item, _ in state.interactions]
 
     @property
     def card(self) -> dict[str, Any]:
@@ -120,8 +123,10 @@ class Domains:
 
     def check_model(self, name: str | None) -> None:
         """Raises ProblemError (404) for a name that is neither a domain's model nor a base model."""
+        if name is None or name in self._by_name:
+            return
         models = [one["id"] for one in self.models()]
-        if name is not None and name not in models:
+        if name not in models:
             message = f"no model {name!r} here; there {_are(models)}"
             raise ProblemError(404, message, param="model", code="model_not_found")
 

@@ -40,6 +40,10 @@ class Metrics:
         Gauge("reranker_adapt_queue", "Users who wait to be adapted", registry=registry).set_function(adapting)
         Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
 
+    def request_done(self, route: str, status: int, seconds: float) -> None:
+        self.requests.labels(route, status).inc()
+        self.seconds.labels(route).observe(seconds)
+
     def batch_done(self, size: int, seconds: float) -> None:
         self.batch.observe(size)
         self.engine_seconds.observe(seconds)

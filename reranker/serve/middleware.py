@@ -1,30 +1,22 @@
-"""Around every request: an id, a log line without the user's words, counters, and limits on the body."""
+"""Around every request: an id, an entry in the books without the user's words, and limits on the body."""
 
 import asyncio
-import json
-import logging
+import secrets
 import time
-import uuid
-from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.serve.problems import ProblemError
-
-access_log = logging.getLogger("reranker.access")
-
-Finished = Callable[[str, int, float], None]
-"""(route, status, seconds)."""
+from reranker.serve.books import Books
+from reranker.serve.problems import ProblemError, refusal
 
 
 class Envelope:
-    """Gives each request an id, counts it, and logs it as one line of JSON: no path parameter, no query, no body."""
+    """Gives each request an id and enters it in the books: no path parameter, no query, no body."""
 
-    def __init__(self, app: ASGIApp, finished: Finished) -> None:
+    def __init__(self, app: ASGIApp, books: Books) -> None:
         self._app = app
-        self._finished = finished
+        self._books = books
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,7 +24,7 @@ class Envelope:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else uuid.uuid4().hex
+        identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = identity
         started, status = time.perf_counter(), 500
 
@@ -47,17 +39,15 @@ class Envelope:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._finished(route, status, seconds)
             line = {
                 "request_id": identity,
                 "method": scope["method"],
-                "route": route,
+                "route": getattr(scope.get("route"), "path", "unknown"),
                 "status": status,
                 "ms": round(1000 * seconds, 2),
                 **scope["state"].get("log", {}),
             }
-            access_log.info(json.dumps(line))
+            self._books.add(seconds, line)
 
 
 class BodyLimits:
@@ -77,10 +67,10 @@ class BodyLimits:
                 body = await self._body(scope, receive)
         except TimeoutError:
             problem = ProblemError(408, f"the body did not arrive within {self._seconds:g} s", code="slow_body")
-            await _refuse(problem, scope, receive, send)
+            await refusal(problem, connection="close")(scope, receive, send)
             return
         except ProblemError as problem:
-            await _refuse(problem, scope, receive, send)
+            await refusal(problem, connection="close")(scope, receive, send)
             return
         if body is None:  # the caller went away
             return
@@ -115,8 +105,3 @@ class BodyLimits:
         return ProblemError(
             413, f"the body is larger than {self._max_bytes} bytes: send fewer documents", code="too_large"
         )
-
-
-async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    response = JSONResponse(problem.body(), problem.status, {**problem.headers, "connection": "close"})
-    await response(scope, receive, send)

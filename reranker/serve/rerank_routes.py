@@ -1,7 +1,7 @@
 """Reranking over HTTP."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -20,13 +20,16 @@ from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
 from reranker.serve.service import Service
 from reranker.serve.work import ItemList, Job, Ranked
-from reranker.types import ItemId
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
 
-def add_ranking(app: FastAPI, service: Service) -> None:
-    """POST /rerank, /v1/rerank and /v2/rerank."""
+def add_ranking(app: FastAPI, service: Service) -> list[APIRoute]:
+    """POST /rerank, /v1/rerank and /v2/rerank.
+
+    Returns:
+        The routes, whose handlers read the request by themselves.
+    """
     router = APIRouter(route_class=_LeanRoute)
 
     async def rerank(request: Request, body: RerankRequest) -> Response:
@@ -37,6 +40,7 @@ def add_ranking(app: FastAPI, service: Service) -> None:
     for path in RERANK_PATHS:
         router.post(path, response_model=RerankAnswer)(rerank)
     app.include_router(router)
+    return [route for route in router.routes if isinstance(route, APIRoute)]
 
 
 class _LeanRoute(APIRoute):
@@ -46,7 +50,8 @@ class _LeanRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handle(request: Request) -> Response:
             try:
-                body = RerankRequest.model_validate_json(await request.body())
+                message = await request.receive()  # with the whole body: `BodyLimits` stands before
+                body = RerankRequest.model_validate_json(message["body"])
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from error
             response: Response = await self.endpoint(request, body)
@@ -71,11 +76,14 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
         service.tracing.ranked(submitted, done)
     if service.score_log is not None:
         service.score_log.add(_entry(service, domain, request, body, result))
-    request.state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
+    state = request.state
+    state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "recall" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
-    request.state.log = {**getattr(request.state, "log", {}), "documents": len(result.order), "served": served}
+    counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
+    state.log = {**getattr(state, "log", {}), **counts, "served": served}
+    state.prompt_tokens = result.prompt_tokens
     return to_json(_answer(service, domain, request, body, result))
 
 
@@ -111,8 +119,8 @@ async def _texts(domain: Domain, body: RerankRequest) -> TextList:
     documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if body.history is None and body.user is not None:
-        known, _ = await domain.known_of(as_known(body.user, domain.users))
-        words = domain.reranker.titles(known)
+        user = as_known(body.user, domain.users)
+        words = domain.reranker.titles(domain.history(user, await domain.state_of(user)))
     query = f"{body.instruction}: {body.query}" if body.instruction else body.query
     return TextList(query=query, documents=documents, history=words)
 
@@ -121,17 +129,16 @@ async def _items(domain: Domain, body: RerankRequest) -> ItemList:
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
-    history: Sequence[ItemId] = ()
-    state = None
     if body.history is not None:
         given = [one for one in body.history if not isinstance(one, Document)]
         if len(given) < len(body.history):
             message = "history holds item ids where item_ids are ranked, no objects"
             raise ProblemError(422, message, param="history", code="invalid_field")
-        history = all_as_known(given, domain.items)
-    elif body.user is not None:
-        history, state = await domain.known_of(as_known(body.user, domain.users))
-    return ItemList(items=items, recall_scores=body.recall_scores, history=history, state=state)
+        return ItemList(items=items, recall_scores=body.recall_scores, history=all_as_known(given, domain.items))
+    if body.user is None:
+        return ItemList(items=items, recall_scores=body.recall_scores)
+    user = as_known(body.user, domain.users)
+    return ItemList(items=items, recall_scores=body.recall_scores, user=user, state=await domain.state_of(user))
 
 
 def _answer(
@@ -146,17 +153,18 @@ def _answer(
     results: list[dict[str, object]] = [
         {"index": index, "relevance_score": score} for index, score in zip(order[: body.top_n], scores, strict=False)
     ]
-    for one, index in zip(results, order, strict=False):
-        if body.return_documents and body.documents:
+    if body.return_documents and body.documents:
+        for one, index in zip(results, order, strict=False):
             one["document"] = _shown(body.documents[index])
-        if body.item_ids:
-            one["item_id"] = body.item_ids[index]
+    if ids := body.item_ids:
+        for one, index in zip(results, order, strict=False):
+            one["item_id"] = ids[index]
     not_used = [name for name in ("query", "instruction") if body.item_ids and getattr(body, name)]
     return {
         "id": request.state.request_id,
         "model": domain.name,
         "results": results,
-        "usage": {"total_tokens": 0, "documents": len(order)},
+        "usage": {"total_tokens": result.prompt_tokens, "documents": len(order)},
         "meta": {
             "served": served,
             "unknown_items": result.unknown_items,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from fastapi import Depends, Request
 
 from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
+from reranker.serve.books import Books, access_log
 from reranker.serve.domains import Domains
 from reranker.serve.generations import Generations
 from reranker.serve.keys import Key, Keys
 from reranker.serve.metrics import Metrics
-from reranker.serve.middleware import access_log
 from reranker.serve.problems import ProblemError
 from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
@@ -32,6 +33,7 @@ class Service:
         keys: who is let in.
         score_log: folder that gets the rankings; None keeps none.
         tracing: makes spans; None makes none.
+        when_loaded: called in the engine's thread once the models are loaded.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Service:
         keys: Keys,
         score_log: Path | None = None,
         tracing: Tracing | None = None,
+        when_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.domains = domains
         self.settings = settings
@@ -48,6 +51,7 @@ class Service:
         self.ready = False
         self.failure = ""
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.adapting)
+        self.books = Books(self.metrics.request_done)
         self.batcher: Batcher[Job, Ranked] = Batcher(
             answer,
             batch=settings.batch,
@@ -57,6 +61,7 @@ class Service:
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.tracing = tracing
+        self._when_loaded = when_loaded
         self.adaptations = {
             one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
             for one in domains
@@ -103,6 +108,7 @@ class Service:
         for domain in self.domains:
             if domain.store is not None:
                 domain.store.close()
+        self.books.settle()
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)
 
@@ -112,7 +118,8 @@ class Service:
         Raises:
             ProblemError: 401, 403 or 429.
         """
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        given = next((value for name, value in request.scope["headers"] if name == b"authorization"), b"")
+        scheme, _, secret = given.decode("latin-1").partition(" ")
         key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
         if key is None:
             raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
@@ -133,6 +140,7 @@ class Service:
             self.failure = str(error)
             logger.exception("this server cannot rank")
         else:
+            self._when_loaded()
             self.ready = True
 
 

@@ -1,5 +1,6 @@
 """From jobs to answers: what the engine's thread does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +23,22 @@ class ItemList:
     Attributes:
         items: in the order of the recall stage.
         recall_scores: the recall stage's score of each; None goes by the order.
-        history: the user's items, oldest first.
-        state: the user's adapted context; None for a stranger.
+        user: as the bundle knows the user; None for a stranger.
+        state: what the store keeps of the user.
+        history: items chosen before, oldest first, in place of what is known of the user.
     """
 
     items: Sequence[ItemId]
     recall_scores: Sequence[float] | None
-    history: Sequence[ItemId]
+    user: str | int | None = None
     state: UserState | None = None
+    history: Sequence[ItemId] | None = None
+
+    def chosen(self, domain: Domain) -> Sequence[ItemId]:
+        """The items to go by, oldest first."""
+        if self.history is not None:
+            return self.history
+        return () if self.user is None else domain.history(self.user, self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +50,23 @@ class Ranked:
         scores: log-odds of each, in that order; reciprocal ranks where the recall order is served.
         served: which order this is.
         unknown_items: items that are not in the catalogue.
+        prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
     """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
     served: str
     unknown_items: int = 0
+    prompt_tokens: int = 0
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
         if self.served == "recall":
             return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
-        odds = np.exp(np.asarray(self.scores) - max(self.scores, default=0.0))
-        return tuple((odds / odds.sum()).tolist())
+        best = max(self.scores, default=0.0)
+        odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length
+        total = math.fsum(odds)
+        return tuple(one / total for one in odds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,8 +107,13 @@ def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
 
 def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
     return [
-        Ranked(order=tuple(one.index for one in ranked), scores=tuple(one.score for one in ranked), served="llm")
-        for ranked in domain.reranker.rank_many(lists)
+        Ranked(
+            order=tuple(one.index for one in ranked),
+            scores=tuple(one.score for one in ranked),
+            served="llm",
+            prompt_tokens=tokens,
+        )
+        for ranked, tokens in domain.reranker.rank_counted(lists)
     ]
 
 
@@ -112,13 +130,13 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     )
     ranked = domain.reranker.rerank(
         table,
-        interactions={number: one.history for number, one in enumerate(lists)},
+        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
     )
     served = ranked.attrs["report"]["served"]
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0
-    for one, length in zip(lists, lengths, strict=True):  # users stay in the order they came in
+    for one, length, tokens in zip(lists, lengths, ranked.attrs["prompt_tokens"], strict=True):
         place = {item: index for index, item in enumerate(one.items)}
         results.append(
             Ranked(
@@ -126,6 +144,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 scores=tuple(scores[begin : begin + length]),
                 served=served,
                 unknown_items=sum(item not in domain.items for item in one.items),
+                prompt_tokens=tokens,
             )
         )
         begin += length

@@ -104,3 +104,19 @@ def test_an_error_is_shown(page):
     page.route("**/v1/rerank", lambda route: route.fulfill(status=503, json={"error": {"message": "too busy"}}))
     page.click("text=show")
     says(page, "status", "error: too busy")
+
+
+@pytest.mark.slow
+def test_a_like_ends_what_the_page_asked_before(page):
+    given_up = []
+    page.on("requestfailed", lambda request: given_up.append(request.url.rsplit("/", 1)[1]))
+    held = []
+    page.route("**/v1/rerank", lambda route: held.append(route))
+    page.locator("#after button").first.click()
+    says(page, "why", "asking why")
+    page.wait_for_timeout(100)
+    assert len(held) == 1 and given_up == []  # one list at a time
+    page.unroute("**/v1/rerank")
+    page.locator("#before button").first.click()
+    says(page, "status", ", 1 liked; served")
+    assert given_up == ["rerank"] and page.inner_text("#why") == ""
