@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reranker.engines.vllm_norms import fuse_norms
 from reranker.engines.vllm_spans import install
 
 
@@ -64,6 +65,10 @@ class SlotWorkerExtension:
         if problem:
             self._pad_logits()
         return problem
+
+    def reranker_fuse_norms(self) -> int:
+        """Has norms computed in one pass (`vllm_norms`); returns how many."""
+        return fuse_norms(self.model_runner.get_model())
 
     def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
         """Writes float32 rows, given as bytes, from slot `begin` on."""
