@@ -17,12 +17,10 @@ def fuse_norms(model: torch.nn.Module) -> int:
     kernels = torch.ops._C
     if not current_platform.is_cpu() or not all(hasattr(kernels, name) for name in ("rms_norm", "fused_add_rms_norm")):
         return 0
-    fused = 0
-    for module in model.modules():
-        if type(module) is RMSNorm and _is_plain(module):
-            module._forward_method = partial(_norm, module, module._forward_method)
-            fused += 1
-    return fused
+    norms: list[Any] = [module for module in model.modules() if type(module) is RMSNorm and _is_plain(module)]
+    for norm in norms:
+        norm._forward_method = partial(_norm, norm, norm._forward_method)
+    return len(norms)
 
 
 def _is_plain(norm: Any) -> bool:
