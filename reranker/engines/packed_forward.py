@@ -46,9 +46,17 @@ class PackedLM:
         rows: torch.Tensor = self._embeddings(torch.tensor(token_ids, dtype=torch.int64, device=self._device))
         return rows
 
-    def log_probs(self, rows: Sequence[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
-        """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats."""
-        hidden = self._hidden(rows)
+    def log_probs(
+        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Any = None
+    ) -> list[NDArray[np.float64]]:
+        """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats.
+
+        Args:
+            rows: packed requests.
+            labels: token ids, or None for the rows' own targets.
+            behind: what `remember` returned: what all rows come behind.
+        """
+        hidden = self._hidden(rows, behind=behind)
         begins = np.cumsum([0] + [len(row.reads) for row in rows])
         pair_reads = [row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)]
         reads = self._tensor(np.concatenate(pair_reads))
@@ -79,7 +87,7 @@ class PackedLM:
 
     @torch.no_grad()
     def remember(self, sequence: TokenSequence, vectors: torch.Tensor | None = None) -> Any:
-        """Keys and values of a beginning of many rows, computed once for `differentiable_log_probs`.
+        """Keys and values of a beginning of many rows, computed once.
 
         Args:
             sequence: the beginning.

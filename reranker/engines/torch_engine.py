@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
 from reranker.engines.generation import draw, written
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import PackedRow, pack
+from reranker.engines.packing import PackedRow, pack, split_common
 from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
@@ -149,20 +149,25 @@ class TorchEngine:
         self, requests: Sequence[ScoringRequest], labels: IntArray | None
     ) -> Iterator[tuple[PackedRow, NDArray[np.float64]]]:
         """Each row with its pairs' log-probabilities: (n_pairs,), or (n_pairs, n_labels) for labels."""
+        common, requests = split_common(requests) if requests else (None, [])
         rows = [
             row
             for number, request in enumerate(requests)
             for row in pack(request, number, _ROW_NODES, labels=labels is not None)
         ]
         rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
+        behind = None
+        if rows and common:
+            with self._lock, torch.inference_mode():
+                behind = self._loaded().remember(common)
         for batch in _batches(rows, self.max_batch_tokens):
             with self._lock, torch.inference_mode():
-                results = self._forward(batch, labels)
+                results = self._forward(batch, labels, behind)
             yield from zip(batch, results, strict=True)
 
-    def _forward(self, batch: list[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
+    def _forward(self, batch: list[PackedRow], labels: IntArray | None, behind: Any) -> list[NDArray[np.float64]]:
         try:
-            return self._loaded().log_probs(batch, labels)
+            return self._loaded().log_probs(batch, labels, behind)
         except torch.cuda.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise EngineError(
@@ -171,7 +176,7 @@ class TorchEngine:
                 ) from error
         torch.cuda.empty_cache()  # outside the handler, which would keep the failed pass's tensors alive
         half = len(batch) // 2
-        return self._forward(batch[:half], labels) + self._forward(batch[half:], labels)
+        return self._forward(batch[:half], labels, behind) + self._forward(batch[half:], labels, behind)
 
 
 def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
