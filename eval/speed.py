@@ -74,7 +74,7 @@ def main(
     with Engines(("naive", "torch", "vllm")) as engines:
         gauge = Machine(engines.model)
         rows = [turns.take(one.key, partial(_timed, engines, gauge, one)) for one in _planned(load, rounds, quick)]
-        few, times = (8, 1) if quick else (256, 2)
+        few, times = (8, 1) if quick else (200, 1)
         adapted = [turns.take(f"adapt {few} {at}", partial(_adaptation, engines, few, at)) for at in range(times)]
         agreed = turns.take("agreement", partial(_agreement, engines, 2 if quick else 16))
         more: dict[str, object] = {"dtype": engines.dtype, "gemm": gauge.summary()}
