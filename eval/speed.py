@@ -6,10 +6,14 @@ program that does nothing but the necessary matrix products, with nothing for at
 round and their medians reported. Where other programs are running, the fraction in processor time is the steadier one:
 it counts the seconds of processor cores, of the engine's processes and of the matrix product. Writes DIR/speed.json,
 DIR/speed.csv and DIR/speed.svg, and exits 0 when it ran, whatever passed.
+
+Every turn goes to DIR/turns.jsonl as it ends. A run that was cut off, or that --minutes ended, goes on from there when
+the same command is given again.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -23,6 +27,7 @@ from eval.checks import Check, machine, report
 from eval.speed_load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed_machine import Engines, Machine
 from eval.speed_plot import plot
+from eval.speed_turns import Turns
 from eval.speed_worker import ADAPT
 
 SYSTEMS = {
@@ -40,7 +45,8 @@ AXES = {
     "users": (1, 4, 16, 64, 256),
     "soft": (0, 8, 32),
 }
-QUICK_AXES = {"candidates": (10, 50), "history": (5, 40)}
+QUICK_AXES = {"candidates": (10, 50, 100, 200), "history": (5, 40)}
+SWEPT_USERS = 4  # lists a point of an axis other than users: their shape is what is varied
 DEFAULT = "default"
 SLOPE_BOUND = 1.1
 TAU_BOUND, NATS_BOUND = 0.8, 1e-3
@@ -51,7 +57,8 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="fewer users, rounds and points; minutes")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="vLLM on CUDA, made-up weights of Llama 1B and 8B")] = False,
     users: Annotated[int, typer.Option(min=0, help="lists a turn; 0: 64, and 2 with --quick")] = 0,
-    rounds: Annotated[int, typer.Option(min=0, help="0: 5, and 2 with --quick")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="0: 3, and 2 with --quick")] = 0,
+    minutes: Annotated[float, typer.Option(min=0, help="stop after the turn that reaches this; 0: never")] = 0,
 ) -> None:
     """Measures, prints the table and PASS or FAIL of each target, writes the results."""
     out.mkdir(parents=True, exist_ok=True)
@@ -62,42 +69,57 @@ def main(
         report(checks, out / "speed.json", _environment(), typer.echo)
         return
     load = Load(users=users or (2 if quick else 64))
-    rounds = rounds or (2 if quick else 5)
-    rows: list[dict[str, Any]] = []
+    rounds = rounds or (2 if quick else 3)
+    turns = Turns(out / "turns.jsonl", seconds=60 * minutes)
     with Engines(("naive", "torch", "vllm")) as engines:
         gauge = Machine(engines.model)
-        for number in range(rounds):
-            for place, name in enumerate(
-                SYSTEMS
-            ):  # users of their own for each: one would find another's prefixes cached
-                mine = replace(load, seed=number * len(SYSTEMS) + place)
-                rows.append(_turn(engines, gauge, name, mine, DEFAULT, number))
-        small = replace(load, users=min(load.users, 16))
-        for axis, values in (QUICK_AXES if quick else AXES).items():
-            for number in range(1 if quick else 3):
-                for value in values:
-                    for name in SWEPT:
-                        shape = replace(small, **{axis: value}, seed=100 + number)
-                        rows.append(_turn(engines, gauge, name, shape, axis, number))
-        adapted = [_adaptation(engines, 8 if quick else 1000, number) for number in range(1 if quick else 2)]
-        agreement = _agreement(engines, 2 if quick else 16)
+        rows = [turns.take(one.key, partial(_timed, engines, gauge, one)) for one in _planned(load, rounds, quick)]
+        few, times = (8, 1) if quick else (200, 1)
+        adapted = [turns.take(f"adapt {few} {at}", partial(_adaptation, engines, few, at)) for at in range(times)]
+        agreed = turns.take("agreement", partial(_agreement, engines, 2 if quick else 16))
+        more: dict[str, object] = {"dtype": engines.dtype, "gemm": gauge.summary()}
     table = pd.DataFrame(rows)
     table.to_csv(out / "speed.csv", index=False)
     _print_table(table, load)
-    checks = [*ratios(table), *slopes(table), *_adapted(adapted), *agreement]
+    checks = [*ratios(table), *slopes(table), *_adapted(adapted), *_agreed(agreed)]
     plot(table, out / "speed.svg")
-    more: dict[str, object] = {
-        "load": load.to_json(),
-        "rounds": rounds,
-        "dtype": engines.dtype,
-        "gemm": gauge.summary(),
-    }
+    more |= {"load": load.to_json(), "rounds": rounds}
     report(checks, out / "speed.json", _environment(**more), typer.echo)
+    turns.forget()
 
 
-def _turn(engines: Engines, gauge: Machine, system: str, load: Load, axis: str, number: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One system and what it is given; `axis` and `number` say what for, and in which round."""
+
+    system: str
+    load: Load
+    axis: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.axis} {self.number} {self.system} {self.load.to_json()}"
+
+
+def _planned(load: Load, rounds: int, quick: bool) -> Iterator[Turn]:
+    """Systems take turns. Each has users of its own: one would find another's prefixes cached."""
+    for number in range(rounds):
+        for place, name in enumerate(SYSTEMS):
+            mine = replace(load, seed=number * len(SYSTEMS) + place)
+            yield Turn(system=name, load=mine, axis=DEFAULT, number=number)
+    small = replace(load, users=min(load.users, SWEPT_USERS))
+    for axis, values in (QUICK_AXES if quick else AXES).items():
+        for number in range(1 if quick or axis == "users" else 3):
+            for value in values:
+                shape = replace(small, **{axis: value}, seed=100 + number)
+                yield from (Turn(system=name, load=shape, axis=axis, number=number) for name in SWEPT)
+
+
+def _timed(engines: Engines, gauge: Machine, turn: Turn) -> dict[str, Any]:
     """One timing, with the floor of its load at the rate around it."""
-    engine, readout = SYSTEMS[system]
+    engine, readout = SYSTEMS[turn.system]
+    load = turn.load
     before = gauge.rate()
     answer = engines.time(engine, readout, load)
     after = gauge.rate()
@@ -106,11 +128,11 @@ def _turn(engines: Engines, gauge: Machine, system: str, load: Load, axis: str, 
     cores = answer["processor_seconds"]
     fractions = flops / rate / seconds, flops / processor / cores
     said = f"{seconds:.1f} s, {cores:.1f} processor s; of the floor {fractions[0]:.2f}, {fractions[1]:.2f}"
-    typer.echo(f"{axis}, {load.to_json()}, {system}: {said}", err=True)
+    typer.echo(f"{turn.key}: {said}", err=True)
     return {
-        "axis": axis,
-        "round": number,
-        "system": system,
+        "axis": turn.axis,
+        "round": turn.number,
+        "system": turn.system,
         **load.to_json(),
         "tokens_per_user": answer["tokens"] / load.users,
         "reads_per_user": answer["reads"] / load.users,
@@ -149,20 +171,26 @@ def ratios(table: pd.DataFrame) -> list[Check]:
 
 
 def slopes(table: pd.DataFrame) -> list[Check]:
-    """How much the cost of a user grows from the least to the most of an axis, against how much the floor grows.
+    """The slope of a user's cost along an axis against the floor's.
 
-    Both are counted in multiples of what they were at the least: 1.0 is a cost that grows as the floor does.
+    Lines are fitted to the cost, in multiples of what the same matrix product took at the moment, and to the floor,
+    each in multiples of its mean over the axis: 1.0 is a cost that is proportional to the floor.
     """
     checks = []
     for axis in ("candidates", "history"):
         for system in SWEPT:
             one = table[(table["axis"] == axis) & (table["system"] == system)]
-            cost = one.groupby(axis)["seconds_per_user"].median()
             floor = one.groupby(axis)["floor_flops"].median()
-            slope = (cost.iloc[-1] / cost.iloc[0] - 1) / (floor.iloc[-1] / floor.iloc[0] - 1)
-            name = f"{system}, growth with {axis} {cost.index[0]}-{cost.index[-1]}"
+            cost = floor / one.groupby(axis)["fraction"].median()
+            slope = _relative_slope(cost) / _relative_slope(floor)
+            name = f"{system}, slope along {axis} {cost.index[0]}-{cost.index[-1]}"
             checks.append(_at_most(name, slope, SLOPE_BOUND, "x floor's"))
     return checks
+
+
+def _relative_slope(values: "pd.Series[float]") -> float:
+    """Of the line through values over their index, in multiples of their mean."""
+    return float(np.polyfit(values.index.to_numpy(dtype=float), values.to_numpy(), 1)[0] / values.mean())
 
 
 def _adaptation(engines: Engines, users: int, number: int) -> dict[str, Any]:
@@ -177,8 +205,8 @@ def _adapted(answers: Sequence[dict[str, Any]]) -> list[Check]:
     return [_at_most(name, ratio, 1.3, "x"), _told("adapting, two steps", rate, "users/s")]
 
 
-def _agreement(engines: Engines, users: int) -> list[Check]:
-    """Scores of the engines on one load, and of the two precisions of the torch engine."""
+def _agreement(engines: Engines, users: int) -> dict[str, Any]:
+    """Scores of the engines on one load, and of the two precisions of the torch engine, against each other."""
     load = Load(users=users, seed=1000)
     job = {"readout": LIKELIHOOD, "load": load.to_json()}
     torch_scores, vllm_scores = (engines.ask(name, job)["scores"] for name in ("torch", "vllm"))
@@ -186,11 +214,15 @@ def _agreement(engines: Engines, users: int) -> list[Check]:
     other = "bfloat16" if engines.dtype == "float32" else "float32"
     pairs = zip(torch_scores, engines.ask_at(other, job)["scores"], strict=True)
     tau = float(np.mean([kendalltau(ours, theirs).statistic for ours, theirs in pairs]))
-    exact = engines.dtype == "float32"
-    name = f"torch and vllm in {engines.dtype}, max |Δ| sum of title log p"
+    return {"dtype": engines.dtype, "gap": gap, "tau": tau}
+
+
+def _agreed(answer: dict[str, Any]) -> list[Check]:
+    name = f"torch and vllm in {answer['dtype']}, max |Δ| sum of title log p"
+    gap = answer["gap"]
     return [
-        _at_most(name, gap, NATS_BOUND, "nats") if exact else _told(name, gap, "nats"),
-        _at_least("bfloat16 ranking against float32, Kendall tau", tau, TAU_BOUND, ""),
+        _at_most(name, gap, NATS_BOUND, "nats") if answer["dtype"] == "float32" else _told(name, gap, "nats"),
+        _at_least("bfloat16 ranking against float32, Kendall tau", answer["tau"], TAU_BOUND, ""),
     ]
 
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
-_ROWS = 128  # rows of (rows, vocabulary) logits held at once: 25 MB in float32 for 49152 tokens
+_ROWS = 512  # states whose logits are held at once
+_COLUMNS = {"cpu": 8192}  # tokens whose logits are held at once: 16 MB in float32, which a large cache holds
+_MANY_COLUMNS = 32768
 
 
 class Head:
@@ -38,7 +40,7 @@ class Head:
             reads: (n,) which state each row of targets is read at; None when there is one for each. A state's
                 normaliser is computed once, however many rows read it.
         """
-        normaliser = torch.cat([_log_sum_exp(self.logits(part)) for part in torch.split(hidden, _ROWS)])
+        normaliser = torch.cat([self._normaliser(part) for part in torch.split(hidden, _ROWS)])
         if reads is not None:
             hidden, normaliser = hidden[reads], normaliser[reads]
         weight, states = _exact(self._weight[targets]), _exact(hidden)
@@ -46,6 +48,17 @@ class Head:
         if self._bias is not None:
             logits = logits + _exact(self._bias[targets])
         return self._transform(logits) - (normaliser if targets.ndim == 1 else normaliser[:, None])
+
+    def _normaliser(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, dim) -> (n,) log-sum-exp of the logits, a part of the vocabulary at a time."""
+        columns = _COLUMNS.get(hidden.device.type, _MANY_COLUMNS)
+        weights = torch.split(self._weight, columns)
+        biases = [None] * len(weights) if self._bias is None else torch.split(self._bias, columns)
+        parts = [
+            _log_sum_exp(self._transform(_exact(torch.nn.functional.linear(hidden, weight, bias))))
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        return torch.stack(parts, dim=-1).logsumexp(dim=-1)
 
     def _transform(self, logits: torch.Tensor) -> torch.Tensor:
         if self._scale != 1.0:

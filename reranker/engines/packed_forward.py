@@ -46,9 +46,17 @@ class PackedLM:
         rows: torch.Tensor = self._embeddings(torch.tensor(token_ids, dtype=torch.int64, device=self._device))
         return rows
 
-    def log_probs(self, rows: Sequence[PackedRow], labels: IntArray | None) -> list[NDArray[np.float64]]:
-        """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats."""
-        hidden = self._hidden(rows)
+    def log_probs(
+        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Any = None
+    ) -> list[NDArray[np.float64]]:
+        """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats.
+
+        Args:
+            rows: packed requests.
+            labels: token ids, or None for the rows' own targets.
+            behind: what `remember` returned: what all rows come behind.
+        """
+        hidden = self._hidden(rows, behind=behind)
         begins = np.cumsum([0] + [len(row.reads) for row in rows])
         pair_reads = [row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)]
         reads = self._tensor(np.concatenate(pair_reads))
@@ -59,13 +67,13 @@ class PackedLM:
         values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
-    def states(self, rows: Sequence[PackedRow]) -> list[NDArray[np.float32]]:
-        """Per row: (n_reads, dim) states after the last norm."""
-        values: NDArray[np.float32] = self._hidden(rows).float().cpu().numpy()
+    def states(self, rows: Sequence[PackedRow], behind: Any = None) -> list[NDArray[np.float32]]:
+        """Per row: (n_reads, dim) states after the last norm; `behind` as in `log_probs`."""
+        values: NDArray[np.float32] = self._hidden(rows, behind=behind).float().cpu().numpy()
         return np.split(values, np.cumsum([len(row.reads) for row in rows])[:-1])
 
     def differentiable_log_probs(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor]
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor], behind: Any = None
     ) -> list[torch.Tensor]:
         """Per row: (n_pairs,) log p(target) in nats, with a graph back to `vectors`.
 
@@ -73,13 +81,31 @@ class PackedLM:
             rows: packed requests.
             vectors: per row (n_vectors, dim), read at the vector positions of its prefix and then of its nodes, in
                 place of those it holds.
+            behind: what `remember` returned: what all rows come behind. No gradient goes there.
         """
-        hidden = self._hidden(rows, vectors)
+        hidden = self._hidden(rows, vectors, behind)
         begins = np.cumsum([0] + [len(row.reads) for row in rows])
         reads = np.concatenate([row.pair_reads + begin for row, begin in zip(rows, begins, strict=False)])
         targets = np.concatenate([row.pair_targets for row in rows])
         values = self._head.log_probs(hidden, self._tensor(targets), self._tensor(reads))
         return list(torch.split(values, [len(row.pair_reads) for row in rows]))
+
+    @torch.no_grad()
+    def remember(self, sequence: TokenSequence, vectors: torch.Tensor | None = None) -> Any:
+        """Keys and values of a beginning of many rows, computed once.
+
+        Args:
+            sequence: the beginning.
+            vectors: (n_vectors, dim) in place of those it holds.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache()  # without the config: layers of a sliding window, too, keep everything for the masks
+        embeddings = self._input(sequence)
+        if vectors is not None and not sequence.is_plain:
+            embeddings[self._tensor(sequence.vector_positions)] = vectors.to(embeddings)
+        self._trunk(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
+        return cache
 
     def new_cache(self) -> Any:
         """An empty KV cache for `next_logits`."""
@@ -95,25 +121,28 @@ class PackedLM:
         logits: NDArray[np.float32] = self._head.logits(states[0, -1]).cpu().numpy()
         return logits
 
-    def _hidden(self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def _hidden(
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Any = None
+    ) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
-        longest = max(map(len, rows))
+        longest, begin = max(map(len, rows)), 0 if behind is None else behind.get_seq_length()
         embeddings = self._embeddings.weight.new_zeros((len(rows), longest, self._embeddings.weight.shape[1]))
         positions = np.zeros((len(rows), longest), dtype=np.int64)
-        visible = np.zeros((len(rows), 1, longest, longest), dtype=np.bool_)
-        visible[..., 0] = True  # padding needs something to attend to, or it makes NaN
+        visible = np.zeros((len(rows), 1, longest, begin + longest), dtype=np.bool_)
+        visible[..., : max(begin, 1)] = True  # padding needs something to attend to, or it makes NaN
         for number, row in enumerate(rows):
             whole = TokenSequence.concatenate([row.prefix, row.nodes])
             embeddings[number, : len(row)] = self._input(whole)
             if vectors is not None and not whole.is_plain:
                 embeddings[number, self._tensor(whole.vector_positions)] = vectors[number].to(embeddings)
-            positions[number, : len(row)] = row.positions
-            visible[number, 0, : len(row), : len(row)] = row.visible()
+            positions[number, : len(row)] = begin + row.positions
+            visible[number, 0, : len(row), begin : begin + len(row)] = row.visible()
         states = self._trunk(
             inputs_embeds=embeddings,
             position_ids=self._tensor(positions),
             attention_mask=self._masks(visible, positions, embeddings.dtype),
-            use_cache=False,
+            past_key_values=None if behind is None else _repeated(behind, len(rows)),
+            use_cache=behind is not None,
         ).last_hidden_state
         flat = [number * longest + len(row.prefix) + row.reads for number, row in enumerate(rows)]
         selected: torch.Tensor = states.flatten(0, 1)[self._tensor(np.concatenate(flat))]
@@ -128,11 +157,17 @@ class PackedLM:
     def _masks(
         self, visible: NDArray[np.bool_], positions: NDArray[np.int64], dtype: torch.dtype
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Additive masks (rows, 1, longest, longest): one, or one for each kind of layer."""
+        """Additive masks of the shape of `visible`: one, or one for each kind of layer.
+
+        Args:
+            visible: (rows, 1, longest, begin + longest), behind `begin` tokens that all rows share.
+            positions: (rows, longest).
+        """
         full = self._additive(visible, dtype)
         if _SLIDING not in self._layer_types:
             return full
-        near = positions[:, None, :, None] - positions[:, None, None, :] < self._window
+        shared = np.tile(np.arange(visible.shape[-1] - positions.shape[1]), (len(positions), 1))
+        near = positions[:, None, :, None] - np.concatenate([shared, positions], axis=1)[:, None, None] < self._window
         near[..., 0] |= ~(visible & near).any(axis=-1)
         sliding = self._additive(visible & near, dtype)
         return {_FULL: full, _SLIDING: sliding} if _FULL in self._layer_types else sliding
@@ -144,6 +179,16 @@ class PackedLM:
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _repeated(cache: Any, rows: int) -> Any:
+    """A KV cache of one row for several."""
+    from transformers import DynamicCache
+
+    repeated = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        repeated.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
+    return repeated
 
 
 def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:

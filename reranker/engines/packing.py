@@ -9,7 +9,7 @@ row, bit for bit, and get the same scores.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,36 @@ def pack(request: ScoringRequest, number: int, max_nodes: int, *, labels: bool) 
             pair_targets=targets,
             pair_candidates=chunk[owners],
         )
+
+
+def split_common(requests: Sequence[ScoringRequest]) -> tuple[TokenSequence, list[ScoringRequest]]:
+    """What all prefixes begin with, vectors by content, and the requests without it. Of one request: nothing.
+
+    Each prefix keeps its last token at least.
+    """
+    first = requests[0].prefix if len(requests) > 1 else TokenSequence.from_tokens([])
+    length = min(min(_common_length(first, one.prefix), len(one.prefix) - 1) for one in requests)
+    if not length:
+        return TokenSequence.from_tokens([]), list(requests)
+    heads = first.split(length)
+    rests = [TokenSequence.concatenate(one.prefix.split(length)[1:]) for one in requests]
+    return heads[0], [replace(one, prefix=rest) for one, rest in zip(requests, rests, strict=True)]
+
+
+def _common_length(one: TokenSequence, other: TokenSequence) -> int:
+    length = min(len(one), len(other))
+    rows: list[NDArray[np.float32]] = []
+    soft = np.zeros((2, length), dtype=np.bool_)
+    for place, sequence in enumerate((one, other)):
+        count = int(np.searchsorted(sequence.vector_positions, length))
+        soft[place, sequence.vector_positions[:count]] = True
+        rows.append(sequence.vectors[:count])
+    same = (soft[0] == soft[1]) & (soft[0] | (one.token_ids[:length] == other.token_ids[:length]))
+    length = length if same.all() else int(same.argmin())
+    for position, mine, theirs in zip(np.flatnonzero(soft[0, :length]).tolist(), *rows, strict=False):
+        if not np.array_equal(mine, theirs):
+            return int(position)
+    return length
 
 
 class _Tree:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
 from reranker.engines.generation import draw, written
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import PackedRow, pack
+from reranker.engines.packing import PackedRow, pack, split_common
 from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
@@ -33,7 +33,7 @@ _PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other 
 _ROW_NODES = 1024  # candidate tokens a row: attention cost grows with the square of the row
 
 
-_Read = Callable[[PackedLM, list[PackedRow]], list[NDArray[Any]]]
+_Read = Callable[[PackedLM, list[PackedRow], Any], list[NDArray[Any]]]
 
 
 class TorchEngine:
@@ -92,7 +92,7 @@ class TorchEngine:
     def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
         check_requests(requests, self.model, targets_are_scored=True)
         sums = [np.zeros(len(request.candidates)) for request in requests]
-        for row, log_probs in self._read(requests, lambda lm, rows: lm.log_probs(rows, None)):
+        for row, log_probs in self._read(requests, lambda lm, rows, behind: lm.log_probs(rows, None, behind)):
             sums[row.request] += np.bincount(row.pair_candidates, log_probs, minlength=len(sums[row.request]))
         return [
             SpanScores(
@@ -109,14 +109,16 @@ class TorchEngine:
         check_labels(label_token_ids, self.model)
         labels = np.asarray(label_token_ids, dtype=np.int64)
         results = [np.zeros((len(request.candidates), len(labels))) for request in requests]
-        for row, log_probs in self._read(requests, lambda lm, rows: lm.log_probs(rows, labels), labels=True):
+        for row, log_probs in self._read(
+            requests, lambda lm, rows, behind: lm.log_probs(rows, labels, behind), labels=True
+        ):
             results[row.request][row.pair_candidates] = log_probs
         return results
 
     def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
         check_requests(requests, self.model, targets_are_scored=False)
         results = [np.zeros((len(request.candidates), self.model.dim), dtype=np.float32) for request in requests]
-        for row, states in self._read(requests, lambda lm, rows: lm.states(rows)):
+        for row, states in self._read(requests, lambda lm, rows, behind: lm.states(rows, behind)):
             np.add.at(results[row.request], row.pair_candidates, states[row.pair_reads])
         for request, sums in zip(requests, results, strict=True):
             counts = [len(candidate.sequence) - candidate.scored_from for candidate in request.candidates]
@@ -161,18 +163,23 @@ class TorchEngine:
         self, requests: Sequence[ScoringRequest], read: _Read, *, labels: bool = False
     ) -> Iterator[tuple[PackedRow, NDArray[Any]]]:
         """Each row with what `read` says of it; `labels` as in `pack`."""
+        common, requests = split_common(requests) if requests else (None, [])
         rows = [
             row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=labels)
         ]
         rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
+        behind = None
+        if rows and common:
+            with self._lock, torch.inference_mode():
+                behind = self._loaded().remember(common)
         for batch in _batches(rows, self.max_batch_tokens):
             with self._lock, torch.inference_mode():
-                results = self._forward(batch, read)
+                results = self._forward(batch, read, behind)
             yield from zip(batch, results, strict=True)
 
-    def _forward(self, batch: list[PackedRow], read: _Read) -> list[NDArray[Any]]:
+    def _forward(self, batch: list[PackedRow], read: _Read, behind: Any) -> list[NDArray[Any]]:
         try:
-            return read(self._loaded(), batch)
+            return read(self._loaded(), batch, behind)
         except torch.cuda.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise EngineError(
@@ -181,7 +188,7 @@ class TorchEngine:
                 ) from error
         torch.cuda.empty_cache()  # outside the handler, which would keep the failed pass's tensors alive
         half = len(batch) // 2
-        return self._forward(batch[:half], read) + self._forward(batch[half:], read)
+        return self._forward(batch[:half], read, behind) + self._forward(batch[half:], read, behind)
 
 
 def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:

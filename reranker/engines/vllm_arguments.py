@@ -1,6 +1,7 @@
 """What the vLLM engine tells its worker and its connector with a request, in `SamplingParams.extra_args`."""
 
 SCORED_FROM = "reranker_scored_from"  # index in the prompt of the first token whose log-probability counts
+UNREAD = "reranker_unread"  # true of requests whose generated token nobody reads
 LAST_TOKEN = "reranker_last_token"  # follows the prompt; scored, never computed
 STATES = "reranker_states"  # number under which the mean hidden state of the span is kept, in place of its likelihood
 

@@ -5,14 +5,10 @@ too; vLLM refuses prompt log-probabilities for embedded prompts. Likelihoods are
 and prefixes are shared to their last token (`vllm_tails`).
 """
 
-import json
 import logging
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,16 +26,15 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, TAIL_ROWS
+from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, TAIL_ROWS, UNREAD
+from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm
 from reranker.engines.vllm_steps import Steps, writing_parameters
-from reranker.errors import ConfigError, EngineError, ModelError
+from reranker.errors import EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 logger = logging.getLogger(__name__)
 
-_LABELS_A_REQUEST = 128  # vLLM's bound on SamplingParams.logprob_token_ids
 _SHUTDOWN_SECONDS = 10.0
-_EXTENSION = "reranker.engines.vllm_worker.SlotWorkerExtension"
 _LOG_PROBS: dict[str, Any] = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
 
 _Call = tuple[list[int], dict[str, Any]]  # token ids and options of SamplingParams
@@ -95,8 +90,8 @@ class VLLMEngine:
         require_working_packages(broken_packages())
         self.tokenizer = HubTokenizer(source.path)
         self._lock = Turns()
-        with _quiet_vllm():
-            self._llm: Any = _load(
+        with quiet_vllm():
+            self._llm: Any = load(
                 source.path,
                 dtype=self.dtype,
                 kv_cache_gib=kv_cache_gib,
@@ -120,6 +115,7 @@ class VLLMEngine:
         self._reads_spans = not problems
         if problems:
             logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
+        self._llm.collective_rpc("reranker_fuse_norms")
         self._tails = count()
         self._kept_states = count()
         cache = self._llm.llm_engine.vllm_config.cache_config
@@ -159,8 +155,8 @@ class VLLMEngine:
                 prompts = self._prompts(group)
                 values = np.concatenate(
                     [
-                        self._labels(prompts, labels[begin : begin + _LABELS_A_REQUEST])
-                        for begin in range(0, len(labels), _LABELS_A_REQUEST)
+                        self._labels(prompts, labels[begin : begin + LABELS_A_REQUEST])
+                        for begin in range(0, len(labels), LABELS_A_REQUEST)
                     ],
                     axis=1,
                 )
@@ -273,7 +269,7 @@ class VLLMEngine:
             arguments: dict[str, Any] = {}
             if self._block and len(owns) > 1 and len(prefix) % self._block:
                 arguments = {"kv_transfer_params": {TAIL: next(self._tails), LENGTH: len(prefix)}}
-                prefixes.append((prefix, {"extra_args": arguments}))
+                prefixes.append((prefix, {"extra_args": arguments | {UNREAD: True}}))
             for own, start in zip(owns, starts, strict=True):
                 prompts.append(
                     _Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared, arguments=arguments)
@@ -334,7 +330,7 @@ class VLLMEngine:
 
     def _span(self, prompt: _Prompt) -> _Call:
         first, *middle, last = prompt.own
-        arguments = prompt.arguments | {SCORED_FROM: prompt.start, LAST_TOKEN: last}
+        arguments = prompt.arguments | {SCORED_FROM: prompt.start, LAST_TOKEN: last, UNREAD: True}
         return [*prompt.prefix, self._aliases.fresh(first), *middle], {**_LOG_PROBS, "extra_args": arguments}
 
     def _labels(self, prompts: Sequence[_Prompt], labels: list[int]) -> NDArray[np.float64]:
@@ -367,65 +363,3 @@ def _plain_span(prompt: _Prompt) -> _Call:
 
 def _sequences(request: ScoringRequest) -> list[TokenSequence]:
     return [request.prefix, *(candidate.sequence for candidate in request.candidates)]
-
-
-def _load(
-    path: Path,
-    *,
-    dtype: str,
-    kv_cache_gib: float,
-    gpu_memory_utilization: float,
-    max_length: int | None,
-    options: dict[str, Any],
-) -> Any:
-    try:
-        from vllm import LLM
-        from vllm.platforms import current_platform
-    except ImportError as error:
-        raise ConfigError(
-            f"the vllm engine needs a package that is not installed ({error}). "
-            "Run `pip install 'reranker[cpu]'` (no GPU) or `pip install 'reranker[gpu]'`"
-        ) from error
-    window = json.loads((path / "config.json").read_text()).get("max_position_embeddings")
-    settings: dict[str, Any] = {
-        "dtype": dtype,
-        "max_model_len": max_length or window,
-        "skip_tokenizer_init": True,  # prompts are ids, and slot ids lie beyond the tokenizer's vocabulary
-        "enable_prefix_caching": True,
-        "enforce_eager": True,  # compiled graphs would hold the embedding table from before the slots
-        "hf_overrides": {"head_dtype": "float32"},
-        "max_logprobs": _LABELS_A_REQUEST,
-        "max_num_batched_tokens": 2048,  # prompt log-probabilities hold (tokens, vocabulary) float32 logits
-        "disable_log_stats": True,
-        "worker_extension_cls": _EXTENSION,
-    }
-    if current_platform.is_cpu():
-        # 128, the default on a CPU, halves the speed: prefixes seldom end near a block's end.
-        settings |= {
-            "block_size": 32,
-            "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
-            "kv_transfer_config": {
-                "kv_connector": "PrefixTails",
-                "kv_connector_module_path": "reranker.engines.vllm_tails",
-                "kv_role": "kv_both",
-            },
-        }
-    else:
-        settings |= {"gpu_memory_utilization": gpu_memory_utilization}
-    try:
-        return LLM(model=str(path), **(settings | options))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"vLLM cannot load {path}: {error}") from error
-
-
-@contextmanager
-def _quiet_vllm() -> Iterator[None]:
-    """Keeps vLLM's log to errors while it loads, unless the user asked for more; the environment is left as found."""
-    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

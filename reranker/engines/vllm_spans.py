@@ -6,12 +6,13 @@ back: the sum, in the place of the prompt's first log-probability.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from reranker.engines.head import Head
-from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, STATES
+from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, STATES, UNREAD
 
 _RUNNER_METHOD = "_get_prompt_logprobs_dict"
 _RUNNER_PARAMETERS = ["self", "hidden_states", "num_scheduled_tokens"]
@@ -90,8 +91,34 @@ class SpanReader:
         return results
 
 
+class UnreadLogits:
+    """Takes the place of the model's `compute_logits`: where no request of a step has its token read, none is computed.
+
+    vLLM draws a token after every prompt, with a pass over the vocabulary, and a span's or a prefix's is thrown away.
+
+    Args:
+        runner: vLLM's model runner.
+        compute: the model's own method.
+    """
+
+    def __init__(self, runner: Any, compute: Callable[..., Any]) -> None:
+        self._runner = runner
+        self._compute = compute
+
+    def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """(n, vocabulary) logits, or (n, 1) zeros: token 0 is drawn for all."""
+        requests = [self._runner.requests[name] for name in self._runner.input_batch.req_id_to_index]
+        if all((one.sampling_params.extra_args or {}).get(UNREAD) for one in requests):
+            return hidden_states.new_zeros((len(hidden_states), 1), dtype=torch.float32)
+        return self._compute(hidden_states, *args, **kwargs)
+
+
 def install(runner: Any) -> SpanReader | str:
-    """Puts a `SpanReader` into vLLM's model runner. Returns it, or what this vLLM or model lacks for it."""
+    """Puts a `SpanReader` into vLLM's model runner, and `UnreadLogits` into its model.
+
+    Returns:
+        The reader, or what this vLLM or model lacks for it.
+    """
     model = runner.get_model()
     method = getattr(type(runner), _RUNNER_METHOD, None)
     if method is None or list(inspect.signature(method).parameters) != _RUNNER_PARAMETERS:
@@ -112,6 +139,7 @@ def install(runner: Any) -> SpanReader | str:
     )
     reader = SpanReader(runner, head)
     setattr(runner, _RUNNER_METHOD, reader.read)
+    model.compute_logits = UnreadLogits(runner, model.compute_logits)
     return reader
 
 

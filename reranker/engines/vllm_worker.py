@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reranker.engines.vllm_norms import fuse_norms
 from reranker.engines.vllm_spans import SpanReader, install
 
 
@@ -72,6 +73,10 @@ class SlotWorkerExtension:
         """float32 sums of states that were kept under these numbers, one after the other; they are dropped here."""
         states = [self._reranker_spans.states.pop(number) for number in numbers]
         return torch.stack(states).numpy().tobytes() if states else b""
+
+    def reranker_fuse_norms(self) -> int:
+        """Has norms computed in one pass (`vllm_norms`); returns how many."""
+        return fuse_norms(self.model_runner.get_model())
 
     def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
         """Writes float32 rows, given as bytes, from slot `begin` on."""

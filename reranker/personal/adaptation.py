@@ -7,6 +7,7 @@ the user's soft tokens. Contexts of a batch are one leaf, so a forward and a bac
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,22 +56,26 @@ class SupportReader:
         Returns:
             (users, d) gradients, (users,) losses: −mean log p of a token, in nats.
         """
+        behind = None
+        common, rest = _common_beginning(requests, 0 if prompt is None else len(prompt))
+        if len(common):
+            behind, requests, prompt = self._lm.remember(common, prompt), rest, None
         gradient = torch.zeros_like(contexts)
         losses = contexts.new_zeros(len(requests))
         for numbers in self._groups(requests):
             with torch.enable_grad():
                 leaf = contexts[numbers].detach().requires_grad_()
-                loss = self._losses([requests[number] for number in numbers], tokens(leaf, numbers), prompt)
+                loss = self._losses([requests[number] for number in numbers], tokens(leaf, numbers), prompt, behind)
                 gradient[numbers] = torch.autograd.grad(loss.sum(), leaf)[0]
             losses[numbers] = loss.detach().to(losses)
         return gradient, losses
 
     def _losses(
-        self, requests: Sequence[ScoringRequest], tokens: torch.Tensor, prompt: torch.Tensor | None
+        self, requests: Sequence[ScoringRequest], tokens: torch.Tensor, prompt: torch.Tensor | None, behind: Any
     ) -> torch.Tensor:
         rows = [row for number, one in enumerate(requests) for row in pack(one, number, 1, labels=False)]
         vectors = [one if prompt is None else torch.cat([prompt.detach().to(one), one]) for one in tokens]
-        return torch.stack([-one.mean() for one in self._lm.differentiable_log_probs(rows, vectors)])
+        return torch.stack([-one.mean() for one in self._lm.differentiable_log_probs(rows, vectors, behind)])
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[list[int]]:
         """Users with histories of like length together."""
@@ -226,6 +231,27 @@ def unit(gradient: torch.Tensor) -> torch.Tensor:
 def span_tokens(request: ScoringRequest) -> list[int]:
     """Token ids of the history in a `PromptRenderer.continuation`."""
     return [int(token) for token in request.candidates[0].sequence.token_ids]
+
+
+def _common_beginning(
+    requests: Sequence[ScoringRequest], vectors: int
+) -> tuple[TokenSequence, Sequence[ScoringRequest]]:
+    """What stands before the users' own tokens, where it is the same for all, and the requests without it.
+
+    It does not depend on the contexts: its activations serve every user, and no gradient goes there.
+
+    Args:
+        requests: whose first `vectors` vectors are the domain's, and the next the user's.
+        vectors: of the domain.
+    """
+    first = requests[0].prefix
+    length = int(first.vector_positions[vectors]) if len(first.vector_positions) > vectors else 0
+    beginning = first.token_ids[:length]
+    if not length or any(not np.array_equal(one.prefix.token_ids[:length], beginning) for one in requests):
+        return TokenSequence.from_tokens([]), requests
+    parts = [one.prefix.split(length) for one in requests]
+    rest = [replace(one, prefix=TokenSequence.concatenate(own)) for one, (_, *own) in zip(requests, parts, strict=True)]
+    return parts[0][0], rest
 
 
 def request_length(request: ScoringRequest) -> int:

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.engines.packing import PackedRow, pack
-from reranker.types import ScoringRequest
+from reranker.engines.packing import PackedRow, pack, split_common
+from reranker.types import ScoringRequest, TokenSequence
 from tests.contracts.engine import plain, span
 
 spans = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=6), min_size=1, max_size=12)
@@ -78,3 +78,34 @@ def test_long_lists_are_cut_and_no_candidate_is_lost(candidates: list[list[int]]
     assert sorted(owners.tolist()) == list(range(len(candidates)))
     longest = max(map(len, candidates))
     assert all(len(row.nodes) <= max(max_nodes, longest) for row in rows)
+
+
+def soft(value: float) -> TokenSequence:
+    return TokenSequence.from_vectors(np.full((1, 2), value, dtype=np.float32))
+
+
+def requests_of(*prefixes: list[TokenSequence]) -> list[ScoringRequest]:
+    return [ScoringRequest(prefix=TokenSequence.concatenate(parts), candidates=(span([1, 2]),)) for parts in prefixes]
+
+
+def test_common_beginnings_end_at_the_first_difference() -> None:
+    """A token, a vector, tokens; the second users' vectors differ."""
+    shared = [plain([5]), soft(1.0), plain([6, 7])]
+    common, (first, second) = split_common(requests_of([*shared, soft(2.0), plain([8])], [*shared, soft(3.0)]))
+    assert common.token_ids.tolist() == [5, 0, 6, 7] and common.vectors.tolist() == [[1.0, 1.0]]
+    assert first.prefix.token_ids.tolist() == [0, 8] and first.prefix.vectors.tolist() == [[2.0, 2.0]]
+    assert second.prefix.vector_positions.tolist() == [0] and second.prefix.vectors.tolist() == [[3.0, 3.0]]
+
+
+def test_a_vector_is_no_token() -> None:
+    """A vector's placeholder is 0, as is the id of a token."""
+    common, _ = split_common(requests_of([plain([5]), soft(1.0)], [plain([5, 0])]))
+    assert common.token_ids.tolist() == [5]
+
+
+def test_prefixes_that_share_all_or_nothing() -> None:
+    whole, rest = split_common(requests_of([plain([5, 6])], [plain([5, 6])]))
+    assert whole.token_ids.tolist() == [5] and [one.prefix.token_ids.tolist() for one in rest] == [[6], [6]]
+    for apart in (requests_of([plain([5, 6])]), requests_of([plain([5])], [plain([6])])):
+        common, same = split_common(apart)
+        assert len(common) == 0 and [one.prefix for one in same] == [one.prefix for one in apart]

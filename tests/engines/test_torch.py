@@ -1,6 +1,7 @@
 """The torch engine on a tiny random model (quick) and on the real one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -102,6 +103,11 @@ def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:
     engine = TorchEngine(path, dtype="float32")
     np.testing.assert_allclose(engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-4)
     np.testing.assert_allclose(engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-5)
+    # Nine tokens are shared with another request, and computed apart: the window reaches back into them.
+    other = replace(request, prefix=plain([*request.prefix.token_ids[:9], 3, 4]))
+    together = engine.span_log_likelihoods([request, other])
+    np.testing.assert_allclose(together[0].sums, sums, atol=1e-4)
+    np.testing.assert_allclose(together[1].sums, naive_scores(lm, other, [10])[0], atol=1e-4)
 
 
 def test_shuffled_candidates_score_bit_for_bit(tiny_engine: TorchEngine) -> None:

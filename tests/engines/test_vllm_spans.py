@@ -9,8 +9,8 @@ import torch
 pytest.importorskip("vllm")
 
 from reranker.engines.head import Head
-from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM
-from reranker.engines.vllm_spans import SpanReader, install
+from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, UNREAD
+from reranker.engines.vllm_spans import SpanReader, UnreadLogits, install
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -92,3 +92,16 @@ def test_a_preempted_request_waits(head: Head) -> None:
 
 def test_a_runner_of_another_vllm_is_left_as_it_is() -> None:
     assert "no _get_prompt_logprobs_dict" in install(SimpleNamespace(get_model=lambda: None))
+
+
+def test_logits_that_nobody_reads_are_not_computed(head: Head) -> None:
+    """ "b" is a text being written: beside it, all are computed."""
+    runner = Runner()
+    for name, extra in (("a", {UNREAD: True}), ("b", None)):
+        runner.requests[name] = SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra))
+    logits = UnreadLogits(runner, head.logits)
+    hidden = states(2, seed=4)
+    runner.place({"a": 1})
+    assert logits(hidden[:1]).tolist() == [[0.0]]
+    runner.place({"a": 1, "b": 1})
+    torch.testing.assert_close(logits(hidden), head.logits(hidden))

@@ -1,10 +1,14 @@
 """eval.speed's arithmetic: the least work of a list, ratios within a round, growth against the floor's."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+import typer
 
 from eval.speed import SYSTEMS, ratios, slopes
 from eval.speed_load import LABELS, LIKELIHOOD, Work, least_work
+from eval.speed_turns import Turns
 from reranker.types import ScoringRequest
 from tests.contracts.engine import plain, span
 
@@ -42,12 +46,12 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert naive.value == pytest.approx(5.0) and not naive.passed
 
 
-@pytest.mark.parametrize(("cost", "slope", "passed"), [(4.0, 1.5, False), (3.0, 1.0, True), (2.0, 0.5, True)])
-def test_growth_is_measured_against_the_floors(cost: float, slope: float, passed: bool) -> None:
-    """From 10 to 50 the floor triples: it grows by twice what it was."""
+@pytest.mark.parametrize(("cost", "slope", "passed"), [(4.0, 1.2, False), (3.0, 1.0, True), (2.0, 2 / 3, True)])
+def test_slopes_are_measured_against_the_floors(cost: float, slope: float, passed: bool) -> None:
+    """The floor rises by 200 around 200. A cost that rises from 1 to 4 rises by 3 around 2.5."""
     table = pd.DataFrame(
         [
-            row(system, axis, **{axis: at, "floor_flops": floor, "seconds_per_user": spent})
+            row(system, axis, **{axis: at, "floor_flops": floor, "fraction": floor / 1000 / spent})
             for axis in ("candidates", "history")
             for system in ("torch likelihood", "vllm likelihood")
             for at, floor, spent in ((10, 100.0, 1.0), (50, 300.0, cost))
@@ -56,3 +60,41 @@ def test_growth_is_measured_against_the_floors(cost: float, slope: float, passed
     checks = slopes(table)
     assert len(checks) == 4
     assert all(one.value == pytest.approx(slope) and one.passed is passed for one in checks)
+
+
+def test_a_fixed_cost_makes_the_slope_smaller() -> None:
+    """floor n, cost n + 100 over 50, 100, 150: 1 / 200 against 1 / 100."""
+    at = [50, 100, 150]
+    table = pd.DataFrame(
+        [
+            row(system, axis, **{axis: n, "floor_flops": float(n), "fraction": n / (n + 100)})
+            for axis in ("candidates", "history")
+            for system in ("torch likelihood", "vllm likelihood")
+            for n in at
+        ]
+    )
+    assert [one.value for one in slopes(table)] == pytest.approx([0.5] * 4)
+
+
+def test_turns_are_taken_once(tmp_path: Path) -> None:
+    """A second run measures what the first did not; after a complete run everything is measured anew."""
+    path, measured = tmp_path / "turns.jsonl", []
+
+    def measure(key: str) -> str:
+        measured.append(key)
+        return key.upper()
+
+    first = Turns(path)
+    assert first.take("a", lambda: measure("a")) == "A"
+    second = Turns(path)
+    assert [second.take(key, lambda key=key: measure(key)) for key in ("a", "b", "a")] == ["A", "B", "A"]
+    assert measured == ["a", "b"]
+    second.forget()
+    Turns(path).take("a", lambda: measure("a"))
+    assert measured == ["a", "b", "a"]
+
+
+def test_turns_end_when_the_time_is_over(tmp_path: Path) -> None:
+    turns = Turns(tmp_path / "turns.jsonl", seconds=1e-9)
+    with pytest.raises(typer.Exit):
+        turns.take("a", lambda: 1)

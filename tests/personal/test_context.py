@@ -1,5 +1,6 @@
 """Context vectors: what they become, where they start, what adapting them does."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from safetensors.numpy import save_file
 
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.engines.packed_forward import PackedLM
+from reranker.engines.packing import pack
 from reranker.errors import DataError, PromptError
 from reranker.personal import ContextMap, Support, history_features
-from reranker.personal.adaptation import ContextAdapter, context_tensors, unit, user_tokens
+from reranker.personal.adaptation import ContextAdapter, SupportReader, context_tensors, unit, user_tokens
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.stores.records import state_record
-from reranker.types import ModelInfo, UserState
+from reranker.types import ModelInfo, TokenSequence, UserState
 from tests.engines.models import save_tiny_model
 
 DIM = 32
@@ -169,6 +171,29 @@ def test_a_step_by_hand(lm: PackedLM, renderer: PromptRenderer) -> None:
     expected = at - 0.2 * np.asarray(slopes) / np.sqrt(np.mean(np.square(slopes)))
     np.testing.assert_allclose(after.vector, expected, atol=0.02)
     assert after.support == 4
+
+
+def test_the_common_beginning_is_read_apart_without_a_difference(tiny: Path, lm: PackedLM) -> None:
+    """Gradients and losses behind remembered keys and values are those of whole prompts."""
+    renderer = PromptRenderer.from_settings(PromptSettings(), HubTokenizer(tiny), 512)
+    contexts, placeholder = small(), TokenSequence.from_vectors(small().base)
+    lists = [items("alpha", "beta"), items("gamma")]
+    requests = [renderer.continuation(one, PROMPT, placeholder).request for one in lists]
+    prompt = torch.from_numpy(PROMPT.vectors)
+    values = context_tensors(contexts, torch.device("cpu"))
+    at = torch.tensor([[0.3, -0.2, 0.5], [0.1, 0.4, -0.6]])
+
+    def tokens(leaf: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        return user_tokens(values, leaf, torch.full((len(numbers),), 2))
+
+    gradients, losses = SupportReader(lm).gradients(requests, at, prompt, tokens)
+    assert requests[0].prefix.vector_positions[2] > 2  # an instruction stands between the domain's and the user's
+    leaf = at.clone().requires_grad_()
+    rows = [row for number, one in enumerate(requests) for row in pack(one, number, 1, labels=False)]
+    whole = lm.differentiable_log_probs(rows, [torch.cat([prompt, one]) for one in tokens(leaf, [0, 1])])
+    expected = torch.stack([-one.mean() for one in whole])
+    torch.testing.assert_close(losses, expected.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.sum(), leaf)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_users_do_not_touch_each_other(lm: PackedLM, renderer: PromptRenderer) -> None:
