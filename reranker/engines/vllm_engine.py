@@ -7,9 +7,8 @@ and prefixes are shared to their last token (`vllm_tails`).
 
 import json
 import logging
-import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -31,6 +30,7 @@ from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
+from reranker.engines.vllm_front import quiet_vllm, take_any_ids
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -95,7 +95,7 @@ class VLLMEngine:
         require_working_packages(broken_packages())
         self.tokenizer = HubTokenizer(source.path)
         self._lock = Turns()
-        with _quiet_vllm():
+        with quiet_vllm():
             self._llm: Any = _load(
                 source.path,
                 dtype=self.dtype,
@@ -104,6 +104,7 @@ class VLLMEngine:
                 max_length=max_length,
                 options=vllm_options,
             )
+        take_any_ids(self._llm)
         config = self._llm.llm_engine.model_config
         self.model = ModelInfo(
             model_id=source.model_id,
@@ -173,6 +174,37 @@ class VLLMEngine:
         check_generation(request, self.model)
         return written(self._tokens(request), request, self.tokenizer)
 
+    @property
+    def front(self) -> Any:
+        """vLLM's own front end, a `vllm.v1.engine.llm_engine.LLMEngine`: its configuration, renderer and tokenizer."""
+        return self._loaded().llm_engine
+
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Generator[Any]:
+        """`vllm.RequestOutput`s after a prompt, beside whatever is scored meanwhile. Closing it ends the work.
+
+        Args:
+            prompt: tokens and vectors.
+            parameters: `vllm.SamplingParams`.
+            cache_salt: prompts share cached blocks only with prompts of the same salt.
+        """
+        with self._lock:
+            self._loaded()
+            self._slots.load([prompt])
+            name = self._steps.begin(self._slots.token_ids(prompt), parameters, cache_salt)
+        try:
+            while True:
+                with self._lock:
+                    self._loaded()
+                    outputs = self._steps.fetch(name)
+                for output in outputs:
+                    yield output
+                    if output.finished:
+                        return
+        finally:
+            with self._lock:
+                if self._llm is not None:
+                    self._steps.end(name)
+
     def close(self) -> None:
         with self._lock:
             if self._llm is not None:
@@ -209,22 +241,9 @@ class VLLMEngine:
         self._slots = SlotTable(first, slots, write, forget)
 
     def _tokens(self, request: GenerationRequest) -> Generator[int]:
-        """Tokens as vLLM writes them, beside whatever is scored meanwhile."""
-        with self._lock:
-            self._loaded()
-            self._slots.load([request.prompt])
-            parameters = writing_parameters(request, self.tokenizer.end_ids)
-            name = self._steps.begin(self._slots.token_ids(request.prompt), parameters)
-        try:
-            while True:
-                with self._lock:
-                    self._loaded()
-                    tokens = self._steps.fetch(name)
-                yield from tokens
-        finally:
-            with self._lock:
-                if self._llm is not None:
-                    self._steps.end(name)
+        with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as outputs:
+            for output in outputs:
+                yield from output.outputs[0].token_ids
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:
         """Requests in order, as many at once as slots and prefix cache can serve, with their vectors loaded."""
@@ -353,7 +372,6 @@ def _load(
     settings: dict[str, Any] = {
         "dtype": dtype,
         "max_model_len": max_length or window,
-        "skip_tokenizer_init": True,  # prompts are ids, and slot ids lie beyond the tokenizer's vocabulary
         "enable_prefix_caching": True,
         "enforce_eager": True,  # compiled graphs would hold the embedding table from before the slots
         "hf_overrides": {"head_dtype": "float32"},
@@ -379,16 +397,3 @@ def _load(
         return LLM(model=str(path), **(settings | options))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot load {path}: {error}") from error
-
-
-@contextmanager
-def _quiet_vllm() -> Iterator[None]:
-    """Keeps vLLM's log to errors while it loads, unless the user asked for more; the environment is left as found."""
-    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
