@@ -150,8 +150,8 @@ class VLLMHost(Generator, Protocol):
     def front(self) -> Any:
         """vLLM's front end: its configuration (`vllm_config`), `renderer` and `input_processor`."""
 
-    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Pieces[Any]:
-        """`vllm.RequestOutput`s for `vllm.SamplingParams`. Closing the generator ends the work."""
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Pieces[list[Any]]:
+        """`vllm.RequestOutput`s for `vllm.SamplingParams`, step by step. Closing the generator ends the work."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +179,8 @@ class VLLMEngine:
         """vLLM's own front end, a `vllm.v1.engine.llm_engine.LLMEngine`: its configuration, renderer and tokenizer."""
         return self._loaded().llm_engine
 
-    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Generator[Any]:
-        """`vllm.RequestOutput`s after a prompt, beside whatever is scored meanwhile. Closing it ends the work.
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Generator[list[Any]]:
+        """`vllm.RequestOutput`s of each step, often none, beside whatever is scored. Closing it ends the work.
 
         Args:
             prompt: tokens and vectors.
@@ -196,10 +196,9 @@ class VLLMEngine:
                 with self._lock:
                     self._loaded()
                     outputs = self._steps.fetch(name)
-                for output in outputs:
-                    yield output
-                    if output.finished:
-                        return
+                yield outputs
+                if outputs and outputs[-1].finished:
+                    return
         finally:
             with self._lock:
                 if self._llm is not None:
@@ -241,8 +240,8 @@ class VLLMEngine:
         self._slots = SlotTable(first, slots, write, forget)
 
     def _tokens(self, request: GenerationRequest) -> Generator[int]:
-        with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as outputs:
-            for output in outputs:
+        with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as steps:
+            for output in chain.from_iterable(steps):
                 yield from output.outputs[0].token_ids
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:

@@ -1,5 +1,6 @@
 """How much a request may have written, and how much was."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -35,6 +36,14 @@ class Limits:
         if self.most is not None and self.most > cap:
             message = f"{self.tokens}: {self.most}, at most {cap} are written here"
             raise ProblemError(422, message, param=self.tokens, code="too_many")
+
+    def check_prompt(self, token_ids: Sequence[int], vocabulary: int) -> None:
+        """Raises ProblemError (422) for no tokens, or ids that are none of the model's `vocabulary` tokens."""
+        if not token_ids:
+            raise ProblemError(422, f"{self.prompt} is empty", param=self.prompt, code="empty")
+        if min(token_ids) < 0 or max(token_ids) >= vocabulary:
+            message = f"{self.prompt}: token ids are 0 to {vocabulary - 1} in this model"
+            raise ProblemError(422, message, param=self.prompt, code="invalid_field")
 
 
 @dataclass(eq=False, kw_only=True)

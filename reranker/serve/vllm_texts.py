@@ -177,8 +177,8 @@ class _Client:
             sampling_params.max_tokens = min(sampling_params.max_tokens, self.settings.max_generated_tokens)
             self.tally.prompt_tokens += len(sequence)
             run = partial(self.engine.run, sequence, sampling_params, prompt.get("cache_salt"))
-            async with aclosing(self.generations.pieces(run, self.settings.generation_seconds)) as outputs:
-                async for output in outputs:
+            async with aclosing(self.generations.pieces(run, self.settings.generation_seconds)) as steps:
+                async for output in _each(steps):
                     self.tally.tokens += sum(len(one.token_ids) for one in output.outputs)
                     output.prompt = prompt.get("prompt")
                     yield output
@@ -196,12 +196,7 @@ class _Client:
         return self.problem or _problem(json.loads(chunk.removeprefix("data: "))["error"], self.limits)
 
     def _prompt(self, token_ids: list[int], parameters: Any) -> TokenSequence:
-        field, vocabulary = self.limits.prompt, self.engine.model.vocab_size
-        if not token_ids:
-            raise ProblemError(422, f"{field} is empty", param=field, code="empty")
-        if min(token_ids) < 0 or max(token_ids) >= vocabulary:
-            message = f"{field}: token ids are 0 to {vocabulary - 1} in this model"
-            raise ProblemError(422, message, param=field, code="invalid_field")
+        self.limits.check_prompt(token_ids, self.engine.model.vocab_size)
         plain = TokenSequence.from_tokens(token_ids)
         if self.soft is None:
             return plain
@@ -232,6 +227,12 @@ async def _cancellable(work: Coroutine[Any, Any, Any]) -> Any:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
+
+
+async def _each(steps: AsyncIterator[list[Any]]) -> AsyncIterator[Any]:
+    async for outputs in steps:
+        for output in outputs:
+            yield output
 
 
 async def _next(chunks: AsyncGenerator[str]) -> str:

@@ -95,11 +95,7 @@ def _prompts(reader: Reader, engine: Generator, with_soft: bool, encode: Encode,
     vocabulary = reader.model.vocab_size
     prompts = []
     for tokens in encode(engine):
-        if not tokens:
-            raise ProblemError(422, f"{limits.prompt} is empty", param=limits.prompt, code="empty")
-        if min(tokens) < 0 or max(tokens) >= vocabulary:
-            message = f"{limits.prompt}: token ids are 0 to {vocabulary - 1} in this model"
-            raise ProblemError(422, message, param=limits.prompt, code="invalid_field")
+        limits.check_prompt(tokens, vocabulary)
         plain = TokenSequence.from_tokens(tokens)
         prompts.append(plain if soft is None else TokenSequence.concatenate([soft, plain]))
     return prompts
