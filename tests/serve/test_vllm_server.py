@@ -224,6 +224,7 @@ def test_a_client_that_goes_away_stops_the_text(url, engine, stream):
     assert idle(engine)
 
 
+@pytest.mark.slow
 def test_rankings_go_on_while_texts_are_written(url, client):
     def ranking():
         return httpx.post(f"{url}/v1/rerank", json=LIST, timeout=60).json()["results"]
@@ -247,6 +248,7 @@ def test_rankings_go_on_while_texts_are_written(url, client):
     assert texts == [alone] * 4
 
 
+@pytest.mark.slow
 def test_limits_are_ours(fitted):
     settings = ServeSettings(generations=1, generation_queue=0, generation_seconds=1.0, max_generated_tokens=900)
     body = {"model": BASE, "prompt": TALE, "ignore_eos": True, "max_tokens": 900}
