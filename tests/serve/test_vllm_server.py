@@ -46,13 +46,17 @@ WEATHER = {
 }
 
 
+def fitted_on(engine, **options):
+    data = toys.taste_dataset()
+    settings = {"engine": engine, "model": BASE, "dtype": "float32", "soft_tokens": 8, "fit_users": 10}
+    reranker = Reranker(toys.config(**settings, engine_options=options))
+    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+
+
 @pytest.fixture(scope="module")
 def fitted():
-    data = toys.taste_dataset()
-    options = {"slots": 64, "max_length": 1024}
-    settings = {"engine": "vllm", "model": BASE, "dtype": "float32", "soft_tokens": 8, "fit_users": 10}
-    reranker = Reranker(toys.config(**settings, engine_options=options))
-    yield reranker.fit(data, PopularityRecall().fit(data.interactions))
+    reranker = fitted_on("vllm", slots=64, max_length=1024)
+    yield reranker
     reranker.reader.close()
 
 
@@ -281,9 +285,9 @@ def test_an_unknown_tool_call_parser_is_a_setting_that_is_wrong(engine):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_stopped_leaves_no_process(fitted, tmp_path):
+def test_a_server_that_is_stopped_leaves_no_process(tmp_path):
     psutil = pytest.importorskip("psutil")
-    fitted.save(tmp_path / "bundle")
+    fitted_on("torch").save(tmp_path / "bundle")
     server = Process(tmp_path / "bundle", "--engine", "vllm", seconds=300)
     children = psutil.Process(server.process.pid).children(recursive=True)
     ranked = httpx.post(f"{server.url}/rerank", json=LIST, timeout=60).json()["results"]
@@ -291,4 +295,5 @@ def test_a_server_that_is_stopped_leaves_no_process(fitted, tmp_path):
     text = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
     server.end(signal.SIGTERM)
     assert ranked[0]["item_id"] == "g0i1" and "Paris" in text["choices"][0]["message"]["content"]
-    assert children and not [child for child in children if child.is_running()]
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert children and not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
