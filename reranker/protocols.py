@@ -3,7 +3,7 @@
 from collections.abc import Generator as Pieces
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from reranker.types import (
     ModelInfo,
     ScoringRequest,
     SpanScores,
+    TokenSequence,
     UserId,
     UserState,
 )
@@ -146,6 +147,20 @@ class Generator(Protocol):
 
         Closing the generator ends the work. A request that does not fit `model.max_length` raises EngineError at once.
         """
+
+
+@runtime_checkable
+class VLLMHost(Generator, Protocol):
+    """An engine whose texts vLLM's own server parts can ask for."""
+
+    model: ModelInfo
+
+    @property
+    def front(self) -> Any:
+        """vLLM's front end: its configuration (`vllm_config`), `renderer` and `input_processor`."""
+
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Pieces[list[Any]]:
+        """`vllm.RequestOutput`s for `vllm.SamplingParams`, step by step. Closing the generator ends the work."""
 
 
 @runtime_checkable

@@ -114,6 +114,12 @@ class Reader:
             )
         return self._engine
 
+    def close(self) -> None:
+        """Frees the engine if it was loaded here; a shared one is its owner's to free."""
+        engine, self._engine = self._engine, None
+        if engine is not None and self._lender is None:
+            engine.close()
+
     def share_engine(self, other: "Reader") -> bool:
         """Reads with the other's engine from now on, if both would load the same one; nothing is loaded by this.
 

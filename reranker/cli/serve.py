@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +57,9 @@ def serve(
     options = given(engine=engine, dtype=dtype)
     if base_url is not None:
         options["engine_options"] = {"base_url": base_url}
+    domains = _domains(bundle, users_db or [None] * len(bundle), options)
     app = create_app(
-        _domains(bundle, users_db or [None] * len(bundle), options),
+        domains,
         settings=ServeSettings.from_mapping(settings),
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
         score_log=score_log,
@@ -68,8 +70,11 @@ def serve(
     _log_requests()  # after uvicorn's own setting up of logs, which closes every handler that is there
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)
-    with contextlib.suppress(KeyboardInterrupt):  # it has shut down in order by then
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it again once it has shut down
+    with contextlib.suppress(KeyboardInterrupt):
         server.run()
+    for domain in domains:  # vLLM's processes would outlive this one
+        domain.reranker.reader.close()
     if not server.started:
         raise typer.Exit(1)
 

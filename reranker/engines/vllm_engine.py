@@ -7,8 +7,9 @@ and prefixes are shared to their last token (`vllm_tails`).
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, TAIL_ROWS, UNREAD
-from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm
+from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -99,6 +100,7 @@ class VLLMEngine:
                 max_length=max_length,
                 options=vllm_options,
             )
+        take_any_ids(self._llm)
         config = self._llm.llm_engine.model_config
         self.model = ModelInfo(
             model_id=source.model_id,
@@ -184,6 +186,36 @@ class VLLMEngine:
         check_generation(request, self.model)
         return written(self._tokens(request), request, self.tokenizer)
 
+    @property
+    def front(self) -> Any:
+        """vLLM's own front end, a `vllm.v1.engine.llm_engine.LLMEngine`: its configuration, renderer and tokenizer."""
+        return self._loaded().llm_engine
+
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Generator[list[Any]]:
+        """`vllm.RequestOutput`s of each step, often none, beside whatever is scored. Closing it ends the work.
+
+        Args:
+            prompt: tokens and vectors.
+            parameters: `vllm.SamplingParams`.
+            cache_salt: prompts share cached blocks only with prompts of the same salt.
+        """
+        with self._lock:
+            self._loaded()
+            self._slots.load([prompt])
+            name = self._steps.begin(self._slots.token_ids(prompt), parameters, cache_salt)
+        try:
+            while True:
+                with self._lock:
+                    self._loaded()
+                    outputs = self._steps.fetch(name)
+                yield outputs
+                if outputs and outputs[-1].finished:
+                    return
+        finally:
+            with self._lock:
+                if self._llm is not None:
+                    self._steps.end(name)
+
     def close(self) -> None:
         with self._lock:
             if self._llm is not None:
@@ -220,22 +252,9 @@ class VLLMEngine:
         self._slots = SlotTable(first, slots, write, forget)
 
     def _tokens(self, request: GenerationRequest) -> Generator[int]:
-        """Tokens as vLLM writes them, beside whatever is scored meanwhile."""
-        with self._lock:
-            self._loaded()
-            self._slots.load([request.prompt])
-            parameters = writing_parameters(request, self.tokenizer.end_ids)
-            name = self._steps.begin(self._slots.token_ids(request.prompt), parameters)
-        try:
-            while True:
-                with self._lock:
-                    self._loaded()
-                    tokens = self._steps.fetch(name)
-                yield from tokens
-        finally:
-            with self._lock:
-                if self._llm is not None:
-                    self._steps.end(name)
+        with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as steps:
+            for output in chain.from_iterable(steps):
+                yield from output.outputs[0].token_ids
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:
         """Requests in order, as many at once as slots and prefix cache can serve, with their vectors loaded."""

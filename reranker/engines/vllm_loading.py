@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ def load(
     settings: dict[str, Any] = {
         "dtype": dtype,
         "max_model_len": max_length or window,
-        "skip_tokenizer_init": True,  # prompts are ids, and slot ids lie beyond the tokenizer's vocabulary
         "enable_prefix_caching": True,
         "enforce_eager": True,  # compiled graphs would hold the embedding table from before the slots
         "hf_overrides": {"head_dtype": "float32"},
@@ -66,6 +65,15 @@ def load(
         return LLM(model=str(path), **(settings | options))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"vLLM cannot load {path}: {error}") from error
+
+
+def take_any_ids(llm: Any) -> None:
+    """Lets a `vllm.LLM` take slots and aliases; from then on it is for callers to check ids."""
+
+    def taken(token_ids: Sequence[int], *, parameter: str | None = None) -> None:
+        """In the place of vLLM's check."""
+
+    llm.llm_engine.renderer.validate_token_ids = taken
 
 
 @contextmanager

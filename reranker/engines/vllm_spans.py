@@ -22,8 +22,8 @@ _RUNNER_STATE = ("num_prompt_logprobs", "requests", "input_batch", "query_start_
 class SpanReader:
     """Takes the place of the model runner's prompt log-probabilities.
 
-    Every request that asks for prompt log-probabilities must say in `SamplingParams.extra_args` where scoring starts
-    (`SCORED_FROM`) and which token follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed.
+    A request for a span says in `SamplingParams.extra_args` where scoring starts (`SCORED_FROM`) and which token
+    follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed. Other requests get vLLM's own.
     A request with `STATES` has the states themselves summed instead, and leaves them in `states`.
 
     Args:
@@ -38,8 +38,25 @@ class SpanReader:
         self._runner = runner
         self._head = head
         self.states: dict[int, torch.Tensor] = {}
+        self._plain = getattr(runner, _RUNNER_METHOD)
 
     def read(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
+        """vLLM's tensors for each request whose prompt is complete."""
+        spans: dict[str, int] = {}
+        plain: dict[str, int] = {}
+        for name, count in self._runner.num_prompt_logprobs.items():
+            arguments = self._runner.requests[name].sampling_params.extra_args
+            (spans if arguments and SCORED_FROM in arguments else plain)[name] = count
+        if not plain:
+            return self._read_spans(hidden_states, num_scheduled_tokens)
+        self._runner.num_prompt_logprobs = plain
+        results = self._plain(hidden_states, num_scheduled_tokens)
+        self._runner.num_prompt_logprobs = spans
+        results |= self._read_spans(hidden_states, num_scheduled_tokens)
+        self._runner.num_prompt_logprobs = spans | plain
+        return dict(results)
+
+    def _read_spans(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
         """Per request whose prompt is complete: vLLM's tensors of one row that holds Σ log p of the span.
 
         Args:

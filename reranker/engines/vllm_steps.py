@@ -38,17 +38,18 @@ class Steps:
             raise
         return sorted(outputs, key=lambda output: int(output.request_id))
 
-    def begin(self, prompt: Sequence[int], parameters: Any) -> str:
-        """Starts a text; returns its name."""
+    def begin(self, prompt: Sequence[int], parameters: Any, cache_salt: str | None = None) -> str:
+        """Starts a text, or `parameters.n` texts; returns a name for them."""
         from vllm.inputs import tokens_input
 
         name = f"{_WRITER}{next(self._numbers)}"
-        self._running[name] = self._llm.llm_engine.add_request(name, tokens_input(list(prompt)), parameters)
+        own = self._llm.llm_engine.add_request(name, tokens_input(list(prompt), cache_salt=cache_salt), parameters)
+        self._running[name] = own
         self._mail[name] = deque()
         return name
 
-    def fetch(self, name: str) -> list[int]:
-        """Tokens written since the last call; takes one step if there are none, and may return none.
+    def fetch(self, name: str) -> list[Any]:
+        """vLLM's outputs since the last call; takes one step if there are none, and may return none.
 
         Raises:
             EngineError: vLLM gave the text up.
@@ -58,9 +59,9 @@ class Steps:
             raise EngineError("vLLM stopped writing before the text was complete")
         if not mail:
             self._step()
-        tokens = [token for output in mail for token in output.outputs[0].token_ids]
+        outputs = list(mail)
         mail.clear()
-        return tokens
+        return outputs
 
     def end(self, name: str) -> None:
         """Forgets a text, and stops it if it is being written."""

@@ -11,13 +11,14 @@ from starlette.responses import StreamingResponse
 
 from reranker.errors import PromptError
 from reranker.protocols import Generator
+from reranker.serve.amounts import Limits
 from reranker.serve.generation_schemas import ChatMessage, ChatRequest
 from reranker.serve.problems import ProblemError
 from reranker.serve.rerank_routes import ranked
 from reranker.serve.schemas import RerankRequest
 from reranker.serve.service import Service, allowed
 from reranker.serve.shapes import Shape, usage
-from reranker.serve.writing import Limits, write
+from reranker.serve.writing import write
 
 _LISTS = frozenset({"documents", "item_ids"})
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -40,11 +41,11 @@ def add_chat(app: FastAPI, service: Service) -> None:
         asked = _asked(body)
         if asked is not None:
             return await _rank(service, request, body, shape, asked)
-        messages = [_plain(number, message) for number, message in enumerate(body.messages)]
+        _check_parts(body.messages)
         name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         limits = Limits(prompt="messages", tokens=name, most=most, default=None)
-        return await write(service, request, body, shape, limits, lambda engine: _encoded(engine, messages))
+        return await write(service, request, body, shape, limits, lambda engine: _encoded(engine, body.messages))
 
 
 async def _rank(service: Service, request: Request, body: ChatRequest, shape: Shape, asked: RerankRequest) -> Response:
@@ -85,21 +86,26 @@ def _checked(fields: dict[str, Any], where: str) -> RerankRequest:
         raise ProblemError(422, f"{place}: {first['msg']}", param=place, code="invalid_field") from error
 
 
+def _check_parts(messages: Sequence[ChatMessage]) -> None:
+    for number, message in enumerate(messages):
+        for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+                place = f"messages.{number}.content.{index}"
+                raise ProblemError(422, f"{place}: only parts of text are read", param=place, code="not_supported")
+
+
 def _plain(number: int, message: ChatMessage) -> dict[str, str]:
     """Role and text of a message to the model."""
-    place = f"messages.{number}"
+    place = f"messages.{number}.role"
     if message.role not in _ROLES:
-        text = f"{place}.role: {message.role!r} is not supported; there are {', '.join(_ROLES)}"
-        raise ProblemError(422, text, param=f"{place}.role", code="not_supported")
-    for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            place = f"{place}.content.{index}"
-            raise ProblemError(422, f"{place}: only parts of text are read", param=place, code="not_supported")
+        text = f"{place}: {message.role!r} is not supported; there are {', '.join(_ROLES)}"
+        raise ProblemError(422, text, param=place, code="not_supported")
     return {"role": _ROLES[message.role], "content": message.text}
 
 
-def _encoded(engine: Generator, messages: Sequence[dict[str, str]]) -> Sequence[Sequence[int]]:
+def _encoded(engine: Generator, messages: Sequence[ChatMessage]) -> Sequence[Sequence[int]]:
+    plain = [_plain(number, message) for number, message in enumerate(messages)]
     try:
-        return [engine.tokenizer.encode_chat(messages)]
+        return [engine.tokenizer.encode_chat(plain)]
     except PromptError as error:
         raise ProblemError(422, f"messages: {error}", param="messages", code="invalid_field") from error

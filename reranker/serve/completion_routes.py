@@ -6,10 +6,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from reranker.protocols import Generator
+from reranker.serve.amounts import Limits
 from reranker.serve.generation_schemas import CompletionRequest
+from reranker.serve.problems import ProblemError
 from reranker.serve.service import Service, allowed
 from reranker.serve.shapes import Shape
-from reranker.serve.writing import Limits, write
+from reranker.serve.writing import write
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -19,6 +21,9 @@ def add_completions(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions", dependencies=[allowed(service, "rank")])
     async def completions(request: Request, body: CompletionRequest) -> Response:
+        if not all(body.prompts):
+            raise ProblemError(422, "prompt is empty", param="prompt", code="empty")
+
         def encode(engine: Generator) -> Sequence[Sequence[int]]:
             return [one if isinstance(one, list) else engine.tokenizer.encode_prompt(one) for one in body.prompts]
 

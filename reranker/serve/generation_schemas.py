@@ -1,5 +1,6 @@
 """What OpenAI's clients send to have a text written."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
@@ -37,7 +38,7 @@ StopText = Annotated[StrictStr, AfterValidator(_some_text), Field(max_length=100
 class StreamOptions(BaseModel):
     """OpenAI's; `include_usage` asks for a last event with token counts."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     include_usage: bool = False
 
@@ -47,7 +48,7 @@ class SamplingFields(BaseModel):
 
     Attributes:
         model: a name of GET /v1/models.
-        max_tokens: tokens written, at most.
+        max_tokens: tokens written, at most; 0 is for vLLM's `echo`.
         temperature: 0 takes the likeliest token each time.
         top_p: draws from the likeliest tokens only.
         stop: texts that end the answer.
@@ -60,7 +61,7 @@ class SamplingFields(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
     temperature: FiniteFloat | None = Field(default=None, ge=0, le=2)
     top_p: FiniteFloat | None = Field(default=None, gt=0, le=1)
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
@@ -77,10 +78,18 @@ class SamplingFields(BaseModel):
     def with_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def refuse_others(self) -> None:
-        """Raises ProblemError (422) for the first field that asks for what is not done here."""
+    @property
+    def prompt_count(self) -> int:
+        return 1
+
+    def refuse_others(self, known: Collection[str] = ()) -> None:
+        """Raises ProblemError (422) for the first field that asks for what is not done here.
+
+        Args:
+            known: further fields that are done.
+        """
         for name, value in (self.model_extra or {}).items():
-            if name in _HARMLESS or value is None or value is False or value in ({}, [], ""):
+            if name in _HARMLESS or name in known or value is None or value is False or value in ({}, [], ""):
                 continue
             if name not in _DEFAULTS or value != _DEFAULTS[name]:
                 message = f"{name}: not supported where this server writes text; leave it out"
@@ -99,6 +108,10 @@ class CompletionRequest(SamplingFields):
         tokens = [one for one in self.prompt if isinstance(one, int)]
         several = [one for one in self.prompt if not isinstance(one, int)]
         return several or [tokens]
+
+    @property
+    def prompt_count(self) -> int:
+        return len(self.prompts)
 
 
 class ChatMessage(BaseModel):

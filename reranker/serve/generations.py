@@ -6,14 +6,14 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from reranker.serve.problems import ProblemError
-from reranker.types import GenerationPiece
 
 logger = logging.getLogger(__name__)
 
-Write = Callable[[], Generator[GenerationPiece]]
-"""Begins a text; called in one of the threads."""
+Piece = TypeVar("Piece")
+_END = object()
 
 
 class Generations:
@@ -36,8 +36,12 @@ class Generations:
         """Texts that are written or wait."""
         return self._held
 
-    async def pieces(self, write: Write, timeout: float) -> AsyncGenerator[GenerationPiece]:
+    async def pieces(self, write: Callable[[], Generator[Piece]], timeout: float) -> AsyncGenerator[Piece]:
         """The pieces of one text as they come. Closing the generator ends the work.
+
+        Args:
+            write: begins the text; called in one of the threads.
+            timeout: seconds for the whole text, waiting included.
 
         Raises:
             ProblemError: 503 when the queue is full or the server shuts down, 504 when it took longer than `timeout`.
@@ -47,10 +51,10 @@ class Generations:
         if self._held >= self._most:
             raise ProblemError(503, f"{self._held} texts are being written already", code="overloaded", retry_after=2.0)
         loop = asyncio.get_running_loop()
-        mail: asyncio.Queue[GenerationPiece | Exception] = asyncio.Queue()
+        mail: asyncio.Queue[Any] = asyncio.Queue()
         gone = threading.Event()
 
-        def send(one: GenerationPiece | Exception) -> None:
+        def send(one: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
                 loop.call_soon_threadsafe(mail.put_nowait, one)
 
@@ -76,9 +80,9 @@ class Generations:
                     raise ProblemError(504, f"not written within {timeout:g} s", code="timeout") from None
                 if isinstance(one, Exception):
                     raise one
-                yield one
-                if one.finish_reason is not None:
+                if one is _END:
                     return
+                yield one
         finally:
             gone.set()
             work.cancel()
@@ -96,7 +100,7 @@ class Generations:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(write: Write, gone: threading.Event, send: Callable[[GenerationPiece | Exception], None]) -> None:
+def _work(write: Callable[[], Generator[Any]], gone: threading.Event, send: Callable[[object], None]) -> None:
     try:
         if gone.is_set():
             return
@@ -105,5 +109,6 @@ def _work(write: Write, gone: threading.Event, send: Callable[[GenerationPiece |
                 send(piece)
                 if gone.is_set():
                     return
+        send(_END)
     except Exception as error:
         send(error)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Depends, Request
 
+from reranker.protocols import VLLMHost
 from reranker.serve.adaptation import Adaptation
 from reranker.serve.batcher import Batcher
 from reranker.serve.books import Books, access_log
@@ -19,6 +20,7 @@ from reranker.serve.problems import ProblemError
 from reranker.serve.score_log import ScoreLog
 from reranker.serve.settings import ServeSettings
 from reranker.serve.tracing import Tracing
+from reranker.serve.vllm_texts import VLLMTexts
 from reranker.serve.work import Job, Ranked, answer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class Service:
             observe=self.metrics.batch_done,
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
+        self.hosted: dict[str, VLLMTexts] = {}  # by model name, where vLLM answers for the model
         self.tracing = tracing
         self._when_loaded = when_loaded
         self.adaptations = {
@@ -136,12 +139,23 @@ class Service:
         try:
             for domain in self.domains:
                 domain.reranker.rank("", ["a title", "another"])
+            self.hosted = self._host()
         except Exception as error:  # whatever it is: /ready says so for as long as the server stands
             self.failure = str(error)
             logger.exception("this server cannot rank")
         else:
             self._when_loaded()
             self.ready = True
+
+    def _host(self) -> dict[str, VLLMTexts]:
+        hosted: dict[str, VLLMTexts] = {}
+        for model in self.domains.models():
+            domain, with_soft = self.domains.writer(model["id"])
+            reader = domain.reranker.reader
+            if isinstance(reader.engine, VLLMHost):
+                soft = reader.soft_prompt() if with_soft else None
+                hosted[model["id"]] = VLLMTexts(reader.engine, model["id"], soft, self.settings.tool_call_parser)
+        return hosted
 
 
 def allowed(service: Service, scope: str) -> Any:

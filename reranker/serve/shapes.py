@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DONE = "data: [DONE]\n\n"
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def event(body: dict[str, Any]) -> str:

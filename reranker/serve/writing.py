@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from fastapi import Request
@@ -12,38 +12,19 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from reranker.errors import RerankerError
 from reranker.protocols import Generator
 from reranker.reader import Reader
+from reranker.serve.amounts import Limits, Tally
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.generation_schemas import SamplingFields
 from reranker.serve.problems import ProblemError, problem_of
 from reranker.serve.service import Service
-from reranker.serve.shapes import DONE, Shape, event, usage
+from reranker.serve.shapes import DONE, STREAM_HEADERS, Shape, event, usage
 from reranker.types import GenerationPiece, GenerationRequest, TokenSequence
 
 logger = logging.getLogger(__name__)
 
-MOST_TEXTS = 8
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
 Encode = Callable[[Generator], Sequence[Sequence[int]]]
 """The token ids of each prompt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a request says of its length.
-
-    Attributes:
-        prompt: name of the field that holds the prompt.
-        tokens: name of the field that holds `most`.
-        most: tokens to write; None for what `default` says.
-        default: tokens to write where nothing is said; None for as many as there is room for.
-    """
-
-    prompt: str
-    tokens: str
-    most: int | None
-    default: int | None
 
 
 async def write(
@@ -55,37 +36,39 @@ async def write(
         ProblemError: with the field that is wrong.
     """
     domain, soft = service.domains.writer(body.model)
-    body.refuse_others()
     engine = _generator(service, domain)
+    limits.check(body, service.settings.max_generated_tokens)
+    if hosted := service.hosted.get(body.model):
+        tally = Tally(metrics=service.metrics, request=request)
+        return await hosted.answer(service.generations, service.settings, request, body, limits, tally)
+    body.refuse_others()
     prompts = await asyncio.to_thread(_prompts, domain.reranker.reader, engine, soft, encode, limits)
     window = domain.reranker.reader.engine.model.max_length
     texts = [
         _request(service, window, body, prompt, limits, number) for prompt in prompts for number in range(body.n or 1)
     ]
-    if len(texts) > MOST_TEXTS:
-        message = f"{len(prompts)} prompts with n={body.n or 1}: at most {MOST_TEXTS} texts in one request"
-        raise ProblemError(422, message, param=limits.prompt, code="too_many")
-    tally = _Tally(service, request, sum(map(len, prompts)), [""] * len(texts), [None] * len(texts))
-    pieces = _pieces(service, engine, texts, tally)
+    written = _Written(
+        metrics=service.metrics, request=request, prompt_tokens=sum(map(len, prompts)), reasons=[None] * len(texts)
+    )
+    pieces = _pieces(service, engine, texts, written)
     if not body.stream:
         await while_connected(request, _exhaust(pieces))
-        return JSONResponse(shape.whole(tally.texts, tally.reasons, tally.usage))
+        return JSONResponse(shape.whole(written.texts, written.reasons, written.usage))
     first = await while_connected(request, _next(pieces))  # what fails before it is an ordinary error
     return StreamingResponse(
-        _events(shape, first, pieces, tally), media_type="text/event-stream", headers=_STREAM_HEADERS
+        _events(shape, first, pieces, written), media_type="text/event-stream", headers=STREAM_HEADERS
     )
 
 
-@dataclass(eq=False)
-class _Tally:
-    """What was written so far, for the answer, the log and the counters."""
+@dataclass(eq=False, kw_only=True)
+class _Written(Tally):
+    """What was written so far."""
 
-    service: Service
-    request: Request
-    prompt_tokens: int
-    texts: list[str]
     reasons: list[str | None]
-    tokens: int = 0
+    texts: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = [""] * len(self.reasons)
 
     @property
     def usage(self) -> dict[str, int]:
@@ -95,11 +78,6 @@ class _Tally:
         self.texts[number] += piece.text
         self.reasons[number] = piece.finish_reason
         self.tokens += piece.tokens
-
-    def close(self) -> None:
-        self.service.metrics.generated.inc(self.tokens)
-        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens}
-        self.request.state.log = {**getattr(self.request.state, "log", {}), **counts}
 
 
 def _generator(service: Service, domain: Domain) -> Generator:
@@ -117,11 +95,7 @@ def _prompts(reader: Reader, engine: Generator, with_soft: bool, encode: Encode,
     vocabulary = reader.model.vocab_size
     prompts = []
     for tokens in encode(engine):
-        if not tokens:
-            raise ProblemError(422, f"{limits.prompt} is empty", param=limits.prompt, code="empty")
-        if min(tokens) < 0 or max(tokens) >= vocabulary:
-            message = f"{limits.prompt}: token ids are 0 to {vocabulary - 1} in this model"
-            raise ProblemError(422, message, param=limits.prompt, code="invalid_field")
+        limits.check_prompt(tokens, vocabulary)
         plain = TokenSequence.from_tokens(tokens)
         prompts.append(plain if soft is None else TokenSequence.concatenate([soft, plain]))
     return prompts
@@ -135,9 +109,8 @@ def _request(
     if room < 1:
         message = f"{limits.prompt}: {len(prompt)} tokens, the model reads {window} and needs one to answer: shorten it"
         raise ProblemError(400, message, param=limits.prompt, code="context_length_exceeded")
-    if limits.most is not None and limits.most > cap:
-        message = f"{limits.tokens}: {limits.most}, at most {cap} are written here"
-        raise ProblemError(422, message, param=limits.tokens, code="too_many")
+    if limits.most == 0:
+        raise ProblemError(422, f"{limits.tokens}: at least 1", param=limits.tokens, code="invalid_field")
     if limits.most is not None and limits.most > room:
         message = f"{limits.tokens}: {limits.most}, but after {len(prompt)} tokens of prompt there is room for {room}"
         raise ProblemError(400, message, param=limits.tokens, code="context_length_exceeded")
@@ -152,7 +125,7 @@ def _request(
 
 
 async def _pieces(
-    service: Service, engine: Generator, texts: Sequence[GenerationRequest], tally: _Tally
+    service: Service, engine: Generator, texts: Sequence[GenerationRequest], tally: _Written
 ) -> AsyncGenerator[tuple[int, GenerationPiece]]:
     """(number of the text, piece), one text after the other."""
     try:
@@ -181,7 +154,7 @@ async def _events(
     shape: Shape,
     first: tuple[int, GenerationPiece],
     pieces: AsyncGenerator[tuple[int, GenerationPiece]],
-    tally: _Tally,
+    tally: _Written,
 ) -> AsyncIterator[str]:
     opened = -1
     try:

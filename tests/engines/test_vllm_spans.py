@@ -35,6 +35,18 @@ class Runner:
             in_progress_prompt_logprobs_cpu=None,
         )
 
+    def add_plain(self, name: str) -> None:
+        """A request for vLLM's own prompt log-probabilities."""
+        self.add(name, [1, 2, 3], scored_from=1, last=4)
+        self.requests[name].sampling_params.extra_args = None
+
+    def _get_prompt_logprobs_dict(self, hidden_states: torch.Tensor, counts: dict[str, int]) -> dict[str, str]:
+        """vLLM's own, which reads whatever request it finds."""
+        found = {name: f"vLLM's {name}" for name in self.num_prompt_logprobs if name in counts}
+        for name in found:
+            del self.num_prompt_logprobs[name]
+        return found
+
     def place(self, counts: dict[str, int]) -> None:
         """The step's requests, in this order, with this many tokens each."""
         self.input_batch.req_id_to_index = {name: index for index, name in enumerate(counts)}
@@ -80,6 +92,20 @@ def test_a_prompt_in_two_chunks(head: Head, cut: int) -> None:
     runner.place({"a": 5 - cut})
     found = reader.read(hidden[cut:], {"a": 5 - cut})["a"].logprobs.item()
     assert found == pytest.approx(total(head, hidden[1:], [3, 4, 5, 6]), abs=1e-5)
+
+
+def test_requests_that_name_no_span_get_vllms_own(head: Head) -> None:
+    runner = Runner()
+    runner.add_plain("b")
+    runner.add("a", [1, 2, 3], scored_from=1, last=4)
+    runner.add_plain("later")
+    counts = {"b": 3, "a": 3}
+    runner.place(counts)
+    hidden = states(6, seed=4)
+    results = SpanReader(runner, head).read(hidden, counts)
+    assert results["b"] == "vLLM's b" and sorted(results) == ["a", "b"]
+    assert results["a"].logprobs.item() == pytest.approx(total(head, hidden[3:], [2, 3, 4]), abs=1e-5)
+    assert list(runner.num_prompt_logprobs) == ["later"]
 
 
 def test_a_preempted_request_waits(head: Head) -> None:

@@ -30,9 +30,10 @@ def serving(app: Any) -> Iterator[str]:
         listener.close()
 
 
-def wait_until_ready(url: str) -> None:
+def wait_until_ready(url: str, seconds: float = 5) -> None:
     """Until the model is loaded."""
-    for _ in range(500):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if httpx.get(f"{url}/ready").status_code == 200:
             return
         time.sleep(0.01)

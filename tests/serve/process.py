@@ -11,7 +11,7 @@ import httpx
 class Process:
     """`reranker serve` on a free port; constructed when it is ready."""
 
-    def __init__(self, bundle, *flags):
+    def __init__(self, bundle, *flags, seconds=60):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -20,7 +20,7 @@ class Process:
         self.process = subprocess.Popen(
             [*map(str, command), "--port", str(port), *map(str, flags)], stderr=subprocess.PIPE
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 if httpx.get(f"{self.url}/ready").status_code == 200:
@@ -28,6 +28,7 @@ class Process:
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
+        self.process.kill()
         raise AssertionError(self.process.communicate()[1])
 
     def end(self, how):
