@@ -77,7 +77,7 @@ def judge(
         factories |= _systems(one, [one.domain for one in folds], fit_users, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
-            rivals.append((f"llm.{one.name}", "text_similarity"))
+            rivals += [(f"{system}.{one.name}", "text_similarity") for system in ("llm", "fused")]
     rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
     settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False)
     results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
@@ -156,7 +156,9 @@ def _checks(results: Results, variants: Sequence[str], duels: Sequence[tuple[str
             (f"served.{name}", "linear", "interval not below 0", _not_below),
         ]
         if cold:
-            targets.append((f"llm.{name}", "text_similarity", "interval above 0", _above))
+            targets += [
+                (f"{system}.{name}", "text_similarity", "interval above 0", _above) for system in ("llm", "fused")
+            ]
         targets += [
             (f"{system}.{name}", f"{system}.{versus}", "interval above 0", _above)
             for challenger, versus in duels
