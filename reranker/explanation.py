@@ -1,6 +1,6 @@
 """One user's list, taken apart: what `reranker inspect` shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from reranker.fusion import Blend
 from reranker.prompting import PromptRenderer, RenderedPrompt
 from reranker.scoring import Scoring, ScoringList
+from reranker.scoring.embedding import NEWEST
 from reranker.tables import ITEM
 
 
@@ -51,7 +52,11 @@ def explain(
     render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
     shown = one.candidates if render is not None else one.candidates[:2]
     if read_out == "embedding":
-        prompt = renderer.embedding(one.candidates)
+        prompt = replace(
+            renderer.embedding(one.candidates),
+            history_given=len(one.history),
+            history_kept=min(len(one.history), NEWEST),
+        )
     else:
         prompt = (render or renderer.listwise)(
             one.history,

@@ -35,7 +35,7 @@ def inspect(
     if table.empty:
         raise DataError(f"user {user!r} has no candidates; check the id")
     seen = reranker.explain(table, k)
-    typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items in the prompt\n")
+    typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items were read\n")
     for span in seen.prompt.spans:
         typer.echo(f"[{span.start:4d}..{span.end:4d}) {span.kind:14s} {span.text!r}")
     typer.echo(f"\n{'rank':>4} {'recall':>6} {'score':>8}  " + "  ".join(f"{name:>10}" for name in seen.components))

@@ -42,7 +42,8 @@ def folder(tmp_path_factory):
     data.items.to_parquet(folder / "items.parquet")
     (folder / "settings.yaml").write_text(CONFIG)
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
-    fitted, _ = run("fit", *tables, "--config", folder / "settings.yaml", "--n", 12, "--out", folder / "bundle")
+    options = ("--config", folder / "settings.yaml", "--scoring", "likelihood", "--n", 12)
+    fitted, _ = run("fit", *tables, *options, "--out", folder / "bundle")
     assert "serving" in fitted
     assert f"saved {folder / 'bundle'}" in fitted
     proposed, _ = run(
@@ -73,13 +74,21 @@ def test_rerank_writes_what_python_returns(folder):
 
 def test_inspect_shows_spans_and_scores(folder):
     said, _ = run("inspect", "--bundle", folder / "bundle", "--user", "u1", "--n", 5, "--k", 3)
-    assert "user u1: 5 of 5 history items in the prompt" in said
+    assert "user u1: 5 of 5 history items were read" in said
     for part in ("domain_tokens", "instruction", "history", "llm_sum", "llm_mean", "llm_prior", "serving"):
         assert part in said
     assert said.count("'\\n- ") == 3  # the text of each candidate shown
     assert "'nobody'" in refused(
         "inspect", "--bundle", folder / "bundle", "--user", "nobody", "--candidates", folder / "candidates.parquet"
     )
+
+
+def test_inspect_shows_texts_where_states_are_compared(folder):
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    run("fit", *tables, "--config", folder / "settings.yaml", "--n", 12, "--out", folder / "by-states")
+    said, _ = run("inspect", "--bundle", folder / "by-states", "--user", "u1", "--n", 5, "--k", 3)
+    assert "user u1: 5 of 5 history items were read" in said
+    assert "llm_near_last" in said and "llm_sum" not in said
 
 
 def test_fit_takes_a_trained_prompt_and_newer_item_vectors(folder):

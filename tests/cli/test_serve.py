@@ -26,7 +26,7 @@ def test_answers_logs_and_stops(bundle):
     answer = httpx.post(f"{server.url}/rerank", json=body).json()
     log = server.end(signal.SIGTERM)
     assert answer["results"][0]["item_id"] == "g0i1"
-    assert '"route": "/rerank", "status": 200' in log and "u0" not in log
+    assert '"route":"/rerank","status":200' in log and "u0" not in log
     assert server.process.returncode in (0, -signal.SIGTERM)
 
 
