@@ -212,7 +212,8 @@ class Reranker:
     ) -> list[RankedDocument]:
         """Ranks texts by how well they follow `history` and `query`; no ids, no fit needed. Best first.
 
-        There is no recall list here, hence no evidence and no guard: equal scores keep the order that came in.
+        There is no recall list here, hence no evidence and no guard: equal scores keep the order that came in. Where
+        the read-out is "embedding", texts are read by likelihood: they belong to no catalogue.
 
         Args:
             query: what is asked for, or "recently watched: ...".
@@ -241,8 +242,11 @@ class Reranker:
         wanted = [number for number, one in enumerate(lists) if len(one.documents)]
         if not wanted:
             return [([], 0) for _ in lists]
-        read = self.reader.read([lists[number].scoring_list(self.reader.soft_prompt()) for number in wanted])
-        coefficients = self.reader.scoring.default_coefficients if self.blend is None else self.blend.coefficients
+        reader = self.reader.of_texts
+        read = reader.read([lists[number].scoring_list(reader.soft_prompt()) for number in wanted])
+        coefficients = reader.scoring.default_coefficients
+        if self.blend is not None and reader is self.reader:
+            coefficients = self.blend.coefficients
         readings = dict(zip(wanted, read, strict=True))
         return [
             (one.ranked(readings[number].components @ coefficients), readings[number].prompt_tokens)

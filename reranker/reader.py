@@ -75,6 +75,7 @@ class Reader:
         self._lender: Reader | None = None
         self._model = model
         self._scoring: Scoring | None = None
+        self._of_texts: Reader | None = None
         self._packed: PackedLM | None = None
 
     def for_domain(self, domain: str, item_tokens: ItemTokens | None = None) -> "Reader":
@@ -145,6 +146,18 @@ class Reader:
         if self._scoring is None:
             self._scoring = self._build_scoring()
         return self._scoring
+
+    @property
+    def of_texts(self) -> "Reader":
+        """What reads texts that belong to no catalogue: by likelihood where this reader compares states, which mean
+        something in the space of a catalogue only."""
+        if self.config.scoring != "embedding":
+            return self
+        if self._of_texts is None:
+            config = self.config.model_copy(update={"scoring": "likelihood"})
+            self._of_texts = Reader(config, self.domain, self.prompts, self.priors, model=self._model)
+            self._of_texts.share_engine(self)
+        return self._of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
         """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction."""

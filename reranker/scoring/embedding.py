@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.prompting import Item, PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
-from reranker.scoring.space import StateStore, Vectors, unit
+from reranker.scoring.space import StateStore, Vectors
 from reranker.tables import TITLE
 
 NEWEST = 20
@@ -32,8 +32,8 @@ _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 class EmbeddingScoring(Scoring):
     """Cosines between the candidate and the user's newest items, summed up in five ways.
 
-    A query counts as the newest item. Without any history every component is 0. Before a catalogue was learned, the
-    mean of the list's own texts is taken out of their states.
+    A query counts as the newest item. Without any history every component is 0. Before a catalogue was learned,
+    states are compared as they are, which says little.
     """
 
     name = "embedding"
@@ -64,13 +64,12 @@ class EmbeddingScoring(Scoring):
         if not lists:
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
+        ends = np.cumsum([len(part) for part in texts])[:-1]
         request = self._renderer.embedding([item for part in texts for item in part]).request
         vectors = self.states.look_up(self._engine, request.prefix, request.candidates)
-        if self.states.space is None:
-            vectors = np.concatenate([_centred(part) for part in _split(vectors, texts)])
         return [
             ListReading(components=nearness(part[: len(one.candidates)], part[len(one.candidates) :]), prompt_tokens=0)
-            for part, one in zip(_split(vectors, texts), lists, strict=True)
+            for part, one in zip(np.split(vectors, ends), lists, strict=True)
         ]
 
 
@@ -99,12 +98,3 @@ def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
 def _chosen(one: ScoringList) -> list[Item]:
     asked: list[Item] = [{TITLE: one.query}] if one.query and one.query.strip() else []
     return [*list(one.history)[-NEWEST:], *asked]
-
-
-def _split(vectors: Vectors, texts: Sequence[Sequence[Item]]) -> list[Vectors]:
-    return np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])
-
-
-def _centred(vectors: Vectors) -> Vectors:
-    """Around their mean, whose last bits do not depend on the order."""
-    return unit(vectors - np.sort(vectors, axis=0).mean(axis=0))

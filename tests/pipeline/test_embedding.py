@@ -59,12 +59,16 @@ def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: P
     assert fresh.states_read == 0
 
 
-def test_texts_of_no_catalogue_are_read_when_they_come(engine: toys.WatchedEngine) -> None:
+def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine) -> None:
     reranker = fitted(engine)
     before = engine.states_read
-    best = reranker.rank("", ["quxard quxley 99", "mipfen mippel 99"], history=["mipfen mippel 1", "mipfen mippel 2"])
+    texts = ["quxard quxley 99", "mipfen mippel 99"]
+    best = reranker.rank("", texts, history=["mipfen mippel 1", "mipfen mippel 2"])
     assert best[0].document == "mipfen mippel 99"
-    assert engine.states_read == before + 2  # the histories' titles are the catalogue's
+    assert engine.calls and engine.states_read == before
+    by_likelihood = Reranker.from_pretrained(engine=engine, prompt=toys.PROMPT, scoring="likelihood")
+    alone = by_likelihood.rank("", texts, history=["mipfen mippel 1", "mipfen mippel 2"])
+    assert [one.score for one in alone] == [one.score for one in best]
 
 
 def test_explained(engine: toys.WatchedEngine) -> None:
