@@ -74,8 +74,8 @@ def main(
     with Engines(("naive", "torch", "vllm")) as engines:
         gauge = Machine(engines.model)
         rows = [turns.take(one.key, partial(_timed, engines, gauge, one)) for one in _planned(load, rounds, quick)]
-        few, times = (8, 1) if quick else (200, 1)
-        adapted = [turns.take(f"adapt {few} {at}", partial(_adaptation, engines, few, at)) for at in range(times)]
+        few = 8 if quick else 200
+        adapted = [turns.take(f"adapt {few}", partial(_adaptation, engines, few))]
         agreed = turns.take("agreement", partial(_agreement, engines, 2 if quick else 16))
         more: dict[str, object] = {"dtype": engines.dtype, "gemm": gauge.summary()}
     table = pd.DataFrame(rows)
@@ -193,8 +193,8 @@ def _relative_slope(values: "pd.Series[float]") -> float:
     return float(np.polyfit(values.index.to_numpy(dtype=float), values.to_numpy(), 1)[0] / values.mean())
 
 
-def _adaptation(engines: Engines, users: int, number: int) -> dict[str, Any]:
-    job = {"readout": ADAPT, "users": users, "interactions": 10, "steps": 2, "seed": number}
+def _adaptation(engines: Engines, users: int) -> dict[str, Any]:
+    job = {"readout": ADAPT, "users": users, "interactions": 10, "steps": 2, "seed": 0}
     return engines.ask("naive", job) | {"users": users}
 
 

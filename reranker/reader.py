@@ -70,7 +70,7 @@ class Reader:
         self.priors = priors
         self.contexts = contexts
         self.item_tokens = item_tokens
-        self.states = states or StateStore()
+        self.states = StateStore() if states is None else states
         self._engine = engine
         self._lender: Reader | None = None
         self._model = model

@@ -120,9 +120,14 @@ def split_common(requests: Sequence[ScoringRequest]) -> tuple[TokenSequence, lis
     length = min(min(_common_length(first, one.prefix), len(one.prefix) - 1) for one in requests)
     if not length:
         return TokenSequence.from_tokens([]), list(requests)
-    heads = first.split(length)
-    rests = [TokenSequence.concatenate(one.prefix.split(length)[1:]) for one in requests]
-    return heads[0], [replace(one, prefix=rest) for one, rest in zip(requests, rests, strict=True)]
+    return split_prefixes(requests, length)
+
+
+def split_prefixes(requests: Sequence[ScoringRequest], length: int) -> tuple[TokenSequence, list[ScoringRequest]]:
+    """The first `length` tokens, at least one, of the first prefix, and the requests without theirs."""
+    parts = [one.prefix.split(length) for one in requests]
+    rests = [TokenSequence.concatenate(rest) for _, *rest in parts]
+    return parts[0][0], [replace(one, prefix=rest) for one, rest in zip(requests, rests, strict=True)]
 
 
 def _common_length(one: TokenSequence, other: TokenSequence) -> int:

@@ -10,7 +10,7 @@ import torch
 
 
 def fuse_norms(model: torch.nn.Module) -> int:
-    """Has the model's norms take vLLM's kernel; returns how many do. None, where this vLLM lacks what it takes."""
+    """Has the model's norms take vLLM's kernel; returns how many do: 0 where this vLLM lacks what it takes."""
     from vllm.model_executor.layers.layernorm import RMSNorm
     from vllm.platforms import current_platform
 

@@ -211,7 +211,7 @@ class Readings:
 
     def _keep_states(self, domain: str, states: StateStore) -> None:
         path = self._states_path(domain)
-        if path is not None and len(states):
+        if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp.npz")
             states.save(temporary)
@@ -220,7 +220,7 @@ class Readings:
     def _read(self, lists: CandidateLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
-        catalog = Catalog(lists.fold.items)
+        catalog, known = Catalog(lists.fold.items), len(reader.states)
         if reader.states.space is None:
             reader.learn_items(catalog.items(lists.fold.items[ITEM]))
         histories: dict[UserId, list[ItemId]] = {
@@ -243,7 +243,8 @@ class Readings:
             reader.item_tokens,
         )
         values = reader.components(prompts, self.progress)
-        self._keep_states(lists.fold.domain, reader.states)
+        if len(reader.states) > known:
+            self._keep_states(lists.fold.domain, reader.states)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))
         groups = lists.candidates.groupby(USER, sort=False).indices.values()
         for rows, part in zip(groups, values, strict=True):

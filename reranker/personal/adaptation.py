@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import pack
+from reranker.engines.packing import pack, split_prefixes
 from reranker.errors import DataError
 from reranker.personal.context import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.personal.support import DRIFT_NATS, AdaptReport, Support
@@ -79,7 +79,7 @@ class SupportReader:
 
     def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[list[int]]:
         """Users with histories of like length together."""
-        lengths = [request_length(one) for one in requests]
+        lengths = [one.tokens for one in requests]
         group: list[int] = []
         for number in sorted(range(len(requests)), key=lambda one: -lengths[one]):
             if group and lengths[group[0]] * (len(group) + 1) > self._max_tokens:
@@ -195,7 +195,7 @@ class ContextAdapter:
                 step_scale=scales[number].item(),
                 updated_at=moment,
             )
-            results.append((state, losses[0][number].item(), self._steps * request_length(requests[number])))
+            results.append((state, losses[0][number].item(), self._steps * requests[number].tokens))
         return results
 
     def _starts(self, users: Sequence[Support], requests: Sequence[ScoringRequest]) -> NDArray[np.float32]:
@@ -249,14 +249,7 @@ def _common_beginning(
     beginning = first.token_ids[:length]
     if not length or any(not np.array_equal(one.prefix.token_ids[:length], beginning) for one in requests):
         return TokenSequence.from_tokens([]), requests
-    parts = [one.prefix.split(length) for one in requests]
-    rest = [replace(one, prefix=TokenSequence.concatenate(own)) for one, (_, *own) in zip(requests, parts, strict=True)]
-    return parts[0][0], rest
-
-
-def request_length(request: ScoringRequest) -> int:
-    """Tokens of the prefix and of all spans."""
-    return len(request.prefix) + sum(len(one.sequence) for one in request.candidates)
+    return split_prefixes(requests, length)
 
 
 def _drifted(state: UserState, loss: float) -> bool:
