@@ -7,7 +7,7 @@ evidence.npz         item statistics and histories
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
 priors.parquet       log-likelihood of titles without history
-states.npz           hidden states of items' texts and the space they are compared in
+states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 recall/              the recall stage, if it was one of candidate_gen's
 """

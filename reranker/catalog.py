@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from reranker.fusion import EvidenceModel
 from reranker.item_tokens import ItemTokens
 from reranker.scoring import ScoringList
 from reranker.tables import CATEGORY, DESCRIPTION, ITEM, TITLE, UNTITLED, USER
@@ -35,6 +38,13 @@ class Catalog:
 
     def titles(self, ids: Iterable[ItemId]) -> list[str]:
         return [str(item[TITLE]) for item in self.items(ids)]
+
+
+def tastes(catalog: Catalog, evidence: EvidenceModel) -> tuple[list[Item], NDArray[np.float32], NDArray[np.float64]]:
+    """Items that have a text, their (n, n_factors) vectors in the recall space and (n,) how often each was chosen."""
+    rows = [row for row, item in enumerate(evidence.item_ids) if item in catalog]
+    items = catalog.items(evidence.item_ids[row] for row in rows)
+    return items, evidence.vectors[rows], evidence.popularity[rows]
 
 
 def scoring_lists(

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.bundle import BundleState, read_bundle, write_bundle
-from reranker.catalog import Catalog, scoring_lists
+from reranker.catalog import Catalog, scoring_lists, tastes
 from reranker.config import RerankerConfig, default_read_out
 from reranker.domain import DomainData, domain_tokens, with_newer_items
 from reranker.errors import BundleError, ConfigError, DataError
@@ -140,7 +140,9 @@ class Reranker:
         self.recall = recall
         self._data = DomainData.build(data, recall)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
+        self.reader.learn_taste(*tastes(self._data.catalog, fold.evidence))  # of before the choices that it predicts
         components = self._read_fold(fold, progress)
+        self.reader.learn_taste(*tastes(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())

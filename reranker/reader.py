@@ -49,7 +49,7 @@ class Reader:
         model: the model that `priors` and everything fitted belong to; another one is refused.
         contexts: what makes users' contexts soft tokens; None gives users none.
         item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
-        states: kept hidden states of texts, and the space they are compared in.
+        states: kept hidden states of texts, and the spaces they are compared in.
     """
 
     def __init__(
@@ -236,7 +236,20 @@ class Reader:
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Shows the catalogue to a read-out that has to know it before it scores."""
         if "embedding" in self.config.scoring and items:
-            EmbeddingScoring(self.engine, self.renderer, self.states).learn(items, self.config.seed)
+            self._embedding().learn(items, self.config.seed)
+
+    def learn_taste(
+        self, items: Sequence[Mapping[str, object]], vectors: NDArray[np.float32], counts: NDArray[np.float64]
+    ) -> None:
+        """Shows who chooses what to a read-out that has to know it before it scores; after `learn_items`.
+
+        Args:
+            items: with their texts.
+            vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
+            counts: (n_items,) how often each was chosen.
+        """
+        if "embedding" in self.config.scoring and self.states.space is not None:
+            self._embedding().learn_taste(items, vectors, counts)
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components), of `read`."""
@@ -261,10 +274,13 @@ class Reader:
                 bar.update(len(part))
         return [readings[number] for number in range(len(lists))]
 
+    def _embedding(self) -> EmbeddingScoring:
+        return EmbeddingScoring(self.engine, self.renderer, self.states)
+
     def _build_scoring(self) -> Scoring:
         engine, renderer, config = self.engine, self.renderer, self.config
         build: dict[str, Callable[[], Scoring]] = {
-            "embedding": lambda: EmbeddingScoring(engine, renderer, self.states),
+            "embedding": self._embedding,
             "labels": lambda: LabelScoring(engine, renderer),
             "likelihood": lambda: LikelihoodScoring(engine, renderer, self.priors),
             "listwise": lambda: ListwiseScoring(engine, renderer, config.permutations, seed=config.seed),

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.catalog import Catalog, scoring_lists
+from reranker.catalog import Catalog, scoring_lists, tastes
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
@@ -31,6 +31,8 @@ from reranker.trained import Trained
 from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
 
 Components = NDArray[np.float64]
+
+_LAYOUT = 2  # of the components: readings that were kept under another mean something else
 
 
 class CountingEngine:
@@ -168,7 +170,8 @@ class Readings:
         if any(one.contexts for one in self._trained.values()):
             trained += f"|{self._adapt_steps}"
         return (
-            f"{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}{trained}"
+            f"{_LAYOUT}|{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"
+            f"{trained}"
         )
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
@@ -206,7 +209,7 @@ class Readings:
         if path is None or not path.exists():
             return None
         states = StateStore.load(path)
-        states.space = None
+        states.space = states.taste = None
         return states
 
     def _keep_states(self, domain: str, states: StateStore) -> None:
@@ -223,6 +226,7 @@ class Readings:
         catalog, known = Catalog(lists.fold.items), len(reader.states)
         if reader.states.space is None:
             reader.learn_items(catalog.items(lists.fold.items[ITEM]))
+        reader.learn_taste(*tastes(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }

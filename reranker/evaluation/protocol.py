@@ -89,14 +89,18 @@ class CandidateLists:
         return self.n_found > 0
 
     @cached_property
-    def evidence(self) -> NDArray[np.float64]:
-        """(rows, len(FEATURES)) evidence features: the fusion head's own code, learned from `fold.train` only."""
+    def statistics(self) -> EvidenceModel:
+        """The fusion head's own statistics, learned from `fold.train` only."""
         ids = list(self.fold.items[ITEM])
         vectors = np.zeros((0, 0), dtype=np.float32)
         if isinstance(self.recall, HasItemFactors):
             vectors = self.recall.item_factors(ids)
-        model = EvidenceModel.fit(self.fold.train, self.fold.items, ids[: len(vectors)], vectors)
-        return model.features(self.candidates)
+        return EvidenceModel.fit(self.fold.train, self.fold.items, ids[: len(vectors)], vectors)
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float64]:
+        """(rows, len(FEATURES)) evidence features, of `statistics`."""
+        return self.statistics.features(self.candidates)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -50,7 +50,7 @@ class EngineReader:
         self.title_weight = title_weight
         self.category_weight = category_weight
         self._engine, self._renderers = engine, renderers
-        self._objective, self._evidence = objective, evidence
+        self.objective, self._evidence = objective, evidence
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
         """As `EpisodeReader.parts`, one part a domain, without a graph.
@@ -66,7 +66,7 @@ class EngineReader:
             # No store of priors: those of a prompt that is tried once are of no use later.
             scored = LikelihoodScoring(self._engine, self._renderers[domain]).score_components(lists)
             components = [torch.from_numpy(one) for one in scored]
-            losses = list_losses(components, mine, self.coefficients, self._objective, self._evidence)
+            losses = list_losses(components, mine, self.coefficients, self.objective, self._evidence)
             loss = losses.sum() + self.title_weight * title_losses(components, mine).sum()
             if self.category_weight:
                 loss = loss + self.category_weight * self._category_losses(domain, mine, soft).sum()

@@ -79,7 +79,7 @@ class EpisodeReader:
         self.category_weight = category_weight
         self._lm = lm
         self._renderers = renderers
-        self._objective = objective
+        self.objective = objective
         self._evidence = evidence
         self._max_tokens = max_tokens
         self._item_tokens = item_tokens or {}
@@ -169,7 +169,7 @@ class EpisodeReader:
         return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
 
     def _loss(self, components: Sequence[torch.Tensor], episodes: Sequence[Episode]) -> torch.Tensor:
-        losses = list_losses(components, episodes, self.coefficients, self._objective, self._evidence)
+        losses = list_losses(components, episodes, self.coefficients, self.objective, self._evidence)
         return losses.sum() + self.title_weight * title_losses(components, episodes).sum()
 
     def _category_losses(self, prompt: torch.Tensor, domain: str, lists: Sequence[Sequence[Item]]) -> torch.Tensor:

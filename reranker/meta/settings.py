@@ -71,8 +71,8 @@ class MetaConfig(BaseModel):
         history_dropout, category_dropout, order_jitter: augmentation of histories.
         evidence: the recall evidence stands inside the loss.
         coefficients: of sum, mean and prior in the utility.
-        refit_every: steps after which the coefficients are fitted anew on the newest lists, as before the first step; 0
-            keeps them.
+        refit_every: steps after which the coefficients are fitted anew on the newest lists; 0 keeps them.
+        first_fit_lists: lists that they are fitted on before the first step, unless a step reads more.
         title_weight: weight of language modelling of the chosen titles at the start; falls linearly to 0.
         category_weight: the same of the chosen titles from their categories alone; while item text is learned, of all
             candidates' titles.
@@ -123,6 +123,7 @@ class MetaConfig(BaseModel):
     evidence: bool = True
     coefficients: tuple[float, float, float] = (0.15, 0.5, -0.15)
     refit_every: int = Field(default=10, ge=0)
+    first_fit_lists: int = Field(default=256, ge=1)
     title_weight: float = Field(default=0.0, ge=0)
     category_weight: float = Field(default=0.0, ge=0)
     pretrain_steps: int = Field(default=0, ge=0)

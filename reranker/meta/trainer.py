@@ -18,7 +18,7 @@ from reranker.meta.contexts import ContextReader
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.evolution import Evolution
 from reranker.meta.outer import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
-from reranker.meta.reading import EpisodeReader
+from reranker.meta.reading import EpisodeReader, Part, list_losses
 from reranker.meta.settings import MetaConfig
 from reranker.meta.tasks import Episode, TaskSampler
 
@@ -36,12 +36,15 @@ class TrainingCurve:
         validation: (step, mean loss of the validation lists after that many steps); the first is the untrained prompt.
         coefficients: (step, a, b, c) as they were fitted.
         lists: lists read forward and backward.
+        without_llm: mean loss of the validation lists by the evidence alone (by chance, where none stands in the loss):
+            what a prompt that says anything has to be below.
     """
 
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     coefficients: list[tuple[int, float, float, float]] = field(default_factory=list)
     lists: int = 0
+    without_llm: float | None = None
 
     @property
     def best(self) -> tuple[int, float]:
@@ -170,8 +173,9 @@ class MetaTrainer:
     def _first_coefficients(self) -> None:
         """Raw log-likelihoods beside log-odds: the untrained prompt is judged under coefficients that fit it."""
         if self.config.refit_every:
+            count = max(self.config.first_fit_lists, self.config.lists_per_step)
             with torch.no_grad():
-                for _ in self._recording.parts(self.values, self._sampler.batch(0, self.config.lists_per_step)):
+                for _ in self._recording.parts(self.values, self._sampler.batch(0, count)):
                     pass
             self._refit(0)
 
@@ -186,12 +190,28 @@ class MetaTrainer:
         self._reseed(0)
         self._reader.title_weight = self._reader.category_weight = 0.0
         with torch.no_grad():
-            total = sum(part.loss.item() for part in self._loss.parts(self.values, self._validation))
+            parts = list(self._loss.parts(self.values, self._validation))
+        total = sum(part.loss.item() for part in parts)
+        if self.curve.without_llm is None:
+            self.curve.without_llm = self._without_llm(parts)
         step = len(self.curve.losses)
         self.curve.validation.append((step, total / len(self._validation)))
         self._scalar("validation_loss", total / len(self._validation), step)
         if self.curve.best[0] == step:
             self.best = {name: value.detach().clone() for name, value in self.values.items()}
+
+    def _without_llm(self, parts: Sequence[Part]) -> float:
+        silent = [
+            list_losses(
+                [torch.zeros_like(one) for one in part.components],
+                part.episodes,
+                self._reader.coefficients,
+                self._reader.objective,
+                self.config.evidence,
+            ).sum()
+            for part in parts
+        ]
+        return float(torch.stack(silent).sum()) / len(self._validation)
 
     def _reseed(self, number: int) -> None:
         """Draws depend on the seed and a number alone, so that a resumed run sees the same."""

@@ -2,7 +2,8 @@
 
 The state of a text is the mean of the LM's last hidden states over its tokens, read by itself: without history, soft
 prompt or instruction (behind these, texts were placed worse: docs/training.md). So it belongs to the item, is computed
-once and kept, and a list of known items costs no pass of the model.
+once and kept, and a list of known items costs no pass of the model. Texts are compared in two spaces: one is learned
+from the catalogue's texts, the other tells from a text who chooses it.
 """
 
 from collections.abc import Sequence
@@ -23,17 +24,17 @@ FEW = 5
 """Newest items that the closer components look at."""
 
 CATALOGUE_SAMPLE = 5000
-"""Texts that the space is learned from, at most."""
+"""Texts that a space is learned from, at most."""
 
 _DECAY = 0.88  # weight of an item relative to the next newer one
 _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 
 
 class EmbeddingScoring(Scoring):
-    """Cosines between the candidate and the user's newest items, summed up in five ways.
+    """Cosines between the candidate and the user's newest items in two spaces, summed up in five ways each.
 
     A query counts as the newest item. Without any history every component is 0. Before a catalogue was learned,
-    states are compared as they are, which says little.
+    states are compared as they are, which says little; before tastes were learned, their components are 0.
     """
 
     name = "embedding"
@@ -45,8 +46,13 @@ class EmbeddingScoring(Scoring):
             "llm_near_mean": f"mean nearness of its text to the last {FEW}",
             "llm_near_recent": f"mean nearness of its text to the last {NEWEST}, newer ones first",
             "llm_near_any": f"soft maximum of the nearness of its text to the last {NEWEST}",
+            "llm_taste_last": "likeness of who chooses it and the newest item, as the LM's hidden states tell",
+            "llm_taste_best": f"likeness of who chooses it and the most alike of the last {FEW}, as the LM tells",
+            "llm_taste_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
+            "llm_taste_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
+            "llm_taste_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
         }
-        self.default_coefficients = np.array([1.0, 2.0, 1.0, 2.0, 2.0])
+        self.default_coefficients = np.array([1.0, 2.0, 1.0, 2.0, 2.0] * 2)
         self.states = StateStore() if states is None else states
         self._engine = engine
         self._renderer = renderer
@@ -59,17 +65,43 @@ class EmbeddingScoring(Scoring):
         request = self._renderer.embedding(items).request
         self.states.learn(self._engine, request.prefix, request.candidates)
 
+    def learn_taste(self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64]) -> None:
+        """Learns who chooses which texts, from the `CATALOGUE_SAMPLE` items that were chosen most.
+
+        Args:
+            items: as the catalogue has them.
+            vectors: (n_items, n_factors) of them in the recall space; those of zeros, or without any factor, say
+                nothing.
+            counts: (n_items,) how often each was chosen.
+
+        Raises:
+            ConfigError: the catalogue was not learned before.
+        """
+        known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
+        rows = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
+        if not len(rows):
+            self.states.taste = None
+            return
+        request = self._renderer.embedding([items[row] for row in rows]).request
+        self.states.learn_taste(self._engine, request.prefix, request.candidates, vectors[rows], counts[rows])
+
     def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
-        """Per list: (n_candidates, 5) cosines. The states belong to the items: no token is read for a list."""
+        """Per list: (n_candidates, 10) cosines. The states belong to the items: no token is read for a list."""
         if not lists:
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
         ends = np.cumsum([len(part) for part in texts])[:-1]
         request = self._renderer.embedding([item for part in texts for item in part]).request
-        vectors = self.states.look_up(self._engine, request.prefix, request.candidates)
+        placed = self.states.look_up(self._engine, request.prefix, request.candidates)
+        spaces = [np.split(placed.near, ends), np.split(placed.taste, ends)]
         return [
-            ListReading(components=nearness(part[: len(one.candidates)], part[len(one.candidates) :]), prompt_tokens=0)
-            for part, one in zip(np.split(vectors, ends), lists, strict=True)
+            ListReading(
+                components=np.hstack(
+                    [nearness(part[: len(one.candidates)], part[len(one.candidates) :]) for part in parts]
+                ),
+                prompt_tokens=0,
+            )
+            for *parts, one in zip(*spaces, lists, strict=True)
         ]
 
 
