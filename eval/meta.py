@@ -28,6 +28,8 @@ from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
 
 LEARNED = ("llm", "fused", "served")
+TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
+"""System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 
@@ -71,13 +73,13 @@ def judge(
         asked: goes into `meta.json`, beside the machine.
     """
     cold = any(one.cold_items for one in folds)
-    factories = _controls(("recall", "linear", *(("text_similarity",) if cold else ())))
+    factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
         factories |= _systems(one, [one.domain for one in folds], fit_users, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
-            rivals += [(f"{system}.{one.name}", "text_similarity") for system in ("llm", "fused")]
+            rivals += [(f"{system}.{one.name}", control) for system, control in TEXT_CONTROLS.items()]
     rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
     settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False)
     results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
@@ -157,7 +159,7 @@ def _checks(results: Results, variants: Sequence[str], duels: Sequence[tuple[str
         ]
         if cold:
             targets += [
-                (f"{system}.{name}", "text_similarity", "interval above 0", _above) for system in ("llm", "fused")
+                (f"{system}.{name}", control, "interval above 0", _above) for system, control in TEXT_CONTROLS.items()
             ]
         targets += [
             (f"{system}.{name}", f"{system}.{versus}", "interval above 0", _above)

@@ -127,14 +127,17 @@ class TextSimilarity:
 
     Args:
         embed: texts -> unit vectors; `text_embedding.MiniLM()` is the reference.
+        l2: ridge of the conditional logit.
+        alone: without the recall evidence, as the LLM alone is.
     """
 
-    name = "text_similarity"
     stochastic = False
 
-    def __init__(self, embed: Embed, l2: float = 1.0) -> None:
+    def __init__(self, embed: Embed, l2: float = 1.0, *, alone: bool = False) -> None:
+        self.name = "text_alone" if alone else "text_similarity"
         self.embed = embed
         self.l2 = l2
+        self.alone = alone
         self.logit: ConditionalLogit | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
@@ -146,7 +149,10 @@ class TextSimilarity:
         return np.asarray(_fitted(self.logit, self.name).score(self.features(lists)))
 
     def features(self, lists: CandidateLists) -> Features:
-        """(rows, 5): recall score, minus log rank, likeness to the last item, best and mean of the last five."""
+        """(rows, 5): recall score, minus log rank, likeness to the last item, best and mean of the last five.
+
+        (rows, 3) without the first two, where the texts stand alone.
+        """
         items = lists.fold.items
         rows = {item: row for row, item in enumerate(items[ITEM])}
         categories = items[CATEGORY].fillna("").map(str) if CATEGORY in items else [""] * len(items)
@@ -172,7 +178,7 @@ class TextSimilarity:
                 raw[positions, 2] = likeness[:, -1]
                 raw[positions, 3] = likeness.max(axis=1)
                 raw[positions, 4] = likeness.mean(axis=1)
-        return standardise_within_lists(raw, lists.list_index)
+        return standardise_within_lists(raw[:, 2:] if self.alone else raw, lists.list_index)
 
 
 def stacked(

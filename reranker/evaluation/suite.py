@@ -28,6 +28,7 @@ SYSTEMS: dict[str, str] = {
     "linear": "conditional logit on the evidence features: the fusion without the LLM",
     "gradient_boosted": "LambdaMART on the same features",
     "text_similarity": "recall evidence and MiniLM likeness to the history",
+    "text_alone": "MiniLM likeness to the history, nothing else",
     "zero_shot_likelihood": "the LLM's likelihood read-out with fixed coefficients",
     "zero_shot_labels": "the LLM asked yes or no of each candidate",
     "zero_shot_listwise": "the LLM asked to pick among all candidates",
@@ -38,7 +39,7 @@ SYSTEMS: dict[str, str] = {
 """Name -> what it is."""
 
 FAST = ("recall", "popularity", "random", "linear", "gradient_boosted", "text_similarity")
-"""Systems without an LLM."""
+"""Systems without an LLM, of those judged by default."""
 
 _READ_OUTS = {
     "zero_shot_likelihood": "likelihood",
@@ -49,8 +50,8 @@ _LEARNED: dict[str, type[LLMAlone] | type[Fused] | type[Served]] = {"llm": LLMAl
 
 
 def default_systems() -> tuple[str, ...]:
-    """Every system that is installed here, without the two zero-shot read-outs that cost most and gain least."""
-    left_out = {"zero_shot_labels", "zero_shot_listwise"}
+    """Every system that is installed here, but for those that cost most and gain least, and texts without recall."""
+    left_out = {"zero_shot_labels", "zero_shot_listwise", "text_alone"}
     if find_spec("lightgbm") is None:
         left_out.add("gradient_boosted")
     if find_spec(PACKAGE) is None:
@@ -136,6 +137,7 @@ class Suite:
             "linear": lambda seed: LinearControl(self.config.l2),
             "gradient_boosted": lambda seed: GradientBoosted(seed=seed),
             "text_similarity": lambda seed: TextSimilarity(self._embedding(), self.config.l2),
+            "text_alone": lambda seed: TextSimilarity(self._embedding(), self.config.l2, alone=True),
         }
         return makers[name]
 

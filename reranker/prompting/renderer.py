@@ -139,8 +139,8 @@ class PromptRenderer:
         longest = len(prefix) + max(len(span.sequence) for span, _ in spans)
         if self.max_length is not None and longest > self.max_length:
             raise PromptError(
-                f"an item of {longest} tokens does not fit, the model takes {self.max_length}: use smaller budgets "
-                "(title_tokens, category_tokens)"
+                f"an item of {longest} tokens does not fit, the model takes {self.max_length}: use a smaller budget "
+                "(text_tokens)"
             )
         return RenderedPrompt(
             request=ScoringRequest(prefix=prefix, candidates=tuple(span for span, _ in spans)),
@@ -424,16 +424,16 @@ class PromptRenderer:
         return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
 
     def _render_embedding_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
-        pieces = [self._item("history_item", fields), self._text("terminator")]
+        pieces = [self._render_item("history_item", fields, alone=True), self._text("terminator")]
         return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
 
     def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
         pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]
         return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
 
-    def _render_item(self, block: str, fields: _Fields) -> tuple[str, TokenSequence]:
+    def _render_item(self, block: str, fields: _Fields, *, alone: bool = False) -> tuple[str, TokenSequence]:
         values = {
-            name: cut_to_tokens(clean_text(value), self.settings.field_tokens(name), self.tokenizer)
+            name: cut_to_tokens(clean_text(value), self.settings.field_tokens(name, alone=alone), self.tokenizer)
             for name, value in fields
         }
         values[TITLE] = values.get(TITLE) or UNTITLED

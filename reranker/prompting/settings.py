@@ -22,6 +22,7 @@ class PromptSettings(BaseModel):
         category_tokens: tokens kept of a category; 0 leaves categories out.
         description_tokens: tokens kept of a description and of any further field a template reads.
         query_tokens: tokens kept of a free text request.
+        text_tokens: tokens kept of each field where an item is read alone, once (`scoring: embedding`).
         block_size: the shared prefix is padded to a multiple of this many tokens (vLLM shares its cache by whole
             blocks); None leaves it as it is.
     """
@@ -38,6 +39,7 @@ class PromptSettings(BaseModel):
     category_tokens: int = Field(default=6, ge=0)
     description_tokens: int = Field(default=32, ge=0)
     query_tokens: int = Field(default=64, ge=1)
+    text_tokens: int = Field(default=48, ge=1)
     block_size: int | None = Field(default=None, ge=1)
 
     @classmethod
@@ -55,6 +57,7 @@ class PromptSettings(BaseModel):
             )
             raise ConfigError(f"prompt settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error
 
-    def field_tokens(self, field: str) -> int:
-        """Token budget of one field of an item."""
-        return {"title": self.title_tokens, "category": self.category_tokens}.get(field, self.description_tokens)
+    def field_tokens(self, field: str, *, alone: bool = False) -> int:
+        """Token budget of one field of an item, in a prompt or read alone."""
+        own = {"title": self.title_tokens, "category": self.category_tokens}.get(field, self.description_tokens)
+        return self.text_tokens if alone and own else own

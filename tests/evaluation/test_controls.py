@@ -98,6 +98,13 @@ def test_text_similarity_follows_the_words():
     assert found == 1
 
 
+def test_texts_alone_know_nothing_of_the_recall_list():
+    lists = lists_of({"u": "red1 blue1"}, {"u": "blue1"})
+    both, alone = TextSimilarity(colour), TextSimilarity(colour, alone=True)
+    assert (both.name, alone.name) == ("text_similarity", "text_alone")
+    np.testing.assert_array_equal(alone.features(lists), both.features(lists)[:, 2:])
+
+
 @pytest.mark.parametrize("system", [LinearControl(), GradientBoosted(), TextSimilarity(colour)])
 def test_learned_controls_must_be_fitted_and_need_lists(system):
     with pytest.raises(ConfigError, match="fit"):

@@ -117,6 +117,13 @@ def test_titles_and_categories_are_cut_to_their_tokens() -> None:
     assert prompt.candidate_texts == ("\n- abc\n",)
 
 
+def test_an_item_that_is_read_alone_has_its_own_budget() -> None:
+    item = {"title": "abcdefghij", "category": "klmnop"}
+    assert renderer(title_tokens=4, category_tokens=3).embedding([item]).candidate_texts == (" abcdefghij (klmnop)\n",)
+    assert renderer(text_tokens=5).embedding([item]).candidate_texts == (" abcd (klmn)\n",)
+    assert renderer(category_tokens=0).embedding([item]).candidate_texts == (" abcdefghij\n",)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.text(min_size=1, max_size=20), max_size=10),
