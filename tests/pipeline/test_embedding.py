@@ -7,7 +7,9 @@ import pytest
 
 from candidate_gen import PopularityRecall
 from reranker import Reranker
+from reranker.catalog import Catalog, tastes
 from reranker.engines.scripted import ScriptedEngine
+from reranker.folds import evidence_model, fold_from_recall
 from tests.pipeline import toys
 
 
@@ -46,6 +48,22 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
     scores = reranker.score_all(lists := reranker.recall.recommend(users, 12))
     own = lists["user_id"].str[1:].astype(int) % 4 == lists["item_id"].str[1].astype(int)
     assert scores["llm"][own].mean() > scores["llm"][~own].mean() + 1.0
+
+
+def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.WatchedEngine) -> None:
+    data = toys.taste_dataset()
+    reranker = fitted(engine)
+    served = reranker.reader.states.taste
+    before_last = fold_from_recall(
+        data, reranker.recall, 12, reranker.config.min_history, reranker.config.seed
+    ).evidence
+    everything = evidence_model(data.interactions, data.items, reranker.recall)
+    learned = []
+    for evidence in (before_last, everything):
+        reranker.reader.learn_taste(*tastes(Catalog(data.items), evidence))
+        learned.append(reranker.reader.states.taste.weights)
+    assert not np.allclose(learned[0], learned[1])
+    np.testing.assert_array_equal(served.weights, learned[1])
 
 
 def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: Path) -> None:
