@@ -209,6 +209,29 @@ def test_the_loss_falls(tiny: Path, domain: TaskDomain, algorithm: str, tmp_path
     assert after < 0.9 * before
 
 
+@pytest.mark.parametrize("evidence", [True, False])
+def test_the_curve_says_what_is_lost_without_the_llm(
+    tiny: Path, domain: TaskDomain, tmp_path: Path, evidence: bool
+) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=1, evidence=evidence)
+    trainer.run()
+    losses = []
+    for episode in TaskSampler([domain]).fixed(12):
+        odds = np.exp(episode.evidence if evidence else np.zeros(len(episode.candidates)))
+        losses.append(-np.log(odds[episode.chosen] / odds.sum()).sum())
+    assert trainer.curve.without_llm == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_first_coefficients_are_fitted_on_many_lists(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    curves = []
+    for name, lists in (("few", 1), ("more", 40)):
+        trainer = _trainer(tiny, domain, tmp_path / name, steps=1, first_fit_lists=lists)
+        trainer.run()
+        assert len(trainer._recording.window) == max(lists, 12) + 12
+        curves.append(trainer.curve.coefficients[0])
+    assert curves[0][0] == curves[1][0] == 0 and curves[0] != curves[1]
+
+
 def test_meta_sgd_learns_step_sizes(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
     trainer = _trainer(tiny, domain, tmp_path, algorithm="fomaml", steps=3, meta_sgd=True)
     trainer.run()
@@ -441,7 +464,7 @@ def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) ->
     validation = list(TaskSampler([domain]).fixed(12))
     sampler = TaskSampler([domain], seed=config.seed)
     lm = packed(tiny)
-    lists = reader(lm, domain, evidence=False)
+    lists = reader(lm, domain, evidence=config.evidence)
     if algorithm != "cavia":
         return MetaTrainer(lists, sampler, validation, prompt(), config, directory)
     contexts = ContextReader(lists, lm, {domain.name: domain.renderer}, config.inner_steps)
