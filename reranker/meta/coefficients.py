@@ -11,7 +11,7 @@ from reranker.meta.reading import Part, Values
 from reranker.meta.tasks import Episode
 
 _WINDOW_LISTS = 512
-_RIDGE = 30.0  # a prior of sd .18 on coefficients at unit scale: they move slower than the prompt
+_RIDGE = 3.0  # of coefficients at the components' spread within a list; heavier, the loss was above that without LLM
 
 
 class ListReader(Protocol):
@@ -57,7 +57,8 @@ class Recording:
         offsets = torch.cat([one["evidence"] for one in self.window]).numpy()
         chosen = torch.cat([one["chosen"] for one in self.window]).numpy()
         list_index = np.repeat(np.arange(len(self.window)), [len(one["evidence"]) for one in self.window])
-        spread = np.maximum(raw.std(axis=0), 1e-9)
+        within = torch.cat([one["components"] - one["components"].mean(dim=0) for one in self.window]).numpy()
+        spread = np.maximum(within.std(axis=0), 1e-9)
         features = np.column_stack([raw / spread, offsets if evidence else np.zeros(len(raw))])
         centre = np.array([*(np.array(around) * spread), 1.0])
         fitted = ConditionalLogit.fit(features, list_index, chosen, _RIDGE, centre)
