@@ -233,9 +233,14 @@ class Reader:
             self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
         return self._packed
 
+    @property
+    def compares_states(self) -> bool:
+        """Whether the read-out has to be shown items and tastes before it scores."""
+        return "embedding" in self.config.scoring
+
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Shows the catalogue to a read-out that has to know it before it scores."""
-        if "embedding" in self.config.scoring and items:
+        if self.compares_states and items:
             self._embedding().learn(items, self.config.seed)
 
     def learn_taste(
@@ -248,7 +253,7 @@ class Reader:
             vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
-        if "embedding" in self.config.scoring and self.states.space is not None:
+        if self.compares_states and self.states.space is not None:
             self._embedding().learn_taste(items, vectors, counts)
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:

@@ -226,7 +226,8 @@ class Readings:
         catalog, known = Catalog(lists.fold.items), len(reader.states)
         if reader.states.space is None:
             reader.learn_items(catalog.items(lists.fold.items[ITEM]))
-        reader.learn_taste(*tastes(catalog, lists.statistics))
+        if reader.compares_states:  # the statistics are dear
+            reader.learn_taste(*tastes(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }

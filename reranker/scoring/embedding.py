@@ -80,7 +80,7 @@ class EmbeddingScoring(Scoring):
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
         rows = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
         if not len(rows):
-            self.states.taste = None
+            self.states.forget_taste()
             return
         request = self._renderer.embedding([items[row] for row in rows]).request
         self.states.learn_taste(self._engine, request.prefix, request.candidates, vectors[rows], counts[rows])

@@ -84,7 +84,8 @@ class TasteSpace:
         placed = texts.place(states, None).astype(np.float64)
         weighted = placed * np.sqrt(counts)[:, None]
         gram = weighted.T @ placed
-        targets = unit(vectors) - np.average(unit(vectors), axis=0, weights=np.sqrt(counts))
+        directions = unit(vectors)
+        targets = directions - np.average(directions, axis=0, weights=np.sqrt(counts))
         ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
         return cls(texts=texts, weights=np.linalg.solve(gram + ridge, weighted.T @ targets).astype(np.float32))
 
@@ -129,7 +130,12 @@ class StateStore(SpanStore[Vectors]):
 
     def learn(self, engine: Engine, prefix: TokenSequence, spans: Sequence[CandidateSpan]) -> None:
         """Learns the space of texts from the states of these spans; that of tastes is to be learned anew."""
-        self.space, self.taste = EmbeddingSpace.fit(self._states(engine, prefix, spans)), None
+        self.space = EmbeddingSpace.fit(self._states(engine, prefix, spans))
+        self.forget_taste()
+
+    def forget_taste(self) -> None:
+        """There is no space of tastes from now on; what was placed is placed anew."""
+        self.taste = None
         self._placed = {}
 
     def learn_taste(

@@ -102,7 +102,7 @@ def test_lists_are_read_under_the_users_tokens(tiny: Path, trained: Path, tmp_pa
         log_shrinkage=np.zeros(1),
     ).save(tmp_path / "prompt" / CONTEXT_FILE)
     without, under = adapted(opened(tiny, trained)), adapted(opened(tiny, tmp_path / "prompt"))
-    assert abs(without.loss - under.loss) > 1e-5
+    assert under.loss != pytest.approx(without.loss, rel=1e-3)
     under.save(tmp_path / "domain")
     assert opened(tiny, tmp_path / "domain").reader.contexts is not None
 

@@ -140,8 +140,12 @@ def test_only_chosen_items_teach_tastes() -> None:
         np.array([3.0, 2.0]),
     )
     np.testing.assert_allclose(scoring.states.taste.weights, expected.weights, atol=1e-6)
+    one = ScoringList(history=items[:1], candidates=items[1:2])
+    assert scoring.score_components([one])[0][:, 5:].any()
     scoring.learn_taste(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
     assert scoring.states.taste is None
+    later = ScoringList(history=items[:1], candidates=items[1:])
+    assert not scoring.score_components([later])[0][:, 5:].any()
 
 
 def _spans(items):
