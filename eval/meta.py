@@ -16,7 +16,6 @@ from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
 from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig
-from reranker.engines import load_engine
 from reranker.errors import ConfigError
 from reranker.evaluation import Fold, Results, Settings, System, evaluate
 from reranker.evaluation.results import write_results, write_text
@@ -122,10 +121,9 @@ def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
 
 def _systems(variant: Variant, domains: Sequence[str], fit_users: int, readings: Path) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
-    config = variant.config
     suite = Suite(
-        config,
-        lambda: load_engine(config.engine, config.model),
+        variant.config,
+        variant.load_engine,
         fit_users,
         FAMILIES | {PROPOSED: "movies"},
         progress=True,

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reranker.config import RerankerConfig
+from reranker.engines import load_engine
 from reranker.errors import ConfigError
+from reranker.evaluation.engines import SentenceEngine
+from reranker.evaluation.text_embedding import MiniLM
+from reranker.protocols import Engine
 from reranker.trained import Trained
 
 UNTRAINED = "untrained"
 SYNTAX = (
-    "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of RerankerConfig; a prompt "
-    "with the users' contexts and item tokens that lie beside it ({domain} in DIR stands for the domain); steps that "
-    "adapt contexts (2)"
+    "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N][,encoder=minilm]: settings of "
+    "RerankerConfig; a prompt with the users' contexts and item tokens that lie beside it ({domain} in DIR stands for "
+    "the domain); steps that adapt contexts (2); a sentence encoder in the LM's place, for scoring=embedding"
 )
-_SOFT_PROMPT, _ADAPT_STEPS, _DOMAIN = "soft_prompt", "adapt_steps", "{domain}"
+_SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
+_MINILM = "minilm"
+_TEXT_TOKENS = 128  # of MiniLM's: no text that the LM reads whole is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +30,14 @@ class Variant:
     Attributes:
         folder: of the trained prompt, perhaps with {domain} in it; "" for none.
         adapt_steps: gradient steps on a user's context, where there is one.
+        encoder: "minilm" compares MiniLM's embeddings instead of the LM's hidden states; "" the LM's.
     """
 
     name: str
     config: RerankerConfig
     folder: str = ""
     adapt_steps: int = 2
+    encoder: str = ""
 
     @classmethod
     def parse(cls, text: str, engine: str = "auto", family: str = "") -> "Variant":
@@ -46,7 +54,7 @@ class Variant:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise ConfigError(f"--variant {name}: {pair!r} is not SETTING=VALUE")
-            if key in (_SOFT_PROMPT, _ADAPT_STEPS):
+            if key in (_SOFT_PROMPT, _ADAPT_STEPS, _ENCODER):
                 own[key] = value
             elif key.startswith("prompt."):
                 prompt[key.removeprefix("prompt.")] = value
@@ -55,12 +63,21 @@ class Variant:
         steps = own.get(_ADAPT_STEPS, "2")
         if not steps.isdigit():
             raise ConfigError(f"--variant {name}: adapt_steps must be a whole number from 0 on, got {steps!r}")
+        encoder = own.get(_ENCODER, "")
+        if encoder not in ("", _MINILM):
+            raise ConfigError(f"--variant {name}: encoder must be {_MINILM}, got {encoder!r}")
         return cls(
             name=name,
             config=RerankerConfig.from_mapping(values),
             folder=own.get(_SOFT_PROMPT, ""),
             adapt_steps=int(steps),
+            encoder=encoder,
         )
+
+    def load_engine(self) -> Engine:
+        """The engine that reads for this variant."""
+        engine = load_engine(self.config.engine, self.config.model)
+        return SentenceEngine(engine, MiniLM(max_tokens=_TEXT_TOKENS)) if self.encoder else engine
 
     def trained(self, domains: Iterable[str]) -> dict[str, Trained]:
         """Domain -> what it reads; nothing for an untrained variant.

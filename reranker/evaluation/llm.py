@@ -17,65 +17,23 @@ from reranker.catalog import Catalog, scoring_lists, tastes
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
+from reranker.evaluation.engines import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
 from reranker.personal import Support
-from reranker.protocols import Engine, ReadsStates
+from reranker.protocols import Engine
 from reranker.reader import Reader
 from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, RANK, USER
 from reranker.trained import Trained
-from reranker.types import ItemId, ModelInfo, ScoringRequest, SpanScores, UserId, UserState
+from reranker.types import ItemId, UserId, UserState
 
 Components = NDArray[np.float64]
 
 _LAYOUT = 2  # of the components: readings that were kept under another mean something else
-
-
-class CountingEngine:
-    """An engine that counts the prompt tokens it is given; a prefix counts once a request."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.name = engine.name
-        self.model: ModelInfo = engine.model
-        self.tokenizer = engine.tokenizer
-        self.tokens = 0
-
-    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        return self.engine.embed_tokens(token_ids)
-
-    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
-        self._count(requests)
-        return self.engine.span_log_likelihoods(requests)
-
-    def label_log_probs(
-        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
-    ) -> list[NDArray[np.float64]]:
-        self._count(requests)
-        return self.engine.label_log_probs(requests, label_token_ids)
-
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        """The engine's own, where it shows its states; `ConfigError` otherwise."""
-        if not isinstance(self.engine, ReadsStates):
-            raise ConfigError(f"the engine {self.name!r} gives no hidden states")
-        self._count(requests)
-        return self.engine.span_states(requests)
-
-    @property
-    def packed_lm(self) -> object:
-        """The torch engine's model, where that is the engine."""
-        return getattr(self.engine, "packed_lm", None)
-
-    def close(self) -> None:
-        self.engine.close()
-
-    def _count(self, requests: Sequence[ScoringRequest]) -> None:
-        for request in requests:
-            self.tokens += request.tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

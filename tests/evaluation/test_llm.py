@@ -9,7 +9,8 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation.controls import RecallOrder
-from reranker.evaluation.llm import CountingEngine, Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.evaluation.engines import CountingEngine, SentenceEngine
+from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.item_tokens import ItemTokens, VectorTable
 from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -181,6 +182,25 @@ def test_the_counting_engine_counts_a_prefix_once_a_request():
     assert engine.tokens == 2 * (4 + 3 + 2)
     engine.label_log_probs([request], [5])
     assert engine.tokens == 3 * (4 + 3 + 2)
+
+
+def test_a_sentence_encoder_takes_the_place_of_the_hidden_states(lists):
+    _, test = lists
+    titles = dict(zip(test.fold.items["item_id"], test.fold.items["title"], strict=True))
+    seen = set()
+
+    def embed(texts):
+        seen.update(texts)
+        return np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
+
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+    engine = SentenceEngine(ScriptedEngine(), embed)
+    read = Readings(engine, config)
+    components = read.of(test)
+    assert {title for item, title in titles.items() if item in set(test.candidates["item_id"])} <= seen
+    assert np.ptp(components[:, :5], axis=0).all()  # popularity has no item vectors, so no tastes
+    assert not np.allclose(components, Readings(ScriptedEngine(), config).of(test))
+    assert read.fingerprint != Readings(ScriptedEngine(), config).fingerprint
 
 
 def test_served_follows_the_guard(lists):

@@ -1,0 +1,94 @@
+"""Engines around an engine: one counts what is read, one puts a sentence encoder in the LM's place."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import ConfigError
+from reranker.protocols import Engine, ReadsStates
+from reranker.types import ModelInfo, ScoringRequest, SpanScores
+
+
+class WrappedEngine:
+    """Does what the engine inside does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name = engine.name
+        self.model: ModelInfo = engine.model
+        self.tokenizer = engine.tokenizer
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self.engine.embed_tokens(token_ids)
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        return self.engine.span_log_likelihoods(requests)
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        return self.engine.label_log_probs(requests, label_token_ids)
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """The engine's own, where it shows its states; `ConfigError` otherwise."""
+        if not isinstance(self.engine, ReadsStates):
+            raise ConfigError(f"the engine {self.name!r} gives no hidden states")
+        return self.engine.span_states(requests)
+
+    @property
+    def packed_lm(self) -> object:
+        """The torch engine's model, where that is the engine."""
+        return getattr(self.engine, "packed_lm", None)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class CountingEngine(WrappedEngine):
+    """Counts the prompt tokens it is given; a prefix counts once a request."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.tokens = 0
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        self._count(requests)
+        return super().span_log_likelihoods(requests)
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        self._count(requests)
+        return super().label_log_probs(requests, label_token_ids)
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        states = super().span_states(requests)
+        self._count(requests)
+        return states
+
+    def _count(self, requests: Sequence[ScoringRequest]) -> None:
+        for request in requests:
+            self.tokens += request.tokens
+
+
+class SentenceEngine(WrappedEngine):
+    """Hidden states are a sentence encoder's: what the embedding read-out is without the LM.
+
+    Args:
+        engine: does everything else, and cuts the texts into the tokens that either model is given.
+        embed: texts -> vectors.
+    """
+
+    def __init__(self, engine: Engine, embed: Callable[[Sequence[str]], NDArray[np.float32]]) -> None:
+        super().__init__(engine)
+        self.name = f"{engine.name}+sentences"
+        self._embed = embed
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """Per request: (n_candidates, dim) embeddings of the candidates' texts."""
+        decode = self.tokenizer.decode
+        return [
+            self._embed([decode(candidate.sequence.token_ids.tolist()).strip() for candidate in one.candidates])
+            for one in requests
+        ]
