@@ -6,6 +6,7 @@ and prefixes are shared to their last token (`vllm_tails`).
 """
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class VLLMEngine:
                 max_length=max_length,
                 options=vllm_options,
             )
+        self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
         take_any_ids(self._llm)
         config = self._llm.llm_engine.model_config
         self.model = ModelInfo(

@@ -5,13 +5,22 @@ Requests then stay plain lists of integers, with the ordinary prefix cache. The 
 not touched.
 """
 
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from reranker.engines.vllm_norms import fuse_norms
 from reranker.engines.vllm_spans import SpanReader, install
+
+_GRACE_S = 5.0  # from SIGTERM to SIGKILL of an engine whose owner is gone
 
 
 class SlotEmbedding(torch.nn.Module):
@@ -42,6 +51,16 @@ class SlotWorkerExtension:
     model_runner: Any  # the worker's own
     _reranker_slots: SlotEmbedding
     _reranker_spans: SpanReader
+
+    def reranker_end_with(self, owner: int) -> bool:
+        """Has the engine end once the process `owner`, which started it, is gone, however it ended; a killed one can
+        tell nobody. Returns False where that cannot be watched: on another machine, or without pidfd (Linux)."""
+        line = [os.getpid(), *(process.pid for process in psutil.Process().parents())]
+        if owner not in line[1:] or not hasattr(os, "pidfd_open"):
+            return False
+        engine = line[line.index(owner) - 1]
+        threading.Thread(target=_end_with, args=(os.pidfd_open(owner), engine), daemon=True).start()
+        return True
 
     def reranker_add_slots(self, first_slot: int, slots: int) -> str:
         """Puts a `SlotEmbedding` in the place of the model's table. Returns "" or what stopped it."""
@@ -101,3 +120,15 @@ class SlotWorkerExtension:
             return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
 
         model.compute_logits = padded
+
+
+def _end_with(owner: int, engine: int) -> None:
+    """Waits for the end of the process with pidfd `owner`; then asks the process `engine` to end, and makes it.
+
+    Workers of an engine in a process of its own end with it: vLLM sees to that.
+    """
+    select.select([owner], [], [])
+    with suppress(ProcessLookupError):
+        os.kill(engine, signal.SIGTERM)
+        time.sleep(_GRACE_S)
+        os.kill(engine, signal.SIGKILL)

@@ -285,7 +285,8 @@ def test_an_unknown_tool_call_parser_is_a_setting_that_is_wrong(engine):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_stopped_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_is_stopped_or_killed_leaves_no_process(tmp_path, how):
     psutil = pytest.importorskip("psutil")
     fitted_on("torch").save(tmp_path / "bundle")
     server = Process(tmp_path / "bundle", "--engine", "vllm", seconds=300)
@@ -293,7 +294,7 @@ def test_a_server_that_is_stopped_leaves_no_process(tmp_path):
     ranked = httpx.post(f"{server.url}/rerank", json=LIST, timeout=60).json()["results"]
     body = {"model": "toy", "messages": TALK, "max_tokens": 8, "temperature": 0}
     text = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
-    server.end(signal.SIGTERM)
+    server.end(how)
     assert ranked[0]["item_id"] == "g0i1" and "Paris" in text["choices"][0]["message"]["content"]
     _, left = psutil.wait_procs(children, timeout=20)
     assert children and not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
