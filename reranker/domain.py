@@ -37,6 +37,22 @@ class DomainData:
         evidence = evidence_model(data.interactions, data.items, recall)
         return cls(items=data.items, catalog=Catalog(data.items), evidence=evidence)
 
+    def with_items(self, items: pd.DataFrame) -> "DomainData":
+        """With the rows of a validated items table, which stand in for rows of the same items.
+
+        Raises:
+            DataError: no id is of a type that the known ones have, as where one table holds "7" and the other 7.
+        """
+        known, new = ({type(item).__name__ for item in table[ITEM]} for table in (self.items, items))
+        if not known & new:
+            raise DataError(
+                f"table 'items', column {ITEM!r}: the ids are of type {', '.join(sorted(new))}, those of the items "
+                f"known so far of type {', '.join(sorted(known))}: convert them"
+            )
+        kept = self.items[~self.items[ITEM].isin(items[ITEM])]
+        every = pd.concat([kept, items], ignore_index=True)
+        return DomainData(items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
+
 
 def domain_tokens(
     trained: Mapping[str, ItemTokens], data: Dataset, item_vectors: pd.DataFrame | None

@@ -26,7 +26,7 @@ from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, re
 from reranker.reader import Reader
 from reranker.scoring import ListReading, PriorStore, ScoringList
 from reranker.softprompt import PromptBank
-from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
+from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions, validate_items
 from reranker.trained import Trained
 from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
 
@@ -147,6 +147,26 @@ class Reranker:
         self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
         return self
+
+    def add_items(self, items: pd.DataFrame) -> int:
+        """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
+
+        Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
+        take the new row's text. The read-out "embedding" reads the texts here; `save` keeps them.
+
+        Args:
+            items: `item_id`, `title` and the further columns of the items table.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            DataError: nothing was fitted, the table breaks its contract, or its ids are of another type.
+        """
+        before, items = self._require_data(), validate_items(items)
+        self._data = before.with_items(items)
+        self.reader.keep_items(self._data.catalog.items(items[ITEM]))
+        return len(self._data.items) - len(before.items)
 
     def rerank(
         self,

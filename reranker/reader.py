@@ -256,6 +256,11 @@ class Reader:
         if self.compares_states and self.states.space is not None:
             self._embedding().learn_taste(items, vectors, counts)
 
+    def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
+        """Reads these texts now where the read-out keeps what it read of an item's text."""
+        if self.compares_states and items:
+            self._embedding().keep(items)
+
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components), of `read`."""
         return [one.components for one in self.read(lists, progress)]

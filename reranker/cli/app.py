@@ -8,6 +8,7 @@ import typer
 from reranker.cli import (
     adapt,
     adapt_domain,
+    add_items,
     data,
     demo,
     evaluate,
@@ -41,6 +42,7 @@ app.command("meta-search")(meta_search.meta_search)
 app.command("adapt-domain")(adapt_domain.adapt_domain)
 app.add_typer(prompts.prompts)
 app.command("models")(models.models)
+app.command("add-items")(add_items.add_items)
 app.command("adapt")(adapt.adapt)
 app.command("serve")(serve.serve)
 app.command("serve-key")(serve.serve_key)

@@ -106,6 +106,26 @@ class EvidenceModel:
             histories=dict(zip(users, histories, strict=True)),
         )
 
+    def extended(self, items: pd.DataFrame) -> "EvidenceModel":
+        """The same with the items of a larger table: those that are new to it have no statistics but categories.
+
+        Args:
+            items: the whole item table, new items included.
+        """
+        ids = dict.fromkeys([*self.index, *items[ITEM]])
+        index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
+        new = len(index) - len(self.index)
+        return EvidenceModel(
+            index=index,
+            vectors=np.pad(self.vectors, ((0, new), (0, 0))),
+            popularity=np.pad(self.popularity, (0, new)),
+            recent_popularity=np.pad(self.recent_popularity, (0, new)),
+            co_visits=_enlarged(self.co_visits, len(index)),
+            transitions=_enlarged(self.transitions, len(index)),
+            categories=_categories(items, index),
+            histories=self.histories,
+        )
+
     def features(
         self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
     ) -> NDArray[np.float64]:
@@ -233,6 +253,12 @@ def _transitions(histories: Sequence[IntArray], n_items: int) -> sparse.csr_arra
     targets = np.concatenate(after) if after else np.zeros(0, dtype=np.int64)
     counts = sparse.coo_array((np.ones(len(sources)), (sources, targets)), shape=(n_items, n_items))
     return sparse.csr_array(counts)
+
+
+def _enlarged(matrix: sparse.csr_array, size: int) -> sparse.csr_array:
+    """(n, n) -> (size, size), with nothing in what is new."""
+    pointers = np.pad(matrix.indptr, (0, size - matrix.shape[0]), mode="edge")
+    return sparse.csr_array((matrix.data, matrix.indices, pointers), shape=(size, size))
 
 
 def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_array:

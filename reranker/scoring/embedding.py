@@ -85,6 +85,11 @@ class EmbeddingScoring(Scoring):
         request = self._renderer.embedding([items[row] for row in rows]).request
         self.states.learn_taste(self._engine, request.prefix, request.candidates, vectors[rows], counts[rows])
 
+    def keep(self, items: Sequence[Item]) -> None:
+        """Reads the items' texts now, so that no list waits for it."""
+        request = self._renderer.embedding(items).request
+        self.states.look_up(self._engine, request.prefix, request.candidates)
+
     def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
         """Per list: (n_candidates, 10) cosines. The states belong to the items: no token is read for a list."""
         if not lists:

@@ -91,6 +91,18 @@ def test_inspect_shows_texts_where_states_are_compared(folder):
     assert "llm_near_last" in said and "llm_sum" not in said
 
 
+def test_items_are_added_to_a_bundle(folder):
+    table = pd.DataFrame({"item_id": ["new", "g0i1"], "title": ["zorblax 9", "zomzik 9"]})
+    table.to_csv(folder / "new.csv", index=False)
+    bundles = ("--bundle", folder / "bundle", "--items", folder / "new.csv", "--out", folder / "larger")
+    said, _ = run("add-items", *bundles)
+    assert f"1 items added, 1 given new texts: saved {folder / 'larger'}" in said
+    assert Reranker.load(folder / "larger").titles(["new", "g0i1", "g0i2"])[:2] == ["zorblax 9", "zomzik 9"]
+    assert Reranker.load(folder / "bundle").titles(["new"]) == ["(untitled)"]
+    run("add-items", "--bundle", folder / "larger", "--items", folder / "new.csv")
+    assert len(Reranker.load(folder / "larger").item_ids) == 33
+
+
 def test_fit_takes_a_trained_prompt_and_newer_item_vectors(folder):
     items = pd.read_parquet(folder / "items.parquet")["item_id"].tolist()
     vectors = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)

@@ -145,3 +145,15 @@ def test_entries_of_a_sparse_matrix_are_read_as_scipy_reads_them() -> None:
 def test_vectors_must_match_ids() -> None:
     with pytest.raises(DataError, match="3 item ids were given 4 vectors"):
         EvidenceModel.fit(INTERACTIONS, ITEMS, list("abc"), VECTORS)
+
+
+def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
+    more = pd.DataFrame({"item_id": ["e", "f"], "title": ["E", "F"], "category": ["y, x", "w"]})
+    larger = pd.concat([ITEMS, more], ignore_index=True)
+    lists, chose_e = candidates(1, list("bcefd")), {1: np.array([4])}
+    fitted = EvidenceModel.fit(INTERACTIONS, larger, list("abcd"), VECTORS)
+    extended = model().extended(larger)
+    np.testing.assert_array_equal(extended.features(lists), fitted.features(lists))
+    np.testing.assert_array_equal(extended.features(lists, chose_e), fitted.features(lists, chose_e))
+    overlap = column(extended.features(lists), "category_overlap")
+    assert overlap[2] == overlap.max() > overlap[3] and model().index.keys() == set("abcd")

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.catalog import Catalog, tastes
 from reranker.engines.scripted import ScriptedEngine
+from reranker.errors import DataError
 from reranker.folds import evidence_model, fold_from_recall
+from reranker.tables import validate_candidates
 from tests.pipeline import toys
 
 
@@ -75,6 +78,51 @@ def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: P
     assert again.config.scoring == "embedding"
     np.testing.assert_array_equal(again.score_all(lists), reranker.score_all(lists))
     assert fresh.states_read == 0
+
+
+def new_items() -> pd.DataFrame:
+    return pd.DataFrame({"item_id": ["g1new", "g2new"], "title": ["mipfen mippel 99", "quxard quxley 99"]})
+
+
+def tied(rows: list[str]) -> pd.DataFrame:
+    return validate_candidates(toys.table([(*row.split(), 1.0) for row in rows]))
+
+
+def test_items_that_came_after_fit_are_known_by_their_text(engine: toys.WatchedEngine, tmp_path: Path) -> None:
+    reranker = fitted(engine)
+    lists = tied(["u1 g2new", "u1 g1new", "u2 g1new", "u2 g2new"])  # u1 likes what is like g1, u2 what is like g2
+    assert reranker.rerank(lists).attrs["report"]["unknown_items"] == 4
+    assert reranker.score_all(lists)["llm"].groupby(lists["user_id"]).nunique().eq(1).all()
+    before = engine.states_read
+    assert reranker.add_items(new_items()) == 2 and engine.states_read == before + 2
+    llm = reranker.score_all(lists)["llm"]
+    assert llm[1] > llm[0] and llm[3] > llm[2]
+    assert reranker.rerank(lists).attrs["report"]["unknown_items"] == 0 and engine.states_read == before + 2
+    after = reranker.score_all(lists, histories=reranker._fitted()[0].evidence.histories_with({"u1": ["g2new"]}))
+    assert after["llm"][0] > after["llm"][1]  # they count in histories, too
+    reranker.save(tmp_path / "bundle")
+    again = Reranker.load(tmp_path / "bundle", engine=toys.WatchedEngine(dim=64))
+    np.testing.assert_array_equal(again.score_all(lists), reranker.score_all(lists))
+
+
+def test_an_item_with_a_new_text_is_read_anew(engine: toys.WatchedEngine) -> None:
+    reranker = fitted(engine)
+    lists = tied(["u1 g2i0", "u1 g2i1"])
+    assert reranker.add_items(pd.DataFrame({"item_id": ["g2i1"], "title": ["mipfen mippel 77"]})) == 0
+    assert reranker.titles(["g2i1"]) == ["mipfen mippel 77"] and len(reranker.item_ids) == len(toys.items())
+    scores = reranker.score_all(lists)["llm"]
+    assert scores[1] > scores[0]
+
+
+def test_items_with_ids_of_another_type_are_refused(engine: toys.WatchedEngine) -> None:
+    reranker = fitted(engine)
+    with pytest.raises(DataError, match="the ids are of type int, those of the items known so far of type str"):
+        reranker.add_items(pd.DataFrame({"item_id": [7], "title": ["mipfen"]}))
+    with pytest.raises(DataError, match="more than once"):
+        reranker.add_items(pd.concat([new_items(), new_items()]))
+    assert len(reranker.item_ids) == len(toys.items())
+    with pytest.raises(DataError, match="call fit"):
+        Reranker.from_pretrained(engine=engine).add_items(new_items())
 
 
 def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine) -> None:

@@ -1,0 +1,27 @@
+"""`reranker add-items`: items that came after a bundle was fitted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reranker.cli.options import BundleOption, DtypeOption, given
+from reranker.tables import read_table
+
+
+def add_items(
+    bundle: BundleOption,
+    items: Annotated[Path, typer.Option("--items", help="table with item_id, title and further columns")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for the new bundle; takes the old one's place by default")
+    ] = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Add new items to a bundle by their texts, or give known ones new texts; nothing is fitted anew."""
+    from reranker.pipeline import Reranker
+
+    reranker = Reranker.load(bundle, **given(dtype=dtype))
+    table = read_table(items)
+    new = reranker.add_items(table)
+    reranker.save(out or bundle)
+    typer.echo(f"{new} items added, {len(table) - new} given new texts: saved {out or bundle}")
