@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reranker.errors import DataError
 
 RESAMPLES = 2000
+_DRAWS = 10_000_000  # held at a time: 80 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,10 @@ def bootstrap_means(values: NDArray[np.float64], seed: int = 0, resamples: int =
     if not len(values):
         raise DataError("cannot bootstrap: there is no user to draw from")
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(values), np.full(len(values), 1.0 / len(values)), size=resamples)
-    means: NDArray[np.float64] = counts @ values / len(values)
-    return means
+    share = np.full(len(values), 1.0 / len(values))
+    block = max(1, _DRAWS // len(values))
+    blocks = [min(block, resamples - start) for start in range(0, resamples, block)]
+    return np.concatenate([rng.multinomial(len(values), share, size=size) @ values / len(values) for size in blocks])
 
 
 def mean_interval(

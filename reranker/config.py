@@ -63,6 +63,22 @@ class RerankerConfig(BaseModel):
             raise ValueError("api_key would be saved in the bundle; set OPENAI_API_KEY in the environment")
         return options
 
+    def require_fitted_with(self, fitted: "RerankerConfig") -> None:
+        """Weights of a bundle belong to what was read when it was fitted.
+
+        Raises:
+            ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
+        """
+        for name in ("scoring", "permutations", "soft_tokens", "prompt"):
+            mine, theirs = (getattr(one, name) for one in (self, fitted))
+            if name == "prompt":
+                mine, theirs = (one.model_dump(exclude={"directory"}) for one in (mine, theirs))
+            if mine != theirs:
+                raise ConfigError(
+                    f"the bundle was fitted with {name}={theirs!r}, so {name}={mine!r} would make its weights mean "
+                    "something else: leave it as it was, or fit again"
+                )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "RerankerConfig":
         """Settings from YAML or JSON.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from reranker.errors import DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.protocols import HasItemFactors, RecallStage
-from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions
+from reranker.tables import ITEM, RANK, TIMESTAMP, USER, Dataset, validate_candidates, validate_interactions
 from reranker.types import IntArray
 
 
@@ -130,14 +130,34 @@ def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: in
 def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:
     """A fold from the user's own recall: lists it served, and what was chosen afterwards.
 
-    Rows of `data.interactions` that are in `held_out` are left out of the evidence.
+    Rows of `data.interactions` that are in `held_out` are left out of the evidence; earlier choices of the same item
+    stay.
 
     Raises:
         DataError: a table breaks its contract, or none of the chosen items is in the lists.
     """
     candidates = validate_candidates(candidates)
     held_out = validate_interactions(held_out, "held_out")
-    pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]])
-    seen = pd.MultiIndex.from_frame(data.interactions[[USER, ITEM]]).isin(pairs)
-    before = data.interactions[~seen].reset_index(drop=True)
+    before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
     return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None)
+
+
+def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:
+    """(rows,) True for the held-out choices: from their time on, or without times a user's newest of an item."""
+    keys = pd.MultiIndex.from_frame(interactions[[USER, ITEM]])
+    held = held_out.groupby([USER, ITEM], sort=False)
+    mine = np.asarray(keys.isin(held.size().index))
+    if TIMESTAMP in interactions and TIMESTAMP in held_out:
+        since = held[TIMESTAMP].min().reindex(keys[mine])
+        try:
+            later = interactions[TIMESTAMP][mine].reset_index(drop=True) >= since.reset_index(drop=True)
+        except TypeError as error:
+            raise DataError(
+                f"tables 'interactions' and 'held_out', column {TIMESTAMP!r}: the times cannot be compared ({error}). "
+                "Give both one type"
+            ) from error
+    else:
+        newest = interactions.groupby([USER, ITEM], sort=False).cumcount(ascending=False)
+        later = newest[mine].reset_index(drop=True) < held.size().reindex(keys[mine]).reset_index(drop=True)
+    mine[mine] = later
+    return mine

@@ -134,6 +134,11 @@ class Reranker:
         elif recall is not None:
             fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
+        if not data.interactions[ITEM].isin(data.items[ITEM]).any():
+            raise DataError(
+                f"tables 'interactions' and 'items': no {ITEM} of one is in the other (for instance "
+                f"{data.interactions[ITEM].iloc[0]!r} and {data.items[ITEM].iloc[0]!r}). Give both ids of one type"
+            )
         self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, with_newer_items(tokens, fold.evidence))
@@ -453,12 +458,14 @@ class Reranker:
             settings: fields of `RerankerConfig` to change, for instance dtype="float32".
 
         Raises:
+            ConfigError: read-out or prompt are to be other than those that the bundle was fitted with.
             BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
                 model.
         """
         engine, settings = _named_engine(engine, settings)
         state = read_bundle(Path(directory))
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
+        config.require_fitted_with(state.config)
         tokens = state.item_tokens
         reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
         reranker.reader = Reader(

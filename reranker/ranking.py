@@ -109,11 +109,11 @@ class RerankReport:
 
 
 def recall_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
-    """The scores that came in where they follow the ranks, else reciprocal ranks."""
-    scores = lists[SCORE].to_numpy(dtype=np.float64)
-    ranks = lists[RANK].to_numpy()
-    rising = (np.diff(scores) > 0) & (np.diff(ranks) > 0)
-    return 1.0 / ranks if rising.any() else scores
+    """The scores that came in of lists where they follow the ranks, reciprocal ranks of the others."""
+    scores, ranks = lists[SCORE].to_numpy(dtype=np.float64), lists[RANK].to_numpy()
+    users = pd.factorize(lists[USER])[0]
+    rising = (np.diff(scores) > 0) & (np.diff(ranks) > 0) & (np.diff(users) == 0)
+    return np.where(np.isin(users, users[1:][rising]), 1.0 / ranks, scores)
 
 
 def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:

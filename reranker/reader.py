@@ -1,5 +1,6 @@
 """The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ class Reader:
         self._scoring: Scoring | None = None
         self._of_texts: Reader | None = None
         self._packed: PackedLM | None = None
+        self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
 
     def for_domain(self, domain: str, item_tokens: ItemTokens | None = None) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
@@ -98,12 +100,13 @@ class Reader:
     @property
     def engine(self) -> Engine:
         """The inference engine, loaded on first use."""
-        if self._engine is None and self._lender is not None:
-            self._engine = self._lender.engine
-        elif self._engine is None:
-            self._engine = load_engine(
-                self.config.engine, self.config.model, dtype=self.config.dtype, **self.config.engine_options
-            )
+        with self._loading:
+            if self._engine is None and self._lender is not None:
+                self._engine = self._lender.engine
+            elif self._engine is None:
+                self._engine = load_engine(
+                    self.config.engine, self.config.model, dtype=self.config.dtype, **self.config.engine_options
+                )
         if self._model is None:
             self._model = self._engine.model
         elif not _same_model(self._model, self._engine.model):
@@ -143,9 +146,10 @@ class Reader:
     @property
     def scoring(self) -> Scoring:
         """The read-out, built on first use."""
-        if self._scoring is None:
-            self._scoring = self._build_scoring()
-        return self._scoring
+        with self._loading:
+            if self._scoring is None:
+                self._scoring = self._build_scoring()
+            return self._scoring
 
     @property
     def of_texts(self) -> "Reader":
@@ -153,11 +157,12 @@ class Reader:
         something in the space of a catalogue only."""
         if self.config.scoring != "embedding":
             return self
-        if self._of_texts is None:
-            config = self.config.model_copy(update={"scoring": "likelihood"})
-            self._of_texts = Reader(config, self.domain, self.prompts, self.priors, model=self._model)
-            self._of_texts.share_engine(self)
-        return self._of_texts
+        with self._loading:
+            if self._of_texts is None:
+                config = self.config.model_copy(update={"scoring": "likelihood"})
+                self._of_texts = Reader(config, self.domain, self.prompts, PriorStore(), model=self._model)
+                self._of_texts.share_engine(self)
+            return self._of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
         """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction."""

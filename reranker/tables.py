@@ -6,8 +6,10 @@ Ids may be anything hashable and leave as they came. Row order is kept; every so
 import logging
 import uuid
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ RECALL_SCORE, RECALL_RANK = "recall_score", "recall_rank"
 CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]
 RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK]
 ALIASES = {"datetime": TIMESTAMP, "rating": WEIGHT}
+"""Other names of columns of interactions."""
+
 UNTITLED = "(untitled)"
 
 _SHOWN_ROWS = 5
@@ -60,12 +64,13 @@ class Dataset:
 def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd.DataFrame:
     """Returns a copy with canonical column names, sorted stably by time when there are timestamps.
 
-    A user may choose the same item again: repeated rows are kept.
+    A user may choose the same item again: repeated rows are kept. Timestamps that are texts become numbers or times.
 
     Raises:
-        DataError: empty table, missing column, missing or unhashable id, missing timestamp, weight not finite.
+        DataError: empty table, missing column, missing or unhashable id, missing timestamp or one that is a text in no
+            unambiguous order, weight not finite.
     """
-    frame = _with_canonical_names(frame, name)
+    frame = _with_canonical_names(frame, name, ALIASES)
     _require_columns(frame, [USER, ITEM], name)
     _require_rows(frame, name)
     for column in (USER, ITEM):
@@ -74,6 +79,7 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
         frame[WEIGHT] = _numeric(frame, WEIGHT, name)
     if TIMESTAMP in frame:
         _refuse_rows(frame, TIMESTAMP, frame[TIMESTAMP].isna().to_numpy(), "is missing", name)
+        frame[TIMESTAMP] = _times(frame[TIMESTAMP], name)
         try:
             frame = sort_by_time(frame)
         except TypeError as error:  # numbers beside strings, or times with and without a zone
@@ -229,18 +235,50 @@ def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:
             raise DataError(f"cannot write {path}: column {column!r} holds tuples. Convert these ids to str")
 
 
+def _times(column: pd.Series, name: str) -> pd.Series:
+    """Texts as numbers or times: as texts, "10" stands before "9"."""
+    if not column.map(lambda value: isinstance(value, str)).all():
+        return column
+    for parse in (pd.to_numeric, _iso_times):
+        with suppress(ValueError):
+            return parse(column)
+    raise DataError(
+        f"table {name!r}, column {TIMESTAMP!r}: the texts (first: {column.iloc[0]!r}) are neither numbers nor times in "
+        "ISO 8601, so their order is not known. Convert them, for instance with pandas.to_datetime(..., format=...)"
+    )
+
+
+def _iso_times(column: pd.Series) -> pd.Series:
+    try:
+        return pd.to_datetime(column, format="ISO8601")
+    except ValueError:  # with several offsets from UTC
+        return pd.to_datetime(column, format="ISO8601", utc=True)
+
+
 def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if path.is_dir() or suffix == ".parquet":
         return pd.read_parquet
     if suffix == ".csv":
-        return pd.read_csv
+        return _read_csv
     if suffix == ".tsv":
-        return lambda file: pd.read_csv(file, sep="\t")
+        return partial(_read_csv, sep="\t")
     raise ValueError("expected .parquet, .csv or .tsv")
 
 
-def _with_canonical_names(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def _read_csv(path: Path, sep: str = ",") -> pd.DataFrame:
+    """Ids become numbers only where that loses nothing: "007" is another id than "7"."""
+    frame = pd.read_csv(path, sep=sep, dtype={USER: str, ITEM: str})
+    for column in (USER, ITEM):
+        if column in frame:
+            with suppress(ValueError, OverflowError):
+                numbers = frame[column].astype(np.int64)
+                if (numbers.astype(str) == frame[column]).all():
+                    frame[column] = numbers
+    return frame
+
+
+def _with_canonical_names(frame: pd.DataFrame, name: str, aliases: Mapping[str, str] | None = None) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"table {name!r} must be a pandas DataFrame, got {type(frame).__name__}")
     if frame.columns.nlevels > 1:
@@ -248,7 +286,7 @@ def _with_canonical_names(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if not frame.columns.is_unique:
         repeated = sorted({str(column) for column in frame.columns[frame.columns.duplicated()]})
         raise DataError(f"table {name!r} has more than one column called {', '.join(map(repr, repeated))}")
-    renames = {alias: column for alias, column in ALIASES.items() if alias in frame and column not in frame}
+    renames = {alias: column for alias, column in (aliases or {}).items() if alias in frame and column not in frame}
     return frame.rename(columns=renames).copy()
 
 

@@ -216,6 +216,33 @@ class TestCandidates:
         assert frame["user_id"].tolist() == ["b", "b", "a"]
 
 
+def with_times(*times: object) -> pd.DataFrame:
+    return pd.DataFrame({"user_id": 1, "item_id": list("abc"), "timestamp": times})
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("999", "1000", "98"),
+        ("2024-02-01", "2024-10-01", "2023-12-31"),
+        ("2024-02-01T10:00:00+01:00", "2024-02-01T10:00:00Z", "2024-02-01T10:00:00+02:00"),
+        (999, 1000, 98),
+    ],
+)
+def test_times_that_are_texts_are_put_in_the_order_of_what_they_mean(times: tuple[object, ...]) -> None:
+    assert validate_interactions(with_times(*times))["item_id"].tolist() == ["c", "a", "b"]
+
+
+def test_times_in_no_known_order_are_refused() -> None:
+    with pytest.raises(DataError, match=r"first: '10/01/2023'\) are neither numbers nor times in ISO 8601"):
+        validate_interactions(with_times("10/01/2023", "9/01/2023", "02/01/2024"))
+
+
+def test_other_names_of_columns_of_interactions_are_left_alone_in_items() -> None:
+    items = validate_items(pd.DataFrame({"item_id": [1], "title": ["A"], "rating": [4.5], "datetime": ["2020"]}))
+    assert list(items) == ["item_id", "title", "rating", "datetime"]
+
+
 def test_dataset_validates_both_tables() -> None:
     items = pd.DataFrame({"item_id": ["a", "b"], "title": ["A", "B"]})
     assert Dataset(interactions=two_rows(datetime=[1, 2]), items=items).has_order
@@ -225,6 +252,15 @@ def test_dataset_validates_both_tables() -> None:
 
 
 class TestFiles:
+    def test_ids_in_a_csv_become_numbers_only_where_nothing_is_lost(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("user_id,item_id,score\n007,12,1\n7,-3,2\n")
+        table = read_table(tmp_path / "t.csv")
+        assert table["user_id"].tolist() == ["007", "7"] and table["item_id"].tolist() == [12, -3]
+        (tmp_path / "u.csv").write_text("user_id,item_id\n99999999999999999999,1.0\n1,\n")
+        table = read_table(tmp_path / "u.csv")
+        assert table["user_id"].tolist() == ["99999999999999999999", "1"]
+        assert table["item_id"].isna().tolist() == [False, True]
+
     @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
     def test_round_trip(self, tmp_path: Path, name: str) -> None:
         table = two_rows(score=[0.1, 1e-300])

@@ -96,7 +96,10 @@ def _narrowest(name: str, columns: Sequence[tuple[Path, str]]) -> Any:
         try:
             for file, column in columns:
                 for batch in _blocks(file, [column], []):
-                    batch.column(column).cast(kind)
+                    values = batch.column(column)
+                    numbers = values.cast(kind)
+                    if name in (USER, ITEM) and not numbers.cast(values.type).equals(values):
+                        raise pa.ArrowInvalid("leading zeros would be lost")
         except pa.ArrowInvalid:
             continue
         return kind

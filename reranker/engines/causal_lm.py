@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ Model = str | Path | ResolvedModel
 
 
 class HubTokenizer:
-    """A transformers tokenizer behind the `Tokenizer` protocol: nothing added, no special token recognised in text."""
+    """A transformers tokenizer behind the `Tokenizer` protocol: nothing added, no special token recognised in text.
+
+    transformers keeps in the tokenizer whether special tokens are recognised, so threads take turns.
+    """
 
     def __init__(self, path: Path) -> None:
         from transformers import AutoTokenizer
@@ -29,17 +33,18 @@ class HubTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the tokenizer in {path}: {error}") from error
+        self._lock = threading.Lock()
         self.special_ids = frozenset(map(int, self._tokenizer.all_special_ids))
         self.end_ids = _end_ids(path) | ({self._tokenizer.eos_token_id} - {None})
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return self._encoded(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
     def encode_prompt(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text))
+        return self._encoded(text)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         contents = [message["content"] for message in messages]
@@ -66,7 +71,11 @@ class HubTokenizer:
 
     def _tokens_of(self, text: str) -> list[int]:
         """The template writes every special token itself: none is added, those in the text are recognised."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._encoded(text, add_special_tokens=False)
+
+    def _encoded(self, text: str, **options: bool) -> list[int]:
+        with self._lock:
+            return list(self._tokenizer.encode(text, **options))
 
     def save(self, directory: Path) -> None:
         """Writes the tokenizer's files beside a model's."""

@@ -26,7 +26,7 @@ def standardise_within_lists(features: Features, list_index: IntArray) -> Featur
     sizes = np.maximum(np.bincount(list_index, minlength=n_lists), 1)[:, None]
     centred = features - (_sum_by_list(features, list_index, n_lists) / sizes)[list_index]
     deviations = np.sqrt(_sum_by_list(centred**2, list_index, n_lists) / sizes)[list_index]
-    scale = np.abs(features).max(axis=0, initial=0.0)
+    scale = np.sqrt(_sum_by_list(features**2, list_index, n_lists) / sizes)[list_index]
     constant = deviations <= 1e-9 * np.maximum(scale, 1e-300)
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviations))
 

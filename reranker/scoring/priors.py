@@ -26,7 +26,7 @@ class PriorStore(SpanStore[float]):
 
     def save(self, path: Path) -> None:
         """Writes a parquet file `prompt, span, log_prob`."""
-        rows = [(prompt, span, value) for (prompt, span), value in self._values.items()]
+        rows = [(prompt, span, value) for (prompt, span), value in list(self._values.items())]
         write_table(pd.DataFrame(rows, columns=[_PROMPT, _SPAN, _LOG_PROB]), path)
 
     @classmethod

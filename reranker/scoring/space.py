@@ -86,7 +86,7 @@ class TasteSpace:
         gram = weighted.T @ placed
         directions = unit(vectors)
         targets = directions - np.average(directions, axis=0, weights=np.sqrt(counts))
-        ridge = _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+        ridge = _RIDGE * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
         return cls(texts=texts, weights=np.linalg.solve(gram + ridge, weighted.T @ targets).astype(np.float32))
 
     def place(self, states: Vectors) -> Vectors:
@@ -169,6 +169,10 @@ class StateStore(SpanStore[Vectors]):
         near, taste = zip(*(self._placed[key] for key in keys), strict=True)
         return Placed(near=np.stack(near), taste=np.stack(taste))
 
+    def _drop(self, key: Key) -> None:
+        super()._drop(key)
+        self._placed.pop(key, None)
+
     def _place(self, state: Vectors) -> tuple[Vectors, Vectors]:
         near = unit(state) if self.space is None else self.space.place(state)
         return near, np.zeros(0, dtype=np.float32) if self.taste is None else self.taste.place(state)
@@ -179,11 +183,12 @@ class StateStore(SpanStore[Vectors]):
 
     def save(self, path: Path) -> None:
         """Writes an npz file without pickle."""
-        prompts, spans = zip(*self._values, strict=True) if self._values else ((), ())
+        values = dict(self._values)
+        prompts, spans = zip(*values, strict=True) if values else ((), ())
         arrays = {
             "prompts": np.array(prompts, dtype="U32"),
             "spans": np.array(spans, dtype="U32"),
-            "states": np.array(list(self._values.values()), dtype=np.float16),
+            "states": np.array(list(values.values()), dtype=np.float16),
         }
         if self.space is not None:
             arrays |= {"centre": self.space.centre, "basis": self.space.basis}

@@ -3,12 +3,16 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from reranker.protocols import Engine
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
 SPANS_PER_REQUEST = 256
+
+MOST = 1_000_000
+"""Values that a store holds: some 300 MB of priors, 2 GB of states of 576 dimensions."""
 
 Value = TypeVar("Value")
 Key = tuple[str, str]
@@ -19,7 +23,7 @@ class SpanStore(ABC, Generic[Value]):
     """Values of spans, keyed by content.
 
     Another model, template or soft prompt never meets a stale value. A model without a hash (a remote one) goes by its
-    name.
+    name. Texts that clients send are kept, too, so the oldest go when there are more than `MOST`.
     """
 
     def __init__(self) -> None:
@@ -38,6 +42,7 @@ class SpanStore(ABC, Generic[Value]):
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
     ) -> list[list[Key]]:
         """Per (prefix, spans): the keys of the spans, under all of which there are values now."""
+        self._drop_oldest()
         keyed: list[list[Key]] = []
         missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
         for prefix, spans in prompts:
@@ -49,6 +54,13 @@ class SpanStore(ABC, Generic[Value]):
                     missing.setdefault(prompt, (prefix, {}))[1][key[1]] = span
         self._compute(engine, missing)
         return keyed
+
+    def _drop_oldest(self) -> None:
+        for key in list(islice(self._values, max(0, len(self._values) - MOST))):
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        self._values.pop(key, None)
 
     @abstractmethod
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Value]]:

@@ -124,6 +124,13 @@ def test_csv_ids_that_are_all_numbers_are_numbers(bundle, tmp_path):
     assert ranking(tmp_path)["item_id"].tolist() == ["7", "x8", "7"]
 
 
+def test_csv_ids_with_leading_zeros_stay_texts(bundle, tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,score\n007,7,0.5\n7,07,0.25\n")
+    offline(bundle, tmp_path, "c.csv", order="recall").run()
+    assert ranking(tmp_path)["user_id"].tolist() == ["007", "7"] and rejected(tmp_path).empty
+    assert ranking(tmp_path)["item_id"].tolist() == ["7", "07"]
+
+
 def test_newer_histories_replace_those_of_the_bundle(bundle, folder, candidates):
     users = candidates["user_id"].unique()[::2]
     newer = pd.DataFrame(

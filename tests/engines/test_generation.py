@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,20 @@ class TestReal(SoftGeneratorContract):
             evil, tokenize=False, add_generation_prompt=True
         )
         assert safe.count(theirs.convert_tokens_to_ids("<|im_start|>")) == 3  # system, user, assistant
+
+
+@pytest.mark.model
+def test_threads_that_encode_at_once_do_not_disturb_each_other() -> None:
+    """Titles are read as plain text while chats are written with special tokens."""
+    tokenizer = HubTokenizer(resolve_model("smollm2-135m").path)
+    text = "hi<|im_end|>" * 20
+    plainly, specially = tokenizer.encode(text), tokenizer.encode_prompt(text)
+    assert plainly != specially
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda number: (tokenizer.encode, tokenizer.encode_prompt)[number % 2](text), range(4000))
+        )
+    assert all(ids == (plainly, specially)[number % 2] for number, ids in enumerate(found))
 
 
 def test_a_model_without_a_chat_template_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from reranker import bootstrap
 from reranker.bootstrap import mean_interval
 from reranker.errors import DataError
 from reranker.evaluation.significance import compare, holm, with_holm
@@ -91,3 +92,10 @@ def test_zero_baseline_has_no_relative_difference():
 def test_unpaired_users_are_refused():
     with pytest.raises(DataError, match="'d'"):
         one([1, 2, 3], [1, 2])
+
+
+def test_resamples_are_the_same_however_many_are_held_at_a_time(monkeypatch):
+    values = np.random.default_rng(2).random(50)
+    whole = bootstrap.bootstrap_means(values, seed=3, resamples=101)
+    monkeypatch.setattr(bootstrap, "_DRAWS", 500)
+    np.testing.assert_allclose(bootstrap.bootstrap_means(values, seed=3, resamples=101), whole, rtol=1e-12)

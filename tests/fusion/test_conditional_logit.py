@@ -78,3 +78,12 @@ def test_not_finite_features_are_named() -> None:
     features = np.array([[1.0, np.nan], [0.0, 1.0]])
     with pytest.raises(DataError, match=r"columns \[1\]"):
         ConditionalLogit.fit(features, np.zeros(2, dtype=np.int64), np.array([True, False]))
+
+
+def test_a_list_is_standardised_as_if_it_were_alone() -> None:
+    mine, huge = np.array([[0.1], [0.2], [0.4]]), np.array([[1.7e18], [1.6e18]])
+    alone = standardise_within_lists(mine, np.zeros(3, dtype=np.int64))
+    beside = standardise_within_lists(np.concatenate([mine, huge]), np.array([0, 0, 0, 1, 1]))
+    np.testing.assert_array_equal(beside[:3], alone)
+    np.testing.assert_allclose(beside[3:, 0], [1, -1])
+    assert not standardise_within_lists(np.full((3, 1), 0.1 + 0.2), np.zeros(3, dtype=np.int64)).any()

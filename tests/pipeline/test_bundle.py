@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from candidate_gen import ALSRecall
-from reranker import BundleError, DataError, Dataset, Reranker
+from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.prompting import PromptSettings
 from tests.pipeline import toys
@@ -206,6 +206,15 @@ def test_another_model_without_a_hash_is_refused_by_its_name(bundle):
     loaded = Reranker.load(bundle, engine=ScriptedEngine(model_id="some other model"))
     with pytest.raises(BundleError, match="some other model"):
         loaded.rerank(LISTS, order="fused")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"scoring": "listwise"}, {"soft_tokens": 0}, {"permutations": 2}, {"prompt": {"title_tokens": 3}}]
+)
+def test_settings_that_the_weights_depend_on_cannot_be_changed(bundle, changed):
+    with pytest.raises(ConfigError, match=f"fitted with {next(iter(changed))}="):
+        Reranker.load(bundle, **changed)
+    assert Reranker.load(bundle, dtype="float32", seed=3).config.seed == 3
 
 
 def test_a_changed_template_is_refused(tmp_path):

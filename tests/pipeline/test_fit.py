@@ -7,6 +7,7 @@ import pytest
 from candidate_gen import ItemKNNRecall, PopularityRecall
 from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
+from reranker.folds import fold_from_logs
 from tests.pipeline import toys
 
 
@@ -109,6 +110,33 @@ def test_rows_held_out_are_left_out_of_the_evidence_of_logs():
         for one in (data, both)
     ]
     assert models[0].to_json() == models[1].to_json()
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_an_item_chosen_from_a_list_again_stays_in_the_history(timed):
+    """u0 chose a twice before; of the two choices after the list only these are left out."""
+    rows = zip("0001101", "abaacab", (1, 2, 3, 1, 2, 7, 8), strict=True)
+    frame = pd.DataFrame([(f"u{user}", *rest) for user, *rest in rows], columns=["user_id", "item_id", "timestamp"])
+    chosen = frame[frame["timestamp"] > 5]
+    frame, chosen = (frame, chosen) if timed else (frame.drop(columns="timestamp"), chosen.drop(columns="timestamp"))
+    items = pd.DataFrame({"item_id": list("abc"), "title": list("ABC")})
+    lists = toys.table([("u0", "a", 2.0), ("u0", "c", 1.0), ("u1", "b", 2.0), ("u1", "a", 1.0)])
+    fold = fold_from_logs(Dataset(interactions=frame, items=items), lists, chosen)
+    histories = {user: [fold.evidence.item_ids[row] for row in rows] for user, rows in fold.evidence.histories.items()}
+    assert histories == {"u0": ["a", "b", "a"], "u1": ["a", "c"]}
+    if timed:
+        dates = chosen.assign(timestamp=pd.to_datetime(chosen["timestamp"], unit="D"))
+        with pytest.raises(DataError, match="times cannot be compared"):
+            fold_from_logs(Dataset(interactions=frame, items=items), lists, dates)
+
+
+def test_tables_whose_ids_have_nothing_in_common_are_refused():
+    data = toys.taste_dataset()
+    items = data.items.assign(item_id=range(len(data.items)))
+    with pytest.raises(DataError, match="no item_id of one is in the other"):
+        Reranker(toys.config(), ScriptedEngine()).fit(
+            Dataset(interactions=data.interactions, items=items), PopularityRecall().fit(data.interactions)
+        )
 
 
 def test_fitting_twice_gives_the_same():

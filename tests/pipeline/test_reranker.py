@@ -1,6 +1,7 @@
 """`Reranker.rerank` and `Reranker.rank`: what comes out for what goes in."""
 
 import asyncio
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candidate_gen import ALSRecall, PopularityRecall
-from reranker import ConfigError, DataError, Dataset, Reranker
+from reranker import ConfigError, DataError, Dataset, Reranker, reader
 from reranker.engines.scripted import ScriptedEngine
 from reranker.scoring import ScoringList
-from reranker.tables import RANKING_COLUMNS
+from reranker.tables import RANKING_COLUMNS, validate_candidates
 from tests.pipeline import toys
 
 ORDERS = ("fused", "features", "recall")
@@ -125,6 +126,16 @@ def test_users_do_not_change_each_others_scores(reranker, candidates):
     for part in alone:
         same = together[together["user_id"] == part["user_id"].iloc[0]].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, same, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["features", "recall"])
+def test_a_list_with_strange_scores_leaves_the_others_as_they_are(reranker, candidates, order):
+    """Scores as large as times in nanoseconds, and against their ranks."""
+    strange = pd.DataFrame({"user_id": "odd", "item_id": CHOSEN, "score": np.arange(6) * 1e17 + 1.7e18})
+    every = pd.concat([validate_candidates(candidates), strange.assign(rank=range(1, 7))], ignore_index=True)
+    beside = reranker.rerank(every, order=order)
+    alone = reranker.rerank(candidates, order=order)
+    pd.testing.assert_frame_equal(beside[beside["user_id"] != "odd"], alone, rtol=1e-12, atol=1e-12)
 
 
 @given(data=st.data())
@@ -255,6 +266,27 @@ def test_arerank_equals_rerank(reranker, candidates):
     first, second = asyncio.run(both())
     pd.testing.assert_frame_equal(first, reranker.rerank(candidates, 3, order="fused"), check_exact=True)
     pd.testing.assert_frame_equal(second, reranker.rerank(candidates), check_exact=True)
+
+
+def test_rankings_at_once_load_one_engine(monkeypatch, tmp_path, candidates):
+    toys.fitted().save(tmp_path / "bundle")
+    loaded = []
+
+    def load(name, model, **options):
+        loaded.append(name)
+        time.sleep(0.2)
+        return ScriptedEngine()
+
+    monkeypatch.setattr(reader, "load_engine", load)
+    fresh = Reranker.load(tmp_path / "bundle")
+
+    async def both():
+        return await asyncio.gather(*(fresh.arerank(candidates, order="fused") for _ in range(3)))
+
+    first, *others = asyncio.run(both())
+    assert len(loaded) == 1
+    for one in others:
+        pd.testing.assert_frame_equal(one, first)
 
 
 def test_the_input_tables_are_not_touched(reranker, candidates):

@@ -5,7 +5,15 @@ import pytest
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
-from reranker.scoring import CombinedScoring, EmbeddingScoring, LikelihoodScoring, Scoring, ScoringList, StateStore
+from reranker.scoring import (
+    CombinedScoring,
+    EmbeddingScoring,
+    LikelihoodScoring,
+    Scoring,
+    ScoringList,
+    StateStore,
+    store,
+)
 from reranker.scoring.embedding import NEWEST, nearness
 from reranker.scoring.space import EmbeddingSpace, TasteSpace, unit
 from tests.contracts.scoring import ScoringContract, one_list, titled
@@ -209,3 +217,19 @@ def test_the_real_model_knows_what_belongs_together() -> None:
     lists = [ScoringList(history=group[:3], candidates=[stationery[4], films[4]]) for group in (stationery, films)]
     first, second = (values @ scoring.default_coefficients for values in scoring.score_components(lists))
     assert first[0] > first[1] and second[1] > second[0]
+
+
+def test_texts_that_are_all_the_same_tell_no_tastes() -> None:
+    states = np.ones((5, 4), dtype=np.float32)
+    vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    space = TasteSpace.fit(EmbeddingSpace.fit(states), states, vectors, np.arange(1.0, 6.0))
+    assert not space.place(states).any()
+
+
+def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST", 2)
+    engine = WatchedEngine(dim=64)
+    scoring = EmbeddingScoring(engine, renderer())
+    for title in ("one", "two", "three", "four"):
+        scoring.keep(titled(title))
+    assert len(scoring.states) == 3 and len(scoring.states._placed) == 3

@@ -1,6 +1,7 @@
 import numpy as np
 
 from reranker.scoring import PriorStore
+from reranker.scoring import store as store_module
 from reranker.scoring.store import SPANS_PER_REQUEST
 from reranker.types import CandidateSpan, TokenSequence
 from tests.pipeline.toys import WatchedEngine
@@ -68,3 +69,13 @@ def test_models_without_a_hash_are_told_apart_by_name():
     second = WatchedEngine(lambda prefix, ids: np.full(len(ids), -2.0), model_id="other")
     prompts = [(PREFIX, [span(9, 10)])]
     assert [store.look_up(engine, prompts)[0].tolist() for engine in (first, second, first)] == [[-1.0], [-2.0], [-1.0]]
+
+
+def test_the_oldest_values_go_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(store_module, "MOST", 3)
+    engine = WatchedEngine(lambda prefix, ids: -ids / 10.0)
+    store = PriorStore()
+    store.look_up(engine, [(PREFIX, [span(9, token) for token in range(5)])])
+    values = store.look_up(engine, [(PREFIX, [span(9, 4), span(9, 0)])])[0]
+    assert values.tolist() == [-0.4, 0.0]
+    assert [len(call[0].candidates) for call in engine.calls] == [5, 1] and len(store) == 4
