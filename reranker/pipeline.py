@@ -1,4 +1,4 @@
-"""The public face: a recall list goes in, a reranked list that is never worse comes out."""
+"""The public face: a recall list goes in, and an order comes out that a validation fold says is not worse."""
 
 import asyncio
 import logging

@@ -27,7 +27,7 @@ from reranker.errors import RerankerError
 
 app = typer.Typer(
     name="reranker",
-    help="Rerank recommendation candidates with a causal LLM; never worse than the list that came in.",
+    help="Rerank recommendation candidates with a causal LLM; no order is served that a validation fold says is worse.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

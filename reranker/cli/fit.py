@@ -46,7 +46,10 @@ def fit(
     base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
     scoring: Annotated[
-        str | None, typer.Option("--scoring", help=f"{', '.join(get_args(ReadOut))}; embedding by default")
+        str | None,
+        typer.Option(
+            "--scoring", help=f"{', '.join(get_args(ReadOut))}; embedding, or likelihood with --prompt or a server"
+        ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="users the LLM scores, at most")] = None,
