@@ -69,14 +69,13 @@ class RerankerConfig(BaseModel):
         Raises:
             ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
         """
-        for name in ("scoring", "permutations", "soft_tokens", "prompt"):
-            mine, theirs = (getattr(one, name) for one in (self, fitted))
-            if name == "prompt":
-                mine, theirs = (one.model_dump(exclude={"directory"}) for one in (mine, theirs))
-            if mine != theirs:
+        names = {"scoring", "permutations", "soft_tokens", "prompt"}
+        mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
+        for name, value in mine.items():
+            if value != theirs[name]:
                 raise ConfigError(
-                    f"the bundle was fitted with {name}={theirs!r}, so {name}={mine!r} would make its weights mean "
-                    "something else: leave it as it was, or fit again"
+                    f"the bundle was fitted with {name}={theirs[name]!r}, so {name}={value!r} would make its weights "
+                    "mean something else: leave it as it was, or fit again"
                 )
 
     @classmethod

@@ -146,7 +146,8 @@ def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray
     """(rows,) True for the held-out choices: from their time on, or without times a user's newest of an item."""
     keys = pd.MultiIndex.from_frame(interactions[[USER, ITEM]])
     held = held_out.groupby([USER, ITEM], sort=False)
-    mine = np.asarray(keys.isin(held.size().index))
+    counts = held.size()
+    mine = np.asarray(keys.isin(counts.index))
     if TIMESTAMP in interactions and TIMESTAMP in held_out:
         since = held[TIMESTAMP].min().reindex(keys[mine])
         try:
@@ -158,6 +159,6 @@ def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray
             ) from error
     else:
         newest = interactions.groupby([USER, ITEM], sort=False).cumcount(ascending=False)
-        later = newest[mine].reset_index(drop=True) < held.size().reindex(keys[mine]).reset_index(drop=True)
+        later = newest[mine].reset_index(drop=True) < counts.reindex(keys[mine]).reset_index(drop=True)
     mine[mine] = later
     return mine

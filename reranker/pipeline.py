@@ -129,16 +129,12 @@ class Reranker:
         if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
             raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
         config = self.config
+        data.require_shared_items()
         if logs is not None:
             fold = fold_from_logs(data, *logs)
         elif recall is not None:
             fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
-        if not data.interactions[ITEM].isin(data.items[ITEM]).any():
-            raise DataError(
-                f"tables 'interactions' and 'items': no {ITEM} of one is in the other (for instance "
-                f"{data.interactions[ITEM].iloc[0]!r} and {data.items[ITEM].iloc[0]!r}). Give both ids of one type"
-            )
         self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, with_newer_items(tokens, fold.evidence))
@@ -169,9 +165,10 @@ class Reranker:
             DataError: nothing was fitted, the table breaks its contract, or its ids are of another type.
         """
         before, items = self._require_data(), validate_items(items)
-        self._data = before.with_items(items)
-        self.reader.keep_items(self._data.catalog.items(items[ITEM]))
-        return len(self._data.items) - len(before.items)
+        after = before.with_items(items)
+        self.reader.keep_items(after.catalog.items(items[ITEM]))
+        self._data = after  # if reading fails, nothing has changed
+        return len(after.items) - len(before.items)
 
     def rerank(
         self,

@@ -60,6 +60,18 @@ class Dataset:
         """True when interactions carry timestamps, so that "earlier" and "later" mean something."""
         return TIMESTAMP in self.interactions
 
+    def require_shared_items(self) -> None:
+        """Refuses tables that are not about the same items.
+
+        Raises:
+            DataError: no item of the interactions is in the item table.
+        """
+        if not self.interactions[ITEM].isin(self.items[ITEM]).any():
+            raise DataError(
+                f"tables 'interactions' and 'items': no {ITEM} of one is in the other (for instance "
+                f"{self.interactions[ITEM].iloc[0]!r} and {self.items[ITEM].iloc[0]!r}). Give both ids of one type"
+            )
+
 
 def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd.DataFrame:
     """Returns a copy with canonical column names, sorted stably by time when there are timestamps.

@@ -52,15 +52,15 @@ class SlotWorkerExtension:
     _reranker_slots: SlotEmbedding
     _reranker_spans: SpanReader
 
-    def reranker_end_with(self, owner: int) -> bool:
-        """Has the engine end once the process `owner`, which started it, is gone, however it ended; a killed one can
-        tell nobody. Returns False where that cannot be watched: on another machine, or without pidfd (Linux)."""
+    def reranker_end_with(self, owner: int) -> None:
+        """Has the engine end once the process `owner`, which started it, is gone: a killed one can tell nobody.
+
+        Nothing is watched from another machine, or without pidfd (Linux has it).
+        """
         line = [os.getpid(), *(process.pid for process in psutil.Process().parents())]
-        if owner not in line[1:] or not hasattr(os, "pidfd_open"):
-            return False
-        engine = line[line.index(owner) - 1]
-        threading.Thread(target=_end_with, args=(os.pidfd_open(owner), engine), daemon=True).start()
-        return True
+        if owner in line[1:] and hasattr(os, "pidfd_open"):
+            engine = line[line.index(owner) - 1]
+            threading.Thread(target=_end_with, args=(os.pidfd_open(owner), engine), daemon=True).start()
 
     def reranker_add_slots(self, first_slot: int, slots: int) -> str:
         """Puts a `SlotEmbedding` in the place of the model's table. Returns "" or what stopped it."""
