@@ -63,7 +63,7 @@ def main(
     config = RerankerConfig.from_mapping(asked | ({"model": model} if model else {}))
     suite = Suite(
         config,
-        lambda: load_engine(engine, config.model),
+        lambda: load_engine(config.engine, config.model, dtype=config.dtype),
         fit_users,
         FAMILIES,
         progress=True,

@@ -66,9 +66,14 @@ class Variant:
         encoder = own.get(_ENCODER, "")
         if encoder not in ("", _MINILM):
             raise ConfigError(f"--variant {name}: encoder must be {_MINILM}, got {encoder!r}")
+        config = RerankerConfig.from_mapping(values)
+        if encoder and config.scoring != "embedding":
+            raise ConfigError(
+                f"--variant {name}: encoder={encoder} needs scoring=embedding, got scoring={config.scoring}"
+            )
         return cls(
             name=name,
-            config=RerankerConfig.from_mapping(values),
+            config=config,
             folder=own.get(_SOFT_PROMPT, ""),
             adapt_steps=int(steps),
             encoder=encoder,
@@ -76,7 +81,8 @@ class Variant:
 
     def load_engine(self) -> Engine:
         """The engine that reads for this variant."""
-        engine = load_engine(self.config.engine, self.config.model)
+        config = self.config
+        engine = load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
         return SentenceEngine(engine, MiniLM(max_tokens=_TEXT_TOKENS)) if self.encoder else engine
 
     def trained(self, domains: Iterable[str]) -> dict[str, Trained]:

@@ -162,11 +162,12 @@ class StateStore(SpanStore[Vectors]):
         Raises:
             ConfigError: the engine gives no hidden states.
         """
-        (keys,) = self._known(engine, [(prefix, spans)])
-        for key in keys:
-            if key not in self._placed:  # one by one: in a batch the last bits depend on the other rows
-                self._placed[key] = self._place(self._values[key].astype(np.float32))
-        near, taste = zip(*(self._placed[key] for key in keys), strict=True)
+        with self._lock:
+            (keys,) = self._known(engine, [(prefix, spans)])
+            for key in keys:
+                if key not in self._placed:  # one by one: in a batch the last bits depend on the other rows
+                    self._placed[key] = self._place(self._values[key].astype(np.float32))
+            near, taste = zip(*(self._placed[key] for key in keys), strict=True)
         return Placed(near=np.stack(near), taste=np.stack(taste))
 
     def _drop(self, key: Key) -> None:

@@ -1,6 +1,7 @@
 """What a model says of spans behind a prompt: computed once per span and prompt, and kept."""
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import islice
@@ -23,11 +24,13 @@ class SpanStore(ABC, Generic[Value]):
     """Values of spans, keyed by content.
 
     Another model, template or soft prompt never meets a stale value. A model without a hash (a remote one) goes by its
-    name. Texts that clients send are kept, too, so the oldest go when there are more than `MOST`.
+    name. Texts that clients send are kept, too, so the oldest go when there are more than `MOST`. Threads take
+    turns, so that none drops what another one is about to use.
     """
 
     def __init__(self) -> None:
         self._values: dict[Key, Value] = {}
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -36,7 +39,8 @@ class SpanStore(ABC, Generic[Value]):
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
     ) -> list[list[Value]]:
         """Per (prefix, spans): a value a span; whatever is missing is computed in one engine call."""
-        return [[self._values[key] for key in keys] for keys in self._known(engine, prompts)]
+        with self._lock:
+            return [[self._values[key] for key in keys] for keys in self._known(engine, prompts)]
 
     def _known(
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]

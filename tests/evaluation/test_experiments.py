@@ -110,6 +110,8 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "soft=adapt_steps=few")
     with pytest.raises(ConfigError, match="encoder must be minilm, got 'bert'"):
         invoke(meta.main, *flags, "--variant", "other=scoring=embedding,encoder=bert")
+    with pytest.raises(ConfigError, match="encoder=minilm needs scoring=embedding, got scoring=likelihood"):
+        invoke(meta.main, *flags, "--variant", "other=scoring=likelihood,encoder=minilm")
 
 
 def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from reranker.scoring import PriorStore
@@ -79,3 +81,17 @@ def test_the_oldest_values_go_when_there_are_too_many(monkeypatch):
     values = store.look_up(engine, [(PREFIX, [span(9, 4), span(9, 0)])])[0]
     assert values.tolist() == [-0.4, 0.0]
     assert [len(call[0].candidates) for call in engine.calls] == [5, 1] and len(store) == 4
+
+
+def test_threads_do_not_drop_what_another_one_needs(monkeypatch):
+    monkeypatch.setattr(store_module, "MOST", 10)
+    store = PriorStore()
+    engine = WatchedEngine(lambda prefix, ids: -ids / 10.0)
+
+    def look_up(start):
+        tokens = [(start + step) % 97 for step in range(40)]
+        values = store.look_up(engine, [(PREFIX, [span(9, token) for token in tokens])])[0]
+        np.testing.assert_array_equal(values, [-token / 10.0 for token in tokens])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(look_up, range(400)))
