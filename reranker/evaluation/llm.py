@@ -4,7 +4,7 @@ Systems of one domain share the readings, so that a list is read by the model on
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -99,7 +99,7 @@ class Readings:
         """From disk where an earlier run left it."""
         if self._directory is None:
             return self._read(lists)
-        key = reading_key(lists, self.fingerprint)
+        key = reading_key(lists, self._settings([lists.fold.domain]))
         path = reading_path(self._directory, lists, key)
         kept = read_scores(path, key)
         if kept is None:
@@ -122,9 +122,15 @@ class Readings:
     @property
     def fingerprint(self) -> str:
         """Names the model by its weights, the engine and every setting of prompts and read-out."""
+        return self._settings({*self.families, *self._trained})
+
+    def _settings(self, domains: Collection[str]) -> str:
+        """What a reading of these domains rests on: another run may have others beside them."""
         model = self.engine.model
-        families = sorted(self.families.items())
-        trained = "".join(f"|{domain}:{one.sha256}" for domain, one in sorted(self._trained.items()))
+        families = sorted((domain, family) for domain, family in self.families.items() if domain in domains)
+        trained = "".join(
+            f"|{domain}:{one.sha256}" for domain, one in sorted(self._trained.items()) if domain in domains
+        )
         if any(one.contexts for one in self._trained.values()):
             trained += f"|{self._adapt_steps}"
         return (

@@ -82,6 +82,20 @@ def test_readings_on_disk_are_used_again_unless_something_changed(lists, tmp_pat
     assert other._engine.tokens > 0
 
 
+def test_readings_of_a_domain_do_not_depend_on_the_domains_beside_it(lists, tmp_path):
+    _, test = lists
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
+
+    def kept(domain, family):
+        return Readings(ScriptedEngine(), config, {domain: family}, directory=tmp_path)
+
+    first, beside, other = kept("elsewhere", "books"), kept("elsewhere", "games"), kept(test.fold.domain, "games")
+    for one in (first, beside, other):
+        one.of(test)
+    assert beside._engine.tokens == 0 and beside.fingerprint != first.fingerprint
+    assert other._engine.tokens > 0
+
+
 def test_components_stand_on_their_rows(lists):
     _, test = lists
     read = readings()
