@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, field_problems
 from reranker.prompting import PromptSettings
 
 ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
@@ -88,5 +88,5 @@ class RerankerConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            problems = field_problems(error.errors())
             raise ConfigError(f"settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error

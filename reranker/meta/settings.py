@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reranker.config import RerankerConfig
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, field_problems
 
 Algorithm = Literal["pooled", "cavia", "reptile", "fomaml", "maml", "es"]
 ObjectiveName = Literal["conditional_logit", "bce", "lambdarank", "plackett_luce"]
@@ -173,10 +173,7 @@ class MetaConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()
-            )
-            raise ConfigError(f"meta-train settings: {problems}") from error
+            raise ConfigError(f"meta-train settings: {field_problems(error.errors())}") from error
 
     @property
     def adapts_prompts(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, field_problems
 from reranker.meta.settings import MetaConfig
 
 Scalar = bool | int | float | str
@@ -156,5 +156,4 @@ def _values(name: str, value: object) -> Range | Choices:
     try:
         return Range.model_validate(value)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or name}: {one['msg']}" for one in error.errors())
-        raise ConfigError(f"search space, {name}: {problems}") from error
+        raise ConfigError(f"search space, {name}: {field_problems(error.errors(), name)}") from error

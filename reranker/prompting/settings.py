@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, field_problems
 
 
 class PromptSettings(BaseModel):
@@ -52,9 +52,7 @@ class PromptSettings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
-            )
+            problems = field_problems(error.errors())
             raise ConfigError(f"prompt settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error
 
     def field_tokens(self, field: str, *, alone: bool = False) -> int:

@@ -14,6 +14,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
 from reranker.meta.tune import tune_base, without_newest
+from reranker.meta.tuning_losses import NextTitles
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.tables import Dataset
@@ -45,7 +46,8 @@ def renderer(tiny: Path) -> PromptRenderer:
 
 def tuner(tiny: Path, data: Dataset, renderer: PromptRenderer, directory: Path, config: Any = CONFIG) -> BaseTuner:
     lm = load_causal_lm(tiny, "float32", "cpu")
-    return BaseTuner(lm, SequenceSampler([DomainTexts(data=data, renderer=renderer)]), config, directory)
+    sampler = SequenceSampler([DomainTexts(data=data, renderer=renderer)])
+    return BaseTuner(lm, NextTitles(sampler, config.tokens_per_step), config, directory)
 
 
 def test_a_sequence_is_the_served_prompt(data: Dataset, renderer: PromptRenderer) -> None:
@@ -105,7 +107,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     domain = DomainTexts(data=data, renderer=renderer)
     lm = load_causal_lm(tiny, "float32", "cpu")
     with pytest.raises(KilledError):
-        BaseTuner(lm, DyingSampler([domain]), config, tmp_path / "cut").run()
+        BaseTuner(lm, NextTitles(DyingSampler([domain]), config.tokens_per_step), config, tmp_path / "cut").run()
     resumed = tuner(tiny, data, renderer, tmp_path / "cut", config)
     assert len(resumed.curve.losses) == 5
     resumed.run()
