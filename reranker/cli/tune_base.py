@@ -1,4 +1,4 @@
-"""`reranker tune-base`: teach the base model which titles of your domains go together."""
+"""`reranker tune-base`: teach the base model how the titles of your domains follow one another."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +13,10 @@ def tune_base(
     data: Annotated[list[str], typer.Option("--data", help="domain=FOLDER or a known data set; may be repeated")],
     out: Annotated[Path, typer.Option("--out", help="folder for the adapter, the merged model and the curve")],
     model: ModelOption = None,
-    objective: Annotated[
-        str,
-        typer.Option(
-            "--objective",
-            help="next_title: histories as text, for likelihoods; shared_choice: texts that one user chose come to lie "
-            "near each other, for the embedding read-out",
-        ),
-    ] = "next_title",
     steps: Annotated[int, typer.Option("--steps", min=1)] = 300,
     rank: Annotated[int, typer.Option("--rank", min=1, help="rank of the LoRA")] = 8,
     learning_rate: Annotated[float, typer.Option("--learning-rate")] = 1e-3,
-    tokens_per_step: Annotated[int, typer.Option("--tokens-per-step", min=64, help="of next_title")] = 3072,
-    pairs_per_step: Annotated[int, typer.Option("--pairs-per-step", min=2, help="of shared_choice")] = 192,
+    tokens_per_step: Annotated[int, typer.Option("--tokens-per-step", min=64)] = 3072,
     temperature: Annotated[float, typer.Option("--temperature", help="0: domains alike, 1: by size")] = 0.5,
     hold_out: Annotated[int, typer.Option("--hold-out", min=0, help="newest interactions a user left out")] = 2,
     history_items: Annotated[int, typer.Option("--history-items", min=1, help="items a sequence, at most")] = 24,
@@ -45,13 +36,11 @@ def tune_base(
         raise ConfigError("--data needs domain=FOLDER, for instance --data shop=purchases/")
     config = BaseTuningConfig.from_mapping(
         {
-            "objective": objective,
             "steps": steps,
             "rank": rank,
             "alpha": 2.0 * rank,
             "learning_rate": learning_rate,
             "tokens_per_step": tokens_per_step,
-            "pairs_per_step": pairs_per_step,
             "temperature": temperature,
             "seed": seed,
         }
@@ -67,6 +56,6 @@ def tune_base(
         progress=True,
     )
     typer.echo(
-        f"loss {result.first_loss:.3f} -> {result.last_loss:.3f} nats a {result.unit} over {result.tokens} tokens; "
+        f"loss {result.first_loss:.3f} -> {result.last_loss:.3f} nats a token over {result.tokens} tokens; "
         f"adapter in {result.adapter}, model in {result.model}. Use it with --model {result.model}"
     )

@@ -1,63 +1,57 @@
-"""Adaptation of the base model to users' choices by LoRA: the training loop, whatever is learned.
+"""Self-supervised adaptation of the base model: next-title language modelling on users' histories (LoRA).
 
-By next titles a general language model becomes a sequence model of catalogues; by shared choices its hidden states
-place texts near each other that the same people choose.
+It turns a general language model into a sequence model of catalogues; prompts are learned on top of it.
 """
 
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch.nn import functional
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, field_problems
-from reranker.meta.tuning_losses import TunedLM
+from reranker.meta.sequences import SequenceSampler, TrainingSequence
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT, _CURVE = "checkpoint.pt", "curve.json"
+_CPU_BATCH_TOKENS = 1024  # activations stay near the cache
+_CUDA_BATCH_TOKENS = 32768
 
 
 class BaseTuningConfig(BaseModel):
     """Settings of `tune_base`. Unknown keys are refused.
 
     Attributes:
-        objective: "next_title" is language modelling of histories; "shared_choice" draws the hidden states of texts
-            together that the same user chose within `window` interactions, against the other texts of the batch.
         rank: of the LoRA; 8 makes 2.4 M parameters (4.9 MB in bfloat16) for smollm2-135m.
         alpha: LoRA scale: the update counts alpha / rank.
         learning_rate: peak of AdamW, after a linear warm-up; falls to a tenth along a cosine.
         warmup: steps.
         steps: optimizer steps.
-        tokens_per_step: tokens of the sequences of a step, about; of next_title.
-        pairs_per_step: pairs of texts a step, all of one domain; of shared_choice.
-        window: interactions between the two of a pair, at most.
-        softness: temperature of the cosines.
+        tokens_per_step: tokens of the sequences of a step, about.
         clip: bound on the gradient's norm.
         temperature: domains are drawn ∝ size^temperature.
-        category_dropout: share of items shown without their category; of next_title.
+        category_dropout: share of items shown without their category.
         checkpoint_every: steps.
         seed: of adapters and draws.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    objective: Literal["next_title", "shared_choice"] = "next_title"
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: int = Field(default=20, ge=0)
     steps: int = Field(default=300, ge=1)
     tokens_per_step: int = Field(default=3072, ge=64)
-    pairs_per_step: int = Field(default=192, ge=2)
-    window: int = Field(default=3, ge=1)
-    softness: float = Field(default=0.1, gt=0)
     clip: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=0.5, ge=0, le=1)
     category_dropout: float = Field(default=0.5, ge=0, le=1)
@@ -86,17 +80,10 @@ class BaseTuningConfig(BaseModel):
 
 @dataclass(kw_only=True)
 class Curve:
-    """Mean loss of each step in nats, a scored token or a pair, and tokens read so far."""
+    """Mean loss a scored token of each step, in nats, and tokens read so far."""
 
     losses: list[float] = field(default_factory=list)
     tokens: int = 0
-
-
-class TuningLoss(Protocol):
-    """What is learned; the draws of a step depend on seed and step alone."""
-
-    def accumulate(self, lm: TunedLM, step: int) -> tuple[float, int]:
-        """Adds the gradients of a 0-based step to the adapters'; gives the mean loss in nats and the tokens read."""
 
 
 class BaseTuner:
@@ -107,7 +94,7 @@ class BaseTuner:
 
     Args:
         lm: a loaded transformers causal LM, frozen.
-        loss: what is learned, and from which texts.
+        sampler: where the text comes from.
         config: settings.
         directory: for the checkpoint; a run that finds one goes on exactly where it stopped.
 
@@ -115,16 +102,16 @@ class BaseTuner:
         ConfigError: the checkpoint in `directory` was made with other settings.
     """
 
-    def __init__(self, lm: Any, loss: TuningLoss, config: BaseTuningConfig, directory: Path) -> None:
+    def __init__(self, lm: Any, sampler: SequenceSampler, config: BaseTuningConfig, directory: Path) -> None:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(config.seed)
         self.config = config
         self.curve = Curve()
-        self._loss = loss
+        self._sampler = sampler
         self._directory = directory
         self._device = lm.device
-        self._lm = TunedLM(lm)
+        self._trunk, self._head, self._embeddings = lm.base_model, lm.get_output_embeddings(), lm.get_input_embeddings()
         settings = LoraConfig(
             r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
@@ -149,7 +136,13 @@ class BaseTuner:
         return self._model
 
     def _step(self, step: int) -> float:
-        loss, tokens = self._loss.accumulate(self._lm, step)
+        batch = self._sampler.batch(step, self.config.tokens_per_step)
+        scored = sum(len(one) - one.scored_from for one in batch)
+        total = 0.0
+        for part in _parts(batch, _CPU_BATCH_TOKENS if self._device.type == "cpu" else _CUDA_BATCH_TOKENS):
+            loss = self._loss(part) / scored
+            torch.autograd.backward(loss)
+            total += loss.item()
         for master, adapter in zip(self._masters, self._adapters, strict=True):
             master.grad = adapter.grad.float() if adapter.grad is not None else None
             adapter.grad = None
@@ -158,9 +151,30 @@ class BaseTuner:
             group["lr"] = self.config.rate(step)
         self._optimizer.step()
         self._publish()
-        self.curve.losses.append(loss)
-        self.curve.tokens += tokens
-        return loss
+        self.curve.losses.append(total)
+        self.curve.tokens += sum(map(len, batch))
+        return total
+
+    def _loss(self, part: Sequence[TrainingSequence]) -> torch.Tensor:
+        """Σ −log p over the scored tokens, in nats."""
+        longest = max(map(len, part))
+        ids = np.zeros((len(part), longest), dtype=np.int64)
+        scored = np.zeros((len(part), longest), dtype=np.bool_)
+        for row, one in enumerate(part):
+            ids[row, : len(one)] = one.tokens.token_ids
+            scored[row, one.scored_from : len(one)] = True
+        tokens = torch.from_numpy(ids).to(self._device)
+        inputs = self._embeddings(tokens).clone()
+        for row, one in enumerate(part):
+            if not one.tokens.is_plain:
+                inputs[row, torch.from_numpy(one.tokens.vector_positions)] = torch.from_numpy(one.tokens.vectors).to(
+                    inputs
+                )
+        # Padding stands at the end, where causal attention hides it.
+        states = self._trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, :-1]
+        wanted = torch.from_numpy(scored[:, 1:]).to(self._device)
+        logits = self._head(states[wanted]).float()
+        return functional.cross_entropy(logits, tokens[:, 1:][wanted], reduction="sum")
 
     def _publish(self) -> None:
         with torch.no_grad():
@@ -199,3 +213,15 @@ class BaseTuner:
         self._publish()
         self.curve = Curve(losses=list(kept["losses"]), tokens=kept["tokens"])
         logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
+
+
+def _parts(batch: Sequence[TrainingSequence], tokens: int) -> Iterator[list[TrainingSequence]]:
+    """Sequences of like length together, at most `tokens` with padding; a longer one goes alone."""
+    part: list[TrainingSequence] = []
+    for one in sorted(batch, key=len, reverse=True):
+        if part and (len(part) + 1) * len(part[0]) > tokens:
+            yield part
+            part = []
+        part.append(one)
+    if part:
+        yield part

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.catalog import Catalog
 from reranker.errors import DataError
@@ -73,8 +72,13 @@ class SequenceSampler:
         self._dropout = category_dropout
         self._seed = seed
         self._catalogs = [Catalog(domain.data.items) for domain in domains]
-        self._histories = [histories_of(domain.data) for domain in domains]
-        self._shares = domain_shares(self._histories, temperature)
+        self._histories = [_histories(domain.data) for domain in domains]
+        for domain, histories in zip(domains, self._histories, strict=True):
+            if not histories:
+                raise DataError(f"domain {domain.data.domain!r}: no user has two interactions, nothing to learn from")
+        sizes = np.array([sum(map(len, histories)) for histories in self._histories], dtype=np.float64)
+        self.interactions = int(sizes.sum())
+        self._shares = sizes**temperature / (sizes**temperature).sum()
         # Long histories hold more stretches: users are drawn by length within a domain.
         self._users = [
             np.array([len(one) for one in histories], dtype=np.float64) / sum(map(len, histories))
@@ -111,21 +115,7 @@ class SequenceSampler:
         return {**item, CATEGORY: ""} if random.random() < self._dropout else item
 
 
-def histories_of(data: Dataset) -> list[list[ItemId]]:
-    """Item ids of each user with two interactions or more, oldest first.
-
-    Raises:
-        DataError: there is no such user.
-    """
+def _histories(data: Dataset) -> list[list[ItemId]]:
+    """Item ids of each user with two interactions or more, oldest first."""
     groups = data.interactions.groupby(USER, sort=False)[ITEM]
-    histories = [list(items) for _, items in groups if len(items) > 1]
-    if not histories:
-        raise DataError(f"domain {data.domain!r}: no user has two interactions, nothing to learn from")
-    return histories
-
-
-def domain_shares(histories: Sequence[Sequence[Sequence[ItemId]]], temperature: float) -> NDArray[np.float64]:
-    """(n_domains,) probabilities ∝ (interactions)^temperature."""
-    sizes = np.array([sum(map(len, own)) for own in histories], dtype=np.float64) ** temperature
-    shares: NDArray[np.float64] = sizes / sizes.sum()
-    return shares
+    return [list(items) for _, items in groups if len(items) > 1]

@@ -10,10 +10,8 @@ import numpy as np
 from reranker.config import RerankerConfig
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.hub import load_dataset, merge_lora, name_base, resolve_model
-from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig, TuningLoss
-from reranker.meta.pairs import PairSampler
+from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
-from reranker.meta.tuning_losses import NextTitles, SharedChoices
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt
 from reranker.tables import USER, Dataset
@@ -28,10 +26,9 @@ class TunedBase:
     Attributes:
         adapter: PEFT LoRA folder.
         model: the merged checkpoint: a model folder like any other.
-        first_loss: mean of the first steps, nats a token or a pair.
+        first_loss: mean of the first steps, nats a token.
         last_loss: mean of the last steps.
         tokens: tokens read.
-        unit: what the losses are of: "token" or "pair".
     """
 
     adapter: Path
@@ -39,7 +36,6 @@ class TunedBase:
     first_loss: float
     last_loss: float
     tokens: int
-    unit: str
 
 
 def tune_base(
@@ -54,7 +50,7 @@ def tune_base(
     device: str = "cpu",
     progress: bool = False,
 ) -> TunedBase:
-    """Adapts the base model and saves it.
+    """Adapts the base model by next-title language modelling and saves it.
 
     Args:
         sources: (domain, folder or known data set); the domain picks the templates.
@@ -92,7 +88,8 @@ def tune_base(
                 soft_prompt=_instruction_prompt(lm, renderer, reranker.soft_tokens),
             )
         )
-    tuner = BaseTuner(lm, _loss(domains, config), config, out)
+    sampler = SequenceSampler(domains, config.temperature, config.category_dropout, config.seed)
+    tuner = BaseTuner(lm, sampler, config, out)
     tuned = tuner.run(progress)
     tuned.save_pretrained(out / "adapter")
     name_base(out / "adapter", source.model_id, source.sha256)
@@ -104,16 +101,7 @@ def tune_base(
         first_loss=float(np.mean(losses[:_ENDS])),
         last_loss=float(np.mean(losses[-_ENDS:])),
         tokens=tuner.curve.tokens,
-        unit="pair" if config.objective == "shared_choice" else "token",
     )
-
-
-def _loss(domains: Sequence[DomainTexts], config: BaseTuningConfig) -> TuningLoss:
-    if config.objective == "shared_choice":
-        pairs = PairSampler(domains, config.pairs_per_step, config.window, config.temperature, config.seed)
-        return SharedChoices(pairs, config.softness)
-    sequences = SequenceSampler(domains, config.temperature, config.category_dropout, config.seed)
-    return NextTitles(sequences, config.tokens_per_step)
 
 
 def without_newest(data: Dataset, n: int) -> Dataset:

@@ -14,7 +14,6 @@ from reranker.errors import ConfigError, DataError
 from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
 from reranker.meta.tune import tune_base, without_newest
-from reranker.meta.tuning_losses import NextTitles
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.tables import Dataset
@@ -46,8 +45,7 @@ def renderer(tiny: Path) -> PromptRenderer:
 
 def tuner(tiny: Path, data: Dataset, renderer: PromptRenderer, directory: Path, config: Any = CONFIG) -> BaseTuner:
     lm = load_causal_lm(tiny, "float32", "cpu")
-    sampler = SequenceSampler([DomainTexts(data=data, renderer=renderer)])
-    return BaseTuner(lm, NextTitles(sampler, config.tokens_per_step), config, directory)
+    return BaseTuner(lm, SequenceSampler([DomainTexts(data=data, renderer=renderer)]), config, directory)
 
 
 def test_a_sequence_is_the_served_prompt(data: Dataset, renderer: PromptRenderer) -> None:
@@ -107,7 +105,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     domain = DomainTexts(data=data, renderer=renderer)
     lm = load_causal_lm(tiny, "float32", "cpu")
     with pytest.raises(KilledError):
-        BaseTuner(lm, NextTitles(DyingSampler([domain]), config.tokens_per_step), config, tmp_path / "cut").run()
+        BaseTuner(lm, DyingSampler([domain]), config, tmp_path / "cut").run()
     resumed = tuner(tiny, data, renderer, tmp_path / "cut", config)
     assert len(resumed.curve.losses) == 5
     resumed.run()
@@ -150,3 +148,8 @@ def test_the_merged_model_says_what_the_adapter_says(tiny: Path, data: Dataset, 
         assert (merged(ids).logits - plain(ids).logits).abs().max() > 0.1
     assert tuned.tokens >= CONFIG.steps * CONFIG.tokens_per_step
     assert HubTokenizer(tuned.model).encode("alpha") == HubTokenizer(tiny).encode("alpha")
+
+
+def test_impossible_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"tune-base settings: learning_rate: .* greater than 0; speed: "):
+        BaseTuningConfig.from_mapping({"learning_rate": 0, "speed": 1})
