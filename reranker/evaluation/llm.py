@@ -128,10 +128,9 @@ class Readings:
         """What a reading of these domains rests on: another run may have others beside them."""
         model = self.engine.model
         families = sorted((domain, family) for domain, family in self.families.items() if domain in domains)
-        trained = "".join(
-            f"|{domain}:{one.sha256}" for domain, one in sorted(self._trained.items()) if domain in domains
-        )
-        if any(one.contexts for one in self._trained.values()):
+        own = {domain: one for domain, one in sorted(self._trained.items()) if domain in domains}
+        trained = "".join(f"|{domain}:{one.sha256}" for domain, one in own.items())
+        if any(one.contexts for one in own.values()):
             trained += f"|{self._adapt_steps}"
         return (
             f"{_LAYOUT}|{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"

@@ -12,6 +12,7 @@ from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.engines import CountingEngine, SentenceEngine
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.item_tokens import ItemTokens, VectorTable
+from reranker.personal import ContextMap
 from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
@@ -94,6 +95,14 @@ def test_readings_of_a_domain_do_not_depend_on_the_domains_beside_it(lists, tmp_
         one.of(test)
     assert beside._engine.tokens == 0 and beside.fingerprint != first.fingerprint
     assert other._engine.tokens > 0
+
+    trained = {"elsewhere": Trained(contexts=ContextMap.initial(np.zeros(8, dtype=np.float32), 2, 4))}
+    adapted = [
+        Readings(ScriptedEngine(), config, directory=tmp_path, trained=trained, adapt_steps=steps) for steps in (1, 2)
+    ]
+    for one in adapted:
+        one.of(test)
+    assert [one._engine.tokens for one in adapted] == [0, 0]
 
 
 def test_components_stand_on_their_rows(lists):
