@@ -14,7 +14,6 @@ import typer
 from candidate_gen import ALSRecall
 from eval.domains import FAMILIES, chosen_domains, load_domain
 from reranker.config import RerankerConfig, default_read_out
-from reranker.engines import load_engine
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, evaluate
 from reranker.evaluation.diagnose import diagnose as diagnoses_of
@@ -26,6 +25,7 @@ from reranker.evaluation.results import write_results, write_text
 from reranker.evaluation.splits import SPLITS, default_split
 from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
 from reranker.evaluation.table import comparison_table, gain_matrix, length_table
+from reranker.reader import engine_of
 
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")
 ZERO_SHOT = ("recall", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")
@@ -63,7 +63,7 @@ def main(
     config = RerankerConfig.from_mapping(asked | ({"model": model} if model else {}))
     suite = Suite(
         config,
-        lambda: load_engine(config.engine, config.model, dtype=config.dtype),
+        lambda: engine_of(config),
         fit_users,
         FAMILIES,
         progress=True,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reranker.config import RerankerConfig
-from reranker.engines import load_engine
 from reranker.errors import ConfigError
 from reranker.evaluation.engines import SentenceEngine
 from reranker.evaluation.text_embedding import MiniLM
 from reranker.protocols import Engine
+from reranker.reader import engine_of
 from reranker.trained import Trained
 
 UNTRAINED = "untrained"
@@ -81,8 +81,7 @@ class Variant:
 
     def load_engine(self) -> Engine:
         """The engine that reads for this variant."""
-        config = self.config
-        engine = load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
+        engine = engine_of(self.config)
         return SentenceEngine(engine, MiniLM(max_tokens=_TEXT_TOKENS)) if self.encoder else engine
 
     def trained(self, domains: Iterable[str]) -> dict[str, Trained]:

@@ -1,12 +1,12 @@
 """Settings of a Reranker. They are kept in the bundle; unknown keys are refused."""
 
-from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from reranker.errors import ConfigError, field_problems
+from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
+from reranker.settings_model import SettingsModel
 
 ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
 
@@ -20,7 +20,7 @@ def default_read_out(engine: str, trained: bool) -> ReadOut:
     return "likelihood" if trained or engine == "openai" else "embedding"
 
 
-class RerankerConfig(BaseModel):
+class RerankerConfig(SettingsModel):
     """How a Reranker is built and fitted.
 
     Attributes:
@@ -39,8 +39,6 @@ class RerankerConfig(BaseModel):
         l2: ridge penalty of the fusion head.
         seed: of every random choice.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = "smollm2-135m"
     engine: str = "auto"
@@ -77,16 +75,3 @@ class RerankerConfig(BaseModel):
                     f"the bundle was fitted with {name}={theirs[name]!r}, so {name}={value!r} would make its weights "
                     "mean something else: leave it as it was, or fit again"
                 )
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, object]) -> "RerankerConfig":
-        """Settings from YAML or JSON.
-
-        Raises:
-            ConfigError: an unknown key or an impossible value; the message names each.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            problems = field_problems(error.errors())
-            raise ConfigError(f"settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error

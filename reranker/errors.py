@@ -12,9 +12,6 @@ RerankerError
 Each message says what was wrong, where, and what to do about it.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 
 class RerankerError(Exception):
     """Base class: catch this to catch everything the package raises on purpose."""
@@ -46,12 +43,3 @@ class StoreError(RerankerError):
 
 class BundleError(RerankerError):
     """A saved bundle is corrupt, incomplete or belongs to another model."""
-
-
-def field_problems(errors: Iterable[Mapping[str, Any]], whole: str = "settings") -> str:
-    """What pydantic's `error.errors()` say, as "field: problem; field: problem".
-
-    Args:
-        whole: stands in the field's place where a problem is of no field alone.
-    """
-    return "; ".join(f"{'.'.join(map(str, one['loc'])) or whole}: {one['msg']}" for one in errors)

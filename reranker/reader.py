@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 LISTS_PER_CALL = 64
 
 
+def engine_of(config: RerankerConfig) -> Engine:
+    """The engine that the settings name, loaded.
+
+    Raises:
+        ConfigError, ModelError: as `load_engine` does.
+    """
+    return load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
+
+
 class Reader:
     """Reads what a causal LM says of lists, in one domain.
 
@@ -104,9 +113,7 @@ class Reader:
             if self._engine is None and self._lender is not None:
                 self._engine = self._lender.engine
             elif self._engine is None:
-                self._engine = load_engine(
-                    self.config.engine, self.config.model, dtype=self.config.dtype, **self.config.engine_options
-                )
+                self._engine = engine_of(self.config)
         if self._model is None:
             self._model = self._engine.model
         elif not _same_model(self._model, self._engine.model):

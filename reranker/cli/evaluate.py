@@ -75,7 +75,6 @@ def evaluate(
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
     from candidate_gen import ALSRecall
     from reranker.config import RerankerConfig, default_read_out
-    from reranker.engines import load_engine
     from reranker.evaluation import Settings, splits
     from reranker.evaluation import evaluate as run
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
@@ -86,6 +85,7 @@ def evaluate(
     from reranker.evaluation.results import write_results
     from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
     from reranker.evaluation.table import comparison_table
+    from reranker.reader import engine_of
 
     if list_systems:
         for name, words in SYSTEMS.items():
@@ -102,9 +102,7 @@ def evaluate(
         return
     scoring = scoring or default_read_out(engine or "auto", trained=False)
     config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scoring=scoring))
-    suite = Suite(
-        config, lambda: load_engine(config.engine, config.model, dtype=config.dtype), fit_users, progress=True
-    )
+    suite = Suite(config, lambda: engine_of(config), fit_users, progress=True)
     names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))
     settings = Settings(
         candidates=lengths,

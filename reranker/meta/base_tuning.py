@@ -6,19 +6,20 @@ It turns a general language model into a sequence model of catalogues; prompts a
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch.nn import functional
 from tqdm import tqdm
 
-from reranker.errors import ConfigError, field_problems
+from reranker.errors import ConfigError
 from reranker.meta.sequences import SequenceSampler, TrainingSequence
+from reranker.settings_model import SettingsModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _CPU_BATCH_TOKENS = 1024  # activations stay near the cache
 _CUDA_BATCH_TOKENS = 32768
 
 
-class BaseTuningConfig(BaseModel):
+class BaseTuningConfig(SettingsModel):
     """Settings of `tune_base`. Unknown keys are refused.
 
     Attributes:
@@ -44,7 +45,7 @@ class BaseTuningConfig(BaseModel):
         seed: of adapters and draws.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    REFUSAL: ClassVar[str] = "tune-base settings: {problems}"
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
@@ -57,18 +58,6 @@ class BaseTuningConfig(BaseModel):
     category_dropout: float = Field(default=0.5, ge=0, le=1)
     checkpoint_every: int = Field(default=25, ge=1)
     seed: int = Field(default=0, ge=0)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, object]) -> "BaseTuningConfig":
-        """Settings by name.
-
-        Raises:
-            ConfigError: an unknown key or an impossible value; the message names each.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigError(f"tune-base settings: {field_problems(error.errors())}") from error
 
     def rate(self, step: int) -> float:
         """Learning rate of a 0-based step."""

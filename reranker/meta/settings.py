@@ -1,14 +1,13 @@
 """Settings of `reranker meta-train`."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reranker.config import RerankerConfig
-from reranker.errors import ConfigError, field_problems
+from reranker.settings_model import SettingsModel
 
 Algorithm = Literal["pooled", "cavia", "reptile", "fomaml", "maml", "es"]
 ObjectiveName = Literal["conditional_logit", "bce", "lambdarank", "plackett_luce"]
@@ -33,7 +32,7 @@ class DomainSource(BaseModel):
     item_vectors: Path | None = None
 
 
-class MetaConfig(BaseModel):
+class MetaConfig(SettingsModel):
     """Settings of a training run. Unknown keys are refused.
 
     Attributes:
@@ -88,7 +87,7 @@ class MetaConfig(BaseModel):
         device: "cpu", "cuda", ...; engines other than torch, which "es" may read through, choose their own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    REFUSAL: ClassVar[str] = "meta-train settings: {problems}"
 
     domains: tuple[DomainSource, ...] = Field(min_length=1)
     held_out: tuple[DomainSource, ...] = ()
@@ -162,18 +161,6 @@ class MetaConfig(BaseModel):
             raise ValueError("item_tokens are learned by algorithm 'pooled', or 'cavia' with a trained start")
         if self.pretrain_steps:
             raise ValueError("pretrain_steps learn the prompt, which item_tokens leave as it is: set it to 0")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, object]) -> "MetaConfig":
-        """Settings from YAML.
-
-        Raises:
-            ConfigError: an unknown key or an impossible value; the message names each.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigError(f"meta-train settings: {field_problems(error.errors())}") from error
 
     @property
     def adapts_prompts(self) -> bool:

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from reranker.errors import ConfigError, field_problems
+from reranker.errors import ConfigError
 from reranker.meta.settings import MetaConfig
+from reranker.settings_model import field_problems
 
 Scalar = bool | int | float | str
 

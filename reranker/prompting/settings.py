@@ -1,14 +1,14 @@
 """How prompts are cut and laid out."""
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from reranker.errors import ConfigError, field_problems
+from reranker.settings_model import SettingsModel
 
 
-class PromptSettings(BaseModel):
+class PromptSettings(SettingsModel):
     """Settings of a `PromptRenderer`. They change scores, so a bundle keeps them. Unknown keys are refused.
 
     Attributes:
@@ -27,7 +27,7 @@ class PromptSettings(BaseModel):
             blocks); None leaves it as it is.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    REFUSAL: ClassVar[str] = "prompt settings: {problems}. Known keys: {keys}"
 
     family: str = "generic"
     language: str = "en"
@@ -41,19 +41,6 @@ class PromptSettings(BaseModel):
     query_tokens: int = Field(default=64, ge=1)
     text_tokens: int = Field(default=48, ge=1)
     block_size: int | None = Field(default=None, ge=1)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, object]) -> "PromptSettings":
-        """Settings from YAML or JSON.
-
-        Raises:
-            ConfigError: an unknown key or an impossible value; the message names each.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            problems = field_problems(error.errors())
-            raise ConfigError(f"prompt settings: {problems}. Known keys: {', '.join(cls.model_fields)}") from error
 
     def field_tokens(self, field: str, *, alone: bool = False) -> int:
         """Token budget of one field of an item, in a prompt or read alone."""
