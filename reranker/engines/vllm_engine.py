@@ -7,6 +7,7 @@ and prefixes are shared to their last token (`vllm_tails`).
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class VLLMEngine:
                 max_length=max_length,
                 options=vllm_options,
             )
+        # Also at the interpreter's end: vLLM's thread, still reading then, would abort the process now and then.
+        self._shut_down = weakref.finalize(self, _shut_down, self._llm.llm_engine.engine_core)
         self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
         take_any_ids(self._llm)
         config = self._llm.llm_engine.model_config
@@ -220,14 +223,9 @@ class VLLMEngine:
 
     def close(self) -> None:
         with self._lock:
-            if self._llm is not None:
-                core = self._llm.llm_engine.engine_core
-                core.shutdown()
-                # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
-                core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
-                core.ctx.destroy(linger=0)
-                self._llm = None
-                self._steps = Steps(None)
+            self._shut_down()
+            self._llm = None
+            self._steps = Steps(None)
 
     def _loaded(self) -> Any:
         if self._llm is None:
@@ -369,6 +367,14 @@ class VLLMEngine:
             SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
         ]
         return self._steps.score([token_ids for token_ids, _ in calls], parameters)
+
+
+def _shut_down(core: Any) -> None:
+    """Ends vLLM's processes and its thread here; `core` is a `vllm.v1.engine.core_client.SyncMPClient`."""
+    core.shutdown()
+    # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
+    core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
+    core.ctx.destroy(linger=0)
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:

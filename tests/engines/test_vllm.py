@@ -1,6 +1,8 @@
 """The vLLM engine with the real model, against the contract and against the torch engine."""
 
 import gc
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -163,3 +165,21 @@ def test_without_the_span_reader() -> None:
     theirs = TorchEngine("smollm2-135m", dtype="float32").span_log_likelihoods(requests)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one.sums, other.sums, atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_program_that_does_not_close_ends_well() -> None:
+    """vLLM's thread, still reading when the interpreter ended, aborted about every second such program."""
+    program = """
+from reranker.engines.vllm_engine import VLLMEngine
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+
+if __name__ == "__main__":
+    span = CandidateSpan(sequence=TokenSequence.from_tokens([7, 8]), scored_from=1)
+    requests = [ScoringRequest(prefix=TokenSequence.from_tokens(range(40)), candidates=(span,) * 50)] * 2
+    engine = VLLMEngine("smollm2-135m", max_length=1024, slots=64)
+    engine.span_log_likelihoods(requests)
+"""
+    for _ in range(4):
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+        assert ended.returncode == 0, ended.stderr
