@@ -27,9 +27,11 @@ def chosen_domains(data: Path, domains: str, default: tuple[str, ...] = ()) -> l
         default: those of them that exist are taken when `domains` is empty; all when there is no default.
 
     Raises:
-        DataError: a domain has no folder.
+        DataError: a domain has no folder, or there are none.
     """
-    found = sorted(path.name for path in data.iterdir() if (path / "interactions.parquet").exists())
+    found = sorted(path.parent.name for path in data.glob("*/interactions.parquet"))
+    if not found:
+        raise DataError(f"{data} holds no folder with an interactions.parquet, one a domain")
     if domains == "all" or (not domains and not default):
         return found
     names = domains.split(",") if domains else [name for name in default if name in found]

@@ -1,8 +1,9 @@
-"""Does training earn its place? `python -m eval.meta --data DIR --variant tuned=model=RUN/model`.
+"""Does the LLM earn its place, does training? `python -m eval.meta --data DIR --variant tuned=model=RUN/model`.
 
-Each variant is a base model or a trained prompt; "untrained" is the default model with its instruction prompt. All of
-them read the same lists, so every difference is paired by user. Prints the tables, writes OUT/meta.json and what the
-judge writes, and exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
+Each variant is a base model, a read-out or a trained prompt; "untrained" is the default model's likelihood behind its
+instruction prompt. All of them read the same lists, so every difference is paired by user. Without a variant, what a
+`Reranker` does by default is judged. Prints the tables, writes OUT/meta.json and what the judge writes, and exits 0
+when it ran, whatever passed. A killed run goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
 from eval.variants import SYNTAX, UNTRAINED, Variant
-from reranker.config import RerankerConfig
-from reranker.errors import ConfigError
+from reranker.config import RerankerConfig, default_read_out
+from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, System, evaluate
 from reranker.evaluation.results import write_results, write_text
 from reranker.evaluation.runner import SystemFactory
@@ -31,10 +32,13 @@ TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
 """System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
+FIT_LISTS = {"embedding": 5000}
+"""Read-out -> lists for fitting where no number is given; hidden states are read once an item, not once a list."""
+FIT_LISTS_ELSE = 300
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with one folder a domain")],
+    data: Annotated[Path | None, typer.Option(help="folder with one folder a domain; without it, ml-100k")] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
     variant: Annotated[list[str] | None, typer.Option(help=SYNTAX)] = None,
@@ -42,19 +46,21 @@ def main(
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
-    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 300,
+    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: 5000 by embedding, else 300")] = 0,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
-    untrained: Annotated[bool, typer.Option(help="judge the default model and prompt, too")] = True,
+    untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
 ) -> None:
     """Judges the variants against each other, the recall order and the linear control."""
-    variants = [Variant.parse(one, engine, family) for one in ((UNTRAINED,) * untrained + tuple(variant or ()))]
+    asked = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
+    beside = bool(variant) if untrained is None else untrained
+    variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + asked)]
     names = [one.name for one in variants]
-    duels = [(name, UNTRAINED) for name in names[1:]] if untrained else []
+    duels = [(name, UNTRAINED) for name in names[1:]] if beside else []
     duels += [_duel(one, names) for one in rival or ()]
-    folds = [fold(data, name, split, support, users) for name in _names(data, domains)]
-    asked = {"variants": variant or [], "split": split, "support": support, "users": users}
-    judge(folds, variants, duels, out, fit_users, asked)
+    folds = _folds(data, domains, split, support, users)
+    environment = {"variants": asked, "split": split, "support": support, "users": users}
+    judge(folds, variants, duels, out, fit_users, environment)
 
 
 def judge(
@@ -69,13 +75,15 @@ def judge(
 
     Args:
         duels: names of variants that are compared with each other.
+        fit_users: lists for fitting, a domain; 0 for `FIT_LISTS`.
         asked: goes into `meta.json`, beside the machine.
     """
     cold = any(one.cold_items for one in folds)
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
-        factories |= _systems(one, [one.domain for one in folds], fit_users, out / one.name / "readings")
+        lists = fit_users or FIT_LISTS.get(one.config.scoring, FIT_LISTS_ELSE)
+        factories |= _systems(one, [fold.domain for fold in folds], lists, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
             rivals += [(f"{system}.{one.name}", control) for system, control in TEXT_CONTROLS.items()]
@@ -97,17 +105,36 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
     return name, versus
 
 
-def _names(data: Path, domains: str) -> list[str]:
+def _folds(data: Path | None, domains: str, split: str, support: int, users: int) -> list[Fold]:
+    """Of the domains that were asked for; else of all that the split leaves a test fold, and the others are named."""
     asked = [name for name in domains.split(",") if name]
-    if not asked:
-        return [*ordered_domains(data), PROPOSED]
-    chosen_domains(data, ",".join(name for name in asked if name != PROPOSED) or "all")
-    return asked
+    names = asked or [*(ordered_domains(data) if data else ()), PROPOSED]
+    folds = []
+    for name in names:
+        try:
+            folds.append(fold(data, name, split, support, users))
+        except DataError as error:
+            if asked:
+                raise
+            typer.echo(f"{name}: left out of {split}: {error}", err=True)
+    if not folds:
+        raise DataError(f"--split {split} leaves none of {', '.join(names)} a test fold; the reasons are above")
+    return folds
 
 
-def fold(data: Path, name: str, split: str, support: int = 1, users: int = 0) -> Fold:
-    """A split of a domain; `users` test users, or all for 0."""
-    loaded = load_dataset(PROPOSED, domain=PROPOSED) if name == PROPOSED else load_domain(data, name)
+def fold(data: Path | None, name: str, split: str, support: int = 1, users: int = 0) -> Fold:
+    """A split of a domain; `users` test users, or all for 0.
+
+    Raises:
+        ConfigError: no folder for a domain that does not come with the product.
+        DataError: there is no such domain, or its test fold is empty.
+    """
+    if name == PROPOSED:
+        loaded = load_dataset(PROPOSED, domain=PROPOSED)
+    elif data is None:
+        raise ConfigError(f"{name} needs --data, the folder that holds {name}/interactions.parquet")
+    else:
+        loaded = load_domain(data, *chosen_domains(data, name))
     whole = SPLITS[split](loaded, support)
     return whole.sample_users(users) if users else whole
 

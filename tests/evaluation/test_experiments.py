@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import typer.testing
 import yaml
 
 from eval import meta, quality, sasrec, unseen
+from eval.domains import load_domain
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
 from reranker.softprompt import load_peft
@@ -112,6 +114,31 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "other=scoring=embedding,encoder=bert")
     with pytest.raises(ConfigError, match="encoder=minilm needs scoring=embedding, got scoring=likelihood"):
         invoke(meta.main, *flags, "--variant", "other=scoring=likelihood,encoder=minilm")
+
+
+def test_without_a_variant_what_is_served_by_default_is_judged(data, tmp_path, monkeypatch):
+    films = load_domain(data, "movies")
+    monkeypatch.setattr(meta, "load_dataset", lambda name, domain: replace(films, domain=domain))
+    timeless = tmp_path / "domains" / "books"
+    timeless.mkdir(parents=True)
+    films.interactions.drop(columns="timestamp").to_parquet(timeless / "interactions.parquet")
+    films.items.to_parquet(timeless / "items.parquet")
+    flags = ("--out", tmp_path / "out", "--engine", "scripted")
+    done = invoke(meta.main, "--data", tmp_path / "domains", *flags)
+    assert done.exit_code == 0
+    assert "books: left out of leave-last: " in done.output
+    document = json.loads((tmp_path / "out" / "meta.json").read_text())
+    assert document["environment"]["variants"] == ["default=scoring=embedding"]
+    names = {one["name"] for one in document["checks"]}
+    assert {"ml-100k: fused.default over recall", "ml-100k: fused.default over linear"} <= names
+    assert not [name for name in names if "untrained" in name or name.startswith("books")]
+    assert invoke(meta.main, *flags).exit_code == 0  # the same without a folder
+    with pytest.raises(ConfigError, match="movies needs --data"):
+        invoke(meta.main, "--domains", "movies", *flags)
+    with pytest.raises(DataError, match="books"):
+        invoke(meta.main, "--data", tmp_path / "domains", "--domains", "books", *flags)
+    with pytest.raises(DataError, match="holds no folder with an interactions"):
+        invoke(meta.main, "--data", tmp_path / "nowhere", *flags)
 
 
 def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):
