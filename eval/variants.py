@@ -20,7 +20,6 @@ SYNTAX = (
 )
 _SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
 _MINILM = "minilm"
-_TEXT_TOKENS = 128  # of MiniLM's: no text that the LM reads whole is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class Variant:
     def load_engine(self) -> Engine:
         """The engine that reads for this variant."""
         engine = engine_of(self.config)
-        return SentenceEngine(engine, MiniLM(max_tokens=_TEXT_TOKENS)) if self.encoder else engine
+        return SentenceEngine(engine, MiniLM()) if self.encoder else engine
 
     def trained(self, domains: Iterable[str]) -> dict[str, Trained]:
         """Domain -> what it reads; nothing for an untrained variant.

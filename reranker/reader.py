@@ -265,7 +265,7 @@ class Reader:
             vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
-        if self.compares_states and self.states.space is not None:
+        if self.compares_states and self.states.spaces is not None:
             self._embedding().learn_taste(items, vectors, counts)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError, DataError
@@ -15,12 +16,14 @@ from reranker.evaluation.metrics import popularity
 from reranker.evaluation.protocol import CandidateLists
 from reranker.fusion import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import LAST_ITEMS
-from reranker.tables import CATEGORY, ITEM, RANK, SCORE, TITLE, USER
+from reranker.tables import CATEGORY, DESCRIPTION, ITEM, RANK, SCORE, TITLE, USER
 from reranker.types import IntArray, UserId
 
 Features = NDArray[np.float64]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> (len(texts), dim) vectors of unit length."""
+
+_TEXT_COLUMNS = (TITLE, CATEGORY, DESCRIPTION)
 
 
 class RecallOrder:
@@ -153,16 +156,10 @@ class TextSimilarity:
 
         (rows, 3) without the first two, where the texts stand alone.
         """
-        items = lists.fold.items
-        rows = {item: row for row, item in enumerate(items[ITEM])}
-        categories = items[CATEGORY].fillna("").map(str) if CATEGORY in items else [""] * len(items)
-        texts = [
-            f"{title} ({category})" if category else title
-            for title, category in zip(items[TITLE], categories, strict=True)
-        ]
-        vectors = self.embed(texts)
+        rows = {item: row for row, item in enumerate(lists.fold.items[ITEM])}
+        vectors = self.embed(_texts(lists.fold.items))
         vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), dtype=vectors.dtype)])  # last row: unknown item
-        unknown = len(items)
+        unknown = len(rows)
         newest: dict[UserId, IntArray] = {
             user: np.asarray(part.tail(LAST_ITEMS).map(rows).fillna(unknown), dtype=np.int64)
             for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
@@ -179,6 +176,15 @@ class TextSimilarity:
                 raw[positions, 3] = likeness.max(axis=1)
                 raw[positions, 4] = likeness.mean(axis=1)
         return standardise_within_lists(raw[:, 2:] if self.alone else raw, lists.list_index)
+
+
+def _texts(items: pd.DataFrame) -> list[str]:
+    """What an item's text is to the controls: all that the embedding read-out reads of it."""
+    columns = [items[name].fillna("").map(str) if name in items else [""] * len(items) for name in _TEXT_COLUMNS]
+    return [
+        title + (f" ({category})" if category else "") + (f": {description}" if description else "")
+        for title, category, description in zip(*columns, strict=True)
+    ]
 
 
 def stacked(

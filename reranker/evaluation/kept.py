@@ -19,10 +19,10 @@ from reranker.evaluation.protocol import CandidateLists
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 4
+SCORES_VERSION = 5
 """Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
 
-READINGS_VERSION = 1
+READINGS_VERSION = 2
 """Raised whenever code that changes what the model says of a list changes: prompts, read-outs, engines."""
 
 N_COSTS = 3

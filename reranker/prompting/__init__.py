@@ -1,6 +1,6 @@
 """Templates -> token segments: what the model reads."""
 
-from reranker.prompting.rendered import PromptSpan, RenderedPrompt, SpanKind
+from reranker.prompting.rendered import ItemTexts, PromptSpan, RenderedPrompt, SpanKind
 from reranker.prompting.renderer import Item, ItemVectors, PromptRenderer
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import BLOCKS, TemplateSet, families, family_for_domain
@@ -9,6 +9,7 @@ from reranker.prompting.text import clean_text
 __all__ = [
     "BLOCKS",
     "Item",
+    "ItemTexts",
     "ItemVectors",
     "PromptRenderer",
     "PromptSettings",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reranker.errors import PromptError
-from reranker.types import ScoringRequest, TokenSequence
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
 SpanKind = Literal["domain_tokens", "instruction", "padding", "user_tokens", "history", "query"]
 
@@ -43,6 +43,27 @@ class RenderedPrompt:
     candidate_texts: tuple[str, ...]
     history_given: int
     history_kept: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemTexts:
+    """Items by themselves, as the embedding read-out reads them.
+
+    Attributes:
+        prefix: what stands before each of them.
+        texts: (n_items,) spans of title and category; the scored tokens follow those of the text.
+        details: (n_items,) spans that go on with the details (a description); the scored tokens follow those of the
+            details alone. None for an item without any.
+    """
+
+    prefix: TokenSequence
+    texts: tuple[CandidateSpan, ...]
+    details: tuple[CandidateSpan | None, ...]
+
+    @property
+    def longest(self) -> tuple[CandidateSpan, ...]:
+        """(n_items,) the spans that hold all that is read of each item."""
+        return tuple(more or text for text, more in zip(self.texts, self.details, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import PromptError
-from reranker.prompting.rendered import Part, RenderedPrompt, lay_out
+from reranker.prompting.rendered import ItemTexts, Part, RenderedPrompt, lay_out
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
@@ -61,13 +61,13 @@ class PromptRenderer:
         self.max_length = max_length
         self._block_fields = {
             block: templates.fields(block)
-            for block in ("history_item", "candidate", "labels_candidate", "listwise_candidate")
+            for block in ("history_item", "item_details", "candidate", "labels_candidate", "listwise_candidate")
         }
         self._text = lru_cache(maxsize=None)(self._render_text)
         self._item = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item)
         self._likelihood_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_likelihood_span)
         self._labels_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_labels_span)
-        self._embedding_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_embedding_span)
+        self._item_alone = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item_alone)
         self._newline = self._one_newline()
         if not len(self._text("separator")[1]):
             raise PromptError(
@@ -125,27 +125,26 @@ class PromptRenderer:
         """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
         return self.likelihood((), candidates, soft_prompt, candidate_vectors=candidate_vectors)
 
-    def embedding(self, items: Sequence[Item]) -> RenderedPrompt:
-        """Each item as a history shows it, behind the separator alone; its scored tokens follow those of the text.
+    def item_texts(self, items: Sequence[Item]) -> ItemTexts:
+        """Each item as a history shows it, behind the separator alone, and with its details behind that.
 
         Raises:
             PromptError: no items, a field is missing, or an item does not fit.
         """
-        if not items:
-            raise PromptError("there are no items to render; pass at least one")
-        spans = self._spans("history_item", items, None, self._embedding_span)
+        return self._items_alone(items)[0]
+
+    def embedding(self, items: Sequence[Item]) -> RenderedPrompt:
+        """All that is read of each item by itself.
+
+        Raises:
+            PromptError: as `item_texts` does.
+        """
+        read, shown = self._items_alone(items)
         text, tokens = self._text("separator")
-        prefix, described = lay_out([Part(kind="history", text=text, tokens=tokens)])
-        longest = len(prefix) + max(len(span.sequence) for span, _ in spans)
-        if self.max_length is not None and longest > self.max_length:
-            raise PromptError(
-                f"an item of {longest} tokens does not fit, the model takes {self.max_length}: use a smaller budget "
-                "(text_tokens)"
-            )
         return RenderedPrompt(
-            request=ScoringRequest(prefix=prefix, candidates=tuple(span for span, _ in spans)),
-            spans=described,
-            candidate_texts=tuple(text for _, text in spans),
+            request=ScoringRequest(prefix=read.prefix, candidates=read.longest),
+            spans=lay_out([Part(kind="history", text=text, tokens=tokens)])[1],
+            candidate_texts=shown,
             history_given=0,
             history_kept=0,
         )
@@ -423,9 +422,34 @@ class PromptRenderer:
         sequence = _joined([tokens for _, tokens in pieces])
         return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
 
-    def _render_embedding_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
-        pieces = [self._render_item("history_item", fields, alone=True), self._text("terminator")]
-        return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
+    def _items_alone(self, items: Sequence[Item]) -> tuple[ItemTexts, tuple[str, ...]]:
+        if not items:
+            raise PromptError("there are no items to render; pass at least one")
+        alone = [
+            self._item_alone(self._fields(item, "history_item"), self._fields(item, "item_details")) for item in items
+        ]
+        texts, details, shown = zip(*alone, strict=True)
+        read = ItemTexts(prefix=self._text("separator")[1], texts=texts, details=details)
+        longest = len(read.prefix) + max(len(span.sequence) for span in read.longest)
+        if self.max_length is not None and longest > self.max_length:
+            raise PromptError(
+                f"an item of {longest} tokens does not fit, the model takes {self.max_length}: use a smaller budget "
+                "(text_tokens)"
+            )
+        return read, shown
+
+    def _render_item_alone(self, fields: _Fields, more: _Fields) -> tuple[CandidateSpan, CandidateSpan | None, str]:
+        """The spans of `ItemTexts` for one item, and the text of the longest."""
+        pieces = [
+            self._render_item("history_item", fields, alone=True),
+            self._render_item("item_details", more, alone=True),
+        ]
+        pieces.append(self._text("terminator"))
+        text, details, end = (tokens for _, tokens in pieces)
+        whole = (
+            CandidateSpan(sequence=_joined([text, details, end]), scored_from=len(text) + 1) if len(details) else None
+        )
+        return CandidateSpan(sequence=_joined([text, end])), whole, "".join(piece for piece, _ in pieces)
 
     def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
         pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]

@@ -22,6 +22,7 @@ BLOCKS = (
     "history_header",
     "history_empty",
     "history_item",
+    "item_details",
     "query",
     "separator",
     "candidate",

@@ -1,9 +1,10 @@
 """Embedding read-out: how near the model places a candidate's text to those of the history.
 
 The state of a text is the mean of the LM's last hidden states over its tokens, read by itself: without history, soft
-prompt or instruction (behind these, texts were placed worse: docs/training.md). So it belongs to the item, is computed
-once and kept, and a list of known items costs no pass of the model. Texts are compared in two spaces: one is learned
-from the catalogue's texts, the other tells from a text who chooses it.
+prompt or instruction (behind these, texts were placed worse: docs/training.md). Details (a description) follow the text
+and have a state of their own. States belong to the item, are computed once and kept, and a list of known items costs no
+pass of the model. Items are compared in two spaces: one is learned from the catalogue's texts, the other tells from
+text and details who chooses them.
 """
 
 from collections.abc import Sequence
@@ -62,8 +63,7 @@ class EmbeddingScoring(Scoring):
         if len(items) > CATALOGUE_SAMPLE:
             chosen = np.random.default_rng(seed).choice(len(items), CATALOGUE_SAMPLE, replace=False)
             items = [items[number] for number in chosen]
-        request = self._renderer.embedding(items).request
-        self.states.learn(self._engine, request.prefix, request.candidates)
+        self.states.learn(self._engine, self._renderer.item_texts(items))
 
     def learn_taste(self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64]) -> None:
         """Learns who chooses which texts, from the `CATALOGUE_SAMPLE` items that were chosen most.
@@ -82,13 +82,12 @@ class EmbeddingScoring(Scoring):
         if not len(rows):
             self.states.forget_taste()
             return
-        request = self._renderer.embedding([items[row] for row in rows]).request
-        self.states.learn_taste(self._engine, request.prefix, request.candidates, vectors[rows], counts[rows])
+        texts = self._renderer.item_texts([items[row] for row in rows])
+        self.states.learn_taste(self._engine, texts, vectors[rows], counts[rows])
 
     def keep(self, items: Sequence[Item]) -> None:
         """Reads the items' texts now, so that no list waits for it."""
-        request = self._renderer.embedding(items).request
-        self.states.look_up(self._engine, request.prefix, request.candidates)
+        self.states.look_up(self._engine, self._renderer.item_texts(items))
 
     def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
         """Per list: (n_candidates, 10) cosines. The states belong to the items: no token is read for a list."""
@@ -96,8 +95,8 @@ class EmbeddingScoring(Scoring):
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
         ends = np.cumsum([len(part) for part in texts])[:-1]
-        request = self._renderer.embedding([item for part in texts for item in part]).request
-        placed = self.states.look_up(self._engine, request.prefix, request.candidates)
+        items = self._renderer.item_texts([item for part in texts for item in part])
+        placed = self.states.look_up(self._engine, items)
         spaces = [np.split(placed.near, ends), np.split(placed.taste, ends)]
         return [
             ListReading(

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
+from reranker.prompting import ItemTexts
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.store import Key, SpanStore
-from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+from reranker.types import ScoringRequest
 
 DIMENSIONS = 128
 POWER = 0.25
@@ -57,41 +58,73 @@ class EmbeddingSpace:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TasteSpace:
-    """What an item's text says of who chooses it: hidden states, mapped to the recall stage's item vectors.
+class ItemSpaces:
+    """Where items lie by what is read of them: their text, and their details behind it.
 
-    A linear map from content to collaborative vectors (the idea of CB2CF, Barkan et al. 2019), learned from the items
-    that were chosen. It places every text, those of items that nobody chose yet included.
+    Details are kept apart because in one mean a long description drowns the title.
 
     Attributes:
-        texts: where the states are placed first.
-        weights: (dim, n_factors) from there to the recall space, whose mean is taken out.
+        texts: of title and category.
+        details: of the rest; None where no item has any.
     """
 
     texts: EmbeddingSpace
+    details: EmbeddingSpace | None
+
+    @classmethod
+    def fit(cls, states: Vectors) -> "ItemSpaces":
+        """From (n_items, 2, dim) states of text and details, which are zeros where an item has none."""
+        detailed = states[states[:, 1].any(axis=-1), 1]
+        return cls(
+            texts=EmbeddingSpace.fit(states[:, 0]), details=EmbeddingSpace.fit(detailed) if len(detailed) else None
+        )
+
+    def near(self, states: Vectors) -> Vectors:
+        """(..., 2, dim) states -> (..., n) unit vectors of the texts alone; products are cosines."""
+        return self.texts.place(states[..., 0, :])
+
+    def whole(self, states: Vectors) -> Vectors:
+        """(..., 2, dim) states -> (..., dim or 2 dim) unit vectors of text and details; zeros where there are none."""
+        texts = self.texts.place(states[..., 0, :], None)
+        if self.details is None:
+            return texts
+        there = states[..., 1, :].any(axis=-1, keepdims=True)
+        return np.concatenate([texts, self.details.place(states[..., 1, :], None) * there], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TasteSpace:
+    """What is read of an item says who chooses it: hidden states, mapped to the recall stage's item vectors.
+
+    A linear map from content to collaborative vectors (the idea of CB2CF, Barkan et al. 2019), learned from the items
+    that were chosen. It places every item, those that nobody chose yet included.
+
+    Attributes:
+        weights: (n, n_factors) from `ItemSpaces.whole` to the recall space, whose mean is taken out.
+    """
+
     weights: Vectors
 
     @classmethod
-    def fit(cls, texts: EmbeddingSpace, states: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "TasteSpace":
+    def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "TasteSpace":
         """By ridge regression, an item weighing as the root of how often it was chosen.
 
         Args:
-            texts: the space of the catalogue.
-            states: (n_items, dim) of the items' texts.
+            placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             vectors: (n_items, n_factors) of the items in the recall space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        placed = texts.place(states, None).astype(np.float64)
+        placed = placed.astype(np.float64)
         weighted = placed * np.sqrt(counts)[:, None]
         gram = weighted.T @ placed
         directions = unit(vectors)
         targets = directions - np.average(directions, axis=0, weights=np.sqrt(counts))
         ridge = _RIDGE * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
-        return cls(texts=texts, weights=np.linalg.solve(gram + ridge, weighted.T @ targets).astype(np.float32))
+        return cls(weights=np.linalg.solve(gram + ridge, weighted.T @ targets).astype(np.float32))
 
-    def place(self, states: Vectors) -> Vectors:
-        """(..., dim) states -> (..., n_factors) vectors of unit length; their products are cosines."""
-        return unit(self.texts.place(states, None) @ self.weights)
+    def place(self, placed: Vectors) -> Vectors:
+        """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
+        return unit(placed @ self.weights)
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -103,11 +136,11 @@ def unit(vectors: Vectors) -> Vectors:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Placed:
-    """Texts where they are compared.
+    """Items where they are compared.
 
     Attributes:
-        near: (n, n_directions) unit vectors in the space of texts.
-        taste: (n, n_factors) unit vectors in the space of tastes; (n, 0) where none was learned.
+        near: (n_items, n_directions) unit vectors in the space of texts.
+        taste: (n_items, n_factors) unit vectors in the space of tastes; (n_items, 0) where none was learned.
     """
 
     near: Vectors
@@ -115,22 +148,22 @@ class Placed:
 
 
 class StateStore(SpanStore[Vectors]):
-    """Hidden states of texts (in half precision), and the spaces of the catalogue once they are known.
+    """Hidden states of spans (in half precision), and the spaces of the catalogue once they are known.
 
     Attributes:
-        space: None compares the states as they are.
+        spaces: None compares the states of texts as they are.
         taste: None where the recall stage has no item vectors, or none were shown.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.space: EmbeddingSpace | None = None
+        self.spaces: ItemSpaces | None = None
         self.taste: TasteSpace | None = None
-        self._placed: dict[Key, tuple[Vectors, Vectors]] = {}
+        self._placed: dict[Key, tuple[Vectors, Vectors]] = {}  # by the key of the longest span of an item
 
-    def learn(self, engine: Engine, prefix: TokenSequence, spans: Sequence[CandidateSpan]) -> None:
-        """Learns the space of texts from the states of these spans; that of tastes is to be learned anew."""
-        self.space = EmbeddingSpace.fit(self._states(engine, prefix, spans))
+    def learn(self, engine: Engine, items: ItemTexts) -> None:
+        """Learns the spaces of texts and details from these items; that of tastes is to be learned anew."""
+        self.spaces = ItemSpaces.fit(self.states(engine, items))
         self.forget_taste()
 
     def forget_taste(self) -> None:
@@ -138,49 +171,61 @@ class StateStore(SpanStore[Vectors]):
         self.taste = None
         self._placed = {}
 
-    def learn_taste(
-        self,
-        engine: Engine,
-        prefix: TokenSequence,
-        spans: Sequence[CandidateSpan],
-        vectors: Vectors,
-        counts: NDArray[np.float64],
-    ) -> None:
-        """Learns the space of tastes, as `TasteSpace.fit`, from these spans.
+    def learn_taste(self, engine: Engine, items: ItemTexts, vectors: Vectors, counts: NDArray[np.float64]) -> None:
+        """Learns the space of tastes, as `TasteSpace.fit`, from these items.
 
         Raises:
-            ConfigError: the space of texts was not learned before.
+            ConfigError: the spaces of the catalogue were not learned before.
         """
-        if self.space is None:
-            raise ConfigError("the space of tastes stands on that of the catalogue's texts: call learn first")
-        self.taste = TasteSpace.fit(self.space, self._states(engine, prefix, spans), vectors, counts)
+        if self.spaces is None:
+            raise ConfigError("the space of tastes stands on those of the catalogue's texts: call learn first")
+        self.taste = TasteSpace.fit(self.spaces.whole(self.states(engine, items)), vectors, counts)
         self._placed = {}
 
-    def look_up(self, engine: Engine, prefix: TokenSequence, spans: Sequence[CandidateSpan]) -> Placed:
-        """Where the spans' texts lie.
+    def look_up(self, engine: Engine, items: ItemTexts) -> Placed:
+        """Where the items lie.
 
         Raises:
             ConfigError: the engine gives no hidden states.
         """
         with self._lock:
-            (keys,) = self._known(engine, [(prefix, spans)])
-            for key in keys:
-                if key not in self._placed:  # one by one: in a batch the last bits depend on the other rows
-                    self._placed[key] = self._place(self._values[key].astype(np.float32))
-            near, taste = zip(*(self._placed[key] for key in keys), strict=True)
+            keys = self._keys(engine, items)
+            for text, details in keys:
+                if (details or text) not in self._placed:  # one by one: in a batch the last bits depend on other rows
+                    self._placed[details or text] = self._place(self._state(text, details))
+            near, taste = zip(*(self._placed[details or text] for text, details in keys), strict=True)
         return Placed(near=np.stack(near), taste=np.stack(taste))
+
+    def states(self, engine: Engine, items: ItemTexts) -> Vectors:
+        """(n_items, 2, dim) states of text and details, zeros where an item has none.
+
+        Raises:
+            ConfigError: the engine gives no hidden states.
+        """
+        with self._lock:
+            return np.stack([self._state(text, details) for text, details in self._keys(engine, items)])
+
+    def _keys(self, engine: Engine, items: ItemTexts) -> list[tuple[Key, Key | None]]:
+        """Keys of the spans of text and details, under all of which there are states now."""
+        pairs = list(zip(items.texts, items.details, strict=True))
+        # Side by side, for engines that compute what spans begin with alike once.
+        (keys,) = self._known(engine, [(items.prefix, [span for pair in pairs for span in pair if span is not None])])
+        rest = iter(keys)
+        return [(next(rest), None if details is None else next(rest)) for _, details in pairs]
+
+    def _state(self, text: Key, details: Key | None) -> Vectors:
+        state = self._values[text].astype(np.float32)
+        return np.stack([state, np.zeros_like(state) if details is None else self._values[details].astype(np.float32)])
+
+    def _place(self, state: Vectors) -> tuple[Vectors, Vectors]:
+        if self.spaces is None:
+            return unit(state[0]), np.zeros(0, dtype=np.float32)
+        taste = np.zeros(0, dtype=np.float32) if self.taste is None else self.taste.place(self.spaces.whole(state))
+        return self.spaces.near(state), taste
 
     def _drop(self, key: Key) -> None:
         super()._drop(key)
         self._placed.pop(key, None)
-
-    def _place(self, state: Vectors) -> tuple[Vectors, Vectors]:
-        near = unit(state) if self.space is None else self.space.place(state)
-        return near, np.zeros(0, dtype=np.float32) if self.taste is None else self.taste.place(state)
-
-    def _states(self, engine: Engine, prefix: TokenSequence, spans: Sequence[CandidateSpan]) -> Vectors:
-        (states,) = self.values(engine, [(prefix, spans)])
-        return np.asarray(states, dtype=np.float32)
 
     def save(self, path: Path) -> None:
         """Writes an npz file without pickle."""
@@ -191,8 +236,8 @@ class StateStore(SpanStore[Vectors]):
             "spans": np.array(spans, dtype="U32"),
             "states": np.array(list(values.values()), dtype=np.float16),
         }
-        if self.space is not None:
-            arrays |= {"centre": self.space.centre, "basis": self.space.basis}
+        for name, space in _named(self.spaces).items():
+            arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
         if self.taste is not None:
             arrays["weights"] = self.taste.weights
         np.savez(path, allow_pickle=False, **arrays)
@@ -204,10 +249,15 @@ class StateStore(SpanStore[Vectors]):
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             keys = zip(arrays["prompts"].tolist(), arrays["spans"].tolist(), strict=True)
             store._values = dict(zip(keys, arrays["states"], strict=True))
-            if "centre" in arrays:
-                store.space = EmbeddingSpace(centre=arrays["centre"], basis=arrays["basis"])
-                if "weights" in arrays:
-                    store.taste = TasteSpace(texts=store.space, weights=arrays["weights"])
+            spaces = {
+                name: EmbeddingSpace(centre=arrays[f"{name}_centre"], basis=arrays[f"{name}_basis"])
+                for name in ("texts", "details")
+                if f"{name}_centre" in arrays
+            }
+            if spaces:
+                store.spaces = ItemSpaces(texts=spaces["texts"], details=spaces.get("details"))
+            if "weights" in arrays:
+                store.taste = TasteSpace(weights=arrays["weights"])
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:
@@ -217,3 +267,8 @@ class StateStore(SpanStore[Vectors]):
                 "engine='torch' or 'vllm', or scoring='likelihood'"
             )
         return [list(states.astype(np.float16)) for states in engine.span_states(requests)]
+
+
+def _named(spaces: ItemSpaces | None) -> dict[str, EmbeddingSpace]:
+    named = {} if spaces is None else {"texts": spaces.texts, "details": spaces.details}
+    return {name: space for name, space in named.items() if space is not None}

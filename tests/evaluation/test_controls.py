@@ -98,6 +98,20 @@ def test_text_similarity_follows_the_words():
     assert found == 1
 
 
+def test_the_text_controls_read_category_and_description():
+    seen = []
+
+    def embed(texts):
+        seen.extend(texts)
+        return colour(texts)
+
+    lists = lists_of({"u": "a b"}, {"u": "a"})  # and h, the history
+    lists.fold.items["category"] = ["tin", None, ""]
+    lists.fold.items["description"] = ["by X, 1990", "by Y", None]
+    TextSimilarity(embed).features(lists)
+    assert seen == ["a (tin): by X, 1990", "b: by Y", "h"]
+
+
 def test_texts_alone_know_nothing_of_the_recall_list():
     lists = lists_of({"u": "red1 blue1"}, {"u": "blue1"})
     both, alone = TextSimilarity(colour), TextSimilarity(colour, alone=True)

@@ -124,6 +124,14 @@ def test_an_item_that_is_read_alone_has_its_own_budget() -> None:
     assert renderer(category_tokens=0).embedding([item]).candidate_texts == (" abcdefghij\n",)
 
 
+def test_an_item_that_is_read_alone_shows_its_description() -> None:
+    item = {"title": "abc", "description": "defghi"}
+    assert renderer().embedding([item]).candidate_texts == (" abc: defghi\n",)
+    assert renderer(text_tokens=4).embedding([item]).candidate_texts == (" abc: def\n",)
+    assert renderer(description_tokens=0).embedding([item]).candidate_texts == (" abc\n",)
+    assert "def" not in renderer().likelihood([item], [item]).spans[-1].text
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.text(min_size=1, max_size=20), max_size=10),

@@ -1,5 +1,7 @@
 """The embedding read-out: against the contract, by hand, and with the real model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from reranker.scoring import (
 )
 from reranker.scoring.embedding import NEWEST, nearness
 from reranker.scoring.space import EmbeddingSpace, TasteSpace, unit
+from reranker.types import ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
 from tests.scoring.readers import renderer
@@ -105,17 +108,16 @@ def test_a_space_of_fewer_texts_than_directions() -> None:
 
 def test_tastes_by_hand() -> None:
     """One text direction, four items: the weights are those of ridge regression, written out."""
-    texts = EmbeddingSpace(centre=np.zeros(2, dtype=np.float32), basis=np.eye(2, dtype=np.float32))
     east, north = [1.0, 0.0], [0.0, 1.0]
-    states = np.array([east, east, north, north], dtype=np.float32)
+    placed = np.array([east, east, north, north], dtype=np.float32)
     vectors = np.array([[5.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], dtype=np.float32)  # only directions count
-    taste = TasteSpace.fit(texts, states, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
+    taste = TasteSpace.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
     # Roots of the counts weigh east 4 and north 1.5; their mean vector is (4, 1.5) / 5.5; the ridge is half their sum.
     centred = np.array([[1.5, -1.5], [-4.0, 4.0]]) / 5.5
     expected = np.array([4.0 / 6.75, 1.5 / 4.25])[:, None] * centred
     np.testing.assert_allclose(taste.weights, expected, atol=1e-6)
     np.testing.assert_allclose(
-        taste.place(states[[0, 2]]), [[0.5**0.5, -(0.5**0.5)], [-(0.5**0.5), 0.5**0.5]], atol=1e-6
+        taste.place(placed[[0, 2]]), [[0.5**0.5, -(0.5**0.5)], [-(0.5**0.5), 0.5**0.5]], atol=1e-6
     )
 
 
@@ -140,13 +142,8 @@ def test_only_chosen_items_teach_tastes() -> None:
     vectors[2] = 0
     scoring.learn(items)
     scoring.learn_taste(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
-    assert scoring.states.taste is not None
-    expected = TasteSpace.fit(
-        scoring.states.taste.texts,
-        np.stack(scoring.states.values(scoring._engine, [_spans(items[:2])])[0]).astype(np.float32),
-        vectors[:2],
-        np.array([3.0, 2.0]),
-    )
+    states = scoring.states.states(scoring._engine, renderer().item_texts(items[:2]))
+    expected = TasteSpace.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
     np.testing.assert_allclose(scoring.states.taste.weights, expected.weights, atol=1e-6)
     one = ScoringList(history=items[:1], candidates=items[1:2])
     assert scoring.score_components([one])[0][:, 5:].any()
@@ -156,9 +153,40 @@ def test_only_chosen_items_teach_tastes() -> None:
     assert not scoring.score_components([later])[0][:, 5:].any()
 
 
-def _spans(items):
-    request = renderer().embedding(items).request
-    return request.prefix, request.candidates
+def test_details_tell_tastes_and_not_nearness() -> None:
+    """Titles say nothing here, the words of the descriptions tell two groups of users apart."""
+    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    words = ("zorblax", "mipfen")
+    items = [{"title": f"item {number}", "description": words[number % 2]} for number in range(16)]
+    scoring.learn(items)
+    scoring.learn_taste(items, np.tile(np.eye(2, dtype=np.float32), (8, 1)), np.ones(16))
+    new = [{"title": "something new", "description": word} for word in (*words, "")]
+    components = scoring.score_components([ScoringList(history=items[::2][:3], candidates=new)])[0]
+    assert (components[0, 5:] > components[1, 5:] + 0.5).all()
+    np.testing.assert_array_equal(components[:, :5], components[[0, 0, 0], :5])
+
+
+def test_items_whose_texts_are_alike_keep_their_own_details() -> None:
+    engine = WatchedEngine(dim=64)
+    scoring = EmbeddingScoring(engine, renderer())
+    items = [{"title": "same", "description": word} for word in ("zorblax", "mipfen", "", "zorblax")]
+    states = scoring.states.states(engine, renderer().item_texts(items))
+    assert engine.states_read == 3  # the text and two descriptions
+    np.testing.assert_array_equal(states[1:, 0], states[:-1, 0])
+    np.testing.assert_array_equal(states[0], states[3])
+    assert (states[0, 1] != states[1, 1]).any() and not states[2, 1].any()
+
+
+def test_the_state_of_details_is_that_of_their_tokens() -> None:
+    """Of the whole span only the positions of the details count; the text before them is read, too."""
+    engine = ScriptedEngine(dim=64)
+    texts = renderer().item_texts([{"title": "abc", "category": "d", "description": "efgh"}])
+    (text,), (whole,) = texts.texts, texts.details
+    assert renderer().tokenizer.decode(text.sequence.token_ids.tolist()) == " abc (d)\n"
+    assert renderer().tokenizer.decode(whole.sequence.token_ids.tolist()) == " abc (d): efgh\n"
+    assert len(whole.sequence) - whole.scored_from == len(": efgh")
+    assert renderer().item_texts([{"title": "abc"}]).details == (None,)
+    assert engine.span_states([ScoringRequest(prefix=texts.prefix, candidates=(whole,))])[0].any()
 
 
 def test_tastes_need_the_catalogue() -> None:
@@ -172,10 +200,13 @@ def test_unit_leaves_zeros() -> None:
     np.testing.assert_allclose(scaled, [[0.6, 0.8], [0, 0]], atol=1e-7)
 
 
-def test_round_trip(tmp_path) -> None:
+@pytest.mark.parametrize("details", [False, True])
+def test_round_trip(tmp_path, details: bool) -> None:
     engine = WatchedEngine()
     before = EmbeddingScoring(engine, renderer())
     one = one_list(5, candidates=20)
+    if details:
+        one = replace(one, candidates=[{**item, "description": f"of {item['title']}"} for item in one.candidates])
     items = [*one.history, *one.candidates]
     before.learn(items)
     before.learn_taste(items, np.eye(len(items), 3, dtype=np.float32), np.ones(len(items)))
@@ -190,7 +221,7 @@ def test_round_trip(tmp_path) -> None:
 def test_an_empty_store_round_trips(tmp_path) -> None:
     StateStore().save(tmp_path / "states.npz")
     loaded = StateStore.load(tmp_path / "states.npz")
-    assert len(loaded) == 0 and loaded.space is None and loaded.taste is None
+    assert len(loaded) == 0 and loaded.spaces is None and loaded.taste is None
 
 
 def test_an_engine_without_states_is_named() -> None:
@@ -222,8 +253,8 @@ def test_the_real_model_knows_what_belongs_together() -> None:
 def test_texts_that_are_all_the_same_tell_no_tastes() -> None:
     states = np.ones((5, 4), dtype=np.float32)
     vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    space = TasteSpace.fit(EmbeddingSpace.fit(states), states, vectors, np.arange(1.0, 6.0))
-    assert not space.place(states).any()
+    placed = EmbeddingSpace.fit(states).place(states, None)
+    assert not TasteSpace.fit(placed, vectors, np.arange(1.0, 6.0)).place(placed).any()
 
 
 def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
