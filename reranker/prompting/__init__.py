@@ -3,11 +3,12 @@
 from reranker.prompting.rendered import ItemTexts, PromptSpan, RenderedPrompt, SpanKind
 from reranker.prompting.renderer import Item, ItemVectors, PromptRenderer
 from reranker.prompting.settings import PromptSettings
-from reranker.prompting.templates import BLOCKS, TemplateSet, families, family_for_domain
+from reranker.prompting.templates import BLOCKS, TEXT_PARTS, TemplateSet, families, family_for_domain
 from reranker.prompting.text import clean_text
 
 __all__ = [
     "BLOCKS",
+    "TEXT_PARTS",
     "Item",
     "ItemTexts",
     "ItemVectors",

@@ -51,19 +51,17 @@ class ItemTexts:
 
     Attributes:
         prefix: what stands before each of them.
-        texts: (n_items,) spans of title and category; the scored tokens follow those of the text.
-        details: (n_items,) spans that go on with the details (a description); the scored tokens follow those of the
-            details alone. None for an item without any.
+        parts: (n_items, n_parts) spans of title, category and description. Each holds those before it, too; its scored
+            tokens follow those of the part alone. None where an item has no such part; all have a title.
     """
 
     prefix: TokenSequence
-    texts: tuple[CandidateSpan, ...]
-    details: tuple[CandidateSpan | None, ...]
+    parts: tuple[tuple[CandidateSpan | None, ...], ...]
 
     @property
     def longest(self) -> tuple[CandidateSpan, ...]:
         """(n_items,) the spans that hold all that is read of each item."""
-        return tuple(more or text for text, more in zip(self.texts, self.details, strict=True))
+        return tuple([span for span in parts if span is not None][-1] for parts in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

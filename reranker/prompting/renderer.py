@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reranker.errors import PromptError
 from reranker.prompting.rendered import ItemTexts, Part, RenderedPrompt, lay_out
 from reranker.prompting.settings import PromptSettings
-from reranker.prompting.templates import TemplateSet
+from reranker.prompting.templates import TEXT_PARTS, TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
 from reranker.protocols import Tokenizer
 from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
@@ -61,7 +61,7 @@ class PromptRenderer:
         self.max_length = max_length
         self._block_fields = {
             block: templates.fields(block)
-            for block in ("history_item", "item_details", "candidate", "labels_candidate", "listwise_candidate")
+            for block in (*TEXT_PARTS, "history_item", "candidate", "labels_candidate", "listwise_candidate")
         }
         self._text = lru_cache(maxsize=None)(self._render_text)
         self._item = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item)
@@ -126,7 +126,7 @@ class PromptRenderer:
         return self.likelihood((), candidates, soft_prompt, candidate_vectors=candidate_vectors)
 
     def item_texts(self, items: Sequence[Item]) -> ItemTexts:
-        """Each item as a history shows it, behind the separator alone, and with its details behind that.
+        """Each item behind the separator alone: its title, its category, its description.
 
         Raises:
             PromptError: no items, a field is missing, or an item does not fit.
@@ -425,11 +425,10 @@ class PromptRenderer:
     def _items_alone(self, items: Sequence[Item]) -> tuple[ItemTexts, tuple[str, ...]]:
         if not items:
             raise PromptError("there are no items to render; pass at least one")
-        alone = [
-            self._item_alone(self._fields(item, "history_item"), self._fields(item, "item_details")) for item in items
-        ]
-        texts, details, shown = zip(*alone, strict=True)
-        read = ItemTexts(prefix=self._text("separator")[1], texts=texts, details=details)
+        parts, shown = zip(
+            *(self._item_alone(tuple(self._fields(item, block) for block in TEXT_PARTS)) for item in items), strict=True
+        )
+        read = ItemTexts(prefix=self._text("separator")[1], parts=parts)
         longest = len(read.prefix) + max(len(span.sequence) for span in read.longest)
         if self.max_length is not None and longest > self.max_length:
             raise PromptError(
@@ -438,18 +437,17 @@ class PromptRenderer:
             )
         return read, shown
 
-    def _render_item_alone(self, fields: _Fields, more: _Fields) -> tuple[CandidateSpan, CandidateSpan | None, str]:
-        """The spans of `ItemTexts` for one item, and the text of the longest."""
-        pieces = [
-            self._render_item("history_item", fields, alone=True),
-            self._render_item("item_details", more, alone=True),
-        ]
-        pieces.append(self._text("terminator"))
-        text, details, end = (tokens for _, tokens in pieces)
-        whole = (
-            CandidateSpan(sequence=_joined([text, details, end]), scored_from=len(text) + 1) if len(details) else None
-        )
-        return CandidateSpan(sequence=_joined([text, end])), whole, "".join(piece for piece, _ in pieces)
+    def _render_item_alone(self, fields: tuple[_Fields, ...]) -> tuple[tuple[CandidateSpan | None, ...], str]:
+        """The spans of `ItemTexts` for one item, and the text of the longest; fields are those of `TEXT_PARTS`."""
+        end_text, end = self._text("terminator")
+        shown, tokens, spans = "", TokenSequence.from_tokens([]), list[CandidateSpan | None]()
+        for block, values in zip(TEXT_PARTS, fields, strict=True):
+            text, more = self._render_item(block, values, alone=True)
+            begin = len(tokens) + 1  # a state is that of the token before a scored one
+            tokens, shown = _joined([tokens, more]), shown + text
+            whole = _joined([tokens, end])
+            spans.append(CandidateSpan(sequence=whole, scored_from=begin) if len(more) or not spans else None)
+        return tuple(spans), shown + end_text
 
     def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
         pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]

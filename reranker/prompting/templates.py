@@ -17,12 +17,15 @@ from reranker.errors import PromptError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _TEMPLATE = re.compile(rf"(packaged/)?({_NAME.pattern})/({_NAME.pattern})\.j2")
 
+TEXT_PARTS = ("text_title", "text_category", "text_description")
+"""Blocks that make up an item by itself, one behind the other."""
+
 BLOCKS = (
     "instruction",
     "history_header",
     "history_empty",
     "history_item",
-    "item_details",
+    *TEXT_PARTS,
     "query",
     "separator",
     "candidate",

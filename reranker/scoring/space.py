@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
-from reranker.prompting import ItemTexts
+from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.store import Key, SpanStore
-from reranker.types import ScoringRequest
+from reranker.types import CandidateSpan, ScoringRequest
 
 DIMENSIONS = 128
 POWER = 0.25
 _SMALLEST = 1e-3  # of the mean variance: directions below it are noise of the model's arithmetic
 _RIDGE = 1.0  # in units of the directions' mean variance
+
+_NAMES = 2  # parts that make up an item's name: title and category
 
 Vectors = NDArray[np.float32]
 
@@ -59,37 +61,40 @@ class EmbeddingSpace:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemSpaces:
-    """Where items lie by what is read of them: their text, and their details behind it.
+    """Where items lie by what is read of them.
 
-    Details are kept apart because in one mean a long description drowns the title.
+    Parts are kept apart for tastes because in one mean a long description, or many categories, drown the title.
 
     Attributes:
-        texts: of title and category.
-        details: of the rest; None where no item has any.
+        names: of title and category in one.
+        parts: of each part by itself; None where no item has it.
     """
 
-    texts: EmbeddingSpace
-    details: EmbeddingSpace | None
+    names: EmbeddingSpace
+    parts: tuple[EmbeddingSpace | None, ...]
 
     @classmethod
     def fit(cls, states: Vectors) -> "ItemSpaces":
-        """From (n_items, 2, dim) states of text and details, which are zeros where an item has none."""
-        detailed = states[states[:, 1].any(axis=-1), 1]
+        """From (n_items, 1 + n_parts, dim) states of `StateStore.states`."""
+        names, *parts = np.moveaxis(states, 1, 0)
+        there = [part[part.any(axis=-1)] for part in parts]
         return cls(
-            texts=EmbeddingSpace.fit(states[:, 0]), details=EmbeddingSpace.fit(detailed) if len(detailed) else None
+            names=EmbeddingSpace.fit(names),
+            parts=tuple(EmbeddingSpace.fit(part) if len(part) else None for part in there),
         )
 
     def near(self, states: Vectors) -> Vectors:
-        """(..., 2, dim) states -> (..., n) unit vectors of the texts alone; products are cosines."""
-        return self.texts.place(states[..., 0, :])
+        """(..., 1 + n_parts, dim) states -> (..., n) unit vectors of the names; products are cosines."""
+        return self.names.place(states[..., 0, :])
 
     def whole(self, states: Vectors) -> Vectors:
-        """(..., 2, dim) states -> (..., dim or 2 dim) unit vectors of text and details; zeros where there are none."""
-        texts = self.texts.place(states[..., 0, :], None)
-        if self.details is None:
-            return texts
-        there = states[..., 1, :].any(axis=-1, keepdims=True)
-        return np.concatenate([texts, self.details.place(states[..., 1, :], None) * there], axis=-1)
+        """(..., 1 + n_parts, dim) states -> (..., n): a unit vector a part, zeros where an item has none."""
+        placed = [
+            space.place(states[..., 1 + number, :], None) * states[..., 1 + number, :].any(axis=-1, keepdims=True)
+            for number, space in enumerate(self.parts)
+            if space is not None
+        ]
+        return np.concatenate(placed, axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +144,7 @@ class Placed:
     """Items where they are compared.
 
     Attributes:
-        near: (n_items, n_directions) unit vectors in the space of texts.
+        near: (n_items, n_directions) unit vectors in the space of names.
         taste: (n_items, n_factors) unit vectors in the space of tastes; (n_items, 0) where none was learned.
     """
 
@@ -151,7 +156,7 @@ class StateStore(SpanStore[Vectors]):
     """Hidden states of spans (in half precision), and the spaces of the catalogue once they are known.
 
     Attributes:
-        spaces: None compares the states of texts as they are.
+        spaces: None compares the states of names as they are.
         taste: None where the recall stage has no item vectors, or none were shown.
     """
 
@@ -162,7 +167,7 @@ class StateStore(SpanStore[Vectors]):
         self._placed: dict[Key, tuple[Vectors, Vectors]] = {}  # by the key of the longest span of an item
 
     def learn(self, engine: Engine, items: ItemTexts) -> None:
-        """Learns the spaces of texts and details from these items; that of tastes is to be learned anew."""
+        """Learns the spaces of names and parts from these items; that of tastes is to be learned anew."""
         self.spaces = ItemSpaces.fit(self.states(engine, items))
         self.forget_taste()
 
@@ -189,33 +194,40 @@ class StateStore(SpanStore[Vectors]):
             ConfigError: the engine gives no hidden states.
         """
         with self._lock:
-            keys = self._keys(engine, items)
-            for text, details in keys:
-                if (details or text) not in self._placed:  # one by one: in a batch the last bits depend on other rows
-                    self._placed[details or text] = self._place(self._state(text, details))
-            near, taste = zip(*(self._placed[details or text] for text, details in keys), strict=True)
+            placed = []
+            for spans, keys in zip(items.parts, self._keys(engine, items), strict=True):
+                longest = [key for key in keys if key is not None][-1]
+                if longest not in self._placed:  # one by one: in a batch the last bits depend on the other rows
+                    self._placed[longest] = self._place(self._state(spans, keys))
+                placed.append(self._placed[longest])
+        near, taste = zip(*placed, strict=True)
         return Placed(near=np.stack(near), taste=np.stack(taste))
 
     def states(self, engine: Engine, items: ItemTexts) -> Vectors:
-        """(n_items, 2, dim) states of text and details, zeros where an item has none.
+        """(n_items, 1 + n_parts, dim): of title and category in one, then of each part, zeros where an item has none.
 
         Raises:
             ConfigError: the engine gives no hidden states.
         """
         with self._lock:
-            return np.stack([self._state(text, details) for text, details in self._keys(engine, items)])
+            keys = self._keys(engine, items)
+            return np.stack([self._state(*one) for one in zip(items.parts, keys, strict=True)])
 
-    def _keys(self, engine: Engine, items: ItemTexts) -> list[tuple[Key, Key | None]]:
-        """Keys of the spans of text and details, under all of which there are states now."""
-        pairs = list(zip(items.texts, items.details, strict=True))
-        # Side by side, for engines that compute what spans begin with alike once.
-        (keys,) = self._known(engine, [(items.prefix, [span for pair in pairs for span in pair if span is not None])])
+    def _keys(self, engine: Engine, items: ItemTexts) -> list[list[Key | None]]:
+        """Per item the keys of its spans, under which there are states now."""
+        # Spans of one item side by side, for engines that compute what spans begin with alike once.
+        spans = [span for parts in items.parts for span in parts if span is not None]
+        (keys,) = self._known(engine, [(items.prefix, spans)])
         rest = iter(keys)
-        return [(next(rest), None if details is None else next(rest)) for _, details in pairs]
+        return [[None if span is None else next(rest) for span in parts] for parts in items.parts]
 
-    def _state(self, text: Key, details: Key | None) -> Vectors:
-        state = self._values[text].astype(np.float32)
-        return np.stack([state, np.zeros_like(state) if details is None else self._values[details].astype(np.float32)])
+    def _state(self, spans: Sequence[CandidateSpan | None], keys: Sequence[Key | None]) -> Vectors:
+        """(1 + n_parts, dim) of one item."""
+        states = [None if key is None else self._values[key].astype(np.float32) for key in keys]
+        lengths = [0 if span is None else len(span.sequence) - span.scored_from for span in spans]
+        named = [(length, state) for length, state in zip(lengths[:_NAMES], states, strict=False) if state is not None]
+        name = sum((length * state for length, state in named), np.float32(0)) / sum(length for length, _ in named)
+        return np.stack([name, *(np.zeros_like(name) if state is None else state for state in states)])
 
     def _place(self, state: Vectors) -> tuple[Vectors, Vectors]:
         if self.spaces is None:
@@ -251,11 +263,11 @@ class StateStore(SpanStore[Vectors]):
             store._values = dict(zip(keys, arrays["states"], strict=True))
             spaces = {
                 name: EmbeddingSpace(centre=arrays[f"{name}_centre"], basis=arrays[f"{name}_basis"])
-                for name in ("texts", "details")
+                for name in ("names", *TEXT_PARTS)
                 if f"{name}_centre" in arrays
             }
             if spaces:
-                store.spaces = ItemSpaces(texts=spaces["texts"], details=spaces.get("details"))
+                store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
             if "weights" in arrays:
                 store.taste = TasteSpace(weights=arrays["weights"])
         return store
@@ -270,5 +282,7 @@ class StateStore(SpanStore[Vectors]):
 
 
 def _named(spaces: ItemSpaces | None) -> dict[str, EmbeddingSpace]:
-    named = {} if spaces is None else {"texts": spaces.texts, "details": spaces.details}
-    return {name: space for name, space in named.items() if space is not None}
+    if spaces is None:
+        return {}
+    parts = zip(TEXT_PARTS, spaces.parts, strict=True)
+    return {"names": spaces.names, **{name: space for name, space in parts if space is not None}}

@@ -18,7 +18,7 @@ from reranker.scoring import (
 )
 from reranker.scoring.embedding import NEWEST, nearness
 from reranker.scoring.space import EmbeddingSpace, TasteSpace, unit
-from reranker.types import ScoringRequest
+from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
 from tests.scoring.readers import renderer
@@ -153,7 +153,7 @@ def test_only_chosen_items_teach_tastes() -> None:
     assert not scoring.score_components([later])[0][:, 5:].any()
 
 
-def test_details_tell_tastes_and_not_nearness() -> None:
+def test_descriptions_tell_tastes_and_not_nearness() -> None:
     """Titles say nothing here, the words of the descriptions tell two groups of users apart."""
     scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
     words = ("zorblax", "mipfen")
@@ -166,27 +166,39 @@ def test_details_tell_tastes_and_not_nearness() -> None:
     np.testing.assert_array_equal(components[:, :5], components[[0, 0, 0], :5])
 
 
-def test_items_whose_texts_are_alike_keep_their_own_details() -> None:
+def test_items_whose_titles_are_alike_keep_their_own_descriptions() -> None:
     engine = WatchedEngine(dim=64)
     scoring = EmbeddingScoring(engine, renderer())
     items = [{"title": "same", "description": word} for word in ("zorblax", "mipfen", "", "zorblax")]
     states = scoring.states.states(engine, renderer().item_texts(items))
-    assert engine.states_read == 3  # the text and two descriptions
-    np.testing.assert_array_equal(states[1:, 0], states[:-1, 0])
+    assert engine.states_read == 3  # the title and two descriptions
+    np.testing.assert_array_equal(states[1:, :2], states[:-1, :2])
     np.testing.assert_array_equal(states[0], states[3])
-    assert (states[0, 1] != states[1, 1]).any() and not states[2, 1].any()
+    assert (states[0, 3] != states[1, 3]).any() and not states[2, 3].any()
+    assert not states[:, 2].any()  # no category
 
 
-def test_the_state_of_details_is_that_of_their_tokens() -> None:
-    """Of the whole span only the positions of the details count; the text before them is read, too."""
-    engine = ScriptedEngine(dim=64)
-    texts = renderer().item_texts([{"title": "abc", "category": "d", "description": "efgh"}])
-    (text,), (whole,) = texts.texts, texts.details
-    assert renderer().tokenizer.decode(text.sequence.token_ids.tolist()) == " abc (d)\n"
-    assert renderer().tokenizer.decode(whole.sequence.token_ids.tolist()) == " abc (d): efgh\n"
-    assert len(whole.sequence) - whole.scored_from == len(": efgh")
-    assert renderer().item_texts([{"title": "abc"}]).details == (None,)
-    assert engine.span_states([ScoringRequest(prefix=texts.prefix, candidates=(whole,))])[0].any()
+def test_parts_are_read_one_behind_the_other() -> None:
+    made = renderer()
+    texts = made.item_texts([{"title": "abc", "category": "d", "description": "efgh"}, {"title": "abc"}])
+    full, bare = texts.parts
+    decoded = [made.tokenizer.decode(span.sequence.token_ids.tolist()) for span in full]
+    assert decoded == [" abc\n", " abc (d)\n", " abc (d): efgh\n"]
+    scored = [len(span.sequence) - span.scored_from for span in full]
+    assert scored == [len(" abc"), len(" (d)"), len(": efgh")]  # each follows a token of the part
+    assert bare[1:] == (None, None)
+    assert [len(span.sequence) for span in texts.longest] == [len(" abc (d): efgh") + 1, len(" abc") + 1]
+
+
+def test_a_name_is_the_mean_over_title_and_category() -> None:
+    """What it would be if both were read as one span."""
+    engine, made = ScriptedEngine(dim=64), renderer()
+    texts = made.item_texts([{"title": "zorblax", "category": "mipfen", "description": "quxard"}])
+    span = texts.parts[0][1]
+    whole = CandidateSpan(sequence=span.sequence)
+    expected = engine.span_states([ScoringRequest(prefix=texts.prefix, candidates=(whole,))])[0][0]
+    name = EmbeddingScoring(engine, made).states.states(engine, texts)[0, 0]
+    np.testing.assert_allclose(name, expected, atol=2e-3)  # states are kept in half precision
 
 
 def test_tastes_need_the_catalogue() -> None:
@@ -200,12 +212,12 @@ def test_unit_leaves_zeros() -> None:
     np.testing.assert_allclose(scaled, [[0.6, 0.8], [0, 0]], atol=1e-7)
 
 
-@pytest.mark.parametrize("details", [False, True])
-def test_round_trip(tmp_path, details: bool) -> None:
+@pytest.mark.parametrize("described", [False, True])
+def test_round_trip(tmp_path, described: bool) -> None:
     engine = WatchedEngine()
     before = EmbeddingScoring(engine, renderer())
     one = one_list(5, candidates=20)
-    if details:
+    if described:
         one = replace(one, candidates=[{**item, "description": f"of {item['title']}"} for item in one.candidates])
     items = [*one.history, *one.candidates]
     before.learn(items)
