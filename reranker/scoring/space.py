@@ -224,7 +224,7 @@ class StateStore(SpanStore[Vectors]):
     def _state(self, spans: Sequence[CandidateSpan | None], keys: Sequence[Key | None]) -> Vectors:
         """(1 + n_parts, dim) of one item."""
         states = [None if key is None else self._values[key].astype(np.float32) for key in keys]
-        lengths = [0 if span is None else len(span.sequence) - span.scored_from for span in spans]
+        lengths = [0 if span is None else max(1, len(span.sequence) - span.scored_from) for span in spans]
         named = [(length, state) for length, state in zip(lengths[:_NAMES], states, strict=False) if state is not None]
         name = sum((length * state for length, state in named), np.float32(0)) / sum(length for length, _ in named)
         return np.stack([name, *(np.zeros_like(name) if state is None else state for state in states)])
