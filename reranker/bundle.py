@@ -39,7 +39,7 @@ from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, read_table, write_table
 from reranker.types import ModelInfo
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MANIFEST = "bundle.yaml"
 _STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
