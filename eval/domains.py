@@ -1,8 +1,12 @@
 """The experiments' domains: a folder each, with interactions.parquet and items.parquet."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import typer
+
 from reranker.errors import DataError
+from reranker.evaluation import Fold
 from reranker.hub import load_dataset
 from reranker.tables import TIMESTAMP, Dataset
 
@@ -52,3 +56,14 @@ def load_domain(data: Path, name: str) -> Dataset:
     if name in UNORDERED:
         return Dataset(interactions=loaded.interactions.drop(columns=TIMESTAMP), items=loaded.items, domain=name)
     return loaded
+
+
+def folds_left(datasets: Iterable[Dataset], cut: Callable[[Dataset], Fold], split: str) -> list[Fold]:
+    """`cut` of the domains that the split leaves a test fold; the others are named on stderr."""
+    folds: list[Fold] = []
+    for data in datasets:
+        try:
+            folds.append(cut(data))
+        except DataError as error:  # an empty test fold, or no order in time
+            typer.echo(f"{data.domain}: left out of {split}: {error}", err=True)
+    return folds

@@ -14,7 +14,7 @@ import typer
 
 from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
-from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
+from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
 from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig, default_read_out
 from reranker.errors import ConfigError, DataError
@@ -26,6 +26,7 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
+from reranker.tables import Dataset
 
 LEARNED = ("llm", "fused", "served")
 TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
@@ -52,15 +53,15 @@ def main(
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
 ) -> None:
     """Judges the variants against each other, the recall order and the linear control."""
-    asked = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
+    texts = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
     beside = bool(variant) if untrained is None else untrained
-    variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + asked)]
+    variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + texts)]
     names = [one.name for one in variants]
     duels = [(name, UNTRAINED) for name in names[1:]] if beside else []
     duels += [_duel(one, names) for one in rival or ()]
     folds = _folds(data, domains, split, support, users)
-    environment = {"variants": asked, "split": split, "support": support, "users": users}
-    judge(folds, variants, duels, out, fit_users, environment)
+    asked = {"variants": texts, "split": split, "support": support, "users": users}
+    judge(folds, variants, duels, out, fit_users, asked)
 
 
 def judge(
@@ -106,17 +107,15 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _folds(data: Path | None, domains: str, split: str, support: int, users: int) -> list[Fold]:
-    """Of the domains that were asked for; else of all that the split leaves a test fold, and the others are named."""
+    """Of the domains that were asked for; else of all that the split leaves a test fold."""
     asked = [name for name in domains.split(",") if name]
     names = asked or [*(ordered_domains(data) if data else ()), PROPOSED]
-    folds = []
-    for name in names:
-        try:
-            folds.append(fold(data, name, split, support, users))
-        except DataError as error:
-            if asked:
-                raise
-            typer.echo(f"{name}: left out of {split}: {error}", err=True)
+    datasets = [_load(data, name) for name in names]
+
+    def cut(loaded: Dataset) -> Fold:
+        return _cut(loaded, split, support, users)
+
+    folds = list(map(cut, datasets)) if asked else folds_left(datasets, cut, split)
     if not folds:
         raise DataError(f"--split {split} leaves none of {', '.join(names)} a test fold; the reasons are above")
     return folds
@@ -129,12 +128,18 @@ def fold(data: Path | None, name: str, split: str, support: int = 1, users: int 
         ConfigError: no folder for a domain that does not come with the product.
         DataError: there is no such domain, or its test fold is empty.
     """
+    return _cut(_load(data, name), split, support, users)
+
+
+def _load(data: Path | None, name: str) -> Dataset:
     if name == PROPOSED:
-        loaded = load_dataset(PROPOSED, domain=PROPOSED)
-    elif data is None:
+        return load_dataset(PROPOSED, domain=PROPOSED)
+    if data is None:
         raise ConfigError(f"{name} needs --data, the folder that holds {name}/interactions.parquet")
-    else:
-        loaded = load_domain(data, *chosen_domains(data, name))
+    return load_domain(data, *chosen_domains(data, name))
+
+
+def _cut(loaded: Dataset, split: str, support: int, users: int) -> Fold:
     whole = SPLITS[split](loaded, support)
     return whole.sample_users(users) if users else whole
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from candidate_gen import ALSRecall
-from eval.domains import FAMILIES, chosen_domains, load_domain
+from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain
 from reranker.config import RerankerConfig, default_read_out
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, evaluate
@@ -26,6 +26,7 @@ from reranker.evaluation.splits import SPLITS, default_split
 from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
 from reranker.evaluation.table import comparison_table, gain_matrix, length_table
 from reranker.reader import engine_of
+from reranker.tables import Dataset
 
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")
 ZERO_SHOT = ("recall", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")
@@ -114,16 +115,12 @@ def _folds(data: Path, names: Sequence[str], split: str, support: int, users: in
 
     Domains without order take a random item where the split is leave-last; the fold's label says so.
     """
-    folds: list[Fold] = []
-    for name in names:
-        loaded = load_domain(data, name)
-        try:
-            fold = SPLITS[default_split(loaded) if split == "leave-last" else split](loaded, support)
-        except DataError as error:  # an empty test fold, or no order in time
-            _say(f"{name}: left out of {split}: {error}")
-        else:
-            folds.append(fold if users is None else fold.sample_users(users))
-    return folds
+
+    def cut(loaded: Dataset) -> Fold:
+        fold = SPLITS[default_split(loaded) if split == "leave-last" else split](loaded, support)
+        return fold if users is None else fold.sample_users(users)
+
+    return folds_left((load_domain(data, name) for name in names), cut, split)
 
 
 def _relabelled(fold: Fold, users: int) -> Fold:
