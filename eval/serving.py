@@ -8,9 +8,9 @@ after the clock has stopped: what the client does then is not the server's. Wher
 a request is printed, and how long it waited for a processor that something else had.
 
 With the real model, 16 clients at once are compared with one after another, in turns, after every list was read once:
-titles' priors are computed at first sight and kept, so the way that went first would pay for both. So for the default
-read-out, where the model has read every item before, and for likelihoods, which it reads for every list. Writes
-DIR/serving.json and exits 0 when it ran.
+titles' priors are computed at first sight and kept, so the way that went first would pay for both. The target is for
+likelihoods, which the model reads for every list. By the default read-out it has read every item before: what company
+gains there is the endpoint's own, and is told beside it. Writes DIR/serving.json and exits 0 when it ran.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from eval.checks import Check, machine, report
 from reranker import Reranker, load_dataset
 
 CLIENTS, LIST_LENGTH = 16, 50
-REAL = {"default read-out": {}, "likelihood": {"scoring": "likelihood"}}
+REAL = {"default": {}, "likelihood": {"scoring": "likelihood"}}  # bundles of the real model, and their settings
 LENGTH = re.compile(rb"content-length: (\d+)")
 LOOP_TIMES = ("at work", "kept from a processor")
 PROGRAM = "from reranker.cli import main; main()"
@@ -60,24 +60,17 @@ def main(
         rows = np.array(asyncio.run(_ask(url, bodies[:requests], CLIENTS))[1])
         loop = (_loop_times(process) - before) / requests
     overhead, worked = 1000 * rows[:, 0] - rows[:, 1] - rows[:, 2], rows[:, 2]
-    asked = {"default read-out": requests, "likelihood": real}
-    gains = {name: _gain_of_company(work / name, bodies[:number]) for name, number in asked.items()}
+    known, read = (
+        _gain_of_company(work / name, bodies[:number]) for name, number in (("default", requests), ("likelihood", real))
+    )
     checks = [
         _at_most("overhead at 16 clients, p50", float(np.quantile(overhead, 0.5)), 5.0),
         _at_most("overhead at 16 clients, p99", float(np.quantile(overhead, 0.99)), 25.0),
         _told("batch in the engine's thread, p50", float(np.median(worked))),
         _told("latency at 16 clients, p50", float(1000 * np.median(rows[:, 0]))),
         *(_told(f"event loop, a request: {what}", float(ms)) for what, ms in zip(LOOP_TIMES, loop, strict=False)),
-        *(
-            Check(
-                name=f"real model, {name}: 16 at once over one by one",
-                value=gain,
-                target=">= 2",
-                passed=gain >= 2,
-                unit="x",
-            )
-            for name, gain in gains.items()
-        ),
+        Check(name="real model: 16 at once over one by one", value=read, target=">= 2", passed=read >= 2, unit="x"),
+        _told("default read-out, no pass of the model: 16 at once over one by one", known, "x"),
     ]
     environment = machine(("reranker", "fastapi", "uvicorn", "torch"), clients=CLIENTS, candidates=LIST_LENGTH)
     report(checks, out / "serving.json", environment, typer.echo)
@@ -184,8 +177,8 @@ def _at_most(name: str, value: float, bound: float) -> Check:
     return Check(name=name, value=value, target=f"<= {bound:g}", passed=value <= bound, unit="ms")
 
 
-def _told(name: str, value: float) -> Check:
-    return Check(name=name, value=value, target="", passed=True, unit="ms")
+def _told(name: str, value: float, unit: str = "ms") -> Check:
+    return Check(name=name, value=value, target="", passed=True, unit=unit)
 
 
 if __name__ == "__main__":
