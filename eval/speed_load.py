@@ -99,7 +99,7 @@ class Lists:
 
 def least_work(requests: Sequence[ScoringRequest], readout: str) -> Work:
     """What `Work` says, of these requests."""
-    rows = [row for one in requests for row in pack(one, 0, ENDLESS, labels=readout != LIKELIHOOD)]
+    rows = [row for one in requests for row in pack(one, 0, ENDLESS, labels=readout != LIKELIHOOD, group_nodes=ENDLESS)]
     return Work(tokens=sum(map(len, rows)), reads=sum(len(row.reads) for row in rows))
 
 

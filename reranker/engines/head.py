@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 _ROWS = 512  # states whose logits are held at once
-_COLUMNS = {"cpu": 8192}  # tokens whose logits are held at once: 16 MB in float32, which a large cache holds
+_COLUMNS = {"cpu": 2048}  # tokens whose logits are held at once: 4 MB in float32, which a cache holds
 _MANY_COLUMNS = 32768
 
 

@@ -8,33 +8,39 @@ import torch
 from numpy.typing import NDArray
 
 from reranker.engines.head import head_of
+from reranker.engines.packed_attention import (
+    FULL,
+    SLIDING,
+    AttentionKind,
+    attending,
+    planned,
+    use_packed_attention,
+)
 from reranker.engines.packing import PackedRow
 from reranker.errors import ModelError
 from reranker.types import IntArray, TokenSequence
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-
 
 class PackedLM:
-    """A causal LM that takes 4D attention masks.
+    """A causal LM that attends as packed rows need.
 
     Args:
         lm: a loaded transformers causal LM.
         device: where it is.
 
     Raises:
-        ModelError: its attention is of a kind that a mask cannot describe.
+        ModelError: its attention is of a kind that rows cannot be packed for.
     """
 
     def __init__(self, lm: Any, device: torch.device) -> None:
-        config = lm.config.get_text_config()
-        self._config = config
+        self._config = lm.config.get_text_config()
         self._trunk = lm.base_model
         self._embeddings = lm.get_input_embeddings()
         self._head = head_of(lm)
         self._device = device
-        self._layer_types = _layer_types(config)
-        self._window = int(getattr(config, "sliding_window", None) or 0)
+        self._attention = _attention_of(lm)
+        self._mixed = len(self._attention.layers) > 1
+        use_packed_attention(lm)
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +106,7 @@ class PackedLM:
         """
         from transformers import DynamicCache
 
-        cache = DynamicCache()  # without the config: layers of a sliding window, too, keep everything for the masks
+        cache = DynamicCache()  # without the config: layers of a sliding window, too, keep everything
         embeddings = self._input(sequence)
         if vectors is not None and not sequence.is_plain:
             embeddings[self._tensor(sequence.vector_positions)] = vectors.to(embeddings)
@@ -125,27 +131,23 @@ class PackedLM:
         self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Any = None
     ) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
-        longest, begin = max(map(len, rows)), 0 if behind is None else behind.get_seq_length()
-        embeddings = self._embeddings.weight.new_zeros((len(rows), longest, self._embeddings.weight.shape[1]))
-        positions = np.zeros((len(rows), longest), dtype=np.int64)
-        visible = np.zeros((len(rows), 1, longest, begin + longest), dtype=np.bool_)
-        visible[..., : max(begin, 1)] = True  # padding needs something to attend to, or it makes NaN
-        for number, row in enumerate(rows):
-            whole = TokenSequence.concatenate([row.prefix, row.nodes])
-            embeddings[number, : len(row)] = self._input(whole)
-            if vectors is not None and not whole.is_plain:
-                embeddings[number, self._tensor(whole.vector_positions)] = vectors[number].to(embeddings)
-            positions[number, : len(row)] = begin + row.positions
-            visible[number, 0, : len(row), begin : begin + len(row)] = row.visible()
-        states = self._trunk(
-            inputs_embeds=embeddings,
-            position_ids=self._tensor(positions),
-            attention_mask=self._masks(visible, positions, embeddings.dtype),
-            past_key_values=None if behind is None else _repeated(behind, len(rows)),
-            use_cache=behind is not None,
-        ).last_hidden_state
-        flat = [number * longest + len(row.prefix) + row.reads for number, row in enumerate(rows)]
-        selected: torch.Tensor = states.flatten(0, 1)[self._tensor(np.concatenate(flat))]
+        begin = 0 if behind is None else behind.get_seq_length()
+        whole = TokenSequence.concatenate([part for row in rows for part in (row.prefix, row.nodes)])
+        embeddings = self._input(whole)
+        if vectors is not None and not whole.is_plain:
+            embeddings[self._tensor(whole.vector_positions)] = torch.cat(list(vectors)).to(embeddings)
+        nothing = embeddings.new_zeros((1, 1, 1, 1))  # masks are the plan's; without any, transformers would make one
+        with attending(planned(rows, begin, self._attention, self._device)):
+            states = self._trunk(
+                inputs_embeds=embeddings[None],
+                position_ids=self._tensor(np.concatenate([begin + row.positions for row in rows]))[None],
+                attention_mask=dict.fromkeys(self._attention.layers, nothing) if self._mixed else nothing,
+                past_key_values=None if behind is None else _copied(behind),
+                use_cache=behind is not None,
+            ).last_hidden_state[0]
+        nodes = np.cumsum([0] + [len(row) for row in rows])[:-1] + [len(row.prefix) for row in rows]
+        flat = [begin + row.reads for begin, row in zip(nodes, rows, strict=True)]
+        selected: torch.Tensor = states[self._tensor(np.concatenate(flat))]
         return selected
 
     def _input(self, sequence: TokenSequence) -> torch.Tensor:
@@ -154,41 +156,18 @@ class PackedLM:
             embeddings[self._tensor(sequence.vector_positions)] = torch.from_numpy(sequence.vectors).to(embeddings)
         return embeddings
 
-    def _masks(
-        self, visible: NDArray[np.bool_], positions: NDArray[np.int64], dtype: torch.dtype
-    ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Additive masks of the shape of `visible`: one, or one for each kind of layer.
-
-        Args:
-            visible: (rows, 1, longest, begin + longest), behind `begin` tokens that all rows share.
-            positions: (rows, longest).
-        """
-        full = self._additive(visible, dtype)
-        if _SLIDING not in self._layer_types:
-            return full
-        shared = np.tile(np.arange(visible.shape[-1] - positions.shape[1]), (len(positions), 1))
-        near = positions[:, None, :, None] - np.concatenate([shared, positions], axis=1)[:, None, None] < self._window
-        near[..., 0] |= ~(visible & near).any(axis=-1)
-        sliding = self._additive(visible & near, dtype)
-        return {_FULL: full, _SLIDING: sliding} if _FULL in self._layer_types else sliding
-
-    def _additive(self, visible: NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
-        """0 where visible, the dtype's minimum elsewhere: SDPA on a CPU is faster with it than with booleans."""
-        mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
-        return mask.masked_fill_(self._tensor(~visible), torch.finfo(dtype).min)
-
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
 
 
-def _repeated(cache: Any, rows: int) -> Any:
-    """A KV cache of one row for several."""
+def _copied(cache: Any) -> Any:
+    """A KV cache that can grow without the other."""
     from transformers import DynamicCache
 
-    repeated = DynamicCache()
+    copied = DynamicCache()
     for number, layer in enumerate(cache.layers):
-        repeated.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
-    return repeated
+        copied.update(layer.keys, layer.values, number)
+    return copied
 
 
 def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:
@@ -197,18 +176,26 @@ def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:
     return soft
 
 
-def _layer_types(config: Any) -> frozenset[str]:
-    """Which kinds of attention the layers have.
+def _attention_of(lm: Any) -> AttentionKind:
+    """What attention the layers have.
 
     Raises:
-        ModelError: a kind that a mask over positions does not describe (linear attention, chunks).
+        ModelError: a kind that cannot be packed (linear attention, chunks, attention that transformers does not route).
     """
-    default = _SLIDING if getattr(config, "sliding_window", None) else _FULL
-    kinds = frozenset(getattr(config, "layer_types", None) or [default])
-    unknown = kinds - {_FULL, _SLIDING}
+    config = lm.config.get_text_config()
+    window = int(getattr(config, "sliding_window", None) or 0)
+    layers = frozenset(getattr(config, "layer_types", None) or [SLIDING if window else FULL])
+    unknown = ", ".join(sorted(layers - {FULL, SLIDING}))
+    if not unknown and not lm._supports_attention_backend:
+        unknown = "its own attention in its"
     if unknown:
         raise ModelError(
-            f"the torch engine cannot pack a model with {', '.join(sorted(unknown))} layers "
-            f"({config.model_type}); use engine='vllm'"
+            f"the torch engine cannot pack a model with {unknown} layers ({config.model_type}); use engine='vllm'"
         )
-    return kinds
+    heads = config.num_attention_heads
+    return AttentionKind(
+        layers=layers,
+        window=window,
+        queries=heads // (getattr(config, "num_key_value_heads", None) or heads),
+        dtype=lm.dtype,
+    )

@@ -1,8 +1,9 @@
-"""One request -> packed rows: the prefix once, then all candidates as a tree of tokens that share beginnings.
+"""One request -> packed rows: the prefix once, then all candidates as trees of tokens that share beginnings.
 
 A row is [prefix | node | node | ...]. A node sees the prefix, its ancestors and itself, and its position continues the
 prefix at its depth, so each path from the root reads exactly like one prompt of its own. Candidates that begin alike
-("\\n- The ...") share the nodes of the common beginning: the same numbers, computed once.
+("\\n- The ...") share the nodes of the common beginning: the same numbers, computed once. Nodes stand in small groups,
+a tree each, so that attention is computed within groups.
 
 Candidates are laid out in the order of their content, not of the request. Shuffled candidates therefore make the same
 row, bit for bit, and get the same scores.
@@ -18,18 +19,20 @@ from reranker.types import IntArray, ScoringRequest, TokenSequence
 
 _FIRST_VECTOR = 1 << 40  # symbols below are token ids, from here on they number the distinct vectors
 _ABSENT = -1
+GROUP_NODES = 64  # smaller groups share less, larger ones attend to more of what they do not see
 
 BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedRow:
-    """A prefix and the token tree of some of its candidates.
+    """A prefix and the token trees of some of its candidates.
 
     Attributes:
         request: index of the request in the batch.
         prefix: the shared prefix.
-        nodes: (n_nodes,) the tree's tokens and vectors; parents come before children.
+        nodes: (n_nodes,) the trees' tokens and vectors; parents come before children.
+        groups: (n_groups + 1,) where the trees begin among the nodes, and where the last one ends.
         depths: (n_nodes,) 0 for children of the prefix.
         parents: (n_nodes,) node index of the parent, -1 for the prefix.
         reads: (n_reads,) nodes whose next-token distribution is wanted, ascending.
@@ -41,6 +44,7 @@ class PackedRow:
     request: int
     prefix: TokenSequence
     nodes: TokenSequence
+    groups: IntArray
     depths: IntArray
     parents: IntArray
     reads: IntArray
@@ -56,30 +60,34 @@ class PackedRow:
         """(len,) position of each token in its own prompt: what rotary embeddings are given."""
         return np.concatenate([np.arange(len(self.prefix)), len(self.prefix) + self.depths])
 
-    def visible(self) -> BoolArray:
-        """(len, len) True where the row's token attends to the column's token."""
-        start = len(self.prefix)
-        mask = np.zeros((len(self), len(self)), dtype=np.bool_)
-        mask[:start, :start] = np.tri(start, dtype=np.bool_)
-        mask[start:, :start] = True
-        tree = mask[start:, start:]
-        for depth in range(int(self.depths.max(initial=-1)) + 1):
-            level = np.flatnonzero(self.depths == depth)
-            if depth:
-                tree[level] = tree[self.parents[level]]
-            tree[level, level] = True
+    @property
+    def is_chain(self) -> bool:
+        """Whether each node follows the one before it: the row is one plain prompt."""
+        return bool((self.parents == np.arange(-1, len(self.nodes) - 1)).all())
+
+    def visible(self, group: int) -> BoolArray:
+        """(n, n) True where the row's node of this group attends to the column's node of it."""
+        begin, end = self.groups[group : group + 2]
+        depths, parents = self.depths[begin:end], self.parents[begin:end] - begin
+        mask = np.eye(end - begin, dtype=np.bool_)
+        for depth in range(1, int(depths.max(initial=0)) + 1):
+            level = np.flatnonzero(depths == depth)
+            mask[level] |= mask[parents[level]]
         return mask
 
 
-def pack(request: ScoringRequest, number: int, max_nodes: int, *, labels: bool) -> Iterator[PackedRow]:
+def pack(
+    request: ScoringRequest, number: int, max_nodes: int, *, labels: bool, group_nodes: int = GROUP_NODES
+) -> Iterator[PackedRow]:
     """Rows of at most about `max_nodes` candidate tokens; a single longer candidate gets a row of its own.
 
     Args:
         request: the prefix and its candidates.
         number: index of the request, carried along.
-        max_nodes: bound on the tree of one row, and with it on memory.
+        max_nodes: bound on the nodes of one row, and with it on memory.
         labels: True reads the distribution after each candidate's last token, False that of every scored token. The
             last token of a likelihood span is only predicted, never read, so it takes no node.
+        group_nodes: bound on the nodes of one group; the longest candidate's, if it has more.
     """
     sequences = [candidate.sequence for candidate in request.candidates]
     symbols, vectors = _symbols(sequences)
@@ -87,23 +95,30 @@ def pack(request: ScoringRequest, number: int, max_nodes: int, *, labels: bool) 
     starts = np.array([candidate.scored_from for candidate in request.candidates])
     order = np.lexsort((starts, *symbols.T[::-1]))
     used = lengths if labels else lengths - 1
+    group_nodes = max(group_nodes, int(used.max()))
     for chunk in _chunks(order, symbols, used, max_nodes):
-        tree = _Tree(symbols[chunk], used[chunk])
+        trees: list[_Tree] = []
+        begins = [0]
+        for group in _chunks(chunk, symbols, used, group_nodes):
+            trees.append(_Tree(symbols[group], used[group], begins[-1]))
+            begins.append(begins[-1] + len(trees[-1].symbols))
+        grid = np.concatenate([tree.grid for tree in trees])
         if labels:
-            read_nodes, targets = tree.grid[np.arange(len(chunk)), lengths[chunk] - 1], np.zeros(0, dtype=np.int64)
+            read_nodes, targets = grid[np.arange(len(chunk)), lengths[chunk] - 1], np.zeros(0, dtype=np.int64)
             owners = np.arange(len(chunk))
         else:
             column = np.arange(symbols.shape[1])
             scored = (column >= starts[chunk, None]) & (column < lengths[chunk, None])
             owners, columns = np.nonzero(scored)
-            read_nodes, targets = tree.grid[owners, columns - 1], symbols[chunk][owners, columns]
+            read_nodes, targets = grid[owners, columns - 1], symbols[chunk][owners, columns]
         reads, pair_reads = np.unique(read_nodes, return_inverse=True)
         yield PackedRow(
             request=number,
             prefix=request.prefix,
-            nodes=_sequence(tree.symbols, vectors),
-            depths=tree.depths,
-            parents=tree.parents,
+            nodes=_sequence(np.concatenate([tree.symbols for tree in trees]), vectors),
+            groups=np.array(begins),
+            depths=np.concatenate([tree.depths for tree in trees]),
+            parents=np.concatenate([tree.parents for tree in trees]),
             reads=reads,
             pair_reads=pair_reads.reshape(-1),
             pair_targets=targets,
@@ -149,18 +164,23 @@ def _common_length(one: TokenSequence, other: TokenSequence) -> int:
 class _Tree:
     """The distinct beginnings of sequences that are sorted by content.
 
+    Args:
+        symbols: (n_sequences, longest).
+        used: (n_sequences,) how many of them become nodes.
+        begin: number of the first node.
+
     Attributes:
         grid: (n_sequences, longest) node of each position; -1 beyond the end.
         symbols, depths, parents: (n_nodes,), level by level.
     """
 
-    def __init__(self, symbols: IntArray, used: IntArray) -> None:
+    def __init__(self, symbols: IntArray, used: IntArray, begin: int) -> None:
         present = np.arange(symbols.shape[1]) < used[:, None]
         symbols = np.where(present, symbols, _ABSENT)
         new = _is_new(symbols) & present
         columns, rows = np.nonzero(new.T)  # level by level: parents first
         number = np.full(symbols.shape, _ABSENT, dtype=np.int64)
-        number[rows, columns] = np.arange(len(rows))
+        number[rows, columns] = begin + np.arange(len(rows))
         # A position that is not new repeats the last new node above it in its column.
         row_of_node = np.maximum.accumulate(np.where(new, np.arange(len(symbols))[:, None], 0), axis=0)
         self.grid = np.where(present, np.take_along_axis(number, row_of_node, axis=0), _ABSENT)

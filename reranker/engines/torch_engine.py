@@ -30,7 +30,7 @@ from reranker.types import (
 _CPU_BATCH_TOKENS = 1024  # activations stay near the cache; larger batches were slower
 _CUDA_BATCH_TOKENS = 16384
 _PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other threads get a turn
-_ROW_NODES = 1024  # candidate tokens a row: attention cost grows with the square of the row
+_ROW_NODES = 4096  # candidate tokens a row: bounds memory
 
 
 _Read = Callable[[PackedLM, list[PackedRow], Any], list[NDArray[Any]]]
@@ -43,7 +43,7 @@ class TorchEngine:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
         dtype: "bfloat16", "float32" or "auto" (see `precision`).
         device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
-        max_batch_tokens: bound on rows x padded length of one forward pass. None: by device.
+        max_batch_tokens: bound on the tokens of one forward pass. None: by device.
 
     Raises:
         ConfigError: unknown dtype, or a missing package.
@@ -192,12 +192,14 @@ class TorchEngine:
 
 
 def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
-    """Rows of like length together, at most `max_tokens` with padding; a longer row goes alone."""
+    """Rows of like length together, at most `max_tokens`; a longer row goes alone."""
     batch: list[PackedRow] = []
+    tokens = 0
     for row in sorted(rows, key=len, reverse=True):
-        if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
+        if batch and tokens + len(row) > max_tokens:
             yield batch
-            batch = []
+            batch, tokens = [], 0
         batch.append(row)
+        tokens += len(row)
     if batch:
         yield batch

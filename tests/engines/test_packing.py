@@ -13,9 +13,11 @@ from tests.contracts.engine import plain, span
 spans = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=6), min_size=1, max_size=12)
 
 
-def rows_of(candidates: list[list[int]], max_nodes: int = 1000, *, labels: bool = False) -> list[PackedRow]:
+def rows_of(
+    candidates: list[list[int]], max_nodes: int = 1000, *, labels: bool = False, group_nodes: int = 64
+) -> list[PackedRow]:
     request = ScoringRequest(prefix=plain([9, 9]), candidates=tuple(map(span, candidates)))
-    return list(pack(request, 0, max_nodes, labels=labels))
+    return list(pack(request, 0, max_nodes, labels=labels, group_nodes=group_nodes))
 
 
 def path(row: PackedRow, node: int) -> list[int]:
@@ -33,18 +35,37 @@ def test_common_beginnings_are_computed_once() -> None:
     assert row.depths.tolist() == [0, 1, 1]
     assert row.parents.tolist() == [-1, 0, 0]
     assert row.positions.tolist() == [0, 1, 2, 3, 3]
-    assert row.visible().astype(int).tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 1, 0, 1],
-    ]
+    assert row.groups.tolist() == [0, 3]
+    assert row.visible(0).astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
 
 
-@given(spans)
-def test_each_pair_reads_the_path_before_its_target(candidates: list[list[int]]) -> None:
-    (row,) = rows_of(candidates)
+def test_a_group_takes_no_more_than_its_bound() -> None:
+    """The second group computes the common 1 anew."""
+    (row,) = rows_of([[1, 2, 3], [1, 4, 3], [1, 5, 6]], group_nodes=3)
+    assert row.nodes.token_ids.tolist() == [1, 2, 4, 1, 5]
+    assert row.groups.tolist() == [0, 3, 5]
+    assert row.parents.tolist() == [-1, 0, 0, -1, 3]
+    assert row.visible(1).astype(int).tolist() == [[1, 0], [1, 1]]
+
+
+@given(spans, st.integers(1, 8))
+def test_groups_see_paths(candidates: list[list[int]], group_nodes: int) -> None:
+    (row,) = rows_of(candidates, group_nodes=group_nodes)
+    seen: list[list[int]] = []
+    for group, begin in enumerate(row.groups[:-1]):
+        seen += [list(row.nodes.token_ids[begin + np.flatnonzero(one)]) for one in row.visible(group)]
+        assert len(row.visible(group)) <= max(group_nodes, 5)
+    assert seen == [path(row, node) for node in range(len(row.nodes))]
+
+
+def test_one_candidate_is_a_chain() -> None:
+    assert rows_of([[1, 2, 3]])[0].is_chain and rows_of([[1, 2, 3], [1, 2, 4]])[0].is_chain
+    assert not rows_of([[1, 2, 3], [1, 3, 4]])[0].is_chain
+
+
+@given(spans, st.integers(1, 8))
+def test_each_pair_reads_the_path_before_its_target(candidates: list[list[int]], group_nodes: int) -> None:
+    (row,) = rows_of(candidates, group_nodes=group_nodes)
     found: dict[int, list[tuple[list[int], int]]] = {}
     for read, target, owner in zip(row.pair_reads, row.pair_targets, row.pair_candidates, strict=True):
         found.setdefault(int(owner), []).append((path(row, int(row.reads[read])), int(target)))
@@ -53,9 +74,9 @@ def test_each_pair_reads_the_path_before_its_target(candidates: list[list[int]])
         assert sorted(found[number]) == sorted(expected)
 
 
-@given(spans)
-def test_labels_read_the_whole_span(candidates: list[list[int]]) -> None:
-    (row,) = rows_of(candidates, labels=True)
+@given(spans, st.integers(1, 8))
+def test_labels_read_the_whole_span(candidates: list[list[int]], group_nodes: int) -> None:
+    (row,) = rows_of(candidates, labels=True, group_nodes=group_nodes)
     pairs = zip(row.pair_reads, row.pair_candidates, strict=True)
     whole = {int(owner): path(row, int(row.reads[read])) for read, owner in pairs}
     assert whole == dict(enumerate(candidates))
@@ -67,7 +88,7 @@ def test_shuffled_candidates_make_the_same_row(candidates: list[list[int]], rand
     random.shuffle(shuffled)
     (first,), (second,) = rows_of(candidates), rows_of(shuffled)
     assert (first.nodes.token_ids == second.nodes.token_ids).all()
-    assert (first.visible() == second.visible()).all()
+    assert (first.parents == second.parents).all() and (first.groups == second.groups).all()
     assert (first.reads == second.reads).all()
 
 
