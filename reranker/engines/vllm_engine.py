@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
 
@@ -29,7 +29,17 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm_arguments import LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, TAIL_ROWS, UNREAD
+from reranker.engines.vllm_arguments import (
+    FOLLOWERS,
+    KEPT,
+    LAST_TOKEN,
+    LENGTH,
+    SCORED_FROM,
+    STATES,
+    TAIL,
+    TAIL_ROWS,
+    UNREAD,
+)
 from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import EngineError, ModelError
@@ -49,6 +59,7 @@ class _Prompt:
     own: list[int]  # the candidate's
     scored_from: int  # within `own`
     arguments: dict[str, Any]  # SamplingParams.extra_args
+    first: float = 0.0  # log p of a scored token that was read with the prefix, in nats
 
     @property
     def start(self) -> int:
@@ -123,10 +134,12 @@ class VLLMEngine:
         if problems:
             logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
         self._llm.collective_rpc("reranker_fuse_norms")
+        self._llm.collective_rpc("reranker_keep_memory")
         self._tails = count()
-        self._kept_states = count()
+        self._kept = count()
         cache = self._llm.llm_engine.vllm_config.cache_config
         self._block = cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0
+        self._reads_firsts = self._reads_spans and bool(self._block)  # else each candidate computes the last block
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -140,7 +153,7 @@ class VLLMEngine:
         results = []
         with self._lock:
             for group in self._groups(requests):
-                sums = iter(self._sums(self._prompts(group)))
+                sums = iter(self._sums(self._prompts(group, likelihood=True)))
                 for request in group:
                     results.append(
                         SpanScores(
@@ -274,33 +287,58 @@ class VLLMEngine:
             self._slots.load([sequence for member in group for sequence in _sequences(member)])
             yield group
 
-    def _prompts(self, group: Sequence[ScoringRequest]) -> list[_Prompt]:
+    def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[_Prompt]:
         """A prompt a candidate. What all candidates of a request begin with joins its prefix.
 
-        Prefixes that do not fill their last cache block are computed before the candidates.
+        Prefixes that do not fill their last cache block are computed before the candidates. For likelihoods, the first
+        scored token of all candidates is read there, too, where scoring starts behind the same tokens for all: no
+        candidate computes the state that it follows again.
         """
-        prefixes, prompts = [], []
+        prefixes: list[_Call] = []
+        prompts: list[_Prompt] = []
+        firsts: dict[int, list[int]] = {}  # number that log-probabilities are kept under -> places among `prompts`
         for request in group:
             owns = [self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
             starts = [candidate.scored_from for candidate in request.candidates]
-            shared = min(_common_length(owns), min(starts) - 1)
+            shared = min(_common_length(owns), min(starts))
+            places = [len(prompts) + place for place, own in enumerate(owns) if len(own) > shared]
+            at_once = likelihood and self._reads_firsts and len(places) > 1 and shared == max(starts)
+            shared -= not at_once and shared == min(starts)
             prefix = self._slots.token_ids(request.prefix) + owns[0][:shared]
             arguments: dict[str, Any] = {}
+            options: dict[str, Any] = {}
             if self._block and len(owns) > 1 and len(prefix) % self._block:
                 arguments = {"kv_transfer_params": {TAIL: next(self._tails), LENGTH: len(prefix)}}
-                prefixes.append((prefix, {"extra_args": arguments | {UNREAD: True}}))
             for own, start in zip(owns, starts, strict=True):
-                prompts.append(
-                    _Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared, arguments=arguments)
-                )
+                scored_from = start - shared + at_once
+                prompts.append(_Prompt(prefix=prefix, own=own[shared:], scored_from=scored_from, arguments=arguments))
+            if at_once:
+                number = next(self._kept)
+                firsts[number] = places
+                followers = [prompts[place].own[0] for place in places]
+                options = {**_LOG_PROBS, "extra_args": {FOLLOWERS: followers, KEPT: number}}
+            if arguments or at_once:
+                extra = options.get("extra_args", {}) | arguments | {UNREAD: True}
+                prefixes.append((prefix, {**options, "extra_args": extra}))
         self._generate(prefixes)
+        for places, values in zip(firsts.values(), self._take(list(firsts)), strict=True):
+            for place, value in zip(places, values.tolist(), strict=True):
+                prompts[place] = replace(prompts[place], first=value)
         return prompts
+
+    def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
+        """What the worker kept under these numbers."""
+        kept = self._loaded().collective_rpc("reranker_take", args=(numbers,))[0] if numbers else []
+        return [np.frombuffer(one, dtype=np.float32) for one in kept]
 
     def _sums(self, prompts: Sequence[_Prompt]) -> list[float]:
         """Σ log p of each prompt's scored tokens."""
         scored = [prompt for prompt in prompts if prompt.scored_from < len(prompt.own)]
         outputs = iter(self._uncached(scored, self._span if self._reads_spans else _plain_span))
-        return [self._sum(prompt, next(outputs)) if prompt.scored_from < len(prompt.own) else 0.0 for prompt in prompts]
+        return [
+            prompt.first + (self._sum(prompt, next(outputs)) if prompt.scored_from < len(prompt.own) else 0.0)
+            for prompt in prompts
+        ]
 
     def _sum(self, prompt: _Prompt, output: Any) -> float:
         rows = output.prompt_logprobs
@@ -314,15 +352,14 @@ class VLLMEngine:
         numbers: dict[int, list[int]] = {id(prompt): [] for prompt in prompts}
 
         def call(prompt: _Prompt) -> _Call:
-            number = next(self._kept_states)
+            number = next(self._kept)
             numbers[id(prompt)].append(number)
             token_ids, options = self._span(prompt)
             return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: number}}
 
         self._uncached([prompt for prompt in prompts if prompt.scored_from < len(prompt.own)], call)
         asked = [number for tried in numbers.values() for number in tried]
-        kept = self._loaded().collective_rpc("reranker_take_states", args=(asked,))[0]
-        sums = dict(zip(asked, np.frombuffer(kept, dtype=np.float32).reshape(len(asked), -1), strict=True))
+        sums = dict(zip(asked, self._take(asked), strict=True))
         states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
         for row, prompt in zip(states, prompts, strict=True):
             if tried := numbers[id(prompt)]:

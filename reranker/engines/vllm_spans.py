@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from reranker.engines.head import Head
-from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, STATES, UNREAD
+from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, LAST_TOKEN, SCORED_FROM, STATES, UNREAD
 
 _RUNNER_METHOD = "_get_prompt_logprobs_dict"
 _RUNNER_PARAMETERS = ["self", "hidden_states", "num_scheduled_tokens"]
@@ -23,21 +23,23 @@ class SpanReader:
     """Takes the place of the model runner's prompt log-probabilities.
 
     A request for a span says in `SamplingParams.extra_args` where scoring starts (`SCORED_FROM`) and which token
-    follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed. Other requests get vLLM's own.
-    A request with `STATES` has the states themselves summed instead, and leaves them in `states`.
+    follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed. A request with `STATES` has the
+    states themselves summed instead. A request with `FOLLOWERS` has the log-probability of each of them after its
+    prompt read: the first tokens of many spans, from one state. Other requests get vLLM's own.
 
     Args:
         runner: vLLM's model runner.
         head: the model's output head.
 
     Attributes:
-        states: number -> (dim,) sum of the states that the scored tokens follow; whoever asked takes it out.
+        kept: number -> (dim,) sum of the states that the scored tokens follow, or (n,) log-probabilities of followers,
+            in nats; whoever asked takes it out.
     """
 
     def __init__(self, runner: Any, head: Head) -> None:
         self._runner = runner
         self._head = head
-        self.states: dict[int, torch.Tensor] = {}
+        self.kept: dict[int, torch.Tensor] = {}
         self._plain = getattr(runner, _RUNNER_METHOD)
 
     def read(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
@@ -45,8 +47,8 @@ class SpanReader:
         spans: dict[str, int] = {}
         plain: dict[str, int] = {}
         for name, count in self._runner.num_prompt_logprobs.items():
-            arguments = self._runner.requests[name].sampling_params.extra_args
-            (spans if arguments and SCORED_FROM in arguments else plain)[name] = count
+            arguments = self._runner.requests[name].sampling_params.extra_args or {}
+            (spans if SCORED_FROM in arguments or FOLLOWERS in arguments else plain)[name] = count
         if not plain:
             return self._read_spans(hidden_states, num_scheduled_tokens)
         self._runner.num_prompt_logprobs = plain
@@ -57,55 +59,76 @@ class SpanReader:
         return dict(results)
 
     def _read_spans(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
-        """Per request whose prompt is complete: vLLM's tensors of one row that holds Σ log p of the span.
+        """Per request whose prompt is complete: vLLM's tensors of one row, which holds Σ log p of a span.
 
         Args:
             hidden_states: (scheduled tokens, dim) of this step.
             num_scheduled_tokens: per request.
         """
         waiting = [name for name in self._runner.num_prompt_logprobs if name in num_scheduled_tokens]
-        if not waiting:
-            return {}
-        rows: list[int] = []
-        targets: list[int] = []
-        counts: list[int] = []
-        read: list[str] = []
-        complete = {}
+        reads = _Reads()
+        results = {}
         for name in waiting:
             request = self._runner.requests[name]
             arguments = request.sampling_params.extra_args
             prompt, computed = request.prompt_token_ids, request.num_computed_tokens
             end = min(computed + num_scheduled_tokens[name], len(prompt))
-            begin = max(computed, arguments[SCORED_FROM] - 1)
-            index = self._runner.input_batch.req_id_to_index[name]
-            offset = int(self._runner.query_start_loc.np[index]) - computed
-            if end == len(prompt):
-                complete[name] = request
-            if STATES in arguments:
-                part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
-                self.states[arguments[STATES]] = self.states.get(arguments[STATES], 0) + part
-            else:
-                read.append(name)
-                rows += range(offset + begin, offset + end)
-                targets += prompt[begin + 1 : end + 1]
-                if end == len(prompt):
-                    targets += [arguments[LAST_TOKEN]] * (begin < end)
-                counts.append(max(0, end - begin))
+            offset = int(self._runner.query_start_loc.np[self._runner.input_batch.req_id_to_index[name]]) - computed
+            complete = end == len(prompt)
             if request.in_progress_prompt_logprobs_cpu is None:
                 request.in_progress_prompt_logprobs_cpu = _one_row()
-        if rows:
-            device = hidden_states.device
-            values = self._head.log_probs(
-                hidden_states[torch.tensor(rows, device=device)], torch.tensor(targets, device=device)
-            )
-            for name, part in zip(read, torch.split(values.double().cpu(), counts), strict=True):
-                self._runner.requests[name].in_progress_prompt_logprobs_cpu.logprobs.add_(part.sum())
-        results = {}
-        for name, request in complete.items():
-            results[name] = request.in_progress_prompt_logprobs_cpu
-            request.in_progress_prompt_logprobs_cpu = None
-            del self._runner.num_prompt_logprobs[name]
+            result = request.in_progress_prompt_logprobs_cpu
+            if FOLLOWERS in arguments:
+                if complete:
+                    self.kept[arguments[KEPT]] = torch.zeros(len(arguments[FOLLOWERS]))
+                    reads.add_followers(offset + end - 1, arguments[FOLLOWERS], self.kept[arguments[KEPT]])
+            else:
+                begin = max(computed, arguments[SCORED_FROM] - 1)
+                if STATES in arguments:
+                    part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
+                    self.kept[arguments[STATES]] = self.kept.get(arguments[STATES], 0) + part
+                elif begin < end:
+                    targets = prompt[begin + 1 : end + 1] + [arguments[LAST_TOKEN]] * complete
+                    reads.add_span(offset + begin, targets, result.logprobs)
+            if complete:
+                results[name] = result
+                request.in_progress_prompt_logprobs_cpu = None
+                del self._runner.num_prompt_logprobs[name]
+        reads.carry_out(self._head, hidden_states)
         return results
+
+
+class _Reads:
+    """Log-probabilities wanted of one step, for one pass over the head."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []  # of the step's states
+        self._reads: list[int] = []  # for each target, its place among `_rows`
+        self._targets: list[int] = []
+        self._goals: list[tuple[torch.Tensor, int]] = []  # where values go, and how many
+
+    def add_span(self, row: int, targets: list[int], goal: torch.Tensor) -> None:
+        """Each target after the state before it, the first after `row`; their sum is added to `goal`, (1, 1)."""
+        self._reads += range(len(self._rows), len(self._rows) + len(targets))
+        self._rows += range(row, row + len(targets))
+        self._targets += targets
+        self._goals.append((goal, len(targets)))
+
+    def add_followers(self, row: int, targets: list[int], goal: torch.Tensor) -> None:
+        """All targets after the state `row`; each is added to its place in `goal`, (len(targets),)."""
+        self._reads += [len(self._rows)] * len(targets)
+        self._rows.append(row)
+        self._targets += targets
+        self._goals.append((goal, len(targets)))
+
+    def carry_out(self, head: Head, hidden_states: torch.Tensor) -> None:
+        if not self._rows:
+            return
+        device = hidden_states.device
+        rows, reads, targets = (torch.tensor(one, device=device) for one in (self._rows, self._reads, self._targets))
+        values = head.log_probs(hidden_states[rows], targets, reads).double().cpu()
+        for (goal, _), part in zip(self._goals, torch.split(values, [count for _, count in self._goals]), strict=True):
+            goal.add_(part if goal.ndim == 1 else part.sum())
 
 
 class UnreadLogits:

@@ -151,6 +151,19 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
         outputs = engine._generate([engine._span(prompt) for prompt in prompts])
         assert [output.num_cached_tokens for output in outputs[1:]] == [length] * 3
 
+    @pytest.mark.parametrize("length", [30, 31, 32])
+    def test_first_tokens_are_read_with_the_prefix(self, engine: VLLMEngine, length: int) -> None:
+        """What all spans begin behind is computed once, and a candidate of one token is read to its end there."""
+        spans = (span([7, 20, 30, 40]), span([7, 21, 30]), span([7, 22]))
+        request = ScoringRequest(prefix=plain([9, *range(length - 1)]), candidates=spans)
+        prompts = engine._prompts([request], likelihood=True)
+        behind = ScoringRequest(prefix=request.prefix, candidates=(CandidateSpan(sequence=plain([7])),))
+        expected = engine.label_log_probs([behind], [20, 21, 22])[0][0]
+        np.testing.assert_allclose([prompt.first for prompt in prompts], expected, atol=self.tolerance)
+        outputs = engine._generate([engine._span(prompt) for prompt in prompts[:2]])
+        assert [output.num_cached_tokens for output in outputs] == [length + 1] * 2
+        assert [len(prompt.own) - prompt.scored_from for prompt in prompts] == [2, 1, 0]
+
 
 @pytest.mark.slow
 def test_without_the_span_reader() -> None:

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("vllm")
 
 from reranker.engines.head import Head
-from reranker.engines.vllm_arguments import LAST_TOKEN, SCORED_FROM, UNREAD
+from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, LAST_TOKEN, SCORED_FROM, UNREAD
 from reranker.engines.vllm_spans import SpanReader, UnreadLogits, install
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -34,6 +34,11 @@ class Runner:
             num_computed_tokens=computed,
             in_progress_prompt_logprobs_cpu=None,
         )
+
+    def add_followed(self, name: str, prompt: list[int], followers: list[int], number: int) -> None:
+        """A request for the log-probability of each follower after its prompt."""
+        self.add(name, prompt, scored_from=1, last=0)
+        self.requests[name].sampling_params.extra_args = {FOLLOWERS: followers, KEPT: number}
 
     def add_plain(self, name: str) -> None:
         """A request for vLLM's own prompt log-probabilities."""
@@ -92,6 +97,23 @@ def test_a_prompt_in_two_chunks(head: Head, cut: int) -> None:
     runner.place({"a": 5 - cut})
     found = reader.read(hidden[cut:], {"a": 5 - cut})["a"].logprobs.item()
     assert found == pytest.approx(total(head, hidden[1:], [3, 4, 5, 6]), abs=1e-5)
+
+
+def test_followers_are_read_after_the_whole_prompt(head: Head) -> None:
+    """The prompt comes in two steps; beside its end, a span."""
+    runner, hidden = Runner(), states(7, seed=5)
+    reader = SpanReader(runner, head)
+    runner.add_followed("prefix", [1, 2, 3, 4, 5], followers=[9, 3, 9], number=8)
+    runner.place({"prefix": 3})
+    assert reader.read(hidden[:3], {"prefix": 3}) == {} and reader.kept == {}
+    runner.requests["prefix"].num_computed_tokens = 3
+    runner.add("a", [1, 2], scored_from=1, last=4)
+    counts = {"a": 2, "prefix": 2}
+    runner.place(counts)
+    results = reader.read(hidden[3:], counts)
+    assert sorted(results) == ["a", "prefix"] and runner.num_prompt_logprobs == {}
+    assert results["a"].logprobs.item() == pytest.approx(total(head, hidden[3:5], [2, 4]), abs=1e-5)
+    assert reader.kept[8].tolist() == pytest.approx([total(head, hidden[6:], [one]) for one in (9, 3, 9)], abs=1e-5)
 
 
 def test_requests_that_name_no_span_get_vllms_own(head: Head) -> None:
