@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import typer
 
-from eval.speed import SYSTEMS, ratios, slopes
+from eval.speed import LONG, SYSTEMS, ratios, slopes
 from eval.speed_load import LABELS, LIKELIHOOD, Work, least_work
 from eval.speed_turns import Turns
 from reranker.types import ScoringRequest
@@ -51,15 +51,15 @@ def test_slopes_are_measured_against_the_floors(cost: float, slope: float, passe
     """The floor rises by 200 around 200. A cost that rises from 1 to 4 rises by 3 around 2.5."""
     table = pd.DataFrame(
         [
-            row(system, axis, **{axis: at, "floor_flops": floor, "fraction": floor / 1000 / spent})
-            for axis in ("candidates", "history")
+            row(system, axis, candidates=at, history=at, floor_flops=floor, fraction=floor / 1000 / spent)
+            for axis in ("candidates", LONG, "history")
             for system in ("torch likelihood", "vllm likelihood")
             for at, floor, spent in ((10, 100.0, 1.0), (50, 300.0, cost))
         ]
     )
     checks = slopes(table)
-    assert len(checks) == 4
-    assert all(one.value == pytest.approx(slope) and one.passed is passed for one in checks)
+    assert [one.value for one in checks] == pytest.approx([slope] * 6)
+    assert [one.passed for one in checks] == [passed] * 4 + [True] * 2  # along the history it is told only
 
 
 def test_a_fixed_cost_makes_the_slope_smaller() -> None:
@@ -67,13 +67,13 @@ def test_a_fixed_cost_makes_the_slope_smaller() -> None:
     at = [50, 100, 150]
     table = pd.DataFrame(
         [
-            row(system, axis, **{axis: n, "floor_flops": float(n), "fraction": n / (n + 100)})
-            for axis in ("candidates", "history")
+            row(system, axis, candidates=n, history=n, floor_flops=float(n), fraction=n / (n + 100))
+            for axis in ("candidates", LONG, "history")
             for system in ("torch likelihood", "vllm likelihood")
             for n in at
         ]
     )
-    assert [one.value for one in slopes(table)] == pytest.approx([0.5] * 4)
+    assert [one.value for one in slopes(table)] == pytest.approx([0.5] * 6)
 
 
 def test_turns_are_taken_once(tmp_path: Path) -> None:
