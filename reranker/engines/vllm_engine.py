@@ -10,8 +10,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,18 +28,9 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm_arguments import (
-    FOLLOWERS,
-    KEPT,
-    LAST_TOKEN,
-    LENGTH,
-    SCORED_FROM,
-    STATES,
-    TAIL,
-    TAIL_ROWS,
-    UNREAD,
-)
+from reranker.engines.vllm_arguments import TAIL_ROWS
 from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
+from reranker.engines.vllm_prompts import Call, Prompt, PromptWriter
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -48,22 +38,6 @@ from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, Scorin
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 10.0
-_LOG_PROBS: dict[str, Any] = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
-
-_Call = tuple[list[int], dict[str, Any]]  # token ids and options of SamplingParams
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Prompt:
-    prefix: list[int]
-    own: list[int]  # the candidate's
-    scored_from: int  # within `own`
-    arguments: dict[str, Any]  # SamplingParams.extra_args
-    first: float = 0.0  # log p of a scored token that was read with the prefix, in nats
-
-    @property
-    def start(self) -> int:
-        return len(self.prefix) + self.scored_from
 
 
 class VLLMEngine:
@@ -128,18 +102,19 @@ class VLLMEngine:
         )
         self._steps = Steps(self._llm)
         self._add_slots(slots)
-        self._aliases = Aliases(self.model.vocab_size, self.model.vocab_size + slots)
         problems = [problem for problem in self._llm.collective_rpc("reranker_read_spans") if problem]
         self._reads_spans = not problems
         if problems:
             logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
         self._llm.collective_rpc("reranker_fuse_norms")
         self._llm.collective_rpc("reranker_keep_memory")
-        self._tails = count()
-        self._kept = count()
         cache = self._llm.llm_engine.vllm_config.cache_config
-        self._block = cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0
-        self._reads_firsts = self._reads_spans and bool(self._block)  # else each candidate computes the last block
+        self._writer = PromptWriter(
+            self._slots,
+            Aliases(self.model.vocab_size, self.model.vocab_size + slots),
+            cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0,
+            reads_spans=self._reads_spans,
+        )
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -287,86 +262,53 @@ class VLLMEngine:
             self._slots.load([sequence for member in group for sequence in _sequences(member)])
             yield group
 
-    def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[_Prompt]:
-        """A prompt a candidate. What all candidates of a request begin with joins its prefix.
-
-        Prefixes that do not fill their last cache block are computed before the candidates. For likelihoods, the first
-        scored token of all candidates is read there, too, where scoring starts behind the same tokens for all: no
-        candidate computes the state that it follows again.
-        """
-        prefixes: list[_Call] = []
-        prompts: list[_Prompt] = []
-        firsts: dict[int, list[int]] = {}  # number that log-probabilities are kept under -> places among `prompts`
-        for request in group:
-            owns = [self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
-            starts = [candidate.scored_from for candidate in request.candidates]
-            shared = min(_common_length(owns), min(starts))
-            places = [len(prompts) + place for place, own in enumerate(owns) if len(own) > shared]
-            at_once = likelihood and self._reads_firsts and len(places) > 1 and shared == max(starts)
-            shared -= not at_once and shared == min(starts)
-            prefix = self._slots.token_ids(request.prefix) + owns[0][:shared]
-            arguments: dict[str, Any] = {}
-            options: dict[str, Any] = {}
-            if self._block and len(owns) > 1 and len(prefix) % self._block:
-                arguments = {"kv_transfer_params": {TAIL: next(self._tails), LENGTH: len(prefix)}}
-            for own, start in zip(owns, starts, strict=True):
-                scored_from = start - shared + at_once
-                prompts.append(_Prompt(prefix=prefix, own=own[shared:], scored_from=scored_from, arguments=arguments))
-            if at_once:
-                number = next(self._kept)
-                firsts[number] = places
-                followers = [prompts[place].own[0] for place in places]
-                options = {**_LOG_PROBS, "extra_args": {FOLLOWERS: followers, KEPT: number}}
-            if arguments or at_once:
-                extra = options.get("extra_args", {}) | arguments | {UNREAD: True}
-                prefixes.append((prefix, {**options, "extra_args": extra}))
-        self._generate(prefixes)
-        for places, values in zip(firsts.values(), self._take(list(firsts)), strict=True):
-            for place, value in zip(places, values.tolist(), strict=True):
-                prompts[place] = replace(prompts[place], first=value)
-        return prompts
+    def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[Prompt]:
+        """The prompts of all lists, one after the other, with their prefixes computed."""
+        lists = [self._writer.write(request, likelihood=likelihood) for request in group]
+        self._generate([one.before for one in lists if one.before])
+        kept = {one.kept: one.read for one in lists if one.kept is not None}
+        for read, values in zip(kept.values(), self._take(list(kept)), strict=True):
+            for prompt, value in zip(read, values.tolist(), strict=True):
+                prompt.first = value
+        return [prompt for one in lists for prompt in one.prompts]
 
     def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
         """What the worker kept under these numbers."""
         kept = self._loaded().collective_rpc("reranker_take", args=(numbers,))[0] if numbers else []
         return [np.frombuffer(one, dtype=np.float32) for one in kept]
 
-    def _sums(self, prompts: Sequence[_Prompt]) -> list[float]:
+    def _sums(self, prompts: Sequence[Prompt]) -> list[float]:
         """Σ log p of each prompt's scored tokens."""
-        scored = [prompt for prompt in prompts if prompt.scored_from < len(prompt.own)]
-        outputs = iter(self._uncached(scored, self._span if self._reads_spans else _plain_span))
-        return [
-            prompt.first + (self._sum(prompt, next(outputs)) if prompt.scored_from < len(prompt.own) else 0.0)
-            for prompt in prompts
-        ]
+        scored = [prompt for prompt in prompts if prompt.scored]
+        outputs = iter(self._uncached(scored, self._writer.span))
+        return [prompt.first + (self._sum(prompt, next(outputs)) if prompt.scored else 0.0) for prompt in prompts]
 
-    def _sum(self, prompt: _Prompt, output: Any) -> float:
+    def _sum(self, prompt: Prompt, output: Any) -> float:
         rows = output.prompt_logprobs
         if self._reads_spans:
             return float(next(iter(rows[1].values())).logprob)
-        own = enumerate(prompt.own[prompt.scored_from :], start=prompt.start)
+        own = enumerate(prompt.scored, start=prompt.start)
         return float(sum(rows[position][token].logprob for position, token in own))
 
-    def _states(self, prompts: Sequence[_Prompt]) -> NDArray[np.float32]:
+    def _states(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """(n_prompts, dim) mean of the states that each prompt's scored tokens follow."""
         numbers: dict[int, list[int]] = {id(prompt): [] for prompt in prompts}
 
-        def call(prompt: _Prompt) -> _Call:
-            number = next(self._kept)
+        def call(prompt: Prompt) -> Call:
+            number = next(self._writer.numbers)
             numbers[id(prompt)].append(number)
-            token_ids, options = self._span(prompt)
-            return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: number}}
+            return self._writer.states(prompt, number)
 
-        self._uncached([prompt for prompt in prompts if prompt.scored_from < len(prompt.own)], call)
+        self._uncached([prompt for prompt in prompts if prompt.scored], call)
         asked = [number for tried in numbers.values() for number in tried]
         sums = dict(zip(asked, self._take(asked), strict=True))
         states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
         for row, prompt in zip(states, prompts, strict=True):
             if tried := numbers[id(prompt)]:
-                row[:] = sums[tried[-1]] / (len(prompt.own) - prompt.scored_from)
+                row[:] = sums[tried[-1]] / len(prompt.scored)
         return states
 
-    def _uncached(self, prompts: Sequence[_Prompt], call: Callable[[_Prompt], _Call]) -> list[Any]:
+    def _uncached(self, prompts: Sequence[Prompt], call: Callable[[Prompt], Call]) -> list[Any]:
         """vLLM's outputs for prompts whose scored tokens were all computed.
 
         It computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the prompt
@@ -384,19 +326,12 @@ class VLLMEngine:
             outputs[place] = output
         return outputs
 
-    def _span(self, prompt: _Prompt) -> _Call:
-        first, *middle, last = prompt.own
-        arguments = prompt.arguments | {SCORED_FROM: prompt.start, LAST_TOKEN: last, UNREAD: True}
-        return [*prompt.prefix, self._aliases.fresh(first), *middle], {**_LOG_PROBS, "extra_args": arguments}
-
-    def _labels(self, prompts: Sequence[_Prompt], labels: list[int]) -> NDArray[np.float64]:
+    def _labels(self, prompts: Sequence[Prompt], labels: list[int]) -> NDArray[np.float64]:
         """(n_prompts, n_labels) log p(label | prompt)."""
-        outputs = self._generate(
-            [(one.prefix + one.own, {"logprob_token_ids": labels, "extra_args": one.arguments}) for one in prompts]
-        )
+        outputs = self._generate([self._writer.labels(prompt, labels) for prompt in prompts])
         return np.array([[output.outputs[0].logprobs[0][label].logprob for label in labels] for output in outputs])
 
-    def _generate(self, calls: Sequence[_Call]) -> list[Any]:
+    def _generate(self, calls: Sequence[Call]) -> list[Any]:
         from vllm import SamplingParams
 
         self._loaded()
@@ -412,17 +347,6 @@ def _shut_down(core: Any) -> None:
     # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
     core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
     core.ctx.destroy(linger=0)
-
-
-def _common_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many items all sequences begin with."""
-    columns = zip(*sequences, strict=False)
-    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
-
-
-def _plain_span(prompt: _Prompt) -> _Call:
-    """For vLLM's own prompt log-probabilities."""
-    return prompt.prefix + prompt.own, {**_LOG_PROBS, "extra_args": prompt.arguments}
 
 
 def _sequences(request: ScoringRequest) -> list[TokenSequence]:

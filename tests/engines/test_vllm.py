@@ -148,7 +148,7 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
         spans = tuple(span([7, 20 + number, 30]) for number in range(4))
         request = ScoringRequest(prefix=plain([9, *range(length - 1)]), candidates=spans)
         prompts = engine._prompts([request])
-        outputs = engine._generate([engine._span(prompt) for prompt in prompts])
+        outputs = engine._generate([engine._writer.span(prompt) for prompt in prompts])
         assert [output.num_cached_tokens for output in outputs[1:]] == [length] * 3
 
     @pytest.mark.parametrize("length", [30, 31, 32])
@@ -160,9 +160,9 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
         behind = ScoringRequest(prefix=request.prefix, candidates=(CandidateSpan(sequence=plain([7])),))
         expected = engine.label_log_probs([behind], [20, 21, 22])[0][0]
         np.testing.assert_allclose([prompt.first for prompt in prompts], expected, atol=self.tolerance)
-        outputs = engine._generate([engine._span(prompt) for prompt in prompts[:2]])
+        outputs = engine._generate([engine._writer.span(prompt) for prompt in prompts[:2]])
         assert [output.num_cached_tokens for output in outputs] == [length + 1] * 2
-        assert [len(prompt.own) - prompt.scored_from for prompt in prompts] == [2, 1, 0]
+        assert [prompt.scored for prompt in prompts] == [[30, 40], [30], []]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import typer
 
-from eval.speed import LONG, SYSTEMS, ratios, slopes
+from eval.speed import LONG, SYSTEMS, paid_once, ratios, slopes
 from eval.speed_load import LABELS, LIKELIHOOD, Work, least_work
 from eval.speed_turns import Turns
 from reranker.types import ScoringRequest
@@ -52,14 +52,14 @@ def test_slopes_are_measured_against_the_floors(cost: float, slope: float, passe
     table = pd.DataFrame(
         [
             row(system, axis, candidates=at, history=at, floor_flops=floor, fraction=floor / 1000 / spent)
-            for axis in ("candidates", LONG, "history")
+            for axis in ("candidates", "history")
             for system in ("torch likelihood", "vllm likelihood")
             for at, floor, spent in ((10, 100.0, 1.0), (50, 300.0, cost))
         ]
     )
     checks = slopes(table)
-    assert [one.value for one in checks] == pytest.approx([slope] * 6)
-    assert [one.passed for one in checks] == [passed] * 4 + [True] * 2  # along the history it is told only
+    assert [one.value for one in checks] == pytest.approx([slope] * 4)
+    assert [one.passed for one in checks] == [passed] * 2 + [True] * 2  # along the history it is told only
 
 
 def test_a_fixed_cost_makes_the_slope_smaller() -> None:
@@ -68,12 +68,25 @@ def test_a_fixed_cost_makes_the_slope_smaller() -> None:
     table = pd.DataFrame(
         [
             row(system, axis, candidates=n, history=n, floor_flops=float(n), fraction=n / (n + 100))
-            for axis in ("candidates", LONG, "history")
+            for axis in ("candidates", "history")
             for system in ("torch likelihood", "vllm likelihood")
             for n in at
         ]
     )
-    assert [one.value for one in slopes(table)] == pytest.approx([0.5] * 6)
+    assert [one.value for one in slopes(table)] == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize(("many", "passed"), [(1.3, True), (5.0, False)])
+def test_the_history_is_paid_once(many: float, passed: bool) -> None:
+    table = pd.DataFrame(
+        [
+            row(system, LONG, number, candidates=candidates, history=100, seconds_per_user=seconds * 10**number)
+            for system in ("torch likelihood", "vllm likelihood")
+            for number in (0, 1)
+            for candidates, seconds in ((10, 1.0), (50, many))
+        ]
+    )
+    assert [(one.value, one.passed) for one in paid_once(table)] == [(pytest.approx(many), passed)] * 2
 
 
 def test_turns_are_taken_once(tmp_path: Path) -> None:
