@@ -18,6 +18,7 @@ from reranker.cli import (
     meta_train,
     models,
     prompts,
+    quantise_base,
     recall,
     rerank,
     serve,
@@ -37,6 +38,7 @@ for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evalu
     app.command()(command)
 app.command("data")(data.data)
 app.command("tune-base")(tune_base.tune_base)
+app.command("quantise-base")(quantise_base.quantise_base)
 app.command("meta-train")(meta_train.meta_train)
 app.command("meta-search")(meta_search.meta_search)
 app.command("adapt-domain")(adapt_domain.adapt_domain)

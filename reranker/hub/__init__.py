@@ -5,6 +5,7 @@ from reranker.hub.datasets import available_datasets, load_dataset
 from reranker.hub.hashing import weights_sha256
 from reranker.hub.lora import merge_lora, name_base
 from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model, resolve_tokenizer
+from reranker.hub.quantising import quantise
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -16,6 +17,7 @@ __all__ = [
     "load_dataset",
     "merge_lora",
     "name_base",
+    "quantise",
     "resolve_model",
     "resolve_tokenizer",
     "weights_sha256",

@@ -93,6 +93,11 @@ def merge_lora(adapter: Path, base: Path, directory: Path) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"the LoRA in {adapter} does not fit the model in {base}: {error}") from error
     tuned.merge_and_unload().to(dtype).save_pretrained(directory)
+    copy_tokenizer(base, directory)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copies the files of a model's tokenizer."""
     for pattern in _TOKENIZER_FILES:
-        for file in base.glob(pattern):
+        for file in source.glob(pattern):
             shutil.copyfile(file, directory / file.name)
