@@ -126,6 +126,20 @@ def pack(
         )
 
 
+def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Numbers of like size together, the largest first, at most `most` in sum; a larger one goes alone."""
+    batch: list[int] = []
+    total = 0
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        if batch and total + sizes[number] > most:
+            yield batch
+            batch, total = [], 0
+        batch.append(number)
+        total += sizes[number]
+    if batch:
+        yield batch
+
+
 def split_common(requests: Sequence[ScoringRequest]) -> tuple[TokenSequence, list[ScoringRequest]]:
     """What all prefixes begin with, vectors by content, and the requests without it. Of one request: nothing.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
 from reranker.engines.generation import draw, written
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import PackedRow, pack, split_common
+from reranker.engines.packing import PackedRow, batches, pack, split_common
 from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
@@ -172,7 +172,8 @@ class TorchEngine:
         if rows and common:
             with self._lock, torch.inference_mode():
                 behind = self._loaded().remember(common)
-        for batch in _batches(rows, self.max_batch_tokens):
+        for numbers in batches([len(row) for row in rows], self.max_batch_tokens):
+            batch = [rows[number] for number in numbers]
             with self._lock, torch.inference_mode():
                 results = self._forward(batch, read, behind)
             yield from zip(batch, results, strict=True)
@@ -189,17 +190,3 @@ class TorchEngine:
         torch.cuda.empty_cache()  # outside the handler, which would keep the failed pass's tensors alive
         half = len(batch) // 2
         return self._forward(batch[:half], read, behind) + self._forward(batch[half:], read, behind)
-
-
-def _batches(rows: list[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
-    """Rows of like length together, at most `max_tokens`; a longer row goes alone."""
-    batch: list[PackedRow] = []
-    tokens = 0
-    for row in sorted(rows, key=len, reverse=True):
-        if batch and tokens + len(row) > max_tokens:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(row)
-        tokens += len(row)
-    if batch:
-        yield batch

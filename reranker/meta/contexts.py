@@ -38,7 +38,7 @@ class ContextReader:
         lm: the frozen model.
         renderers: domain -> how its prompts are written.
         steps: inner steps on a user's history.
-        max_tokens: of the rows read together in an inner step, padding included.
+        max_tokens: of the rows read together in an inner step.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import PackedRow, pack
+from reranker.engines.packing import PackedRow, batches, pack
 from reranker.item_tokens import ItemTokens
 from reranker.meta.item_tokens import ItemProjection, stand_ins
 from reranker.meta.objectives import Objective
@@ -25,7 +25,7 @@ Values = Mapping[str, torch.Tensor]
 UserTokens = Callable[[Sequence[int]], torch.Tensor]
 """Numbers of episodes -> (len, k_user, dim) soft tokens of their users, a graph of its own at every call."""
 
-_ROW_NODES = 256  # long rows of priors beside short rows of lists would be padding
+_ROW_NODES = 1024  # candidate tokens a row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +57,7 @@ class EpisodeReader:
         title_weight: weight of −mean log p of the chosen titles' tokens after the history.
         category_weight: weight of −mean log p of the chosen titles' tokens behind their categories alone.
         evidence: whether the evidence stands in the utility.
-        max_tokens: of the rows read together, padding included.
+        max_tokens: of the rows read together.
         item_tokens: domain -> what gives its items tokens; their projectors are among the values that are read under.
     """
 
@@ -271,7 +271,7 @@ def mean_losses(requests: Sequence[Sequence[ScoringRequest]], sums: Sequence[tor
 
 
 def tokens_at_once(device: torch.device) -> int:
-    """Tokens of rows read together, padding included: activations stay near a CPU's cache, or fill a GPU."""
+    """Tokens of rows read together: activations stay near a CPU's cache, or fill a GPU."""
     return 2048 if device.type == "cpu" else 32768
 
 
@@ -286,13 +286,7 @@ def _counts(request: ScoringRequest) -> list[int]:
 
 def _grouped(domains: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
     """Numbers of like domain and size together, at most `most` tokens; a larger one goes alone."""
-    group: list[int] = []
-    total = 0
-    for number in sorted(range(len(sizes)), key=lambda number: (domains[number], -sizes[number])):
-        if group and (domains[group[0]] != domains[number] or total + sizes[number] > most):
-            yield group
-            group, total = [], 0
-        group.append(number)
-        total += sizes[number]
-    if group:
-        yield group
+    for domain in sorted(set(domains)):
+        numbers = [number for number, one in enumerate(domains) if one == domain]
+        for batch in batches([sizes[number] for number in numbers], most):
+            yield [numbers[place] for place in batch]

@@ -5,7 +5,7 @@ the user's soft tokens. Contexts of a batch are one leaf, so a forward and a bac
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from reranker.engines.packed_forward import PackedLM
-from reranker.engines.packing import pack, split_prefixes
+from reranker.engines.packing import batches, pack, split_prefixes
 from reranker.errors import DataError
 from reranker.personal.context import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.personal.support import DRIFT_NATS, AdaptReport, Support
@@ -31,7 +31,7 @@ class SupportReader:
 
     Args:
         lm: the frozen model.
-        max_tokens: of the rows read together, padding included.
+        max_tokens: of the rows read together.
     """
 
     def __init__(self, lm: PackedLM, max_tokens: int = 2048) -> None:
@@ -62,7 +62,7 @@ class SupportReader:
             behind, requests, prompt = self._lm.remember(common, prompt), rest, None
         gradient = torch.zeros_like(contexts)
         losses = contexts.new_zeros(len(requests))
-        for numbers in self._groups(requests):
+        for numbers in batches([one.tokens for one in requests], self._max_tokens):
             with torch.enable_grad():
                 leaf = contexts[numbers].detach().requires_grad_()
                 loss = self._losses([requests[number] for number in numbers], tokens(leaf, numbers), prompt, behind)
@@ -77,18 +77,6 @@ class SupportReader:
         vectors = [one if prompt is None else torch.cat([prompt.detach().to(one), one]) for one in tokens]
         return torch.stack([-one.mean() for one in self._lm.differentiable_log_probs(rows, vectors, behind)])
 
-    def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[list[int]]:
-        """Users with histories of like length together."""
-        lengths = [one.tokens for one in requests]
-        group: list[int] = []
-        for number in sorted(range(len(requests)), key=lambda one: -lengths[one]):
-            if group and lengths[group[0]] * (len(group) + 1) > self._max_tokens:
-                yield group
-                group = []
-            group.append(number)
-        if group:
-            yield group
-
 
 class ContextAdapter:
     """Adapts users' contexts under a trained map.
@@ -99,7 +87,7 @@ class ContextAdapter:
         prompt: the domain's soft tokens, or None.
         contexts: the trained map.
         steps: gradient steps a user.
-        max_tokens: of the rows read together, padding included.
+        max_tokens: of the rows read together.
     """
 
     def __init__(

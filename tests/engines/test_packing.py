@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.engines.packing import PackedRow, pack, split_common
+from reranker.engines.packing import PackedRow, batches, pack, split_common
 from reranker.types import ScoringRequest, TokenSequence
 from tests.contracts.engine import plain, span
 
@@ -99,6 +99,17 @@ def test_long_lists_are_cut_and_no_candidate_is_lost(candidates: list[list[int]]
     assert sorted(owners.tolist()) == list(range(len(candidates)))
     longest = max(map(len, candidates))
     assert all(len(row.nodes) <= max(max_nodes, longest) for row in rows)
+
+
+def test_batches_are_full_and_no_fuller() -> None:
+    assert list(batches([3, 9, 2, 4, 1], 6)) == [[1], [3], [0, 2, 4]]
+
+
+@given(st.lists(st.integers(1, 9)), st.integers(1, 20))
+def test_every_number_is_in_one_batch(sizes: list[int], most: int) -> None:
+    found = list(batches(sizes, most))
+    assert sorted(number for batch in found for number in batch) == list(range(len(sizes)))
+    assert all(sum(sizes[number] for number in batch) <= most for batch in found if len(batch) > 1)
 
 
 def soft(value: float) -> TokenSequence:
