@@ -140,11 +140,12 @@ def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
 
     Raises:
         ConfigError: torch or transformers is not installed, or another dtype.
-        ModelError: the directory does not hold a causal LM, or the installation is broken.
+        ModelError: the directory does not hold a causal LM, or one whose products only vLLM has, or the installation is
+            broken.
     """
     try:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise ConfigError(
@@ -154,6 +155,11 @@ def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
+        quantised = getattr(AutoConfig.from_pretrained(path), "quantization_config", None) or {}
+        if quantised.get("quant_method") == "compressed-tensors":
+            raise ModelError(
+                f"the model in {path} is quantised for vLLM: use engine='vllm', or the model it was made of"
+            )
         precision = getattr(torch, chosen_dtype(dtype, torch.device(device).type))
         model = AutoModelForCausalLM.from_pretrained(path, dtype=precision, attn_implementation="sdpa")
     except (OSError, ValueError, RuntimeError) as error:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reranker.engines.causal_lm import HubTokenizer
+from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, ModelError
 from reranker.hub import quantise, resolve_model
 from tests.engines.models import save_tiny_model
@@ -52,6 +53,11 @@ def test_a_quantised_model_is_refused(base: Path, tmp_path: Path) -> None:
         quantise(resolve_model(out), tmp_path / "again")
 
 
+def test_the_torch_engine_names_the_engine_that_reads_it(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="engine='vllm'"):
+        TorchEngine(quantise(resolve_model(base), tmp_path / "int8"))
+
+
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.filterwarnings("default")
@@ -59,7 +65,6 @@ def test_vllm_ranks_nearly_alike(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     from scipy.stats import kendalltau
 
-    from reranker.engines.torch_engine import TorchEngine
     from reranker.engines.vllm_engine import VLLMEngine
     from tests.contracts.engine import random_request
 
