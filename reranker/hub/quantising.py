@@ -59,6 +59,8 @@ def _write(source: Path, directory: Path) -> None:
             continue
         if layer is head:
             lm.config.quantization_config = _settings(kept=name)
+            if layer.weight is lm.get_input_embeddings().weight:
+                del state[f"{name}.weight"]  # vLLM looks for the table under the embeddings' name
             continue
         weight = layer.weight.detach().float()
         scale = (weight.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)

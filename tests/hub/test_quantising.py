@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from reranker.engines.causal_lm import HubTokenizer
 from reranker.engines.torch_engine import TorchEngine
@@ -40,6 +41,21 @@ def test_layers_are_rounded_and_the_rest_stays(base: Path, tmp_path: Path) -> No
     settings = json.loads((out / "config.json").read_text())["quantization_config"]
     assert settings["quant_method"] == "compressed-tensors" and settings["ignore"] == ["lm_head"]
     assert HubTokenizer(out).encode("Heat") == HubTokenizer(base).encode("Heat")
+
+
+def test_a_table_that_is_head_and_embeddings_keeps_the_embeddings_name(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        vocab_size=264,
+        tie_word_embeddings=True,
+    )
+    base = save_tiny_model(tmp_path / "tiny", config)
+    out = quantise(resolve_model(base), tmp_path / "int8")
+    names = load_file(out / "model.safetensors")
+    assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
 
 
 def test_a_folder_that_exists_is_left_alone(base: Path, tmp_path: Path) -> None:
