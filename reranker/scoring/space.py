@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, ModelError
 from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.store import Key, SpanStore
@@ -75,7 +75,16 @@ class ItemSpaces:
 
     @classmethod
     def fit(cls, states: Vectors) -> "ItemSpaces":
-        """From (n_items, 1 + n_parts, dim) states of `StateStore.states`."""
+        """From (n_items, 1 + n_parts, dim) states of `StateStore.states`.
+
+        Raises:
+            ModelError: they are no numbers, or all of them zero.
+        """
+        if not np.isfinite(states).all() or not states.any():
+            raise ModelError(
+                "the model's hidden states of all texts are zero, or not finite: its weights are damaged or were not "
+                "loaded; load it anew, or try dtype 'float32'"
+            )
         names, *parts = np.moveaxis(states, 1, 0)
         there = [part[part.any(axis=-1)] for part in parts]
         return cls(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reranker.engines.scripted import ScriptedEngine
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, ModelError
 from reranker.scoring import (
     CombinedScoring,
     EmbeddingScoring,
@@ -17,7 +17,7 @@ from reranker.scoring import (
     store,
 )
 from reranker.scoring.embedding import NEWEST, nearness
-from reranker.scoring.space import EmbeddingSpace, TasteSpace, unit
+from reranker.scoring.space import EmbeddingSpace, ItemSpaces, TasteSpace, unit
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
@@ -267,6 +267,12 @@ def test_texts_that_are_all_the_same_tell_no_tastes() -> None:
     vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     placed = EmbeddingSpace.fit(states).place(states, None)
     assert not TasteSpace.fit(placed, vectors, np.arange(1.0, 6.0)).place(placed).any()
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_model_that_was_not_loaded_is_named(value: float) -> None:
+    with pytest.raises(ModelError, match="weights are damaged"):
+        ItemSpaces.fit(np.full((3, 4, 8), value, dtype=np.float32))
 
 
 def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
