@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from eval.checks import Check, machine, report
+from eval.checks import Check, at_least, at_most, machine, report, told
 from reranker.engines import load_engine
 from reranker.hub import DEFAULT_MODEL, ResolvedModel, resolve_model
 from reranker.protocols import Engine
@@ -132,20 +132,20 @@ def compare(
     sums = np.concatenate([score.sums for score in scores])
     sum_gap, label_gap = float(np.abs(sums - reference[0]).max()), float(np.abs(label_values - reference[1]).max())
     title = f"{name} {dtype}"
-    speed = Check(name=f"{title}: likelihood", value=seconds, target="", passed=True, unit="s/user")
+    speed = told(f"{title}: likelihood", seconds, "s/user")
     if dtype == "float32":
         return [
-            _at_most(f"{title}: max |Δ| sum of title log p", sum_gap, SUM_BOUND),
-            _at_most(f"{title}: max |Δ| label log p", label_gap, LABEL_BOUND),
+            at_most(f"{title}: max |Δ| sum of title log p", sum_gap, SUM_BOUND, "nats"),
+            at_most(f"{title}: max |Δ| label log p", label_gap, LABEL_BOUND, "nats"),
             speed,
         ]
     ends = np.cumsum([len(request.candidates) for request in requests])[:-1]
     pairs = zip(np.split(sums, ends), np.split(reference[0], ends), strict=True)
     tau = float(np.mean([kendalltau(ours, exact).statistic for ours, exact in pairs]))
     return [
-        Check(name=f"{title}: max |Δ| sum of title log p", value=sum_gap, target="", passed=True, unit="nats"),
-        Check(name=f"{title}: max |Δ| label log p", value=label_gap, target="", passed=True, unit="nats"),
-        Check(name=f"{title}: Kendall tau", value=tau, target=f">= {TAU_BOUND}", passed=tau >= TAU_BOUND, unit=""),
+        told(f"{title}: max |Δ| sum of title log p", sum_gap, "nats"),
+        told(f"{title}: max |Δ| label log p", label_gap, "nats"),
+        at_least(f"{title}: Kendall tau", tau, TAU_BOUND, ""),
         speed,
     ]
 
@@ -176,10 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("vllm is not installed: not compared")
     report(checks, options.out / "agreement.json", _environment(model, engines), print)
     return 0 if all(check.passed for check in checks) else 1
-
-
-def _at_most(name: str, value: float, bound: float) -> Check:
-    return Check(name=name, value=value, target=f"<= {bound:g}", passed=value <= bound, unit="nats")
 
 
 def _environment(model: ResolvedModel, engines: Sequence[str]) -> dict[str, object]:

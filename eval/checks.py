@@ -29,6 +29,21 @@ class Check:
         return ("PASS" if self.passed else "FAIL") if self.target else "-"
 
 
+def at_most(name: str, value: float, bound: float, unit: str) -> Check:
+    """A number that must not be above a bound."""
+    return Check(name=name, value=float(value), target=f"<= {bound:g}", passed=bool(value <= bound), unit=unit)
+
+
+def at_least(name: str, value: float, bound: float, unit: str) -> Check:
+    """A number that must not be below a bound."""
+    return Check(name=name, value=float(value), target=f">= {bound:g}", passed=bool(value >= bound), unit=unit)
+
+
+def told(name: str, value: float, unit: str) -> Check:
+    """A number that is only reported."""
+    return Check(name=name, value=float(value), target="", passed=True, unit=unit)
+
+
 def report(checks: Sequence[Check], path: Path, environment: dict[str, object], say: Callable[[str], None]) -> None:
     """Prints one line a check and writes all of them to `path`, a JSON file."""
     for check in checks:

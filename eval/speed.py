@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 from scipy.stats import kendalltau
 
-from eval.checks import Check, machine, report
+from eval.checks import Check, at_least, at_most, machine, report, told
 from eval.speed_load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed_machine import Engines, Machine
 from eval.speed_plot import plot
@@ -162,14 +162,14 @@ def ratios(table: pd.DataFrame) -> list[Check]:
         cost[name] for name in ("naive transformers", "vllm likelihood", "vllm plain prefill")
     )
     return [
-        _at_most("vllm likelihood, time over vllm labels", median(likelihood / cost["vllm labels"]), 1.3, "x"),
-        _at_least("vllm likelihood, fraction of floor", fraction["vllm likelihood"], 0.55, ""),
-        _at_least("vllm likelihood over naive", median(naive / likelihood), 8, "x"),
-        _at_least("torch likelihood, fraction of floor", fraction["torch likelihood"], 0.5, ""),
-        _told("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
-        _told("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
-        _told("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
-        _told(
+        at_most("vllm likelihood, time over vllm labels", median(likelihood / cost["vllm labels"]), 1.3, "x"),
+        at_least("vllm likelihood, fraction of floor", fraction["vllm likelihood"], 0.55, ""),
+        at_least("vllm likelihood over naive", median(naive / likelihood), 8, "x"),
+        at_least("torch likelihood, fraction of floor", fraction["torch likelihood"], 0.5, ""),
+        told("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
+        told("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
+        told("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
+        told(
             "vllm likelihood, time over plain prefill of its tokens",
             median(likelihood / prefill),
             "x",
@@ -185,8 +185,8 @@ def slopes(table: pd.DataFrame) -> list[Check]:
     is told only, for attention, which is not in the floor, grows with the square of it.
     """
     return [
-        *(_at_most(name, slope, SLOPE_BOUND, "x floor's") for name, slope in _slopes(table, "candidates")),
-        *(_told(name, slope, "x floor's") for name, slope in _slopes(table, "history")),
+        *(at_most(name, slope, SLOPE_BOUND, "x floor's") for name, slope in _slopes(table, "candidates")),
+        *(told(name, slope, "x floor's") for name, slope in _slopes(table, "history")),
     ]
 
 
@@ -209,7 +209,7 @@ def paid_once(table: pd.DataFrame) -> list[Check]:
         seconds = one.pivot(index="round", columns="candidates", values="seconds_per_user")
         few, many = LONG_CANDIDATES
         name = f"{system}, time of {many} over {few} candidates behind {one['history'].iloc[0]} items"
-        checks.append(_at_most(name, median(seconds[many] / seconds[few]), ONCE_BOUND, "x"))
+        checks.append(at_most(name, median(seconds[many] / seconds[few]), ONCE_BOUND, "x"))
     return checks
 
 
@@ -227,7 +227,7 @@ def _adapted(answers: Sequence[dict[str, Any]]) -> list[Check]:
     ratio = median(one["seconds"] / one["bare"] for one in answers)
     rate = median(one["users"] / one["seconds"] for one in answers)
     name = f"adapting {answers[0]['users']} users with 10 interactions, time over bare passes"
-    return [_at_most(name, ratio, 1.3, "x"), _told("adapting, two steps", rate, "users/s")]
+    return [at_most(name, ratio, 1.3, "x"), told("adapting, two steps", rate, "users/s")]
 
 
 def _agreement(engines: Engines, users: int) -> dict[str, Any]:
@@ -246,8 +246,8 @@ def _agreed(answer: dict[str, Any]) -> list[Check]:
     name = f"torch and vllm in {answer['dtype']}, max |Δ| sum of title log p"
     gap = answer["gap"]
     return [
-        _at_most(name, gap, NATS_BOUND, "nats") if answer["dtype"] == "float32" else _told(name, gap, "nats"),
-        _at_least("bfloat16 ranking against float32, Kendall tau", answer["tau"], TAU_BOUND, ""),
+        at_most(name, gap, NATS_BOUND, "nats") if answer["dtype"] == "float32" else told(name, gap, "nats"),
+        at_least("bfloat16 ranking against float32, Kendall tau", answer["tau"], TAU_BOUND, ""),
     ]
 
 
@@ -268,18 +268,6 @@ def _print_table(table: pd.DataFrame, load: Load) -> None:
 
 def _environment(**more: object) -> dict[str, object]:
     return machine(("reranker", "torch", "transformers"), **more)
-
-
-def _at_most(name: str, value: float, bound: float, unit: str) -> Check:
-    return Check(name=name, value=float(value), target=f"<= {bound:g}", passed=bool(value <= bound), unit=unit)
-
-
-def _at_least(name: str, value: float, bound: float, unit: str) -> Check:
-    return Check(name=name, value=float(value), target=f">= {bound:g}", passed=bool(value >= bound), unit=unit)
-
-
-def _told(name: str, value: float, unit: str) -> Check:
-    return Check(name=name, value=float(value), target="", passed=True, unit=unit)
 
 
 if __name__ == "__main__":
