@@ -27,31 +27,24 @@ def quantise(model: ResolvedModel, directory: Path) -> Path:
     """
     if directory.exists():
         raise ConfigError(f"{directory} exists: name a folder that does not")
+    return build_once(directory, lambda partial: _write(model, partial))
+
+
+def _write(model: ResolvedModel, directory: Path) -> None:
     try:
-        import torch  # noqa: F401
-        from transformers import AutoConfig
+        import torch
+        from huggingface_hub import save_torch_state_dict
+        from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise ConfigError(
             f"quantising needs torch and transformers ({error}): pip install 'reranker[torch]'"
         ) from error
     try:
-        config = AutoConfig.from_pretrained(model.path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a causal language model from {model.path}: {error}") from error
-    if getattr(config, "quantization_config", None):
-        raise ModelError(f"{model.model_id} is quantised already: start from the model that it was made of")
-    return build_once(directory, lambda partial: _write(model.path, partial))
-
-
-def _write(source: Path, directory: Path) -> None:
-    import torch
-    from huggingface_hub import save_torch_state_dict
-    from transformers import AutoModelForCausalLM
-
-    try:
-        lm: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        if getattr(AutoConfig.from_pretrained(model.path), "quantization_config", None):
+            raise ModelError(f"{model.model_id} is quantised already: start from the model that it was made of")
+        lm: Any = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto")
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load a causal language model from {source}: {error}") from error
+        raise ModelError(f"cannot load a causal language model from {model.path}: {error}") from error
     head = lm.get_output_embeddings()
     state: dict[str, torch.Tensor] = lm.state_dict()
     for name, layer in lm.named_modules():
@@ -69,7 +62,7 @@ def _write(source: Path, directory: Path) -> None:
     save_torch_state_dict(state, directory)
     lm.config.save_pretrained(directory)
     lm.generation_config.save_pretrained(directory)
-    copy_tokenizer(source, directory)
+    copy_tokenizer(model.path, directory)
 
 
 def _settings(kept: str) -> dict[str, Any]:
