@@ -64,10 +64,12 @@ class Plan:
     Attributes:
         sides: trunks in blocks, which see those before them; then groups of nodes.
         back: (n_tokens,) where each token stands among the queries of the sides, one after the other.
+        positions: (n_tokens,) of each token in its own prompt: what rotary embeddings are given.
     """
 
     sides: Sequence[Side]
     back: torch.Tensor
+    positions: torch.Tensor
 
 
 def planned(rows: Sequence[PackedRow], begin: int, kind: AttentionKind, device: torch.device) -> Plan:
@@ -139,7 +141,8 @@ class _Builder:
         self._sides.append(Side(queries=self._tensor(places), keys=self._tensor(keys), masks=masks))
 
     def plan(self) -> Plan:
-        return Plan(sides=self._sides, back=self._tensor(self._back))
+        positions = self._positions[self._begin :]
+        return Plan(sides=self._sides, back=self._tensor(self._back), positions=self._tensor(positions))
 
     def _additive(self, seen: BoolArray) -> torch.Tensor:
         """0 where seen, the dtype's minimum elsewhere: SDPA on a CPU is faster with it than with booleans."""

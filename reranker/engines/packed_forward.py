@@ -39,7 +39,6 @@ class PackedLM:
         self._head = head_of(lm)
         self._device = device
         self._attention = _attention_of(lm)
-        self._mixed = len(self._attention.layers) > 1
         use_packed_attention(lm)
 
     @property
@@ -136,17 +135,19 @@ class PackedLM:
         embeddings = self._input(whole)
         if vectors is not None and not whole.is_plain:
             embeddings[self._tensor(whole.vector_positions)] = torch.cat(list(vectors)).to(embeddings)
+        layers = self._attention.layers
         nothing = embeddings.new_zeros((1, 1, 1, 1))  # masks are the plan's; without any, transformers would make one
-        with attending(planned(rows, begin, self._attention, self._device)):
+        plan = planned(rows, begin, self._attention, self._device)
+        with attending(plan):
             states = self._trunk(
                 inputs_embeds=embeddings[None],
-                position_ids=self._tensor(np.concatenate([begin + row.positions for row in rows]))[None],
-                attention_mask=dict.fromkeys(self._attention.layers, nothing) if self._mixed else nothing,
+                position_ids=plan.positions[None],
+                attention_mask=dict.fromkeys(layers, nothing) if len(layers) > 1 else nothing,
                 past_key_values=None if behind is None else _copied(behind),
                 use_cache=behind is not None,
             ).last_hidden_state[0]
         nodes = np.cumsum([0] + [len(row) for row in rows])[:-1] + [len(row.prefix) for row in rows]
-        flat = [begin + row.reads for begin, row in zip(nodes, rows, strict=True)]
+        flat = [first + row.reads for first, row in zip(nodes, rows, strict=True)]
         selected: torch.Tensor = states[self._tensor(np.concatenate(flat))]
         return selected
 
