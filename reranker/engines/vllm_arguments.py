@@ -3,9 +3,9 @@
 SCORED_FROM = "reranker_scored_from"  # index in the prompt of the first token whose log-probability counts
 UNREAD = "reranker_unread"  # true of requests whose generated token nobody reads
 LAST_TOKEN = "reranker_last_token"  # follows the prompt; scored, never computed
-STATES = "reranker_states"  # number under which the sum of the span's hidden states is kept, in place of its likelihood
-FOLLOWERS = "reranker_followers"  # tokens that may follow the prompt; their log-probabilities are kept under `KEPT`
-KEPT = "reranker_kept"
+STATES = "reranker_states"  # true where the sum of the span's hidden states is kept, in place of its likelihood
+FOLLOWERS = "reranker_followers"  # tokens that may follow the prompt; their log-probabilities are kept
+KEPT = "reranker_kept"  # number that states or log-probabilities are kept under
 
 TAIL = "reranker_tail"  # in kv_transfer_params: number of the shared prefix whose last block is kept
 LENGTH = "reranker_prefix_length"  # in kv_transfer_params: tokens of that prefix

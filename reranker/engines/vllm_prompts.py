@@ -125,7 +125,7 @@ class PromptWriter:
     def states(self, prompt: Prompt, number: int) -> Call:
         """For the sum of the states that the scored tokens follow, kept under a number."""
         token_ids, options = self.span(prompt)
-        return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: number}}
+        return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: True, KEPT: number}}
 
     def labels(self, prompt: Prompt, labels: list[int]) -> Call:
         """For the log-probabilities of labels behind the candidate."""

@@ -86,7 +86,7 @@ class SpanReader:
                 begin = max(computed, arguments[SCORED_FROM] - 1)
                 if STATES in arguments:
                     part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
-                    self.kept[arguments[STATES]] = self.kept.get(arguments[STATES], 0) + part
+                    self.kept[arguments[KEPT]] = self.kept.get(arguments[KEPT], 0) + part
                 elif begin < end:
                     targets = prompt[begin + 1 : end + 1] + [arguments[LAST_TOKEN]] * complete
                     reads.add_span(offset + begin, targets, result.logprobs)
