@@ -7,6 +7,9 @@ STATES = "reranker_states"  # true where the sum of the span's hidden states is 
 FOLLOWERS = "reranker_followers"  # tokens that may follow the prompt; their log-probabilities are kept
 KEPT = "reranker_kept"  # number that states or log-probabilities are kept under
 
-TAIL = "reranker_tail"  # in kv_transfer_params: number of the shared prefix whose last block is kept
-LENGTH = "reranker_prefix_length"  # in kv_transfer_params: tokens of that prefix
+# in kv_transfer_params
+TAIL = "reranker_tail"  # number of the prefix whose last block is kept
+LENGTH = "reranker_prefix_length"  # tokens of that prefix
+KEPT_TAIL = "reranker_kept_tail"  # number to keep the last block of the whole prompt under
+
 TAIL_ROWS = 256  # prefixes whose last block is kept at once; the oldest goes first

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,8 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm_arguments import TAIL_ROWS
 from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
-from reranker.engines.vllm_prompts import Call, Prompt, PromptWriter
+from reranker.engines.vllm_prompts import LISTS, Branch, Call, Prompt, PromptWriter
 from reranker.engines.vllm_steps import Steps, writing_parameters
 from reranker.errors import EngineError, ModelError
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -38,6 +37,7 @@ from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, Scorin
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 10.0
+_P = TypeVar("_P", bound=Prompt)
 
 
 class VLLMEngine:
@@ -251,7 +251,7 @@ class VLLMEngine:
         for request in requests:
             more = sum(len(sequence.vectors) for sequence in _sequences(request))
             full = vectors + more > self._slots.size or tokens + len(request.prefix) > self._prefix_tokens
-            if group and (full or len(group) == TAIL_ROWS):
+            if group and (full or len(group) == LISTS):
                 self._slots.load([sequence for member in group for sequence in _sequences(member)])
                 yield group
                 group, vectors, tokens = [], 0, 0
@@ -263,14 +263,28 @@ class VLLMEngine:
             yield group
 
     def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[Prompt]:
-        """The prompts of all lists, one after the other, with their prefixes computed."""
+        """The prompts of all lists, one after the other, with what they share computed."""
         lists = [self._writer.write(request, likelihood=likelihood) for request in group]
         self._generate([one.before for one in lists if one.before])
         kept = {one.kept: one.read for one in lists if one.kept is not None}
         for read, values in zip(kept.values(), self._take(list(kept)), strict=True):
             for prompt, value in zip(read, values.tolist(), strict=True):
                 prompt.first = value
+        self._read_branches(self._writer.branches(lists))
         return [prompt for one in lists for prompt in one.prompts]
+
+    def _read_branches(self, branches: Sequence[Branch]) -> None:
+        prompts: dict[int, list[int]] = {}
+
+        def call(branch: Branch) -> Call:
+            token_ids, options = self._writer.branch(branch)
+            prompts[branch.kept] = token_ids
+            return token_ids, options
+
+        outputs = self._uncached(branches, call)
+        followers = self._take([branch.kept for branch in branches])
+        for branch, output, values in zip(branches, outputs, followers, strict=True):
+            branch.hand_on(prompts[branch.kept], self._sum(branch, output), values.tolist())
 
     def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
         """What the worker kept under these numbers."""
@@ -308,7 +322,7 @@ class VLLMEngine:
                 row[:] = sums[tried[-1]] / len(prompt.scored)
         return states
 
-    def _uncached(self, prompts: Sequence[Prompt], call: Callable[[Prompt], Call]) -> list[Any]:
+    def _uncached(self, prompts: Sequence[_P], call: Callable[[_P], Call]) -> list[Any]:
         """vLLM's outputs for prompts whose scored tokens were all computed.
 
         It computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the prompt

@@ -1,14 +1,31 @@
 """What the vLLM engine asks of vLLM for a list: a prompt for each candidate, and one for what they all begin with."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from reranker.engines.slots import Aliases, SlotTable
-from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, LAST_TOKEN, LENGTH, SCORED_FROM, STATES, TAIL, UNREAD
+from reranker.engines.vllm_arguments import (
+    FOLLOWERS,
+    KEPT,
+    KEPT_TAIL,
+    LAST_TOKEN,
+    LENGTH,
+    SCORED_FROM,
+    STATES,
+    TAIL,
+    TAIL_ROWS,
+    UNREAD,
+)
 from reranker.types import ScoringRequest
 
+LISTS = TAIL_ROWS // 2
+"""Lists whose prompts are written together: each takes a row of the connector, and the branches take the others."""
+
+_BRANCH_SAVES = 2  # tokens: one request more costs about one
+_BRANCHES_SAVE = 32  # tokens of all branches: one step more costs about as many
 _LOG_PROBS: dict[str, Any] = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
 
 Call = tuple[list[int], dict[str, Any]]
@@ -17,20 +34,20 @@ Call = tuple[list[int], dict[str, Any]]
 
 @dataclass(kw_only=True, eq=False)
 class Prompt:
-    """A candidate behind what all candidates of its list begin with.
+    """A candidate behind what all candidates of its list begin with, or its whole branch does.
 
     Attributes:
         prefix: that beginning.
         own: the candidate's tokens.
         scored_from: where scoring starts within `own`.
-        arguments: SamplingParams.extra_args.
-        first: log p of a scored token that was read with the prefix, in nats.
+        transfer: kv_transfer_params by which the prefix is found computed.
+        first: Σ log p of scored tokens that were read with the prefix, in nats.
     """
 
     prefix: list[int]
     own: list[int]
     scored_from: int
-    arguments: dict[str, Any]
+    transfer: dict[str, Any]
     first: float = 0.0
 
     @property
@@ -42,6 +59,44 @@ class Prompt:
     def scored(self) -> list[int]:
         """The tokens that are still to be scored."""
         return self.own[self.scored_from :]
+
+
+@dataclass(kw_only=True, eq=False)
+class Branch(Prompt):
+    """What some candidates of a list begin with, as a prompt of its own; the first token was read with the prefix.
+
+    Attributes:
+        members: their prompts.
+        longer: those that go on behind it.
+        kept: number under which the worker keeps log p of the tokens that these go on with.
+        keep: kv_transfer_params by which its end is kept.
+        behind: kv_transfer_params by which it is found computed.
+    """
+
+    members: list[Prompt]
+    longer: list[Prompt]
+    kept: int
+    keep: dict[str, Any]
+    behind: dict[str, Any]
+
+    @property
+    def saves(self) -> int:
+        """Tokens that its members need not compute."""
+        return sum(min(len(member.own) - 1, len(self.own)) for member in self.members) - len(self.own)
+
+    def hand_on(self, token_ids: list[int], value: float, followers: Iterable[float]) -> None:
+        """Has the members go on behind it.
+
+        Args:
+            token_ids: the whole prompt, as vLLM was given it.
+            value: Σ log p of its own scored tokens, in nats.
+            followers: log p of the next token of each of `longer`.
+        """
+        for member in self.members:
+            member.prefix, member.own, member.transfer = token_ids, member.own[len(self.own) :], self.behind
+            member.first += value
+        for member, follower in zip(self.longer, followers, strict=True):
+            member.first += follower
 
 
 @dataclass(kw_only=True, eq=False)
@@ -96,12 +151,10 @@ class PromptWriter:
         if not together:
             shared = min(shared, min(starts) - 1)
         prefix = self._slots.token_ids(request.prefix) + owns[0][:shared]
-        arguments: dict[str, Any] = {}
-        if self._block and len(owns) > 1 and len(prefix) % self._block:
-            arguments = {"kv_transfer_params": {TAIL: next(self.numbers), LENGTH: len(prefix)}}
+        keep, behind = self._tail(len(prefix)) if len(owns) > 1 else ({}, {})
         result = PromptList(
             prompts=[
-                Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared + together, arguments=arguments)
+                Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared + together, transfer=behind)
                 for own, start in zip(owns, starts, strict=True)
             ]
         )
@@ -109,18 +162,41 @@ class PromptWriter:
             result.kept = next(self.numbers)
             result.read = [result.prompts[place] for place in scored]
             followers = {FOLLOWERS: [one.own[0] for one in result.read], KEPT: result.kept}
-            result.before = prefix, {**_LOG_PROBS, "extra_args": arguments | followers | {UNREAD: True}}
-        elif arguments:
-            result.before = prefix, {"extra_args": arguments | {UNREAD: True}}
+            result.before = prefix, _LOG_PROBS | _extra(keep, followers | {UNREAD: True})
+        elif keep:
+            result.before = prefix, _extra(keep, {UNREAD: True})
         return result
+
+    def branches(self, lists: Sequence[PromptList]) -> list[Branch]:
+        """Beginnings that candidates share within their scored tokens, where computing them once saves most.
+
+        Args:
+            lists: at most `LISTS`, whose prefixes were read.
+        """
+        found: list[Branch] = []
+        for one in lists:
+            beginnings: dict[int, list[Prompt]] = defaultdict(list)
+            for prompt in one.read:
+                beginnings[prompt.own[0]].append(prompt)
+            found += [self._branch(members) for members in beginnings.values() if len(members) > 1]
+        found = sorted((one for one in found if one.saves >= _BRANCH_SAVES), key=lambda one: one.saves, reverse=True)
+        found = found[: TAIL_ROWS - len(lists)]
+        return found if sum(one.saves for one in found) >= _BRANCHES_SAVE else []
+
+    def branch(self, branch: Branch) -> Call:
+        """For the tokens of a branch, and those that may follow it."""
+        first, *others = branch.own
+        followers = {FOLLOWERS: [member.own[len(branch.own)] for member in branch.longer], KEPT: branch.kept}
+        arguments = _extra(branch.transfer | branch.keep, followers | {SCORED_FROM: branch.start, UNREAD: True})
+        return [*branch.prefix, self._aliases.fresh(first), *others], _LOG_PROBS | arguments
 
     def span(self, prompt: Prompt) -> Call:
         """For the sum of the scored tokens' log-probabilities."""
         if not self._reads_spans:
-            return prompt.prefix + prompt.own, {**_LOG_PROBS, "extra_args": prompt.arguments}
+            return prompt.prefix + prompt.own, _LOG_PROBS | _extra(prompt.transfer)
         first, *middle, last = prompt.own
-        arguments = prompt.arguments | {SCORED_FROM: prompt.start, LAST_TOKEN: last, UNREAD: True}
-        return [*prompt.prefix, self._aliases.fresh(first), *middle], {**_LOG_PROBS, "extra_args": arguments}
+        arguments = _extra(prompt.transfer, {SCORED_FROM: prompt.start, LAST_TOKEN: last, UNREAD: True})
+        return [*prompt.prefix, self._aliases.fresh(first), *middle], _LOG_PROBS | arguments
 
     def states(self, prompt: Prompt, number: int) -> Call:
         """For the sum of the states that the scored tokens follow, kept under a number."""
@@ -129,7 +205,35 @@ class PromptWriter:
 
     def labels(self, prompt: Prompt, labels: list[int]) -> Call:
         """For the log-probabilities of labels behind the candidate."""
-        return prompt.prefix + prompt.own, {"logprob_token_ids": labels, "extra_args": prompt.arguments}
+        return prompt.prefix + prompt.own, {"logprob_token_ids": labels} | _extra(prompt.transfer)
+
+    def _branch(self, members: list[Prompt]) -> Branch:
+        shared = _common_length([member.own for member in members])
+        one = members[0]
+        keep, behind = self._tail(len(one.prefix) + shared)
+        return Branch(
+            prefix=one.prefix,
+            own=one.own[:shared],
+            scored_from=1,
+            transfer=one.transfer,
+            members=members,
+            longer=[member for member in members if len(member.own) > shared],
+            kept=next(self.numbers),
+            keep=keep,
+            behind=behind,
+        )
+
+    def _tail(self, length: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """kv_transfer_params of the request that computes a prefix, and of those that begin with it."""
+        if not self._block or length % self._block == 0:
+            return {}, {}
+        number = next(self.numbers)
+        return {KEPT_TAIL: number}, {TAIL: number, LENGTH: length}
+
+
+def _extra(transfer: dict[str, Any], others: dict[str, Any] | None = None) -> dict[str, Any]:
+    """SamplingParams' extra_args; a request that names no tail gets no kv_transfer_params."""
+    return {"extra_args": ({"kv_transfer_params": transfer} if transfer else {}) | (others or {})}
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:

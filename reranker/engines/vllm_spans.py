@@ -25,7 +25,8 @@ class SpanReader:
     A request for a span says in `SamplingParams.extra_args` where scoring starts (`SCORED_FROM`) and which token
     follows the prompt (`LAST_TOKEN`). That token is scored, too, and never computed. A request with `STATES` has the
     states themselves summed instead. A request with `FOLLOWERS` has the log-probability of each of them after its
-    prompt read: the first tokens of many spans, from one state. Other requests get vLLM's own.
+    prompt read: the first tokens of many spans, from one state; it may be scored itself, without a last token. Other
+    requests get vLLM's own.
 
     Args:
         runner: vLLM's model runner.
@@ -78,18 +79,16 @@ class SpanReader:
             if request.in_progress_prompt_logprobs_cpu is None:
                 request.in_progress_prompt_logprobs_cpu = _one_row()
             result = request.in_progress_prompt_logprobs_cpu
-            if FOLLOWERS in arguments:
-                if complete:
-                    self.kept[arguments[KEPT]] = torch.zeros(len(arguments[FOLLOWERS]))
-                    reads.add_followers(offset + end - 1, arguments[FOLLOWERS], self.kept[arguments[KEPT]])
-            else:
-                begin = max(computed, arguments[SCORED_FROM] - 1)
-                if STATES in arguments:
-                    part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
-                    self.kept[arguments[KEPT]] = self.kept.get(arguments[KEPT], 0) + part
-                elif begin < end:
-                    targets = prompt[begin + 1 : end + 1] + [arguments[LAST_TOKEN]] * complete
-                    reads.add_span(offset + begin, targets, result.logprobs)
+            begin = max(computed, arguments.get(SCORED_FROM, end + 1) - 1)
+            if STATES in arguments:
+                part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
+                self.kept[arguments[KEPT]] = self.kept.get(arguments[KEPT], 0) + part
+            elif begin < end:
+                last = [arguments[LAST_TOKEN]] if complete and LAST_TOKEN in arguments else []
+                reads.add_span(offset + begin, prompt[begin + 1 : end + 1] + last, result.logprobs)
+            if complete and FOLLOWERS in arguments:
+                self.kept[arguments[KEPT]] = torch.zeros(len(arguments[FOLLOWERS]))
+                reads.add_followers(offset + end - 1, arguments[FOLLOWERS], self.kept[arguments[KEPT]])
             if complete:
                 results[name] = result
                 request.in_progress_prompt_logprobs_cpu = None

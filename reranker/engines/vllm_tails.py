@@ -2,8 +2,9 @@
 
 vLLM caches whole blocks, so each candidate would compute the rest of its user's prefix anew: on average half a block,
 which on a CPU (blocks of 32) is twice as long as the candidate. This KV connector, vLLM's own door for outside caches,
-copies the half-filled block instead. One request computes the prefix alone (its `LENGTH` is its whole prompt), and its
-last block is kept in one of `TAIL_ROWS` rows; the candidates, which name the same `TAIL`, get a copy of it.
+copies the half-filled block instead. One request computes the prefix alone, and its last block is kept under the number
+`KEPT_TAIL` in one of `TAIL_ROWS` rows; the candidates, which name that number as their `TAIL`, get a copy of it. A
+request may do both: begin with one prefix, and be another.
 
 Blocks are copied whole, so the layout within a block does not matter, only that blocks are the first axis.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
 
-from reranker.engines.vllm_arguments import LENGTH, TAIL, TAIL_ROWS
+from reranker.engines.vllm_arguments import KEPT_TAIL, LENGTH, TAIL, TAIL_ROWS
 from reranker.engines.vllm_waiting import wait_without_spinning
 
 
@@ -54,12 +55,10 @@ class PrefixTails(KVConnectorBase_V1):  # type: ignore[misc]
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         tail = _tail(request)
-        if tail is None:
-            return
-        if num_external_tokens:
+        if tail and num_external_tokens:
             block = blocks.get_block_ids()[0][tail[1] // self._block]
             self._copies.loads.append((self._rows[tail[0]], block))
-        elif request.num_prompt_tokens == tail[1]:
+        if KEPT_TAIL in (request.kv_transfer_params or {}):
             self._computing[request.request_id] = request
 
     def build_connector_meta(self, scheduler_output: Any) -> TailCopies:
@@ -67,9 +66,8 @@ class PrefixTails(KVConnectorBase_V1):  # type: ignore[misc]
             request = self._computing.get(name)
             if request is None or request.num_computed_tokens + scheduled < request.num_prompt_tokens:
                 continue
-            tail, length = _tail(request) or (0, 0)
-            block = self._kv_cache_manager.get_block_ids(name)[0][length // self._block]
-            self._copies.saves.append((block, self._row(tail)))
+            block = self._kv_cache_manager.get_block_ids(name)[0][request.num_prompt_tokens // self._block]
+            self._copies.saves.append((block, self._row(request.kv_transfer_params[KEPT_TAIL])))
             del self._computing[name]
         copies, self._copies = self._copies, TailCopies()
         return copies
@@ -101,7 +99,7 @@ class PrefixTails(KVConnectorBase_V1):  # type: ignore[misc]
         """Blocks are copied after the forward pass."""
 
     def _row(self, tail: int) -> int:
-        row = len(self._rows)
+        row = self._rows.pop(tail, len(self._rows))
         if row == TAIL_ROWS:
             row = self._rows.pop(next(iter(self._rows)))
         self._rows[tail] = row
@@ -109,6 +107,6 @@ class PrefixTails(KVConnectorBase_V1):  # type: ignore[misc]
 
 
 def _tail(request: Any) -> tuple[int, int] | None:
-    """(tail, length of its prefix) that a request names."""
+    """(tail, length of its prefix) that a request begins with."""
     parameters = request.kv_transfer_params or {}
     return (parameters[TAIL], parameters[LENGTH]) if TAIL in parameters else None

@@ -164,6 +164,24 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
         assert [output.num_cached_tokens for output in outputs] == [length + 1] * 2
         assert [prompt.scored for prompt in prompts] == [[30, 40], [30], []]
 
+    def test_a_beginning_that_some_candidates_share_is_read_once(self, engine: VLLMEngine) -> None:
+        """Branches of one to three tokens that end anywhere in a cache block; candidates that are a branch's whole."""
+        tails = [[20, 21, 22], [20, 21, 22], [20, 21, 22, 30], [20, 21, 22, 31, 40], [20, 21, 22, 32]]
+        others = [[50, 60], [50, 61, 62], [50], [50, 63, 64], [70, 80], [90], [90]]
+        spans = tuple(span([7, *own]) for own in tails + others)
+        requests = [ScoringRequest(prefix=plain([9, *range(100, 127 + n)]), candidates=spans) for n in range(8)]
+        prompts = engine._prompts(requests, likelihood=True)
+        assert [len(prompt.own) for prompt in prompts[: len(spans)]] == [0, 0, 1, 2, 1, 1, 2, 0, 2, 2, 1, 1]
+        goes_on = [prompt for prompt in prompts if prompt.scored]
+        outputs = engine._generate([engine._writer.span(prompt) for prompt in goes_on])
+        assert [output.num_cached_tokens for output in outputs] == [len(prompt.prefix) for prompt in goes_on]
+        for ours, theirs in zip(
+            engine.span_log_likelihoods(requests),
+            TorchEngine("smollm2-135m", dtype="float32").span_log_likelihoods(requests),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours.sums, theirs.sums, atol=1e-3, rtol=0)
+
 
 @pytest.mark.slow
 def test_without_the_span_reader() -> None:

@@ -35,10 +35,13 @@ class Runner:
             in_progress_prompt_logprobs_cpu=None,
         )
 
-    def add_followed(self, name: str, prompt: list[int], followers: list[int], number: int) -> None:
-        """A request for the log-probability of each follower after its prompt."""
+    def add_followed(
+        self, name: str, prompt: list[int], followers: list[int], number: int, scored_from: int | None = None
+    ) -> None:
+        """A request for the log-probability of each follower after its prompt, which may be scored itself."""
         self.add(name, prompt, scored_from=1, last=0)
-        self.requests[name].sampling_params.extra_args = {FOLLOWERS: followers, KEPT: number}
+        scored = {} if scored_from is None else {SCORED_FROM: scored_from}
+        self.requests[name].sampling_params.extra_args = {FOLLOWERS: followers, KEPT: number} | scored
 
     def add_plain(self, name: str) -> None:
         """A request for vLLM's own prompt log-probabilities."""
@@ -114,6 +117,22 @@ def test_followers_are_read_after_the_whole_prompt(head: Head) -> None:
     assert sorted(results) == ["a", "prefix"] and runner.num_prompt_logprobs == {}
     assert results["a"].logprobs.item() == pytest.approx(total(head, hidden[3:5], [2, 4]), abs=1e-5)
     assert reader.kept[8].tolist() == pytest.approx([total(head, hidden[6:], [one]) for one in (9, 3, 9)], abs=1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_followers_behind_a_span(head: Head, cut: int) -> None:
+    """The span [3, 4] ends the prompt, and no token is scored behind it but the followers."""
+    prompt, hidden = [1, 2, 3, 4], states(4, seed=6)
+    runner = Runner()
+    runner.add_followed("a", prompt, followers=[9, 5], number=8, scored_from=2)
+    reader = SpanReader(runner, head)
+    runner.place({"a": cut})
+    assert reader.read(hidden[:cut], {"a": cut}) == {}
+    runner.requests["a"].num_computed_tokens = cut
+    runner.place({"a": 4 - cut})
+    found = reader.read(hidden[cut:], {"a": 4 - cut})["a"].logprobs.item()
+    assert found == pytest.approx(total(head, hidden[1:3], [3, 4]), abs=1e-5)
+    assert reader.kept[8].tolist() == pytest.approx([total(head, hidden[3:], [one]) for one in (9, 5)], abs=1e-5)
 
 
 def test_requests_that_name_no_span_get_vllms_own(head: Head) -> None:
