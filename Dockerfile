@@ -17,9 +17,10 @@ COPY reranker reranker
 # As the Makefile installs it: the CPU build of PyTorch first; torchvision, torchaudio and torchcodec come along as CUDA
 # builds that break it, and nothing here needs them.
 FROM sources AS build-cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # hadolint ignore=DL3013
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
+    pip install torch==2.13.0 --index-url ${TORCH_INDEX} \
     && pip install ".[cpu,serve,redis,otel]" \
     && pip uninstall -y torchvision torchaudio torchcodec
 

@@ -32,6 +32,7 @@ def main(
     data: Annotated[Path, typer.Option(help="folder with one folder a domain")],
     out: Annotated[Path, typer.Option(help="folder for runs, prompts and results")] = Path("out/unseen"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time by default")] = "",
+    left_out: Annotated[str, typer.Option(help="those of them that are left out in turn; all by default")] = "",
     algorithms: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "pooled,fomaml",
     config: Annotated[Path | None, typer.Option(help="YAML with fields of MetaConfig; domains are set here")] = None,
     adapt_users: Annotated[int, typer.Option(help="users of the new domain that adapt the prompt")] = 100,
@@ -40,11 +41,14 @@ def main(
     engine: str = "auto",
 ) -> None:
     """Leave one domain out: train on the others, adapt to it, judge on it."""
-    names = chosen_domains(data, domains) if domains else ordered_domains(data)
-    if len(names) < 2:
-        raise ConfigError(f"leaving a domain out needs at least two, got {names}")
+    known = chosen_domains(data, domains) if domains else ordered_domains(data)
+    if len(known) < 2:
+        raise ConfigError(f"leaving a domain out needs at least two, got {known}")
+    names = left_out.split(",") if left_out else known
+    if strange := [name for name in names if name not in known]:
+        raise ConfigError(f"--left-out names {', '.join(strange)}, not among the domains {', '.join(known)}")
     rivals = algorithms.split(",")
-    sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in names]
+    sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in known]
     base = {**settings_from_yaml(config), "hold_out": _JUDGED_ON}
     served = MetaConfig.from_mapping({**base, "domains": sources}).reranker.model_copy(update={"engine": engine})
     for algorithm in rivals:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from candidate_gen import ALSRecall, PopularityRecall
 from reranker.bootstrap import Interval, mean_interval
-from reranker.evaluation.metrics import per_user_metrics
+from reranker.evaluation.metrics import per_user_metrics, require_trec
 from reranker.evaluation.protocol import CandidateLists, propose
 from reranker.evaluation.splits import leave_last_k
 from reranker.hub import load_dataset
@@ -75,6 +75,7 @@ def run_demo(
         progress: show progress bars on stderr.
         settings: fields of `RerankerConfig`.
     """
+    require_trec()
     watch = _Stopwatch()
     with watch.stage("data"):
         fold = leave_last_k(load_dataset("ml-100k"), 1).sample_users(users)

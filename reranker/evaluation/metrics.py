@@ -8,6 +8,7 @@ count half); novelty@k and average_popularity@k of what is shown. Over the catal
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,19 @@ def ranks(lists: CandidateLists, scores: Scores) -> IntArray:
     result = np.empty(len(order), dtype=np.int64)
     result[order] = np.arange(len(order)) - starts + 1
     return result
+
+
+def require_trec() -> Any:
+    """The module pytrec_eval; whoever measures at the end of a long run asks for it at the start.
+
+    Raises:
+        ConfigError: pytrec-eval-terrier is not installed.
+    """
+    try:
+        import pytrec_eval
+    except ImportError as error:
+        raise ConfigError("metrics need pytrec-eval-terrier: pip install 'reranker[eval]'") from error
+    return pytrec_eval
 
 
 def per_user_metrics(
@@ -148,10 +162,7 @@ def popularity(lists: CandidateLists) -> NDArray[np.float64]:
 def _trec(
     lists: CandidateLists, ranked: IntArray, users: IntArray, protocol: ListProtocol, ks: Sequence[int]
 ) -> pd.DataFrame:
-    try:
-        import pytrec_eval
-    except ImportError as error:
-        raise ConfigError("metrics need pytrec-eval-terrier: pip install 'reranker[eval]'") from error
+    pytrec_eval = require_trec()
     run: dict[str, dict[str, float]] = {}
     qrels: dict[str, dict[str, int]] = {}
     rows = zip(lists.list_index.tolist(), ranked.tolist(), lists.relevant.tolist(), strict=True)

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.kept import read_scores, score_key, score_path, write_scores
 from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
-from reranker.evaluation.metrics import CUTOFFS, catalogue_metrics, check_scores, metric_name, per_user_metrics
+from reranker.evaluation.metrics import (
+    CUTOFFS,
+    catalogue_metrics,
+    check_scores,
+    metric_name,
+    per_user_metrics,
+    require_trec,
+)
 from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
 from reranker.evaluation.splits import Fold
@@ -139,10 +146,12 @@ def evaluate(
         progress: called with one line as each system starts.
 
     Raises:
-        ConfigError: the baseline is not among the systems, or a compared metric is not computed.
+        ConfigError: the baseline is not among the systems, a compared metric is not computed, or pytrec-eval-terrier is
+            not installed.
         DataError: a leak, two folds of one domain, or scores that are not finite.
     """
     settings = settings or Settings()
+    require_trec()
     _check(folds, systems, settings)
     runs: list[Run] = []
     for fold in folds:

@@ -163,6 +163,15 @@ def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(dat
     with pytest.raises(ConfigError, match="made with other settings"):
         invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 6)
     load_peft(out / "fomaml" / "games")
+    with pytest.raises(ConfigError, match="--left-out names books, not among the domains games, movies"):
+        invoke(unseen.main, *flags, "--left-out", "movies,books")
+    one = invoke(
+        unseen.main, *flags[:2], "--out", tmp_path / "one", *flags[4:], "--left-out", "movies", "--fit-users", 10
+    )
+    assert one.exit_code == 0
+    assert not (tmp_path / "one" / "pooled" / "games").exists()
+    names = {one["name"] for one in json.loads((tmp_path / "one" / "judged" / "meta.json").read_text())["checks"]}
+    assert "movies: llm.fomaml over llm.pooled" in names and not any(name.startswith("games") for name in names)
 
 
 def test_what_cannot_be_run_is_said(data, venv, tmp_path):

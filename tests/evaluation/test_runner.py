@@ -1,11 +1,14 @@
 import logging
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
+from reranker.demo import run_demo
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import (
     Results,
@@ -252,6 +255,16 @@ def test_leaks_stop_the_evaluation(fold, chain):
 def test_settings_that_cannot_work(fold, systems, settings, message):
     with pytest.raises(ConfigError, match=message):
         run(fold, systems, settings=settings)
+
+
+def test_without_pytrec_eval_nothing_is_begun(fold, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytrec_eval", None)
+    begun = []
+    with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
+        evaluate([fold], PopularityRecall(), {"recall": lambda: begun.append(1) or RecallOrder()})
+    with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
+        run_demo(Path("nowhere"), begun.append)
+    assert not begun
 
 
 def test_folds_of_one_domain_twice_are_refused(fold):
