@@ -20,7 +20,12 @@ from reranker.engines.packing import BoolArray, PackedRow
 from reranker.types import IntArray
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+Beginning = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""What rows come behind: (1, key heads, tokens, d) keys and values of each layer."""
+
 _NAME = "reranker_packed"
+_OPAQUE = "reranker_packed_opaque"  # the same, which a compiler does not look into
 _TRUNK_BLOCK = 64  # queries of a trunk that attend together, and what larger blocks are multiples of
 _TRUNK_BLOCKS = 8  # at most: SDPA's own causal mask skips nothing within 512 keys on a CPU
 
@@ -65,22 +70,25 @@ class Plan:
         sides: trunks in blocks, which see those before them; then groups of nodes.
         back: (n_tokens,) where each token stands among the queries of the sides, one after the other.
         positions: (n_tokens,) of each token in its own prompt: what rotary embeddings are given.
+        behind: the beginning that all rows come behind, if any.
     """
 
     sides: Sequence[Side]
     back: torch.Tensor
     positions: torch.Tensor
+    behind: Beginning = ()
 
 
-def planned(rows: Sequence[PackedRow], begin: int, kind: AttentionKind, device: torch.device) -> Plan:
+def planned(rows: Sequence[PackedRow], behind: Beginning, kind: AttentionKind, device: torch.device) -> Plan:
     """The plan of rows that stand one after the other.
 
     Args:
         rows: packed requests.
-        begin: tokens of a beginning that all rows come behind.
+        behind: the beginning that all rows come behind; empty for none.
         kind: what the model is like.
         device: where the plan will be.
     """
+    begin = behind[0][0].shape[2] if behind else 0
     builder = _Builder(rows, begin, kind, device)
     starts = begin + np.cumsum([0] + [len(row) for row in rows])
     lengths = [len(row) if row.is_chain else len(row.prefix) for row in rows]
@@ -106,7 +114,7 @@ def planned(rows: Sequence[PackedRow], begin: int, kind: AttentionKind, device: 
             visible = rows[row].visible(group)
             one[: len(visible), : len(visible)] = visible
         builder.add(groups, real, np.concatenate([keys[owners], groups], axis=1), sees)
-    return builder.plan()
+    return builder.plan(behind)
 
 
 class _Builder:
@@ -140,9 +148,9 @@ class _Builder:
         places = np.maximum(queries - self._begin, 0)
         self._sides.append(Side(queries=self._tensor(places), keys=self._tensor(keys), masks=masks))
 
-    def plan(self) -> Plan:
+    def plan(self, behind: Beginning) -> Plan:
         positions = self._positions[self._begin :]
-        return Plan(sides=self._sides, back=self._tensor(self._back), positions=self._tensor(positions))
+        return Plan(sides=self._sides, back=self._tensor(self._back), positions=self._tensor(positions), behind=behind)
 
     def _additive(self, seen: BoolArray) -> torch.Tensor:
         """0 where seen, the dtype's minimum elsewhere: SDPA on a CPU is faster with it than with booleans."""
@@ -174,21 +182,33 @@ def attending(plan: Plan) -> Iterator[None]:
         _PLAN.reset(token)
 
 
-def use_packed_attention(lm: Any) -> None:
-    """Has a transformers model attend by plans; without one it does what it did."""
+def is_attending() -> bool:
+    """Whether there is a plan."""
+    return _PLAN.get() is not None
+
+
+def use_packed_attention(lm: Any, *, opaque: bool = False) -> None:
+    """Has a transformers model attend by plans; without one it does what it did.
+
+    Args:
+        lm: the model.
+        opaque: whether its layers are compiled: a compiler cannot follow a plan.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
-    lm.set_attn_implementation(_NAME)
+    name = _OPAQUE if opaque else _NAME
+    disable: Any = torch.compiler.disable
+    AttentionInterface.register(name, disable(_attention) if opaque else _attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    lm.set_attn_implementation(name)
 
 
 _PLAN: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 
 def _attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -201,7 +221,7 @@ def _attention(
     Args:
         module: the layer.
         query: (1, heads, tokens, d).
-        key, value: (1, key heads, begin + tokens, d).
+        key, value: (1, key heads, tokens, d), without those of the plan's beginning.
         attention_mask: of no meaning where there is a plan.
         scaling: factor on the products.
         **kwargs: `sliding_window`, and what SDPA takes.
@@ -215,6 +235,9 @@ def _attention(
     if plan is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
+    if plan.behind:
+        first_key, first_value = plan.behind[module.layer_idx]
+        key, value = torch.cat([first_key, key], dim=2), torch.cat([first_value, value], dim=2)
     kind = FULL if kwargs.get("sliding_window") is None else SLIDING
     tokens, keys, values = (one[0].transpose(0, 1) for one in (query, key, value))
     parts = [

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reranker.engines.compiling import compile_layers
 from reranker.engines.head import head_of
 from reranker.engines.packed_attention import (
     FULL,
     SLIDING,
     AttentionKind,
+    Beginning,
     attending,
     planned,
     use_packed_attention,
@@ -27,19 +29,22 @@ class PackedLM:
     Args:
         lm: a loaded transformers causal LM.
         device: where it is.
+        compiled: whether its layers are compiled for packed rows that need no gradients.
 
     Raises:
-        ModelError: its attention is of a kind that rows cannot be packed for.
+        ModelError: its attention is of a kind that rows cannot be packed for, or its layers cannot be compiled.
     """
 
-    def __init__(self, lm: Any, device: torch.device) -> None:
+    def __init__(self, lm: Any, device: torch.device, *, compiled: bool = False) -> None:
         self._config = lm.config.get_text_config()
         self._trunk = lm.base_model
         self._embeddings = lm.get_input_embeddings()
         self._head = head_of(lm)
         self._device = device
         self._attention = _attention_of(lm)
-        use_packed_attention(lm)
+        use_packed_attention(lm, opaque=compiled)
+        if compiled:
+            compile_layers(lm)
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +57,7 @@ class PackedLM:
         return rows
 
     def log_probs(
-        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Any = None
+        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Beginning = ()
     ) -> list[NDArray[np.float64]]:
         """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats.
 
@@ -72,13 +77,13 @@ class PackedLM:
         values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
-    def states(self, rows: Sequence[PackedRow], behind: Any = None) -> list[NDArray[np.float32]]:
+    def states(self, rows: Sequence[PackedRow], behind: Beginning = ()) -> list[NDArray[np.float32]]:
         """Per row: (n_reads, dim) states after the last norm; `behind` as in `log_probs`."""
         values: NDArray[np.float32] = self._hidden(rows, behind=behind).float().cpu().numpy()
         return np.split(values, np.cumsum([len(row.reads) for row in rows])[:-1])
 
     def differentiable_log_probs(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor], behind: Any = None
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor], behind: Beginning = ()
     ) -> list[torch.Tensor]:
         """Per row: (n_pairs,) log p(target) in nats, with a graph back to `vectors`.
 
@@ -96,7 +101,7 @@ class PackedLM:
         return list(torch.split(values, [len(row.pair_reads) for row in rows]))
 
     @torch.no_grad()
-    def remember(self, sequence: TokenSequence, vectors: torch.Tensor | None = None) -> Any:
+    def remember(self, sequence: TokenSequence, vectors: torch.Tensor | None = None) -> Beginning:
         """Keys and values of a beginning of many rows, computed once.
 
         Args:
@@ -110,7 +115,7 @@ class PackedLM:
         if vectors is not None and not sequence.is_plain:
             embeddings[self._tensor(sequence.vector_positions)] = vectors.to(embeddings)
         self._trunk(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
-        return cache
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def new_cache(self) -> Any:
         """An empty KV cache for `next_logits`."""
@@ -127,24 +132,22 @@ class PackedLM:
         return logits
 
     def _hidden(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Any = None
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Beginning = ()
     ) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
-        begin = 0 if behind is None else behind.get_seq_length()
         whole = TokenSequence.concatenate([part for row in rows for part in (row.prefix, row.nodes)])
         embeddings = self._input(whole)
         if vectors is not None and not whole.is_plain:
             embeddings[self._tensor(whole.vector_positions)] = torch.cat(list(vectors)).to(embeddings)
         layers = self._attention.layers
         nothing = embeddings.new_zeros((1, 1, 1, 1))  # masks are the plan's; without any, transformers would make one
-        plan = planned(rows, begin, self._attention, self._device)
+        plan = planned(rows, behind, self._attention, self._device)
         with attending(plan):
             states = self._trunk(
                 inputs_embeds=embeddings[None],
                 position_ids=plan.positions[None],
                 attention_mask=dict.fromkeys(layers, nothing) if len(layers) > 1 else nothing,
-                past_key_values=None if behind is None else _copied(behind),
-                use_cache=behind is not None,
+                use_cache=False,
             ).last_hidden_state[0]
         nodes = np.cumsum([0] + [len(row) for row in rows])[:-1] + [len(row.prefix) for row in rows]
         flat = [first + row.reads for first, row in zip(nodes, rows, strict=True)]
@@ -159,16 +162,6 @@ class PackedLM:
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-def _copied(cache: Any) -> Any:
-    """A KV cache that can grow without the other."""
-    from transformers import DynamicCache
-
-    copied = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        copied.update(layer.keys, layer.values, number)
-    return copied
 
 
 def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reranker.engines.causal_lm import HubTokenizer, Model, load_causal_lm, resolved
 from reranker.engines.generation import draw, written
+from reranker.engines.packed_attention import Beginning
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import PackedRow, batches, pack, split_common
 from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
@@ -33,7 +34,7 @@ _PROMPT_STEP = 512  # tokens of a prompt to continue that are read before other 
 _ROW_NODES = 4096  # candidate tokens a row: bounds memory
 
 
-_Read = Callable[[PackedLM, list[PackedRow], Any], list[NDArray[Any]]]
+_Read = Callable[[PackedLM, list[PackedRow], Beginning], list[NDArray[Any]]]
 
 
 class TorchEngine:
@@ -44,6 +45,7 @@ class TorchEngine:
         dtype: "bfloat16", "float32" or "auto" (see `precision`).
         device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
         max_batch_tokens: bound on the tokens of one forward pass. None: by device.
+        compiled: compile the layers (`torch.compile`), which takes a while at the first lists, and a C++ compiler.
 
     Raises:
         ConfigError: unknown dtype, or a missing package.
@@ -59,6 +61,7 @@ class TorchEngine:
         dtype: str = AUTO_DTYPE,
         device: str | None = None,
         max_batch_tokens: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = chosen_dtype(dtype, self.device.type)
@@ -75,7 +78,7 @@ class TorchEngine:
             vocab_size=config.vocab_size,
             max_length=config.max_position_embeddings,
         )
-        self._lm: PackedLM | None = PackedLM(lm, self.device)
+        self._lm: PackedLM | None = PackedLM(lm, self.device, compiled=compiled)
         self._lock = Turns()
 
     @property
@@ -168,7 +171,7 @@ class TorchEngine:
             row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=labels)
         ]
         rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
-        behind = None
+        behind: Beginning = ()
         if rows and common:
             with self._lock, torch.inference_mode():
                 behind = self._loaded().remember(common)
@@ -178,7 +181,7 @@ class TorchEngine:
                 results = self._forward(batch, read, behind)
             yield from zip(batch, results, strict=True)
 
-    def _forward(self, batch: list[PackedRow], read: _Read, behind: Any) -> list[NDArray[Any]]:
+    def _forward(self, batch: list[PackedRow], read: _Read, behind: Beginning) -> list[NDArray[Any]]:
         try:
             return read(self._loaded(), batch, behind)
         except torch.cuda.OutOfMemoryError as error:

@@ -7,13 +7,13 @@ the user's soft tokens. Contexts of a batch are one leaf, so a forward and a bac
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from reranker.engines.packed_attention import Beginning
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import batches, pack, split_prefixes
 from reranker.errors import DataError
@@ -56,7 +56,7 @@ class SupportReader:
         Returns:
             (users, d) gradients, (users,) losses: −mean log p of a token, in nats.
         """
-        behind = None
+        behind: Beginning = ()
         common, rest = _common_beginning(requests, 0 if prompt is None else len(prompt))
         if len(common):
             behind, requests, prompt = self._lm.remember(common, prompt), rest, None
@@ -71,7 +71,7 @@ class SupportReader:
         return gradient, losses
 
     def _losses(
-        self, requests: Sequence[ScoringRequest], tokens: torch.Tensor, prompt: torch.Tensor | None, behind: Any
+        self, requests: Sequence[ScoringRequest], tokens: torch.Tensor, prompt: torch.Tensor | None, behind: Beginning
     ) -> torch.Tensor:
         rows = [row for number, one in enumerate(requests) for row in pack(one, number, 1, labels=False)]
         vectors = [one if prompt is None else torch.cat([prompt.detach().to(one), one]) for one in tokens]

@@ -64,10 +64,13 @@ def test_equals_one_mask_over_all_pairs(
         for heads, count in ((HEADS, tokens), (KEY_HEADS, begin + tokens), (KEY_HEADS, begin + tokens))
     )
     kind = AttentionKind(layers=frozenset({FULL, SLIDING}), window=WINDOW, queries=2, dtype=torch.float64)
-    plan = planned(rows, begin, kind, torch.device("cpu"))
+    other = torch.full((1, KEY_HEADS, begin, DIM), torch.nan, dtype=torch.float64)  # of a layer before
+    behind = [(other, other), (key[:, :, :begin], value[:, :, :begin])] if begin else []
+    own = key[:, :, begin:], value[:, :, begin:]
+    plan = planned(rows, behind, kind, torch.device("cpu"))
     for window in (None, WINDOW):
         with attending(plan):
-            ours, _ = attention(SimpleNamespace(), query, key, value, None, scaling=0.3, sliding_window=window)
+            ours, _ = attention(SimpleNamespace(layer_idx=1), query, *own, None, scaling=0.3, sliding_window=window)
         scores = 0.3 * query @ key.repeat_interleave(2, dim=1).transpose(2, 3)
         scores = scores.masked_fill(torch.from_numpy(~dense(rows, begin, window)), float("-inf"))
         theirs = scores.softmax(dim=-1) @ value.repeat_interleave(2, dim=1)
@@ -80,6 +83,6 @@ def test_work_grows_with_the_list_and_not_with_its_square() -> None:
     def pairs(candidates: int) -> int:
         row = row_of(50, [[7, number, 5, 6] for number in range(candidates)], 64)
         kind = AttentionKind(layers=frozenset({FULL}), window=0, queries=1, dtype=torch.float32)
-        return sum(side.masks[FULL].numel() for side in planned([row], 0, kind, torch.device("cpu")).sides)
+        return sum(side.masks[FULL].numel() for side in planned([row], (), kind, torch.device("cpu")).sides)
 
     assert pairs(200) < 2.1 * pairs(100)

@@ -1,5 +1,6 @@
 """The torch engine on a tiny random model (quick) and on the real one."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+import torch._inductor.utils
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from reranker.engines import load_engine
@@ -20,7 +23,7 @@ from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.hub import resolve_model
 from reranker.protocols import Engine
-from reranker.types import ScoringRequest
+from reranker.types import GenerationRequest, ScoringRequest
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.states import StatesContract
 from tests.engines.models import naive_scores, naive_states, save_tiny_model
@@ -108,6 +111,34 @@ def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:
     together = engine.span_log_likelihoods([request, other])
     np.testing.assert_allclose(together[0].sums, sums, atol=1e-4)
     np.testing.assert_allclose(together[1].sums, naive_scores(lm, other, [10])[0], atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_compiled_layers_score_the_same(tiny: Path, tiny_engine: TorchEngine) -> None:
+    """Lists of several lengths, alone and behind a common beginning; gradients and texts go through plain layers."""
+    engine = TorchEngine(tiny, dtype="float32", compiled=True)
+    requests = [random_request(seed, candidates=3 + 4 * seed, prefix=10 + 9 * seed) for seed in range(4)]
+    other = replace(requests[3], prefix=plain([*requests[3].prefix.token_ids[:9], 3, 4]))
+    before, graphs = counters["stats"]["unique_graphs"], []
+    for batch in ([requests[0]], requests, [requests[3], other]):
+        for ours, theirs in zip(
+            engine.span_log_likelihoods(batch), tiny_engine.span_log_likelihoods(batch), strict=True
+        ):
+            np.testing.assert_allclose(ours.sums, theirs.sums, atol=1e-4)
+        graphs.append(counters["stats"]["unique_graphs"])
+    np.testing.assert_allclose(engine.span_states(requests)[3], tiny_engine.span_states(requests)[3], atol=1e-5)
+    assert before < graphs[0] == graphs[2] == counters["stats"]["unique_graphs"]  # once for both layers and all lengths
+    list(engine.generate(GenerationRequest(prompt=plain([1, 2, 3]), max_tokens=3)))
+    assert counters["stats"]["unique_graphs"] == graphs[2]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_compiler_that_fails_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nowhere/g++"))
+    torch.compiler.reset()
+    with torch._inductor.utils.fresh_cache(), pytest.raises(EngineError, match=r"could not be compiled.*leave"):
+        TorchEngine(tiny, dtype="float32", compiled=True).span_log_likelihoods([random_request(1)])
 
 
 def test_shuffled_candidates_score_bit_for_bit(tiny_engine: TorchEngine) -> None:
