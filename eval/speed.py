@@ -28,11 +28,12 @@ from eval.speed_load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed_machine import Engines, Machine
 from eval.speed_plot import plot
 from eval.speed_turns import Turns
-from eval.speed_worker import ADAPT
+from eval.speed_worker import ADAPT, COMPILED
 
 SYSTEMS = {
     "naive transformers": ("naive", LIKELIHOOD),
     "torch likelihood": ("torch", LIKELIHOOD),
+    "torch compiled": (COMPILED, LIKELIHOOD),
     "vllm likelihood": ("vllm", LIKELIHOOD),
     "vllm labels": ("vllm", LABELS),
     "vllm listwise": ("vllm", LISTWISE),
@@ -74,7 +75,7 @@ def main(
     load = Load(users=users or (2 if quick else 64))
     rounds = rounds or (2 if quick else 3)
     turns = Turns(out / "turns.jsonl", seconds=60 * minutes)
-    with Engines(("naive", "torch", "vllm")) as engines:
+    with Engines(("naive", "torch", COMPILED, "vllm")) as engines:
         gauge = Machine(engines.model)
         rows = [turns.take(one.key, partial(_timed, engines, gauge, one)) for one in _planned(load, rounds, quick)]
         few = 8 if quick else 200
@@ -169,6 +170,11 @@ def ratios(table: pd.DataFrame) -> list[Check]:
         told("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
         told("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
         told("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
+        told(
+            "torch likelihood, time compiled over not compiled",
+            median(cost["torch compiled"] / cost["torch likelihood"]),
+            "x",
+        ),
         told(
             "vllm likelihood, time over plain prefill of its tokens",
             median(likelihood / prefill),

@@ -19,6 +19,8 @@ from reranker.protocols import Engine
 from reranker.types import ScoringRequest, TokenSequence, UserState
 
 ADAPT = "adapt"
+COMPILED = "compiled"
+_WARM_UP = Load(users=1, candidates=10, seed=10**6)
 WINDOW = 4096
 NAIVE_PROMPTS = 8
 
@@ -26,7 +28,7 @@ NAIVE_PROMPTS = 8
 def main() -> None:
     """Loads the engine, says so, and answers until stdin ends."""
     parser = argparse.ArgumentParser(prog="python -m eval.speed_worker", description=__doc__)
-    parser.add_argument("engine", choices=("naive", "torch", "vllm"))
+    parser.add_argument("engine", choices=("naive", "torch", COMPILED, "vllm"))
     parser.add_argument("--dtype", default=AUTO_DTYPE)
     parser.add_argument("--dummy", type=Path, help="folder with a config.json and a tokenizer: weights are made up")
     options = parser.parse_args()
@@ -37,10 +39,14 @@ def main() -> None:
     if options.dummy:
         model = ResolvedModel(model_id=options.dummy.name, path=options.dummy, sha256="")
         extra["load_format"] = "dummy"
-    name = "torch" if options.engine == "naive" else options.engine
+    if options.engine == COMPILED:
+        extra["compiled"] = True
+    name = "vllm" if options.engine == "vllm" else "torch"
     engine = load_engine(name, model, dtype=options.dtype, **extra)
     lists = Lists(engine)
     naive = Naive(model, options.dtype) if options.engine == "naive" else None
+    if options.engine == COMPILED:
+        engine.span_log_likelihoods(lists.requests(_WARM_UP, LIKELIHOOD))
     ready = {
         "dtype": chosen_dtype(options.dtype, "cpu"),
         "dim": engine.model.dim,
