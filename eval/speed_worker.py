@@ -20,7 +20,6 @@ from reranker.types import ScoringRequest, TokenSequence, UserState
 
 ADAPT = "adapt"
 COMPILED = "compiled"
-_WARM_UP = Load(users=1, candidates=10, seed=10**6)
 WINDOW = 4096
 NAIVE_PROMPTS = 8
 
@@ -45,8 +44,6 @@ def main() -> None:
     engine = load_engine(name, model, dtype=options.dtype, **extra)
     lists = Lists(engine)
     naive = Naive(model, options.dtype) if options.engine == "naive" else None
-    if options.engine == COMPILED:
-        engine.span_log_likelihoods(lists.requests(_WARM_UP, LIKELIHOOD))
     ready = {
         "dtype": chosen_dtype(options.dtype, "cpu"),
         "dim": engine.model.dim,

@@ -8,7 +8,7 @@ tokens, which transformers models take, costs the square of the row: a third of 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from reranker.types import IntArray
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
-Beginning = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""What rows come behind: (1, key heads, tokens, d) keys and values of each layer."""
+Beginning = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
+"""What rows come behind: layer -> (1, key heads, tokens, d) keys and values, as attention gets them; empty for none."""
 
 _NAME = "reranker_packed"
 _OPAQUE = "reranker_packed_opaque"  # the same, which a compiler does not look into
@@ -76,7 +76,7 @@ class Plan:
     sides: Sequence[Side]
     back: torch.Tensor
     positions: torch.Tensor
-    behind: Beginning = ()
+    behind: Beginning = field(default_factory=dict)
 
 
 def planned(rows: Sequence[PackedRow], behind: Beginning, kind: AttentionKind, device: torch.device) -> Plan:
@@ -84,11 +84,11 @@ def planned(rows: Sequence[PackedRow], behind: Beginning, kind: AttentionKind, d
 
     Args:
         rows: packed requests.
-        behind: the beginning that all rows come behind; empty for none.
+        behind: the beginning that all rows come behind.
         kind: what the model is like.
         device: where the plan will be.
     """
-    begin = behind[0][0].shape[2] if behind else 0
+    begin = next((key.shape[2] for key, _ in behind.values()), 0)
     builder = _Builder(rows, begin, kind, device)
     starts = begin + np.cumsum([0] + [len(row) for row in rows])
     lengths = [len(row) if row.is_chain else len(row.prefix) for row in rows]
@@ -182,6 +182,17 @@ def attending(plan: Plan) -> Iterator[None]:
         _PLAN.reset(token)
 
 
+@contextmanager
+def recording() -> Iterator[Beginning]:
+    """What a model that `use_packed_attention` was called for reads inside, one sequence, as a beginning."""
+    record: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)
+
+
 def is_attending() -> bool:
     """Whether there is a plan."""
     return _PLAN.get() is not None
@@ -205,6 +216,7 @@ def use_packed_attention(lm: Any, *, opaque: bool = False) -> None:
 
 
 _PLAN: ContextVar[Plan | None] = ContextVar("plan", default=None)
+_RECORD: ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = ContextVar("record", default=None)
 
 
 def _attention(
@@ -231,7 +243,9 @@ def _attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    plan = _PLAN.get()
+    plan, record = _PLAN.get(), _RECORD.get()
+    if record is not None:
+        record[module.layer_idx] = key, value
     if plan is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None

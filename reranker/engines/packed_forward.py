@@ -16,11 +16,14 @@ from reranker.engines.packed_attention import (
     Beginning,
     attending,
     planned,
+    recording,
     use_packed_attention,
 )
 from reranker.engines.packing import PackedRow
 from reranker.errors import ModelError
 from reranker.types import IntArray, TokenSequence
+
+_NOTHING: Beginning = {}
 
 
 class PackedLM:
@@ -57,7 +60,7 @@ class PackedLM:
         return rows
 
     def log_probs(
-        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Beginning = ()
+        self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Beginning = _NOTHING
     ) -> list[NDArray[np.float64]]:
         """Per row: (n_pairs,) log p(target), or (n_pairs, n_labels) log p(label), in nats.
 
@@ -77,13 +80,13 @@ class PackedLM:
         values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
-    def states(self, rows: Sequence[PackedRow], behind: Beginning = ()) -> list[NDArray[np.float32]]:
+    def states(self, rows: Sequence[PackedRow], behind: Beginning = _NOTHING) -> list[NDArray[np.float32]]:
         """Per row: (n_reads, dim) states after the last norm; `behind` as in `log_probs`."""
         values: NDArray[np.float32] = self._hidden(rows, behind=behind).float().cpu().numpy()
         return np.split(values, np.cumsum([len(row.reads) for row in rows])[:-1])
 
     def differentiable_log_probs(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor], behind: Beginning = ()
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor], behind: Beginning = _NOTHING
     ) -> list[torch.Tensor]:
         """Per row: (n_pairs,) log p(target) in nats, with a graph back to `vectors`.
 
@@ -108,14 +111,12 @@ class PackedLM:
             sequence: the beginning.
             vectors: (n_vectors, dim) in place of those it holds.
         """
-        from transformers import DynamicCache
-
-        cache = DynamicCache()  # without the config: layers of a sliding window, too, keep everything
         embeddings = self._input(sequence)
         if vectors is not None and not sequence.is_plain:
             embeddings[self._tensor(sequence.vector_positions)] = vectors.to(embeddings)
-        self._trunk(inputs_embeds=embeddings[None], past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        with recording() as beginning:
+            self._trunk(inputs_embeds=embeddings[None], use_cache=False)
+        return beginning
 
     def new_cache(self) -> Any:
         """An empty KV cache for `next_logits`."""
@@ -132,7 +133,7 @@ class PackedLM:
         return logits
 
     def _hidden(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Beginning = ()
+        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Beginning = _NOTHING
     ) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
         whole = TokenSequence.concatenate([part for row in rows for part in (row.prefix, row.nodes)])

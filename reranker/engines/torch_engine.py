@@ -3,6 +3,7 @@
 float32 is the numerical reference for every other engine; bfloat16 is the default where the machine computes in it.
 """
 
+import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -45,11 +46,12 @@ class TorchEngine:
         dtype: "bfloat16", "float32" or "auto" (see `precision`).
         device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
         max_batch_tokens: bound on the tokens of one forward pass. None: by device.
-        compiled: compile the layers (`torch.compile`), which takes a while at the first lists, and a C++ compiler.
+        compiled: compile the layers (`torch.compile`), which takes a while at the first lists, and a C++ compiler;
+            without one, these raise EngineError.
 
     Raises:
         ConfigError: unknown dtype, or a missing package.
-        ModelError: the model cannot be found or loaded, or its attention cannot be masked.
+        ModelError: the model cannot be found or loaded, its attention cannot be masked, or its layers not be compiled.
     """
 
     name = "torch"
@@ -135,6 +137,7 @@ class TorchEngine:
     def close(self) -> None:
         with self._lock:
             self._lm = None
+            gc.collect()  # compiled layers hold themselves
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -171,7 +174,7 @@ class TorchEngine:
             row for number, request in enumerate(requests) for row in pack(request, number, _ROW_NODES, labels=labels)
         ]
         rows = [row for row in rows if len(row.pair_reads)]  # nothing scored: nothing to compute
-        behind: Beginning = ()
+        behind: Beginning = {}
         if rows and common:
             with self._lock, torch.inference_mode():
                 behind = self._loaded().remember(common)

@@ -28,6 +28,7 @@ from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.vllm_arguments import TAIL_ROWS
 from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
 from reranker.engines.vllm_prompts import LISTS, Branch, Call, Prompt, PromptWriter
 from reranker.engines.vllm_steps import Steps, writing_parameters
@@ -127,7 +128,7 @@ class VLLMEngine:
         check_requests(requests, self.model, targets_are_scored=True)
         results = []
         with self._lock:
-            for group in self._groups(requests):
+            for group in self._groups(requests, LISTS):
                 sums = iter(self._sums(self._prompts(group, likelihood=True)))
                 for request in group:
                     results.append(
@@ -244,14 +245,14 @@ class VLLMEngine:
             for output in chain.from_iterable(steps):
                 yield from output.outputs[0].token_ids
 
-    def _groups(self, requests: Sequence[ScoringRequest]) -> Iterator[Sequence[ScoringRequest]]:
-        """Requests in order, as many at once as slots and prefix cache can serve, with their vectors loaded."""
+    def _groups(self, requests: Sequence[ScoringRequest], most: int = TAIL_ROWS) -> Iterator[Sequence[ScoringRequest]]:
+        """Requests in order, as many at once as slots and prefix cache serve, `most` at most; vectors are loaded."""
         group: list[ScoringRequest] = []
         vectors = tokens = 0
         for request in requests:
             more = sum(len(sequence.vectors) for sequence in _sequences(request))
             full = vectors + more > self._slots.size or tokens + len(request.prefix) > self._prefix_tokens
-            if group and (full or len(group) == LISTS):
+            if group and (full or len(group) == most):
                 self._slots.load([sequence for member in group for sequence in _sequences(member)])
                 yield group
                 group, vectors, tokens = [], 0, 0

@@ -22,7 +22,7 @@ from reranker.engines.vllm_arguments import (
 from reranker.types import ScoringRequest
 
 LISTS = TAIL_ROWS // 2
-"""Lists whose prompts are written together: each takes a row of the connector, and the branches take the others."""
+"""Lists that are read together: each takes a row of the connector, and their branches take the others."""
 
 _BRANCH_SAVES = 2  # tokens: one request more costs about one
 _BRANCHES_SAVE = 32  # tokens of all branches: one step more costs about as many
@@ -81,7 +81,7 @@ class Branch(Prompt):
 
     @property
     def saves(self) -> int:
-        """Tokens that its members need not compute."""
+        """Tokens that its members need not compute, less those that it computes itself."""
         return sum(min(len(member.own) - 1, len(self.own)) for member in self.members) - len(self.own)
 
     def hand_on(self, token_ids: list[int], value: float, followers: Iterable[float]) -> None:

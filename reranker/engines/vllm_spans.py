@@ -115,6 +115,8 @@ class _Reads:
 
     def add_followers(self, row: int, targets: list[int], goal: torch.Tensor) -> None:
         """All targets after the state `row`; each is added to its place in `goal`, (len(targets),)."""
+        if not targets:
+            return
         self._reads += [len(self._rows)] * len(targets)
         self._rows.append(row)
         self._targets += targets

@@ -56,7 +56,7 @@ class SupportReader:
         Returns:
             (users, d) gradients, (users,) losses: −mean log p of a token, in nats.
         """
-        behind: Beginning = ()
+        behind: Beginning = {}
         common, rest = _common_beginning(requests, 0 if prompt is None else len(prompt))
         if len(common):
             behind, requests, prompt = self._lm.remember(common, prompt), rest, None

@@ -65,7 +65,7 @@ def test_equals_one_mask_over_all_pairs(
     )
     kind = AttentionKind(layers=frozenset({FULL, SLIDING}), window=WINDOW, queries=2, dtype=torch.float64)
     other = torch.full((1, KEY_HEADS, begin, DIM), torch.nan, dtype=torch.float64)  # of a layer before
-    behind = [(other, other), (key[:, :, :begin], value[:, :, :begin])] if begin else []
+    behind = {0: (other, other), 1: (key[:, :, :begin], value[:, :, :begin])} if begin else {}
     own = key[:, :, begin:], value[:, :, begin:]
     plan = planned(rows, behind, kind, torch.device("cpu"))
     for window in (None, WINDOW):
@@ -83,6 +83,6 @@ def test_work_grows_with_the_list_and_not_with_its_square() -> None:
     def pairs(candidates: int) -> int:
         row = row_of(50, [[7, number, 5, 6] for number in range(candidates)], 64)
         kind = AttentionKind(layers=frozenset({FULL}), window=0, queries=1, dtype=torch.float32)
-        return sum(side.masks[FULL].numel() for side in planned([row], (), kind, torch.device("cpu")).sides)
+        return sum(side.masks[FULL].numel() for side in planned([row], {}, kind, torch.device("cpu")).sides)
 
     assert pairs(200) < 2.1 * pairs(100)

@@ -15,10 +15,12 @@ pytest.importorskip("transformers")
 import torch
 import torch._inductor.utils
 from torch._dynamo.utils import counters
-from transformers import AutoModelForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, DeepseekV2Config, Gemma3TextConfig
 
 from reranker.engines import load_engine
 from reranker.engines.causal_lm import broken_packages, require_working_packages
+from reranker.engines.compiling import compile_layers
+from reranker.engines.packing import pack
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.hub import resolve_model
@@ -130,7 +132,16 @@ def test_compiled_layers_score_the_same(tiny: Path, tiny_engine: TorchEngine) ->
     np.testing.assert_allclose(engine.span_states(requests)[3], tiny_engine.span_states(requests)[3], atol=1e-5)
     assert before < graphs[0] == graphs[2] == counters["stats"]["unique_graphs"]  # once for both layers and all lengths
     list(engine.generate(GenerationRequest(prompt=plain([1, 2, 3]), max_tokens=3)))
+    row = next(pack(requests[1], 0, 100, labels=False))
+    leaves = [torch.zeros((0, 32), requires_grad=True)]
+    ours, theirs = (one.packed_lm.differentiable_log_probs([row], leaves)[0] for one in (engine, tiny_engine))
+    torch.testing.assert_close(ours, theirs)
     assert counters["stats"]["unique_graphs"] == graphs[2]
+
+
+def test_a_model_of_other_layers_is_not_compiled() -> None:
+    with pytest.raises(ModelError, match="Linear has no layers that can be compiled"):
+        compile_layers(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
@@ -139,6 +150,34 @@ def test_a_compiler_that_fails_is_named(tiny: Path, monkeypatch: pytest.MonkeyPa
     torch.compiler.reset()
     with torch._inductor.utils.fresh_cache(), pytest.raises(EngineError, match=r"could not be compiled.*leave"):
         TorchEngine(tiny, dtype="float32", compiled=True).span_log_likelihoods([random_request(1)])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_beginning_of_latent_keys(tmp_path: Path) -> None:
+    """Multi-head latent attention: what a KV cache of such a model holds is not what its attention gets."""
+    config = DeepseekV2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=4,
+        first_k_dense_replace=2,
+        vocab_size=264,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    path = save_tiny_model(tmp_path, config)
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    request = random_request(2, candidates=9, prefix=30)
+    other = replace(request, prefix=plain([*request.prefix.token_ids[:9], 3, 4]))
+    together = TorchEngine(path, dtype="float32").span_log_likelihoods([request, other])
+    for scores, one in zip(together, (request, other), strict=True):
+        np.testing.assert_allclose(scores.sums, naive_scores(lm, one, [10])[0], atol=1e-4)
 
 
 def test_shuffled_candidates_score_bit_for_bit(tiny_engine: TorchEngine) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reranker.engines.slots import Aliases, SlotTable
-from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, KEPT_TAIL, LENGTH, SCORED_FROM, TAIL
+from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, KEPT_TAIL, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
 from reranker.engines.vllm_prompts import Branch, PromptList, PromptWriter
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.engine import plain
@@ -75,6 +75,22 @@ def test_members_go_on_behind_their_branch() -> None:
 def test_a_branch_that_fills_its_block_needs_no_tail() -> None:
     one, _, (branch,) = branched([*MANY[:25], [3]], prefix=13)
     assert KEPT_TAIL not in one.branch(branch)[1]["extra_args"]["kv_transfer_params"] and branch.behind == {}
+
+
+def test_candidates_that_are_all_alike_are_read_with_their_branch() -> None:
+    one, (written,), (branch,) = branched([[1, 2, 3]] * 30 + [[4]])
+    token_ids, options = one.branch(branch)
+    assert tokens(token_ids[11:]) == [1, 2, 3] and options["extra_args"][FOLLOWERS] == []
+    branch.hand_on(token_ids, -2.0, [])
+    assert all(prompt.first == -2.0 and not prompt.own for prompt in written.prompts[:30])
+
+
+def test_the_branches_that_save_most_take_the_rows_that_lists_leave() -> None:
+    """97 branches in each of two lists, one of them large, for 254 rows; in three lists for 253."""
+    owns = [[number, 0, last] for number in range(100, 196) for last in range(3)] + MANY
+    assert len(branched(owns, owns)[2]) == 2 * 97
+    found = branched(owns, owns, owns)[2]
+    assert len(found) == TAIL_ROWS - 3 and [one.saves for one in found[:4]] == [58, 58, 58, 4]
 
 
 def test_few_tokens_are_not_worth_a_step() -> None:

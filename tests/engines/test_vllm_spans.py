@@ -135,6 +135,21 @@ def test_followers_behind_a_span(head: Head, cut: int) -> None:
     assert reader.kept[8].tolist() == pytest.approx([total(head, hidden[3:], [one]) for one in (9, 5)], abs=1e-5)
 
 
+def test_no_followers_behind_a_span(head: Head) -> None:
+    """Its last token comes alone in a step, with nothing to be read of it."""
+    prompt, hidden = [1, 2, 3], states(3, seed=7)
+    runner = Runner()
+    runner.add_followed("a", prompt, followers=[], number=8, scored_from=2)
+    reader = SpanReader(runner, head)
+    runner.place({"a": 2})
+    reader.read(hidden[:2], {"a": 2})
+    runner.requests["a"].num_computed_tokens = 2
+    runner.place({"a": 1})
+    found = reader.read(hidden[2:], {"a": 1})["a"].logprobs.item()
+    assert found == pytest.approx(total(head, hidden[1:2], [3]), abs=1e-5)
+    assert reader.kept[8].tolist() == []
+
+
 def test_requests_that_name_no_span_get_vllms_own(head: Head) -> None:
     runner = Runner()
     runner.add_plain("b")
