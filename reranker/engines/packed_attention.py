@@ -8,7 +8,7 @@ tokens, which transformers models take, costs the square of the row: a third of 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,13 +70,13 @@ class Plan:
         sides: trunks in blocks, which see those before them; then groups of nodes.
         back: (n_tokens,) where each token stands among the queries of the sides, one after the other.
         positions: (n_tokens,) of each token in its own prompt: what rotary embeddings are given.
-        behind: the beginning that all rows come behind, if any.
+        behind: the beginning that all rows come behind.
     """
 
     sides: Sequence[Side]
     back: torch.Tensor
     positions: torch.Tensor
-    behind: Beginning = field(default_factory=dict)
+    behind: Beginning
 
 
 def planned(rows: Sequence[PackedRow], behind: Beginning, kind: AttentionKind, device: torch.device) -> Plan:

@@ -10,6 +10,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from reranker.types import ScoringRequest
 
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "vocab_size": 264,  # the tokenizer's
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+"""What configurations of tiny models have in common."""
+
 
 def save_tiny_model(directory: Path, config: Any = None, seed: int = 0) -> Path:
     vocabulary = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -19,16 +29,7 @@ def save_tiny_model(directory: Path, config: Any = None, seed: int = 0) -> Path:
     tokenizer.add_special_tokens(["<|im_end|>"])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>").save_pretrained(directory)
     torch.manual_seed(seed)
-    config = config or LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=264,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-    )
+    config = config or LlamaConfig(**TINY, num_attention_heads=4, num_key_value_heads=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     return directory
 

@@ -28,7 +28,7 @@ from reranker.protocols import Engine
 from reranker.types import GenerationRequest, ScoringRequest
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.states import StatesContract
-from tests.engines.models import naive_scores, naive_states, save_tiny_model
+from tests.engines.models import TINY, naive_scores, naive_states, save_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +88,13 @@ def test_equals_the_naive_loop(tiny: Path, tiny_engine: TorchEngine) -> None:
 
 def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:
     config = Gemma3TextConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        **TINY,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        vocab_size=264,
-        max_position_embeddings=256,
         sliding_window=4,
         layer_types=["sliding_attention", "full_attention"],
         final_logit_softcapping=5.0,
-        initializer_range=0.3,
     )
     path = save_tiny_model(tmp_path, config)
     lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -156,9 +151,7 @@ def test_a_compiler_that_fails_is_named(tiny: Path, monkeypatch: pytest.MonkeyPa
 def test_a_beginning_of_latent_keys(tmp_path: Path) -> None:
     """Multi-head latent attention: what a KV cache of such a model holds is not what its attention gets."""
     config = DeepseekV2Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        **TINY,
         num_attention_heads=4,
         num_key_value_heads=4,
         q_lora_rank=None,
@@ -167,9 +160,6 @@ def test_a_beginning_of_latent_keys(tmp_path: Path) -> None:
         qk_nope_head_dim=8,
         v_head_dim=4,
         first_k_dense_replace=2,
-        vocab_size=264,
-        max_position_embeddings=256,
-        initializer_range=0.3,
     )
     path = save_tiny_model(tmp_path, config)
     lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()

@@ -74,6 +74,17 @@ def total(head: Head, hidden: torch.Tensor, targets: list[int]) -> float:
     return float(head.log_probs(hidden, torch.tensor(targets)).sum())
 
 
+def read_in_two(reader: SpanReader, runner: Runner, hidden: torch.Tensor, cut: int) -> float:
+    """Σ log p of request "a", whose prompt is computed in two steps."""
+    runner.place({"a": cut})
+    assert reader.read(hidden[:cut], {"a": cut}) == {}
+    runner.requests["a"].num_computed_tokens = cut
+    rest = {"a": len(hidden) - cut}
+    runner.place(rest)
+    found: float = reader.read(hidden[cut:], rest)["a"].logprobs.item()
+    return found
+
+
 def test_two_requests_of_one_step(head: Head) -> None:
     """Three tokens of "a" are cached; of its span [4, 5, 6] the last is not computed. "b" is a text being written."""
     runner = Runner()
@@ -90,15 +101,9 @@ def test_two_requests_of_one_step(head: Head) -> None:
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
 def test_a_prompt_in_two_chunks(head: Head, cut: int) -> None:
-    prompt, hidden = [1, 2, 3, 4, 5], states(5, seed=2)
-    runner = Runner()
-    runner.add("a", prompt, scored_from=2, last=6)
-    reader = SpanReader(runner, head)
-    runner.place({"a": cut})
-    assert reader.read(hidden[:cut], {"a": cut}) == {}
-    runner.requests["a"].num_computed_tokens = cut
-    runner.place({"a": 5 - cut})
-    found = reader.read(hidden[cut:], {"a": 5 - cut})["a"].logprobs.item()
+    hidden, runner = states(5, seed=2), Runner()
+    runner.add("a", [1, 2, 3, 4, 5], scored_from=2, last=6)
+    found = read_in_two(SpanReader(runner, head), runner, hidden, cut)
     assert found == pytest.approx(total(head, hidden[1:], [3, 4, 5, 6]), abs=1e-5)
 
 
@@ -122,30 +127,20 @@ def test_followers_are_read_after_the_whole_prompt(head: Head) -> None:
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_followers_behind_a_span(head: Head, cut: int) -> None:
     """The span [3, 4] ends the prompt, and no token is scored behind it but the followers."""
-    prompt, hidden = [1, 2, 3, 4], states(4, seed=6)
-    runner = Runner()
-    runner.add_followed("a", prompt, followers=[9, 5], number=8, scored_from=2)
+    hidden, runner = states(4, seed=6), Runner()
+    runner.add_followed("a", [1, 2, 3, 4], followers=[9, 5], number=8, scored_from=2)
     reader = SpanReader(runner, head)
-    runner.place({"a": cut})
-    assert reader.read(hidden[:cut], {"a": cut}) == {}
-    runner.requests["a"].num_computed_tokens = cut
-    runner.place({"a": 4 - cut})
-    found = reader.read(hidden[cut:], {"a": 4 - cut})["a"].logprobs.item()
+    found = read_in_two(reader, runner, hidden, cut)
     assert found == pytest.approx(total(head, hidden[1:3], [3, 4]), abs=1e-5)
     assert reader.kept[8].tolist() == pytest.approx([total(head, hidden[3:], [one]) for one in (9, 5)], abs=1e-5)
 
 
 def test_no_followers_behind_a_span(head: Head) -> None:
     """Its last token comes alone in a step, with nothing to be read of it."""
-    prompt, hidden = [1, 2, 3], states(3, seed=7)
-    runner = Runner()
-    runner.add_followed("a", prompt, followers=[], number=8, scored_from=2)
+    hidden, runner = states(3, seed=7), Runner()
+    runner.add_followed("a", [1, 2, 3], followers=[], number=8, scored_from=2)
     reader = SpanReader(runner, head)
-    runner.place({"a": 2})
-    reader.read(hidden[:2], {"a": 2})
-    runner.requests["a"].num_computed_tokens = 2
-    runner.place({"a": 1})
-    found = reader.read(hidden[2:], {"a": 1})["a"].logprobs.item()
+    found = read_in_two(reader, runner, hidden, cut=2)
     assert found == pytest.approx(total(head, hidden[1:2], [3]), abs=1e-5)
     assert reader.kept[8].tolist() == []
 

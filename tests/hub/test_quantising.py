@@ -13,7 +13,7 @@ from reranker.engines.causal_lm import HubTokenizer
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, ModelError
 from reranker.hub import quantise, resolve_model
-from tests.engines.models import save_tiny_model
+from tests.engines.models import TINY, save_tiny_model
 
 
 @pytest.fixture
@@ -44,15 +44,7 @@ def test_layers_are_rounded_and_the_rest_stays(base: Path, tmp_path: Path) -> No
 
 
 def test_a_table_that_is_head_and_embeddings_keeps_the_embeddings_name(tmp_path: Path) -> None:
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        vocab_size=264,
-        tie_word_embeddings=True,
-    )
-    base = save_tiny_model(tmp_path / "tiny", config)
+    base = save_tiny_model(tmp_path / "tiny", LlamaConfig(**TINY, num_attention_heads=4, tie_word_embeddings=True))
     out = quantise(resolve_model(base), tmp_path / "int8")
     names = load_file(out / "model.safetensors")
     assert "model.embed_tokens.weight" in names and "lm_head.weight" not in names
