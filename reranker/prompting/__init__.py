@@ -1,7 +1,8 @@
 """Templates -> token segments: what the model reads."""
 
+from reranker.prompting.pieces import Item
 from reranker.prompting.rendered import ItemTexts, PromptSpan, RenderedPrompt, SpanKind
-from reranker.prompting.renderer import Item, ItemVectors, PromptRenderer
+from reranker.prompting.renderer import ItemVectors, PromptRenderer
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import BLOCKS, TEXT_PARTS, TemplateSet, families, family_for_domain
 from reranker.prompting.text import clean_text

@@ -1,7 +1,6 @@
 """Templates, items and soft prompts -> token sequences that an engine can score."""
 
 import hashlib
-import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
@@ -10,22 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import PromptError
+from reranker.prompting.labels import one_token_labels, verbaliser_tokens, verbaliser_words
+from reranker.prompting.pieces import CACHED_ITEMS, Fields, Item, Pieces
 from reranker.prompting.rendered import ItemTexts, Part, RenderedPrompt, lay_out
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import TEXT_PARTS, TemplateSet
-from reranker.prompting.text import clean_text, cut_to_tokens, field_text
+from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import Tokenizer
-from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
-
-Item = Mapping[str, object]
-"""A row of the items table: `title` and any further field."""
 
 ItemVectors = Mapping[int, NDArray[np.float32]]
 """Position in the list of items -> (dim,) vector that stands before that item's text."""
-
-_CACHED_ITEMS = 1 << 17
-_Fields = tuple[tuple[str, str], ...]
 
 
 class PromptRenderer:
@@ -59,17 +53,11 @@ class PromptRenderer:
             family=templates.family, language=templates.language, directory=templates.directory
         )
         self.max_length = max_length
-        self._block_fields = {
-            block: templates.fields(block)
-            for block in (*TEXT_PARTS, "history_item", "candidate", "labels_candidate", "listwise_candidate")
-        }
-        self._text = lru_cache(maxsize=None)(self._render_text)
-        self._item = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item)
-        self._likelihood_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_likelihood_span)
-        self._labels_span = lru_cache(maxsize=_CACHED_ITEMS)(self._render_labels_span)
-        self._item_alone = lru_cache(maxsize=_CACHED_ITEMS)(self._render_item_alone)
-        self._newline = self._one_newline()
-        if not len(self._text("separator")[1]):
+        self._pieces = Pieces(templates, tokenizer, self.settings)
+        self._likelihood_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_likelihood_span)
+        self._labels_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_labels_span)
+        self._item_alone = lru_cache(maxsize=CACHED_ITEMS)(self._render_item_alone)
+        if not len(self._pieces.text("separator")[1]):
             raise PromptError(
                 f"template {templates.name}, block 'separator': it renders to no token, but the first scored token "
                 "needs one before it"
@@ -140,7 +128,7 @@ class PromptRenderer:
             PromptError: as `item_texts` does.
         """
         read, shown = self._items_alone(items)
-        text, tokens = self._text("separator")
+        text, tokens = self._pieces.text("separator")
         return RenderedPrompt(
             request=ScoringRequest(prefix=read.prefix, candidates=read.longest),
             spans=lay_out([Part(kind="history", text=text, tokens=tokens)])[1],
@@ -167,18 +155,18 @@ class PromptRenderer:
         Raises:
             PromptError: no item, a field is missing, or not even one item fits.
         """
-        header, header_tokens = self._text("history_header")
-        end, end_tokens = self._text("terminator")
+        header, header_tokens = self._pieces.text("history_header")
+        end, end_tokens = self._pieces.text("terminator")
         front = [*self._front(soft_prompt), _soft("user_tokens", user_tokens)]
         last = Part(kind="history", text=header, tokens=header_tokens)
         prefix, described = lay_out([*front, self._padding(_length([*front, last])), last])
         room = None if self.max_length is None else self.max_length - len(prefix) - len(end_tokens)
-        separator, separator_tokens = self._text("separator")
+        separator, separator_tokens = self._pieces.text("separator")
         texts, pieces = [end], [end_tokens]
         shown = list(history)[-most:] if most else list(history)
         kept = 0
         for item in reversed(shown):
-            text, tokens = self._item("history_item", self._fields(item, "history_item"))
+            text, tokens = self._pieces.of_item(item, "history_item")
             length = len(separator_tokens) + len(tokens)
             if room is not None and room < length:
                 break
@@ -233,26 +221,26 @@ class PromptRenderer:
         permutations of the candidates.
         """
         vectors = candidate_vectors or {}
-        opening = self._text("listwise_open")
-        pieces = [self._text("listwise_header")]
+        opening = self._pieces.text("listwise_open")
+        pieces = [self._pieces.text("listwise_header")]
         labels = self.listwise_labels(len(candidates))
         for position, (label, candidate) in enumerate(zip(labels, candidates, strict=True)):
-            pieces += [opening, self._text("listwise_label", label)]
+            pieces += [opening, self._pieces.text("listwise_label", label)]
             if position in vectors:
                 pieces.append(("", _vector(vectors[position], position)))
-            pieces.append(self._item("listwise_candidate", self._fields(candidate, "listwise_candidate")))
-        pieces.append(self._text("listwise_cue"))
+            pieces.append(self._pieces.of_item(candidate, "listwise_candidate"))
+        pieces.append(self._pieces.text("listwise_cue"))
         sequence = _joined([tokens for _, tokens in pieces])
         span = CandidateSpan(sequence=sequence), "".join(text for text, _ in pieces)
         return self._prompt([span] if candidates else [], history, soft_prompt, user_tokens, query, history_vectors)
 
     def instruction_token_ids(self) -> list[int]:
         """Tokens of the written instruction: what a soft prompt is initialised from."""
-        return [int(token) for token in self._text("instruction")[1].token_ids]
+        return [int(token) for token in self._pieces.text("instruction")[1].token_ids]
 
     def label_words(self) -> tuple[str, ...]:
         """The verbaliser words, positive first."""
-        return tuple(word for word in self.templates.render("labels").split("\n") if word)
+        return verbaliser_words(self.templates)
 
     def label_token_ids(self) -> tuple[int, ...]:
         """One token per verbaliser word, positive first.
@@ -260,21 +248,7 @@ class PromptRenderer:
         Raises:
             PromptError: a word is not exactly one token for this tokenizer, or two words share one.
         """
-        words = self.label_words()
-        where = f"template {self.templates.name}, block 'labels'"
-        ids: list[int] = []
-        for word in words:
-            pieces = self.tokenizer.encode(word)
-            if len(pieces) != 1:
-                shown = [self.tokenizer.decode([piece]) for piece in pieces]
-                raise PromptError(
-                    f"{where}: the label {word!r} is {len(pieces)} tokens for this model ({shown}), but must be one. "
-                    "Choose another word in a template of your own, or score by likelihood"
-                )
-            ids.append(pieces[0])
-        if len(ids) < 2 or len(set(ids)) != len(ids):
-            raise PromptError(f"{where}: needs two or more different labels, one a line, got {words}")
-        return tuple(ids)
+        return verbaliser_tokens(self._pieces)
 
     def listwise_labels(self, n: int) -> tuple[str, ...]:
         """Labels of n candidates: A-Z, a-z, then pairs of capitals, those that are one token each.
@@ -282,29 +256,11 @@ class PromptRenderer:
         Raises:
             PromptError: this tokenizer has too few such labels.
         """
-        return tuple(label for label, _ in self._listwise_alphabet(n))
+        return tuple(label for label, _ in one_token_labels(self._pieces, n))
 
     def listwise_label_ids(self, n: int) -> tuple[int, ...]:
         """The token of each of `listwise_labels(n)`."""
-        return tuple(token for _, token in self._listwise_alphabet(n))
-
-    def _listwise_alphabet(self, n: int) -> list[tuple[str, int]]:
-        capitals = string.ascii_uppercase
-        labels: list[tuple[str, int]] = []
-        seen: set[int] = set()
-        for name in [*capitals, *string.ascii_lowercase, *(a + b for a in capitals for b in capitals)]:
-            if len(labels) == n:
-                break
-            tokens = self._text("listwise_label", name)[1].token_ids
-            if len(tokens) == 1 and int(tokens[0]) not in seen:
-                seen.add(int(tokens[0]))
-                labels.append((name, int(tokens[0])))
-        if len(labels) < n:
-            raise PromptError(
-                f"a listwise prompt of {n} candidates needs {n} one-token labels, this tokenizer has {len(labels)}. "
-                "Rank fewer candidates at a time, or score by likelihood"
-            )
-        return labels
+        return tuple(token for _, token in one_token_labels(self._pieces, n))
 
     def _prompt(
         self,
@@ -347,7 +303,7 @@ class PromptRenderer:
         """What all users of a domain share."""
         front = [_soft("domain_tokens", soft_prompt)]
         if self.settings.instruction:
-            text, tokens = self._text("instruction")
+            text, tokens = self._pieces.text("instruction")
             front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
         return front
 
@@ -355,18 +311,18 @@ class PromptRenderer:
         self, history: Sequence[Item], vectors: ItemVectors, taken: int, has_query: bool
     ) -> tuple[list[Part], int]:
         """Header and the newest items that fit, newest last, and how many. `taken`: tokens of the rest."""
-        header, header_tokens = self._text("history_header")
+        header, header_tokens = self._pieces.text("history_header")
         budget = self.settings.history_tokens
         if self.max_length is not None:
             # Padding and a line break before the query may still be added.
             reserved = (self.settings.block_size or 1) - 1 + has_query
             room = self.max_length - taken - len(header_tokens) - reserved
             budget = min(budget, room)
-        separator, separator_tokens = self._text("separator")
+        separator, separator_tokens = self._pieces.text("separator")
         parts: list[Part] = []
         kept = 0
         for position in range(len(history) - 1, max(-1, len(history) - 1 - self.settings.history_items), -1):
-            text, tokens = self._item("history_item", self._fields(history[position], "history_item"))
+            text, tokens = self._pieces.of_item(history[position], "history_item")
             pieces = [separator_tokens, tokens]
             if position in vectors:
                 pieces.insert(1, _vector(vectors[position], position))
@@ -379,7 +335,7 @@ class PromptRenderer:
             return [Part(kind="history", text=header, tokens=header_tokens), *reversed(parts)], kept
         if has_query:
             return [], 0
-        text, tokens = self._text("history_empty")
+        text, tokens = self._pieces.text("history_empty")
         return [Part(kind="history", text=text, tokens=tokens)], 0
 
     def _query(self, query: str | None) -> list[Part]:
@@ -387,14 +343,16 @@ class PromptRenderer:
         if not text:
             return []
         rendered = self.templates.render("query", {"query": text})
-        return [Part(kind="query", text=rendered, tokens=self._encoded(rendered))]
+        return [Part(kind="query", text=rendered, tokens=self._pieces.encoded(rendered))]
 
     def _padding(self, length: int) -> Part:
         missing = -length % (self.settings.block_size or 1)
-        return Part(kind="padding", text="\n" * missing, tokens=TokenSequence.from_tokens([self._newline] * missing))
+        return Part(
+            kind="padding", text="\n" * missing, tokens=TokenSequence.from_tokens([self._pieces.newline] * missing)
+        )
 
     def _line_break(self, kind: str) -> Part:
-        tokens = TokenSequence.from_tokens([self._newline])
+        tokens = TokenSequence.from_tokens([self._pieces.newline])
         return Part(kind="instruction" if kind == "instruction" else "history", text="\n", tokens=tokens)
 
     def _spans(
@@ -402,9 +360,9 @@ class PromptRenderer:
         block: str,
         candidates: Sequence[Item],
         vectors: ItemVectors | None,
-        cached: Callable[[_Fields], tuple[CandidateSpan, str]],
+        cached: Callable[[Fields], tuple[CandidateSpan, str]],
     ) -> list[tuple[CandidateSpan, str]]:
-        spans = [cached(self._fields(candidate, block)) for candidate in candidates]
+        spans = [cached(self._pieces.fields(candidate, block)) for candidate in candidates]
         for position, vector in (vectors or {}).items():
             if not 0 <= position < len(spans):
                 raise PromptError(f"a vector was given for candidate {position}, but there are {len(spans)} candidates")
@@ -417,18 +375,21 @@ class PromptRenderer:
             spans[position] = CandidateSpan(sequence=sequence, scored_from=at + 1), text
         return spans
 
-    def _render_likelihood_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
-        pieces = [self._text("separator"), self._item("candidate", fields), self._text("terminator")]
+    def _render_likelihood_span(self, fields: Fields) -> tuple[CandidateSpan, str]:
+        pieces = [
+            self._pieces.text("separator"),
+            self._pieces.item("candidate", fields),
+            self._pieces.text("terminator"),
+        ]
         sequence = _joined([tokens for _, tokens in pieces])
         return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
 
     def _items_alone(self, items: Sequence[Item]) -> tuple[ItemTexts, tuple[str, ...]]:
         if not items:
             raise PromptError("there are no items to render; pass at least one")
-        parts, shown = zip(
-            *(self._item_alone(tuple(self._fields(item, block) for block in TEXT_PARTS)) for item in items), strict=True
-        )
-        read = ItemTexts(prefix=self._text("separator")[1], parts=parts)
+        fields = [tuple(self._pieces.fields(item, block) for block in TEXT_PARTS) for item in items]
+        parts, shown = zip(*map(self._item_alone, fields), strict=True)
+        read = ItemTexts(prefix=self._pieces.text("separator")[1], parts=parts)
         longest = len(read.prefix) + max(len(span.sequence) for span in read.longest)
         if self.max_length is not None and longest > self.max_length:
             raise PromptError(
@@ -437,58 +398,21 @@ class PromptRenderer:
             )
         return read, shown
 
-    def _render_item_alone(self, fields: tuple[_Fields, ...]) -> tuple[tuple[CandidateSpan | None, ...], str]:
+    def _render_item_alone(self, fields: tuple[Fields, ...]) -> tuple[tuple[CandidateSpan | None, ...], str]:
         """The spans of `ItemTexts` for one item, and the text of the longest; fields are those of `TEXT_PARTS`."""
-        end_text, end = self._text("terminator")
+        end_text, end = self._pieces.text("terminator")
         shown, tokens, spans = "", TokenSequence.from_tokens([]), list[CandidateSpan | None]()
         for block, values in zip(TEXT_PARTS, fields, strict=True):
-            text, more = self._render_item(block, values, alone=True)
+            text, more = self._pieces.item_alone(block, values)
             begin = len(tokens) + 1  # a state is that of the token before a scored one
             tokens, shown = _joined([tokens, more]), shown + text
             whole = _joined([tokens, end])
             spans.append(CandidateSpan(sequence=whole, scored_from=begin) if len(more) or not spans else None)
         return tuple(spans), shown + end_text
 
-    def _render_labels_span(self, fields: _Fields) -> tuple[CandidateSpan, str]:
-        pieces = [self._item("labels_candidate", fields), self._text("labels_cue")]
+    def _render_labels_span(self, fields: Fields) -> tuple[CandidateSpan, str]:
+        pieces = [self._pieces.item("labels_candidate", fields), self._pieces.text("labels_cue")]
         return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
-
-    def _render_item(self, block: str, fields: _Fields, *, alone: bool = False) -> tuple[str, TokenSequence]:
-        values = {
-            name: cut_to_tokens(clean_text(value), self.settings.field_tokens(name, alone=alone), self.tokenizer)
-            for name, value in fields
-        }
-        values[TITLE] = values.get(TITLE) or UNTITLED
-        text = self.templates.render(block, {"item": values})
-        return text, self._encoded(text)
-
-    def _render_text(self, block: str, label: str | None = None) -> tuple[str, TokenSequence]:
-        text = self.templates.render(block, {} if label is None else {"label": label})
-        return text, self._encoded(text)
-
-    def _fields(self, item: Item, block: str) -> _Fields:
-        """What the block reads of the item, as text: the key under which its tokens are kept."""
-        names = self._block_fields[block]
-        if names is None:
-            names = tuple(sorted({*map(str, item), TITLE, CATEGORY, DESCRIPTION}))
-        fields = []
-        for name in names:
-            if name not in item and name not in (TITLE, CATEGORY, DESCRIPTION):
-                raise PromptError(
-                    f"template {self.templates.name}, block {block!r} reads item.{name}, but the item "
-                    f"{field_text(item.get(TITLE))!r} has only {', '.join(map(str, item))}"
-                )
-            fields.append((name, field_text(item.get(name))))
-        return tuple(fields)
-
-    def _encoded(self, text: str) -> TokenSequence:
-        return TokenSequence.from_tokens(self.tokenizer.encode(text) if text else [])
-
-    def _one_newline(self) -> int:
-        tokens = self.tokenizer.encode("\n")
-        if not tokens:
-            raise PromptError("the tokenizer encodes a newline to nothing, so lines cannot be told apart")
-        return tokens[-1]
 
 
 def _soft(kind: Literal["domain_tokens", "user_tokens"], tokens: TokenSequence | None) -> Part:
