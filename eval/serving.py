@@ -10,7 +10,8 @@ a request is printed, and how long it waited for a processor that something else
 With the real model, 16 clients at once are compared with one after another, in turns, after every list was read once:
 titles' priors are computed at first sight and kept, so the way that went first would pay for both. The target is for
 likelihoods, which the model reads for every list. By the default read-out it has read every item before: what company
-gains there is the endpoint's own, and is told beside it. Writes DIR/serving.json and exits 0 when it ran.
+gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a stranger
+likes some items in the playground, too. Writes DIR/serving.json and exits 0 when it ran.
 """
 
 import asyncio
@@ -35,9 +36,11 @@ from numpy.typing import NDArray
 
 from candidate_gen import ALSRecall
 from eval.checks import at_least, at_most, machine, report, told
+from eval.liking import seconds_a_like
 from reranker import Reranker, load_dataset
 
 CLIENTS, LIST_LENGTH = 16, 50
+LIKES = 10
 REAL = {"default": {}, "likelihood": {"scoring": "likelihood"}}  # bundles of the real model, and their settings
 LENGTH = re.compile(rb"content-length: (\d+)")
 LOOP_TIMES = ("at work", "kept from a processor")
@@ -60,9 +63,11 @@ def main(
         rows = np.array(asyncio.run(_ask(url, bodies[:requests], CLIENTS))[1])
         loop = (_loop_times(process) - before) / requests
     overhead, worked = 1000 * rows[:, 0] - rows[:, 1] - rows[:, 2], rows[:, 2]
-    known, read = (
-        _gain_of_company(work / name, bodies[:number]) for name, number in (("default", requests), ("likelihood", real))
-    )
+    with _server(work / "default", "torch") as (url, _):
+        known, liking = _gain_of_company(url, bodies[:requests]), seconds_a_like(url, LIKES)
+    with _server(work / "likelihood", "torch") as (url, _):
+        read, liking_read = _gain_of_company(url, bodies[:real]), seconds_a_like(url, LIKES)
+    likes = {"default read-out": liking, "likelihood": liking_read}
     checks = [
         at_most("overhead at 16 clients, p50", float(np.quantile(overhead, 0.5)), 5.0, "ms"),
         at_most("overhead at 16 clients, p99", float(np.quantile(overhead, 0.99)), 25.0, "ms"),
@@ -71,18 +76,24 @@ def main(
         *(told(f"event loop, a request: {what}", float(ms), "ms") for what, ms in zip(LOOP_TIMES, loop, strict=False)),
         at_least("real model: 16 at once over one by one", read, 2, "x"),
         told("default read-out, no pass of the model: 16 at once over one by one", known, "x"),
+        *(
+            at_most(f"playground: slowest of {LIKES} likes, {name}", max(seconds), 2.0, "s")
+            for name, seconds in likes.items()
+            if seconds
+        ),
     ]
+    if not liking:
+        typer.echo("the playground was not timed: pip install playwright, and a Chromium", err=True)
     environment = machine(("reranker", "fastapi", "uvicorn", "torch"), clients=CLIENTS, candidates=LIST_LENGTH)
     report(checks, out / "serving.json", environment, typer.echo)
     shutil.rmtree(work)
 
 
-def _gain_of_company(bundle: Path, bodies: list[dict[str, object]]) -> float:
+def _gain_of_company(url: str, bodies: list[dict[str, object]]) -> float:
     """How many times as many lists a second 16 clients get as one, from the real model."""
-    with _server(bundle, "torch") as (url, _):
-        asyncio.run(_ask(url, bodies, CLIENTS))
-        halves = bodies[: len(bodies) // 2], bodies[len(bodies) // 2 :]
-        seconds = [[asyncio.run(_ask(url, half, at_once))[0] for at_once in (1, CLIENTS)] for half in halves]
+    asyncio.run(_ask(url, bodies, CLIENTS))
+    halves = bodies[: len(bodies) // 2], bodies[len(bodies) // 2 :]
+    seconds = [[asyncio.run(_ask(url, half, at_once))[0] for at_once in (1, CLIENTS)] for half in halves]
     one_by_one, together = map(sum, zip(*seconds, strict=True))
     return one_by_one / together
 
