@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from reranker.errors import DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.protocols import HasItemFactors, RecallStage
-from reranker.tables import ITEM, RANK, TIMESTAMP, USER, Dataset, validate_candidates, validate_interactions
+from reranker.tables import (
+    ITEM,
+    RANK,
+    TIMESTAMP,
+    USER,
+    Dataset,
+    in_sequence,
+    validate_candidates,
+    validate_interactions,
+)
 from reranker.types import IntArray
 
 
@@ -110,7 +119,7 @@ def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: in
     """
     interactions = data.interactions
     if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
-        interactions = interactions.sample(frac=1.0, random_state=seed)
+        interactions = in_sequence(interactions, seed)
     groups = interactions.groupby(USER, sort=False)
     is_last = groups.cumcount(ascending=False).to_numpy() == 0
     long_enough = groups[ITEM].transform("size").to_numpy() > min_history

@@ -42,7 +42,8 @@ class Dataset:
     """Interactions and the items they are about, validated.
 
     Attributes:
-        interactions: `user_id, item_id`, optional `timestamp`, `weight`, `domain`.
+        interactions: `user_id, item_id`, optional `timestamp`, `weight`, `domain`, sorted by time; those of one time
+            come in a random order, whatever their order was (`in_sequence`).
         items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
         domain: names the prompt family and the domain's soft prompt, for instance "movies".
     """
@@ -52,7 +53,10 @@ class Dataset:
     domain: str = "generic"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "interactions", validate_interactions(self.interactions))
+        interactions = validate_interactions(self.interactions)
+        if TIMESTAMP in interactions:  # rows of one time may be sorted by anything, and that must teach nothing
+            interactions = in_sequence(interactions).reset_index(drop=True)
+        object.__setattr__(self, "interactions", interactions)
         object.__setattr__(self, "items", validate_items(self.items))
 
     @property
@@ -189,6 +193,31 @@ def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
     if TIMESTAMP not in interactions:
         return interactions
     return interactions.sort_values(TIMESTAMP, kind="stable")
+
+
+def in_sequence(interactions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Sorted by timestamp; rows of one time, or all of a table without times, are put in a random order.
+
+    The seed and the ids of a row alone decide where it stands, so a part of the rows keeps their order, and who holds
+    out the last two of each user holds out what another one does who takes the last one twice.
+    """
+    hashes = pd.util.hash_pandas_object(interactions[[USER, ITEM]], index=False)
+    anywhere = _scattered(np.asarray(hashes, dtype=np.uint64), seed)
+    if TIMESTAMP in interactions:
+        order = np.lexsort((anywhere, pd.factorize(interactions[TIMESTAMP], sort=True)[0]))
+    else:
+        order = np.argsort(anywhere, kind="stable")
+    ordered: pd.DataFrame = interactions.iloc[order]
+    return ordered
+
+
+def _scattered(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele et al. 2014), begun at another place for each seed."""
+    keys = keys + np.uint64(0x9E3779B97F4A7C15 * (seed + 1) % 2**64)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    scattered: NDArray[np.uint64] = keys ^ (keys >> np.uint64(31))
+    return scattered
 
 
 def read_table(path: Path | str) -> pd.DataFrame:

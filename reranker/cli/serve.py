@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,20 +54,30 @@ def serve(
 
     if users_db and len(users_db) != len(bundle):
         raise ConfigError(f"{len(bundle)} bundles were given {len(users_db)} --users-db: give one for each, in order")
+    places = [where if "://" in where else str(Path(where).resolve()) for where in users_db or ()]
+    if twice := {where for where in places if places.count(where) > 1}:
+        raise ConfigError(
+            f"--users-db: {', '.join(twice)} is given twice, so what users did in one domain would be taken for the "
+            "other's: give each bundle a file, or a database of Redis (redis://host/0, redis://host/1)"
+        )
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
     options = given(engine=engine, dtype=dtype)
     if base_url is not None:
         options["engine_options"] = {"base_url": base_url}
+    limits = ServeSettings.from_mapping(settings)
     domains = _domains(bundle, users_db or [None] * len(bundle), options)
     app = create_app(
         domains,
-        settings=ServeSettings.from_mapping(settings),
+        settings=limits,
         keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
         score_log=score_log,
         tracing=otlp_tracing() if otel else None,
         when_loaded=_keep_for_good,
     )
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=60))
+    drain = math.ceil(limits.drain_seconds)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=drain)
+    )
     _log_requests()  # after uvicorn's own setting up of logs, which closes every handler that is there
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import DataError
-from reranker.tables import ITEM, TIMESTAMP, USER, Dataset
+from reranker.tables import ITEM, TIMESTAMP, USER, Dataset, in_sequence
 from reranker.types import ItemId, UserId
 
 
@@ -94,7 +94,7 @@ class Fold:
 
 
 def leave_last_k(data: Dataset, k: int = 1) -> Fold:
-    """Each user's last k interactions are the targets; ties in time keep row order. Users with k or fewer only train.
+    """Each user's last k interactions are the targets, of those of one time any. Users with k or fewer only train.
 
     Raises:
         DataError: no timestamps, or no user is left to test.
@@ -116,7 +116,7 @@ def leave_random_k(data: Dataset, k: int = 1, seed: int = 0) -> Fold:
         rows[held],
         split=f"leave_random_{k}",
         seed=seed,
-        resplit=partial(leave_random_k, k=k, seed=seed + 1),
+        resplit=partial(leave_random_k, k=k, seed=seed),
     )
 
 
@@ -284,7 +284,7 @@ def _require_order(data: Dataset, split: str) -> None:
 
 def _shuffled(data: Dataset, seed: int) -> Dataset:
     """Rows in random order and without timestamps, so that no later step can take them for a sequence."""
-    rows = data.interactions.sample(frac=1.0, random_state=seed).drop(columns=TIMESTAMP, errors="ignore")
+    rows = in_sequence(data.interactions.drop(columns=TIMESTAMP, errors="ignore"), seed)
     return Dataset(interactions=rows, items=data.items, domain=data.domain)
 
 

@@ -100,7 +100,7 @@ class TaskDomain:
         ordered = TIMESTAMP in data.interactions
         episodes: list[Episode] = []
         for number in range(rounds if ordered else 1):
-            past = without_newest(data, hold_out + number) if ordered else _without_random(data, hold_out, seed)
+            past = without_newest(data, hold_out + (number if ordered else 0), seed)
             try:
                 fold = fold_from_recall(past, recall, n_candidates, min_history, seed)
                 episodes += _episodes(data, fold, seed)
@@ -109,7 +109,7 @@ class TaskDomain:
                 if number == 0:
                     raise
                 break  # histories are too short for another round
-        counts = without_newest(data, hold_out).interactions[ITEM].value_counts()
+        counts = without_newest(data, hold_out, seed).interactions[ITEM].value_counts()
         return cls(
             name=data.domain,
             episodes=episodes,
@@ -281,11 +281,3 @@ def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episod
             chosen=fold.chosen[rows],
             evidence=evidence[rows],
         )
-
-
-def _without_random(data: Dataset, n: int, seed: int) -> Dataset:
-    """The data without n random interactions of each user: where there is no order, any may be judged on."""
-    shuffled = data.interactions.sample(frac=1.0, random_state=seed)
-    held = shuffled.groupby(USER, sort=False).cumcount() < n
-    kept = data.interactions[~held.reindex(data.interactions.index)].reset_index(drop=True)
-    return Dataset(interactions=kept, items=data.items, domain=data.domain)

@@ -14,7 +14,7 @@ from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt
-from reranker.tables import USER, Dataset
+from reranker.tables import USER, Dataset, in_sequence
 
 _ENDS = 20  # steps averaged at each end of the curve
 
@@ -83,7 +83,7 @@ def tune_base(
         renderer = PromptRenderer.from_settings(settings, tokenizer, lm.config.max_position_embeddings)
         domains.append(
             DomainTexts(
-                data=without_newest(data, hold_out),
+                data=without_newest(data, hold_out, config.seed),
                 renderer=renderer,
                 soft_prompt=_instruction_prompt(lm, renderer, reranker.soft_tokens),
             )
@@ -104,12 +104,16 @@ def tune_base(
     )
 
 
-def without_newest(data: Dataset, n: int) -> Dataset:
-    """The data without each user's newest n interactions; users with fewer keep none."""
+def without_newest(data: Dataset, n: int, seed: int = 0) -> Dataset:
+    """The data without each user's newest n interactions; users with fewer keep none.
+
+    Where there is no order, they are the n that `fit` and the judge hold out, by the same seed.
+    """
     if n == 0:
         return data
-    age = data.interactions.groupby(USER, sort=False).cumcount(ascending=False)
-    kept = data.interactions[age.to_numpy() >= n].reset_index(drop=True)
+    rows = data.interactions if data.has_order else in_sequence(data.interactions, seed)
+    age = rows.groupby(USER, sort=False).cumcount(ascending=False)
+    kept = rows[age.to_numpy() >= n].sort_index().reset_index(drop=True)
     return Dataset(interactions=kept, items=data.items, domain=data.domain)
 
 

@@ -66,14 +66,16 @@ class Batcher(Generic[Job, Answer]):
         self._batch = batch
         self._wait = wait_seconds
         self._observe = observe
-        self._queue: asyncio.Queue[_Waiting[Job, Answer]] = asyncio.Queue(queue)
+        self._most = queue
+        self._waiting: dict[_Waiting[Job, Answer], None] = {}  # in order of arrival
+        self._arrived, self._idle = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reranker-engine")
         self._closing = False
         self._loop: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def start(self, first: Callable[[], None] = lambda: None) -> "asyncio.Future[None]":
         """Begins to work; needs a running event loop.
@@ -98,34 +100,34 @@ class Batcher(Generic[Job, Answer]):
             raise ProblemError(503, "the server is shutting down", code="shutting_down", retry_after=5.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done[Answer]] = loop.create_future()
-        try:
-            self._queue.put_nowait(_Waiting(job, future, time.perf_counter()))
-        except asyncio.QueueFull:
-            raise ProblemError(
-                503, f"{self._queue.maxsize} requests are waiting already", code="overloaded", retry_after=1.0
-            ) from None
+        if len(self._waiting) >= self._most:
+            raise ProblemError(503, f"{self._most} requests are waiting already", code="overloaded", retry_after=1.0)
+        waiting = _Waiting(job, future, time.perf_counter())
+        self._waiting[waiting] = None
+        self._idle.clear()
+        self._arrived.set()
         timer = loop.call_later(timeout, _expire, future, timeout)
         try:
             return await future
         finally:
             timer.cancel()
+            self._waiting.pop(waiting, None)
 
     async def close(self, drain_seconds: float) -> None:
         """Takes no more jobs and finishes those it has, as far as the time allows."""
         self._closing = True
         if self._loop is not None:
             try:
-                await asyncio.wait_for(self._queue.join(), drain_seconds)
+                await asyncio.wait_for(self._idle.wait(), drain_seconds)
             except TimeoutError:
-                logger.warning("shut down with %d requests in the queue", self._queue.qsize())
+                logger.warning("shut down with %d requests in the queue", self.waiting)
             self._loop.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            taken = await self._take()
-            wanted = [one for one in taken if not one.future.done()]  # the others' callers went away
+            wanted = await self._take()
             started = time.perf_counter()
             try:
                 if wanted:
@@ -142,18 +144,24 @@ class Batcher(Generic[Job, Answer]):
                 logger.exception("a batch of %d failed", len(wanted))
                 for one in wanted:
                     _fail(one.future, error)
-            finally:
-                for _ in taken:
-                    self._queue.task_done()
             await _let_out()
 
     async def _take(self) -> list[_Waiting[Job, Answer]]:
-        taken = [await self._queue.get()]
-        if self._queue.empty() and self._wait:
+        """The jobs of the next batch, at least one unless its caller went away while it waited for company."""
+        while not self._live():
+            self._idle.set()
+            self._arrived.clear()
+            await self._arrived.wait()
+        if len(self._live()) == 1 and self._wait:
             await asyncio.sleep(self._wait)
-        while len(taken) < self._batch and not self._queue.empty():
-            taken.append(self._queue.get_nowait())
+        taken = self._live()[: self._batch]
+        for one in taken:
+            del self._waiting[one]
         return taken
+
+    def _live(self) -> list[_Waiting[Job, Answer]]:
+        """Those that wait and were not given up; what was goes with its caller, at the loop's next turn."""
+        return [one for one in self._waiting if not one.future.done()]
 
 
 async def _let_out() -> None:

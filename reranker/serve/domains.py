@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from reranker.errors import ConfigError
 from reranker.pipeline import Reranker
 from reranker.protocols import UserStore
+from reranker.serve.ids import as_known, forms_of
 from reranker.serve.problems import ProblemError
 from reranker.types import ItemId, UserState
 
@@ -44,11 +46,38 @@ class Domain:
             raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
         return self.store
 
+    def user(self, given: str | int) -> str | int:
+        """A user's id as the bundle has it."""
+        return as_known(given, self.users)
+
     async def state_of(self, user: str | int) -> UserState | None:
-        """What the store keeps of the user, if there is one."""
+        """What the store keeps of a `user`, if there is one; item ids as the bundle has them."""
         if self.store is None:
             return None
-        return (await asyncio.to_thread(self.store.get, [user])).get(user)
+        forms = forms_of(user)
+        kept = await asyncio.to_thread(self.store.get, forms)
+        found = next((kept[form] for form in forms if form in kept), None)
+        if found is None:
+            return None
+        rows = tuple(
+            (as_known(item, self.items) if isinstance(item, str | int) else item, time)
+            for item, time in found.interactions
+        )
+        return replace(found, user_id=user, interactions=rows)
+
+    def append(self, user: str | int, rows: Sequence[tuple[ItemId, float | None]]) -> UserState:
+        """Stores what a `user` did, behind what was stored under the form that the id had for an earlier bundle.
+
+        Raises:
+            ProblemError: 404 where there is no store.
+        """
+        store = self.states()
+        others = forms_of(user)[1:]
+        earlier = [row for state in store.get(others).values() for row in state.interactions] if others else []
+        state = store.append(user, [*earlier, *rows])
+        if earlier:
+            store.forget(others)
+        return state
 
     def history(self, user: str | int, state: UserState | None) -> list[ItemId]:
         """What the user chose before the bundle was fitted and since, oldest first."""

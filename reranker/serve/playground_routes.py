@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 
 from reranker.serve.domains import Domain
-from reranker.serve.ids import as_known
+from reranker.serve.keys import Key
 from reranker.serve.problems import ProblemError
 from reranker.serve.service import Service, allowed
 from reranker.tables import ITEM, SCORE
@@ -19,21 +19,25 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def add_playground(app: FastAPI, service: Service) -> None:
-    """GET /, /playground/users and /playground/list."""
+    """GET /, /playground/users and /playground/list. Users and their histories are for keys that may read users."""
     page = files("reranker.serve").joinpath("playground.html").read_text(encoding="utf-8")
 
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": _POLICY})
 
-    @app.get("/playground/users", dependencies=[allowed(service, "rank")])
-    async def users(domain: Annotated[str | None, Query(max_length=500)] = None) -> dict[str, Any]:
+    @app.get("/playground/users")
+    async def users(
+        key: Annotated[Key, allowed(service, "rank")], domain: Annotated[str | None, Query(max_length=500)] = None
+    ) -> dict[str, Any]:
         shown = service.domains.pick(domain=domain or service.domains.names[0])
-        ids = sorted(shown.users, key=lambda user: (len(str(user)), str(user)))[:_USERS]
-        return {"domains": service.domains.names, "domain": shown.name, "users": ids, "of": len(shown.users)}
+        known = shown.users if key.may("admin") else frozenset()
+        ids = sorted(known, key=lambda user: (len(str(user)), str(user)))[:_USERS]
+        return {"domains": service.domains.names, "domain": shown.name, "users": ids, "of": len(known)}
 
-    @app.get("/playground/list", dependencies=[allowed(service, "rank")])
+    @app.get("/playground/list")
     async def recalled(
+        key: Annotated[Key, allowed(service, "rank")],
         user: Annotated[str, Query(max_length=500)] = "",
         n: Annotated[int, Query(ge=1, le=100)] = 20,
         domain: Annotated[str | None, Query(max_length=500)] = None,
@@ -43,7 +47,10 @@ def add_playground(app: FastAPI, service: Service) -> None:
         if recall is None:
             message = "this bundle holds no recall stage, so there is no list to show: fit it with one"
             raise ProblemError(404, message, code="no_recall")
-        known = as_known(user, shown.users)
+        if user and not key.may("admin"):
+            message = f"the key {key.name!r} may not read users: leave the user empty, for a stranger"
+            raise ProblemError(403, message, param="user", code="scope_missing")
+        known = shown.user(user)
         table = await asyncio.to_thread(recall.recommend, [known], n)
         history = shown.reranker.history(known) if known in shown.users else []
         return {

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from reranker.ranking import TextList
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
-from reranker.serve.ids import all_as_known, as_known
+from reranker.serve.ids import all_as_known
 from reranker.serve.problems import ProblemError
 from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
@@ -119,7 +119,7 @@ async def _texts(domain: Domain, body: RerankRequest) -> TextList:
     documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if body.history is None and body.user is not None:
-        user = as_known(body.user, domain.users)
+        user = domain.user(body.user)
         words = domain.reranker.titles(domain.history(user, await domain.state_of(user)))
     query = f"{body.instruction}: {body.query}" if body.instruction else body.query
     return TextList(query=query, documents=documents, history=words)
@@ -137,7 +137,7 @@ async def _items(domain: Domain, body: RerankRequest) -> ItemList:
         return ItemList(items=items, recall_scores=body.recall_scores, history=all_as_known(given, domain.items))
     if body.user is None:
         return ItemList(items=items, recall_scores=body.recall_scores)
-    user = as_known(body.user, domain.users)
+    user = domain.user(body.user)
     return ItemList(items=items, recall_scores=body.recall_scores, user=user, state=await domain.state_of(user))
 
 

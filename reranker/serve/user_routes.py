@@ -1,41 +1,45 @@
 """Personal state over HTTP. No vectors are taken from clients."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 
 from reranker.serve.domains import Domain
-from reranker.serve.ids import as_known
+from reranker.serve.ids import as_known, forms_of
 from reranker.serve.problems import ProblemError
 from reranker.serve.schemas import Interactions
 from reranker.serve.service import Service, allowed
-from reranker.types import UserState
+from reranker.types import ItemId, UserState
+
+UserPath = Annotated[str, Path(max_length=500)]
 
 
 def add_users(app: FastAPI, service: Service) -> None:
     """What users did since the bundles were fitted: append in one domain; show and forget in all."""
 
     @app.post("/v1/users/{user}/interactions", dependencies=[allowed(service, "adapt")])
-    async def append(user: str, body: Interactions) -> dict[str, Any]:
+    async def append(user: UserPath, body: Interactions) -> dict[str, Any]:
         domain = service.domains.pick(domain=body.domain)
-        store = domain.states()
+        domain.states()  # a server without users says so first
         if len(body.interactions) > service.settings.max_history:
             message = f"{len(body.interactions)} interactions, at most {service.settings.max_history} a call"
             raise ProblemError(413, message, param="interactions", code="too_many")
         rows = [(as_known(one.item_id, domain.items), one.timestamp) for one in body.interactions]
-        state = await asyncio.to_thread(store.append, as_known(user, domain.users), rows)
+        state = await asyncio.to_thread(domain.append, domain.user(user), rows)
         adaptation = service.adaptations.get(domain.name)
         if adaptation is not None:
             adaptation.want(state.user_id)
-        return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, **_kept(state)}
+        appended = _shown(rows)  # what was stored before is for `admin`
+        return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, "appended": appended}
 
     @app.get("/v1/users/{user}", dependencies=[allowed(service, "admin")])
-    async def show(user: str) -> dict[str, Any]:
+    async def show(user: UserPath) -> dict[str, Any]:
         found = {}
         for domain in _with_users(service):
-            known = as_known(user, domain.users)
-            state = (await asyncio.to_thread(domain.states().get, [known])).get(known)
+            known = domain.user(user)
+            state = await domain.state_of(known)
             if state is not None or known in domain.users:
                 state = state or UserState(user_id=known)
                 vector = [float(one) for one in state.vector]
@@ -45,10 +49,10 @@ def add_users(app: FastAPI, service: Service) -> None:
         return {"user": user, "domains": found}
 
     @app.delete("/v1/users/{user}", dependencies=[allowed(service, "admin")])
-    async def forget(user: str) -> dict[str, Any]:
+    async def forget(user: UserPath) -> dict[str, Any]:
         domains = _with_users(service)
-        removed = [await _forget(service, domain, as_known(user, domain.users)) for domain in domains]
-        kept = [domain.name for domain in domains if as_known(user, domain.users) in domain.users]
+        removed = [await _forget(service, domain, form) for domain in domains for form in forms_of(user)]
+        kept = [domain.name for domain in domains if domain.user(user) in domain.users]
         return {"user": user, "forgotten": any(removed), "in_bundles": kept}
 
 
@@ -68,7 +72,11 @@ async def _forget(service: Service, domain: Domain, user: str | int) -> int:
 
 def _kept(state: UserState) -> dict[str, Any]:
     return {
-        "interactions": [{"item_id": item, "timestamp": time} for item, time in state.interactions],
+        "interactions": _shown(state.interactions),
         "support": state.support,
         "updated_at": state.updated_at or None,
     }
+
+
+def _shown(rows: Sequence[tuple[ItemId, float | None]]) -> list[dict[str, Any]]:
+    return [{"item_id": item, "timestamp": time} for item, time in rows]

@@ -57,6 +57,7 @@ def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
         (["--config", str(limits)], "setting 'max_documents'"),
         (["--api-key-file", str(limits)], "cannot read API keys"),
         (["--api-key-file", str(tmp_path / "none")], "cannot read API keys"),
+        (["--bundle", "other", "--users-db", "a.db", "--users-db", "./a.db"], "a.db is given twice"),
     ):
         refused = CliRunner().invoke(app, [*flags, *more])
         assert refused.exit_code == 1 and message in str(refused.exception)

@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -36,10 +37,16 @@ def test_leave_last_two():
     assert chosen(fold.train) == {"a": ["x"], "b": ["x", "y"]}
 
 
-def test_equal_times_keep_row_order():
-    frame = pd.DataFrame({"user_id": ["a"] * 4, "item_id": list("pqrs"), "timestamp": [1, 2, 2, 2]})
+def test_of_equal_times_any_is_the_last_however_rows_are_sorted():
+    """Baskets of three at one time: a table sorted by item must not make the largest id the target."""
+    frame = pd.DataFrame({"user_id": np.repeat(np.arange(300), 4), "item_id": list("pqrs") * 300})
+    frame["timestamp"] = [1, 2, 2, 2] * 300
     items = pd.DataFrame({"item_id": list("pqrs"), "title": list("PQRS")})
-    assert chosen(leave_last_k(Dataset(interactions=frame, items=items)).held_out) == {"a": ["s"]}
+    held = leave_last_k(Dataset(interactions=frame, items=items)).held_out
+    shares = held["item_id"].value_counts(normalize=True)
+    assert sorted(shares.index) == ["q", "r", "s"] and shares.between(0.25, 0.42).all()
+    mixed = leave_last_k(Dataset(interactions=frame.sample(frac=1, random_state=3), items=items)).held_out
+    assert mixed.set_index("user_id")["item_id"].to_dict() == held.set_index("user_id")["item_id"].to_dict()
 
 
 def test_a_repeated_choice_is_no_target():

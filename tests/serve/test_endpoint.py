@@ -137,10 +137,10 @@ def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tm
     before = best()
     rows = [{"item_id": f"g3i{number}", "timestamp": number} for number in (2, 3, 4)]
     state = post(server, "/v1/users/someone-new-77/interactions", interactions=rows).json()
-    assert [one["item_id"] for one in state["interactions"]] == ["g3i2", "g3i3", "g3i4"]
+    assert [one["item_id"] for one in state["appended"]] == ["g3i2", "g3i3", "g3i4"]
     assert best() == "g3i1" != before
     shown = httpx.get(f"{server}/v1/users/someone-new-77").json()["domains"]["toy"]
-    assert shown["interactions"] == state["interactions"] and not shown["in_bundle"]
+    assert shown["interactions"] == state["appended"] and not shown["in_bundle"]
     gone = httpx.delete(f"{server}/v1/users/someone-new-77").json()
     assert gone["forgotten"] and best() == before
     assert httpx.get(f"{server}/v1/users/someone-new-77").status_code == 404
@@ -230,7 +230,7 @@ def test_a_model_that_cannot_be_loaded_is_told(fitted, engine):
 
 
 def test_a_caller_that_goes_away_frees_its_place(fitted, engine):
-    with serving(create_app(fitted, settings=ServeSettings(batch=1, batch_wait_ms=0))) as url:
+    with serving(create_app(fitted, settings=ServeSettings(batch=1, batch_wait_ms=0, queue=1))) as url:
         wait_until_ready(url)
         engine.calls.clear()
         engine.open.clear()
@@ -238,9 +238,11 @@ def test_a_caller_that_goes_away_frees_its_place(fitted, engine):
             first = pool.submit(post, url, documents=["x"])
             while not engine.calls:
                 time.sleep(0.01)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{url}/rerank", json={"documents": ["y"]}, timeout=0.3)
-            time.sleep(0.5)
+            for _ in range(3):  # more than may wait
+                with pytest.raises(httpx.ReadTimeout):
+                    httpx.post(f"{url}/rerank", json={"documents": ["y"]}, timeout=0.3)
+            while "reranker_queue 0.0" not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.01)
             engine.open.set()
             assert first.result().status_code == 200
         assert post(url, documents=["x"]).status_code == 200
