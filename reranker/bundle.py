@@ -36,7 +36,7 @@ from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
-from reranker.tables import ITEM, read_table, write_table
+from reranker.tables import ITEM, USER, Dataset, read_table, write_table
 from reranker.types import ModelInfo
 
 FORMAT_VERSION = 3
@@ -65,6 +65,20 @@ class BundleState:
     states: StateStore | None = None
 
 
+def require_place(directory: Path) -> None:
+    """Raises BundleError where something else than a bundle stands."""
+    if directory.is_file() or (
+        directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
+    ):
+        raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
+
+
+def require_storable(data: Dataset) -> None:
+    """Raises DataError for an id of a type that a bundle cannot hold."""
+    for ids in (data.interactions[USER], data.interactions[ITEM], data.items[ITEM]):
+        encode_ids(ids.drop_duplicates())
+
+
 def write_bundle(directory: Path, state: BundleState) -> None:
     """Writes into a folder beside `directory` and renames it, so that a failure leaves what stood there before.
 
@@ -73,10 +87,7 @@ def write_bundle(directory: Path, state: BundleState) -> None:
         DataError: an id is of a type that cannot be stored.
     """
     directory = directory.resolve()
-    if directory.is_file() or (
-        directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
-    ):
-        raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
+    require_place(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:

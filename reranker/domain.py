@@ -12,7 +12,7 @@ from reranker.folds import evidence_model
 from reranker.fusion import EvidenceModel
 from reranker.item_tokens import RECALL, ItemTokens, VectorTable
 from reranker.protocols import RecallStage
-from reranker.tables import ITEM, Dataset
+from reranker.tables import ITEM, Dataset, require_ids_like
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,7 @@ class DomainData:
         Raises:
             DataError: no id is of a type that the known ones have, as where one table holds "7" and the other 7.
         """
-        known, new = ({type(item).__name__ for item in table[ITEM]} for table in (self.items, items))
-        if not known & new:
-            raise DataError(
-                f"table 'items', column {ITEM!r}: the ids are of type {', '.join(sorted(new))}, those of the items "
-                f"known so far of type {', '.join(sorted(known))}: convert them"
-            )
+        require_ids_like(self.items[ITEM], items[ITEM], "items")
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
         every = pd.concat([kept, items], ignore_index=True)
         return DomainData(items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))

@@ -26,7 +26,16 @@ from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, re
 from reranker.reader import Reader
 from reranker.scoring import ListReading, PriorStore, ScoringList
 from reranker.softprompt import PromptBank
-from reranker.tables import ITEM, RANK, USER, Dataset, validate_candidates, validate_interactions, validate_items
+from reranker.tables import (
+    ITEM,
+    RANK,
+    USER,
+    Dataset,
+    require_ids_like,
+    validate_candidates,
+    validate_interactions,
+    validate_items,
+)
 from reranker.trained import Trained
 from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
 
@@ -197,16 +206,20 @@ class Reranker:
             `RerankReport` as a dict, `attrs["prompt_tokens"]` how many tokens the model read for each list.
 
         Raises:
-            DataError: the candidates break their contract, or nothing was fitted.
+            DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
+                fitted.
             ConfigError: k < 1, or an unknown order.
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         lists = validate_candidates(candidates)
         data, blend = self._fitted()
-        histories = data.evidence.histories_with(
-            validate_interactions(interactions) if isinstance(interactions, pd.DataFrame) else interactions
-        )
+        require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+        if isinstance(interactions, pd.DataFrame):
+            interactions = validate_interactions(interactions)
+            require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
+            require_ids_like(lists[USER], interactions[USER], "interactions")
+        histories = data.evidence.histories_with(interactions)
         served = as_order(order) if order else blend.guard.serve
         tokens = [0] * int(lists[USER].nunique())
         if served == "fused":

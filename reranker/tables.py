@@ -220,8 +220,28 @@ def _scattered(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return scattered
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
+def require_ids_like(known: pd.Series, given: pd.Series, name: str) -> None:
+    """Refuses ids of which none is of a type that the known ones have, as where one table holds "7" and the other 7.
+
+    Args:
+        name: of the table of the given ids.
+
+    Raises:
+        DataError: no id is of such a type.
+    """
+    here, there = ({type(one).__name__ for one in ids.drop_duplicates()} for ids in (given, known))
+    if here and there and not here & there:
+        raise DataError(
+            f"table {name!r}, column {given.name!r}: the ids are of type {', '.join(sorted(here))}, those known so far "
+            f"of type {', '.join(sorted(there))}, so none would be found: convert them"
+        )
+
+
+def read_table(path: Path | str, ids: Sequence[str] = (USER, ITEM)) -> pd.DataFrame:
     """Reads a .parquet, .csv or .tsv file (also .gz), or a directory of parquet files.
+
+    Args:
+        ids: columns of ids, which stay as they are written in texts: "007" is another id than "7".
 
     Raises:
         DataError: the file is missing, of another type, or unreadable.
@@ -230,7 +250,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
     if not path.exists():
         raise DataError(f"no table at {path}: the file does not exist")
     try:
-        return _reader(path)(path)
+        return _reader(path, ids)(path)
     except (OSError, ValueError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
         raise DataError(f"cannot read {path} as a table: {error}") from error
 
@@ -296,21 +316,21 @@ def _iso_times(column: pd.Series) -> pd.Series:
         return pd.to_datetime(column, format="ISO8601", utc=True)
 
 
-def _reader(path: Path) -> Callable[[Path], pd.DataFrame]:
+def _reader(path: Path, ids: Sequence[str]) -> Callable[[Path], pd.DataFrame]:
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if path.is_dir() or suffix == ".parquet":
         return pd.read_parquet
     if suffix == ".csv":
-        return _read_csv
+        return partial(_read_csv, ids=ids)
     if suffix == ".tsv":
-        return partial(_read_csv, sep="\t")
+        return partial(_read_csv, ids=ids, sep="\t")
     raise ValueError("expected .parquet, .csv or .tsv")
 
 
-def _read_csv(path: Path, sep: str = ",") -> pd.DataFrame:
-    """Ids become numbers only where that loses nothing: "007" is another id than "7"."""
-    frame = pd.read_csv(path, sep=sep, dtype={USER: str, ITEM: str})
-    for column in (USER, ITEM):
+def _read_csv(path: Path, ids: Sequence[str], sep: str = ",") -> pd.DataFrame:
+    """Ids become numbers only where that loses nothing."""
+    frame = pd.read_csv(path, sep=sep, dtype=dict.fromkeys(ids, str))
+    for column in ids:
         if column in frame:
             with suppress(ValueError, OverflowError):
                 numbers = frame[column].astype(np.int64)

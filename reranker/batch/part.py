@@ -52,7 +52,9 @@ class Engines:
         if not self.options:
             return reranker
         config = reranker.config
-        engine = load_engine(config.engine, config.model, dtype=config.dtype, **self.options)
+        engine = load_engine(
+            config.engine, config.model, dtype=config.dtype, **{**config.engine_options, **self.options}
+        )
         return Reranker.load(bundle, engine=engine, **settings)
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, given
-from reranker.tables import USER, read_table
+from reranker.cli.options import BundleOption, DtypeOption, given, read_users
+from reranker.tables import USER
 
 
 def adapt(
@@ -23,7 +23,7 @@ def adapt(
     from reranker.stores import open_user_store
 
     reranker = Reranker.load(bundle, engine="torch", **given(dtype=dtype))
-    asked = None if users is None else read_table(users)[USER].tolist()
+    asked = None if users is None else read_users(users)[USER].tolist()
     store = open_user_store(users_db)
     try:
         report = reranker.adapt(asked, store=store, steps=steps, progress=True)

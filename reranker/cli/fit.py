@@ -57,6 +57,7 @@ def fit(
 ) -> None:
     """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
     from candidate_gen import ALSRecall
+    from reranker.bundle import require_place, require_storable
     from reranker.pipeline import Reranker
 
     settings = given(
@@ -64,10 +65,12 @@ def fit(
     )
     settings = {**settings_from_yaml(config), **settings}
     if base_url is not None:
-        settings["engine_options"] = {"base_url": base_url}
+        settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
     data = dataset_from_flags(dataset, interactions, items, domain)
+    require_place(out)  # now, not after hours of reading
+    require_storable(data)
     reranker = Reranker.from_pretrained(prompt, **settings)
     vectors = None if item_vectors is None else read_table(item_vectors)
     if candidates is not None or held_out is not None:
@@ -76,7 +79,7 @@ def fit(
         served, chosen = read_table(candidates), read_table(held_out)
         reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
     else:
-        recall = ALSRecall(seed=seed or 0).fit(data.interactions)
+        recall = ALSRecall(seed=reranker.config.seed).fit(data.interactions)
         reranker.fit(data, recall, item_vectors=vectors, progress=True)
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given
+from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
 from reranker.errors import DataError
-from reranker.tables import RECALL_RANK, USER, read_table
+from reranker.tables import RECALL_RANK, USER
 
 
 def inspect(
@@ -26,7 +26,7 @@ def inspect(
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     if candidates is not None:
-        table = read_table(candidates)
+        table = read_users(candidates)
     elif reranker.recall is not None:
         table = reranker.recall.recommend([_as_known(user, reranker.user_ids)], n)
     else:

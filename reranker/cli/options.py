@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 import yaml
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, DataError
 from reranker.hub import load_dataset
-from reranker.tables import Dataset, read_table
+from reranker.tables import USER, Dataset, read_table
 
 InteractionsOption = Annotated[
     Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")
@@ -63,3 +64,15 @@ def settings_from_yaml(path: Path | None) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, for instance 'soft_tokens: 16'")
     return settings
+
+
+def read_users(path: Path) -> pd.DataFrame:
+    """A table with a column of users.
+
+    Raises:
+        DataError: it cannot be read, or has no such column.
+    """
+    table = read_table(path)
+    if USER not in table:
+        raise DataError(f"table {str(path)!r} lacks the column {USER!r}; it has {list(map(str, table.columns))}")
+    return table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.errors import DataError
+from reranker.cli.options import read_users
 from reranker.protocols import RecallStage
 from reranker.tables import ITEM, USER, read_table, validate_interactions, write_table
 
@@ -40,9 +40,7 @@ def recall(
         Method.BLEND: lambda: BlendRecall([ALSRecall(), ItemKNNRecall(), PopularityRecall()]),
     }
     table = validate_interactions(read_table(interactions))
-    wanted = table if users is None else read_table(users)
-    if USER not in wanted:
-        raise DataError(f"table {str(users)!r} lacks the column {USER!r}")
+    wanted = table if users is None else read_users(users)
     stage = makers[method]().fit(table)
     asked = wanted[USER].drop_duplicates()
     if sample is not None and sample < len(asked):

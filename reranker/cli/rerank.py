@@ -72,10 +72,11 @@ def rerank(
             "--resume, --force, --part-users, --cluster and --workers are of offline runs: give a folder as --out, "
             f"not {out}"
         )
-    newer = None if interactions is None else read_table(interactions)
+    ids = columns.user, columns.item
+    newer = None if interactions is None else read_table(interactions, ids)
     if newer is not None:
         newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
-    table = read_table(candidates)
+    table = read_table(candidates, ids)
     table = _renamed(table, columns.of_candidates(list(map(str, table.columns)), str(candidates)))
     ranked = engines.reranker(bundle).rerank(table, k, interactions=newer, order=served, progress=True)
     write_table(ranked, out)

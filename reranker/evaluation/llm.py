@@ -3,6 +3,7 @@
 Systems of one domain share the readings, so that a list is read by the model once a read-out.
 """
 
+import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,16 @@ from reranker.types import ItemId, UserId, UserState
 
 Components = NDArray[np.float64]
 
-_LAYOUT = 2  # of the components: readings that were kept under another mean something else
+_LAYOUT = 3  # of the components: readings that were kept under another mean something else
+
+
+def _texts_of(templates: Path | None) -> str:
+    """Hash of what stands in a folder of templates; "" for those of the package."""
+    if templates is None:
+        return ""
+    files = sorted(path for path in templates.rglob("*") if path.is_file())
+    texts = b"".join(f"{path.relative_to(templates)}\0".encode() + path.read_bytes() + b"\0" for path in files)
+    return hashlib.sha256(texts).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +144,7 @@ class Readings:
             trained += f"|{self._adapt_steps}"
         return (
             f"{_LAYOUT}|{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"
-            f"{trained}"
+            f"{_texts_of(self.config.prompt.directory)}{trained}"
         )
 
     def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
@@ -164,7 +174,12 @@ class Readings:
         return self._readers[domain]
 
     def _states_path(self, domain: str) -> Path | None:
-        return None if self._directory is None else self._directory / f"{quote(domain, safe='')}.states.npz"
+        """States are kept by what computes them: another engine or arithmetic gives others."""
+        if self._directory is None:
+            return None
+        computed_by = f"{self._engine.name}|{self.config.dtype}|{sorted(self.config.engine_options.items())}"
+        digest = hashlib.sha256(computed_by.encode()).hexdigest()[:8]
+        return self._directory / f"{quote(domain, safe='')}.{digest}.states.npz"
 
     def _kept_states(self, domain: str) -> StateStore | None:
         """States of texts that an earlier run left; the space is learned anew from each fold's catalogue."""

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.prompting import Item, PromptRenderer
+from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.scoring.space import StateStore, Vectors
-from reranker.tables import TITLE
+from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
 
 NEWEST = 20
 """Items of the history that count."""
@@ -95,8 +96,10 @@ class EmbeddingScoring(Scoring):
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
         ends = np.cumsum([len(part) for part in texts])[:-1]
-        items = self._renderer.item_texts([item for part in texts for item in part])
-        placed = self.states.look_up(self._engine, items)
+        every = [item for part in texts for item in part]
+        placed = self.states.look_up(self._engine, self._renderer.item_texts(every))
+        silent = [not _says_something(item) for item in every]
+        placed.near[silent] = placed.taste[silent] = 0  # else all items without a text would be alike
         spaces = [np.split(placed.near, ends), np.split(placed.taste, ends)]
         return [
             ListReading(
@@ -133,4 +136,10 @@ def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
 
 def _chosen(one: ScoringList) -> list[Item]:
     asked: list[Item] = [{TITLE: one.query}] if one.query and one.query.strip() else []
-    return [*list(one.history)[-NEWEST:], *asked]
+    return [*filter(_says_something, list(one.history)[-NEWEST:]), *asked]
+
+
+def _says_something(item: Item) -> bool:
+    """Whether there is a text to read: an item that is missing from the catalogue has none."""
+    said = [field_text(item.get(name)).strip() for name in (TITLE, CATEGORY, DESCRIPTION)]
+    return any(said[1:]) or said[0] not in ("", UNTITLED)

@@ -8,7 +8,7 @@ import pytest
 
 from reranker import Reranker
 from reranker.batch import Columns, Engines
-from reranker.errors import ConfigError, DataError
+from reranker.errors import ConfigError, DataError, RerankerError
 from tests.batch.conftest import PART_USERS
 from tests.batch.helpers import manifest, offline, ranking, rejected, write
 
@@ -77,11 +77,17 @@ def test_unsorted_rows_are_sorted_and_keep_the_order_of_equal_scores(bundle, fol
 
 
 def test_whole_numbers_stay_what_they_are(bundle, folder):
-    rows = [(2**60 + user, item, 1.0) for user in (5, 3) for item in (7, 8)]
+    rows = [(2**60 + user, item, 1.0) for user in (5, 3) for item in ("g0i1", "g1i1")]
     write(pd.DataFrame(rows, columns=["user_id", "item_id", "score"]), folder / "candidates.parquet")
     offline(bundle, folder, order="recall").run()
     assert ranking(folder)["user_id"].tolist() == [2**60 + 3] * 2 + [2**60 + 5] * 2
-    assert ranking(folder)["item_id"].tolist() == [7, 8, 7, 8]
+
+
+def test_items_of_another_type_than_the_bundles_are_refused(bundle, folder):
+    rows = [("u1", item, 1.0) for item in (7, 8)]
+    write(pd.DataFrame(rows, columns=["user_id", "item_id", "score"]), folder / "candidates.parquet")
+    with pytest.raises(RerankerError, match="of type int, those known so far of type str, so none would be found"):
+        offline(bundle, folder).run()
 
 
 def test_own_names_of_columns(bundle, folder, candidates):

@@ -175,3 +175,46 @@ def test_a_result_that_cannot_be_written_is_one_line(folder):
 def test_wrong_usage_is_code_2(arguments):
     _, stderr = run(*arguments, code=2)
     assert "Usage" in stderr
+
+
+def test_ids_of_csv_files_stay_as_written_whatever_their_columns_are_called(tmp_path):
+    data = toys.taste_dataset(users=12)
+    renamed = {old: f"{number:05d}" for number, old in enumerate(data.interactions["user_id"].unique())}
+    data.interactions["user_id"] = data.interactions["user_id"].map(renamed)
+    data.interactions.to_parquet(tmp_path / "i.parquet")
+    data.items.to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    tables = ("--interactions", tmp_path / "i.parquet", "--items", tmp_path / "t.parquet")
+    run("fit", *tables, "--config", tmp_path / "settings.yaml", "--n", 12, "--out", tmp_path / "bundle")
+    (tmp_path / "own.csv").write_text("customer,sku,s\n00001,g0i1,3\n00001,g1i1,2\n00002,g0i1,1\n")
+    columns = ("--user-col", "customer", "--item-col", "sku", "--score-col", "s")
+    arguments = ("rerank", "--bundle", tmp_path / "bundle", "--candidates", tmp_path / "own.csv", *columns)
+    said, _ = run(*arguments, "--out", tmp_path / "out.csv")
+    assert "0 users without history, 0 candidates not in the item table" in said
+    assert pd.read_csv(tmp_path / "out.csv", dtype=str)["user_id"].tolist() == ["00001", "00001", "00002"]
+
+
+def test_fit_says_before_its_work_that_it_cannot_save(folder, tmp_path):
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    options = ("--config", folder / "settings.yaml", "--n", 12)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    _, said = run("fit", *tables, *options, "--out", tmp_path / "mine", code=1)
+    assert "exists and is not a bundle" in said.splitlines()[-1] and "user/s" not in said
+    table = pd.read_csv(folder / "interactions.csv")
+    table["user_id"] = pd.to_datetime(pd.factorize(table["user_id"])[0], unit="D")
+    table.to_parquet(tmp_path / "days.parquet")
+    days = ("--interactions", tmp_path / "days.parquet", "--items", folder / "items.parquet")
+    _, said = run("fit", *days, *options, "--out", tmp_path / "bundle", code=1)
+    assert "Timestamp" in said.splitlines()[-1] and "user/s" not in said
+
+
+@pytest.mark.parametrize("command", ["inspect", "adapt", "recall"])
+def test_a_table_without_users_is_one_line(folder, tmp_path, command):
+    (tmp_path / "t.csv").write_text("x\n1\n")
+    flags = {
+        "inspect": ("--bundle", folder / "bundle", "--user", "u1", "--candidates", tmp_path / "t.csv"),
+        "adapt": ("--bundle", folder / "bundle", "--users-db", tmp_path / "u.db", "--users", tmp_path / "t.csv"),
+        "recall": ("--interactions", folder / "interactions.csv", "--users", tmp_path / "t.csv", "--out", "o.csv"),
+    }
+    assert "lacks the column 'user_id'; it has ['x']" in refused(command, *flags[command])

@@ -178,6 +178,24 @@ def test_a_shared_reading_costs_each_system_the_same():
     assert second.score_seconds >= read.cost(second.lists).seconds
 
 
+def test_states_of_another_arithmetic_are_read_anew(lists, tmp_path):
+    """The same model in another dtype, or templates that were edited: what was kept under the others is not theirs."""
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+    for dtype in ("bfloat16", "float32"):
+        engine = toys.WatchedEngine()
+        Readings(engine, config.model_copy(update={"dtype": dtype}), directory=tmp_path).of(lists[1])
+        assert engine.states_read > 0
+
+
+def test_edited_templates_are_another_reading(tmp_path):
+    own = own_labels(tmp_path)
+    kept = readings(prompt=toys.PROMPT.model_copy(update={"directory": own}))
+    before = kept.fingerprint
+    file = next(path for path in own.rglob("*") if path.is_file())
+    file.write_text(file.read_text() + " ")
+    assert kept.fingerprint != before
+
+
 def test_an_order_without_the_model_costs_no_tokens():
     fold = leave_last_k(toys.random_dataset(seed=1))
     served = Served(readings()).fit([propose(fold.validation(), PopularityRecall(), 12)])

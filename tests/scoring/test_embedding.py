@@ -65,6 +65,19 @@ def test_only_the_newest_items_count() -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_items_without_a_text_are_like_nothing() -> None:
+    """Two items that are missing from the catalogue are not the same item."""
+    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    missing = {"title": "(untitled)", "category": "", "description": ""}
+    told = titled("zorblax", "mipfen")
+    candidates = [missing, *titled("quxard"), {**missing, "description": "zorblax"}]
+    with_it, without = scoring.score_components(
+        [ScoringList(history=history, candidates=candidates) for history in ([*told, missing], told)]
+    )
+    assert not with_it[0].any() and with_it[2].any()
+    np.testing.assert_array_equal(with_it, without)
+
+
 def test_each_text_is_read_once() -> None:
     engine = WatchedEngine()
     scoring = EmbeddingScoring(engine, renderer())
