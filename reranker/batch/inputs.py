@@ -262,7 +262,7 @@ def _plain_type(found: pa.DataType, name: str, column: str, file: Path) -> pa.Da
         if not pa.types.is_null(found):
             raise DataError(f"{file}: column {column!r} is {found}, expected numbers")
         return found
-    if pa.types.is_nested(found):
+    if pa.types.is_nested(found) or isinstance(found, pa.BaseExtensionType):  # the latter: UUIDs, among others
         raise DataError(f"{file}: column {column!r} is {found}; an id is a number or a text. Convert it to a string")
     if pa.types.is_integer(found) and not pa.types.is_uint64(found):
         return pa.int64()

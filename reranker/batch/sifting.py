@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,13 @@ def _mark(reasons: NDArray[np.object_], rows: NDArray[np.bool_] | NDArray[np.int
     reasons[rows] = np.where(chosen == "", reason, chosen)
 
 
+def _as_text(values: Any) -> Any:
+    """Values as they are shown; bytes in hexadecimal digits."""
+    if pa.types.is_binary(values.type) or pa.types.is_fixed_size_binary(values.type):
+        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.string())
+    return pc.cast(values, pa.string())
+
+
 def _rejected(rows: pa.Table, reasons: NDArray[np.object_], file_names: Sequence[str]) -> pa.Table:
     taken = np.flatnonzero(reasons != "")
     bad = rows.take(pa.array(taken))
@@ -110,7 +118,7 @@ def _rejected(rows: pa.Table, reasons: NDArray[np.object_], file_names: Sequence
         "file": [file_names[file] for file in files],
         "row": bad.column(ORIGIN_ROW),
         "reason": list(reasons[taken]),
-        **{name: pc.cast(bad.column(name), pa.string()) for name in _TEXT_COLUMNS if name in bad.column_names},
+        **{name: _as_text(bad.column(name)) for name in _TEXT_COLUMNS if name in bad.column_names},
     }
     nothing = [None] * len(taken)
     return pa.table({field.name: columns.get(field.name, nothing) for field in REJECTED_SCHEMA}, schema=REJECTED_SCHEMA)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reranker.errors import DataError
 from tests.batch.helpers import offline, ranking, rejected, write
 from tests.pipeline import toys
 
@@ -108,3 +109,18 @@ def test_every_row_comes_out_once(reranker, bundle, suffix, rows, both, part_use
 @pytest.fixture(scope="module")
 def reranker():
     return toys.fitted()
+
+
+def test_ids_of_bytes_are_shown_in_digits_and_uuids_refused(bundle, folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = folder / "candidates.parquet"
+    ids = [bytes([250 + number] * 16) for number in range(3)]
+    rest = {"item_id": ["g0i0", "g0i1", "g0i2"], "score": [1.0, None, 3.0]}
+    pq.write_table(pa.table({"user_id": pa.array(ids, pa.binary(16)), **rest}), place)
+    offline(bundle, folder).run()
+    assert rejected(folder)["user_id"].tolist() == ["fb" * 16] and len(ranking(folder)) == 2
+    pq.write_table(pa.table({"user_id": pa.array(ids, pa.uuid()), **rest}), place)
+    with pytest.raises(DataError, match=r"column 'user_id' is extension<arrow.uuid>; an id is a number or a text"):
+        offline(bundle, folder).run(force=True)
