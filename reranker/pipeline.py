@@ -214,7 +214,8 @@ class Reranker:
             raise ConfigError(f"k must be at least 1, got {k}")
         lists = validate_candidates(candidates)
         data, blend = self._fitted()
-        require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+        if not isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
+            require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
         if isinstance(interactions, pd.DataFrame):
             interactions = validate_interactions(interactions)
             require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")

@@ -4,6 +4,7 @@ Ids may be anything hashable and leave as they came. Row order is kept; every so
 """
 
 import logging
+import numbers
 import uuid
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -221,20 +222,29 @@ def _scattered(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 
 def require_ids_like(known: pd.Series, given: pd.Series, name: str) -> None:
-    """Refuses ids of which none is of a type that the known ones have, as where one table holds "7" and the other 7.
+    """Refuses ids of which none is known, nor of a kind that is, as where one table holds "7" and the other 7.
 
     Args:
         name: of the table of the given ids.
 
     Raises:
-        DataError: no id is of such a type.
+        DataError: no id is of such a kind.
     """
-    here, there = ({type(one).__name__ for one in ids.drop_duplicates()} for ids in (given, known))
+    if given.isin(known).any():
+        return
+    here, there = ({_kind(one) for one in ids.drop_duplicates()} for ids in (given, known))
     if here and there and not here & there:
         raise DataError(
-            f"table {name!r}, column {given.name!r}: the ids are of type {', '.join(sorted(here))}, those known so far "
-            f"of type {', '.join(sorted(there))}, so none would be found: convert them"
+            f"table {name!r}, column {given.name!r}: the ids are of kind {', '.join(sorted(here))}, those known so far "
+            f"of kind {', '.join(sorted(there))}, so none would be found: convert them"
         )
+
+
+def _kind(value: object) -> str:
+    """Ids of two kinds are never equal."""
+    if isinstance(value, numbers.Number | np.bool_):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
 
 
 def read_table(path: Path | str, ids: Sequence[str] = (USER, ITEM)) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from reranker.tables import (
     UNTITLED,
     Dataset,
     read_table,
+    require_ids_like,
     sort_by_time,
     validate_candidates,
     validate_interactions,
@@ -306,3 +307,12 @@ class TestFiles:
             read_table(tmp_path / "no.csv")
         with pytest.raises(DataError, match=r"written as \.parquet or \.csv"):
             write_table(two_rows(), tmp_path / "t.xlsx")
+
+
+def test_ids_that_are_equal_are_alike_whatever_holds_them():
+    known = pd.Series([1, 2, 3], name="item_id")
+    for alike in (pd.Series([1, 9], dtype="Int64"), pd.Series([1.0, 9.0]), pd.Series([np.int64(8)], dtype=object)):
+        require_ids_like(known, alike.rename("item_id"), "candidates")
+    require_ids_like(known.astype(str), pd.Series(["9"], name="item_id"), "candidates")
+    with pytest.raises(DataError, match=r"'candidates', column 'item_id': the ids are of kind text, .* of kind number"):
+        require_ids_like(known, pd.Series(["1"], name="item_id"), "candidates")

@@ -17,7 +17,7 @@ from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.scoring.space import StateStore, Vectors
-from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
+from reranker.tables import TITLE, UNTITLED
 
 NEWEST = 20
 """Items of the history that count."""
@@ -141,5 +141,6 @@ def _chosen(one: ScoringList) -> list[Item]:
 
 def _says_something(item: Item) -> bool:
     """Whether there is a text to read: an item that is missing from the catalogue has none."""
-    said = [field_text(item.get(name)).strip() for name in (TITLE, CATEGORY, DESCRIPTION)]
-    return any(said[1:]) or said[0] not in ("", UNTITLED)
+    if field_text(item.get(TITLE)).strip() not in ("", UNTITLED):
+        return True
+    return any(field_text(value).strip() for name, value in item.items() if name != TITLE)

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 
 from reranker.types import ItemId
 
-_LONGEST = 19  # digits of a number that a table can hold
+_LONGEST = 20  # digits of a number that a table can hold
 
 
 def as_known(value: str | int, known: Container[ItemId]) -> str | int:

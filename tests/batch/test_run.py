@@ -86,7 +86,7 @@ def test_whole_numbers_stay_what_they_are(bundle, folder):
 def test_items_of_another_type_than_the_bundles_are_refused(bundle, folder):
     rows = [("u1", item, 1.0) for item in (7, 8)]
     write(pd.DataFrame(rows, columns=["user_id", "item_id", "score"]), folder / "candidates.parquet")
-    with pytest.raises(RerankerError, match="of type int, those known so far of type str, so none would be found"):
+    with pytest.raises(RerankerError, match="of kind number, those known so far of kind text, so none would be found"):
         offline(bundle, folder).run()
 
 

@@ -116,7 +116,7 @@ def test_an_item_with_a_new_text_is_read_anew(engine: toys.WatchedEngine) -> Non
 
 def test_items_with_ids_of_another_type_are_refused(engine: toys.WatchedEngine) -> None:
     reranker = fitted(engine)
-    with pytest.raises(DataError, match="the ids are of type int, those known so far of type str"):
+    with pytest.raises(DataError, match="the ids are of kind number, those known so far of kind text"):
         reranker.add_items(pd.DataFrame({"item_id": [7], "title": ["mipfen"]}))
     with pytest.raises(DataError, match="more than once"):
         reranker.add_items(pd.concat([new_items(), new_items()]))

@@ -23,6 +23,7 @@ from tests.serve.live import serving, wait_until_ready
         ("+7", {7}, "+7"),
         (8, {7}, "8"),
         ("8", {7}, "8"),
+        (str(2**64 - 5), {2**64 - 5}, 2**64 - 5),
         ("9" * 5000, {7}, "9" * 5000),
         ("u1", {"u1"}, "u1"),
     ],
@@ -66,6 +67,9 @@ def test_a_stranger_is_one_user_as_number_and_as_text(tmp_path):
         assert all(number == text for number, text in found)
         assert {number for number, _ in found} >= {11, 21, 31}
         assert best(url, "0900") == nobody
+        for unknown in ([999, 998], ["new"]):
+            answer = httpx.post(f"{url}/v1/rerank", json={"user": 5, "item_ids": unknown})
+            assert answer.status_code == 200 and answer.json()["meta"]["unknown_items"] == len(unknown)
 
 
 def test_who_is_known_to_a_later_bundle_keeps_what_was_stored_and_is_forgotten(tmp_path):
