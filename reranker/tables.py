@@ -88,7 +88,7 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
             unambiguous order, weight not finite.
     """
     frame = _with_canonical_names(frame, name, ALIASES)
-    _require_columns(frame, [USER, ITEM], name)
+    require_columns(frame, [USER, ITEM], name)
     _require_rows(frame, name)
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
@@ -114,7 +114,7 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
         DataError: empty table, missing column, missing, unhashable or duplicate item_id.
     """
     frame = _with_canonical_names(frame, name)
-    _require_columns(frame, [ITEM, TITLE], name)
+    require_columns(frame, [ITEM, TITLE], name)
     _require_rows(frame, name)
     _require_ids(frame, ITEM, name)
     _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
@@ -139,7 +139,7 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
             is not finite.
     """
     frame = _with_canonical_names(frame, name)
-    _require_columns(frame, [USER, ITEM], name)
+    require_columns(frame, [USER, ITEM], name)
     if SCORE not in frame and RANK not in frame:
         raise DataError(
             f"table {name!r} needs a {SCORE!r} or a {RANK!r} column; it has {list(map(str, frame.columns))}"
@@ -178,7 +178,7 @@ def validate_item_vectors(
             different lengths, or a number that is not finite.
     """
     frame = _with_canonical_names(frame, name)
-    _require_columns(frame, [ITEM], name)
+    require_columns(frame, [ITEM], name)
     _require_rows(frame, name)
     _require_ids(frame, ITEM, name)
     _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
@@ -361,7 +361,8 @@ def _with_canonical_names(frame: pd.DataFrame, name: str, aliases: Mapping[str, 
     return frame.rename(columns=renames).copy()
 
 
-def _require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+def require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises DataError for a column that the table `name` lacks."""
     missing = [column for column in columns if column not in frame]
     if missing:
         raise DataError(

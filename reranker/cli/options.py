@@ -7,9 +7,9 @@ import pandas as pd
 import typer
 import yaml
 
-from reranker.errors import ConfigError, DataError
+from reranker.errors import ConfigError
 from reranker.hub import load_dataset
-from reranker.tables import USER, Dataset, read_table
+from reranker.tables import USER, Dataset, read_table, require_columns
 
 InteractionsOption = Annotated[
     Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")
@@ -73,6 +73,5 @@ def read_users(path: Path) -> pd.DataFrame:
         DataError: it cannot be read, or has no such column.
     """
     table = read_table(path)
-    if USER not in table:
-        raise DataError(f"table {str(path)!r} lacks the column {USER!r}; it has {list(map(str, table.columns))}")
+    require_columns(table, [USER], str(path))
     return table

@@ -54,12 +54,7 @@ def serve(
 
     if users_db and len(users_db) != len(bundle):
         raise ConfigError(f"{len(bundle)} bundles were given {len(users_db)} --users-db: give one for each, in order")
-    places = [where if "://" in where else str(Path(where).resolve()) for where in users_db or ()]
-    if twice := {where for where in places if places.count(where) > 1}:
-        raise ConfigError(
-            f"--users-db: {', '.join(twice)} is given twice, so what users did in one domain would be taken for the "
-            "other's: give each bundle a file, or a database of Redis (redis://host/0, redis://host/1)"
-        )
+    _require_different(users_db or ())
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
     options = given(engine=engine, dtype=dtype)
     if base_url is not None:
@@ -88,6 +83,15 @@ def serve(
         domain.reranker.reader.close()
     if not server.started:
         raise typer.Exit(1)
+
+
+def _require_different(stores: Sequence[str]) -> None:
+    places = [where if "://" in where else str(Path(where).resolve()) for where in stores]
+    if twice := {where for where in places if places.count(where) > 1}:
+        raise ConfigError(
+            f"--users-db: {', '.join(twice)} is given twice, so what users did in one domain would be taken for the "
+            "other's: give each bundle a file, or a database of Redis (redis://host/0, redis://host/1)"
+        )
 
 
 def _domains(bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any]) -> "list[Domain]":

@@ -148,13 +148,14 @@ class Batcher(Generic[Job, Answer]):
 
     async def _take(self) -> list[_Waiting[Job, Answer]]:
         """The jobs of the next batch, at least one unless its caller went away while it waited for company."""
-        while not self._live():
+        while not (live := self._live()):
             self._idle.set()
             self._arrived.clear()
             await self._arrived.wait()
-        if len(self._live()) == 1 and self._wait:
+        if len(live) == 1 and self._wait:
             await asyncio.sleep(self._wait)
-        taken = self._live()[: self._batch]
+            live = self._live()
+        taken = live[: self._batch]
         for one in taken:
             del self._waiting[one]
         return taken
