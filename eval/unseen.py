@@ -33,6 +33,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for runs, prompts and results")] = Path("out/unseen"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time by default")] = "",
     left_out: Annotated[str, typer.Option(help="those of them that are left out in turn; all by default")] = "",
+    together: Annotated[bool, typer.Option(help="one training without any of them, not one for each")] = False,
     algorithms: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "pooled,fomaml",
     config: Annotated[Path | None, typer.Option(help="YAML with fields of MetaConfig; domains are set here")] = None,
     adapt_users: Annotated[int, typer.Option(help="users of the new domain that adapt the prompt")] = 100,
@@ -47,15 +48,19 @@ def main(
     names = left_out.split(",") if left_out else known
     if strange := [name for name in names if name not in known]:
         raise ConfigError(f"--left-out names {', '.join(strange)}, not among the domains {', '.join(known)}")
+    if together and len(names) == len(known):
+        raise ConfigError("--together leaves no domain to train on: --left-out must name fewer than --domains")
     rivals = algorithms.split(",")
     sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in known]
     base = {**settings_from_yaml(config), "hold_out": _JUDGED_ON}
     served = MetaConfig.from_mapping({**base, "domains": sources}).reranker.model_copy(update={"engine": engine})
     for algorithm in rivals:
         for name in names:
-            others = [one for one in sources if one["name"] != name]
+            unseen = names if together else [name]
+            others = [one for one in sources if one["name"] not in unseen]
             settings = MetaConfig.from_mapping({**base, "algorithm": algorithm, "domains": others})
-            _prompt(data, name, settings, adapt_users, out / "runs" / algorithm / name, out / algorithm / name)
+            run = out / "runs" / algorithm / "+".join(unseen)
+            _prompt(data, name, settings, adapt_users, run, out / algorithm / name)
     trained = [Variant(name=one, config=served, folder=f"{out / one}/{{domain}}") for one in rivals]
     variants = [Variant(name=UNTRAINED, config=served), *trained]
     duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]

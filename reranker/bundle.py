@@ -36,10 +36,11 @@ from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
-from reranker.tables import ITEM, USER, Dataset, read_table, write_table
+from reranker.table_files import read_table, write_table
+from reranker.tables import ITEM, USER, Dataset
 from reranker.types import ModelInfo
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MANIFEST = "bundle.yaml"
 _STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")

@@ -18,8 +18,8 @@ from reranker.evaluation.protocol import CandidateLists, propose
 from reranker.evaluation.splits import leave_last_k
 from reranker.hub import load_dataset
 from reranker.pipeline import Reranker
-from reranker.ranking import ranking
-from reranker.tables import ITEM, RANK, RECALL_RANK, SCORE, USER, write_table
+from reranker.table_files import write_table
+from reranker.tables import ITEM, RANK, RECALL_RANK, SCORE, USER
 
 N_CANDIDATES = 50
 METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}
@@ -91,7 +91,7 @@ def run_demo(
     with watch.stage("rerank"):
         scores = reranker.score_all(covered.candidates, progress=progress)
         served = reranker.blend.guard.serve if reranker.blend is not None else "recall"
-        ranked = ranking(covered.candidates, scores[served].to_numpy())
+        ranked = reranker.rerank(covered.candidates)
     with watch.stage("save"):
         reranker.save(out / "bundle")
         write_table(ranked, out / "ranked.parquet")

@@ -21,6 +21,11 @@ from reranker.tables import (
 )
 from reranker.types import IntArray
 
+NEW_USERS = 0.1
+"""Share of the validation users of whom recall and model are told little, so that the guard can judge new users."""
+
+MOST_KNOWN_OF_NEW = 5
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValidationFold:
@@ -33,6 +38,7 @@ class ValidationFold:
         list_index: (rows,) 0-based number of the user's list.
         chosen: (rows,) True where the user chose the item next.
         n_relevant: (n_users,) held-out items of each user, proposed or not.
+        n_known: (n_users,) interactions known of each user in `evidence`.
     """
 
     candidates: pd.DataFrame
@@ -41,6 +47,7 @@ class ValidationFold:
     list_index: IntArray
     chosen: NDArray[np.bool_]
     n_relevant: IntArray
+    n_known: IntArray
 
     @classmethod
     def build(
@@ -78,6 +85,7 @@ class ValidationFold:
             list_index=list_index.astype(np.int64),
             chosen=np.asarray(chosen, dtype=bool),
             n_relevant=n_relevant,
+            n_known=evidence.n_known(users),
         )
 
     @property
@@ -89,6 +97,7 @@ class ValidationFold:
             chosen=self.chosen,
             recall_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
             n_relevant=self.n_relevant,
+            n_known=self.n_known,
         )
 
     def covered_lists(self, most: int | None, seed: int) -> IntArray:
@@ -112,7 +121,8 @@ def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: Reca
 def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:
     """Holds each user's last interaction out, fits a clone of `recall` on the rest and lets it propose lists.
 
-    Without timestamps there is no "last": a random interaction is held out instead.
+    Of a tenth of the users the clone and the evidence know the newest 1 to 5 interactions before it only, as of users
+    who are new. Without timestamps there is no "last": a random interaction is held out instead.
 
     Raises:
         DataError: no user has enough interactions, or recall finds none of the held-out items.
@@ -129,11 +139,26 @@ def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: in
             f"no user has more than {min_history} interactions, so there is no validation fold to fit on. "
             "Give more interactions or lower min_history"
         )
-    before = interactions[~held].reset_index(drop=True)
-    held_out = interactions[held]
+    before, held_out = as_if_new(interactions[~held], NEW_USERS, seed), interactions[held]
     earlier = recall.clone().fit(before)
     candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
     return ValidationFold.build(data, before, held_out, candidates, earlier)
+
+
+def as_if_new(interactions: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """Interactions with but the newest 1 to 5 of a random share of the users; a user with fewer keeps them all.
+
+    Args:
+        interactions: a user's own oldest first.
+    """
+    if interactions.empty:
+        return interactions
+    users = pd.factorize(interactions[USER])[0]
+    random = np.random.default_rng(seed)
+    n_users = int(users.max()) + 1
+    known = np.where(random.random(n_users) < share, random.integers(1, MOST_KNOWN_OF_NEW + 1, n_users), len(users))
+    from_end = interactions.groupby(USER, sort=False).cumcount(ascending=False).to_numpy()
+    return interactions[from_end < known[users]].reset_index(drop=True)
 
 
 def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:

@@ -203,7 +203,8 @@ class Reranker:
         Returns:
             `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
             rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
-            `RerankReport` as a dict, `attrs["prompt_tokens"]` how many tokens the model read for each list.
+            `RerankReport` as a dict, `attrs["served"]` each list's order (the guard keeps that of recall for users of
+            whom too little is known) and `attrs["prompt_tokens"]` how many tokens the model read for it.
 
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
@@ -221,20 +222,27 @@ class Reranker:
             require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
             require_ids_like(lists[USER], interactions[USER], "interactions")
         histories = data.evidence.histories_with(interactions)
+        list_index, users = pd.factorize(lists[USER])
+        n_known = data.evidence.n_known(users, histories)
         served = as_order(order) if order else blend.guard.serve
-        tokens = [0] * int(lists[USER].nunique())
-        if served == "fused":
-            every = self.score_all(lists, histories=histories, states=states, progress=progress)
-            scores, tokens = every[served].to_numpy(), every.attrs["prompt_tokens"]
-        else:
-            scores = recall_scores(lists) if served == "recall" else self._features_scores(lists, histories)
+        reordered = np.full(len(users), served != "recall") if order else blend.guard.holds_for(n_known)
+        scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
+        rows = reordered[list_index]
+        if rows.any():
+            part = lists[rows].reset_index(drop=True)
+            if served == "fused":
+                every = self.score_all(part, histories=histories, states=states, progress=progress)
+                scores[rows], tokens[reordered] = every[served].to_numpy(), every.attrs["prompt_tokens"]
+            else:
+                scores[rows] = blend.features.score(data.evidence.features(part, histories))
         ranked = ranking(lists, scores)
-        report = RerankReport.of(lists, served, histories, data.catalog)
+        report = RerankReport.of(lists, served, reordered, n_known, data.catalog)
         if report.unknown_users or report.unknown_items:
             logger.warning(report.in_words())
         if k is not None:
             ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
-        ranked.attrs.update(report=asdict(report), prompt_tokens=tokens)
+        orders = [served if one else "recall" for one in reordered]
+        ranked.attrs.update(report=asdict(report), served=orders, prompt_tokens=tokens.tolist())
         return ranked
 
     async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
@@ -492,10 +500,6 @@ class Reranker:
                 "mean the same. Restore that template (prompt.directory) or fit again"
             )
         return reranker
-
-    def _features_scores(self, lists: pd.DataFrame, histories: Mapping[UserId, IntArray]) -> NDArray[np.float64]:
-        data, blend = self._fitted()
-        return blend.features.score(data.evidence.features(lists, histories))
 
     def _read(
         self,

@@ -12,7 +12,7 @@ from reranker.errors import DataError
 from reranker.fusion import Order
 from reranker.scoring import ScoringList
 from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, TITLE, USER
-from reranker.types import IntArray, TokenSequence, UserId
+from reranker.types import IntArray, TokenSequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ class RerankReport:
     Attributes:
         served: which order was served.
         users, candidates: how many came in.
+        users_kept: users who keep the recall order although `served` is another: too little is known of them.
         unknown_users: users without history here; they are ranked by what does not need one.
         unknown_items: candidate rows whose item is not in the item table; shown to the model as "(untitled)".
     """
@@ -84,20 +85,21 @@ class RerankReport:
     served: Order
     users: int
     candidates: int
+    users_kept: int
     unknown_users: int
     unknown_items: int
 
     @classmethod
     def of(
-        cls, lists: pd.DataFrame, served: Order, histories: Mapping[UserId, IntArray], catalog: Catalog
+        cls, lists: pd.DataFrame, served: Order, reordered: NDArray[np.bool_], n_known: IntArray, catalog: Catalog
     ) -> "RerankReport":
-        """Counts a validated candidates table."""
-        users = lists[USER].unique().tolist()
+        """Counts a validated candidates table, from (n_users,) who gets `served` and what is known of each."""
         return cls(
             served=served,
-            users=len(users),
+            users=len(n_known),
             candidates=len(lists),
-            unknown_users=sum(len(histories.get(user, ())) == 0 for user in users),
+            users_kept=0 if served == "recall" else int(np.sum(~reordered)),
+            unknown_users=int(np.sum(n_known == 0)),
             unknown_items=sum(item not in catalog for item in lists[ITEM]),
         )
 

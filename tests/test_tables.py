@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import DataError
+from reranker.table_files import read_table, write_table
 from reranker.tables import (
     CANDIDATE_COLUMNS,
     UNTITLED,
     Dataset,
-    read_table,
     require_ids_like,
     sort_by_time,
     validate_candidates,
     validate_interactions,
     validate_items,
-    write_table,
 )
 
 ids = st.integers(0, 5) | st.sampled_from(["0", "a", "é🙂"]) | st.tuples(st.just("shop"), st.integers(0, 2))

@@ -10,7 +10,7 @@ from reranker.batch.inputs import Columns, fingerprints, input_files
 from reranker.batch.part import Engines
 from reranker.errors import BundleError, DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 
 Identity = dict[str, Any]

@@ -134,7 +134,7 @@ class PartWorker:
         logger.info("part %d: begun", part)
         rows = self._rows.read(*job.cut.bounds(part))
         sifted = sift(rows, job.file_names)
-        counts: Record = {"served": None, "unknown_users": 0, "unknown_items": 0}
+        counts: Record = {"served": None, "users_kept": 0, "unknown_users": 0, "unknown_items": 0}
         ranking = job.schema().empty_table()
         if len(sifted.good):
             ranked = self._rank(sifted.good)

@@ -256,7 +256,7 @@ def _summary(records: list[Record], prepared: Prepared) -> Summary:
         rejected.update(record["rejected"])
     if prepared.malformed_lines:
         rejected[_MALFORMED] += prepared.malformed_lines
-    names = ("ranked", "written", "users", "users_without_candidates", "unknown_users", "unknown_items")
+    names = ("ranked", "written", "users", "users_without_candidates", "users_kept", "unknown_users", "unknown_items")
     counts = {name: sum(record[name] for record in records) for name in names}
     rows = prepared.candidates.total_rows + prepared.malformed_lines
     if counts["ranked"] + rejected.total() != rows:

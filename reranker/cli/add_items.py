@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given
-from reranker.tables import read_table
+from reranker.table_files import read_table
 
 
 def add_items(

@@ -7,7 +7,8 @@ import typer
 
 from reranker.cli.options import DomainOption, InteractionsOption, ItemsOption, dataset_from_flags
 from reranker.hub import available_datasets
-from reranker.tables import ITEM, TIMESTAMP, TITLE, UNTITLED, USER, write_table
+from reranker.table_files import write_table
+from reranker.tables import ITEM, TIMESTAMP, TITLE, UNTITLED, USER
 
 
 def data(

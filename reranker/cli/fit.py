@@ -20,7 +20,8 @@ from reranker.cli.options import (
 )
 from reranker.config import ReadOut
 from reranker.errors import ConfigError
-from reranker.tables import ITEM, read_table
+from reranker.table_files import read_table
+from reranker.tables import ITEM
 
 
 def fit(

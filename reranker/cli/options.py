@@ -9,7 +9,8 @@ import yaml
 
 from reranker.errors import ConfigError
 from reranker.hub import load_dataset
-from reranker.tables import USER, Dataset, read_table, require_columns
+from reranker.table_files import read_table
+from reranker.tables import USER, Dataset, require_columns
 
 InteractionsOption = Annotated[
     Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")

@@ -9,7 +9,8 @@ import typer
 
 from reranker.cli.options import read_users
 from reranker.protocols import RecallStage
-from reranker.tables import ITEM, USER, read_table, validate_interactions, write_table
+from reranker.table_files import read_table, write_table
+from reranker.tables import ITEM, USER, validate_interactions
 
 
 class Method(StrEnum):

@@ -10,7 +10,7 @@ import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
 from reranker.errors import ConfigError
-from reranker.tables import read_table, write_table
+from reranker.table_files import read_table, write_table
 
 _TABLES = (".parquet", ".csv")
 
@@ -82,7 +82,7 @@ def rerank(
     write_table(ranked, out)
     report = ranked.attrs["report"]
     typer.echo(
-        f"wrote {len(ranked)} rows of {report['users']} users to {out}: {report['served']} order; "
+        f"wrote {len(ranked)} rows of {report['users']} users to {out}: {report['served']} order{_kept(report)}; "
         f"{report['unknown_users']} users without history, {report['unknown_items']} candidates not in the item table"
     )
 
@@ -92,10 +92,14 @@ def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     return wanted.rename(columns={own: name for name, own in columns.items()})
 
 
+def _kept(report: dict[str, Any]) -> str:
+    return f", recall's for {report['users_kept']} users of whom too little is known" if report["users_kept"] else ""
+
+
 def _report(summary: dict[str, Any], out: Path) -> None:
     typer.echo(
         f"wrote {summary['written']} rows of {summary['users']} users to {out}/ranking, {summary['parts']} parts "
-        f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order; "
+        f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order{_kept(summary)}; "
         f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
     )
     if summary["rejected_rows"]:

@@ -13,7 +13,8 @@ from reranker.errors import ConfigError, DataError
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.systems import System
-from reranker.tables import ITEM, RANK, SCORE, USER, read_table, validate_candidates, write_table
+from reranker.table_files import read_table, write_table
+from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
 
 
 class ExternalScores:

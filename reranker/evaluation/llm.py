@@ -359,6 +359,7 @@ class Served(_LearnedSystem):
             chosen=fold.relevant,
             recall_rank=fold.candidates[RANK].to_numpy(dtype=np.int64),
             n_relevant=fold.n_relevant,
+            n_known=fold.n_known,
         )
         components = {int(number): raw[taught.list_index == number] for number in np.unique(taught.list_index)}
         words = self.readings.reader(fold.fold.domain).scoring.components
@@ -368,12 +369,14 @@ class Served(_LearnedSystem):
     def score(self, lists: CandidateLists) -> Components:
         if self.blend is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
-        serve = self.blend.guard.serve
-        if serve == "recall":
-            return -lists.candidates[RANK].to_numpy(dtype=np.float64)
-        if serve == "features":
-            return self.blend.features.score(lists.evidence)
-        return self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[serve]
+        guard, recall = self.blend.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
+        if guard.serve == "recall":
+            return recall
+        if guard.serve == "features":
+            scores = self.blend.features.score(lists.evidence)
+        else:
+            scores = self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[guard.serve]
+        return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, recall)
 
     def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
         """Nothing where the guard serves an order that the model has no part in."""

@@ -103,6 +103,11 @@ class CandidateLists:
         return self.statistics.features(self.candidates)
 
     @cached_property
+    def n_known(self) -> IntArray:
+        """(users,) interactions known of each test user."""
+        return self.statistics.n_known(self.fold.users)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the candidates, the targets and all that a system can know of users and items."""
         digest = hashlib.sha256(f"{self.fold.domain}|{self.fold.split}|{self.n}|{self.injected}".encode())

@@ -26,7 +26,8 @@ from reranker.evaluation.diagnostics import calibration, tied_share
 from reranker.evaluation.metrics import ranks
 from reranker.evaluation.runner import ROW_COLUMNS, Results, Run
 from reranker.evaluation.significance import Comparison
-from reranker.tables import ITEM, USER, write_table
+from reranker.table_files import write_table
+from reranker.tables import ITEM, USER
 
 SCHEMA_VERSION = 1
 COMPARISON_KEYS = ("domain", "system", "versus", "metric", "mean", "low", "high", "p_holm")

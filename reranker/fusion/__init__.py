@@ -3,7 +3,7 @@
 from reranker.fusion.blend import Blend, Choices
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import FEATURES, EvidenceModel
-from reranker.fusion.guard import GuardDecision, Order, as_order, decide, ndcg_by_list
+from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide, ndcg_by_list
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "EvidenceModel",
     "FusionHead",
     "GuardDecision",
+    "HistoryGroup",
     "Order",
     "as_order",
     "assign_folds",

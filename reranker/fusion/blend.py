@@ -27,6 +27,7 @@ class Choices:
         chosen: (rows,) True where the user chose the item next.
         recall_rank: (rows,) 1-based rank in the list that came in.
         n_relevant: (n_users,) held-out items of each user, proposed or not.
+        n_known: (n_users,) interactions known of each user when the list was made.
     """
 
     features: NDArray[np.float64]
@@ -34,6 +35,7 @@ class Choices:
     chosen: NDArray[np.bool_]
     recall_rank: IntArray
     n_relevant: IntArray
+    n_known: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,4 +191,4 @@ def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, se
     covered = len(np.unique(fold.list_index[fold.chosen]))
     by_fused = by_features.copy()
     by_fused[users] += (read_ndcg - by_features[users]) * covered / len(users)
-    return decide(by_recall, by_features, by_fused, seed)
+    return decide(by_recall, by_features, by_fused, fold.n_known, seed)

@@ -5,7 +5,7 @@ measures the LLM and nothing else.
 """
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -171,6 +171,15 @@ class EvidenceModel:
 
     def _known_rows(self, items: Sequence[ItemId]) -> IntArray:
         return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
+
+    def n_known(self, users: Iterable[UserId], histories: Mapping[UserId, IntArray] | None = None) -> IntArray:
+        """(n_users,) how many interactions are known of each; 0 of a stranger.
+
+        Args:
+            histories: other histories than those of `fit`, as `histories_with` gives them.
+        """
+        known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
+        return np.array([len(known.get(user, ())) for user in users], dtype=np.int64)
 
     def encode_histories(self, interactions: pd.DataFrame) -> dict[UserId, IntArray]:
         """User id -> rows of the user's items, oldest first, of a validated table; without items unknown to `fit`."""

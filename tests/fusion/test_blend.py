@@ -19,6 +19,7 @@ def fold(users: int, evidence: float, seed: int = 0) -> Choices:
         chosen=chosen.ravel(),
         recall_rank=np.tile(np.arange(1, SIZE + 1), users),
         n_relevant=np.ones(users, dtype=np.int64),
+        n_known=np.full(users, 30),
     )
 
 
@@ -73,6 +74,7 @@ def test_users_whose_item_recall_missed_count_as_zero() -> None:
         chosen=chosen,
         recall_rank=choices.recall_rank,
         n_relevant=choices.n_relevant,
+        n_known=choices.n_known,
     )
     guard = Blend.fit(halved, readings(halved, range(100, 200), strength=3.0), WORDS).guard
     assert guard.fused_minus_recall.n == 200

@@ -4,6 +4,8 @@ import pytest
 from reranker.errors import BundleError, ConfigError
 from reranker.fusion import GuardDecision, as_order, decide, ndcg_by_list
 
+MUCH = np.full(400, 30)  # interactions known of each user
+
 
 def noisy(mean: float, n: int = 400, seed: int = 0) -> np.ndarray:
     return mean + 0.1 * np.random.default_rng(seed).standard_normal(n)
@@ -31,31 +33,33 @@ def test_ndcg_ties_keep_row_order() -> None:
 
 
 def test_serves_the_fused_order_where_it_wins() -> None:
-    decision = decide(recall=noisy(0.1), features=noisy(0.2, seed=1), fused=noisy(0.3, seed=2))
+    decision = decide(recall=noisy(0.1), features=noisy(0.2, seed=1), fused=noisy(0.3, seed=2), n_known=MUCH)
     assert decision.serve == "fused"
     assert decision.fused_minus_recall.mean == pytest.approx(0.2, abs=0.02)
     assert "beats the recall order" in decision.in_words()
 
 
 def test_drops_the_llm_where_it_takes_away() -> None:
-    decision = decide(recall=noisy(0.1), features=noisy(0.3, seed=1), fused=noisy(0.2, seed=2))
+    decision = decide(recall=noisy(0.1), features=noisy(0.3, seed=1), fused=noisy(0.2, seed=2), n_known=MUCH)
     assert decision.serve == "features"
     assert "does not add" in decision.in_words()
 
 
 def test_serves_fused_where_the_evidence_alone_does_not_win() -> None:
-    assert decide(recall=noisy(0.1), features=noisy(0.1, seed=1), fused=noisy(0.2, seed=2)).serve == "fused"
+    assert (
+        decide(recall=noisy(0.1), features=noisy(0.1, seed=1), fused=noisy(0.2, seed=2), n_known=MUCH).serve == "fused"
+    )
 
 
 def test_does_not_pay_for_an_llm_that_changes_nothing() -> None:
     same = noisy(0.3, seed=1)
-    assert decide(recall=noisy(0.1), features=same, fused=same).serve == "features"
+    assert decide(recall=noisy(0.1), features=same, fused=same, n_known=MUCH).serve == "features"
 
 
 @pytest.mark.parametrize("difference", [0.0, -0.05])
 def test_leaves_the_order_alone_where_nothing_wins(difference: float) -> None:
     recall = noisy(0.2)
-    decision = decide(recall=recall, features=recall + difference, fused=recall + difference)
+    decision = decide(recall=recall, features=recall + difference, fused=recall + difference, n_known=MUCH)
     assert decision.serve == "recall"
     assert decision.in_words().startswith("serving the recall order: on 400 validation users")
 
@@ -63,17 +67,71 @@ def test_leaves_the_order_alone_where_nothing_wins(difference: float) -> None:
 def test_a_gain_within_the_noise_is_not_served() -> None:
     rng = np.random.default_rng(0)
     recall = rng.random(30)
-    assert decide(recall=recall, features=recall, fused=recall + rng.normal(0.02, 0.5, 30)).serve == "recall"
+    fused = recall + rng.normal(0.02, 0.5, 30)
+    assert decide(recall=recall, features=recall, fused=fused, n_known=MUCH[:30]).serve == "recall"
+
+
+def by_length(gains: dict[int, float], users: int = 100) -> GuardDecision:
+    """Known interactions -> what the fused order adds for users of whom that much is known."""
+    n_known = np.repeat(list(gains), users)
+    fused = np.repeat(list(gains.values()), users) + noisy(0.1, len(n_known), seed=1) * 0.1
+    zeros = np.zeros(len(n_known))
+    return decide(recall=zeros, features=zeros, fused=fused, n_known=n_known)
+
+
+def test_users_of_whom_little_is_known_keep_the_recall_order_where_the_other_loses() -> None:
+    decision = by_length({2: -0.3, 5: 0.2, 30: 0.4})
+    assert decision.serve == "fused"
+    assert [group.at_least for group in decision.by_history] == [2, 5, 30]
+    assert decision.by_history[0].gain.mean == pytest.approx(-0.29, abs=0.01)
+    assert decision.by_history[0].gain.n == 100
+    # Fewer than anyone in the fold; those that lose; and from there on the others, between the groups, too.
+    assert decision.holds_for(np.array([0, 1, 2, 4, 5, 12, 500])).tolist() == [False] * 4 + [True] * 3
+    assert "users with fewer than 2 known interactions keep the recall order: there were none" in decision.in_words()
+    assert "users with 2 to 4 known interactions keep the recall order (-0.29" in decision.in_words()
+
+
+def test_a_group_that_loses_between_others_keeps_the_recall_order_alone() -> None:
+    decision = by_length({4: 0.3, 8: -0.1, 40: 0.3})
+    assert decision.holds_for(np.array([4, 8, 40])).tolist() == [True, False, True]
+    assert "users with 8 to 39 known interactions keep the recall order" in decision.in_words()
+    last = by_length({4: 0.3, 40: -0.1})
+    assert "users with 40 or more known interactions keep the recall order" in last.in_words()
+
+
+def test_too_few_users_are_judged_with_the_next_group_and_the_longest_with_the_one_before() -> None:
+    n_known = np.array([1] * 5 + [4] * 30 + [30] * 5)
+    gain = np.where(n_known == 1, -0.1, 0.3)
+    decision = decide(recall=np.zeros(40), features=np.zeros(40), fused=gain, n_known=n_known)
+    assert [(group.at_least, group.gain.n) for group in decision.by_history] == [(1, 40)]
+    assert decision.holds_for(np.array([0, 1, 30])).tolist() == [False, True, True]
+
+
+def test_nobody_is_reordered_where_the_recall_order_is_served() -> None:
+    recall = noisy(0.2)
+    decision = decide(recall=recall, features=recall - 0.1, fused=recall - 0.1, n_known=MUCH)
+    assert decision.by_history == ()
+    assert not decision.holds_for(np.array([0, 3, 1000])).any()
+    assert ";" not in decision.in_words()
 
 
 def test_json_round_trip() -> None:
-    decision = decide(recall=noisy(0.1), features=noisy(0.2, seed=1), fused=noisy(0.3, seed=2))
+    decision = decide(recall=noisy(0.1), features=noisy(0.2, seed=1), fused=noisy(0.3, seed=2), n_known=MUCH)
     assert GuardDecision.from_json(decision.to_json()) == decision
 
 
-@pytest.mark.parametrize("damage", [{"serve": "best"}, {"fused_minus_recall": {"mean": 1}}, {"fused_minus_recall": 3}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"serve": "best"},
+        {"fused_minus_recall": {"mean": 1}},
+        {"fused_minus_recall": 3},
+        {"by_history": [{"at_least": 1}]},
+        {"by_history": [3]},
+    ],
+)
 def test_damaged_json_is_a_bundle_error(damage: dict[str, object]) -> None:
-    data = decide(recall=noisy(0.1), features=noisy(0.2), fused=noisy(0.3)).to_json() | damage
+    data = decide(recall=noisy(0.1), features=noisy(0.2), fused=noisy(0.3), n_known=MUCH).to_json() | damage
     with pytest.raises(BundleError, match="guard"):
         GuardDecision.from_json(data)
 

@@ -8,7 +8,7 @@ import pytest
 
 from reranker.errors import DataError
 from reranker.item_tokens import VectorTable
-from reranker.tables import write_table
+from reranker.table_files import write_table
 
 
 def listed(**vectors: object) -> pd.DataFrame:

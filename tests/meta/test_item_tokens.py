@@ -31,7 +31,8 @@ from reranker.personal import ContextMap
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
-from reranker.tables import Dataset, write_table
+from reranker.table_files import write_table
+from reranker.tables import Dataset
 from tests.engines.models import save_tiny_model
 
 DIM = 32

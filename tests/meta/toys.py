@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from reranker.tables import Dataset, write_table
+from reranker.table_files import write_table
+from reranker.tables import Dataset
 
 TITLES = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta"]
 

@@ -55,6 +55,7 @@ def test_a_ranking_is_a_permutation_with_falling_scores(reranker, candidates, or
         "served": order,
         "users": 4,
         "candidates": 24,
+        "users_kept": 0,
         "unknown_users": 0,
         "unknown_items": 0,
     }
@@ -227,6 +228,31 @@ def test_newer_interactions_make_a_stranger_known(reranker):
     newer = pd.DataFrame({"user_id": "new", "item_id": ["g2i1", "g2i2"]})
     assert reranker.rerank(candidates).attrs["report"]["unknown_users"] == 1
     assert reranker.rerank(candidates, interactions=newer).attrs["report"]["unknown_users"] == 0
+
+
+def test_the_guard_keeps_the_recall_order_of_users_of_whom_too_little_is_known():
+    engine = toys.WatchedEngine()
+    reranker = toys.fitted(engine)
+    reranker.blend = toys.served(reranker.blend, "fused", from_known=3)
+    lists = toys.lists_for(["u0", "stranger", "u1", "new"], CHOSEN)
+    engine.calls.clear()
+    ranked = reranker.rerank(lists, interactions={"new": ["g2i1", "g2i2"], "u1": ["g2i1", "g2i2", "g2i3"]})
+    check_ranking(ranked, lists)
+    users = ranked["user_id"].unique().tolist()
+    orders = dict(zip(users, ranked.attrs["served"], strict=True))
+    assert orders == {"u0": "fused", "stranger": "recall", "u1": "fused", "new": "recall"}
+    assert ranked.attrs["report"]["users_kept"] == 2
+    read = dict(zip(users, ranked.attrs["prompt_tokens"], strict=True))
+    assert {user for user in users if read[user] > 0} == {"u0", "u1"}
+    histories = [prefix.split("Chosen before:")[1] for prefix in engine.prefixes()]
+    assert len([one for one in histories if one]) == 2  # nothing is read for nothing
+    kept = ranked[ranked["user_id"].isin(["stranger", "new"])]
+    assert (kept["rank"] == kept["recall_rank"]).all() and (kept["score"] == kept["recall_score"]).all()
+    every = reranker.rerank(lists, interactions={"u1": ["g2i1", "g2i2", "g2i3"]}, order="fused")
+    assert every.attrs["served"] == ["fused"] * 4  # who insists gets it
+    for user in ("u0", "u1"):
+        of_user = [frame[frame["user_id"] == user]["score"].tolist() for frame in (ranked, every)]
+        assert of_user[0] == pytest.approx(of_user[1])
 
 
 def test_a_history_of_unknown_items_is_no_history(reranker):

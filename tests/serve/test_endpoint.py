@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -53,7 +52,7 @@ def fitted():
     engine = Gate()
     data = toys.taste_dataset()
     reranker = Reranker(toys.config(), engine).fit(data, PopularityRecall().fit(data.interactions))
-    reranker.blend = replace(reranker.blend, guard=replace(reranker.blend.guard, serve="fused"))
+    reranker.blend = toys.served(reranker.blend, "fused")
     return reranker
 
 

@@ -1,7 +1,6 @@
 """The score log: what it says of a ranking, and when it is on disk."""
 
 import time
-from dataclasses import replace
 
 import httpx
 import pandas as pd
@@ -22,7 +21,7 @@ SCORES = [1.0, 4.0, 3.0, 2.0]
 @pytest.fixture(scope="module")
 def fitted():
     reranker = toys.fitted()
-    reranker.blend = replace(reranker.blend, guard=replace(reranker.blend.guard, serve="fused"))
+    reranker.blend = toys.served(reranker.blend, "fused")
     return reranker
 
 

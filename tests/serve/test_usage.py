@@ -1,7 +1,6 @@
 """How many prompt tokens a ranking says it read: the scripted engine's tokens are bytes, so they can be counted."""
 
 import json
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ READ = SOFT + len(INSTRUCTION + "Chosen before:\n- old\nLooking for: ab\nChosen:
 
 def fitted(serve):
     reranker = toys.fitted()
-    reranker.blend = replace(reranker.blend, guard=replace(reranker.blend.guard, serve=serve))
+    reranker.blend = toys.served(reranker.blend, serve)
     return reranker
 
 
