@@ -20,7 +20,7 @@ Order = Literal["fused", "features", "recall"]
 
 METRIC = "NDCG@10"
 
-HISTORY_BOUNDS = (1, 3, 6, 11, 21)
+HISTORY_BOUNDS = (1, 6, 11, 21)
 """Known interactions from which users are judged apart from those with fewer."""
 
 FEWEST_USERS = 20

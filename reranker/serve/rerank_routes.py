@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -105,8 +106,9 @@ def _check(service: Service, body: RerankRequest) -> None:
             413, f"history holds {len(body.history)} items, at most {most}", param="history", code="too_many"
         )
     if body.item_ids is None:
-        if body.recall_scores is not None:
-            raise ProblemError(422, "recall_scores need item_ids", param="recall_scores", code="missing")
+        for name in ("recall_scores", "order"):
+            if getattr(body, name) is not None:
+                raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
         return
     for name in ("documents", "recall_scores"):
         values = getattr(body, name)
@@ -127,6 +129,7 @@ async def _texts(domain: Domain, body: RerankRequest) -> TextList:
 
 async def _items(domain: Domain, body: RerankRequest) -> ItemList:
     items = all_as_known(body.item_ids or (), domain.items)
+    wanted = partial(ItemList, items=items, recall_scores=body.recall_scores, order=body.order)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
     if body.history is not None:
@@ -134,11 +137,11 @@ async def _items(domain: Domain, body: RerankRequest) -> ItemList:
         if len(given) < len(body.history):
             message = "history holds item ids where item_ids are ranked, no objects"
             raise ProblemError(422, message, param="history", code="invalid_field")
-        return ItemList(items=items, recall_scores=body.recall_scores, history=all_as_known(given, domain.items))
+        return wanted(history=all_as_known(given, domain.items))
     if body.user is None:
-        return ItemList(items=items, recall_scores=body.recall_scores)
+        return wanted()
     user = domain.user(body.user)
-    return ItemList(items=items, recall_scores=body.recall_scores, user=user, state=await domain.state_of(user))
+    return wanted(user=user, state=await domain.state_of(user))
 
 
 def _answer(

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
+from reranker.fusion import Order
+
 
 def _without_null(text: str) -> str:
     if "\0" in text:
@@ -52,6 +54,7 @@ class RerankRequest(BaseModel):
         recall_scores: the recall stage's score of each item.
         history: what was chosen before, oldest first: item ids with `item_ids`, else texts or objects. Goes before what
             is stored for `user`.
+        order: serve this order of `item_ids`, whatever the guard decided: "fused", "features" or "recall".
         domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: put before the query.
         raw_scores: log-odds instead of shares of 1.
@@ -70,6 +73,7 @@ class RerankRequest(BaseModel):
     item_ids: list[Id] | None = None
     recall_scores: list[FiniteFloat] | None = None
     history: list[Id | Document] | None = None
+    order: Order | None = None
     domain: str | None = None
     instruction: Text | None = Field(default=None, max_length=5_000)
     raw_scores: bool = False

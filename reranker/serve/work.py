@@ -1,6 +1,7 @@
 """From jobs to answers: what the engine's thread does."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import RerankerError
+from reranker.fusion import Order
 from reranker.ranking import TextList
 from reranker.serve.domains import Domain
 from reranker.tables import ITEM, RANK, SCORE, USER
@@ -26,6 +28,7 @@ class ItemList:
         user: as the bundle knows the user; None for a stranger.
         state: what the store keeps of the user.
         history: items chosen before, oldest first, in place of what is known of the user.
+        order: to serve whatever the guard decided.
     """
 
     items: Sequence[ItemId]
@@ -33,6 +36,7 @@ class ItemList:
     user: str | int | None = None
     state: UserState | None = None
     history: Sequence[ItemId] | None = None
+    order: Order | None = None
 
     def chosen(self, domain: Domain) -> Sequence[ItemId]:
         """The items to go by, oldest first."""
@@ -78,14 +82,15 @@ class Job:
 
 
 def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:
-    """Ranks all jobs with as few calls of the engine as there are kinds and domains; one that fails takes no other with
-    it."""
+    """Ranks all jobs with as few calls of the engine as there are kinds, orders and domains; one that fails takes no
+    other with it."""
     answers: dict[int, Ranked | Exception] = {}
-    for domain in dict.fromkeys(job.domain for job in jobs):
-        for kind, rank in ((TextList, _texts), (ItemList, _items)):
-            numbers = [at for at, job in enumerate(jobs) if job.domain is domain and isinstance(job.ranks, kind)]
-            if numbers:
-                answers.update(zip(numbers, _each(domain, rank, [jobs[at].ranks for at in numbers]), strict=True))
+    together = defaultdict(list)
+    for number, job in enumerate(jobs):
+        order = job.ranks.order if isinstance(job.ranks, ItemList) else None
+        together[job.domain, _items if isinstance(job.ranks, ItemList) else _texts, order].append(number)
+    for (domain, rank, _), numbers in together.items():
+        answers.update(zip(numbers, _each(domain, rank, [jobs[at].ranks for at in numbers]), strict=True))
     return [answers[number] for number in range(len(jobs))]
 
 
@@ -118,7 +123,8 @@ def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
 
 
 def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
-    """One table for all; users are named by their list's number, so that the same user may ask twice at once."""
+    """One table for all, which want the same order; users are named by their list's number, so that the same user may
+    ask twice at once."""
     lengths = [len(one.items) for one in lists]
     table = pd.DataFrame(
         {
@@ -132,6 +138,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         table,
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
+        order=lists[0].order,
     )
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0

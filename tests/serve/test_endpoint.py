@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from copy import copy
 
 import httpx
 import numpy as np
@@ -106,6 +107,32 @@ def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
     assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
     assert [one["relevance_score"] for one in answer["results"]] == pytest.approx(expected["score"].tolist())
     assert answer["meta"] | {"served": "fused", "unknown_items": 0} == answer["meta"]
+
+
+def test_the_guard_decides_user_by_user_unless_an_order_is_asked_for(fitted, engine):
+    guarded = copy(fitted)
+    guarded.blend = toys.served(fitted.blend, "fused", from_known=3)
+    bodies = [
+        {"history": ["g1i2", "g1i3", "g1i4"]},
+        {"history": ["g1i2", "g1i3"]},
+        {},
+        {"history": ["g1i2", "g1i3"], "order": "fused"},
+        {"history": ["g1i2", "g1i3", "g1i4"], "order": "recall"},
+        {"history": ["g1i2", "g1i3"], "order": "features"},
+    ]
+    table = pd.DataFrame({"user_id": "one", "item_id": ITEMS, "rank": range(1, len(ITEMS) + 1)})
+    with serving(create_app(guarded)) as url, concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        wait_until_ready(url)
+        engine.open.clear()  # so that they are ranked together
+        asked = [pool.submit(post, url, item_ids=ITEMS, raw_scores=True, **body) for body in bodies]
+        time.sleep(0.5)
+        engine.open.set()
+        answers = [one.result().json() for one in asked]
+    assert [one["meta"]["served"] for one in answers] == ["fused", "recall", "recall", "fused", "recall", "features"]
+    for body, answer in zip(bodies, answers, strict=True):
+        history = {"one": body.get("history", [])}
+        expected = fitted.rerank(table, interactions=history, order=answer["meta"]["served"])
+        assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
 
 
 def test_a_list_at_the_limit_is_ranked_whole(server):
@@ -319,6 +346,8 @@ BAD = [
     ({"documents": ["x"], "model": "gpt"}, 404, "model"),
     ({"documents": ["x"], "domain": "shoes"}, 404, "domain"),
     ({"documents": ["x"], "recall_scores": [1.0]}, 422, "recall_scores"),
+    ({"documents": ["x"], "order": "fused"}, 422, "order"),
+    ({"item_ids": ["a"], "order": "best"}, 422, "order"),
     ({"documents": ["x"], "colour": "red"}, 422, "colour"),
     ({"item_ids": ["a", "a"]}, 422, "item_ids"),
     ({"item_ids": ["a", "b"], "recall_scores": [1.0]}, 422, "recall_scores"),

@@ -16,7 +16,9 @@ from tests.serve.live import serving
 @pytest.fixture(scope="module")
 def reranker():
     data = toys.taste_dataset()
-    return Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+    reranker = Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+    reranker.blend = toys.served(reranker.blend, "fused", from_known=2)
+    return reranker
 
 
 @pytest.fixture
@@ -84,7 +86,8 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     for number, like in enumerate(["quxard quxley 1", "quxard quxley 2"], start=1):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
-        says(page, "status", f", {number} liked; served")
+        kept = "recall, for the guard keeps it" if number < 2 else "fused;"  # too little is known of a stranger
+        says(page, "status", f", {number} liked; served: {kept}")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
     after = titles(page, "after")
     assert sum(title.startswith("quxard") for title in after[:4]) > sum(
@@ -96,7 +99,19 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     assert "quxard quxley 1" in page.inner_text("#why")
     page.click("#forget")
     says(page, "status", ", 0 liked")
-    assert titles(page, "after") == before
+    assert titles(page, "after") == before == titles(page, "before")
+    page.get_by_role("button", name=f"why {before[0]}", exact=True).click()
+    says(page, "why", "no history moves it")
+
+
+@pytest.mark.slow
+def test_an_order_can_be_insisted_on(page):
+    page.fill("#user", "")
+    page.keyboard.press("Enter")
+    says(page, "status", "a stranger, 0 liked; served: recall, for")
+    for order in ("features", "fused", "recall"):
+        page.select_option("#order", order)
+        says(page, "status", f"served: {order};")
 
 
 @pytest.mark.slow
