@@ -50,7 +50,7 @@ class RerankerConfig(SettingsModel):
     soft_tokens: int = Field(default=16, ge=0)
     n_candidates: int = Field(default=50, ge=2)
     fit_users: int | None = Field(default=1000, ge=10)
-    min_history: int = Field(default=3, ge=1)
+    min_history: int = Field(default=1, ge=1)
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
 

@@ -21,11 +21,6 @@ from reranker.tables import (
 )
 from reranker.types import IntArray
 
-NEW_USERS = 0.1
-"""Share of the validation users of whom recall and model are told little, so that the guard can judge new users."""
-
-MOST_KNOWN_OF_NEW = 5
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValidationFold:
@@ -121,8 +116,7 @@ def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: Reca
 def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:
     """Holds each user's last interaction out, fits a clone of `recall` on the rest and lets it propose lists.
 
-    Of a tenth of the users the clone and the evidence know the newest 1 to 5 interactions before it only, as of users
-    who are new. Without timestamps there is no "last": a random interaction is held out instead.
+    Without timestamps there is no "last": a random interaction is held out instead.
 
     Raises:
         DataError: no user has enough interactions, or recall finds none of the held-out items.
@@ -139,26 +133,10 @@ def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: in
             f"no user has more than {min_history} interactions, so there is no validation fold to fit on. "
             "Give more interactions or lower min_history"
         )
-    before, held_out = as_if_new(interactions[~held], NEW_USERS, seed), interactions[held]
+    before, held_out = interactions[~held].reset_index(drop=True), interactions[held]
     earlier = recall.clone().fit(before)
     candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
     return ValidationFold.build(data, before, held_out, candidates, earlier)
-
-
-def as_if_new(interactions: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
-    """Interactions with but the newest 1 to 5 of a random share of the users; a user with fewer keeps them all.
-
-    Args:
-        interactions: a user's own oldest first.
-    """
-    if interactions.empty:
-        return interactions
-    users = pd.factorize(interactions[USER])[0]
-    random = np.random.default_rng(seed)
-    n_users = int(users.max()) + 1
-    known = np.where(random.random(n_users) < share, random.integers(1, MOST_KNOWN_OF_NEW + 1, n_users), len(users))
-    from_end = interactions.groupby(USER, sort=False).cumcount(ascending=False).to_numpy()
-    return interactions[from_end < known[users]].reset_index(drop=True)
 
 
 def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.errors import DataError
-from reranker.folds import NEW_USERS, as_if_new
 from reranker.tables import ITEM, TIMESTAMP, USER, Dataset, in_sequence
 from reranker.types import ItemId, UserId
 
@@ -94,12 +93,8 @@ class Fold:
         )
 
 
-def leave_last_k(data: Dataset, k: int = 1, new_users: float = 0.0) -> Fold:
+def leave_last_k(data: Dataset, k: int = 1) -> Fold:
     """Each user's last k interactions are the targets, of those of one time any. Users with k or fewer only train.
-
-    Args:
-        new_users: share of the users of whom but the newest 1 to 5 interactions before that are known; a tenth in the
-            validation fold, as in `Reranker.fit`.
 
     Raises:
         DataError: no timestamps, or no user is left to test.
@@ -107,31 +102,21 @@ def leave_last_k(data: Dataset, k: int = 1, new_users: float = 0.0) -> Fold:
     _require_order(data, f"leave_last_{k}")
     rows = data.interactions
     held = (_from_end(rows) < k) & (_per_user(rows) > k)
-    return _fold(
-        data,
-        as_if_new(rows[~held], new_users, seed=0),
-        rows[held],
-        split=f"leave_last_{k}",
-        resplit=partial(leave_last_k, k=k, new_users=NEW_USERS),
-    )
+    return _fold(data, rows[~held], rows[held], split=f"leave_last_{k}", resplit=partial(leave_last_k, k=k))
 
 
-def leave_random_k(data: Dataset, k: int = 1, seed: int = 0, new_users: float = 0.0) -> Fold:
-    """k random interactions of each user are the targets: for domains without order. Says nothing about sequence.
-
-    Args:
-        new_users: as in `leave_last_k`.
-    """
+def leave_random_k(data: Dataset, k: int = 1, seed: int = 0) -> Fold:
+    """k random interactions of each user are the targets: for domains without order. Says nothing about sequence."""
     shuffled = _shuffled(data, seed)
     rows = shuffled.interactions
     held = (_from_end(rows) < k) & (_per_user(rows) > k)
     return _fold(
         shuffled,
-        as_if_new(rows[~held], new_users, seed),
+        rows[~held],
         rows[held],
         split=f"leave_random_{k}",
         seed=seed,
-        resplit=partial(leave_random_k, k=k, seed=seed, new_users=NEW_USERS),
+        resplit=partial(leave_random_k, k=k, seed=seed),
     )
 
 
@@ -164,8 +149,9 @@ def global_temporal(data: Dataset, test_share: float = 0.1) -> Fold:
 def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> Fold:
     """Random users of whom only k interactions are known: the last is the target, the k before it are the support.
 
-    Everything else of theirs is removed from training too. Without timestamps a random order stands in. What is learned
-    is learned as in `Reranker.fit`, from all users' last interactions: new users meet what was fitted on everyone.
+    Everything else of theirs is removed from training too. As many other users are as new, and what they chose after
+    their k interactions is known, as it is of some where users keep coming. What is learned is learned as in
+    `Reranker.fit`, from the last interactions of all. Without timestamps a random order stands in.
     """
     ordered = _has_order(data)
     source = data if ordered else _shuffled(data, seed)
@@ -173,9 +159,10 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
     size = _per_user(rows)
     cold = _draw(rows.loc[size > k, USER], share, seed)
     is_cold = rows[USER].isin(cold).to_numpy()
+    taught = _draw(rows.loc[(size > k) & ~is_cold, USER], share, seed + 1)
     from_end = _from_end(rows)
     held = is_cold & (from_end == 0)
-    removed = is_cold & (from_end > k)
+    removed = (is_cold | rows[USER].isin(taught).to_numpy()) & (from_end > k)
     return _fold(
         source,
         rows[~held & ~removed],
@@ -184,7 +171,7 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
         seed=seed,
         ordered=ordered,
         counts={"interactions_removed": int(removed.sum())},
-        resplit=partial(leave_last_k if ordered else leave_random_k, new_users=NEW_USERS),
+        resplit=leave_last_k if ordered else partial(leave_random_k, seed=seed),
     )
 
 

@@ -75,7 +75,16 @@ def test_rerank_writes_what_python_returns(folder):
 def test_inspect_shows_spans_and_scores(folder):
     said, _ = run("inspect", "--bundle", folder / "bundle", "--user", "u1", "--n", 5, "--k", 3)
     assert "user u1: 5 of 5 history items were read" in said
-    for part in ("domain_tokens", "instruction", "history", "llm_sum", "llm_mean", "llm_prior", "serving"):
+    for part in (
+        "domain_tokens",
+        "instruction",
+        "history",
+        "llm_sum",
+        "llm_mean",
+        "llm_prior",
+        "served to this user: ",
+        "serving",
+    ):
         assert part in said
     assert said.count("'\\n- ") == 3  # the text of each candidate shown
     assert "'nobody'" in refused(

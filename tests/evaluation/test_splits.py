@@ -106,16 +106,25 @@ def test_cold_users_keep_k_and_lose_the_rest_of_their_history(chain):
     assert len(fold.users) == 10
     per_user = fold.train.groupby("user_id").size()
     assert set(per_user[fold.users]) == {2}
-    assert set(per_user.drop(fold.users)) == {6}
-    assert fold.counts["interactions_removed"] == 10 * 3
+    others = per_user.drop(fold.users).value_counts().to_dict()
+    assert others == {3: 8, 6: 22}  # a quarter of the others is as new, and what they chose next is known
+    assert fold.counts["interactions_removed"] == 10 * 3 + 8 * 3
     everything = chosen(chain.interactions)
     for user, target in chosen(fold.held_out).items():
         assert everything[user][-3:] == chosen(fold.history)[user] + target
 
 
-def test_cold_users_validation_uses_other_users(chain):
+def test_what_is_learned_for_cold_users_is_learned_from_all_last_choices(chain):
     fold = cold_users(chain, k=1, share=0.25)
-    assert not set(fold.users) & set(fold.validation().users)
+    validation = fold.validation()
+    assert validation.split == "leave_last_1"
+    assert not set(fold.users) & set(validation.users)  # their only interaction is their support
+    known = validation.history.groupby("user_id").size().value_counts().to_dict()
+    assert known == {1: 8, 5: 22}
+    longer = cold_users(chain, k=2, share=0.25)
+    assert set(longer.users) <= set(longer.validation().users)
+    targets, support = chosen(longer.validation().held_out), chosen(longer.history)
+    assert {user: targets[user] for user in longer.users} == {user: support[user][-1:] for user in longer.users}
 
 
 def test_cold_items_are_absent_from_training_and_history_is_the_past(chain):

@@ -7,7 +7,7 @@ import pytest
 from candidate_gen import ItemKNNRecall, PopularityRecall
 from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
-from reranker.folds import as_if_new, fold_from_logs
+from reranker.folds import fold_from_logs
 from tests.pipeline import toys
 
 
@@ -69,8 +69,7 @@ def test_recall_never_sees_what_is_held_out():
     spy = toys.SpyRecall(toys.items()["item_id"])
     Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy)
     (seen,) = spy.fits
-    hidden = len(data.interactions) - 40 - len(seen)
-    assert 0 < hidden < 40  # of users shown as new
+    assert len(seen) == len(data.interactions) - 40
     newest = data.interactions.groupby("user_id").tail(1)
     pairs = set(zip(seen["user_id"], seen["item_id"], strict=True))
     assert not pairs & set(zip(newest["user_id"], newest["item_id"], strict=True))
@@ -84,39 +83,28 @@ def test_the_prompts_of_the_fold_do_not_show_what_is_held_out():
     spy = toys.SpyRecall(toys.items()["item_id"])
     Reranker(toys.config(n_candidates=32, soft_tokens=0), engine).fit(data, spy)
     titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
-    full = [
+    expected = {
         "".join(f"\n- {titles[item]}" for item in part["item_id"][:-1])
         for _, part in data.interactions.groupby("user_id")
-    ]
+    }
     shown = {prefix.split("Chosen before:")[1] for prefix in engine.prefixes()} - {""}
-    new = shown - set(full)
-    assert len(set(full) - shown) <= len(new) < 10
-    assert all(any(one.endswith(short) for one in full) for short in new)  # shown as new: their newest items only
+    assert shown == expected
 
 
-def test_a_tenth_of_the_users_is_shown_as_new():
-    users = [f"u{user}" for user in range(500)]
-    rows = pd.DataFrame({"user_id": np.repeat(users, 8), "item_id": np.tile(np.arange(8), 500), "timestamp": 1})
-    rows = rows.sample(frac=1.0, random_state=0).sort_values("item_id", kind="stable")  # users are not in blocks
-    shown = as_if_new(rows, 0.1, seed=0)
-    known = shown.groupby("user_id").size()
-    assert known.index.nunique() == 500
-    assert 30 < (known < 8).sum() < 70
-    assert set(known[known < 8]) == {1, 2, 3, 4, 5}
-    for _, part in shown.groupby("user_id"):
-        assert part["item_id"].tolist() == list(range(8 - len(part), 8))  # the newest, in order
-    pd.testing.assert_frame_equal(as_if_new(rows, 0.0, seed=0), rows.reset_index(drop=True))
-    assert as_if_new(rows.iloc[:0], 0.1, seed=0).empty
-
-
-def test_new_users_get_what_users_shown_as_new_were_better_off_with():
+def test_new_users_get_the_order_that_other_new_users_were_better_off_with():
     data = toys.taste_dataset(users=400)
     recall = PopularityRecall().fit(data.interactions)
-    guard = Reranker(toys.config(n_candidates=28, min_history=2), ScriptedEngine()).fit(data, recall).blend.guard
-    assert guard.serve != "recall"
-    assert guard.by_history[0].at_least < 4  # nobody else has fewer than 4 known
-    assert sum(group.gain.n for group in guard.by_history) == 400
-    assert guard.holds_for(np.array([0, 3, 4])).tolist() == [False, True, True]  # one taste a user: three tell it
+    new = data.interactions["user_id"].isin([f"u{user}" for user in range(100)])
+    from_end = data.interactions.groupby("user_id").cumcount(ascending=False)
+    shown = Dataset(interactions=data.interactions[~new | (from_end < 3)], items=data.items, domain="toy")
+    guards = [
+        Reranker(toys.config(n_candidates=28), ScriptedEngine()).fit(one, recall).blend.guard for one in (data, shown)
+    ]
+    assert all(guard.serve != "recall" for guard in guards)
+    assert [group.at_least for group in guards[0].by_history] == [4]  # nobody has fewer than 4 known
+    assert guards[0].holds_for(np.array([0, 2, 4])).tolist() == [False, False, True]
+    assert [group.at_least for group in guards[1].by_history] == [2]
+    assert guards[1].holds_for(np.array([0, 2, 4])).tolist() == [False, True, True]
 
 
 def test_after_fit_histories_are_complete():
