@@ -106,7 +106,7 @@ def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
     for name, settings in {"scripted": {"engine": "scripted", "scoring": "likelihood"}, **REAL}.items():
         reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, recall)
         # Whatever the guard found on twenty lists: what is measured here is the order that costs most.
-        reranker.blend = replace(reranker.blend, guard=replace(reranker.blend.guard, serve="fused"))
+        reranker.blend = replace(reranker.blend, guard=reranker.blend.guard.overruled("fused"))
         reranker.save(work / name)
     users = data.interactions["user_id"].unique().tolist()
     lists = recall.recommend(users, n=LIST_LENGTH)

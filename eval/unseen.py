@@ -1,8 +1,8 @@
 """What does a prompt know of a domain it never saw? `python -m eval.unseen --data DIR --out OUT`.
 
-For each domain and algorithm a prompt is trained on the other domains, with the same number of lists read; a few users
-of the left-out domain adapt it; `eval.meta` judges the adapted prompts on that domain, against each other too. What is
-there already is not made again, and a killed run goes on where it stopped.
+For each domain (or for several together) and algorithm a prompt is trained on the other domains, with the same number
+of lists read; a few users of the left-out domain adapt it; `eval.meta` judges the adapted prompts on that domain,
+against each other too. What is there already is not made again, and a killed run goes on where it stopped.
 """
 
 import json

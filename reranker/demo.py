@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from candidate_gen import ALSRecall, PopularityRecall
 from reranker.bootstrap import Interval, mean_interval
@@ -18,6 +19,7 @@ from reranker.evaluation.protocol import CandidateLists, propose
 from reranker.evaluation.splits import leave_last_k
 from reranker.hub import load_dataset
 from reranker.pipeline import Reranker
+from reranker.ranking import ranking
 from reranker.table_files import write_table
 from reranker.tables import ITEM, RANK, RECALL_RANK, SCORE, USER
 
@@ -59,6 +61,15 @@ class _Stopwatch:
         self.seconds[name] = time.perf_counter() - started
 
 
+def _as_served(reranker: Reranker, lists: CandidateLists, scores: pd.DataFrame) -> NDArray[np.float64]:
+    """(rows,) of `scores` the column that each list's user is served."""
+    if reranker.blend is None:
+        return scores["recall"].to_numpy()
+    guard = reranker.blend.guard
+    n_known = np.array([len(reranker.history(user)) for user in lists.fold.users])
+    return np.where(guard.holds_for(n_known)[lists.list_index], scores[guard.serve], scores["recall"])
+
+
 def run_demo(
     out: Path, echo: Echo, *, users: int = 500, fit_users: int = 1000, progress: bool = True, **settings: Any
 ) -> DemoResult:
@@ -91,7 +102,7 @@ def run_demo(
     with watch.stage("rerank"):
         scores = reranker.score_all(covered.candidates, progress=progress)
         served = reranker.blend.guard.serve if reranker.blend is not None else "recall"
-        ranked = reranker.rerank(covered.candidates)
+        ranked = ranking(covered.candidates, _as_served(reranker, covered, scores))
     with watch.stage("save"):
         reranker.save(out / "bundle")
         write_table(ranked, out / "ranked.parquet")

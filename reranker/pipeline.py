@@ -22,7 +22,7 @@ from reranker.fusion import Blend, EvidenceModel, Order, as_order
 from reranker.item_tokens import ItemTokens
 from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
-from reranker.ranking import RankedDocument, RerankReport, TextList, ranking, recall_scores
+from reranker.ranking import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.reader import Reader
 from reranker.scoring import ListReading, PriorStore, ScoringList
 from reranker.softprompt import PromptBank
@@ -203,8 +203,8 @@ class Reranker:
         Returns:
             `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
             rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
-            `RerankReport` as a dict, `attrs["served"]` each list's order (the guard keeps that of recall for users of
-            whom too little is known) and `attrs["prompt_tokens"]` how many tokens the model read for it.
+            `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of recall for users
+            of whom as little, or as much, is known) and `attrs["prompt_tokens"]` how many tokens the model read for it.
 
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
@@ -214,35 +214,21 @@ class Reranker:
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         lists = validate_candidates(candidates)
-        data, blend = self._fitted()
+        data, _ = self._fitted()
         if not isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
         if isinstance(interactions, pd.DataFrame):
             interactions = validate_interactions(interactions)
             require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
             require_ids_like(lists[USER], interactions[USER], "interactions")
-        histories = data.evidence.histories_with(interactions)
-        list_index, users = pd.factorize(lists[USER])
-        n_known = data.evidence.n_known(users, histories)
-        served = as_order(order) if order else blend.guard.serve
-        reordered = np.full(len(users), served != "recall") if order else blend.guard.holds_for(n_known)
-        scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
-        rows = reordered[list_index]
-        if rows.any():
-            part = lists[rows].reset_index(drop=True)
-            if served == "fused":
-                every = self.score_all(part, histories=histories, states=states, progress=progress)
-                scores[rows], tokens[reordered] = every[served].to_numpy(), every.attrs["prompt_tokens"]
-            else:
-                scores[rows] = blend.features.score(data.evidence.features(part, histories))
-        ranked = ranking(lists, scores)
-        report = RerankReport.of(lists, served, reordered, n_known, data.catalog)
+        served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
+        ranked = ranking(lists, served.scores)
+        report = RerankReport.of(lists, served, data.catalog)
         if report.unknown_users or report.unknown_items:
             logger.warning(report.in_words())
         if k is not None:
             ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
-        orders = [served if one else "recall" for one in reordered]
-        ranked.attrs.update(report=asdict(report), served=orders, prompt_tokens=tokens.tolist())
+        ranked.attrs.update(report=asdict(report), served=served.orders, prompt_tokens=served.prompt_tokens.tolist())
         return ranked
 
     async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
@@ -500,6 +486,31 @@ class Reranker:
                 "mean the same. Restore that template (prompt.directory) or fit again"
             )
         return reranker
+
+    def _served(
+        self,
+        lists: pd.DataFrame,
+        histories: Mapping[UserId, IntArray],
+        order: Order | None,
+        states: Mapping[UserId, UserState] | None,
+        progress: bool,
+    ) -> ServedScores:
+        """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
+        data, blend = self._fitted()
+        list_index, users = pd.factorize(lists[USER])
+        n_known = data.evidence.n_known(users, histories)
+        chosen = as_order(order) if order else blend.guard.serve
+        holds = np.full(len(users), chosen != "recall") if order else blend.guard.holds_for(n_known)
+        scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
+        rows = holds[list_index]
+        if rows.any():
+            part = lists[rows].reset_index(drop=True)
+            if chosen == "fused":
+                every = self.score_all(part, histories=histories, states=states, progress=progress)
+                scores[rows], tokens[holds] = every[chosen].to_numpy(), every.attrs["prompt_tokens"]
+            else:
+                scores[rows] = blend.features.score(data.evidence.features(part, histories))
+        return ServedScores(order=chosen, holds=holds, n_known=n_known, scores=scores, prompt_tokens=tokens)
 
     def _read(
         self,

@@ -70,14 +70,39 @@ class TextList:
         ]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedScores:
+    """Scores of a table of lists, each by the order that its user is served.
+
+    Attributes:
+        order: what the guard chose, or what was asked for.
+        holds: (n_users,) True where it is served; the others keep the recall order.
+        n_known: (n_users,) interactions known of each user.
+        scores: (rows,)
+        prompt_tokens: (n_users,) that the model read.
+    """
+
+    order: Order
+    holds: NDArray[np.bool_]
+    n_known: IntArray
+    scores: NDArray[np.float64]
+    prompt_tokens: IntArray
+
+    @property
+    def orders(self) -> list[Order]:
+        """Of each list."""
+        return [self.order if one else "recall" for one in self.holds]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RerankReport:
     """What a call of `rerank` met. In `ranked.attrs["report"]`, as a dict.
 
     Attributes:
-        served: which order was served.
+        served: the order that the guard chose, or that was asked for.
         users, candidates: how many came in.
-        users_kept: users who keep the recall order although `served` is another: too little is known of them.
+        users_kept: users who keep the recall order although `served` is another: the guard says so of users of whom as
+            much is known.
         unknown_users: users without history here; they are ranked by what does not need one.
         unknown_items: candidate rows whose item is not in the item table; shown to the model as "(untitled)".
     """
@@ -90,16 +115,14 @@ class RerankReport:
     unknown_items: int
 
     @classmethod
-    def of(
-        cls, lists: pd.DataFrame, served: Order, reordered: NDArray[np.bool_], n_known: IntArray, catalog: Catalog
-    ) -> "RerankReport":
-        """Counts a validated candidates table, from (n_users,) who gets `served` and what is known of each."""
+    def of(cls, lists: pd.DataFrame, served: ServedScores, catalog: Catalog) -> "RerankReport":
+        """Counts a validated candidates table."""
         return cls(
-            served=served,
-            users=len(n_known),
+            served=served.order,
+            users=len(served.holds),
             candidates=len(lists),
-            users_kept=0 if served == "recall" else int(np.sum(~reordered)),
-            unknown_users=int(np.sum(n_known == 0)),
+            users_kept=0 if served.order == "recall" else int(np.sum(~served.holds)),
+            unknown_users=int(np.sum(served.n_known == 0)),
             unknown_items=sum(item not in catalog for item in lists[ITEM]),
         )
 

@@ -93,7 +93,7 @@ def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def _kept(report: dict[str, Any]) -> str:
-    return f", recall's for {report['users_kept']} users of whom too little is known" if report["users_kept"] else ""
+    return f", recall's for {report['users_kept']} users by the guard" if report["users_kept"] else ""
 
 
 def _report(summary: dict[str, Any], out: Path) -> None:

@@ -379,7 +379,12 @@ class Served(_LearnedSystem):
         return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, recall)
 
     def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
-        """Nothing where the guard serves an order that the model has no part in."""
-        if self.blend is not None and self.blend.guard.serve != "fused":
+        """The share of the users who are served the fused order: the model has no part in the others."""
+        cost = super().reading_cost(lists)
+        if self.blend is None:
+            return cost
+        guard = self.blend.guard
+        if guard.serve != "fused":
             return ReadingCost(tokens=0, seconds=0.0)
-        return super().reading_cost(lists)
+        share = float(guard.holds_for(lists.n_known).mean())
+        return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)

@@ -4,7 +4,7 @@ Where it wins on the whole, it may still lose for users of whom little is known,
 is, too; and nobody is served it of whom less is known than of anyone in the fold.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
@@ -24,7 +24,7 @@ HISTORY_BOUNDS = (1, 6, 11, 21)
 """Known interactions from which users are judged apart from those with fewer."""
 
 FEWEST_USERS = 20
-"""A group with fewer users is judged with the next one."""
+"""A group with fewer users is judged with the next one; fewer users vouch for nobody who is as new."""
 
 
 def as_order(name: str) -> Order:
@@ -46,16 +46,12 @@ class HistoryGroup:
     Attributes:
         at_least: known interactions, up to those of the next group.
         gain: NDCG@10 of the order that the guard chose, minus that of the recall order.
+        reordered: True where the group is served the chosen order, False where it keeps the recall order.
     """
 
     at_least: int
     gain: Interval
-
-    @property
-    def wins(self) -> bool:
-        """True where the chosen order is likelier better than worse. On the whole it is better beyond doubt, and a
-        group is too small to ask for that again."""
-        return self.gain.mean > 0
+    reordered: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ class GuardDecision:
         serve: the order served.
         fused_minus_recall, fused_minus_features, features_minus_recall: NDCG@10 differences on the validation fold by
             paired bootstrap over users, weights cross-fitted; a user whose item recall missed counts as 0.
-        by_history: users by what is known of them, least first; empty where nobody's list changes.
+        by_history: users by what is known of them, least first; empty if and only if the recall order is served.
     """
 
     serve: Order
@@ -75,12 +71,22 @@ class GuardDecision:
     features_minus_recall: Interval
     by_history: tuple[HistoryGroup, ...] = ()
 
+    def __post_init__(self) -> None:
+        if (self.serve == "recall") == bool(self.by_history):
+            raise ValueError(f"guard: serves {self.serve!r} to {len(self.by_history)} groups of users")
+
+    def overruled(self, order: Order, at_least: int = 0) -> "GuardDecision":
+        """Serves `order` to everyone of whom `at_least` interactions are known, whatever was found."""
+        gain = self.fused_minus_recall if order == "fused" else self.features_minus_recall
+        groups = () if order == "recall" else (HistoryGroup(at_least=at_least, gain=gain, reordered=True),)
+        return replace(self, serve=order, by_history=groups)
+
     def holds_for(self, n_known: IntArray) -> NDArray[np.bool_]:
         """(n_users,) True where `serve` is served, from (n_users,) known interactions; the others keep the recall
         order."""
         bounds = [group.at_least for group in self.by_history]
-        wins = np.array([False, *(group.wins for group in self.by_history)])  # first: fewer than anyone in the fold
-        holds: NDArray[np.bool_] = wins[np.searchsorted(bounds, n_known, side="right")]
+        reordered = np.array([False, *(group.reordered for group in self.by_history)])  # first: newer than any of them
+        holds: NDArray[np.bool_] = reordered[np.searchsorted(bounds, n_known, side="right")]
         return holds
 
     def in_words(self) -> str:
@@ -91,12 +97,14 @@ class GuardDecision:
         """Who keeps the recall order although another one is served."""
         kept = []
         if self.by_history and (fewest := self.by_history[0].at_least):
-            kept.append(f"users with fewer than {fewest} known interactions keep the recall order: there were none")
-        ends = [f" to {following.at_least - 1}" for _, following in pairwise(self.by_history)]
-        for group, end in zip(self.by_history, [*ends, " or more"], strict=bool(self.by_history)):
-            if not group.wins:
+            kept.append(f"users with fewer than {fewest} known interactions keep the recall order: too few were seen")
+        ends = [following.at_least - 1 for _, following in pairwise(self.by_history)]
+        for group, end in zip(self.by_history, [*ends, None], strict=False):
+            if not group.reordered:
+                span = f" to {end}" if end else " or more"
+                known = group.at_least if end == group.at_least else f"{group.at_least}{span}"
                 kept.append(
-                    f"users with {group.at_least}{end} known interactions keep the recall order ({group.gain} {METRIC} "
+                    f"users with {known} known interactions keep the recall order ({group.gain} {METRIC} "
                     f"on {group.gain.n} of them)"
                 )
         return kept
@@ -121,7 +129,10 @@ class GuardDecision:
     def to_json(self) -> dict[str, Any]:
         names = ("fused_minus_recall", "fused_minus_features", "features_minus_recall")
         intervals: dict[str, Interval] = {name: getattr(self, name) for name in names}
-        groups = [{"at_least": one.at_least, "gain": _as_json(one.gain)} for one in self.by_history]
+        groups = [
+            {"at_least": one.at_least, "gain": _as_json(one.gain), "reordered": one.reordered}
+            for one in self.by_history
+        ]
         return {
             "serve": self.serve,
             **{name: _as_json(value) for name, value in intervals.items()},
@@ -144,7 +155,9 @@ class GuardDecision:
                 fused_minus_features=Interval(**data["fused_minus_features"]),
                 features_minus_recall=Interval(**data["features_minus_recall"]),
                 by_history=tuple(
-                    HistoryGroup(at_least=int(one["at_least"]), gain=Interval(**one["gain"]))
+                    HistoryGroup(
+                        at_least=int(one["at_least"]), gain=Interval(**one["gain"]), reordered=bool(one["reordered"])
+                    )
                     for one in data["by_history"]
                 ),
             )
@@ -187,16 +200,20 @@ def decide(
 
 
 def _by_history(gain: NDArray[np.float64], n_known: IntArray, seed: int) -> tuple[HistoryGroup, ...]:
-    """Groups between the bounds; one that is too small goes with the next, the last with the one before."""
-    begins = [int(n_known.min())]
+    """Groups between the bounds; one that is too small goes with the next, the last with the one before.
+
+    A group is reordered where the gain is likelier above 0 than below: on the whole it is above 0 beyond doubt, and a
+    group is too small to ask for that again.
+    """
+    begins = [int(np.sort(n_known)[min(FEWEST_USERS, len(n_known)) - 1])]
     for bound in HISTORY_BOUNDS:
         behind = n_known >= bound
         if min(np.sum(behind), np.sum((n_known >= begins[-1]) & ~behind)) >= FEWEST_USERS:
             begins.append(int(n_known[behind].min()))
     groups = np.searchsorted(begins, n_known, side="right") - 1
+    gains = [mean_interval(gain[groups == number], seed=seed) for number in range(len(begins))]
     return tuple(
-        HistoryGroup(at_least=begin, gain=mean_interval(gain[groups == number], seed=seed))
-        for number, begin in enumerate(begins)
+        HistoryGroup(at_least=begin, gain=one, reordered=one.mean > 0) for begin, one in zip(begins, gains, strict=True)
     )
 
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
@@ -13,6 +14,7 @@ from reranker.evaluation.engines import CountingEngine, SentenceEngine
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
 from reranker.item_tokens import ItemTokens, VectorTable
 from reranker.personal import ContextMap
+from reranker.tables import Dataset
 from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
@@ -253,6 +255,30 @@ def test_served_follows_the_guard(lists):
     assert np.array_equal(served.score(test), orders[served.blend.guard.serve])
     with pytest.raises(ConfigError, match="one validation fold, got 2"):
         Served(read).fit([validation, validation])
+
+
+def test_served_keeps_the_recall_order_of_new_users_who_lost_by_the_other():
+    rng = np.random.default_rng(0)
+    table = toys.items(per_group=12)
+    rows = [(f"u{user}", f"g{user % 4}i{item}") for user in range(120) for item in rng.permutation(12)[:10]]
+    popular = pd.Series([item for _, item in rows]).value_counts().index
+    for user in range(60):  # the new ones turn to what is popular among the others
+        others = [item for item in popular if not item.startswith(f"g{user % 4}")][:3]
+        chosen = [f"g{user % 4}i{item}" for item in rng.permutation(12)[:2]] + list(rng.permutation(others)[:2])
+        rows += [(f"n{user}", item) for item in chosen]
+    interactions = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(timestamp=range(len(rows)))
+    fold = leave_last_k(Dataset(interactions=interactions, items=table, domain="toy"))
+    validation, test = (propose(one, PopularityRecall(), 28) for one in (fold.validation(), fold))
+    read = readings()
+    served = Served(read).fit([validation])
+    assert served.blend.guard.serve == "fused"
+    new = np.array([user.startswith("n") for user in fold.users])
+    assert np.array_equal(served.blend.guard.holds_for(test.n_known), ~new)
+    scores, rows_of_new = served.score(test), new[test.list_index]
+    fused = served.blend.orders(test.evidence, read.of(test), test.list_index)["fused"]
+    assert np.array_equal(scores[rows_of_new], -test.candidates["rank"].to_numpy(dtype=float)[rows_of_new])
+    assert np.array_equal(scores[~rows_of_new], fused[~rows_of_new])
+    assert served.reading_cost(test).tokens == round(read.cost(test).tokens * 2 / 3)  # 120 of 180 users
 
 
 def test_served_keeps_the_recall_order_when_nothing_helps():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,7 +89,7 @@ def test_users_of_whom_little_is_known_keep_the_recall_order_where_the_other_los
     assert decision.by_history[0].gain.n == 100
     # Fewer than anyone in the fold; those that lose; and from there on the others, between the groups, too.
     assert decision.holds_for(np.array([0, 1, 2, 6, 7, 12, 500])).tolist() == [False] * 4 + [True] * 3
-    assert "users with fewer than 2 known interactions keep the recall order: there were none" in decision.in_words()
+    assert "users with fewer than 2 known interactions keep the recall order: too few were seen" in decision.in_words()
     assert "users with 2 to 6 known interactions keep the recall order (-0.29" in decision.in_words()
 
 
@@ -99,12 +101,29 @@ def test_a_group_that_loses_between_others_keeps_the_recall_order_alone() -> Non
     assert "users with 40 or more known interactions keep the recall order" in last.in_words()
 
 
-def test_too_few_users_are_judged_with_the_next_group_and_the_longest_with_the_one_before() -> None:
+def test_the_longest_histories_are_judged_with_those_before_where_they_are_few() -> None:
     n_known = np.array([1] * 5 + [4] * 30 + [30] * 5)
     gain = np.where(n_known == 1, -0.1, 0.3)
     decision = decide(recall=np.zeros(40), features=np.zeros(40), fused=gain, n_known=n_known)
-    assert [(group.at_least, group.gain.n) for group in decision.by_history] == [(1, 40)]
-    assert decision.holds_for(np.array([0, 1, 30])).tolist() == [False, True, True]
+    assert [(group.at_least, group.gain.n) for group in decision.by_history] == [(4, 35)]
+    assert decision.holds_for(np.array([0, 1, 4, 30])).tolist() == [False, False, True, True]  # five vouch for nobody
+
+
+def test_strangers_are_judged_where_there_are_enough():
+    decision = by_length({0: -0.2, 1: 0.3, 30: 0.3})
+    assert "users with 0 known interactions keep the recall order (-0.1" in decision.in_words()
+    assert decision.holds_for(np.array([0, 1])).tolist() == [False, True]
+    assert by_length({0: 0.2, 30: 0.3}).holds_for(np.array([0])).all()
+
+
+def test_a_decision_is_overruled_for_everyone():
+    decision = by_length({2: -0.3, 7: 0.2, 30: 0.4})
+    assert decision.overruled("features").holds_for(np.array([0, 2])).all()
+    assert decision.overruled("features").serve == "features"
+    assert decision.overruled("fused", at_least=5).holds_for(np.array([4, 5])).tolist() == [False, True]
+    assert not decision.overruled("recall").holds_for(np.array([30])).any()
+    with pytest.raises(ValueError, match="serves 'recall' to 3 groups"):
+        replace(decision, serve="recall")
 
 
 def test_nobody_is_reordered_where_the_recall_order_is_served() -> None:
@@ -128,6 +147,7 @@ def test_json_round_trip() -> None:
         {"fused_minus_recall": 3},
         {"by_history": [{"at_least": 1}]},
         {"by_history": [3]},
+        {"by_history": []},
     ],
 )
 def test_damaged_json_is_a_bundle_error(damage: dict[str, object]) -> None:

@@ -50,5 +50,5 @@ def that_reads(folder: Path) -> Reranker:
     assert reranker.blend is not None
     fused, guard = reranker.blend.fused, reranker.blend.guard
     fused = replace(fused, logit=replace(fused.logit, weights=np.ones(len(fused.columns))))
-    reranker.blend = replace(reranker.blend, fused=fused, guard=replace(guard, serve="fused"))
+    reranker.blend = replace(reranker.blend, fused=fused, guard=guard.overruled("fused"))
     return reranker

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from candidate_gen import ALSRecall, PopularityRecall
@@ -149,6 +149,7 @@ def test_any_lists_come_out_as_permutations(reranker, data):
         for user in users
         for item in data.draw(st.lists(st.sampled_from(catalogue), min_size=1, unique=True))
     ]
+    assume(any(isinstance(item, str) for _, item, _ in rows))  # ids of no known kind are refused
     candidates = toys.table(rows)
     for order in ORDERS:
         check_ranking(reranker.rerank(candidates, order=order), candidates)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from candidate_gen import PopularityRecall
 from reranker import Dataset, Reranker, RerankerConfig
-from reranker.bootstrap import Interval
 from reranker.engines.scripted import ScriptedEngine
-from reranker.fusion import Blend, ConditionalLogit, FusionHead, HistoryGroup, Order
+from reranker.fusion import Blend, ConditionalLogit, FusionHead, Order
 from reranker.prompting import PromptSettings
 from reranker.types import ScoringRequest, SpanScores
 
@@ -92,9 +91,7 @@ def fitted(engine: ScriptedEngine | None = None, **settings: Any) -> Reranker:
 
 def served(blend: Blend, order: Order, from_known: int = 0) -> Blend:
     """The blend with a guard that serves `order` to users of whom that many interactions are known."""
-    group = HistoryGroup(at_least=from_known, gain=Interval(mean=1.0, low=1.0, high=1.0, n=1))
-    groups = () if order == "recall" else (group,)
-    return replace(blend, guard=replace(blend.guard, serve=order, by_history=groups))
+    return replace(blend, guard=blend.guard.overruled(order, from_known))
 
 
 def table(rows: Iterable[Sequence[Any]], columns: str = "user_id item_id score") -> pd.DataFrame:

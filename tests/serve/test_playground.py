@@ -86,7 +86,7 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     for number, like in enumerate(["quxard quxley 1", "quxard quxley 2"], start=1):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
-        kept = "recall, for the guard keeps it" if number < 2 else "fused;"  # too little is known of a stranger
+        kept = "recall, the order that came in" if number < 2 else "fused;"  # too little is known of a stranger
         says(page, "status", f", {number} liked; served: {kept}")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
     after = titles(page, "after")
@@ -108,7 +108,7 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
 def test_an_order_can_be_insisted_on(page):
     page.fill("#user", "")
     page.keyboard.press("Enter")
-    says(page, "status", "a stranger, 0 liked; served: recall, for")
+    says(page, "status", "a stranger, 0 liked; served: recall, the")
     for order in ("features", "fused", "recall"):
         page.select_option("#order", order)
         says(page, "status", f"served: {order};")
