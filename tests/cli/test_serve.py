@@ -33,7 +33,7 @@ def test_answers_logs_and_stops(bundle):
 def test_what_a_user_did_survives_a_kill(bundle, tmp_path):
     users = tmp_path / "users.db"
     server = Process(bundle, "--users-db", users)
-    rows = {"interactions": [{"item_id": f"g2i{number}"} for number in (2, 3, 4)]}
+    rows = {"interactions": [{"item_id": f"g2i{number}"} for number in (2, 3, 4, 5)]}
     assert httpx.post(f"{server.url}/v1/users/new/interactions", json=rows).status_code == 200
     server.end(signal.SIGKILL)
     server = Process(bundle, "--users-db", users)

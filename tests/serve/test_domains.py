@@ -95,7 +95,7 @@ def test_what_names_no_domain_says_so(server, fields, status, param):
 
 
 def test_users_are_kept_apart_and_forgotten_everywhere(server, tmp_path):
-    rows = [{"item_id": "g3i2"}, {"item_id": "g3i3"}]
+    rows = [{"item_id": f"g3i{number}"} for number in (2, 3, 4, 5)]  # of fewer the guard knows nothing
     assert post(server, "/v1/users/new/interactions", interactions=rows).json()["error"]["param"] == "domain"
     assert post(server, "/v1/users/new/interactions", interactions=rows, domain="shop").json()["domain"] == "shop"
     assert best(server, user="new", domain="shop") == "g3i1"
