@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from reranker.errors import PromptError
+from reranker.tensorfile import write_tensors
 from reranker.types import ModelInfo, TokenSequence, UserId
 
 Level = Literal["user", "domain", "meta"]
@@ -250,7 +250,7 @@ def save_peft(prompt: SoftPrompt, directory: Path) -> None:
 
     def write(fresh: Path) -> None:
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-        save_file({_KEY: prompt.vectors}, fresh / _WEIGHTS, metadata=notes)
+        write_tensors(fresh / _WEIGHTS, {_KEY: prompt.vectors}, notes)
 
     _replace_directory(directory, write)
 

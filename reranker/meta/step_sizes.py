@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from reranker.errors import PromptError
 from reranker.softprompt import SoftPrompt
+from reranker.tensorfile import write_tensors
 
 STEP_SIZES_FILE = "step_sizes.safetensors"
 _RATES, _STEPS = "inner_rate", "inner_steps"
@@ -45,9 +45,7 @@ class StepSizes:
 
     def save(self, path: Path) -> None:
         """Writes safetensors. Raises OSError when the disk refuses."""
-        scratch = path.with_name(f".{path.name}.partial")
-        save_file({_RATES: self.rates}, scratch, metadata={_STEPS: str(self.steps)})
-        scratch.replace(path)
+        write_tensors(path, {_RATES: self.rates}, {_STEPS: str(self.steps)})
 
     @classmethod
     def load(cls, path: Path) -> "StepSizes":

@@ -87,6 +87,13 @@ def test_the_manifest_says_what_it_is(bundle):
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
 
 
+def test_another_user_can_read_what_is_saved(bundle, tmp_path):
+    """A bundle is copied to a server, or mounted into a container."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {(bundle / name).stat().st_mode for name in files_of(bundle)} == {plain.stat().st_mode}
+
+
 def test_no_file_needs_pickle(bundle):
     names = set(files_of(bundle))
     assert {Path(name).suffix for name in names} <= {".yaml", ".json", ".npz", ".parquet", ".safetensors"}
