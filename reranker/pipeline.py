@@ -204,7 +204,8 @@ class Reranker:
             `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
             rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
             `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of recall for users
-            of whom as little, or as much, is known) and `attrs["prompt_tokens"]` how many tokens the model read for it.
+            of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`, and
+            `attrs["prompt_tokens"]` how many tokens the model read for it.
 
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
@@ -228,7 +229,12 @@ class Reranker:
             logger.warning(report.in_words())
         if k is not None:
             ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
-        ranked.attrs.update(report=asdict(report), served=served.orders, prompt_tokens=served.prompt_tokens.tolist())
+        ranked.attrs.update(
+            report=asdict(report),
+            served=served.orders,
+            guard=served.guard,
+            prompt_tokens=served.prompt_tokens.tolist(),
+        )
         return ranked
 
     async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
@@ -510,7 +516,14 @@ class Reranker:
                 scores[rows], tokens[holds] = every[chosen].to_numpy(), every.attrs["prompt_tokens"]
             else:
                 scores[rows] = blend.features.score(data.evidence.features(part, histories))
-        return ServedScores(order=chosen, holds=holds, n_known=n_known, scores=scores, prompt_tokens=tokens)
+        return ServedScores(
+            order=chosen,
+            holds=holds,
+            guard=blend.guard.orders(n_known),
+            n_known=n_known,
+            scores=scores,
+            prompt_tokens=tokens,
+        )
 
     def _read(
         self,

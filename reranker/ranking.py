@@ -77,6 +77,7 @@ class ServedScores:
     Attributes:
         order: what the guard chose, or what was asked for.
         holds: (n_users,) True where it is served; the others keep the recall order.
+        guard: what the guard decided of each list, whatever was asked for.
         n_known: (n_users,) interactions known of each user.
         scores: (rows,)
         prompt_tokens: (n_users,) that the model read.
@@ -84,6 +85,7 @@ class ServedScores:
 
     order: Order
     holds: NDArray[np.bool_]
+    guard: list[Order]
     n_known: IntArray
     scores: NDArray[np.float64]
     prompt_tokens: IntArray

@@ -89,6 +89,10 @@ class GuardDecision:
         holds: NDArray[np.bool_] = reordered[np.searchsorted(bounds, n_known, side="right")]
         return holds
 
+    def orders(self, n_known: IntArray) -> list[Order]:
+        """What each user is served, from (n_users,) known interactions."""
+        return [self.serve if holds else "recall" for holds in self.holds_for(n_known)]
+
     def in_words(self) -> str:
         """What is served and why, for the log and for `bundle.yaml`."""
         return "; ".join([self._served_in_words(), *self._kept_in_words()])

@@ -170,6 +170,7 @@ def _answer(
         "usage": {"total_tokens": result.prompt_tokens, "documents": len(order)},
         "meta": {
             "served": served,
+            **({"guard": result.guard} if body.order else {}),
             "unknown_items": result.unknown_items,
             **({"not_used": not_used} if not_used else {}),
             "api_version": {"version": "2"},

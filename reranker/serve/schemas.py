@@ -94,8 +94,9 @@ class Result(BaseModel):
 class RerankAnswer(BaseModel):
     """Best first.
 
-    `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.unknown_items`
-    how many are not in the catalogue, and `meta.not_used` which fields of the request were not read, if any.
+    `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.guard` which one
+    the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue, and
+    `meta.not_used` which fields of the request were not read, if any.
     """
 
     id: str

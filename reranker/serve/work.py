@@ -53,6 +53,7 @@ class Ranked:
         order: positions in the list that came in, best first.
         scores: log-odds of each, in that order; reciprocal ranks where the recall order is served.
         served: which order this is.
+        guard: which one the guard decided on; None for texts.
         unknown_items: items that are not in the catalogue.
         prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
     """
@@ -60,6 +61,7 @@ class Ranked:
     order: tuple[int, ...]
     scores: tuple[float, ...]
     served: str
+    guard: str | None = None
     unknown_items: int = 0
     prompt_tokens: int = 0
 
@@ -142,14 +144,15 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     )
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0
-    reported = zip(ranked.attrs["served"], ranked.attrs["prompt_tokens"], strict=True)
-    for one, length, (served, tokens) in zip(lists, lengths, reported, strict=True):
+    reported = zip(*(ranked.attrs[name] for name in ("served", "guard", "prompt_tokens")), strict=True)
+    for one, length, (served, guard, tokens) in zip(lists, lengths, reported, strict=True):
         place = {item: index for index, item in enumerate(one.items)}
         results.append(
             Ranked(
                 order=tuple(place[item] for item in items[begin : begin + length]),
                 scores=tuple(scores[begin : begin + length]),
                 served=served,
+                guard=guard,
                 unknown_items=sum(item not in domain.items for item in one.items),
                 prompt_tokens=tokens,
             )

@@ -129,6 +129,8 @@ def test_the_guard_decides_user_by_user_unless_an_order_is_asked_for(fitted, eng
         engine.open.set()
         answers = [one.result().json() for one in asked]
     assert [one["meta"]["served"] for one in answers] == ["fused", "recall", "recall", "fused", "recall", "features"]
+    decided = [one["meta"].get("guard") for one in answers]
+    assert decided == [None, None, None, "recall", "fused", "recall"]  # said where the caller overruled it
     for body, answer in zip(bodies, answers, strict=True):
         history = {"one": body.get("history", [])}
         expected = fitted.rerank(table, interactions=history, order=answer["meta"]["served"])
