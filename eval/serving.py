@@ -39,7 +39,7 @@ from eval.checks import at_least, at_most, machine, report, told
 from eval.liking import seconds_a_like
 from reranker import Reranker, load_dataset
 
-CLIENTS, LIST_LENGTH = 16, 50
+CLIENTS = 16
 LIKES = 10
 REAL = {"default": {}, "likelihood": {"scoring": "likelihood"}}  # bundles of the real model, and their settings
 LENGTH = re.compile(rb"content-length: (\d+)")
@@ -51,12 +51,13 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for serving.json")] = Path("out/serving"),
     requests: Annotated[int, typer.Option(min=CLIENTS, help="where the model reads no list")] = 800,
     real: Annotated[int, typer.Option(min=CLIENTS, help="where it reads every list, in each of the two ways")] = 32,
+    candidates: Annotated[int, typer.Option(min=2, help="length of the lists")] = 50,
 ) -> None:
     """Measures overhead and batching; prints and writes the checks."""
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    bodies = _bundles(work, max(requests, real))
+    bodies = _bundles(work, max(requests, real), candidates)
     with _server(work / "scripted", "scripted") as (url, process):
         asyncio.run(_ask(url, bodies[:CLIENTS], CLIENTS))
         before = _loop_times(process)
@@ -84,7 +85,7 @@ def main(
     ]
     if not liking:
         typer.echo("the playground was not timed: pip install playwright, and a Chromium", err=True)
-    environment = machine(("reranker", "fastapi", "uvicorn", "torch"), clients=CLIENTS, candidates=LIST_LENGTH)
+    environment = machine(("reranker", "fastapi", "uvicorn", "torch"), clients=CLIENTS, candidates=candidates)
     report(checks, out / "serving.json", environment, typer.echo)
     shutil.rmtree(work)
 
@@ -98,7 +99,7 @@ def _gain_of_company(url: str, bodies: list[dict[str, object]]) -> float:
     return one_by_one / together
 
 
-def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
+def _bundles(work: Path, requests: int, candidates: int) -> list[dict[str, object]]:
     """Fitted bundles, scripted and real, and bodies of requests for different users."""
     data = load_dataset("ml-100k")
     recall = ALSRecall().fit(data.interactions)
@@ -109,7 +110,7 @@ def _bundles(work: Path, requests: int) -> list[dict[str, object]]:
         reranker.blend = replace(reranker.blend, guard=reranker.blend.guard.overruled("fused"))
         reranker.save(work / name)
     users = data.interactions["user_id"].unique().tolist()
-    lists = recall.recommend(users, n=LIST_LENGTH)
+    lists = recall.recommend(users, n=candidates)
     bodies = [
         {"user": str(user), "item_ids": part["item_id"].astype(str).tolist(), "recall_scores": part["score"].tolist()}
         for user, part in lists.groupby("user_id", sort=False)
