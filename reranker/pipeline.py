@@ -505,20 +505,20 @@ class Reranker:
         data, blend = self._fitted()
         list_index, users = pd.factorize(lists[USER])
         n_known = data.evidence.n_known(users, histories)
-        chosen = as_order(order) if order else blend.guard.serve
-        holds = np.full(len(users), chosen != "recall") if order else blend.guard.holds_for(n_known)
+        guard = blend.guard.overruled(as_order(order)) if order else blend.guard
+        holds = guard.holds_for(n_known)
         scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
         rows = holds[list_index]
         if rows.any():
             part = lists[rows].reset_index(drop=True)
-            if chosen == "fused":
+            if guard.serve == "fused":
                 every = self.score_all(part, histories=histories, states=states, progress=progress)
-                scores[rows], tokens[holds] = every[chosen].to_numpy(), every.attrs["prompt_tokens"]
+                scores[rows], tokens[holds] = every[guard.serve].to_numpy(), every.attrs["prompt_tokens"]
             else:
                 scores[rows] = blend.features.score(data.evidence.features(part, histories))
         return ServedScores(
-            order=chosen,
-            holds=holds,
+            order=guard.serve,
+            orders=guard.orders(n_known),
             guard=blend.guard.orders(n_known),
             n_known=n_known,
             scores=scores,

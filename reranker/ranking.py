@@ -76,24 +76,19 @@ class ServedScores:
 
     Attributes:
         order: what the guard chose, or what was asked for.
-        holds: (n_users,) True where it is served; the others keep the recall order.
-        guard: what the guard decided of each list, whatever was asked for.
+        orders: what each list is served: `order`, or the recall order that the guard keeps.
+        guard: the same by the guard alone, whatever was asked for.
         n_known: (n_users,) interactions known of each user.
         scores: (rows,)
         prompt_tokens: (n_users,) that the model read.
     """
 
     order: Order
-    holds: NDArray[np.bool_]
+    orders: list[Order]
     guard: list[Order]
     n_known: IntArray
     scores: NDArray[np.float64]
     prompt_tokens: IntArray
-
-    @property
-    def orders(self) -> list[Order]:
-        """Of each list."""
-        return [self.order if one else "recall" for one in self.holds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +116,9 @@ class RerankReport:
         """Counts a validated candidates table."""
         return cls(
             served=served.order,
-            users=len(served.holds),
+            users=len(served.orders),
             candidates=len(lists),
-            users_kept=0 if served.order == "recall" else int(np.sum(~served.holds)),
+            users_kept=sum(one != served.order for one in served.orders),
             unknown_users=int(np.sum(served.n_known == 0)),
             unknown_items=sum(item not in catalog for item in lists[ITEM]),
         )

@@ -1,7 +1,7 @@
 """The never-worse guard: a new order is served only where a validation fold says it beats the order that came in.
 
 Where it wins on the whole, it may still lose for users of whom little is known, so users are judged by how much that
-is, too; and nobody is served it of whom less is known than of anyone in the fold.
+is, too; and nobody is served it who is newer than the users of the fold, but for a few.
 """
 
 from dataclasses import dataclass, replace
@@ -105,11 +105,10 @@ class GuardDecision:
         ends = [following.at_least - 1 for _, following in pairwise(self.by_history)]
         for group, end in zip(self.by_history, [*ends, None], strict=False):
             if not group.reordered:
-                span = f" to {end}" if end else " or more"
-                known = group.at_least if end == group.at_least else f"{group.at_least}{span}"
+                up_to = " or more" if end is None else f" to {end}" if end > group.at_least else ""
                 kept.append(
-                    f"users with {known} known interactions keep the recall order ({group.gain} {METRIC} "
-                    f"on {group.gain.n} of them)"
+                    f"users with {group.at_least}{up_to} known interactions keep the recall order ({group.gain} "
+                    f"{METRIC} on {group.gain.n} of them)"
                 )
         return kept
 
