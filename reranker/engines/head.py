@@ -42,7 +42,7 @@ class Head:
         """
         normaliser = torch.cat([self._normaliser(part) for part in torch.split(hidden, _ROWS)])
         if reads is not None:
-            hidden, normaliser = hidden[reads], normaliser[reads]
+            hidden, normaliser = hidden.index_select(0, reads), normaliser.index_select(0, reads)
         weight, states = _exact(self._weight[targets]), _exact(hidden)
         logits = (weight * (states if targets.ndim == 1 else states[:, None])).sum(dim=-1)
         if self._bias is not None:

@@ -27,7 +27,7 @@ Beginning = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
 _NAME = "reranker_packed"
 _OPAQUE = "reranker_packed_opaque"  # the same, which a compiler does not look into
 _TRUNK_BLOCK = 64  # queries of a trunk that attend together, and what larger blocks are multiples of
-_TRUNK_BLOCKS = 8  # at most: SDPA's own causal mask skips nothing within 512 keys on a CPU
+_TRUNK_BLOCKS = {"cpu": 8}  # at most: SDPA's own causal mask skips nothing within 512 keys on a CPU
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class AttentionKind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Side:
-    """Queries and the keys that they may attend to, a block a row or group. Padding stands at place 0.
+    """Queries and the keys that they may attend to, a block a row or group. Padding stands at any place.
 
     Attributes:
         queries: (n, most queries) places among the tokens.
@@ -96,7 +96,8 @@ def planned(rows: Sequence[PackedRow], behind: Beginning, kind: AttentionKind, d
     keys = np.concatenate([np.tile(np.arange(begin), (len(rows), 1)), trunks], axis=1)
     known = np.concatenate([np.ones((len(rows), begin), dtype=np.bool_), real], axis=1)
     sees = np.tri(trunks.shape[1], keys.shape[1], begin, dtype=np.bool_) & known[:, None]
-    size = _TRUNK_BLOCK * -(-trunks.shape[1] // (_TRUNK_BLOCK * _TRUNK_BLOCKS))
+    blocks = _TRUNK_BLOCKS.get(device.type, 1)  # a GPU is kept waiting by every further launch
+    size = _TRUNK_BLOCK * -(-trunks.shape[1] // (_TRUNK_BLOCK * blocks))
     for start in range(0, trunks.shape[1], size):
         part, end = slice(start, start + size), begin + start + size
         builder.add(trunks[:, part], real[:, part], keys[:, :end], sees[:, part, :end])
@@ -165,10 +166,12 @@ class _Builder:
 
 
 def _padded(runs: Sequence[IntArray]) -> tuple[IntArray, BoolArray]:
-    """(n, longest) runs with 0 behind their ends, and which are real."""
+    """(n, longest) runs, with places of others behind their ends, evenly; and which are real."""
     real = np.arange(max(map(len, runs))) < np.array([len(run) for run in runs])[:, None]
-    padded = np.zeros(real.shape, dtype=np.int64)
-    padded[real] = np.concatenate(runs)
+    places = np.concatenate(runs)
+    padded = np.empty(real.shape, dtype=np.int64)
+    padded[real] = places
+    padded[~real] = np.resize(places, np.count_nonzero(~real))
     return padded, real
 
 
@@ -255,10 +258,21 @@ def _attention(
     kind = FULL if kwargs.get("sliding_window") is None else SLIDING
     tokens, keys, values = (one[0].transpose(0, 1) for one in (query, key, value))
     parts = [
-        _attend(tokens[side.queries], keys[side.keys], values[side.keys], _mask_of(side, kind), scaling)
+        _attend(
+            _rows(tokens, side.queries),
+            _rows(keys, side.keys),
+            _rows(values, side.keys),
+            _mask_of(side, kind),
+            scaling,
+        )
         for side in plan.sides
     ]
-    return torch.cat(parts)[plan.back][None], None
+    return _rows(torch.cat(parts), plan.back)[None], None
+
+
+def _rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """`values[places]`, whose own gradient would be sorted and summed place by place; 6 % faster on a CPU, too."""
+    return values.index_select(0, places.reshape(-1)).view(*places.shape, *values.shape[1:])
 
 
 def _mask_of(side: Side, kind: str) -> torch.Tensor:

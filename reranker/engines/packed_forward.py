@@ -152,7 +152,7 @@ class PackedLM:
             ).last_hidden_state[0]
         nodes = np.cumsum([0] + [len(row) for row in rows])[:-1] + [len(row.prefix) for row in rows]
         flat = [first + row.reads for first, row in zip(nodes, rows, strict=True)]
-        selected: torch.Tensor = states[self._tensor(np.concatenate(flat))]
+        selected: torch.Tensor = states.index_select(0, self._tensor(np.concatenate(flat)))
         return selected
 
     def _input(self, sequence: TokenSequence) -> torch.Tensor:

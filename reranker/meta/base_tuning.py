@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch.nn import functional
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Data
 from tqdm import tqdm
 
 from reranker.errors import ConfigError
@@ -86,18 +88,23 @@ class BaseTuner:
         sampler: where the text comes from.
         config: settings.
         directory: for the checkpoint; a run that finds one goes on exactly where it stopped.
+        workers: processes that write sequences ahead, for a device that reads faster than one process writes; what they
+            write is the same.
 
     Raises:
         ConfigError: the checkpoint in `directory` was made with other settings.
     """
 
-    def __init__(self, lm: Any, sampler: SequenceSampler, config: BaseTuningConfig, directory: Path) -> None:
+    def __init__(
+        self, lm: Any, sampler: SequenceSampler, config: BaseTuningConfig, directory: Path, workers: int = 0
+    ) -> None:
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(config.seed)
         self.config = config
         self.curve = Curve()
         self._sampler = sampler
+        self._workers = workers
         self._directory = directory
         self._device = lm.device
         self._trunk, self._head, self._embeddings = lm.base_model, lm.get_output_embeddings(), lm.get_input_embeddings()
@@ -115,17 +122,22 @@ class BaseTuner:
         bar = tqdm(
             total=self.config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="tune-base"
         )
+        first = len(self.curve.losses)
         with bar:
-            while (step := len(self.curve.losses)) < self.config.steps:
-                loss = self._step(step)
+            for step, batch in enumerate(self._batches(first), first):
+                loss = self._step(step, batch)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
                 if (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps:
                     self._save()
         return self._model
 
-    def _step(self, step: int) -> float:
-        batch = self._sampler.batch(step, self.config.tokens_per_step)
+    def _batches(self, first: int) -> Iterator[list[TrainingSequence]]:
+        """Those of the steps from `first` on."""
+        left = _Batches(self._sampler, range(first, self.config.steps), self.config.tokens_per_step)
+        yield from DataLoader(left, batch_size=None, collate_fn=list, num_workers=self._workers)
+
+    def _step(self, step: int, batch: Sequence[TrainingSequence]) -> float:
         scored = sum(len(one) - one.scored_from for one in batch)
         total = 0.0
         for part in _parts(batch, _CPU_BATCH_TOKENS if self._device.type == "cpu" else _CUDA_BATCH_TOKENS):
@@ -202,6 +214,19 @@ class BaseTuner:
         self._publish()
         self.curve = Curve(losses=list(kept["losses"]), tokens=kept["tokens"])
         logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
+
+
+class _Batches(Data[list[TrainingSequence]]):
+    """The sequences of each step."""
+
+    def __init__(self, sampler: SequenceSampler, steps: range, tokens: int) -> None:
+        self._sampler, self._steps, self._tokens = sampler, steps, tokens
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, place: int) -> list[TrainingSequence]:
+        return self._sampler.batch(self._steps[place], self._tokens)
 
 
 def _parts(batch: Sequence[TrainingSequence], tokens: int) -> Iterator[list[TrainingSequence]]:

@@ -48,6 +48,7 @@ def tune_base(
     history_items: int = 24,
     dtype: str = "auto",
     device: str = "cpu",
+    workers: int = 0,
     progress: bool = False,
 ) -> TunedBase:
     """Adapts the base model by next-title language modelling and saves it.
@@ -61,6 +62,7 @@ def tune_base(
         history_items: items a sequence, at most.
         dtype: the model computes in: "bfloat16", "float32" or "auto".
         device: "cpu" or "cuda".
+        workers: processes that write sequences ahead; 0 for none.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -89,7 +91,7 @@ def tune_base(
             )
         )
     sampler = SequenceSampler(domains, config.temperature, config.category_dropout, config.seed)
-    tuner = BaseTuner(lm, sampler, config, out)
+    tuner = BaseTuner(lm, sampler, config, out, workers)
     tuned = tuner.run(progress)
     tuned.save_pretrained(out / "adapter")
     name_base(out / "adapter", source.model_id, source.sha256)

@@ -1,6 +1,7 @@
 """The attention of packed rows against one mask over all pairs of tokens."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reranker.engines import packed_attention
 from reranker.engines.packed_attention import FULL, SLIDING, AttentionKind, attending, planned
 from reranker.engines.packed_attention import _attention as attention
 from reranker.engines.packing import PackedRow, pack
@@ -51,23 +53,25 @@ def dense(rows: list[PackedRow], begin: int, window: int | None) -> np.ndarray:
     return sees
 
 
+@pytest.mark.parametrize("blocks", [{"cpu": 8}, {}], ids=["trunks in blocks", "trunks whole, as on a GPU"])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(lists, min_size=1, max_size=3), st.integers(0, 9), st.integers(1, 8), st.integers(0, 99))
 def test_equals_one_mask_over_all_pairs(
-    packed: list[tuple[int, list[list[int]]]], begin: int, group_nodes: int, seed: int
+    blocks: dict[str, int], packed: list[tuple[int, list[list[int]]]], begin: int, group_nodes: int, seed: int
 ) -> None:
     rows = [row_of(prefix, candidates, group_nodes) for prefix, candidates in packed]
     draws = torch.Generator().manual_seed(seed)
     tokens = sum(map(len, rows))
     query, key, value = (
-        torch.randn((1, heads, count, DIM), generator=draws, dtype=torch.float64)
+        torch.randn((1, heads, count, DIM), generator=draws, dtype=torch.float64, requires_grad=True)
         for heads, count in ((HEADS, tokens), (KEY_HEADS, begin + tokens), (KEY_HEADS, begin + tokens))
     )
     kind = AttentionKind(layers=frozenset({FULL, SLIDING}), window=WINDOW, queries=2, dtype=torch.float64)
     other = torch.full((1, KEY_HEADS, begin, DIM), torch.nan, dtype=torch.float64)  # of a layer before
     behind = {0: (other, other), 1: (key[:, :, :begin], value[:, :, :begin])} if begin else {}
     own = key[:, :, begin:], value[:, :, begin:]
-    plan = planned(rows, behind, kind, torch.device("cpu"))
+    with mock.patch.dict(packed_attention._TRUNK_BLOCKS, blocks, clear=True):
+        plan = planned(rows, behind, kind, torch.device("cpu"))
     for window in (None, WINDOW):
         with attending(plan):
             ours, _ = attention(SimpleNamespace(layer_idx=1), query, *own, None, scaling=0.3, sliding_window=window)
@@ -75,6 +79,20 @@ def test_equals_one_mask_over_all_pairs(
         scores = scores.masked_fill(torch.from_numpy(~dense(rows, begin, window)), float("-inf"))
         theirs = scores.softmax(dim=-1) @ value.repeat_interleave(2, dim=1)
         torch.testing.assert_close(ours, theirs.transpose(1, 2))
+        push = torch.randn(ours.shape, generator=draws, dtype=torch.float64)
+        ours_back, theirs_back = (
+            torch.autograd.grad(one, (query, key, value), push) for one in (ours, theirs.transpose(1, 2))
+        )
+        torch.testing.assert_close(ours_back, theirs_back)
+
+
+def test_padding_is_spread() -> None:
+    """A GPU adds up the gradients of one place one after another, so none may have most of them."""
+    rows = [row_of(150, [[7, 5]], 64), *(row_of(2, [[7, 5]], 64) for _ in range(20))]
+    kind = AttentionKind(layers=frozenset({FULL}), window=0, queries=1, dtype=torch.float32)
+    for side in planned(rows, {}, kind, torch.device("cpu")).sides:
+        for places in (side.queries, side.keys):
+            assert places.unique(return_counts=True)[1].max() <= 4 + 2 * places.numel() / sum(map(len, rows))
 
 
 def test_work_grows_with_the_list_and_not_with_its_square() -> None:

@@ -62,6 +62,10 @@ def test_the_adapter_names_its_base_and_keeps_its_tensors(base, adapter):
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.bfloat16}  # noqa: SIM118  no dict
 
 
+def test_no_model_card_with_a_local_path_is_left(adapter):
+    assert sorted(file.name for file in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
 def edit(adapter, **changes):
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

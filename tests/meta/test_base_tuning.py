@@ -112,6 +112,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     assert resumed.curve.losses == whole.curve.losses
 
 
+def test_sequences_that_are_written_ahead_are_the_same(
+    tiny: Path, data: Dataset, renderer: PromptRenderer, tmp_path: Path
+) -> None:
+    alone = tuner(tiny, data, renderer, tmp_path / "alone")
+    alone.run()
+    sampler = SequenceSampler([DomainTexts(data=data, renderer=renderer)])
+    ahead = BaseTuner(load_causal_lm(tiny, "float32", "cpu"), sampler, CONFIG, tmp_path / "ahead", workers=2)
+    ahead.run()
+    assert ahead.curve == alone.curve
+
+
 def test_a_checkpoint_of_other_settings_is_refused(
     tiny: Path, data: Dataset, renderer: PromptRenderer, tmp_path: Path
 ) -> None:
