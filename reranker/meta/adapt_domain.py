@@ -12,11 +12,11 @@ from tqdm import tqdm
 from candidate_gen import ALSRecall
 from reranker.bootstrap import Interval, mean_interval
 from reranker.errors import ConfigError, DataError
-from reranker.meta.coefficients import ListReader, Recording
+from reranker.meta.coefficients import ListReader, Recording, cross_fitted_losses
 from reranker.meta.contexts import ContextReader, context_leaves
 from reranker.meta.objectives import conditional_logit
 from reranker.meta.outer import PROMPT, RATE, adapt
-from reranker.meta.reading import EpisodeReader, Values, list_losses, tokens_at_once
+from reranker.meta.reading import EpisodeReader, Values, tokens_at_once
 from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.meta.tasks import Episode, TaskDomain, TaskSampler
 from reranker.personal import CONTEXT_FILE, ContextMap
@@ -133,7 +133,7 @@ def adapt_domain(
 
     A better prompt joins the reranker's bank under the domain's name, so that `fit` uses it and `save` keeps it.
     Lists are replayed as in `meta-train`, with a recall stage that has not seen what was chosen; the prompts are
-    compared under coefficients fitted for the one it starts from.
+    compared each under coefficients fitted to it, on the other half of the lists.
 
     Args:
         reranker: from `Reranker.from_pretrained`; its `n_candidates` and `min_history` shape the lists.
@@ -247,13 +247,11 @@ class _Lists:
         """(users,) loss of each user's newest list, in nats; users in the order of the domain."""
         newest = list({one.user_id: one for one in reversed(domain.episodes)}.values())  # rounds go back in time
         sampler = TaskSampler([replace(domain, episodes=newest)], negatives=self._negatives)
-        losses: dict[UserId, float] = {}
         with torch.no_grad():
-            for part in self.loss.parts(values, list(sampler.fixed(len(newest)))):
-                read = list_losses(
-                    part.components, part.episodes, self._episodes.coefficients, conditional_logit, evidence=True
-                )
-                losses.update(zip([one.user_id for one in part.episodes], read.tolist(), strict=True))
+            parts = list(self.loss.parts(values, list(sampler.fixed(len(newest)))))
+        users = [one.user_id for part in parts for one in part.episodes]
+        read = cross_fitted_losses(parts, self._coefficients, conditional_logit, evidence=True)
+        losses: dict[UserId, float] = dict(zip(users, read.tolist(), strict=True))
         return np.array([losses[one.user_id] for one in newest])
 
 

@@ -7,11 +7,16 @@ import numpy as np
 import torch
 
 from reranker.fusion import ConditionalLogit
-from reranker.meta.reading import Part, Values
+from reranker.meta.objectives import Objective
+from reranker.meta.reading import Part, Values, list_losses
 from reranker.meta.tasks import Episode
 
 _WINDOW_LISTS = 512
 _RIDGE = 3.0  # of coefficients at the components' spread within a list; heavier, the loss was above that without LLM
+
+
+ReadList = dict[str, torch.Tensor]
+"""What was read of a list: components (n_candidates, 3), evidence and chosen (n_candidates,)."""
 
 
 class ListReader(Protocol):
@@ -25,42 +30,77 @@ class Recording:
     """A reader that remembers what it read.
 
     Attributes:
-        window: the newest lists: components (n_candidates, 3), evidence and chosen (n_candidates,).
+        window: the newest lists.
     """
 
     def __init__(self, reader: ListReader) -> None:
-        self.window: list[dict[str, torch.Tensor]] = []
+        self.window: list[ReadList] = []
         self._reader = reader
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
         """As the reader reads them."""
         for part in self._reader.parts(values, episodes):
-            for components, episode in zip(part.components, part.episodes, strict=True):
-                self.window.append(
-                    {
-                        "components": components.cpu().double(),
-                        "evidence": torch.from_numpy(episode.evidence),
-                        "chosen": torch.from_numpy(episode.chosen),
-                    }
-                )
+            self.window += map(_read_list, part.components, part.episodes)
             yield part
         del self.window[:-_WINDOW_LISTS]
 
     def fit(self, around: Sequence[float], evidence: bool) -> tuple[float, float, float]:
-        """Coefficients of sum, mean and prior that fit the window best, near `around`.
+        """Those that fit the window best, as `fit_coefficients` has them."""
+        return fit_coefficients(self.window, around, evidence)
 
-        Args:
-            around: (3,) coefficients that the ridge pulls to.
-            evidence: whether the evidence stands in the utility; it has a weight of its own here, pulled to 1.
-        """
-        raw = torch.cat([one["components"] for one in self.window]).numpy()
-        offsets = torch.cat([one["evidence"] for one in self.window]).numpy()
-        chosen = torch.cat([one["chosen"] for one in self.window]).numpy()
-        list_index = np.repeat(np.arange(len(self.window)), [len(one["evidence"]) for one in self.window])
-        within = torch.cat([one["components"] - one["components"].mean(dim=0) for one in self.window]).numpy()
-        spread = np.maximum(within.std(axis=0), 1e-9)
-        features = np.column_stack([raw / spread, offsets if evidence else np.zeros(len(raw))])
-        centre = np.array([*(np.array(around) * spread), 1.0])
-        fitted = ConditionalLogit.fit(features, list_index, chosen, _RIDGE, centre)
-        a, b, c = (float(one) for one in fitted.weights[:3] / spread)
-        return a, b, c
+
+def fit_coefficients(lists: Sequence[ReadList], around: Sequence[float], evidence: bool) -> tuple[float, float, float]:
+    """Coefficients of sum, mean and prior that fit the lists best, near `around`.
+
+    Args:
+        lists: at least one.
+        around: (3,) coefficients that the ridge pulls to.
+        evidence: whether the evidence stands in the utility; it has a weight of its own here, pulled to 1.
+    """
+    raw = torch.cat([one["components"] for one in lists]).numpy()
+    offsets = torch.cat([one["evidence"] for one in lists]).numpy()
+    chosen = torch.cat([one["chosen"] for one in lists]).numpy()
+    list_index = np.repeat(np.arange(len(lists)), [len(one["evidence"]) for one in lists])
+    within = torch.cat([one["components"] - one["components"].mean(dim=0) for one in lists]).numpy()
+    spread = np.maximum(within.std(axis=0), 1e-9)
+    features = np.column_stack([raw / spread, offsets if evidence else np.zeros(len(raw))])
+    centre = np.array([*(np.array(around) * spread), 1.0])
+    fitted = ConditionalLogit.fit(features, list_index, chosen, _RIDGE, centre)
+    a, b, c = (float(one) for one in fitted.weights[:3] / spread)
+    return a, b, c
+
+
+def cross_fitted_losses(
+    parts: Sequence[Part], around: Sequence[float], objective: Objective, evidence: bool
+) -> torch.Tensor:
+    """(lists,) losses in the order of the parts, each half under coefficients that were fitted on the other half.
+
+    So prompts are compared by what a head makes of them that is fitted to each, as `Reranker.fit` will; under common
+    coefficients, those of the one that they fit would win.
+
+    Args:
+        parts: lists that were read under one prompt; the halves are the same for the same lists.
+        around: (3,) coefficients that the ridge pulls to; those of a single list.
+        objective: of the utilities.
+        evidence: whether the evidence stands in the utility.
+    """
+    components = [one for part in parts for one in part.components]
+    episodes = [one for part in parts for one in part.episodes]
+    halves = np.random.default_rng(0).permutation(len(episodes)) % 2
+    losses = torch.zeros(len(episodes), dtype=torch.float64)
+    for half in np.unique(halves):
+        mine, others = np.flatnonzero(halves == half), np.flatnonzero(halves != half)
+        fitted: Sequence[float] = around
+        if len(others):
+            fitted = fit_coefficients([_read_list(components[n], episodes[n]) for n in others], around, evidence)
+        read = list_losses([components[n] for n in mine], [episodes[n] for n in mine], fitted, objective, evidence)
+        losses[torch.from_numpy(mine)] = read.detach().cpu().double()
+    return losses
+
+
+def _read_list(components: torch.Tensor, episode: Episode) -> ReadList:
+    return {
+        "components": components.cpu().double(),
+        "evidence": torch.from_numpy(episode.evidence),
+        "chosen": torch.from_numpy(episode.chosen),
+    }

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.meta.coefficients import ListReader, Recording
+from reranker.meta.coefficients import ListReader, Recording, cross_fitted_losses
 from reranker.meta.contexts import ContextReader
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.evolution import Evolution
@@ -33,7 +33,8 @@ class TrainingCurve:
 
     Attributes:
         losses: mean loss of the lists of each step.
-        validation: (step, mean loss of the validation lists after that many steps); the first is the untrained prompt.
+        validation: (step, mean loss of the validation lists after that many steps), cross-fitted where coefficients are
+            fitted; the first is the untrained prompt.
         coefficients: (step, a, b, c) as they were fitted.
         lists: lists read forward and backward.
         without_llm: mean loss of the validation lists by the evidence alone (by chance, where none stands in the loss):
@@ -186,12 +187,16 @@ class MetaTrainer:
         self.curve.coefficients.append((step, a, b, c))
 
     def _validate(self) -> None:
-        """The objective alone, under the coefficients of this moment."""
+        """The objective alone, under coefficients of its own where they are fitted at all."""
         self._reseed(0)
         self._reader.title_weight = self._reader.category_weight = 0.0
         with torch.no_grad():
             parts = list(self._loss.parts(self.values, self._validation))
-        total = sum(part.loss.item() for part in parts)
+        if self.config.refit_every:
+            fitted_to = self.config.coefficients, self._reader.objective, self.config.evidence
+            total = float(cross_fitted_losses(parts, *fitted_to).sum())
+        else:
+            total = sum(part.loss.item() for part in parts)
         if self.curve.without_llm is None:
             self.curve.without_llm = self._without_llm(parts)
         step = len(self.curve.losses)
