@@ -5,10 +5,9 @@ their list, and only those targets. Positives are never added to a list unless a
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,20 +16,12 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.splits import Fold, pairs_in
 from reranker.fusion import EvidenceModel
-from reranker.protocols import RecallStage
+from reranker.protocols import HasItemFactors, RecallStage
 from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
-from reranker.types import IntArray, ItemId
+from reranker.types import IntArray
 
 ListProtocol = Literal["end_to_end", "covered"]
 PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
-
-
-@runtime_checkable
-class HasItemFactors(Protocol):
-    """A recall stage with a vector per item, as ALS has."""
-
-    def item_factors(self, item_ids: Iterable[ItemId]) -> NDArray[np.float32]:
-        """(len(item_ids), factors) vectors; zeros for unknown items."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

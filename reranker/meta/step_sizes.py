@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from reranker.errors import PromptError
 from reranker.softprompt import SoftPrompt
-from reranker.tensorfile import write_tensors
+from reranker.tensorfile import read_tensors, write_tensors
 
 STEP_SIZES_FILE = "step_sizes.safetensors"
 _RATES, _STEPS = "inner_rate", "inner_steps"
@@ -54,11 +53,10 @@ class StepSizes:
         Raises:
             PromptError: the file is missing, damaged or something else.
         """
-        try:
-            with safe_open(path, framework="np") as file:
-                return cls(rates=file.get_tensor(_RATES), steps=int((file.metadata() or {})[_STEPS]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise PromptError(f"{path} holds no step sizes ({error}): missing or damaged, train again") from error
+        tensors, notes = read_tensors(path, [_RATES], "file of step sizes")
+        if not notes.get(_STEPS, "").isdigit():
+            raise PromptError(f"{path} does not say how many steps its sizes are for: save it again")
+        return cls(rates=tensors[_RATES], steps=int(notes[_STEPS]))
 
     @classmethod
     def beside(cls, prompt: Path) -> "StepSizes | None":

@@ -87,7 +87,7 @@ def test_step_sizes_of_another_prompt_are_refused(tiny: Path, trained: Path, tmp
     with pytest.raises(PromptError, match="another prompt"):
         adapted(opened(tiny, trained), StepSizes(rates=np.ones((K + 1, DIM)), steps=1))
     (tmp_path / STEP_SIZES_FILE).write_bytes(b"damaged")
-    with pytest.raises(PromptError, match="holds no step sizes"):
+    with pytest.raises(PromptError, match="is no file of step sizes"):
         StepSizes.beside(tmp_path)
 
 
