@@ -235,12 +235,13 @@ class Reader:
 
             from reranker.engines.causal_lm import load_causal_lm
             from reranker.engines.packed_forward import PackedLM
+            from reranker.engines.precision import AUTO_DEVICE, chosen_device
         except ImportError as error:
             raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
         if self._packed is None:
             self._packed = getattr(self.engine, "packed_lm", None)
         if self._packed is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = chosen_device(AUTO_DEVICE)
             source = resolve_model(self.config.model)
             self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
         return self._packed

@@ -21,7 +21,7 @@ def tune_base(
     hold_out: Annotated[int, typer.Option("--hold-out", min=0, help="newest interactions a user left out")] = 2,
     history_items: Annotated[int, typer.Option("--history-items", min=1, help="items a sequence, at most")] = 24,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="processes that write ahead for a fast device")] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which precision a model computes in."""
+"""Where a model computes, and in which precision."""
 
 import platform
 
@@ -6,6 +6,16 @@ from reranker.errors import ConfigError
 
 AUTO_DTYPE = "auto"
 DTYPES = ("bfloat16", "float32")
+AUTO_DEVICE = "auto"
+
+
+def chosen_device(device: str) -> str:
+    """The device as it was given ("cpu", "cuda:1", ...); for "auto" CUDA where there is one, else the CPU."""
+    import torch
+
+    if device != AUTO_DEVICE:
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def chosen_dtype(dtype: str, device: str) -> str:

@@ -16,7 +16,7 @@ from reranker.engines.generation import draw, written
 from reranker.engines.packed_attention import Beginning
 from reranker.engines.packed_forward import PackedLM
 from reranker.engines.packing import PackedRow, batches, pack, split_common
-from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
+from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.errors import EngineError
@@ -44,7 +44,7 @@ class TorchEngine:
     Args:
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
         dtype: "bfloat16", "float32" or "auto" (see `precision`).
-        device: "cpu", "cuda", "cuda:1", ...; None takes CUDA when there is one.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" takes CUDA when there is one.
         max_batch_tokens: bound on the tokens of one forward pass. None: by device.
         compiled: compile the layers (`torch.compile`), which takes a while at the first lists, and a C++ compiler;
             without one, these raise EngineError.
@@ -61,11 +61,11 @@ class TorchEngine:
         model: Model,
         *,
         dtype: str = AUTO_DTYPE,
-        device: str | None = None,
+        device: str = AUTO_DEVICE,
         max_batch_tokens: int | None = None,
         compiled: bool = False,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(chosen_device(device))
         self.dtype = chosen_dtype(dtype, self.device.type)
         source = resolved(model)
         default_tokens = _CPU_BATCH_TOKENS if self.device.type == "cpu" else _CUDA_BATCH_TOKENS

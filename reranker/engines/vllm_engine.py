@@ -24,7 +24,7 @@ from reranker.engines.causal_lm import (
     resolved,
 )
 from reranker.engines.generation import written
-from reranker.engines.precision import AUTO_DTYPE, chosen_dtype
+from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
 from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
@@ -72,9 +72,8 @@ class VLLMEngine:
         max_length: int | None = None,
         **vllm_options: Any,
     ) -> None:
-        import torch
 
-        self.dtype = chosen_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = chosen_dtype(dtype, chosen_device(AUTO_DEVICE))
         source = resolved(model)
         require_working_packages(broken_packages())
         self.tokenizer = HubTokenizer(source.path)

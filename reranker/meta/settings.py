@@ -84,7 +84,8 @@ class MetaConfig(SettingsModel):
         checkpoint_every: steps.
         seed: of every draw.
         dtype: the model computes in: "bfloat16", "float32", or "auto", as `RerankerConfig` has it.
-        device: "cpu", "cuda", ...; engines other than torch, which "es" may read through, choose their own.
+        device: "cpu", "cuda", ...; "auto" takes CUDA when there is one. Engines other than torch, which "es" may read
+            through, choose their own.
     """
 
     REFUSAL: ClassVar[str] = "meta-train settings: {problems}"
@@ -134,7 +135,7 @@ class MetaConfig(SettingsModel):
     checkpoint_every: int = Field(default=5, ge=1)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    device: str = "cpu"
+    device: str = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> "MetaConfig":

@@ -256,7 +256,7 @@ class MetaTrainer:
         path = self._directory / CHECKPOINT
         if not path.exists():
             return
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, weights_only=True, map_location="cpu")  # a run may go on elsewhere
         if MetaConfig.model_validate_json(kept["config"]) != self.config:
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
@@ -264,7 +264,7 @@ class MetaTrainer:
         with torch.no_grad():
             for name, value in self.values.items():
                 value.copy_(kept["values"][name])
-        self.best = kept["best"]
+        self.best = {name: value.to(self.values[name].device) for name, value in kept["best"].items()}
         self._optimizer.load_state_dict(kept["optimizer"])
         self._algorithm.restore(kept.get("algorithm", {}))
         self._recording.window = kept["window"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from reranker.config import RerankerConfig
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.precision import chosen_device
 from reranker.hub import load_dataset, merge_lora, name_base, resolve_model
 from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
@@ -47,7 +48,7 @@ def tune_base(
     hold_out: int = 2,
     history_items: int = 24,
     dtype: str = "auto",
-    device: str = "cpu",
+    device: str = "auto",
     workers: int = 0,
     progress: bool = False,
 ) -> TunedBase:
@@ -61,7 +62,7 @@ def tune_base(
         hold_out: newest interactions of each user that the model must not see.
         history_items: items a sequence, at most.
         dtype: the model computes in: "bfloat16", "float32" or "auto".
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", ...; "auto" takes CUDA when there is one.
         workers: processes that write sequences ahead; 0 for none.
         progress: show a progress bar on stderr.
 
@@ -70,7 +71,7 @@ def tune_base(
         ConfigError: `out` holds a run with other settings.
     """
     source = resolve_model(reranker.model)
-    lm: Any = load_causal_lm(source.path, dtype, device)
+    lm: Any = load_causal_lm(source.path, dtype, chosen_device(device))
     tokenizer = HubTokenizer(source.path)
     domains = []
     for domain, place in sources:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from reranker.engines import available_engines, choose_engine, load_engine
+from reranker.engines.precision import chosen_device
 from reranker.errors import ConfigError
 
 
@@ -35,3 +36,14 @@ def test_importing_the_engines_loads_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "chosen"), [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")]
+)
+def test_a_gpu_is_taken_where_there_is_one_and_nothing_else_is_asked_for(
+    asked: str, there: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert chosen_device(asked) == chosen
