@@ -72,7 +72,6 @@ class VLLMEngine:
         max_length: int | None = None,
         **vllm_options: Any,
     ) -> None:
-
         self.dtype = chosen_dtype(dtype, chosen_device(AUTO_DEVICE))
         source = resolved(model)
         require_working_packages(broken_packages())
