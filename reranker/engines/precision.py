@@ -11,10 +11,10 @@ AUTO_DEVICE = "auto"
 
 def chosen_device(device: str) -> str:
     """The device as it was given ("cpu", "cuda:1", ...); for "auto" CUDA where there is one, else the CPU."""
-    import torch
-
     if device != AUTO_DEVICE:
         return device
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -134,8 +134,8 @@ class BaseTuner:
 
     def _batches(self, first: int) -> Iterator[list[TrainingSequence]]:
         """Those of the steps from `first` on."""
-        left = _Batches(self._sampler, range(first, self.config.steps), self.config.tokens_per_step)
-        yield from DataLoader(left, batch_size=None, collate_fn=list, num_workers=self._workers)
+        batches, steps = _Batches(self._sampler, self.config.tokens_per_step), range(first, self.config.steps)
+        yield from DataLoader(batches, batch_size=None, sampler=steps, collate_fn=list, num_workers=self._workers)
 
     def _step(self, step: int, batch: Sequence[TrainingSequence]) -> float:
         scored = sum(len(one) - one.scored_from for one in batch)
@@ -217,16 +217,13 @@ class BaseTuner:
 
 
 class _Batches(Data[list[TrainingSequence]]):
-    """The sequences of each step."""
+    """Step -> its sequences."""
 
-    def __init__(self, sampler: SequenceSampler, steps: range, tokens: int) -> None:
-        self._sampler, self._steps, self._tokens = sampler, steps, tokens
+    def __init__(self, sampler: SequenceSampler, tokens: int) -> None:
+        self._sampler, self._tokens = sampler, tokens
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, place: int) -> list[TrainingSequence]:
-        return self._sampler.batch(self._steps[place], self._tokens)
+    def __getitem__(self, step: int) -> list[TrainingSequence]:
+        return self._sampler.batch(step, self._tokens)
 
 
 def _parts(batch: Sequence[TrainingSequence], tokens: int) -> Iterator[list[TrainingSequence]]:

@@ -40,7 +40,7 @@ class Recording:
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
         """As the reader reads them."""
         for part in self._reader.parts(values, episodes):
-            self.window += map(_read_list, part.components, part.episodes)
+            self.window += _read_lists(part)
             yield part
         del self.window[:-_WINDOW_LISTS]
 
@@ -86,21 +86,23 @@ def cross_fitted_losses(
     """
     components = [one for part in parts for one in part.components]
     episodes = [one for part in parts for one in part.episodes]
-    halves = np.random.default_rng(0).permutation(len(episodes)) % 2
-    losses = torch.zeros(len(episodes), dtype=torch.float64)
+    lists = [one for part in parts for one in _read_lists(part)]
+    halves = np.random.default_rng(0).permutation(len(lists)) % 2
+    losses = torch.zeros(len(lists), dtype=torch.float64)
     for half in np.unique(halves):
         mine, others = np.flatnonzero(halves == half), np.flatnonzero(halves != half)
-        fitted: Sequence[float] = around
-        if len(others):
-            fitted = fit_coefficients([_read_list(components[n], episodes[n]) for n in others], around, evidence)
+        fitted = fit_coefficients([lists[n] for n in others], around, evidence) if len(others) else around
         read = list_losses([components[n] for n in mine], [episodes[n] for n in mine], fitted, objective, evidence)
         losses[torch.from_numpy(mine)] = read.detach().cpu().double()
     return losses
 
 
-def _read_list(components: torch.Tensor, episode: Episode) -> ReadList:
-    return {
-        "components": components.cpu().double(),
-        "evidence": torch.from_numpy(episode.evidence),
-        "chosen": torch.from_numpy(episode.chosen),
-    }
+def _read_lists(part: Part) -> list[ReadList]:
+    return [
+        {
+            "components": components.cpu().double(),
+            "evidence": torch.from_numpy(episode.evidence),
+            "chosen": torch.from_numpy(episode.chosen),
+        }
+        for components, episode in zip(part.components, part.episodes, strict=True)
+    ]

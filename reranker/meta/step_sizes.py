@@ -54,7 +54,7 @@ class StepSizes:
             PromptError: the file is missing, damaged or something else.
         """
         tensors, notes = read_tensors(path, [_RATES], "file of step sizes")
-        if not notes.get(_STEPS, "").isdigit():
+        if not notes.get(_STEPS, "").isdecimal():
             raise PromptError(f"{path} does not say how many steps its sizes are for: save it again")
         return cls(rates=tensors[_RATES], steps=int(notes[_STEPS]))
 

@@ -193,8 +193,8 @@ class MetaTrainer:
         with torch.no_grad():
             parts = list(self._loss.parts(self.values, self._validation))
         if self.config.refit_every:
-            fitted_to = self.config.coefficients, self._reader.objective, self.config.evidence
-            total = float(cross_fitted_losses(parts, *fitted_to).sum())
+            around, evidence = self.config.coefficients, self.config.evidence
+            total = float(cross_fitted_losses(parts, around, self._reader.objective, evidence).sum())
         else:
             total = sum(part.loss.item() for part in parts)
         if self.curve.without_llm is None:
