@@ -33,9 +33,8 @@ TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
 """System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
-FIT_LISTS = {"embedding": 5000}
-"""Read-out -> lists for fitting where no number is given; hidden states are read once an item, not once a list."""
-FIT_LISTS_ELSE = 300
+FIT_LISTS = 300
+"""For fitting, a domain, where no number is given; by embedding all, for that reads items and no lists."""
 
 
 def main(
@@ -47,7 +46,7 @@ def main(
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
-    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: 5000 by embedding, else 300")] = 0,
+    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: all by embedding, else 300")] = 0,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
@@ -76,14 +75,14 @@ def judge(
 
     Args:
         duels: names of variants that are compared with each other.
-        fit_users: lists for fitting, a domain; 0 for `FIT_LISTS`.
+        fit_users: lists for fitting, a domain; 0 for the default.
         asked: goes into `meta.json`, beside the machine.
     """
     cold = any(one.cold_items for one in folds)
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
-        lists = fit_users or FIT_LISTS.get(one.config.scoring, FIT_LISTS_ELSE)
+        lists = fit_users or (None if one.config.scoring == "embedding" else FIT_LISTS)
         factories |= _systems(one, [fold.domain for fold in folds], lists, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
@@ -151,7 +150,9 @@ def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
     return Suite(RerankerConfig(), no_engine).factories(names)
 
 
-def _systems(variant: Variant, domains: Sequence[str], fit_users: int, readings: Path) -> dict[str, SystemFactory]:
+def _systems(
+    variant: Variant, domains: Sequence[str], fit_users: int | None, readings: Path
+) -> dict[str, SystemFactory]:
     """The learned systems of one variant, which share one engine and its readings."""
     suite = Suite(
         variant.config,

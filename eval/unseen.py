@@ -38,7 +38,7 @@ def main(
     config: Annotated[Path | None, typer.Option(help="YAML with fields of MetaConfig; domains are set here")] = None,
     adapt_users: Annotated[int, typer.Option(help="users of the new domain that adapt the prompt")] = 100,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
-    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = meta.FIT_LISTS_ELSE,
+    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = meta.FIT_LISTS,
     engine: str = "auto",
 ) -> None:
     """Leave one domain out: train on the others, adapt to it, judge on it."""

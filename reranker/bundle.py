@@ -40,7 +40,7 @@ from reranker.table_files import read_table, write_table
 from reranker.tables import ITEM, USER, Dataset
 from reranker.types import ModelInfo
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _MANIFEST = "bundle.yaml"
 _STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")

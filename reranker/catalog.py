@@ -40,7 +40,9 @@ class Catalog:
         return [str(item[TITLE]) for item in self.items(ids)]
 
 
-def tastes(catalog: Catalog, evidence: EvidenceModel) -> tuple[list[Item], NDArray[np.float32], NDArray[np.float64]]:
+def chosen_items(
+    catalog: Catalog, evidence: EvidenceModel
+) -> tuple[list[Item], NDArray[np.float32], NDArray[np.float64]]:
     """Items that have a text, their (n, n_factors) vectors in the recall space and (n,) how often each was chosen."""
     rows = [row for row, item in enumerate(evidence.item_ids) if item in catalog]
     items = catalog.items(evidence.item_ids[row] for row in rows)

@@ -5,8 +5,12 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from reranker.errors import ConfigError
+from reranker.moments import MOMENTS
 from reranker.prompting import PromptSettings
 from reranker.settings_model import SettingsModel
+
+READ_LISTS = 1000
+"""Lists that a read-out reads for fitting where nothing else is asked for."""
 
 ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
 
@@ -34,7 +38,10 @@ class RerankerConfig(SettingsModel):
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         soft_tokens: length of the soft prompt; 0 for none.
         n_candidates: length of the recall lists that `fit` learns on; make it the length you will serve.
-        fit_users: how many users' lists the LLM scores in `fit`, at most; None for all.
+        fit_users: how many lists the LLM scores in `fit`, at most; by default all by "embedding", which reads items and
+            no list, and `READ_LISTS` by the other read-outs.
+        moments: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
+            ones only where the newer gave few lists (`reranker.moments.ENOUGH_LISTS`).
         min_history: users with fewer interactions than this before the held-out one teach nothing.
         l2: ridge penalty of the fusion head.
         seed: of every random choice.
@@ -49,10 +56,16 @@ class RerankerConfig(SettingsModel):
     prompt: PromptSettings = PromptSettings()
     soft_tokens: int = Field(default=16, ge=0)
     n_candidates: int = Field(default=50, ge=2)
-    fit_users: int | None = Field(default=1000, ge=10)
+    fit_users: int | None = Field(default=None, ge=10)
+    moments: int = Field(default=MOMENTS, ge=1)
     min_history: int = Field(default=1, ge=1)
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def lists_to_read(self) -> int | None:
+        """`fit_users`, or what stands for it by default; None for all."""
+        return self.fit_users or (None if self.scoring == "embedding" else READ_LISTS)
 
     @field_validator("engine_options")
     @classmethod

@@ -71,7 +71,7 @@ def _as_served(reranker: Reranker, lists: CandidateLists, scores: pd.DataFrame) 
 
 
 def run_demo(
-    out: Path, echo: Echo, *, users: int = 500, fit_users: int = 1000, progress: bool = True, **settings: Any
+    out: Path, echo: Echo, *, users: int = 500, fit_users: int | None = None, progress: bool = True, **settings: Any
 ) -> DemoResult:
     """Fits on ml-100k without each user's last film, then ranks that film among ALS's top 50.
 
@@ -82,7 +82,7 @@ def run_demo(
         out: folder for ranked.parquet, candidates.parquet, bundle/ and summary.json.
         echo: takes each line of the report.
         users: test users, drawn at random; the statistics learn from all.
-        fit_users: lists that the LLM scores for fitting the fusion head, at most.
+        fit_users: lists that the LLM scores for fitting the fusion head, at most; by default all.
         progress: show progress bars on stderr.
         settings: fields of `RerankerConfig`.
     """

@@ -1,5 +1,6 @@
-"""The validation fold that `Reranker.fit` learns from: lists made before the item that the user chose next."""
+"""The validation folds that `Reranker.fit` learns from: lists made before the item that the user chose next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.errors import DataError
 from reranker.fusion import Choices, EvidenceModel
+from reranker.moments import MOMENTS, replay
 from reranker.protocols import HasItemFactors, RecallStage
 from reranker.tables import (
     ITEM,
@@ -19,16 +21,18 @@ from reranker.tables import (
     validate_candidates,
     validate_interactions,
 )
-from reranker.types import IntArray
+from reranker.types import IntArray, UserId
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValidationFold:
-    """Lists and what was chosen from them.
+    """Lists of one moment and what was chosen from them.
 
     Attributes:
+        before: the interactions that were known then.
         candidates: (rows) a validated candidates table.
-        evidence: statistics of the interactions before the held-out ones, histories included.
+        users: (n_users,) whose lists they are.
+        evidence: statistics of `before`, histories included.
         features: (rows, n_features) evidence features.
         list_index: (rows,) 0-based number of the user's list.
         chosen: (rows,) True where the user chose the item next.
@@ -36,7 +40,9 @@ class ValidationFold:
         n_known: (n_users,) interactions known of each user in `evidence`.
     """
 
+    before: pd.DataFrame
     candidates: pd.DataFrame
+    users: Sequence[UserId]
     evidence: EvidenceModel
     features: NDArray[np.float64]
     list_index: IntArray
@@ -74,7 +80,9 @@ class ValidationFold:
                 f"{len(users)} users. Propose more candidates, or check that the ids of both tables are the same"
             )
         return cls(
+            before=before,
             candidates=candidates,
+            users=list(users),
             evidence=evidence,
             features=evidence.features(candidates),
             list_index=list_index.astype(np.int64),
@@ -93,14 +101,8 @@ class ValidationFold:
             recall_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
             n_relevant=self.n_relevant,
             n_known=self.n_known,
+            users=self.users,
         )
-
-    def covered_lists(self, most: int | None, seed: int) -> IntArray:
-        """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
-        covered = np.unique(self.list_index[self.chosen])
-        if most is not None and len(covered) > most:
-            covered = np.sort(np.random.default_rng(seed).choice(covered, most, replace=False))
-        return covered
 
 
 def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: RecallStage | None) -> EvidenceModel:
@@ -111,6 +113,28 @@ def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: Reca
     space = recall if isinstance(recall, HasItemFactors) else ALSRecall().fit(interactions)
     ids = space.item_ids
     return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))
+
+
+def folds_from_recall(
+    data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0, moments: int = MOMENTS
+) -> list[ValidationFold]:
+    """`fold_from_recall` of the data, and of what was known before each of these folds, newest first, as `replay` has
+    it.
+
+    Raises:
+        DataError: of the newest.
+    """
+
+    def fold(known: pd.DataFrame) -> ValidationFold:
+        past = Dataset(interactions=known, items=data.items, domain=data.domain)
+        return fold_from_recall(past, recall, n, min_history, seed)
+
+    return replay(
+        lambda: fold_from_recall(data, recall, n, min_history, seed),
+        lambda newer: fold(newer.before),
+        lambda one: len(one.choices.covered_lists()),
+        moments,
+    )
 
 
 def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:

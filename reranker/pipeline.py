@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.bundle import BundleState, read_bundle, write_bundle
-from reranker.catalog import Catalog, scoring_lists, tastes
+from reranker.catalog import Catalog, chosen_items, scoring_lists
 from reranker.config import RerankerConfig, default_read_out
 from reranker.domain import DomainData, domain_tokens, with_newer_items
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
-from reranker.folds import ValidationFold, fold_from_logs, fold_from_recall
-from reranker.fusion import Blend, EvidenceModel, Order, as_order
+from reranker.folds import ValidationFold, fold_from_logs, folds_from_recall
+from reranker.fusion import Blend, Choices, EvidenceModel, Order, as_order
 from reranker.item_tokens import ItemTokens
 from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
@@ -115,7 +115,8 @@ class Reranker:
         """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
 
         Either give a fitted `recall` stage: each user's last interaction is held out, a clone of the stage is fitted on
-        the rest and proposes lists. Or give what your own recall served: `candidates`, and in `held_out` what the users
+        the rest and proposes lists; where these are few, the interaction before it teaches in the same way, and so on
+        (`moments`). Or give what your own recall served: `candidates`, and in `held_out` what the users
         chose afterwards.
 
         Args:
@@ -140,21 +141,23 @@ class Reranker:
         config = self.config
         data.require_shared_items()
         if logs is not None:
-            fold = fold_from_logs(data, *logs)
+            folds = [fold_from_logs(data, *logs)]
         elif recall is not None:
-            fold = fold_from_recall(data, recall, config.n_candidates, config.min_history, config.seed)
+            folds = folds_from_recall(
+                data, recall, config.n_candidates, config.min_history, config.seed, config.moments
+            )
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
-        self.reader = self.reader.for_domain(data.domain, with_newer_items(tokens, fold.evidence))
+        self.reader = self.reader.for_domain(data.domain)
         self.recall = recall
         self._data = DomainData.build(data, recall)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
-        self.reader.learn_taste(*tastes(self._data.catalog, fold.evidence))  # of before the choices that it predicts
-        components = self._read_fold(fold, progress)
-        self.reader.learn_taste(*tastes(self._data.catalog, self._data.evidence))
+        components = self._read_folds(folds, tokens, progress)
+        self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
-        self.blend = Blend.fit(fold.choices, components, self.reader.scoring.components, config.l2, config.seed)
+        choices = Choices.joined([fold.choices for fold in folds])
+        self.blend = Blend.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
         return self
 
@@ -551,14 +554,25 @@ class Reranker:
 
         return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens, reader.item_tokens)
 
-    def _read_fold(self, fold: ValidationFold, progress: bool) -> dict[int, NDArray[np.float64]]:
-        """Components of the covered lists; contexts start from the histories of that moment, without gradient steps."""
-        numbers = fold.covered_lists(self.config.fit_users, self.config.seed)
-        rows = np.isin(fold.list_index, numbers)
-        components = self.llm_components(
-            fold.candidates[rows].reset_index(drop=True), evidence=fold.evidence, states={}, progress=progress
-        )
-        return dict(zip(map(int, numbers), components, strict=True))
+    def _read_folds(
+        self, folds: Sequence[ValidationFold], tokens: ItemTokens | None, progress: bool
+    ) -> dict[int, NDArray[np.float64]]:
+        """Components of the lists that teach, numbered on from one fold to the next; the newest first.
+
+        Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of
+        that moment, without gradient steps.
+        """
+        components: dict[int, NDArray[np.float64]] = {}
+        most, before = self.config.lists_to_read, 0
+        for fold in folds:
+            numbers = fold.choices.covered_lists(None if most is None else most - len(components), self.config.seed)
+            lists = fold.candidates[np.isin(fold.list_index, numbers)].reset_index(drop=True)
+            self.reader.item_tokens = with_newer_items(tokens, fold.evidence)
+            self.reader.learn_choices(*chosen_items(self._require_data().catalog, fold.evidence))
+            read = self.llm_components(lists, evidence=fold.evidence, states={}, progress=progress)
+            components |= zip((before + numbers).tolist(), read, strict=True)
+            before += len(fold.users)
+        return components
 
     def _require_data(self) -> DomainData:
         if self._data is None:

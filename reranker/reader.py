@@ -89,17 +89,9 @@ class Reader:
         self._packed: PackedLM | None = None
         self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
 
-    def for_domain(self, domain: str, item_tokens: ItemTokens | None = None) -> "Reader":
+    def for_domain(self, domain: str) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
-        return Reader(
-            self.config,
-            domain,
-            self.prompts,
-            PriorStore(),
-            self._engine,
-            contexts=self.contexts,
-            item_tokens=item_tokens,
-        )
+        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine, contexts=self.contexts)
 
     @property
     def model(self) -> ModelInfo:
@@ -248,7 +240,7 @@ class Reader:
 
     @property
     def compares_states(self) -> bool:
-        """Whether the read-out has to be shown items and tastes before it scores."""
+        """Whether the read-out has to be shown items and choices before it scores."""
         return "embedding" in self.config.scoring
 
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
@@ -256,18 +248,19 @@ class Reader:
         if self.compares_states and items:
             self._embedding().learn(items, self.config.seed)
 
-    def learn_taste(
+    def learn_choices(
         self, items: Sequence[Mapping[str, object]], vectors: NDArray[np.float32], counts: NDArray[np.float64]
     ) -> None:
-        """Shows who chooses what to a read-out that has to know it before it scores; after `learn_items`.
+        """Shows who chooses what, and how often, to a read-out that has to know it before it scores; after
+        `learn_items`.
 
         Args:
-            items: with their texts.
+            items: those of `learn_items`, and in their order.
             vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
         if self.compares_states and self.states.spaces is not None:
-            self._embedding().learn_taste(items, vectors, counts)
+            self._embedding().learn_choices(items, vectors, counts, self.config.seed)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Reads these texts now where the read-out keeps what it read of an item's text."""

@@ -11,7 +11,9 @@ from reranker.cli.options import DtypeOption, EngineOption, given
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for the results")] = Path("out/demo"),
     users: Annotated[int, typer.Option("--users", min=20, help="test users, at most 943")] = 500,
-    fit_users: Annotated[int, typer.Option("--fit-users", min=10, help="lists the LLM scores for fitting")] = 1000,
+    fit_users: Annotated[
+        int | None, typer.Option("--fit-users", min=10, help="lists the LLM scores for fitting")
+    ] = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:

@@ -53,7 +53,7 @@ def fit(
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
-    fit_users: Annotated[int | None, typer.Option("--fit-users", help="users the LLM scores, at most")] = None,
+    fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
 ) -> None:
     """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""

@@ -19,7 +19,7 @@ from reranker.evaluation.protocol import CandidateLists
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 6
+SCORES_VERSION = 7
 """Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
 
 READINGS_VERSION = 2

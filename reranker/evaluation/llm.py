@@ -5,6 +5,7 @@ Systems of one domain share the readings, so that a list is read by the model on
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.catalog import Catalog, scoring_lists, tastes
+from reranker.catalog import Catalog, chosen_items, scoring_lists
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
 from reranker.evaluation.controls import stacked
@@ -22,7 +23,18 @@ from reranker.evaluation.engines import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
-from reranker.fusion import FEATURES, Blend, Choices, ConditionalLogit, FusionHead, fit_fused, standardise_within_lists
+from reranker.fusion import (
+    FEATURES,
+    Blend,
+    Choices,
+    ConditionalLogit,
+    FusionHead,
+    fit_fused,
+    llm_columns,
+    llm_words,
+    standardise_within_lists,
+    user_numbers,
+)
 from reranker.personal import Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
@@ -34,7 +46,7 @@ from reranker.types import ItemId, UserId, UserState
 
 Components = NDArray[np.float64]
 
-_LAYOUT = 3  # of the components: readings that were kept under another mean something else
+_LAYOUT = 4  # of the components: readings that were kept under another mean something else
 
 
 def _texts_of(templates: Path | None) -> str:
@@ -147,13 +159,25 @@ class Readings:
             f"{_texts_of(self.config.prompt.directory)}{trained}"
         )
 
-    def teaching(self, lists: CandidateLists, users: int | None, seed: int = 0) -> CandidateLists:
-        """The lists with a target in them, for only these teach: a random `users` of them, the same at every call."""
-        key = id(lists), users
+    def teaching(self, moments: Sequence[CandidateLists], most: int | None) -> list[CandidateLists]:
+        """The lists with a target in them, for only these teach: at most `most` a domain, of the first moments first.
+
+        Of a moment of which not all are wanted, a random part, the same at every call.
+        """
+        found: list[CandidateLists] = []
+        read: Counter[str] = Counter()
+        for lists in moments:
+            taught = self._teaching_of(lists, None if most is None else max(0, most - read[lists.fold.domain]))
+            read[lists.fold.domain] += int(taught.covered.sum())
+            found.append(taught)
+        return found
+
+    def _teaching_of(self, lists: CandidateLists, most: int | None, seed: int = 0) -> CandidateLists:
+        key = id(lists), most
         if key not in self._teaching:
             covered = np.flatnonzero(lists.covered)
-            if users is not None and len(covered) > users:
-                covered = np.random.default_rng(seed).choice(covered, users, replace=False)
+            if most is not None and len(covered) > most:
+                covered = np.random.default_rng(seed).choice(covered, most, replace=False)
             self._teaching[key] = lists, lists.of_users(np.isin(np.arange(len(lists.fold.users)), covered))
         return self._teaching[key][1]
 
@@ -187,7 +211,7 @@ class Readings:
         if path is None or not path.exists():
             return None
         states = StateStore.load(path)
-        states.spaces = states.taste = None
+        states.spaces = states.taste = states.appeal = None
         return states
 
     def _keep_states(self, domain: str, states: StateStore) -> None:
@@ -205,7 +229,7 @@ class Readings:
         if reader.states.spaces is None:
             reader.learn_items(catalog.items(lists.fold.items[ITEM]))
         if reader.compares_states:  # the statistics are dear
-            reader.learn_taste(*tastes(catalog, lists.statistics))
+            reader.learn_choices(*chosen_items(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }
@@ -293,7 +317,7 @@ class LLMAlone(_LearnedSystem):
         self._logit: ConditionalLogit | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        taught = [self.readings.teaching(part, self.fit_users) for part in lists]
+        taught = self.readings.teaching(lists, self.fit_users)
         self._logit = ConditionalLogit.fit(*stacked(taught, self._features), l2=self.l2)
         return self
 
@@ -316,10 +340,11 @@ class Fused(_LearnedSystem):
         self.head: FusionHead | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        taught = [self.readings.teaching(part, self.fit_users) for part in lists]
-        words = self.readings.reader(lists[0].fold.domain).scoring.components
+        taught = self.readings.teaching(lists, self.fit_users)
+        words = llm_words(self.readings.reader(lists[0].fold.domain).scoring.components)
         evidence = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.evidence), l2=self.l2)
-        self.head = fit_fused(evidence, words, *stacked(taught, self._features), l2=self.l2)
+        users = user_numbers((part.fold.domain, user) for part in lists for user in part.fold.users)
+        self.head = fit_fused(evidence, words, *stacked(taught, self._features), l2=self.l2, users=users)
         return self
 
     def score(self, lists: CandidateLists) -> Components:
@@ -334,7 +359,7 @@ class Fused(_LearnedSystem):
         return raw[:, names.index("llm_prior")] if "llm_prior" in names else np.zeros(len(raw))
 
     def _features(self, lists: CandidateLists) -> Components:
-        llm = standardise_within_lists(self.readings.of(lists), lists.list_index)
+        llm = llm_columns(lists.evidence, self.readings.of(lists), lists.list_index)
         return np.concatenate([lists.evidence, llm], axis=1)
 
 
@@ -348,22 +373,17 @@ class Served(_LearnedSystem):
         self.blend: Blend | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        if len(lists) != 1:
-            raise ConfigError(f"system {self.name!r} is fitted on one validation fold, got {len(lists)}")
-        (fold,) = lists
-        taught = self.readings.teaching(fold, self.fit_users)
-        raw = self.readings.of(taught)
-        choices = Choices(
-            features=fold.evidence,
-            list_index=fold.list_index,
-            chosen=fold.relevant,
-            recall_rank=fold.candidates[RANK].to_numpy(dtype=np.int64),
-            n_relevant=fold.n_relevant,
-            n_known=fold.n_known,
-        )
-        components = {int(number): raw[taught.list_index == number] for number in np.unique(taught.list_index)}
-        words = self.readings.reader(fold.fold.domain).scoring.components
-        self.blend = Blend.fit(choices, components, words, self.l2)
+        domains = {part.fold.domain for part in lists}
+        if len(domains) != 1:
+            raise ConfigError(f"system {self.name!r} is fitted on moments of one domain, got {sorted(domains)}")
+        components: dict[int, Components] = {}
+        before = 0
+        for taught in self.readings.teaching(lists, self.fit_users):
+            raw, numbers = self.readings.of(taught), np.unique(taught.list_index)
+            components |= {before + int(number): raw[taught.list_index == number] for number in numbers}
+            before += len(taught.fold.users)
+        words = self.readings.reader(domains.pop()).scoring.components
+        self.blend = Blend.fit(Choices.joined([_choices(part) for part in lists]), components, words, self.l2)
         return self
 
     def score(self, lists: CandidateLists) -> Components:
@@ -388,3 +408,15 @@ class Served(_LearnedSystem):
             return ReadingCost(tokens=0, seconds=0.0)
         share = float(guard.holds_for(lists.n_known).mean())
         return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)
+
+
+def _choices(lists: CandidateLists) -> Choices:
+    return Choices(
+        features=lists.evidence,
+        list_index=lists.list_index,
+        chosen=lists.relevant,
+        recall_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),
+        n_relevant=lists.n_relevant,
+        n_known=lists.n_known,
+        users=lists.fold.users,
+    )

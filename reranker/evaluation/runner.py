@@ -28,6 +28,7 @@ from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
 from reranker.evaluation.splits import Fold
 from reranker.evaluation.systems import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
+from reranker.moments import MOMENTS, replay
 from reranker.protocols import RecallStage
 from reranker.tables import USER
 
@@ -55,6 +56,7 @@ class Settings:
         rivals: further pairs (system, versus) to compare, those of them that were run.
         compared: metrics with comparisons, in the first protocol and with the first list length.
         fitting_users: at most this many users in each fold that systems are fitted on; None for all.
+        moments: how many of each user's newest choices before the target systems are fitted on, at most.
         inject: put missed targets into the lists; labelled.
         covered_only: score only lists that hold a target. No user's metric changes, for the others are 0 under every
             order; catalogue metrics then describe these lists only. Saves an LLM most of its work.
@@ -69,6 +71,7 @@ class Settings:
     rivals: tuple[tuple[str, str], ...] = (("fused", "linear"), ("served", "linear"))
     compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
     fitting_users: int | None = None
+    moments: int = MOMENTS
     inject: bool = False
     covered_only: bool = False
     fingerprint: str = ""
@@ -160,8 +163,7 @@ def evaluate(
         longest = propose(fold, recall, most, inject=settings.inject)
         if settings.covered_only:
             longest = longest.of_users(longest.covered)
-        fitting_folds = [_sampled(part, settings.fitting_users) for part in fold.fitting_folds()]
-        fitting = [propose(part, recall, most) for part in fitting_folds]
+        fitting = [lists for source in fold.sources or (fold,) for lists in _fitting(source, recall, most, settings)]
         check_fitting(fitting, fold)
         if longest.recall is not None:
             check_recall(longest.recall, fold)
@@ -189,8 +191,21 @@ def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings
             raise ConfigError(f"compared metric {metric!r} needs the cutoff {k} among ks={settings.ks}")
 
 
-def _sampled(fold: Fold, users: int | None) -> Fold:
-    return fold if users is None else fold.sample_users(users)
+def _fitting(fold: Fold, recall: RecallStage, n: int, settings: Settings) -> list[CandidateLists]:
+    """Where systems may learn: lists of the moments that `Reranker.fit` would replay of the training part."""
+
+    def propose_before(newer: Fold) -> tuple[Fold, CandidateLists]:
+        past = newer.validation()
+        users = settings.fitting_users
+        return past, propose(past if users is None else past.sample_users(users), recall, n)
+
+    moments = replay(
+        lambda: propose_before(fold),
+        lambda newer: propose_before(newer[0]),
+        lambda moment: int(moment[1].covered.sum()),
+        settings.moments,
+    )
+    return [lists for _, lists in moments]
 
 
 def _shorter(lists: CandidateLists, recall: RecallStage, n: int) -> CandidateLists:

@@ -74,10 +74,6 @@ class Fold:
         """
         return self.resplit(self.data)
 
-    def fitting_folds(self) -> tuple["Fold", ...]:
-        """Where systems may learn: the own validation fold, or those of the source domains."""
-        return tuple(source.validation() for source in self.sources) if self.sources else (self.validation(),)
-
     def sample_users(self, n: int, seed: int = 0) -> "Fold":
         """The fold with at most n test users, drawn at random; training stays as it is."""
         users = self.users

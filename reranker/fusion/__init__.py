@@ -1,6 +1,7 @@
 """Evidence features, the conditional-logit blend and the never-worse guard."""
 
-from reranker.fusion.blend import Blend, Choices
+from reranker.fusion.blend import Blend, Choices, user_numbers
+from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import FEATURES, EvidenceModel
 from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide, ndcg_by_list
@@ -20,6 +21,9 @@ __all__ = [
     "assign_folds",
     "decide",
     "fit_fused",
+    "llm_columns",
+    "llm_words",
     "ndcg_by_list",
     "standardise_within_lists",
+    "user_numbers",
 ]

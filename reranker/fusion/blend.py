@@ -1,33 +1,36 @@
 """What `Reranker.fit` learns: read-out coefficients, fusion weights and the guard's decision."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import BundleError
-from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
+from reranker.fusion.columns import llm_columns, llm_words
+from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.evidence import FEATURES
 from reranker.fusion.guard import GuardDecision, decide, ndcg_by_list
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
-from reranker.types import IntArray
+from reranker.types import IntArray, UserId
 
 CROSS_FITTING_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choices:
-    """Lists of a validation fold and what was chosen from them.
+    """Lists of one or several moments and what was chosen from them.
 
     Attributes:
         features: (rows, len(FEATURES)) evidence features.
-        list_index: (rows,) 0-based number of the user's list.
+        list_index: (rows,) 0-based number of the list.
         chosen: (rows,) True where the user chose the item next.
         recall_rank: (rows,) 1-based rank in the list that came in.
-        n_relevant: (n_users,) held-out items of each user, proposed or not.
-        n_known: (n_users,) interactions known of each user when the list was made.
+        n_relevant: (n_lists,) held-out items of the user, proposed or not.
+        n_known: (n_lists,) interactions known of the user when the list was made.
+        users: (n_lists,) whose list it is; a user has one list a moment.
     """
 
     features: NDArray[np.float64]
@@ -36,6 +39,39 @@ class Choices:
     recall_rank: IntArray
     n_relevant: IntArray
     n_known: IntArray
+    users: Sequence[UserId]
+
+    @classmethod
+    def joined(cls, moments: Sequence[Self]) -> Self:
+        """The lists of several moments, numbered on from one to the next."""
+        before = np.cumsum([0, *(len(one.users) for one in moments[:-1])])
+        return cls(
+            features=np.concatenate([one.features for one in moments]),
+            list_index=np.concatenate([one.list_index + n for one, n in zip(moments, before, strict=True)]),
+            chosen=np.concatenate([one.chosen for one in moments]),
+            recall_rank=np.concatenate([one.recall_rank for one in moments]),
+            n_relevant=np.concatenate([one.n_relevant for one in moments]),
+            n_known=np.concatenate([one.n_known for one in moments]),
+            users=[user for one in moments for user in one.users],
+        )
+
+    @cached_property
+    def user_numbers(self) -> IntArray:
+        """(n_lists,) 0-based number of each list's user."""
+        return user_numbers(self.users)
+
+    def covered_lists(self, most: int | None = None, seed: int = 0) -> IntArray:
+        """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
+        covered = np.unique(self.list_index[self.chosen])
+        if most is not None and len(covered) > most:
+            covered = np.sort(np.random.default_rng(seed).choice(covered, most, replace=False))
+        return covered
+
+
+def user_numbers(users: Iterable[Hashable]) -> IntArray:
+    """0-based numbers, the same for the same user."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(user, len(numbers)) for user in users], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,12 +81,14 @@ class _ReadLists:
     Attributes:
         rows: positions in the fold.
         list_index: (rows,) their lists, renumbered from 0.
+        users: (n_lists,) number of each list's user.
         chosen: (rows,) True where the item was chosen.
         features: (rows, evidence + LLM columns), z-scored within lists.
     """
 
     rows: IntArray
     list_index: IntArray
+    users: IntArray
     chosen: NDArray[np.bool_]
     features: NDArray[np.float64]
 
@@ -91,17 +129,21 @@ class Blend:
             seed: of the cross-fitting folds and the bootstrap.
         """
         rows = np.flatnonzero(np.isin(fold.list_index, list(components)))
-        raw = np.concatenate([components[number] for number in np.unique(fold.list_index[rows])])
+        numbers, list_index = np.unique(fold.list_index[rows], return_inverse=True)
+        raw = np.concatenate([components[number] for number in numbers])
+        features = fold.features[rows]
         read = _ReadLists(
             rows=rows,
-            list_index=np.unique(fold.list_index[rows], return_inverse=True)[1],
+            list_index=list_index,
+            users=fold.user_numbers[numbers],
             chosen=fold.chosen[rows],
-            features=np.concatenate([fold.features[rows], _standard(raw, fold.list_index[rows])], axis=1),
+            features=np.concatenate([features, llm_columns(features, raw, list_index)], axis=1),
         )
+        words = llm_words(words)
         evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
         return cls(
             coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
-            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2),
+            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, users=read.users),
             features=evidence,
             guard=_guard(fold, read, words, l2, seed),
         )
@@ -116,7 +158,7 @@ class Blend:
             raw: (rows, n_components) what the LLM says.
             list_index: (rows,) 0-based number of the user's list.
         """
-        both = np.concatenate([features, _standard(raw, list_index)], axis=1)
+        both = np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
         return {
             "features": self.features.score(features),
             "llm": raw @ self.coefficients,
@@ -160,19 +202,15 @@ def _coefficients(
     return coefficients
 
 
-def _standard(raw: NDArray[np.float64], list_index: IntArray) -> NDArray[np.float64]:
-    return standardise_within_lists(raw, np.unique(list_index, return_inverse=True)[1])
-
-
 def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
-    """Compares the orders on lists that their weights were not fitted on (5-fold cross-fitting over users).
+    """Compares the orders on lists of users that their weights were not fitted on (5-fold cross-fitting).
 
-    Recall and evidence are known for every user of the fold; what the LLM adds to the evidence is known on the lists it
-    read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read user counts as
-    many times as there are such users for one read (Horvitz & Thompson 1952). A user whose item recall missed counts
-    as 0 under every order.
+    Recall and evidence are known for every list of the fold; what the LLM adds to the evidence is known on the lists it
+    read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
+    many times as there are such lists for one read (Horvitz & Thompson 1952). A list without the user's item counts as
+    0 under every order.
     """
-    fold_of_row = assign_folds(fold.list_index, fold.chosen, CROSS_FITTING_FOLDS, seed)
+    fold_of_row = assign_folds(fold.list_index, fold.chosen, CROSS_FITTING_FOLDS, seed, fold.user_numbers)
     features = np.zeros(len(fold.list_index))
     fused = np.zeros(len(read.rows))
     for number in np.unique(fold_of_row):
@@ -181,14 +219,13 @@ def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, se
         evidence = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2)
         features[mine] = evidence.score(fold.features[mine])
         if mine_read.any():
-            fused[mine_read] = fit_fused(
-                evidence, words, read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read], l2
-            ).score(read.features[mine_read])
+            others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
+            head = fit_fused(evidence, words, *others, l2, users=read.users)
+            fused[mine_read] = head.score(read.features[mine_read])
     by_recall = ndcg_by_list(-fold.recall_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant)
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
-    users = np.unique(fold.list_index[read.rows])
-    read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[users])
-    covered = len(np.unique(fold.list_index[fold.chosen]))
+    lists = np.unique(fold.list_index[read.rows])
+    read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()
-    by_fused[users] += (read_ndcg - by_features[users]) * covered / len(users)
-    return decide(by_recall, by_features, by_fused, fold.n_known, seed)
+    by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
+    return decide(by_recall, by_features, by_fused, fold.n_known, seed, fold.user_numbers)

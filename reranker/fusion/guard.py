@@ -174,19 +174,23 @@ def decide(
     fused: NDArray[np.float64],
     n_known: IntArray,
     seed: int = 0,
+    users: IntArray | None = None,
 ) -> GuardDecision:
-    """Chooses the order to serve from (n_users,) NDCG@10 values of the three orders on the validation fold.
+    """Chooses the order to serve from (n_lists,) NDCG@10 values of the three orders on the validation fold.
 
     An order is eligible when its 95 % interval against the recall order lies above 0. Among the eligible the higher
     mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading with
     the LLM would be for nothing.
 
     Args:
-        n_known: (n_users,) interactions known of each user when the list was made.
+        n_known: (n_lists,) interactions known of each user when the list was made.
+        users: (n_lists,) number of each list's user, who counts once, by the mean over his lists; by default each has
+            one list.
     """
-    fused_minus_recall = mean_interval(fused - recall, seed=seed)
-    features_minus_recall = mean_interval(features - recall, seed=seed)
-    fused_minus_features = mean_interval(fused - features, seed=seed)
+    users = np.arange(len(recall)) if users is None else users
+    fused_minus_recall = mean_interval(_by_user(fused - recall, users), seed=seed)
+    features_minus_recall = mean_interval(_by_user(features - recall, users), seed=seed)
+    fused_minus_features = mean_interval(_by_user(fused - features, users), seed=seed)
     serve: Order = "recall"
     if fused_minus_recall.low > 0 and (fused_minus_features.mean > 0 or not features_minus_recall.low > 0):
         serve = "fused"
@@ -198,23 +202,37 @@ def decide(
         fused_minus_recall=fused_minus_recall,
         fused_minus_features=fused_minus_features,
         features_minus_recall=features_minus_recall,
-        by_history=_by_history(gain[serve], n_known, seed) if serve in gain else (),
+        by_history=_by_history(gain[serve], n_known, users, seed) if serve in gain else (),
     )
 
 
-def _by_history(gain: NDArray[np.float64], n_known: IntArray, seed: int) -> tuple[HistoryGroup, ...]:
+def _by_user(values: NDArray[np.float64], users: IntArray) -> NDArray[np.float64]:
+    """(n_users,) means over the lists of each."""
+    numbers = np.unique(users, return_inverse=True)[1]
+    means: NDArray[np.float64] = np.bincount(numbers, weights=values) / np.bincount(numbers)
+    return means
+
+
+def _by_history(gain: NDArray[np.float64], n_known: IntArray, users: IntArray, seed: int) -> tuple[HistoryGroup, ...]:
     """Groups between the bounds; one that is too small goes with the next, the last with the one before.
 
     A group is reordered where the gain is likelier above 0 than below: on the whole it is above 0 beyond doubt, and a
-    group is too small to ask for that again.
+    group is too small to ask for that again. A user whose lists are of several lengths of history is in several groups.
     """
-    begins = [int(np.sort(n_known)[min(FEWEST_USERS, len(n_known)) - 1])]
+
+    def n_users(lists: NDArray[np.bool_]) -> int:
+        return len(np.unique(users[lists]))
+
+    newest = np.full(users.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(newest, users, n_known)
+    begins = [int(np.sort(newest[np.unique(users)])[min(FEWEST_USERS, n_users(n_known >= 0)) - 1])]
     for bound in HISTORY_BOUNDS:
         behind = n_known >= bound
-        if min(np.sum(behind), np.sum((n_known >= begins[-1]) & ~behind)) >= FEWEST_USERS:
+        if min(n_users(behind), n_users((n_known >= begins[-1]) & ~behind)) >= FEWEST_USERS:
             begins.append(int(n_known[behind].min()))
     groups = np.searchsorted(begins, n_known, side="right") - 1
-    gains = [mean_interval(gain[groups == number], seed=seed) for number in range(len(begins))]
+    mine = [groups == number for number in range(len(begins))]
+    gains = [mean_interval(_by_user(gain[one], users[one]), seed=seed) for one in mine]
     return tuple(
         HistoryGroup(at_least=begin, gain=one, reordered=one.mean > 0) for begin, one in zip(begins, gains, strict=True)
     )

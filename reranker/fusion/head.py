@@ -96,6 +96,7 @@ def fit_fused(
     chosen: NDArray[np.bool_],
     l2: float = 1.0,
     seed: int = 0,
+    users: IntArray | None = None,
 ) -> FusionHead:
     """A head over evidence and LLM columns, pulled towards what the evidence alone taught.
 
@@ -110,12 +111,15 @@ def fit_fused(
         features: (rows, evidence columns + LLM columns), z-scored within lists.
         l2: the weakest ridge considered.
         seed: of the cross-validation folds.
+        users: (n_lists,) number of each list's user, whose lists are held out together; by default each has one list.
     """
     columns = {**evidence.columns, **words}
     if features.shape[1] != len(columns):
         raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
     centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
-    chosen_l2 = _cross_validated_l2(features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed)
+    chosen_l2 = _cross_validated_l2(
+        features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed, users
+    )
     return FusionHead(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, chosen_l2, centre))
 
 
@@ -126,11 +130,13 @@ def _cross_validated_l2(
     centre: NDArray[np.float64],
     penalties: list[float],
     seed: int,
+    users: IntArray | None,
 ) -> float:
     """The penalty under which lists held out are likeliest; the strongest where there are too few to hold any out."""
-    if len(np.unique(list_index[chosen])) < CROSS_VALIDATION_FOLDS:
+    teaching = np.unique(list_index[chosen])
+    if len(teaching if users is None else np.unique(users[teaching])) < CROSS_VALIDATION_FOLDS:
         return penalties[-1]
-    fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed)
+    fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed, users)
     likelihoods = []
     for penalty in penalties:
         held_out = 0.0
@@ -142,15 +148,21 @@ def _cross_validated_l2(
     return penalties[int(np.argmax(likelihoods))]
 
 
-def assign_folds(list_index: IntArray, chosen: NDArray[np.bool_], folds: int = 5, seed: int = 0) -> IntArray:
-    """(rows,) fold of each row's list, 0-based; lists with a chosen item are spread evenly, so each fold can teach.
+def assign_folds(
+    list_index: IntArray, chosen: NDArray[np.bool_], folds: int = 5, seed: int = 0, users: IntArray | None = None
+) -> IntArray:
+    """(rows,) fold of each row's user, 0-based; users with a chosen item are spread evenly, so each fold can teach.
+
+    Args:
+        users: (n_lists,) number of each list's user; by default each has one list.
 
     Raises:
-        DataError: fewer than two lists with a chosen item.
+        DataError: fewer than two users with a chosen item.
     """
-    teaching = np.unique(list_index[chosen])
+    user_of_row = list_index if users is None else users[list_index]
+    teaching = np.unique(user_of_row[chosen])
     if len(teaching) < 2:
-        raise DataError("cross-fitting needs at least two lists with a chosen item")
-    fold_of_list = np.zeros(int(list_index.max()) + 1, dtype=np.int64)
-    fold_of_list[np.random.default_rng(seed).permutation(teaching)] = np.arange(len(teaching)) % folds
-    return fold_of_list[list_index]
+        raise DataError("cross-fitting needs at least two users with a chosen item in their lists")
+    fold_of_user = np.zeros(int(user_of_row.max()) + 1, dtype=np.int64)
+    fold_of_user[np.random.default_rng(seed).permutation(teaching)] = np.arange(len(teaching)) % folds
+    return fold_of_user[user_of_row]

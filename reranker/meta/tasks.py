@@ -254,7 +254,7 @@ class TaskSampler:
 
 def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episode]:
     """The covered lists of a fold, with evidence cross-fitted over users."""
-    covered = fold.covered_lists(None, seed)
+    covered = fold.choices.covered_lists()
     if len(covered) < 2:
         raise DataError(f"domain {data.domain!r}: {len(covered)} lists hold a chosen item; at least two are needed")
     folds = assign_folds(fold.list_index, fold.chosen, seed=seed)

@@ -4,7 +4,7 @@ The state of a text is the mean of the LM's last hidden states over its tokens, 
 prompt or instruction (behind these, texts were placed worse: docs/training.md). Details (a description) follow the text
 and have a state of their own. States belong to the item, are computed once and kept, and a list of known items costs no
 pass of the model. Items are compared in two spaces: one is learned from the catalogue's texts, the other tells from
-text and details who chooses them.
+text and details who chooses them. From these it is told, too, how often such an item is chosen.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.prompting import Item, PromptRenderer
+from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.scoring.space import StateStore, Vectors
 from reranker.tables import TITLE, UNTITLED
+from reranker.types import IntArray
 
 NEWEST = 20
 """Items of the history that count."""
@@ -33,10 +34,10 @@ _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 
 
 class EmbeddingScoring(Scoring):
-    """Cosines between the candidate and the user's newest items in two spaces, summed up in five ways each.
+    """Cosines between the candidate and the user's newest items in two spaces, summed up in five ways each; and appeal.
 
-    A query counts as the newest item. Without any history every component is 0. Before a catalogue was learned,
-    states are compared as they are, which says little; before tastes were learned, their components are 0.
+    A query counts as the newest item. Without any history every cosine is 0. Before a catalogue was learned, states are
+    compared as they are, which says little; before choices were shown, components of taste and appeal are 0.
     """
 
     name = "embedding"
@@ -53,45 +54,52 @@ class EmbeddingScoring(Scoring):
             "llm_taste_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
             "llm_taste_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
             "llm_taste_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
+            "llm_appeal": "how often items with such texts are chosen (log), as the LM's hidden states tell",
         }
-        self.default_coefficients = np.array([1.0, 2.0, 1.0, 2.0, 2.0] * 2)
+        self.default_coefficients = np.array([*([1.0, 2.0, 1.0, 2.0, 2.0] * 2), 0.0])
         self.states = StateStore() if states is None else states
         self._engine = engine
         self._renderer = renderer
 
     def learn(self, items: Sequence[Item], seed: int = 0) -> None:
         """Learns the space from a domain's catalogue, a random `CATALOGUE_SAMPLE` of it where it is larger."""
-        if len(items) > CATALOGUE_SAMPLE:
-            chosen = np.random.default_rng(seed).choice(len(items), CATALOGUE_SAMPLE, replace=False)
-            items = [items[number] for number in chosen]
-        self.states.learn(self._engine, self._renderer.item_texts(items))
+        self.states.learn(self._engine, self._texts(items, _sample(len(items), seed)))
 
-    def learn_taste(self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64]) -> None:
-        """Learns who chooses which texts, from the `CATALOGUE_SAMPLE` items that were chosen most.
+    def learn_choices(
+        self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64], seed: int = 0
+    ) -> None:
+        """Learns who chooses which texts, from the `CATALOGUE_SAMPLE` items that were chosen most, and how often texts
+        are chosen, from those of a random `CATALOGUE_SAMPLE` that were.
 
         Args:
-            items: as the catalogue has them.
+            items: the catalogue, as `learn` had it.
             vectors: (n_items, n_factors) of them in the recall space; those of zeros, or without any factor, say
                 nothing.
             counts: (n_items,) how often each was chosen.
+            seed: as in `learn`, so that these texts are known already.
 
         Raises:
             ConfigError: the catalogue was not learned before.
         """
+        self.states.forget_choices()
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
-        rows = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
-        if not len(rows):
-            self.states.forget_taste()
-            return
-        texts = self._renderer.item_texts([items[row] for row in rows])
-        self.states.learn_taste(self._engine, texts, vectors[rows], counts[rows])
+        most = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
+        if len(most):
+            self.states.learn_taste(self._engine, self._texts(items, most), vectors[most], counts[most])
+        sample = _sample(len(items), seed)
+        chosen = sample[counts[sample] > 0]
+        if len(chosen):
+            self.states.learn_appeal(self._engine, self._texts(items, chosen), counts[chosen])
+
+    def _texts(self, items: Sequence[Item], rows: IntArray) -> ItemTexts:
+        return self._renderer.item_texts([items[row] for row in rows])
 
     def keep(self, items: Sequence[Item]) -> None:
         """Reads the items' texts now, so that no list waits for it."""
         self.states.look_up(self._engine, self._renderer.item_texts(items))
 
     def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
-        """Per list: (n_candidates, 10) cosines. The states belong to the items: no token is read for a list."""
+        """Per list: (n_candidates, 11), cosines and appeal. States belong to items: no token is read for a list."""
         if not lists:
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
@@ -100,16 +108,15 @@ class EmbeddingScoring(Scoring):
         placed = self.states.look_up(self._engine, self._renderer.item_texts(every))
         silent = [not _says_something(item) for item in every]
         placed.near[silent] = placed.taste[silent] = 0  # else all items without a text would be alike
-        spaces = [np.split(placed.near, ends), np.split(placed.taste, ends)]
-        return [
-            ListReading(
-                components=np.hstack(
-                    [nearness(part[: len(one.candidates)], part[len(one.candidates) :]) for part in parts]
-                ),
-                prompt_tokens=0,
-            )
-            for *parts, one in zip(*spaces, lists, strict=True)
-        ]
+        placed.appeal[silent] = 0
+        readings = []
+        for one, near, taste, appeal in zip(
+            lists, *(np.split(part, ends) for part in (placed.near, placed.taste, placed.appeal)), strict=True
+        ):
+            n = len(one.candidates)
+            columns = [nearness(near[:n], near[n:]), nearness(taste[:n], taste[n:]), appeal[:n, None]]
+            readings.append(ListReading(components=np.hstack(columns).astype(np.float64), prompt_tokens=0))
+        return readings
 
 
 def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
@@ -132,6 +139,13 @@ def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
         np.log(np.exp(_SHARPNESS * cosines).mean(axis=1)) / _SHARPNESS,
     ]
     return np.stack(columns, axis=1)
+
+
+def _sample(n: int, seed: int) -> IntArray:
+    """All of n items, or a random `CATALOGUE_SAMPLE` of them."""
+    if n <= CATALOGUE_SAMPLE:
+        return np.arange(n)
+    return np.random.default_rng(seed).choice(n, CATALOGUE_SAMPLE, replace=False)
 
 
 def _chosen(one: ScoringList) -> list[Item]:

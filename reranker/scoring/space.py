@@ -16,7 +16,8 @@ from reranker.types import CandidateSpan, ScoringRequest
 DIMENSIONS = 128
 POWER = 0.25
 _SMALLEST = 1e-3  # of the mean variance: directions below it are noise of the model's arithmetic
-_RIDGE = 1.0  # in units of the directions' mean variance
+_TASTE_RIDGE = 1.0  # in units of the directions' mean variance
+_APPEAL_RIDGE = 10.0  # as good as 100
 
 _NAMES = 2  # parts that make up an item's name: title and category
 
@@ -128,17 +129,52 @@ class TasteSpace:
             vectors: (n_items, n_factors) of the items in the recall space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        placed = placed.astype(np.float64)
-        weighted = placed * np.sqrt(counts)[:, None]
-        gram = weighted.T @ placed
-        directions = unit(vectors)
-        targets = directions - np.average(directions, axis=0, weights=np.sqrt(counts))
-        ridge = _RIDGE * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
-        return cls(weights=np.linalg.solve(gram + ridge, weighted.T @ targets).astype(np.float32))
+        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _TASTE_RIDGE))
 
     def place(self, placed: Vectors) -> Vectors:
         """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
         return unit(placed @ self.weights)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Appeal:
+    """What is read of an item says how often such items are chosen; it tells new items apart before anybody chose one.
+
+    Attributes:
+        weights: (n,) from `ItemSpaces.whole` to the logarithm of how often, whose mean is taken out.
+    """
+
+    weights: Vectors
+
+    @classmethod
+    def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "Appeal":
+        """By ridge regression.
+
+        Args:
+            placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
+            counts: (n_items,) how often each was chosen, above 0.
+        """
+        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), _APPEAL_RIDGE)[:, 0])
+
+    def of(self, placed: Vectors) -> Vectors:
+        """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
+        told: Vectors = placed @ self.weights
+        return told
+
+
+def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64], ridge: float) -> Vectors:
+    """(n, n_targets) that tell (n_items, n_targets), their weighted mean taken out, from (n_items, n) placed items.
+
+    Args:
+        weights: (n_items,) of the items.
+        ridge: in units of the directions' mean variance.
+    """
+    placed = placed.astype(np.float64)
+    weighted = placed * weights[:, None]
+    gram = weighted.T @ placed
+    penalty = ridge * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
+    centred = targets - np.average(targets, axis=0, weights=weights)
+    return np.linalg.solve(gram + penalty, weighted.T @ centred).astype(np.float32)
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -155,10 +191,12 @@ class Placed:
     Attributes:
         near: (n_items, n_directions) unit vectors in the space of names.
         taste: (n_items, n_factors) unit vectors in the space of tastes; (n_items, 0) where none was learned.
+        appeal: (n_items,) what `Appeal` tells; 0 where it was not learned.
     """
 
     near: Vectors
     taste: Vectors
+    appeal: Vectors
 
 
 class StateStore(SpanStore[Vectors]):
@@ -167,22 +205,24 @@ class StateStore(SpanStore[Vectors]):
     Attributes:
         spaces: None compares the states of names as they are.
         taste: None where the recall stage has no item vectors, or none were shown.
+        appeal: None where no choices were shown.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.spaces: ItemSpaces | None = None
         self.taste: TasteSpace | None = None
-        self._placed: dict[Key, tuple[Vectors, Vectors]] = {}  # by the key of the longest span of an item
+        self.appeal: Appeal | None = None
+        self._placed: dict[Key, tuple[Vectors, Vectors, np.float32]] = {}  # by the key of an item's longest span
 
     def learn(self, engine: Engine, items: ItemTexts) -> None:
-        """Learns the spaces of names and parts from these items; that of tastes is to be learned anew."""
+        """Learns the spaces of names and parts from these items; tastes and appeal are to be learned anew."""
         self.spaces = ItemSpaces.fit(self.states(engine, items))
-        self.forget_taste()
+        self.forget_choices()
 
-    def forget_taste(self) -> None:
-        """There is no space of tastes from now on; what was placed is placed anew."""
-        self.taste = None
+    def forget_choices(self) -> None:
+        """There are no tastes and no appeal from now on; what was placed is placed anew."""
+        self.taste = self.appeal = None
         self._placed = {}
 
     def learn_taste(self, engine: Engine, items: ItemTexts, vectors: Vectors, counts: NDArray[np.float64]) -> None:
@@ -191,10 +231,22 @@ class StateStore(SpanStore[Vectors]):
         Raises:
             ConfigError: the spaces of the catalogue were not learned before.
         """
-        if self.spaces is None:
-            raise ConfigError("the space of tastes stands on those of the catalogue's texts: call learn first")
-        self.taste = TasteSpace.fit(self.spaces.whole(self.states(engine, items)), vectors, counts)
+        self.taste = TasteSpace.fit(self._whole(engine, items), vectors, counts)
         self._placed = {}
+
+    def learn_appeal(self, engine: Engine, items: ItemTexts, counts: NDArray[np.float64]) -> None:
+        """Learns how often texts are chosen, as `Appeal.fit`, from these items.
+
+        Raises:
+            ConfigError: the spaces of the catalogue were not learned before.
+        """
+        self.appeal = Appeal.fit(self._whole(engine, items), counts)
+        self._placed = {}
+
+    def _whole(self, engine: Engine, items: ItemTexts) -> Vectors:
+        if self.spaces is None:
+            raise ConfigError("what is learned from choices stands on the catalogue's texts: call learn first")
+        return self.spaces.whole(self.states(engine, items))
 
     def look_up(self, engine: Engine, items: ItemTexts) -> Placed:
         """Where the items lie.
@@ -209,8 +261,8 @@ class StateStore(SpanStore[Vectors]):
                 if longest not in self._placed:  # one by one: in a batch the last bits depend on the other rows
                     self._placed[longest] = self._place(self._state(spans, keys))
                 placed.append(self._placed[longest])
-        near, taste = zip(*placed, strict=True)
-        return Placed(near=np.stack(near), taste=np.stack(taste))
+        near, taste, appeal = zip(*placed, strict=True)
+        return Placed(near=np.stack(near), taste=np.stack(taste), appeal=np.stack(appeal))
 
     def states(self, engine: Engine, items: ItemTexts) -> Vectors:
         """(n_items, 1 + n_parts, dim): of title and category in one, then of each part, zeros where an item has none.
@@ -238,11 +290,16 @@ class StateStore(SpanStore[Vectors]):
         name = sum((length * state for length, state in named), np.float32(0)) / sum(length for length, _ in named)
         return np.stack([name, *(np.zeros_like(name) if state is None else state for state in states)])
 
-    def _place(self, state: Vectors) -> tuple[Vectors, Vectors]:
+    def _place(self, state: Vectors) -> tuple[Vectors, Vectors, np.float32]:
+        taste, appeal = np.zeros(0, dtype=np.float32), np.float32(0)
         if self.spaces is None:
-            return unit(state[0]), np.zeros(0, dtype=np.float32)
-        taste = np.zeros(0, dtype=np.float32) if self.taste is None else self.taste.place(self.spaces.whole(state))
-        return self.spaces.near(state), taste
+            return unit(state[0]), taste, appeal
+        whole = self.spaces.whole(state)
+        if self.taste is not None:
+            taste = self.taste.place(whole)
+        if self.appeal is not None:
+            appeal = np.float32(self.appeal.of(whole))
+        return self.spaces.near(state), taste, appeal
 
     def _drop(self, key: Key) -> None:
         super()._drop(key)
@@ -260,7 +317,9 @@ class StateStore(SpanStore[Vectors]):
         for name, space in _named(self.spaces).items():
             arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
         if self.taste is not None:
-            arrays["weights"] = self.taste.weights
+            arrays["taste"] = self.taste.weights
+        if self.appeal is not None:
+            arrays["appeal"] = self.appeal.weights
         np.savez(path, allow_pickle=False, **arrays)
 
     @classmethod
@@ -277,8 +336,10 @@ class StateStore(SpanStore[Vectors]):
             }
             if spaces:
                 store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
-            if "weights" in arrays:
-                store.taste = TasteSpace(weights=arrays["weights"])
+            if "taste" in arrays:
+                store.taste = TasteSpace(weights=arrays["taste"])
+            if "appeal" in arrays:
+                store.appeal = Appeal(weights=arrays["appeal"])
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:

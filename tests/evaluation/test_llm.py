@@ -147,11 +147,24 @@ def test_only_covered_lists_teach_and_always_the_same(lists):
     read = readings()
     found = int(validation.covered.sum())
     assert 4 < found < len(validation.covered)
-    assert read.teaching(validation, None).candidates.user_id.nunique() == found
-    few = read.teaching(validation, 4)
+    (every,) = read.teaching([validation], None)
+    assert every.candidates.user_id.nunique() == found
+    (few,) = read.teaching([validation], 4)
     assert few.candidates.user_id.nunique() == 4
     assert few.covered.sum() == 4
-    assert read.teaching(validation, 4) is few
+    assert read.teaching([validation], 4)[0] is few
+
+
+def test_the_newest_moments_teach_first(lists):
+    newer, _ = lists
+    older = propose(newer.fold.validation(), PopularityRecall(), 12)
+    found = int(newer.covered.sum())
+    read = readings()
+    assert [int(one.covered.sum()) for one in read.teaching([newer, older], found + 3)] == [found, 3]
+    assert [int(one.covered.sum()) for one in read.teaching([newer, older], 4)] == [4, 0]
+    assert [one.n_found.sum() for one in read.teaching([newer, older], None)] == [found, older.covered.sum()]
+    for system in (Fused(read, fit_users=4), Served(read, fit_users=4), LLMAlone(read, fit_users=4)):
+        assert np.isfinite(system.fit([newer, older]).score(lists[1])).all()
 
 
 def test_a_list_is_read_once_and_its_cost_is_kept(lists):
@@ -253,8 +266,9 @@ def test_served_follows_the_guard(lists):
     orders = served.blend.orders(test.evidence, read.of(test), test.list_index)
     orders["recall"] = -test.candidates["rank"].to_numpy(dtype=float)
     assert np.array_equal(served.score(test), orders[served.blend.guard.serve])
-    with pytest.raises(ConfigError, match="one validation fold, got 2"):
-        Served(read).fit([validation, validation])
+    elsewhere = replace(validation, fold=replace(validation.fold, domain="elsewhere"))
+    with pytest.raises(ConfigError, match=r"moments of one domain, got .*'elsewhere', 'toy'"):
+        Served(read).fit([validation, elsewhere])
 
 
 def test_served_keeps_the_recall_order_of_new_users_who_lost_by_the_other():

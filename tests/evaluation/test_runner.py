@@ -23,6 +23,7 @@ from reranker.evaluation import (
 )
 from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
 from reranker.evaluation.kept import write_scores
+from reranker.evaluation.splits import unseen_domain
 from reranker.evaluation.systems import ReadingCost
 from reranker.evaluation.table import comparison_table, gain_matrix
 from tests.evaluation.toys import dataset
@@ -304,3 +305,48 @@ def test_a_gain_over_nothing_is_a_difference(fold):
     for table in (comparison_table(results, "hr@1"), gain_matrix(results, "hr@1")):
         assert "nan" not in table
         assert "+0." in table
+
+
+class Taught(RecallOrder):
+    """Remembers what it was fitted on."""
+
+    name = "taught"
+
+    def __init__(self):
+        self.on = []
+
+    def fit(self, lists):
+        self.on = list(lists)
+        return self
+
+
+def taught(fold, **settings):
+    system = Taught()
+    run(fold, {"recall": lambda _: RecallOrder(), "taught": lambda _: system}, settings=settings)
+    return system.on
+
+
+def test_systems_are_fitted_on_several_moments_before_the_target():
+    fold = leave_last_k(dataset([f"u{n}: a b c d e" if n % 2 else f"u{n}: e d c b a" for n in range(6)]))
+    moments = taught(fold)
+    chosen = [set(one.fold.held_out.item_id) for one in moments]
+    assert chosen == [{"d", "b"}, {"c"}, {"b", "d"}]  # newest first; the target before them, one known item behind
+    assert [len(one.fold.train) for one in moments] == [18, 12, 6]
+    assert len(taught(fold, moments=2)) == 2
+    assert [len(one.fold.users) for one in taught(fold, fitting_users=4)] == [4, 4, 4]
+
+
+def test_moments_end_where_there_are_enough_lists(fold, monkeypatch):
+    newest, *older = taught(fold)
+    assert older
+    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", int(newest.covered.sum()))
+    assert len(taught(fold)) == 1
+    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
+    assert len(taught(fold)) == 2
+
+
+def test_moments_of_every_source_teach_where_the_domain_is_unseen(fold):
+    there = leave_last_k(replace(fold.data, domain="there"))
+    unseen = unseen_domain({"toy": fold, "there": there}, "toy")
+    assert {one.fold.domain for one in taught(unseen)} == {"there"}
+    assert len(taught(unseen)) == len(taught(there))

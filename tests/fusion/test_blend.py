@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 
-from reranker.fusion import FEATURES, Blend, Choices
+from reranker.fusion import FEATURES, Blend, Choices, FusionHead
 
 SIZE = 10
 WORDS = {"llm": "what the model says"}
 
 
 def fold(users: int, evidence: float, seed: int = 0) -> Choices:
-    """Lists of 10; the first evidence column tells the chosen item with the given strength."""
+    """Lists of 10, one a user; the first evidence column tells the chosen item with the given strength."""
     random = np.random.default_rng(seed)
     features = random.standard_normal((users, SIZE, len(FEATURES)))
     utility = evidence * features[:, :, 0] + random.gumbel(size=(users, SIZE))
@@ -20,6 +22,7 @@ def fold(users: int, evidence: float, seed: int = 0) -> Choices:
         recall_rank=np.tile(np.arange(1, SIZE + 1), users),
         n_relevant=np.ones(users, dtype=np.int64),
         n_known=np.full(users, 30),
+        users=range(users),
     )
 
 
@@ -42,8 +45,10 @@ def test_evidence_is_judged_on_all_lists_not_only_on_those_the_llm_read() -> Non
 def test_an_llm_of_noise_read_on_few_lists_leaves_the_order_of_the_evidence() -> None:
     choices = fold(users=600, evidence=1.0)
     blend = Blend.fit(choices, readings(choices, range(20), strength=0.0), WORDS)
-    assert np.abs(blend.fused.logit.weights[-1]) < 0.1
-    assert np.abs(blend.fused.logit.weights[:-1] - blend.features.logit.weights).max() < 0.1
+    evidence, llm = np.split(blend.fused.logit.weights, [len(FEATURES)])
+    assert list(blend.fused.columns) == [*FEATURES, "llm", "llm_x_popularity"]
+    assert np.abs(llm).max() < 0.1
+    assert np.abs(evidence - blend.features.logit.weights).max() < 0.1
 
 
 def test_an_llm_that_knows_more_is_served() -> None:
@@ -51,7 +56,7 @@ def test_an_llm_that_knows_more_is_served() -> None:
     blend = Blend.fit(choices, readings(choices, range(150), strength=2.0), WORDS)
     assert blend.guard.serve == "fused"
     assert blend.guard.fused_minus_features.low > 0
-    assert blend.fused.logit.weights[-1] > 1.0
+    assert dict(zip(blend.fused.columns, blend.fused.logit.weights, strict=True))["llm"] > 1.0
 
 
 def test_what_the_llm_adds_is_extrapolated_from_the_lists_it_read() -> None:
@@ -75,7 +80,57 @@ def test_users_whose_item_recall_missed_count_as_zero() -> None:
         recall_rank=choices.recall_rank,
         n_relevant=choices.n_relevant,
         n_known=choices.n_known,
+        users=choices.users,
     )
     guard = Blend.fit(halved, readings(halved, range(100, 200), strength=3.0), WORDS).guard
     assert guard.fused_minus_recall.n == 200
     assert guard.fused_minus_recall.mean < 0.5  # at most 1 - recall on half of the users
+
+
+def test_moments_are_numbered_on_and_users_stay_who_they_are() -> None:
+    newer, older = fold(users=3, evidence=1.0), fold(users=2, evidence=1.0, seed=1)
+    both = Choices.joined([replace(newer, users=["a", 7, "7"]), replace(older, users=["7", "a"])])
+    assert both.list_index.tolist() == np.repeat(np.arange(5), SIZE).tolist()
+    assert both.user_numbers.tolist() == [0, 1, 2, 2, 0]
+    assert np.array_equal(both.features, np.concatenate([newer.features, older.features]))
+    assert np.array_equal(both.chosen, np.concatenate([newer.chosen, older.chosen]))
+    assert len(both.recall_rank) == 5 * SIZE and len(both.n_known) == len(both.n_relevant) == 5
+
+
+def test_only_lists_with_a_chosen_item_teach() -> None:
+    choices = fold(users=6, evidence=1.0)
+    choices = replace(choices, chosen=choices.chosen & ~np.isin(choices.list_index, [1, 4]))
+    assert choices.covered_lists().tolist() == [0, 2, 3, 5]
+    few = choices.covered_lists(2, seed=3)
+    assert len(few) == 2 and set(few.tolist()) < {0, 2, 3, 5}
+    assert few.tolist() == choices.covered_lists(2, seed=3).tolist()
+    assert choices.covered_lists(0).tolist() == []
+
+
+def test_lists_that_repeat_a_user_do_not_make_the_guard_surer() -> None:
+    choices = fold(users=60, evidence=0.5)
+    known = readings(choices, range(60), strength=0.3)
+    once = Blend.fit(choices, known, WORDS).guard.features_minus_recall
+    twice = Choices.joined([choices, choices])
+    again = known | {60 + number: read for number, read in known.items()}
+    same = Blend.fit(twice, again, WORDS).guard.features_minus_recall
+    assert same.n == once.n == 60
+    assert same.high - same.low > 0.9 * (once.high - once.low)
+
+
+def test_what_the_llm_says_of_items_that_few_chose_can_count_more() -> None:
+    choices = fold(users=800, evidence=0.0)
+    random = np.random.default_rng(2)
+    popularity = choices.features[:, list(FEATURES).index("popularity")]
+    said = random.standard_normal(len(popularity))
+    utility = np.where(popularity < 0, 2.0 * said, 0.0) + random.gumbel(size=len(said))
+    best = utility.reshape(-1, SIZE).argmax(axis=1)
+    choices = replace(choices, chosen=(best[:, None] == np.arange(SIZE)).ravel())
+    known = dict(enumerate(said.reshape(-1, SIZE, 1)))
+    weights = dict(zip(*_columns(Blend.fit(choices, known, WORDS).fused), strict=True))
+    assert weights["llm"] > 0.3
+    assert weights["llm_x_popularity"] < -0.3
+
+
+def _columns(head: FusionHead) -> tuple[list[str], list[float]]:
+    return list(head.columns), head.logit.weights.tolist()

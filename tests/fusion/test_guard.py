@@ -109,6 +109,27 @@ def test_the_longest_histories_are_judged_with_those_before_where_they_are_few()
     assert decision.holds_for(np.array([0, 1, 4, 30])).tolist() == [False, False, True, True]  # five vouch for nobody
 
 
+def test_a_user_counts_once_by_the_mean_of_his_lists() -> None:
+    gain = np.array([0.3, 0.1, 0.2, 0.0])
+    zeros = np.zeros(4)
+    decision = decide(
+        recall=zeros, features=zeros, fused=gain, n_known=np.array([9, 8, 7, 9]), users=np.array([5, 5, 5, 2])
+    )
+    assert decision.fused_minus_recall.n == 2
+    assert decision.fused_minus_recall.mean == pytest.approx(0.1)
+    assert decision.fused_minus_features.mean == pytest.approx(0.1)
+
+
+def test_many_lists_of_few_users_vouch_for_nobody_who_is_as_new() -> None:
+    few, many = np.repeat(np.arange(5), 6), np.arange(5, 45)
+    users = np.concatenate([few, many])
+    n_known = np.where(users < 5, 1, 8)
+    zeros = np.zeros(len(users))
+    decision = decide(recall=zeros, features=zeros, fused=zeros + 0.3, n_known=n_known, users=users)
+    assert [(group.at_least, group.gain.n) for group in decision.by_history] == [(8, 40)]
+    assert decision.holds_for(np.array([1, 8])).tolist() == [False, True]
+
+
 def test_strangers_are_judged_where_there_are_enough():
     decision = by_length({0: -0.2, 1: 0.3, 30: 0.3})
     assert "users with 0 known interactions keep the recall order (-0.1" in decision.in_words()

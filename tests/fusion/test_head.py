@@ -84,6 +84,37 @@ def test_folds_keep_lists_whole_and_spread_the_choices() -> None:
     assert not np.array_equal(folds, assign_folds(list_index, chosen, seed=1))
 
 
+def test_folds_keep_the_lists_of_a_user_together() -> None:
+    _, list_index, chosen = lists(12)
+    users = np.array([3, 1, 4, 1, 5, 2, 3, 1, 4, 2, 5, 3])
+    folds = assign_folds(list_index, chosen, folds=5, users=users).reshape(12, 4)[:, 0]
+    of_user = {user: set(folds[users == user].tolist()) for user in set(users.tolist())}
+    assert all(len(one) == 1 for one in of_user.values())
+    assert set.union(*of_user.values()) == {0, 1, 2, 3, 4}
+
+
+def test_a_user_of_many_lists_cannot_be_held_out_of_himself() -> None:
+    _, list_index, chosen = lists(4)
+    with pytest.raises(DataError, match="at least two users"):
+        assign_folds(list_index, chosen, users=np.zeros(4, dtype=np.int64))
+
+
+def test_lists_of_one_user_are_held_out_together() -> None:
+    """Noise that is the same in all lists of a user would look like knowledge if they were not."""
+    random = np.random.default_rng(0)
+    features, list_index, chosen = lists(20)
+    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    llm = random.standard_normal((len(list_index), 30))
+    again = np.hstack([features, llm]), list_index, chosen
+    copies = [np.concatenate([part] * 4) for part in (again[0], again[2])]
+    numbers = np.concatenate([list_index + 20 * copy for copy in range(4)])
+    words = {f"llm{n}": "noise" for n in range(30)}
+    users = np.tile(np.arange(20), 4)
+    fooled = fit_fused(evidence, words, copies[0], numbers, copies[1])
+    careful = fit_fused(evidence, words, copies[0], numbers, copies[1], users=users)
+    assert np.abs(careful.logit.weights[2:]).max() < 0.2 * np.abs(fooled.logit.weights[2:]).max()
+
+
 def test_folds_need_two_lists() -> None:
     _, list_index, chosen = lists(1)
     with pytest.raises(DataError, match="at least two"):

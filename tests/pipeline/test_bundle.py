@@ -81,7 +81,7 @@ def test_kept_priors_are_not_computed_again(reranker, tmp_path):
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 4
+    assert manifest["format"] == 5
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -133,13 +133,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 4"),
-        ("format: 4\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 4"),
+        ("", "format None, this version reads 5"),
+        ("format: 5\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 5"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 4\nfiles: {}\n", "damaged: .*not part of the bundle"),
+        ("format: 5\nfiles: {}\n", "damaged: .*not part of the bundle"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):

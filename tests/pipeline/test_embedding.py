@@ -8,7 +8,7 @@ import pytest
 
 from candidate_gen import PopularityRecall
 from reranker import Reranker
-from reranker.catalog import Catalog, tastes
+from reranker.catalog import Catalog, chosen_items
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
 from reranker.folds import evidence_model, fold_from_recall
@@ -63,7 +63,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     everything = evidence_model(data.interactions, data.items, reranker.recall)
     learned = []
     for evidence in (before_last, everything):
-        reranker.reader.learn_taste(*tastes(Catalog(data.items), evidence))
+        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), evidence))
         learned.append(reranker.reader.states.taste.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
@@ -140,6 +140,6 @@ def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine
 def test_explained(engine: toys.WatchedEngine) -> None:
     reranker = fitted(engine)
     explanation = reranker.explain(reranker.recall.recommend(["u0"], 12))
-    assert explanation.components[0] == "llm_near_last" and explanation.values.shape == (12, 10)
+    assert explanation.components[0] == "llm_near_last" and explanation.values.shape == (12, 11)
     titles = reranker.titles(explanation.ranked["item_id"].tolist())
     assert [text.strip() for text in explanation.candidate_texts] == titles

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from candidate_gen import ItemKNNRecall, PopularityRecall
-from reranker import ConfigError, DataError, Dataset, Reranker
+from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.folds import fold_from_logs
 from tests.pipeline import toys
@@ -67,25 +67,60 @@ def test_an_llm_that_says_nothing_is_not_served_in_place_of_recall():
 def test_recall_never_sees_what_is_held_out():
     data = toys.taste_dataset(users=40)
     spy = toys.SpyRecall(toys.items()["item_id"])
-    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy)
-    (seen,) = spy.fits
-    assert len(seen) == len(data.interactions) - 40
-    newest = data.interactions.groupby("user_id").tail(1)
-    pairs = set(zip(seen["user_id"], seen["item_id"], strict=True))
-    assert not pairs & set(zip(newest["user_id"], newest["item_id"], strict=True))
-    for user, part in seen.groupby("user_id"):
-        assert part["timestamp"].max() <= newest[newest["user_id"] == user]["timestamp"].item()
+    Reranker(toys.config(n_candidates=32, moments=3), ScriptedEngine()).fit(data, spy)
+    assert [len(seen) for seen in spy.fits] == [4 * 40, 3 * 40, 2 * 40]
+    for moment, seen in enumerate(spy.fits, start=1):
+        later = data.interactions.groupby("user_id").tail(moment)
+        pairs = set(zip(seen["user_id"], seen["item_id"], strict=True))
+        assert not pairs & set(zip(later["user_id"], later["item_id"], strict=True))
+        for user, part in seen.groupby("user_id"):
+            assert part["timestamp"].max() <= later[later["user_id"] == user]["timestamp"].min()
+
+
+def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
+    data = toys.taste_dataset(users=40)
+
+    def fits(**settings):
+        spy = toys.SpyRecall(toys.items()["item_id"])
+        Reranker(toys.config(n_candidates=32, **settings), ScriptedEngine()).fit(data, spy)
+        return len(spy.fits)
+
+    assert fits() == 4  # of 5 interactions one has to be known before the choice
+    assert fits(moments=1) == 1
+    assert fits(min_history=3) == 2
+    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", 41)
+    assert fits() == 2
+    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", 40)
+    assert fits() == 1
+
+
+def test_older_moments_teach_what_the_newest_taught():
+    """The newest choices are those of another user, so that only older ones say that tastes last."""
+    data = toys.taste_dataset(users=40)
+    frame = data.interactions.copy()
+    newest = frame.groupby("user_id").tail(1).index
+    frame.loc[newest, "item_id"] = np.random.default_rng(0).choice(data.items["item_id"], len(newest))
+    mixed = Dataset(interactions=frame.drop_duplicates(["user_id", "item_id"]), items=data.items, domain="toy")
+    recall = PopularityRecall().fit(mixed.interactions)
+    one, all_of_them = (
+        Reranker(toys.config(n_candidates=28, moments=moments), ScriptedEngine()).fit(mixed, recall).blend
+        for moments in (1, 5)
+    )
+    assert one.features.logit.n_choices < 41 < 100 < all_of_them.features.logit.n_choices
+    assert all_of_them.features.logit.log_likelihood > one.features.logit.log_likelihood
+    assert all_of_them.guard.fused_minus_recall.n == 40  # users, not lists
 
 
 def test_the_prompts_of_the_fold_do_not_show_what_is_held_out():
     engine = toys.WatchedEngine()
     data = toys.taste_dataset(users=40)
     spy = toys.SpyRecall(toys.items()["item_id"])
-    Reranker(toys.config(n_candidates=32, soft_tokens=0), engine).fit(data, spy)
+    Reranker(toys.config(n_candidates=32, soft_tokens=0, moments=2), engine).fit(data, spy)
     titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
     expected = {
-        "".join(f"\n- {titles[item]}" for item in part["item_id"][:-1])
+        "".join(f"\n- {titles[item]}" for item in part["item_id"][:-left_out])
         for _, part in data.interactions.groupby("user_id")
+        for left_out in (1, 2)
     }
     shown = {prefix.split("Chosen before:")[1] for prefix in engine.prefixes()} - {""}
     assert shown == expected
@@ -98,13 +133,17 @@ def test_new_users_get_the_order_that_other_new_users_were_better_off_with():
     from_end = data.interactions.groupby("user_id").cumcount(ascending=False)
     shown = Dataset(interactions=data.interactions[~new | (from_end < 3)], items=data.items, domain="toy")
     guards = [
-        Reranker(toys.config(n_candidates=28), ScriptedEngine()).fit(one, recall).blend.guard for one in (data, shown)
+        Reranker(toys.config(n_candidates=28, moments=1), ScriptedEngine()).fit(one, recall).blend.guard
+        for one in (data, shown)
     ]
     assert all(guard.serve != "recall" for guard in guards)
     assert [group.at_least for group in guards[0].by_history] == [4]  # nobody has fewer than 4 known
     assert guards[0].holds_for(np.array([0, 2, 4])).tolist() == [False, False, True]
     assert [group.at_least for group in guards[1].by_history] == [2]
     assert guards[1].holds_for(np.array([0, 2, 4])).tolist() == [False, True, True]
+    earlier = Reranker(toys.config(n_candidates=28, moments=3), ScriptedEngine()).fit(data, recall).blend.guard
+    assert earlier.by_history[0].at_least == 2  # all were as new once
+    assert earlier.holds_for(np.array([0, 1, 2])).tolist() == [False, False, True]
 
 
 def test_after_fit_histories_are_complete():
@@ -162,8 +201,18 @@ def test_fitting_twice_gives_the_same():
 
 def test_fit_users_limits_what_the_llm_reads():
     engine = toys.WatchedEngine()
+    toys.fitted(engine, fit_users=10, moments=1)
+    newest = engine.prefixes()
+    assert len(newest) <= 10 + 1  # and one request for the priors
+    engine.calls.clear()
     toys.fitted(engine, fit_users=10)
-    assert sum(len(call) for call in engine.calls) <= 10 + 1  # and one request for the priors
+    assert engine.prefixes() == newest  # older moments are not read before the newest are
+
+
+def test_what_a_read_out_reads_by_default():
+    assert RerankerConfig(scoring="embedding").lists_to_read is None
+    assert RerankerConfig(scoring="likelihood+embedding").lists_to_read == 1000
+    assert RerankerConfig(scoring="embedding", fit_users=30).lists_to_read == 30
 
 
 def test_a_table_without_timestamps_is_enough():
@@ -233,7 +282,7 @@ class TestRefused:
 
     def test_a_single_list_to_learn_from(self, reranker):
         data, candidates, held_out = toys.cold_logs()
-        with pytest.raises(DataError, match="at least two lists"):
+        with pytest.raises(DataError, match="at least two users"):
             reranker.fit(data, candidates=candidates[candidates["user_id"] == "u1"], held_out=held_out)
 
     def test_a_failed_fit_leaves_the_reranker_unfitted(self, reranker, data):
@@ -245,7 +294,7 @@ class TestRefused:
     def test_after_a_failed_second_fit_nothing_old_is_served(self):
         reranker = toys.fitted()
         data, candidates, held_out = toys.cold_logs()
-        with pytest.raises(DataError, match="at least two lists"):
+        with pytest.raises(DataError, match="at least two users"):
             reranker.fit(data, candidates=candidates[candidates["user_id"] == "u1"], held_out=held_out)
         with pytest.raises(DataError, match="call fit"):
             reranker.rerank(candidates)

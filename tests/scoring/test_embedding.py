@@ -14,10 +14,11 @@ from reranker.scoring import (
     Scoring,
     ScoringList,
     StateStore,
+    embedding,
     store,
 )
 from reranker.scoring.embedding import NEWEST, nearness
-from reranker.scoring.space import EmbeddingSpace, ItemSpaces, TasteSpace, unit
+from reranker.scoring.space import Appeal, EmbeddingSpace, ItemSpaces, TasteSpace, unit
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
@@ -143,8 +144,8 @@ def test_tastes_reach_items_that_nobody_chose() -> None:
     scoring.learn(items)
     one = ScoringList(history=items[:3], candidates=titled("zorblax new", "mipfen new"))
     assert not scoring.score_components([one])[0][:, 5:].any()
-    scoring.learn_taste(items, vectors, np.ones(16))
-    taste = scoring.score_components([one])[0][:, 5:]
+    scoring.learn_choices(items, vectors, np.ones(16))
+    taste = scoring.score_components([one])[0][:, 5:10]
     assert (taste[0] > 0).all() and (taste[0] > taste[1] + 0.5).all()
 
 
@@ -154,16 +155,56 @@ def test_only_chosen_items_teach_tastes() -> None:
     vectors = np.eye(4, dtype=np.float32)
     vectors[2] = 0
     scoring.learn(items)
-    scoring.learn_taste(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
+    scoring.learn_choices(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:2]))
     expected = TasteSpace.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
     np.testing.assert_allclose(scoring.states.taste.weights, expected.weights, atol=1e-6)
     one = ScoringList(history=items[:1], candidates=items[1:2])
-    assert scoring.score_components([one])[0][:, 5:].any()
-    scoring.learn_taste(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
+    assert scoring.score_components([one])[0][:, 5:10].any()
+    scoring.learn_choices(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
     assert scoring.states.taste is None
     later = ScoringList(history=items[:1], candidates=items[1:])
     assert not scoring.score_components([later])[0][:, 5:].any()
+    scoring.learn_choices(items, vectors, np.zeros(4))
+    assert scoring.states.taste is None and scoring.states.appeal is None
+
+
+def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
+    placed = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=np.float32)
+    counts = np.array([np.e**3, np.e, np.e]) - 1  # logarithms 3, 1, 1; their mean 5/3
+    # Gram diag(1, 2), penalty 10 * 3/2: (1 + 15) w = 4/3 and (2 + 15) w = -4/3.
+    expected = [4 / 3 / 16, -4 / 3 / 17]
+    np.testing.assert_allclose(Appeal.fit(placed, counts).weights, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        Appeal.fit(placed, counts).of(placed), [expected[0], expected[1], expected[1]], atol=1e-6
+    )
+
+
+def test_appeal_reaches_items_that_nobody_chose() -> None:
+    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    items = titled(*(f"{word} {number}" for word in ("zorblax", "mipfen") for number in range(8)), "quxard")
+    scoring.learn(items)
+    counts = np.array([100.0] * 8 + [2.0] * 8 + [0.0])
+    scoring.learn_choices(items, np.zeros((17, 0), dtype=np.float32), counts)
+    stranger = ScoringList(history=[], candidates=titled("zorblax new", "mipfen new", ""))
+    often, seldom, silent = scoring.score_components([stranger])[0][:, 10]
+    assert often > 0.1 and seldom < -0.1
+    assert silent == 0
+    states = scoring.states.states(scoring._engine, renderer().item_texts(items[:16]))
+    expected = Appeal.fit(scoring.states.spaces.whole(states), counts[:16])  # what nobody chose teaches nothing
+    np.testing.assert_allclose(scoring.states.appeal.weights, expected.weights, atol=1e-6)
+
+
+def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
+    monkeypatch.setattr(embedding, "CATALOGUE_SAMPLE", 6)
+    engine = WatchedEngine(dim=64)
+    scoring = EmbeddingScoring(engine, renderer())
+    items = titled(*(f"zorblax {number}" for number in range(40)))
+    scoring.learn(items, seed=3)
+    assert engine.states_read == 6
+    scoring.learn_choices(items, np.zeros((40, 0), dtype=np.float32), np.arange(40.0), seed=3)
+    assert engine.states_read == 6  # the same that the spaces were learned from
+    assert scoring.states.appeal is not None
 
 
 def test_descriptions_tell_tastes_and_not_nearness() -> None:
@@ -172,10 +213,10 @@ def test_descriptions_tell_tastes_and_not_nearness() -> None:
     words = ("zorblax", "mipfen")
     items = [{"title": f"item {number}", "description": words[number % 2]} for number in range(16)]
     scoring.learn(items)
-    scoring.learn_taste(items, np.tile(np.eye(2, dtype=np.float32), (8, 1)), np.ones(16))
+    scoring.learn_choices(items, np.tile(np.eye(2, dtype=np.float32), (8, 1)), np.ones(16))
     new = [{"title": "something new", "description": word} for word in (*words, "")]
     components = scoring.score_components([ScoringList(history=items[::2][:3], candidates=new)])[0]
-    assert (components[0, 5:] > components[1, 5:] + 0.5).all()
+    assert (components[0, 5:10] > components[1, 5:10] + 0.5).all()
     np.testing.assert_array_equal(components[:, :5], components[[0, 0, 0], :5])
 
 
@@ -217,7 +258,7 @@ def test_a_name_is_the_mean_over_title_and_category() -> None:
 def test_tastes_need_the_catalogue() -> None:
     scoring = EmbeddingScoring(ScriptedEngine(), renderer())
     with pytest.raises(ConfigError, match="call learn first"):
-        scoring.learn_taste(titled("mipfen"), np.ones((1, 2), dtype=np.float32), np.ones(1))
+        scoring.learn_choices(titled("mipfen"), np.ones((1, 2), dtype=np.float32), np.ones(1))
 
 
 def test_unit_leaves_zeros() -> None:
@@ -234,8 +275,9 @@ def test_round_trip(tmp_path, described: bool) -> None:
         one = replace(one, candidates=[{**item, "description": f"of {item['title']}"} for item in one.candidates])
     items = [*one.history, *one.candidates]
     before.learn(items)
-    before.learn_taste(items, np.eye(len(items), 3, dtype=np.float32), np.ones(len(items)))
+    before.learn_choices(items, np.eye(len(items), 3, dtype=np.float32), 1.0 + np.arange(len(items)))
     expected = before.score_components([one])[0]
+    assert expected.any(axis=0).all()
     before.states.save(tmp_path / "states.npz")
     silent = WatchedEngine()
     after = EmbeddingScoring(silent, renderer(), StateStore.load(tmp_path / "states.npz"))
@@ -246,7 +288,7 @@ def test_round_trip(tmp_path, described: bool) -> None:
 def test_an_empty_store_round_trips(tmp_path) -> None:
     StateStore().save(tmp_path / "states.npz")
     loaded = StateStore.load(tmp_path / "states.npz")
-    assert len(loaded) == 0 and loaded.spaces is None and loaded.taste is None
+    assert len(loaded) == 0 and loaded.spaces is None and loaded.taste is None and loaded.appeal is None
 
 
 def test_an_engine_without_states_is_named() -> None:
