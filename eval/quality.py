@@ -43,7 +43,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="runs of systems that depend on chance")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="fewer users; at most 10 minutes a domain on 2 cores")] = False,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
-    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = 500,
+    fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain; 0: as `fit`")] = 0,
     external: Annotated[
         list[str] | None, typer.Option(help="name=DIR with DIR/<domain>.parquet; judged in the first split")
     ] = None,
@@ -57,15 +57,17 @@ def main(
     names = chosen_domains(data, domains, QUICK if quick else ())
     test_users, zero_shot_users = users or None, 400
     if quick:
-        test_users, zero_shot_users, fit_users = users or 800, 60, min(fit_users, 150)
+        test_users, zero_shot_users = users or 800, 60
     prompt = {"family": family} if family else {}
     read_out = scoring or default_read_out(engine, trained=False)
+    if quick and read_out != "embedding":
+        fit_users = min(fit_users or 150, 150)
     asked = {"engine": engine, "prompt": prompt, "scoring": read_out}
     config = RerankerConfig.from_mapping(asked | ({"model": model} if model else {}))
     suite = Suite(
         config,
         lambda: engine_of(config),
-        fit_users,
+        fit_users or None,
         FAMILIES,
         progress=True,
         directory=out / "readings",

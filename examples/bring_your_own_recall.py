@@ -10,7 +10,7 @@ held_out = data.interactions.groupby("user_id").tail(1)
 before = data.interactions.drop(held_out.index)
 served = PopularityRecall().fit(before).recommend(held_out["user_id"].tolist(), n=30)  # user_id, item_id, score, rank
 
-reranker = Reranker.from_pretrained("default", fit_users=40)
+reranker = Reranker.from_pretrained("default")
 reranker.fit(data, candidates=served, held_out=held_out)
 print(reranker.blend.guard.in_words())
 print(reranker.rerank(served.head(60), k=3))

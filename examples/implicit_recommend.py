@@ -16,7 +16,7 @@ matrix = csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)))
 model = AlternatingLeastSquares(factors=64, random_state=0)
 model.fit(matrix, show_progress=False)
 
-reranker = Reranker.from_pretrained("default", fit_users=40)
+reranker = Reranker.from_pretrained("default")
 reranker.fit(data, ALSRecall(factors=64).fit(data.interactions))
 print(reranker.blend.guard.in_words())
 

@@ -12,13 +12,16 @@ from reranker.settings_model import SettingsModel
 READ_LISTS = 1000
 """Lists that a read-out reads for fitting where nothing else is asked for."""
 
+EMBEDDED_LISTS = 10_000
+"""The same of "embedding", which reads items and no list: fitting the head takes a minute then."""
+
 ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
 
 
 def default_read_out(engine: str, trained: bool) -> ReadOut:
     """The read-out where none is asked for.
 
-    "embedding" is the one that adds to the cheap features without any training (docs/training.md). A remote server
+    "embedding" is the one that adds to the cheap features without any training (docs/results.md). A remote server
     shows no hidden states, and what was trained was trained for "likelihood".
     """
     return "likelihood" if trained or engine == "openai" else "embedding"
@@ -38,8 +41,8 @@ class RerankerConfig(SettingsModel):
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         soft_tokens: length of the soft prompt; 0 for none.
         n_candidates: length of the recall lists that `fit` learns on; make it the length you will serve.
-        fit_users: how many lists the LLM scores in `fit`, at most; by default all by "embedding", which reads items and
-            no list, and `READ_LISTS` by the other read-outs.
+        fit_users: how many lists the LLM scores in `fit`, at most, drawn from all moments alike; by default
+            `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other read-outs.
         moments: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
             ones only where the newer gave few lists (`reranker.moments.ENOUGH_LISTS`).
         min_history: users with fewer interactions than this before the held-out one teach nothing.
@@ -63,9 +66,9 @@ class RerankerConfig(SettingsModel):
     seed: int = Field(default=0, ge=0)
 
     @property
-    def lists_to_read(self) -> int | None:
-        """`fit_users`, or what stands for it by default; None for all."""
-        return self.fit_users or (None if self.scoring == "embedding" else READ_LISTS)
+    def lists_to_read(self) -> int:
+        """`fit_users`, or what stands for it by default."""
+        return self.fit_users or (EMBEDDED_LISTS if self.scoring == "embedding" else READ_LISTS)
 
     @field_validator("engine_options")
     @classmethod

@@ -1,5 +1,6 @@
 """How far back lists are replayed to learn from."""
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ MOMENTS = 5
 
 ENOUGH_LISTS = 2000
 """Lists with a chosen item in them from which on no earlier moment is replayed."""
+
+logger = logging.getLogger(__name__)
 
 Moment = TypeVar("Moment")
 
@@ -24,7 +27,7 @@ def replay(
 
     Args:
         first: makes the newest one.
-        earlier: makes the one before; a `DataError` says that there is none.
+        earlier: makes the one before; where it cannot, what was found so far has to do, and the log says why.
         n_lists: how many lists of a moment hold a chosen item.
 
     Raises:
@@ -34,6 +37,10 @@ def replay(
     while len(found) < most and sum(map(n_lists, found)) < ENOUGH_LISTS:
         try:
             found.append(earlier(found[-1]))
-        except DataError:
+        except DataError as error:  # histories are too short, or recall finds nothing of them
+            logger.info("no moment before the newest %d is replayed: %s", len(found), error)
+            break
+        except Exception as error:  # a stage of somebody's own, on less data than it is used to
+            logger.warning("no moment before the newest %d is replayed, for it failed: %r", len(found), error)
             break
     return found

@@ -153,10 +153,10 @@ class Reranker:
         self.recall = recall
         self._data = DomainData.build(data, recall)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
-        components = self._read_folds(folds, tokens, progress)
+        choices = Choices.joined([fold.choices for fold in folds])
+        components = self._read_folds(folds, choices.covered_lists(config.lists_to_read, config.seed), tokens, progress)
         self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
-        choices = Choices.joined([fold.choices for fold in folds])
         self.blend = Blend.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
         return self
@@ -555,23 +555,24 @@ class Reranker:
         return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens, reader.item_tokens)
 
     def _read_folds(
-        self, folds: Sequence[ValidationFold], tokens: ItemTokens | None, progress: bool
+        self, folds: Sequence[ValidationFold], wanted: IntArray, tokens: ItemTokens | None, progress: bool
     ) -> dict[int, NDArray[np.float64]]:
-        """Components of the lists that teach, numbered on from one fold to the next; the newest first.
+        """Components of the `wanted` lists, numbered on from one fold to the next.
 
         Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of
         that moment, without gradient steps.
         """
         components: dict[int, NDArray[np.float64]] = {}
-        most, before = self.config.lists_to_read, 0
-        for fold in folds:
-            numbers = fold.choices.covered_lists(None if most is None else most - len(components), self.config.seed)
-            lists = fold.candidates[np.isin(fold.list_index, numbers)].reset_index(drop=True)
+        begins = np.cumsum([0, *(len(fold.users) for fold in folds)])
+        for fold, begin, end in zip(folds, begins[:-1], begins[1:], strict=True):
+            numbers = wanted[(wanted >= begin) & (wanted < end)]
+            if not len(numbers):
+                continue
+            lists = fold.candidates[np.isin(fold.list_index, numbers - begin)].reset_index(drop=True)
             self.reader.item_tokens = with_newer_items(tokens, fold.evidence)
             self.reader.learn_choices(*chosen_items(self._require_data().catalog, fold.evidence))
             read = self.llm_components(lists, evidence=fold.evidence, states={}, progress=progress)
-            components |= zip((before + numbers).tolist(), read, strict=True)
-            before += len(fold.users)
+            components |= zip(numbers.tolist(), read, strict=True)
         return components
 
     def _require_data(self) -> DomainData:

@@ -51,7 +51,9 @@ def evaluate(
     support: Annotated[int, typer.Option("--support", min=1, help="interactions kept of a cold user")] = 3,
     candidates: Annotated[str, typer.Option("--candidates", help="list lengths, comma-separated")] = "50",
     users: Annotated[int | None, typer.Option("--users", min=2, help="test users at most, drawn at random")] = None,
-    fit_users: Annotated[int, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting")] = 300,
+    fit_users: Annotated[
+        int | None, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting; as `fit` by default")
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of systems that depend on chance")] = 5,
     inject: Annotated[bool, typer.Option("--inject", help="put missed targets into the lists (labelled)")] = False,
     all_lists: Annotated[

@@ -5,7 +5,6 @@ Systems of one domain share the readings, so that a list is read by the model on
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +104,9 @@ class Readings:
         self._engine = CountingEngine(engine)
         self._readers: dict[str, Reader] = {}
         self._kept: dict[int, _Reading] = {}
-        self._teaching: dict[tuple[int, int | None], tuple[CandidateLists, CandidateLists]] = {}
+        self._teaching: dict[
+            tuple[tuple[int, ...], int | None, int], tuple[list[CandidateLists], list[CandidateLists]]
+        ] = {}
 
     @property
     def engine(self) -> Engine:
@@ -159,26 +160,24 @@ class Readings:
             f"{_texts_of(self.config.prompt.directory)}{trained}"
         )
 
-    def teaching(self, moments: Sequence[CandidateLists], most: int | None) -> list[CandidateLists]:
-        """The lists with a target in them, for only these teach: at most `most` a domain, of the first moments first.
-
-        Of a moment of which not all are wanted, a random part, the same at every call.
-        """
-        found: list[CandidateLists] = []
-        read: Counter[str] = Counter()
-        for lists in moments:
-            taught = self._teaching_of(lists, None if most is None else max(0, most - read[lists.fold.domain]))
-            read[lists.fold.domain] += int(taught.covered.sum())
-            found.append(taught)
-        return found
-
-    def _teaching_of(self, lists: CandidateLists, most: int | None, seed: int = 0) -> CandidateLists:
-        key = id(lists), most
+    def teaching(self, moments: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[CandidateLists]:
+        """The lists with a target in them, for only these teach: at most `most` a domain, drawn from all its moments
+        alike, and the same at every call."""
+        key = tuple(map(id, moments)), most, seed
         if key not in self._teaching:
-            covered = np.flatnonzero(lists.covered)
-            if most is not None and len(covered) > most:
-                covered = np.random.default_rng(seed).choice(covered, most, replace=False)
-            self._teaching[key] = lists, lists.of_users(np.isin(np.arange(len(lists.fold.users)), covered))
+            drawn = dict(enumerate(np.flatnonzero(lists.covered) for lists in moments))
+            for domain in {lists.fold.domain for lists in moments}:
+                mine = [number for number, lists in enumerate(moments) if lists.fold.domain == domain]
+                every = [(number, user) for number in mine for user in drawn[number].tolist()]
+                if most is not None and len(every) > most:
+                    kept = np.random.default_rng(seed).choice(len(every), most, replace=False)
+                    chosen = np.array(every, dtype=np.int64)[np.sort(kept)]
+                    drawn |= {number: chosen[chosen[:, 0] == number, 1] for number in mine}
+            taught = [
+                lists.of_users(np.isin(np.arange(len(lists.fold.users)), drawn[number]))
+                for number, lists in enumerate(moments)
+            ]
+            self._teaching[key] = list(moments), taught
         return self._teaching[key][1]
 
     def reader(self, domain: str) -> Reader:

@@ -192,7 +192,10 @@ def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings
 
 
 def _fitting(fold: Fold, recall: RecallStage, n: int, settings: Settings) -> list[CandidateLists]:
-    """Where systems may learn: lists of the moments that `Reranker.fit` would replay of the training part."""
+    """Where systems may learn: lists of the training part, from its newest moment back, as `Reranker.fit` replays them.
+
+    A temporal split is cut earlier and earlier. Of cold items there is one moment: each would take further items out.
+    """
 
     def propose_before(newer: Fold) -> tuple[Fold, CandidateLists]:
         past = newer.validation()
@@ -203,7 +206,7 @@ def _fitting(fold: Fold, recall: RecallStage, n: int, settings: Settings) -> lis
         lambda: propose_before(fold),
         lambda newer: propose_before(newer[0]),
         lambda moment: int(moment[1].covered.sum()),
-        settings.moments,
+        1 if fold.cold_items else settings.moments,
     )
     return [lists for _, lists in moments]
 

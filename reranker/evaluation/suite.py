@@ -65,7 +65,7 @@ class Suite:
     Args:
         config: of the LLM systems; `scoring` is set by each system.
         load: gives the engine.
-        fit_users: lists the LLM reads for fitting, at most, a domain.
+        fit_users: lists the LLM reads for fitting, at most, a domain; by default as many as `Reranker.fit` reads.
         families: domain -> template family, for domains that are not called like one.
         progress: show progress bars on stderr.
         directory: where the model's readings are kept for later runs; nowhere by default.
@@ -77,7 +77,7 @@ class Suite:
         self,
         config: RerankerConfig,
         load: Callable[[], Engine],
-        fit_users: int | None = 500,
+        fit_users: int | None = None,
         families: Mapping[str, str] | None = None,
         progress: bool = False,
         directory: Path | None = None,
@@ -88,7 +88,7 @@ class Suite:
         self._trained = trained
         self._adapt_steps = adapt_steps
         self._directory = directory
-        self.fit_users = fit_users
+        self.fit_users = fit_users or config.lists_to_read
         self._load = load
         self._families = families
         self._progress = progress

@@ -123,6 +123,7 @@ class MetaTrainer:
         )
         with bar, closing(self._writer) if self._writer else nullcontext():
             if not self.curve.validation:
+                bar.set_postfix_str("reading lists for coefficients and validation")  # minutes without a step
                 self._first_coefficients()
                 self._validate()
             for seen in self.curve.validation:

@@ -41,7 +41,7 @@ class EmbeddingSpace:
         """From (n_texts, dim) states of a catalogue's texts.
 
         A power of 1/2 would whiten the directions, 0 would leave them as loud as they are; half way between was better
-        than either on the mean of six domains (docs/training.md).
+        than either on the mean of six domains (docs/experiments.md).
         """
         centre = states.mean(axis=0, dtype=np.float64)
         centred = states - centre

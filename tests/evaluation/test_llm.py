@@ -8,10 +8,11 @@ from candidate_gen import PopularityRecall
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
-from reranker.evaluation import Settings, evaluate, leave_last_k, propose
+from reranker.evaluation import Settings, evaluate, leave_last_k, llm, propose
 from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.engines import CountingEngine, SentenceEngine
 from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.fusion import Blend, Choices, fit_fused
 from reranker.item_tokens import ItemTokens, VectorTable
 from reranker.personal import ContextMap
 from reranker.tables import Dataset
@@ -155,16 +156,48 @@ def test_only_covered_lists_teach_and_always_the_same(lists):
     assert read.teaching([validation], 4)[0] is few
 
 
-def test_the_newest_moments_teach_first(lists):
-    newer, _ = lists
-    older = propose(newer.fold.validation(), PopularityRecall(), 12)
-    found = int(newer.covered.sum())
+@pytest.fixture
+def moments(lists):
+    return [lists[0], propose(lists[0].fold.validation(), PopularityRecall(), 12)]
+
+
+def test_moments_teach_alike(lists, moments):
     read = readings()
-    assert [int(one.covered.sum()) for one in read.teaching([newer, older], found + 3)] == [found, 3]
-    assert [int(one.covered.sum()) for one in read.teaching([newer, older], 4)] == [4, 0]
-    assert [one.n_found.sum() for one in read.teaching([newer, older], None)] == [found, older.covered.sum()]
+    found = [int(one.covered.sum()) for one in moments]
+    assert [one.n_found.sum() for one in read.teaching(moments, None)] == found
+    drawn = [[int(one.covered.sum()) for one in read.teaching(moments, 6, seed)] for seed in range(40)]
+    assert {sum(one) for one in drawn} == {6}
+    assert np.mean(drawn, axis=0) == pytest.approx(6 * np.array(found) / sum(found), abs=0.6)
+    elsewhere = replace(moments[1], fold=replace(moments[1].fold, domain="elsewhere"))
+    assert [int(one.covered.sum()) for one in read.teaching([moments[0], elsewhere], 6)] == [6, 6]  # a domain
     for system in (Fused(read, fit_users=4), Served(read, fit_users=4), LLMAlone(read, fit_users=4)):
-        assert np.isfinite(system.fit([newer, older]).score(lists[1])).all()
+        assert np.isfinite(system.fit(moments).score(lists[1])).all()
+
+
+def test_served_and_fused_learn_from_moments_as_the_product_does(moments, monkeypatch):
+    read, users = readings(), [user for one in moments for user in one.fold.users]
+    words = read.reader("toy").scoring.components
+    choices = Choices(
+        features=np.concatenate([one.evidence for one in moments]),
+        list_index=np.concatenate([moments[0].list_index, moments[1].list_index + len(moments[0].fold.users)]),
+        chosen=np.concatenate([one.relevant for one in moments]),
+        recall_rank=np.concatenate([one.candidates["rank"].to_numpy() for one in moments]),
+        n_relevant=np.concatenate([one.n_relevant for one in moments]),
+        n_known=np.concatenate([one.n_known for one in moments]),
+        users=users,
+    )
+    assert len(users) > 1.5 * len(set(users))
+    raw = np.concatenate([read.of(one) for one in moments])
+    components = {int(number): raw[choices.list_index == number] for number in choices.covered_lists()}
+    assert len(components) < len(users)
+    by_hand = Blend.fit(choices, components, words)
+    assert Served(read, fit_users=None).fit(moments).blend.to_json() == by_hand.to_json()
+    with monkeypatch.context() as patch:
+        seen = {}
+        patch.setattr(llm, "fit_fused", lambda *given, **named: seen.update(named) or fit_fused(*given, **named))
+        head = Fused(read, fit_users=None).fit(moments).head
+    np.testing.assert_allclose(head.logit.weights, by_hand.fused.logit.weights, atol=1e-4)
+    assert seen["users"].tolist() == choices.user_numbers.tolist()  # held out together
 
 
 def test_a_list_is_read_once_and_its_cost_is_kept(lists):

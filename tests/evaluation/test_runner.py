@@ -23,7 +23,7 @@ from reranker.evaluation import (
 )
 from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
 from reranker.evaluation.kept import write_scores
-from reranker.evaluation.splits import unseen_domain
+from reranker.evaluation.splits import cold_items, unseen_domain
 from reranker.evaluation.systems import ReadingCost
 from reranker.evaluation.table import comparison_table, gain_matrix
 from tests.evaluation.toys import dataset
@@ -343,6 +343,10 @@ def test_moments_end_where_there_are_enough_lists(fold, monkeypatch):
     assert len(taught(fold)) == 1
     monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
     assert len(taught(fold)) == 2
+
+
+def test_of_cold_items_there_is_one_moment(chain):
+    assert len(taught(cold_items(chain, share=0.3))) == 1
 
 
 def test_moments_of_every_source_teach_where_the_domain_is_unseen(fold):

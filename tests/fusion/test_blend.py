@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from reranker.fusion import FEATURES, Blend, Choices, FusionHead
 
@@ -116,6 +117,42 @@ def test_lists_that_repeat_a_user_do_not_make_the_guard_surer() -> None:
     same = Blend.fit(twice, again, WORDS).guard.features_minus_recall
     assert same.n == once.n == 60
     assert same.high - same.low > 0.9 * (once.high - once.low)
+
+
+def test_noise_that_a_user_has_in_all_his_lists_is_not_taken_for_knowledge() -> None:
+    choices = fold(users=40, evidence=0.5)
+    noise = np.random.default_rng(1).standard_normal((40, SIZE, 25))
+    four = Choices.joined([choices] * 4)
+    known = {number: noise[number % 40] for number in range(160)}
+    words = {f"llm{number}": "noise" for number in range(25)}
+    careful = Blend.fit(four, known, words)
+    fooled = Blend.fit(replace(four, users=range(160)), known, words)
+    evidence = len(FEATURES)
+    assert fooled.guard.fused_minus_features.low > 0.1
+    assert careful.guard.fused_minus_features.mean < 0.05
+    largest = [np.abs(one.fused.logit.weights[evidence:]).max() for one in (careful, fooled)]
+    assert largest[0] < 0.2 * largest[1]
+
+
+def test_lists_of_users_with_many_moments_are_extrapolated_like_others() -> None:
+    """Reading a random part says on average what reading all does, also where the LLM helps some users only."""
+    single, several = fold(users=120, evidence=0.5), fold(users=40, evidence=0.5, seed=1)
+    several = replace(several, users=range(200, 240))
+    choices = Choices.joined([single, several, several, several])
+    random = np.random.default_rng(2)
+    help_of = np.where(np.arange(240) < 120, 2.0, 0.0)  # it knows the answers of those with one list
+    known = {
+        number: help_of[number] * choices.chosen[choices.list_index == number][:, None]
+        + random.standard_normal((SIZE, 1))
+        for number in range(240)
+    }
+    everything = Blend.fit(choices, known, WORDS).guard.fused_minus_features.mean
+    parts = [choices.covered_lists(120, seed) for seed in range(12)]
+    estimates = [
+        Blend.fit(choices, {n: known[n] for n in part.tolist()}, WORDS).guard.fused_minus_features.mean
+        for part in parts
+    ]
+    assert np.mean(estimates) == pytest.approx(everything, abs=0.03)
 
 
 def test_what_the_llm_says_of_items_that_few_chose_can_count_more() -> None:

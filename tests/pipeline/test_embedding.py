@@ -1,6 +1,8 @@
 """The default read-out, end to end on the scripted engine."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from reranker import Reranker
 from reranker.catalog import Catalog, chosen_items
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
-from reranker.folds import evidence_model, fold_from_recall
+from reranker.folds import evidence_model, fold_from_recall, folds_from_recall
+from reranker.fusion import Blend, Choices
 from reranker.tables import validate_candidates
 from tests.pipeline import toys
 
@@ -67,6 +70,32 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
         learned.append(reranker.reader.states.taste.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
+
+
+def test_every_moment_is_read_with_what_was_known_before_it(
+    engine: toys.WatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[str, Any] = {}
+    fit = Blend.fit
+
+    def watched(choices: Choices, components: Mapping[int, Any], *rest: Any) -> Blend:
+        taken.update(choices=choices, components=components)
+        return fit(choices, components, *rest)
+
+    monkeypatch.setattr(Blend, "fit", watched)
+    data, reranker = toys.taste_dataset(), fitted(engine)
+    config = reranker.config
+    folds = folds_from_recall(data, reranker.recall, 12, config.min_history, config.seed, config.moments)
+    assert len(folds) > 2
+    begin, seen = 0, []
+    for fold in folds:
+        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), fold.evidence))
+        expected = reranker.llm_components(fold.candidates, evidence=fold.evidence, states={})
+        for number in fold.choices.covered_lists().tolist():
+            np.testing.assert_array_equal(taken["components"][begin + number], expected[number])
+            seen.append(begin + number)
+        begin += len(fold.users)
+    assert seen == sorted(taken["components"]) == taken["choices"].covered_lists().tolist()
 
 
 def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
     assert fits() == 1
 
 
+def test_a_stage_that_fails_on_less_data_does_not_fail_fit(caplog):
+    class NeedsMuch(toys.SpyRecall):
+        def fit(self, interactions):
+            if len(interactions) < 3 * 40:
+                raise ValueError("too little data")
+            return super().fit(interactions)
+
+    data = toys.taste_dataset(users=40)
+    spy = NeedsMuch(toys.items()["item_id"])
+    with caplog.at_level("WARNING"):
+        Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy)
+    assert len(spy.fits) == 2
+    assert "no moment before the newest 2 is replayed" in caplog.text and "too little data" in caplog.text
+    with pytest.raises(ValueError, match="too little data"):  # of the newest moment it is an error
+        Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(toys.taste_dataset(users=20), spy)
+
+
 def test_older_moments_teach_what_the_newest_taught():
     """The newest choices are those of another user, so that only older ones say that tastes last."""
     data = toys.taste_dataset(users=40)
@@ -201,16 +218,15 @@ def test_fitting_twice_gives_the_same():
 
 def test_fit_users_limits_what_the_llm_reads():
     engine = toys.WatchedEngine()
-    toys.fitted(engine, fit_users=10, moments=1)
-    newest = engine.prefixes()
-    assert len(newest) <= 10 + 1  # and one request for the priors
-    engine.calls.clear()
-    toys.fitted(engine, fit_users=10)
-    assert engine.prefixes() == newest  # older moments are not read before the newest are
+    toys.fitted(engine, fit_users=10, soft_tokens=0)
+    known = [prefix.split("Chosen before:")[1].count("\n- ") for prefix in engine.prefixes()]
+    read = [one for one in known if one]  # priors are read without a history
+    assert len(read) == 10
+    assert len(set(read)) > 2  # of all moments alike: the guard reckons with a random sample
 
 
 def test_what_a_read_out_reads_by_default():
-    assert RerankerConfig(scoring="embedding").lists_to_read is None
+    assert RerankerConfig(scoring="embedding").lists_to_read == 10_000
     assert RerankerConfig(scoring="likelihood+embedding").lists_to_read == 1000
     assert RerankerConfig(scoring="embedding", fit_users=30).lists_to_read == 30
 
