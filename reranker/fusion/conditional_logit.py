@@ -4,10 +4,12 @@ McFadden (1974), "Conditional logit analysis of qualitative choice behavior": P(
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 from reranker.errors import DataError
 from reranker.types import IntArray
@@ -53,6 +55,7 @@ class ConditionalLogit:
         chosen: NDArray[np.bool_],
         l2: float = 1.0,
         centre: Features | None = None,
+        start: Features | None = None,
     ) -> "ConditionalLogit":
         """Maximises Σ log P(chosen) − l2/2·|w − centre|² by L-BFGS (concave: one optimum).
 
@@ -64,6 +67,7 @@ class ConditionalLogit:
             chosen: (rows,) True where the item was chosen.
             l2: ridge penalty; 1.0 is a normal prior of variance 1 on each weight.
             centre: (n_features,) mean of that prior; zeros by default.
+            start: (n_features,) where the search begins; by default at the mean.
 
         Raises:
             DataError: no chosen row, or a feature that is not finite.
@@ -76,23 +80,31 @@ class ConditionalLogit:
         n_choices = int(choices.sum())
         if n_choices == 0:
             raise DataError("conditional logit: no list contains a chosen item, so there is nothing to learn from")
-        useful = choices[list_index] > 0
-        x, y = features[useful], chosen[useful]
-        kept, rows = np.unique(list_index[useful], return_inverse=True)
-        choices = choices[kept]
-
+        useful = np.flatnonzero(choices[list_index] > 0)
+        useful = useful[np.argsort(list_index[useful], kind="stable")]  # lists as runs of rows
+        x, lists = features[useful], list_index[useful]
+        starts = np.flatnonzero(np.diff(lists, prepend=-1))
+        sizes, choices = np.diff(starts, append=len(lists)), choices[lists[starts]]
+        observed = chosen[useful] @ x
         prior = np.zeros(features.shape[1]) if centre is None else centre
 
-        def loss(weights: Features) -> tuple[float, Features]:
-            log_p = log_softmax_within_lists(x @ weights, rows)
-            expected = np.exp(log_p) * choices[rows]
-            value = -log_p[y].sum() + 0.5 * l2 * (weights - prior) @ (weights - prior)
-            gradient = x.T @ (expected - y) + l2 * (weights - prior)
-            return float(value), gradient
+        def minus_log_likelihood(weights: Features) -> tuple[float, Features]:
+            utilities = x @ weights
+            peaks = np.maximum.reduceat(utilities, starts)
+            odds = np.exp(utilities - np.repeat(peaks, sizes))
+            totals = np.add.reduceat(odds, starts)
+            expected = odds * np.repeat(choices / totals, sizes)
+            return float(choices @ (np.log(totals) + peaks) - observed @ weights), expected @ x - observed
 
-        solution = minimize(loss, prior, jac=True, method="L-BFGS-B")
-        log_p = log_softmax_within_lists(x @ solution.x, rows)
-        return cls(weights=solution.x, log_likelihood=float(log_p[y].mean()), n_choices=n_choices)
+        def loss(weights: Features) -> tuple[float, Features]:
+            value, gradient = minus_log_likelihood(weights)
+            off = weights - prior
+            return value + 0.5 * l2 * float(off @ off), gradient + l2 * off
+
+        with _libraries().limit(limits=1, user_api="blas"):  # on matrices this small, threads take three times as long
+            solution = minimize(loss, prior if start is None else start, jac=True, method="L-BFGS-B")
+        likelihood = -minus_log_likelihood(solution.x)[0] / n_choices
+        return cls(weights=solution.x, log_likelihood=likelihood, n_choices=n_choices)
 
     def score(self, features: Features) -> Features:
         """(rows,) utilities; only differences within a list mean anything."""
@@ -103,6 +115,11 @@ class ConditionalLogit:
         """Σ log P(chosen item) over lists of any numbers, in nats."""
         log_p = log_softmax_within_lists(self.score(features), np.unique(list_index, return_inverse=True)[1])
         return float(log_p[chosen].sum())
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def log_softmax_within_lists(utilities: Features, list_index: IntArray) -> Features:

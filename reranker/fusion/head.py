@@ -137,14 +137,15 @@ def _cross_validated_l2(
     if len(teaching if users is None else np.unique(users[teaching])) < CROSS_VALIDATION_FOLDS:
         return penalties[-1]
     fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed, users)
-    likelihoods = []
-    for penalty in penalties:
-        held_out = 0.0
-        for number in range(CROSS_VALIDATION_FOLDS):
-            mine = fold_of_row == number
-            logit = ConditionalLogit.fit(features[~mine], list_index[~mine], chosen[~mine], penalty, centre)
-            held_out += logit.log_likelihood_of(features[mine], list_index[mine], chosen[mine])
-        likelihoods.append(held_out)
+    likelihoods = np.zeros(len(penalties))
+    for number in range(CROSS_VALIDATION_FOLDS):
+        mine = fold_of_row == number
+        apart, others = ((features[part], list_index[part], chosen[part]) for part in (mine, ~mine))
+        weights = centre
+        for place in np.argsort(penalties)[::-1]:  # the strongest first, from which the next is not far
+            logit = ConditionalLogit.fit(*others, penalties[place], centre, weights)
+            likelihoods[place] += logit.log_likelihood_of(*apart)
+            weights = logit.weights
     return penalties[int(np.argmax(likelihoods))]
 
 

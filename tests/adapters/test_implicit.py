@@ -40,13 +40,13 @@ def test_the_rerankers_order_in_implicits_shapes(world, recommender):
     users = np.array([5, 2, 9])
     ids, scores = recommender.recommend(users, matrix[users], N=4)
     assert ids.shape == scores.shape == (3, 4) and ids.dtype == np.int32
-    proposed, _ = model.recommend(users, matrix[users], N=12)
+    proposed, given = model.recommend(users, matrix[users], N=12)
     for row, user in enumerate(users):
         lists = pd.DataFrame(
             {
                 "user_id": user_ids[user],
                 "item_id": [item_ids[item] for item in proposed[row]],
-                "rank": range(1, 13),
+                "score": given[row].astype(float),
             }
         )
         expected = reranker.rerank(lists, 4)["item_id"].tolist()
