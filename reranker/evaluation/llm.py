@@ -165,17 +165,18 @@ class Readings:
         alike, and the same at every call."""
         key = tuple(map(id, moments)), most, seed
         if key not in self._teaching:
-            drawn = dict(enumerate(np.flatnonzero(lists.covered) for lists in moments))
+            drawn = [np.flatnonzero(lists.covered) for lists in moments]
             for domain in {lists.fold.domain for lists in moments}:
                 mine = [number for number, lists in enumerate(moments) if lists.fold.domain == domain]
-                every = [(number, user) for number in mine for user in drawn[number].tolist()]
-                if most is not None and len(every) > most:
-                    kept = np.random.default_rng(seed).choice(len(every), most, replace=False)
-                    chosen = np.array(every, dtype=np.int64)[np.sort(kept)]
-                    drawn |= {number: chosen[chosen[:, 0] == number, 1] for number in mine}
+                ends = np.cumsum([len(drawn[number]) for number in mine])
+                if most is not None and ends[-1] > most:
+                    kept = np.zeros(ends[-1], dtype=np.bool_)
+                    kept[np.random.default_rng(seed).choice(ends[-1], most, replace=False)] = True
+                    for number, part in zip(mine, np.split(kept, ends[:-1]), strict=True):
+                        drawn[number] = drawn[number][part]
             taught = [
-                lists.of_users(np.isin(np.arange(len(lists.fold.users)), drawn[number]))
-                for number, lists in enumerate(moments)
+                lists.of_users(np.isin(np.arange(len(lists.fold.users)), users))
+                for lists, users in zip(moments, drawn, strict=True)
             ]
             self._teaching[key] = list(moments), taught
         return self._teaching[key][1]
