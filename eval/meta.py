@@ -34,7 +34,7 @@ TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 FIT_LISTS = 300
-"""For fitting, a domain, where no number is given; by embedding all, for that reads items and no lists."""
+"""For fitting, a domain, where no number is given; by embedding as many as `fit` reads, for that costs little."""
 
 
 def main(
@@ -46,7 +46,7 @@ def main(
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
-    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: all by embedding, else 300")] = 0,
+    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: as `fit` by embedding, else 300")] = 0,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,

@@ -225,7 +225,8 @@ def _by_history(gain: NDArray[np.float64], n_known: IntArray, users: IntArray, s
 
     newest = np.full(users.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(newest, users, n_known)
-    begins = [int(np.sort(newest[np.unique(users)])[min(FEWEST_USERS, n_users(n_known >= 0)) - 1])]
+    newest = np.sort(newest[np.unique(users)])
+    begins = [int(newest[min(FEWEST_USERS, len(newest)) - 1])]
     for bound in HISTORY_BOUNDS:
         behind = n_known >= bound
         if min(n_users(behind), n_users((n_known >= begins[-1]) & ~behind)) >= FEWEST_USERS:

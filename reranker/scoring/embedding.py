@@ -16,7 +16,7 @@ from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
-from reranker.scoring.space import StateStore, Vectors
+from reranker.scoring.space import Appeal, StateStore, TasteSpace, Vectors
 from reranker.tables import TITLE, UNTITLED
 from reranker.types import IntArray
 
@@ -81,15 +81,19 @@ class EmbeddingScoring(Scoring):
         Raises:
             ConfigError: the catalogue was not learned before.
         """
-        self.states.forget_choices()
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
         most = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
-        if len(most):
-            self.states.learn_taste(self._engine, self._texts(items, most), vectors[most], counts[most])
         sample = _sample(len(items), seed)
         chosen = sample[counts[sample] > 0]
-        if len(chosen):
-            self.states.learn_appeal(self._engine, self._texts(items, chosen), counts[chosen])
+        rows = np.union1d(most, chosen)  # mostly the same items: each is looked up once
+        taste, appeal = None, None
+        if len(rows):
+            placed = self.states.whole(self._engine, self._texts(items, rows))
+            if len(most):
+                taste = TasteSpace.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
+            if len(chosen):
+                appeal = Appeal.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
+        self.states.keep_choices(taste, appeal)
 
     def _texts(self, items: Sequence[Item], rows: IntArray) -> ItemTexts:
         return self._renderer.item_texts([items[row] for row in rows])

@@ -218,32 +218,19 @@ class StateStore(SpanStore[Vectors]):
     def learn(self, engine: Engine, items: ItemTexts) -> None:
         """Learns the spaces of names and parts from these items; tastes and appeal are to be learned anew."""
         self.spaces = ItemSpaces.fit(self.states(engine, items))
-        self.forget_choices()
+        self.keep_choices(None, None)
 
-    def forget_choices(self) -> None:
-        """There are no tastes and no appeal from now on; what was placed is placed anew."""
-        self.taste = self.appeal = None
+    def keep_choices(self, taste: TasteSpace | None, appeal: Appeal | None) -> None:
+        """What is told of choices from now on; what was placed is placed anew."""
+        self.taste, self.appeal = taste, appeal
         self._placed = {}
 
-    def learn_taste(self, engine: Engine, items: ItemTexts, vectors: Vectors, counts: NDArray[np.float64]) -> None:
-        """Learns the space of tastes, as `TasteSpace.fit`, from these items.
+    def whole(self, engine: Engine, items: ItemTexts) -> Vectors:
+        """(n_items, n) as `ItemSpaces.whole` places them: what tastes and appeal are learned from.
 
         Raises:
             ConfigError: the spaces of the catalogue were not learned before.
         """
-        self.taste = TasteSpace.fit(self._whole(engine, items), vectors, counts)
-        self._placed = {}
-
-    def learn_appeal(self, engine: Engine, items: ItemTexts, counts: NDArray[np.float64]) -> None:
-        """Learns how often texts are chosen, as `Appeal.fit`, from these items.
-
-        Raises:
-            ConfigError: the spaces of the catalogue were not learned before.
-        """
-        self.appeal = Appeal.fit(self._whole(engine, items), counts)
-        self._placed = {}
-
-    def _whole(self, engine: Engine, items: ItemTexts) -> Vectors:
         if self.spaces is None:
             raise ConfigError("what is learned from choices stands on the catalogue's texts: call learn first")
         return self.spaces.whole(self.states(engine, items))
