@@ -2,29 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from reranker.bundle import BundleState, read_bundle, write_bundle
-from reranker.catalog import Catalog, chosen_items, scoring_lists
+from reranker.catalog import Catalog, chosen_items
 from reranker.config import RerankerConfig, default_read_out
 from reranker.domain import DomainData, domain_tokens, with_newer_items
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explanation import Explanation, explain
-from reranker.folds import ValidationFold, fold_from_logs, folds_from_recall
-from reranker.fusion import Blend, Choices, EvidenceModel, Order, as_order
+from reranker.folds import fold_from_logs, folds_from_recall
+from reranker.fusion import Blend, Choices, Order, as_order
 from reranker.item_tokens import ItemTokens
 from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.scoring import ListReading, PriorStore, ScoringList
+from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
 from reranker.tables import (
     ITEM,
@@ -36,8 +35,9 @@ from reranker.tables import (
     validate_interactions,
     validate_items,
 )
+from reranker.teaching import read_folds
 from reranker.trained import Trained
-from reranker.types import IntArray, ItemId, TokenSequence, UserId, UserState
+from reranker.types import IntArray, ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ class Reranker:
         self._data = DomainData.build(data, recall)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
         choices = Choices.joined([fold.choices for fold in folds])
-        components = self._read_folds(folds, choices.covered_lists(config.lists_to_read, config.seed), tokens, progress)
+        wanted = choices.covered_lists(config.lists_to_read, config.seed)
+        components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
         self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         self.blend = Blend.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
@@ -357,30 +358,9 @@ class Reranker:
         data, blend = self._fitted()
         if lists[USER].nunique() != 1:
             raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
-        one = self._lists(lists, _history_of(data.evidence), self.states)[0]
+        one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
         components = self.reader.components([one])[0]
         return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
-
-    def llm_components(
-        self,
-        candidates: pd.DataFrame,
-        *,
-        evidence: EvidenceModel | None = None,
-        histories: Mapping[UserId, IntArray] | None = None,
-        states: Mapping[UserId, UserState] | None = None,
-        progress: bool = False,
-    ) -> list[NDArray[np.float64]]:
-        """What the read-out says of each user's list: (n_candidates, n_components) a user, in row order.
-
-        Args:
-            candidates: a validated candidates table.
-            evidence: whose histories and item rows to use; those of the fitted domain by default.
-            histories: user id -> rows of `evidence.index`, oldest first.
-            states: users' adapted contexts; what `adapt` kept by default.
-            progress: show a progress bar on stderr.
-        """
-        read = self._read(candidates, evidence or self._require_data().evidence, histories, states, progress)
-        return [one.components for one in read]
 
     def score_all(
         self,
@@ -408,7 +388,9 @@ class Reranker:
         data, blend = self._fitted()
         known = data.evidence.histories if histories is None else histories
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
-        read = self._read(candidates, data.evidence, known, states, progress)
+        adapted = self.states if states is None else states
+        lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
+        read = self.reader.read(lists, progress)
         raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
@@ -418,7 +400,7 @@ class Reranker:
 
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a stranger."""
-        return _history_of(self._require_data().evidence)(user_id)
+        return self._require_data().evidence.history(user_id)
 
     def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
         """Titles of the catalogue; "(untitled)" for an unknown item."""
@@ -528,53 +510,6 @@ class Reranker:
             prompt_tokens=tokens,
         )
 
-    def _read(
-        self,
-        candidates: pd.DataFrame,
-        evidence: EvidenceModel,
-        histories: Mapping[UserId, IntArray] | None,
-        states: Mapping[UserId, UserState] | None,
-        progress: bool,
-    ) -> list[ListReading]:
-        known = self.states if states is None else states
-        return self.reader.read(self._lists(candidates, _history_of(evidence, histories), known), progress)
-
-    def _lists(
-        self,
-        candidates: pd.DataFrame,
-        history_of: Callable[[UserId], Sequence[ItemId]],
-        states: Mapping[UserId, UserState],
-    ) -> list[ScoringList]:
-        reader, catalog = self.reader, self._require_data().catalog
-        if reader.contexts is None:
-            return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), item_tokens=reader.item_tokens)
-
-        def tokens(user: UserId, history: Sequence[Mapping[str, object]]) -> TokenSequence | None:
-            return reader.user_tokens(history, states.get(user))
-
-        return scoring_lists(candidates, catalog, history_of, reader.soft_prompt(), tokens, reader.item_tokens)
-
-    def _read_folds(
-        self, folds: Sequence[ValidationFold], wanted: IntArray, tokens: ItemTokens | None, progress: bool
-    ) -> dict[int, NDArray[np.float64]]:
-        """Components of the `wanted` lists, numbered on from one fold to the next.
-
-        Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of
-        that moment, without gradient steps.
-        """
-        components: dict[int, NDArray[np.float64]] = {}
-        begins = np.cumsum([0, *(len(fold.users) for fold in folds)])
-        for fold, begin, end in zip(folds, begins[:-1], begins[1:], strict=True):
-            numbers = wanted[(wanted >= begin) & (wanted < end)]
-            if not len(numbers):
-                continue
-            lists = fold.candidates[np.isin(fold.list_index, numbers - begin)].reset_index(drop=True)
-            self.reader.item_tokens = with_newer_items(tokens, fold.evidence)
-            self.reader.learn_choices(*chosen_items(self._require_data().catalog, fold.evidence))
-            read = self.llm_components(lists, evidence=fold.evidence, states={}, progress=progress)
-            components |= zip(numbers.tolist(), read, strict=True)
-        return components
-
     def _require_data(self) -> DomainData:
         if self._data is None:
             raise DataError("this Reranker knows no domain yet: call fit(data, recall) or load a bundle first")
@@ -592,11 +527,3 @@ def _named_engine(engine: Engine | str | None, settings: dict[str, Any]) -> tupl
     if isinstance(engine, str):
         return None, {"engine_options": {}, **settings, "engine": engine}
     return engine, settings
-
-
-def _history_of(
-    evidence: EvidenceModel, histories: Mapping[UserId, IntArray] | None = None
-) -> Callable[[UserId], list[ItemId]]:
-    known: Mapping[UserId, IntArray] = evidence.histories if histories is None else histories
-    ids = evidence.item_ids
-    return lambda user: [ids[row] for row in known.get(user, ())]

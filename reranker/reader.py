@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from reranker.catalog import LONGEST_HISTORY, Catalog
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
 from reranker.errors import BundleError, ConfigError
@@ -29,7 +31,8 @@ from reranker.scoring import (
     StateStore,
 )
 from reranker.softprompt import PromptBank, SoftPrompt
-from reranker.types import ModelInfo, TokenSequence, UserState
+from reranker.tables import ITEM, USER
+from reranker.types import ItemId, ModelInfo, TokenSequence, UserId, UserState
 
 if TYPE_CHECKING:
     from reranker.engines.packed_forward import PackedLM
@@ -266,6 +269,39 @@ class Reader:
         """Reads these texts now where the read-out keeps what it read of an item's text."""
         if self.compares_states and items:
             self._embedding().keep(items)
+
+    def lists(
+        self,
+        candidates: pd.DataFrame,
+        catalog: Catalog,
+        history_of: Callable[[UserId], Sequence[ItemId]],
+        states: Mapping[UserId, UserState],
+    ) -> list[ScoringList]:
+        """A table of candidates as what is to be read: one list a user, users in order of appearance, candidates in
+        row order.
+
+        Args:
+            candidates: a validated candidates table.
+            catalog: the items' texts.
+            history_of: user id -> the user's items, oldest first; empty for a stranger.
+            states: users' adapted contexts; others start from the text of their histories.
+        """
+        lists = []
+        soft_prompt, tokens = self.soft_prompt(), self.item_tokens
+        for user, rows in candidates.groupby(USER, sort=False).indices.items():
+            chosen, proposed = history_of(user)[-LONGEST_HISTORY:], candidates[ITEM].iloc[rows].tolist()
+            history = catalog.items(chosen)
+            lists.append(
+                ScoringList(
+                    history=history,
+                    candidates=catalog.items(proposed),
+                    soft_prompt=soft_prompt,
+                    user_tokens=self.user_tokens(history, states.get(user)),
+                    history_vectors=tokens.before_history(chosen) if tokens else None,
+                    candidate_vectors=tokens.before_candidates(proposed) if tokens else None,
+                )
+            )
+        return lists
 
     def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components), of `read`."""

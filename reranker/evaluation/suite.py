@@ -15,7 +15,8 @@ from reranker.evaluation.controls import (
     RecallOrder,
     TextSimilarity,
 )
-from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.evaluation.llm import Fused, LLMAlone, Served, ZeroShot
+from reranker.evaluation.readings import Readings
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
 from reranker.protocols import Engine

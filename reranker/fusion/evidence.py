@@ -172,6 +172,16 @@ class EvidenceModel:
     def _known_rows(self, items: Sequence[ItemId]) -> IntArray:
         return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
 
+    def history(self, user: UserId, histories: Mapping[UserId, IntArray] | None = None) -> list[ItemId]:
+        """The user's items, oldest first; empty for a stranger.
+
+        Args:
+            user: whose.
+            histories: other histories than those of `fit`, as `histories_with` gives them.
+        """
+        known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
+        return [self.item_ids[row] for row in known.get(user, ())]
+
     def n_known(self, users: Iterable[UserId], histories: Mapping[UserId, IntArray] | None = None) -> IntArray:
         """(n_users,) how many interactions are known of each; 0 of a stranger.
 

@@ -11,7 +11,8 @@ from reranker.errors import ConfigError
 from reranker.evaluation import Settings, evaluate, leave_last_k, llm, propose
 from reranker.evaluation.controls import RecallOrder
 from reranker.evaluation.engines import CountingEngine, SentenceEngine
-from reranker.evaluation.llm import Fused, LLMAlone, Readings, Served, ZeroShot
+from reranker.evaluation.llm import Fused, LLMAlone, Served, ZeroShot
+from reranker.evaluation.readings import Readings
 from reranker.fusion import Blend, Choices, fit_fused
 from reranker.item_tokens import ItemTokens, VectorTable
 from reranker.personal import ContextMap

@@ -90,7 +90,8 @@ def test_every_moment_is_read_with_what_was_known_before_it(
     begin, seen = 0, []
     for fold in folds:
         reranker.reader.learn_choices(*chosen_items(Catalog(data.items), fold.evidence))
-        expected = reranker.llm_components(fold.candidates, evidence=fold.evidence, states={})
+        reader = reranker.reader
+        expected = reader.components(reader.lists(fold.candidates, Catalog(data.items), fold.evidence.history, {}))
         for number in fold.choices.covered_lists().tolist():
             np.testing.assert_array_equal(taken["components"][begin + number], expected[number])
             seen.append(begin + number)
