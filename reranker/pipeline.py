@@ -285,7 +285,7 @@ class Reranker:
         if not wanted:
             return [([], 0) for _ in lists]
         reader = self.reader.of_texts
-        read = reader.read([lists[number].scoring_list(reader.soft_prompt()) for number in wanted])
+        read = reader.read([lists[number].scoring_list(reader) for number in wanted])
         coefficients = reader.scoring.default_coefficients
         if self.blend is not None and reader is self.reader:
             coefficients = self.blend.coefficients

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from reranker.catalog import Catalog, Item
 from reranker.errors import DataError
 from reranker.fusion import Order
+from reranker.reader import Reader
 from reranker.scoring import ScoringList
 from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, TITLE, USER
-from reranker.types import IntArray, TokenSequence
+from reranker.types import IntArray, UserState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +41,28 @@ class TextList:
         query: what is asked for, or "recently watched: ...".
         documents: titles, or items with `title` and further fields.
         history: titles or items chosen before, oldest first.
+        state: the user's adapted context; without it one starts from the text of the history.
     """
 
     query: str
     documents: Sequence[str | Item]
     history: Sequence[str | Item] = ()
+    state: UserState | None = None
 
-    def scoring_list(self, soft_prompt: TokenSequence | None) -> ScoringList:
-        """What the read-out gets.
+    def scoring_list(self, reader: Reader) -> ScoringList:
+        """What the read-out gets, with the soft tokens that the reader has for domain and user.
 
         Raises:
             DataError: a document without text, or one string instead of several documents.
         """
         if isinstance(self.documents, str):
             raise DataError("documents must be a list of texts, got one string")
+        history = [_as_item(one, "history item", number) for number, one in enumerate(self.history)]
         return ScoringList(
-            history=[_as_item(one, "history item", number) for number, one in enumerate(self.history)],
+            history=history,
             candidates=[_as_item(one, "document", number) for number, one in enumerate(self.documents)],
-            soft_prompt=soft_prompt,
+            soft_prompt=reader.soft_prompt(),
+            user_tokens=reader.user_tokens(history, self.state),
             query=self.query,
         )
 

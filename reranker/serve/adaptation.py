@@ -85,13 +85,17 @@ class Adaptation:
                 users = list(self._wanted)[:_USERS_A_BATCH]
                 for user in users:
                     del self._wanted[user]
-                if users:
-                    await self._adapt(users)
+                await self._adapt(users)
             if self._wanted:
                 self._wake.set()
 
     async def _adapt(self, users: list[UserId]) -> None:
+        """Adapts those of whom something is stored: others were forgotten after they were wanted."""
         try:
+            kept = await asyncio.to_thread(self._store.get, users)
+            users = [user for user in users if user in kept]
+            if not users:
+                return
             report = await asyncio.to_thread(self._reranker.adapt, users, store=self._store)
         except RerankerError as error:  # the answers go on under the contexts that were there
             logger.error("%d users could not be adapted: %s", len(users), error)

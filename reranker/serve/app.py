@@ -19,7 +19,7 @@ from reranker.serve.domains import Domain, Domains
 from reranker.serve.keys import Keys
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.playground_routes import add_playground
-from reranker.serve.problems import ProblemError, problem_of, refusal
+from reranker.serve.problems import PROBLEMS, ProblemError, problem_of, refusal
 from reranker.serve.rerank_routes import add_ranking
 from reranker.serve.road import ShortRoad
 from reranker.serve.service import Service, allowed
@@ -67,7 +67,7 @@ def create_app(
         finally:
             await service.close()
 
-    app = FastAPI(title="reranker", lifespan=lifespan)
+    app = FastAPI(title="reranker", lifespan=lifespan, responses=PROBLEMS)
     app.state.service = service
     _handle_errors(app)
     ranking = add_ranking(app, service)
@@ -93,18 +93,18 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return refusal(ProblemError(error.status_code, str(error.detail), code="not_served"))
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return refusal(ProblemError(500, "the server failed; its log says more under this request's id", code="failed"))
+        if error.status_code == 400:  # FastAPI's own, for a body that is not UTF-8 or nests without end
+            return refusal(ProblemError(400, "the body is not JSON", code="invalid_json"))
+        return refusal(ProblemError(error.status_code, str(error.detail), code="not_served"), **(error.headers or {}))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         if not service.ready:

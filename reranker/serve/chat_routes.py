@@ -12,8 +12,8 @@ from starlette.responses import StreamingResponse
 from reranker.errors import PromptError
 from reranker.protocols import Generator
 from reranker.serve.amounts import Limits
-from reranker.serve.generation_schemas import ChatMessage, ChatRequest
-from reranker.serve.problems import ProblemError
+from reranker.serve.generation_schemas import TEXT_FIELDS, ChatMessage, ChatRequest
+from reranker.serve.problems import ProblemError, broken
 from reranker.serve.rerank_routes import ranked
 from reranker.serve.schemas import RerankRequest
 from reranker.serve.service import Service, allowed
@@ -29,7 +29,8 @@ def add_chat(app: FastAPI, service: Service) -> None:
 
     A ranking is asked for by a rerank request as JSON in the last message, or by `documents` or `item_ids` (and the
     other fields of a rerank request) beside the messages; the answer's content is a rerank answer as JSON. In the
-    second way the last message is the query, unless there is a `query`.
+    second way the last message is the query, unless there is a `query`; in the first, fields beside the messages
+    (as OpenAI's `user`) hold where the JSON has none.
     """
 
     @app.post("/v1/chat/completions", dependencies=[allowed(service, "rank")])
@@ -63,27 +64,28 @@ async def _rank(service: Service, request: Request, body: ChatRequest, shape: Sh
 
 def _asked(body: ChatRequest) -> RerankRequest | None:
     """The ranking that is asked for; None for a conversation."""
-    extra = body.model_extra or {}
+    extra = {
+        name: value
+        for name, value in (body.model_extra or {}).items()
+        if name in RerankRequest.model_fields or name not in TEXT_FIELDS
+    }
     last = body.messages[-1].text
     if any(extra.get(name) is not None for name in _LISTS):
-        fields = {name: extra[name] for name in RerankRequest.model_fields if name in extra}
-        return _checked({"query": last, **fields}, "")
+        return _checked({"query": last, **extra}, "")
     try:
         fields = json.loads(last)
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not _LISTS & fields.keys():
         return None
-    return _checked(fields, f"messages.{len(body.messages) - 1}.content")
+    return _checked({**extra, **fields}, f"messages.{len(body.messages) - 1}.content")
 
 
 def _checked(fields: dict[str, Any], where: str) -> RerankRequest:
     try:
         return RerankRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([*([where] if where else []), *map(str, first["loc"])])
-        raise ProblemError(422, f"{place}: {first['msg']}", param=place, code="invalid_field") from error
+        raise broken(error.errors(), where=where) from error
 
 
 def _check_parts(messages: Sequence[ChatMessage]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
 from reranker.serve.problems import ProblemError
+from reranker.serve.schemas import Text
 
 _HARMLESS = frozenset(
     {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
@@ -24,6 +25,12 @@ _DEFAULTS: dict[str, Any] = {
     "top_k": -1,
     "min_tokens": 0,
 }
+TEXT_FIELDS = (
+    _HARMLESS
+    | _DEFAULTS.keys()
+    | {"logprobs", "logit_bias", "tools", "functions", "function_call", "prediction", "reasoning_effort", "verbosity"}
+)
+"""Fields of OpenAI's and vLLM's requests that are about how a text is written; a ranking has no use for them."""
 
 
 def _some_text(text: str) -> str:
@@ -120,7 +127,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: Text | list[dict[str, Any]] | None = None
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+import traceback
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +13,10 @@ from reranker.serve.problems import ProblemError, refusal
 
 
 class Envelope:
-    """Gives each request an id and enters it in the books: no path parameter, no query, no body."""
+    """Gives each request an id and enters it in the books: no path parameter, no query, no body.
+
+    An error that nothing else answers is answered here with 500, under the request's id.
+    """
 
     def __init__(self, app: ASGIApp, books: Books) -> None:
         self._app = app
@@ -26,7 +30,8 @@ class Envelope:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = identity
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 0
+        failure: dict[str, Any] = {}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -37,15 +42,24 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # Where and what kind, but not its message, which may quote what the user wrote.
+            where = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
+            failure = {"error": type(error).__qualname__, "at": where}
+            if status:  # half of the answer is out: the caller must not take it for all
+                raise ConnectionAbortedError("an answer broke off; the request's line in the log says why") from None
+            problem = ProblemError(500, "the server failed; its log says more under this request's id", code="failed")
+            await refusal(problem)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             line = {
                 "request_id": identity,
                 "method": scope["method"],
-                "route": getattr(scope.get("route"), "path", "unknown"),
-                "status": status,
+                "route": getattr(scope.get("route"), "path_format", "unknown"),
+                "status": status or 500,
                 "ms": round(1000 * seconds, 2),
                 **scope["state"].get("log", {}),
+                **failure,
             }
             self._books.add(seconds, line)
 

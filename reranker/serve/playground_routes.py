@@ -22,6 +22,7 @@ def add_playground(app: FastAPI, service: Service) -> None:
     """GET /, /playground/users and /playground/list. Users and their histories are for keys that may read users."""
     page = files("reranker.serve").joinpath("playground.html").read_text(encoding="utf-8")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
         return HTMLResponse(page, headers={"content-security-policy": _POLICY})
@@ -52,10 +53,11 @@ def add_playground(app: FastAPI, service: Service) -> None:
             raise ProblemError(403, message, param="user", code="scope_missing")
         known = shown.user(user)
         table = await asyncio.to_thread(recall.recommend, [known], n)
-        history = shown.reranker.history(known) if known in shown.users else []
+        state = await shown.state_of(known)
+        history = shown.history(known, state)
         return {
             "user": known,
-            "stranger": known not in shown.users,
+            "stranger": state is None and known not in shown.users,
             "history": _items(shown, history),
             "candidates": _items(shown, table[ITEM].tolist()),
             "recall_scores": table[SCORE].astype(float).tolist(),

@@ -1,15 +1,39 @@
 """What goes wrong over HTTP, as OpenAI's clients expect it: {"error": {message, type, param, code}}."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from reranker.errors import DataError, EngineError, PromptError, RerankerError, StoreError
 
+
+class Problem(BaseModel):
+    """What went wrong: `param` is the field, `code` a word for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """OpenAI's shape of every error."""
+
+    error: Problem
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refusal},
+    422: {"model": Refusal},
+    "5XX": {"model": Refusal},
+}
+"""How OpenAPI describes what goes wrong, on every route."""
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_BRANCHES = frozenset({"str", "int", "float", "constrained-str", "function-after"})
+_BRANCHES = frozenset({"str", "int", "float", "constrained-str", "constrained-int", "Document"})
 
 
 class ProblemError(Exception):
@@ -51,7 +75,7 @@ def problem_of(error: ProblemError | RerankerError | RequestValidationError) -> 
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, RequestValidationError):
-        return _broken(error)
+        return broken(error.errors(), within=1)
     if isinstance(error, (DataError, PromptError)):
         return ProblemError(400, str(error), code="bad_data")
     if isinstance(error, EngineError):
@@ -61,15 +85,29 @@ def problem_of(error: ProblemError | RerankerError | RequestValidationError) -> 
     return ProblemError(500, str(error), code="failed")
 
 
-def _broken(error: RequestValidationError) -> ProblemError:
-    first = error.errors()[0]
+def broken(errors: Sequence[Mapping[str, Any]], *, within: int = 0, where: str = "") -> ProblemError:
+    """What breaks its schema: 400 for what is no JSON, else 422 with the field.
+
+    Args:
+        errors: pydantic's.
+        within: first parts of each place that are no fields, as FastAPI's "body" and "query".
+        where: the field that holds all of it.
+    """
+    first = errors[0]
     if first["type"] == "json_invalid":
-        return ProblemError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
-    param = _field([str(part) for part in first["loc"] if part != "body"])
+        code, status = ("invalid_field", 422) if where else ("invalid_json", 400)
+        message = f"{where or 'the body'} is not JSON: {first['ctx']['error']}"
+        return ProblemError(status, message, param=where or None, code=code)
+    place = _field(first, within)
+    for error in errors:  # of the branches of a union, the one that got furthest into what was given
+        found = _field(error, within)
+        if found.startswith(f"{place}."):
+            place, first = found, error
+    param = ".".join(filter(None, (where, place)))
     return ProblemError(422, f"{param or 'body'}: {first['msg']}", param=param or None, code="invalid_field")
 
 
-def _field(place: Sequence[str]) -> str:
-    """documents.3.text of ["documents", "3", "Document", "text"]: pydantic names the branch of a union too."""
-    fields = (part for part in place if part not in _BRANCHES and "[" not in part)
-    return ".".join(part for part in fields if part.isdigit() or part[:1].islower())
+def _field(error: Mapping[str, Any], within: int) -> str:
+    """documents.3.text of ("documents", 3, "Document", "text"): pydantic names the branch of a union, too."""
+    top, *rest = map(str, error["loc"][within:] or ("",))
+    return ".".join([top, *(part for part in rest if part not in _BRANCHES and "[" not in part)])

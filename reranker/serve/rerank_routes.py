@@ -1,12 +1,11 @@
 """Reranking over HTTP."""
 
 import time
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -16,11 +15,12 @@ from reranker.ranking import TextList
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.ids import all_as_known
-from reranker.serve.problems import ProblemError
+from reranker.serve.problems import ProblemError, broken
 from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
-from reranker.serve.service import Service
+from reranker.serve.service import BEARER, Service
 from reranker.serve.work import ItemList, Job, Ranked
+from reranker.types import ItemId, UserState
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
@@ -31,34 +31,37 @@ def add_ranking(app: FastAPI, service: Service) -> list[APIRoute]:
     Returns:
         The routes, whose handlers read the request by themselves.
     """
-    router = APIRouter(route_class=_LeanRoute)
+    router = APIRouter(route_class=_lean_route(service))
 
     async def rerank(request: Request, body: RerankRequest) -> Response:
-        service.let_in(request, "rank")
         content = await ranked(service, request, body)
         return Response(content, media_type="application/json", headers={"server-timing": request.state.timing})
 
     for path in RERANK_PATHS:
-        router.post(path, response_model=RerankAnswer)(rerank)
+        router.post(path, response_model=RerankAnswer, dependencies=[Depends(BEARER)])(rerank)
     app.include_router(router)
     return [route for route in router.routes if isinstance(route, APIRoute)]
 
 
-class _LeanRoute(APIRoute):
-    """Reads the body as a RerankRequest in one go: FastAPI's own way through json and its dependencies takes the event
-    loop several times as long, and every other caller waits for the loop."""
+def _lean_route(service: Service) -> type[APIRoute]:
+    """Routes that read the body as a RerankRequest in one go: FastAPI's own way through json and its dependencies takes
+    the event loop several times as long, and every other caller waits for the loop."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        async def handle(request: Request) -> Response:
-            try:
+    class LeanRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def handle(request: Request) -> Response:
+                service.let_in(request, "rank")  # before the body is looked at: what a stranger sends is not parsed
                 message = await request.receive()  # with the whole body: `BodyLimits` stands before
-                body = RerankRequest.model_validate_json(message["body"])
-            except ValidationError as error:
-                raise RequestValidationError(error.errors(include_url=False)) from error
-            response: Response = await self.endpoint(request, body)
-            return response
+                try:
+                    body = RerankRequest.model_validate_json(message["body"])
+                except ValidationError as error:
+                    raise broken(error.errors(include_url=False)) from error
+                response: Response = await self.endpoint(request, body)
+                return response
 
-        return handle
+            return handle
+
+    return LeanRoute
 
 
 async def ranked(service: Service, request: Request, body: RerankRequest) -> bytes:
@@ -67,9 +70,12 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     Raises:
         ProblemError: with the field that is wrong.
     """
+    if service.failure:
+        raise service.not_ready
     domain = service.domains.pick(model=body.model, domain=body.domain)
     _check(service, body)
-    job = Job(domain=domain, ranks=await (_items(domain, body) if body.item_ids else _texts(domain, body)))
+    user = await _user(domain, body)
+    job = Job(domain=domain, ranks=_items(domain, body, user) if body.item_ids else _texts(domain, body, user))
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
@@ -85,7 +91,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
     state.log = {**getattr(state, "log", {}), **counts, "served": served}
     state.prompt_tokens = result.prompt_tokens
-    return to_json(_answer(service, domain, request, body, result))
+    return to_json(_answer(service, domain, request, body, user, result), inf_nan_mode="null")
 
 
 def _check(service: Service, body: RerankRequest) -> None:
@@ -106,6 +112,10 @@ def _check(service: Service, body: RerankRequest) -> None:
             413, f"history holds {len(body.history)} items, at most {most}", param="history", code="too_many"
         )
     if body.item_ids is None:
+        for number, document in enumerate(body.documents or ()):
+            if not (document if isinstance(document, str) else document.words).strip():
+                message = f"documents.{number} has no text: give a text, or an object with text or title"
+                raise ProblemError(422, message, param=f"documents.{number}", code="empty")
         for name in ("recall_scores", "order"):
             if getattr(body, name) is not None:
                 raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
@@ -117,44 +127,71 @@ def _check(service: Service, body: RerankRequest) -> None:
             raise ProblemError(422, message, param=name, code="length")
 
 
-async def _texts(domain: Domain, body: RerankRequest) -> TextList:
-    documents = [one if isinstance(one, str) else one.item() for one in body.documents or ()]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _User:
+    """Whom a ranking is for, as far as it goes by what is known here of the user.
+
+    Attributes:
+        id: as the bundle has it.
+        state: what the store keeps.
+        history: chosen before the bundle was fitted and since, oldest first.
+    """
+
+    id: str | int
+    state: UserState | None
+    history: Sequence[ItemId]
+
+
+async def _user(domain: Domain, body: RerankRequest) -> _User | None:
+    """The user that is named; None for a stranger, and where the request brings a history of its own."""
+    if body.user is None or body.history is not None:
+        return None
+    known = domain.user(body.user)
+    state = await domain.state_of(known)
+    return _User(id=known, state=state, history=domain.history(known, state))
+
+
+def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
-    if body.history is None and body.user is not None:
-        user = domain.user(body.user)
-        words = domain.reranker.titles(domain.history(user, await domain.state_of(user)))
-    query = f"{body.instruction}: {body.query}" if body.instruction else body.query
-    return TextList(query=query, documents=documents, history=words)
+    if user is not None:
+        words = domain.reranker.titles(user.history)
+    return TextList(
+        query=f"{body.instruction}: {body.query or ''}" if body.instruction else body.query or "",
+        documents=[one if isinstance(one, str) else one.item() for one in body.documents or ()],
+        history=words,
+        state=None if user is None else user.state,
+    )
 
 
-async def _items(domain: Domain, body: RerankRequest) -> ItemList:
+def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
     items = all_as_known(body.item_ids or (), domain.items)
-    wanted = partial(ItemList, items=items, recall_scores=body.recall_scores, order=body.order)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
-    if body.history is not None:
-        given = [one for one in body.history if not isinstance(one, Document)]
-        if len(given) < len(body.history):
-            message = "history holds item ids where item_ids are ranked, no objects"
-            raise ProblemError(422, message, param="history", code="invalid_field")
-        return wanted(history=all_as_known(given, domain.items))
-    if body.user is None:
-        return wanted()
-    user = domain.user(body.user)
-    return wanted(user=user, state=await domain.state_of(user))
+    given = [one for one in body.history or () if not isinstance(one, Document)]
+    if len(given) < len(body.history or ()):
+        message = "history holds item ids where item_ids are ranked, no objects"
+        raise ProblemError(422, message, param="history", code="invalid_field")
+    return ItemList(
+        items=items,
+        recall_scores=body.recall_scores,
+        order=body.order,
+        state=None if user is None else user.state,
+        history=all_as_known(given, domain.items) if user is None else user.history,
+    )
 
 
 def _answer(
-    service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked
+    service: Service, domain: Domain, request: Request, body: RerankRequest, user: _User | None, result: Ranked
 ) -> dict[str, object]:
     """A `RerankAnswer`, without what is None."""
     order, served = result.order, result.served
-    scores = result.scores if body.raw_scores else result.shares()
+    scores = result.scores if body.wants_raw_scores else result.shares()
     if service.settings.shadow:
         order, served = tuple(range(len(order))), "recall"
         scores = tuple(1.0 / (place + 1) for place in order)
     results: list[dict[str, object]] = [
-        {"index": index, "relevance_score": score} for index, score in zip(order[: body.top_n], scores, strict=False)
+        {"index": index, "relevance_score": score}
+        for index, score in zip(order[: body.top_n or None], scores, strict=False)
     ]
     if body.return_documents and body.documents:
         for one, index in zip(results, order, strict=False):
@@ -162,7 +199,6 @@ def _answer(
     if ids := body.item_ids:
         for one, index in zip(results, order, strict=False):
             one["item_id"] = ids[index]
-    not_used = [name for name in ("query", "instruction") if body.item_ids and getattr(body, name)]
     return {
         "id": request.state.request_id,
         "model": domain.name,
@@ -172,7 +208,8 @@ def _answer(
             "served": served,
             **({"guard": result.guard} if body.order else {}),
             "unknown_items": result.unknown_items,
-            **({"not_used": not_used} if not_used else {}),
+            **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
+            **({"not_used": not_used} if (not_used := body.not_used) else {}),
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
         },
@@ -187,7 +224,7 @@ def _entry(service: Service, domain: Domain, request: Request, body: RerankReque
         items=body.item_ids,
         recall_scores=body.recall_scores,
         ranked=result,
-        top_n=body.top_n,
+        top_n=body.top_n or None,
         shadow=service.settings.shadow,
     )
 

@@ -28,12 +28,14 @@ class Document(BaseModel):
     title: Text | None = None
 
     def item(self) -> dict[str, object]:
+        """As templates see it: where there are title and text, both are read as the title."""
         extra = self.model_extra or {}
-        return {**{str(name): value for name, value in extra.items()}, "title": self.title or self.text or ""}
+        return {**{str(name): value for name, value in extra.items()}, "title": self.words}
 
     @property
     def words(self) -> str:
-        return self.text or self.title or ""
+        given = (self.title, self.text) if self.title != self.text else (self.title,)
+        return ": ".join(one for one in given if one and one.strip())
 
 
 class RerankRequest(BaseModel):
@@ -46,29 +48,31 @@ class RerankRequest(BaseModel):
         model: a name of GET /v1/models, or left out.
         query: what is asked for; read with `documents` only, since the guard judged lists of items without one
             (`meta.not_used` says so).
-        documents: texts or objects with `text` or `title`.
-        top_n: results wanted; all by default.
+        documents: texts, or objects with `text`, `title` or both.
+        top_n: results wanted; all by default, and by 0.
         return_documents: put each document into its result.
         user: whom it is for.
         item_ids: items of the catalogue, in the order of the recall stage.
         recall_scores: the recall stage's score of each item.
         history: what was chosen before, oldest first: item ids with `item_ids`, else texts or objects. Goes before what
-            is stored for `user`.
+            is stored for `user`, whose id and context are not used then.
         order: serve this order of `item_ids`, whatever the guard decided: "fused", "features" or "recall".
         domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: put before the query.
         raw_scores: log-odds instead of shares of 1.
-        max_tokens_per_doc: Cohere's; texts are cut to the bundle's own budget, so it is not used.
-        truncate_prompt_tokens: vLLM's; not used, likewise.
+        use_activation: vLLM's; false asks for raw scores, too.
+
+    The other fields are Cohere's, Jina's and vLLM's. They are taken and change nothing, for texts are cut to the
+    bundle's own budget; `meta.not_used` names those that were given.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    query: Text = Field(default="", max_length=20_000)
+    query: Annotated[Text, Field(max_length=20_000)] | None = None
     documents: list[Text | Document] | None = None
-    top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = False
+    top_n: int | None = Field(default=None, ge=0)
+    return_documents: bool | None = None
     user: Id | None = None
     item_ids: list[Id] | None = None
     recall_scores: list[FiniteFloat] | None = None
@@ -76,10 +80,51 @@ class RerankRequest(BaseModel):
     order: Order | None = None
     domain: str | None = None
     instruction: Text | None = Field(default=None, max_length=5_000)
-    raw_scores: bool = False
+    raw_scores: bool | None = None
+    use_activation: bool | None = None
+    # Cohere's
     max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    max_chunks_per_doc: int | None = None
+    rank_fields: list[str] | None = None
+    # Jina's
+    truncation: bool | None = None
+    max_doc_length: int | None = None
+    return_embeddings: bool | None = None
+    # vLLM's
     truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+    max_tokens_per_query: int | None = None
     priority: int | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+
+    @property
+    def wants_raw_scores(self) -> bool:
+        return bool(self.raw_scores) or self.use_activation is False
+
+    @property
+    def not_used(self) -> list[str]:
+        """Names of the fields that were given and not read."""
+        unread = set(_UNREAD)
+        if self.item_ids:
+            unread |= {"query", "instruction"}  # the guard judged lists without them
+        if self.item_ids and not self.return_documents:
+            unread.add("documents")
+        if self.history is not None:
+            unread.add("user")
+        return [name for name in type(self).model_fields if name in unread and getattr(self, name)]
+
+
+_UNREAD = frozenset(
+    {
+        *("max_tokens_per_doc", "max_chunks_per_doc", "rank_fields"),
+        *("truncation", "max_doc_length", "return_embeddings"),
+        *("truncate_prompt_tokens", "truncation_side", "max_tokens_per_query", "priority", "request_id", "cache_salt"),
+        *("chat_template_kwargs", "mm_processor_kwargs"),
+    }
+)
 
 
 class Result(BaseModel):
@@ -95,8 +140,9 @@ class RerankAnswer(BaseModel):
     """Best first.
 
     `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.guard` which one
-    the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue, and
-    `meta.not_used` which fields of the request were not read, if any.
+    the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue,
+    `meta.known_user` whether anything is known here of the `user` whom it went by, and `meta.not_used` which fields of
+    the request were not read, if any.
     """
 
     id: str

@@ -18,21 +18,23 @@ One row for each candidate of each answered ranking:
     shadow        True: the caller got the order of `position`; `rank` is what would have been served
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, StoreError
 from reranker.serve.work import Ranked, recall_ranks
 
 logger = logging.getLogger(__name__)
@@ -147,6 +149,37 @@ class ScoreLog:
         if full:
             self._wake.set()
 
+    def rows_of(self, users: Iterable[str]) -> int:
+        """Rows that name one of these users, written or not.
+
+        Raises:
+            StoreError: what waits cannot be written, or a file cannot be read.
+        """
+        wanted = pa.array(sorted(set(users)), pa.string())
+        with self._whole():
+            return sum(self._count(path, wanted) for path in self._files())
+
+    def forget(self, users: Iterable[str]) -> int:
+        """Takes the rows of these users out of the files; returns how many there were.
+
+        Each file with such rows is written anew and put in the old one's place; one that holds nothing else is removed.
+        Two servers that share the folder must not forget at the same time.
+
+        Raises:
+            StoreError: what waits cannot be written, or a file cannot be read or replaced: call it again.
+        """
+        wanted = pa.array(sorted(set(users)), pa.string())
+        gone = 0
+        with self._whole():
+            for path in self._files():
+                found = self._count(path, wanted)
+                if found:
+                    table = pq.read_table(path)
+                    theirs = pc.is_in(table["user_id"], value_set=wanted)
+                    self._replace(path, table.filter(pc.invert(theirs)))
+                gone += found
+        return gone
+
     def close(self) -> None:
         """Writes what waits and ends."""
         self._closed = True
@@ -173,6 +206,24 @@ class ScoreLog:
             self.observe("written", rows)
             return True
 
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Everything is in the files, and nobody else writes them."""
+        if not self.flush():
+            raise StoreError(f"the score log in {self.folder} cannot be written; see the log. Try again")
+        with self._writing:
+            try:
+                yield
+            except (OSError, pa.ArrowException) as error:
+                raise StoreError(f"the score log in {self.folder} cannot be read or written: {error}") from error
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("scores-*.parquet"))
+
+    def _count(self, path: Path, users: pa.Array) -> int:
+        named = pq.read_table(path, columns=["user_id"])["user_id"]
+        return int(pc.sum(pc.is_in(named, value_set=users)).as_py() or 0)
+
     def _run(self) -> None:
         while not self._closed:
             self._wake.wait(self._seconds)
@@ -194,11 +245,17 @@ class ScoreLog:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(entries[0].seconds))
-        target = self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet"
+        self._replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
+
+    def _replace(self, target: Path, table: pa.Table) -> None:
+        """Puts the table in the place of what may stand there, in one step; an empty one removes it."""
+        if not len(table):
+            target.unlink()
+            return
         partial = target.with_name(f".{target.name}.partial")
         try:
             with partial.open("wb") as file:
-                pq.write_table(table_of(entries), file, compression="zstd")
+                pq.write_table(table, file, compression="zstd")
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)

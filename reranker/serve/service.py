@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 
 from reranker.protocols import VLLMHost
 from reranker.serve.adaptation import Adaptation
@@ -115,6 +116,14 @@ class Service:
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)
 
+    def logged_rows(self, users: Sequence[str | int]) -> int:
+        """Rows of the score log that name one of these users."""
+        return 0 if self.score_log is None else self.score_log.rows_of(map(str, users))
+
+    def forget_logged(self, users: Sequence[str | int]) -> int:
+        """Takes these users' rows out of the score log; returns how many there were."""
+        return 0 if self.score_log is None else self.score_log.forget(map(str, users))
+
     def let_in(self, request: Request, scope: str) -> Key:
         """The key of a request, if it has this scope and is within its rate.
 
@@ -158,10 +167,14 @@ class Service:
         return hosted
 
 
+BEARER = HTTPBearer(auto_error=False, description="a key of `reranker serve-key`; none where the server knows no keys")
+"""How OpenAPI describes keys; `Service.let_in` checks them."""
+
+
 def allowed(service: Service, scope: str) -> Any:
     """A dependency that lets only keys with this scope in, at their rate."""
 
-    async def check(request: Request) -> Key:  # not in a thread: it is microseconds of work
+    async def check(request: Request, _: Annotated[object, Depends(BEARER)]) -> Key:  # not in a thread: microseconds
         return service.let_in(request, scope)
 
     return Depends(check)

@@ -64,7 +64,7 @@ class Tracing:
                 try:
                     await app(scope, receive, watched)
                 finally:
-                    route = getattr(scope.get("route"), "path", "unknown")
+                    route = getattr(scope.get("route"), "path_format", "unknown")
                     log = scope.get("state", {}).get("log", {})
                     span.update_name(f"{scope['method']} {route}")
                     span.set_attributes(

@@ -9,17 +9,17 @@ from fastapi import FastAPI, Path
 from reranker.serve.domains import Domain
 from reranker.serve.ids import as_known, forms_of
 from reranker.serve.problems import ProblemError
-from reranker.serve.schemas import Interactions
+from reranker.serve.schemas import Interactions, Text
 from reranker.serve.service import Service, allowed
 from reranker.types import ItemId, UserState
 
-UserPath = Annotated[str, Path(max_length=500)]
+UserPath = Annotated[Text, Path(max_length=500)]
 
 
 def add_users(app: FastAPI, service: Service) -> None:
     """What users did since the bundles were fitted: append in one domain; show and forget in all."""
 
-    @app.post("/v1/users/{user}/interactions", dependencies=[allowed(service, "adapt")])
+    @app.post("/v1/users/{user:path}/interactions", dependencies=[allowed(service, "adapt")])
     async def append(user: UserPath, body: Interactions) -> dict[str, Any]:
         domain = service.domains.pick(domain=body.domain)
         domain.states()  # a server without users says so first
@@ -34,33 +34,31 @@ def add_users(app: FastAPI, service: Service) -> None:
         appended = _shown(rows)  # what was stored before is for `admin`
         return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, "appended": appended}
 
-    @app.get("/v1/users/{user}", dependencies=[allowed(service, "admin")])
+    @app.get("/v1/users/{user:path}", dependencies=[allowed(service, "admin")])
     async def show(user: UserPath) -> dict[str, Any]:
         found = {}
-        for domain in _with_users(service):
+        for domain in service.domains:
             known = domain.user(user)
             state = await domain.state_of(known)
             if state is not None or known in domain.users:
                 state = state or UserState(user_id=known)
                 vector = [float(one) for one in state.vector]
-                found[domain.name] = {**_kept(state), "context": vector, "in_bundle": known in domain.users}
-        if not found:
+                fitted_on = domain.history(known, None)
+                bundle = {"in_bundle": known in domain.users, "bundle_history": fitted_on}
+                found[domain.name] = {**_kept(state), "context": vector, **bundle}
+        logged = await asyncio.to_thread(service.logged_rows, forms_of(user))
+        if not found and not logged:
             raise ProblemError(404, f"nothing is stored of user {user!r}", param="user", code="user_not_found")
-        return {"user": user, "domains": found}
+        return {"user": user, "domains": found, "score_log_rows": logged}
 
-    @app.delete("/v1/users/{user}", dependencies=[allowed(service, "admin")])
+    @app.delete("/v1/users/{user:path}", dependencies=[allowed(service, "admin")])
     async def forget(user: UserPath) -> dict[str, Any]:
-        domains = _with_users(service)
-        removed = [await _forget(service, domain, form) for domain in domains for form in forms_of(user)]
-        kept = [domain.name for domain in domains if domain.user(user) in domain.users]
-        return {"user": user, "forgotten": any(removed), "in_bundles": kept}
-
-
-def _with_users(service: Service) -> list[Domain]:
-    domains = [domain for domain in service.domains if domain.store is not None]
-    if not domains:
-        raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
-    return domains
+        kept = [domain for domain in service.domains if domain.store is not None]
+        removed = [await _forget(service, domain, form) for domain in kept for form in forms_of(user)]
+        logged = await asyncio.to_thread(service.forget_logged, forms_of(user))
+        in_bundles = [domain.name for domain in service.domains if domain.user(user) in domain.users]
+        forgotten = any(removed) or logged > 0
+        return {"user": user, "forgotten": forgotten, "score_log_rows": logged, "in_bundles": in_bundles}
 
 
 async def _forget(service: Service, domain: Domain, user: str | int) -> int:

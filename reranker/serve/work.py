@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.errors import RerankerError
 from reranker.fusion import Order
 from reranker.ranking import TextList
 from reranker.serve.domains import Domain
@@ -25,24 +24,16 @@ class ItemList:
     Attributes:
         items: in the order of the recall stage.
         recall_scores: the recall stage's score of each; None goes by the order.
-        user: as the bundle knows the user; None for a stranger.
-        state: what the store keeps of the user.
-        history: items chosen before, oldest first, in place of what is known of the user.
+        history: items chosen before, oldest first; empty for a stranger.
+        state: what the store keeps of the user, if there is one.
         order: to serve whatever the guard decided.
     """
 
     items: Sequence[ItemId]
     recall_scores: Sequence[float] | None
-    user: str | int | None = None
+    history: Sequence[ItemId] = ()
     state: UserState | None = None
-    history: Sequence[ItemId] | None = None
     order: Order | None = None
-
-    def chosen(self, domain: Domain) -> Sequence[ItemId]:
-        """The items to go by, oldest first."""
-        if self.history is not None:
-            return self.history
-        return () if self.user is None else domain.history(self.user, self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +90,7 @@ def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:
 def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> list[Ranked | Exception]:
     try:
         ranked: list[Ranked | Exception] = rank(domain, lists)
-    except RerankerError as error:
+    except Exception as error:  # whatever it is: the others' answers do not depend on it
         return [error] if len(lists) == 1 else [_each(domain, rank, [one])[0] for one in lists]
     return ranked
 
@@ -138,7 +129,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     )
     ranked = domain.reranker.rerank(
         table,
-        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
+        interactions={number: one.history for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
         order=lists[0].order,
     )

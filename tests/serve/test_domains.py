@@ -102,7 +102,7 @@ def test_users_are_kept_apart_and_forgotten_everywhere(server, tmp_path):
     assert best(server, user="new", domain="movies") == best(server, domain="movies")
     assert list(httpx.get(f"{server}/v1/users/new").json()["domains"]) == ["shop"]
     gone = httpx.delete(f"{server}/v1/users/new").json()
-    assert gone == {"user": "new", "forgotten": True, "in_bundles": []}
+    assert gone == {"user": "new", "forgotten": True, "score_log_rows": 0, "in_bundles": []}
     assert httpx.delete(f"{server}/v1/users/u1").json()["in_bundles"] == ["movies", "shop"]
     for file in tmp_path.glob("*.db*"):
         assert b'"new"' not in file.read_bytes()

@@ -37,6 +37,7 @@ class Gate(ScriptedEngine):
         self.open = threading.Event()
         self.open.set()
         self.fail = False
+        self.poison = None
         self.calls = []
 
     def span_log_likelihoods(self, requests):
@@ -44,6 +45,9 @@ class Gate(ScriptedEngine):
         assert self.open.wait(20)
         if self.fail:
             raise EngineError("the engine is out of order")
+        read = [span.sequence.token_ids.tolist() for one in requests for span in one.candidates]
+        if self.poison and any(self.poison in self.tokenizer.decode(ids) for ids in read):
+            raise ValueError(f"cannot read {self.poison}")
         return super().span_log_likelihoods(requests)
 
 
@@ -62,6 +66,7 @@ def engine(fitted):
     engine = fitted.reader.engine
     yield engine
     engine.fail = False
+    engine.poison = None
     engine.open.set()
 
 
@@ -146,8 +151,48 @@ def test_a_list_at_the_limit_is_ranked_whole(server):
 
 def test_what_is_not_read_is_said(server):
     answer = post(server, user="u0", item_ids=ITEMS, query="a film", instruction="kindly").json()
-    assert answer["meta"]["not_used"] == ["query", "instruction"]
+    assert answer["meta"]["not_used"] == ["query", "instruction"] and answer["meta"]["known_user"]
     assert "not_used" not in post(server, user="u0", item_ids=ITEMS).json()["meta"]
+    own = post(server, user="u0", item_ids=ITEMS, documents=["x"] * len(ITEMS), history=["g1i2"]).json()["meta"]
+    assert own["not_used"] == ["documents", "user"] and "known_user" not in own
+    assert not post(server, user="typo", item_ids=ITEMS).json()["meta"]["known_user"]
+    others = {"max_tokens_per_doc": 9, "truncate_prompt_tokens": 5, "rank_fields": ["title"], "priority": 1}
+    named = post(server, documents=["x"], query="q", **others).json()["meta"]["not_used"]
+    assert sorted(named) == sorted(others)
+
+
+def test_defaults_of_other_servers_clients_are_taken(server):
+    plain = post(server, documents=TITLES, history=HISTORY, raw_scores=True).json()["results"]
+    nothing = dict.fromkeys(("query", "return_documents", "top_n", "instruction", "user", "truncation"))
+    asked = {"documents": TITLES, "history": HISTORY, **nothing}
+    assert post(server, **{**asked, "use_activation": False, "top_n": 0}).json()["results"] == plain
+    shares = post(server, **{**asked, "use_activation": True}).json()["results"]
+    assert sum(one["relevance_score"] for one in shares) == pytest.approx(1)
+
+
+def test_title_and_text_of_a_document_are_both_read(server):
+    both = [{"title": "x", "text": one} for one in TITLES]
+    joined = [f"x: {one}" for one in TITLES]
+    asked = {"history": HISTORY, "raw_scores": True}
+    assert (
+        post(server, documents=both, **asked).json()["results"]
+        == post(server, documents=joined, **asked).json()["results"]
+    )
+
+
+def test_an_answer_is_json_whatever_came_in(server):
+    body = b'{"documents": [{"text": "x", "year": NaN}], "return_documents": true}'
+    answer = httpx.post(f"{server}/rerank", content=body, headers={"content-type": "application/json"})
+    assert json.loads(answer.text, parse_constant=pytest.fail)["results"][0]["document"]["year"] is None
+
+
+def test_ids_with_slashes(server):
+    rows = [{"item_id": "g3i2"}]
+    path = "/v1/users/a%2Fb%2Finteractions/interactions"
+    assert post(server, path, interactions=rows).json()["user"] == "a/b/interactions"
+    assert httpx.get(f"{server}/v1/users/a%2Fb%2Finteractions").json()["domains"]["toy"]["interactions"]
+    assert httpx.delete(f"{server}/v1/users/a%2Fb%2Finteractions").json()["forgotten"]
+    assert post(server, "/v1/users/a%00/interactions", interactions=rows).json()["error"]["param"] == "user"
 
 
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
@@ -158,7 +203,7 @@ def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted
     assert stranger["results"][0]["item_id"] == taste["results"][0]["item_id"]
 
 
-def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tmp_path):
+def test_interactions_change_the_next_answer_until_they_are_forgotten(server, fitted, tmp_path):
     def best():
         return post(server, user="someone-new-77", item_ids=ITEMS).json()["results"][0]["item_id"]
 
@@ -167,6 +212,8 @@ def test_interactions_change_the_next_answer_until_they_are_forgotten(server, tm
     state = post(server, "/v1/users/someone-new-77/interactions", interactions=rows).json()
     assert [one["item_id"] for one in state["appended"]] == ["g3i2", "g3i3", "g3i4"]
     assert best() == "g3i1" != before
+    known = httpx.get(f"{server}/v1/users/u0").json()["domains"]["toy"]
+    assert known["in_bundle"] and known["bundle_history"] == fitted.history("u0") and not known["interactions"]
     shown = httpx.get(f"{server}/v1/users/someone-new-77").json()["domains"]["toy"]
     assert shown["interactions"] == state["appended"] and not shown["in_bundle"]
     gone = httpx.delete(f"{server}/v1/users/someone-new-77").json()
@@ -206,17 +253,25 @@ def test_together_they_are_read_together_and_nobody_gets_anothers_list(server, f
     assert 16 in engine.calls
 
 
-def test_a_bad_list_takes_no_other_with_it(server, engine):
+def test_a_failure_that_nobody_foresaw_takes_no_other_list_with_it(server, engine, caplog):
     engine.open.clear()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, server, documents=["x"])
         time.sleep(0.2)
-        bad = pool.submit(post, server, documents=["fine", "   "])
-        good = pool.submit(post, server, documents=TITLES)
+        engine.poison = "zomzik"
+        bad = pool.submit(post, server, documents=["zomzik"], headers={"x-request-id": "mine-7"})
+        good = pool.submit(post, server, documents=["mipfen", "mippel"])
         time.sleep(0.2)
-        engine.open.set()
-        assert [one.result().status_code for one in (first, bad, good)] == [200, 400, 200]
-        assert "document 1 has no text" in bad.result().json()["error"]["message"]
+        with caplog.at_level(logging.INFO):
+            engine.open.set()
+            assert [one.result().status_code for one in (first, bad, good)] == [200, 500, 200]
+            httpx.get(f"{server}/metrics")  # the books are settled by then
+    assert bad.result().headers["x-request-id"] == "mine-7"
+    assert bad.result().json()["error"]["code"] == "failed" and "zomzik" not in bad.result().text
+    line = next(json.loads(one.message) for one in caplog.records if '"error"' in one.message)
+    assert line["request_id"] == "mine-7" and line["error"] == "ValueError" and line["status"] == 500
+    assert any("span_log_likelihoods" in where for where in line["at"])
+    assert "zomzik" not in caplog.text  # what a message quotes stays out of the log
 
 
 def test_a_full_queue_says_when_to_come_back(fitted, engine):
@@ -253,6 +308,7 @@ def test_a_model_that_cannot_be_loaded_is_told(fitted, engine):
         while (answer := httpx.get(f"{url}/ready")).json()["error"]["code"] == "not_ready":
             time.sleep(0.02)
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_loaded"
+        assert post(url, documents=["x"]).json()["error"]["code"] == "not_loaded"
         assert "out of order" in answer.json()["error"]["message"]
         assert httpx.get(f"{url}/health").status_code == 200
 
@@ -301,6 +357,7 @@ def test_keys_scopes_and_rates(fitted, tmp_path):
             return httpx.request(method, f"{url}{path}", json=body or None, headers=headers).status_code
 
         assert status(None, documents=["x"]) == status("wrong", documents=["x"]) == 401
+        assert status(None, colour="red") == 401  # before the body is looked at
         assert status(ranks, "/v1/users/u1/interactions", **rows) == 403
         assert status(adapts, "/v1/users/u1/interactions", **rows) == 200
         assert status(adapts, "/v1/users/u1", "DELETE") == 403
@@ -317,6 +374,9 @@ def test_models_health_metrics_and_request_ids(server):
     assert httpx.get(f"{server}/v1/models/toy").json() == card
     assert httpx.get(f"{server}/v1/models/other").json()["error"]["code"] == "model_not_found"
     assert httpx.get(f"{server}/health").json() == {"status": "ok"}
+    assert [httpx.head(f"{server}{path}").status_code for path in ("/", "/health", "/ready")] == [200, 200, 200]
+    assert httpx.get(f"{server}/v1/rerank").status_code == 405
+    assert httpx.get(f"{server}/v1/rerank").headers["allow"] == "POST"
     answer = post(server, documents=TITLES, headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == answer.json()["id"] == "mine-1"
     assert len(post(server, documents=TITLES, headers={"x-request-id": "x" * 500}).headers["x-request-id"]) == 32
@@ -344,7 +404,7 @@ BAD = [
     ({"documents": ["x"] * 10_000}, 413, "documents"),
     ({"item_ids": [f"i{number}" for number in range(10_000)]}, 413, "item_ids"),
     ({"documents": ["x", 3]}, 422, "documents.1"),
-    ({"documents": ["x"], "top_n": 0}, 422, "top_n"),
+    ({"documents": ["x"], "top_n": -1}, 422, "top_n"),
     ({"documents": ["x"], "model": "gpt"}, 404, "model"),
     ({"documents": ["x"], "domain": "shoes"}, 404, "domain"),
     ({"documents": ["x"], "recall_scores": [1.0]}, 422, "recall_scores"),
@@ -359,7 +419,11 @@ BAD = [
     ({"item_ids": ["a"], "history": ["x"] * 1001}, 413, "history"),
     ({"documents": ["a", "\x00"]}, 422, "documents.1"),
     ({"documents": ["a"], "query": "\x00"}, 422, "query"),
-    ({"documents": ["  "]}, 400, None),
+    ({"documents": ["  "]}, 422, "documents.0"),
+    ({"documents": ["x", {"year": 1999}]}, 422, "documents.1"),
+    ({"documents": ["x", {"text": 5}]}, 422, "documents.1.text"),
+    ({"documents": ["x"], "TopN": 2}, 422, "TopN"),
+    ({"documents": ["x"], "history": [{"title": ["a"]}]}, 422, "history.0.title"),
 ]
 
 
@@ -377,6 +441,9 @@ def test_bad_bodies(fitted):
         headers = {"content-type": "application/json"}
         broken = httpx.post(f"{url}/rerank", content=b'{"documents": [', headers=headers)
         assert broken.status_code == 400 and broken.json()["error"]["code"] == "invalid_json"
+        for path in ("/rerank", "/v1/chat/completions"):
+            alien = httpx.post(f"{url}{path}", content=b'{"model": "\xff"}', headers=headers)
+            assert alien.status_code == 400 and alien.json()["error"]["code"] == "invalid_json"
         infinite = httpx.post(
             f"{url}/rerank", content=b'{"item_ids": ["a"], "recall_scores": [Infinity]}', headers=headers
         )

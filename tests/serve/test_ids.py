@@ -115,4 +115,4 @@ def test_only_admin_sees_what_others_stored(tmp_path):
 def test_a_long_user_is_refused(tmp_path):
     with serving(create_app(toys.fitted(), store=SqliteUserStore(tmp_path / "users.db"))) as url:
         wait_until_ready(url)
-        assert httpx.get(f"{url}/v1/users/{'9' * 5000}").json()["error"]["param"] == "path.user"
+        assert httpx.get(f"{url}/v1/users/{'9' * 5000}").json()["error"]["param"] == "user"

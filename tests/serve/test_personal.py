@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reranker.ranking import TextList
 from reranker.serve.app import create_app
 from reranker.stores import SqliteUserStore
 from tests.pipeline.adaptive import that_reads
@@ -122,6 +123,42 @@ def test_forgetting_waits_for_the_adaptation_under_way(server, store, tmp_path):
         assert b"leaver" not in file.read_bytes()
     did(server, "leaver", "g3i0")  # who comes back is a stranger who did one thing
     assert len(adapted(server, "leaver", 1)["interactions"]) == 1
+
+
+def test_who_is_forgotten_stays_forgotten_whatever_comes_while_it_is_done(server, store, tmp_path):
+    store.open.clear()
+    did(server, "other", "g1i0")  # its adaptation keeps the other users waiting
+    assert store.reached.wait(30)
+    with ThreadPoolExecutor(1) as pool:
+        gone = pool.submit(httpx.delete, f"{server}/v1/users/u3", timeout=60)  # whose history is in the bundle
+        time.sleep(0.3)
+        did(server, "u3", "g1i0", "g1i1")
+        store.open.set()
+        assert gone.result().json()["forgotten"]
+    did(server, "later", "g1i0")
+    adapted(server, "later", 1)  # whoever waited before was looked at by then
+    left = kept(server, "u3")
+    assert left["interactions"] == left["context"] == [] and left["support"] == 0
+    for file in tmp_path.glob("users.db*"):
+        assert b"u3" not in file.read_bytes()
+
+
+def test_texts_are_ranked_under_the_users_context(server, reranker, store):
+    titles = reranker.titles(ITEMS)
+
+    def ranked(**fields):
+        asked = {"documents": titles, "query": "", "raw_scores": True, **fields}
+        answer = httpx.post(f"{server}/v1/rerank", json=asked, timeout=60).json()
+        return [one["relevance_score"] for one in sorted(answer["results"], key=lambda one: one["index"])]
+
+    before = len(reranker.history("u5"))
+    did(server, "u5", "g1i0")
+    adapted(server, "u5", before + 1)
+    history = [*reranker.history("u5"), "g1i0"]
+    listed = TextList(query="", documents=titles, history=reranker.titles(history), state=store.get(["u5"])["u5"])
+    expected = {one.index: one.score for one in reranker.rank_many([listed])[0]}
+    assert ranked(user="u5") == pytest.approx([expected[at] for at in range(len(titles))], abs=1e-5)
+    assert np.abs(np.subtract(ranked(user="u5"), ranked(history=reranker.titles(history)))).max() > 1e-4
 
 
 def test_what_a_kill_interrupted_is_done_at_the_next_start(reranker, tmp_path):

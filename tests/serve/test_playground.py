@@ -37,7 +37,7 @@ def test_it_is_told_what_recall_proposes(url, reranker):
     assert [one["id"] for one in shown["history"]] == reranker.history("u3")
     stranger = httpx.get(f"{url}/playground/list", params={"user": ""}).json()
     assert stranger["stranger"] and stranger["history"] == [] and len(stranger["candidates"]) == 20
-    assert httpx.get(f"{url}/playground/list", params={"n": 0}).json()["error"]["param"] == "query.n"
+    assert httpx.get(f"{url}/playground/list", params={"n": 0}).json()["error"]["param"] == "n"
 
 
 def test_the_page_asks_no_other_machine(url):

@@ -146,3 +146,20 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the score log"):
         ScoreLog(tmp_path / "file")
+
+
+def test_who_is_forgotten_is_in_no_file_of_the_log(fitted, tmp_path):
+    folder = tmp_path / "log"
+    app = create_app(fitted, score_log=folder, settings=ServeSettings(score_log_rows=4))
+    with serving(app) as url:
+        wait_until_ready(url)
+        for user in ("leaver", "stays", "leaver", None, "leaver"):
+            body = {"item_ids": ITEMS, **({} if user is None else {"user": user})}
+            assert httpx.post(f"{url}/v1/rerank", json=body).status_code == 200
+        assert httpx.get(f"{url}/v1/users/leaver").json() == {"user": "leaver", "domains": {}, "score_log_rows": 12}
+        gone = httpx.delete(f"{url}/v1/users/leaver").json()
+        assert gone == {"user": "leaver", "forgotten": True, "score_log_rows": 12, "in_bundles": []}
+        assert httpx.get(f"{url}/v1/users/leaver").status_code == 404
+        assert read(folder)["user_id"].fillna("").value_counts().to_dict() == {"stays": 4, "": 4}
+        assert not any(b"leaver" in file.read_bytes() for file in folder.iterdir())
+        assert not httpx.delete(f"{url}/v1/users/leaver").json()["forgotten"]
