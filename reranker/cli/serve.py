@@ -73,9 +73,9 @@ def serve(
     )
     drain = math.ceil(limits.drain_seconds)
     server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=drain)
+        uvicorn.Config(app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain)
     )
-    _log_requests()  # after uvicorn's own setting up of logs, which closes every handler that is there
+    _log_as_json()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)
     with contextlib.suppress(KeyboardInterrupt):
@@ -116,14 +116,21 @@ def _keep_for_good() -> None:
     gc.freeze()
 
 
-def _log_requests() -> None:
-    """Request lines go to stderr as they are: one JSON object a line."""
-    from reranker.serve.lines import LaterLines
+def _log_as_json() -> None:
+    """All lines go to stderr, one JSON object each; those of requests are JSON already."""
+    from reranker.serve.lines import JsonLines, LaterLines
 
-    lines = logging.getLogger("reranker.access")
-    lines.setLevel(logging.INFO)
-    lines.addHandler(LaterLines(sys.stderr))
-    lines.propagate = False
+    requests, every = LaterLines(sys.stderr), LaterLines(sys.stderr)
+    every.setFormatter(JsonLines())
+    root = logging.getLogger()
+    for plain in [one for one in root.handlers if type(one) is logging.StreamHandler]:
+        root.removeHandler(plain)
+    root.addHandler(every)
+    for name in ("reranker", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    access = logging.getLogger("reranker.access")
+    access.addHandler(requests)
+    access.propagate = False
 
 
 def serve_key(

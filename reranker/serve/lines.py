@@ -1,14 +1,38 @@
-"""Log lines that nobody waits for."""
+"""Log lines: one JSON object each, without what users wrote, and nobody waits for them."""
 
 import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections import deque
-from typing import TextIO
+from typing import Any, TextIO
+
+from pydantic_core import to_json
 
 _SECONDS = 0.1  # between writes
 _PATIENCE = 1.0  # seconds, with a stream that is blocked
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What an error was and where it came through, but not its message, which may quote what a user wrote."""
+    where = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
+    return {"error": type(error).__qualname__, "at": where}
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object: time (seconds since 1970), level, logger and message; `failure` for a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[1]:
+            line |= failure(record.exc_info[1])
+        return to_json(line, fallback=str).decode()
 
 
 class LaterLines(logging.Handler):

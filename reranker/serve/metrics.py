@@ -1,8 +1,9 @@
 """What Prometheus reads at /metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from reranker.personal import AdaptReport
 
@@ -10,8 +11,15 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+class _OfVLLM(Collector):
+    """vLLM's own counters, which it keeps in the process's registry where `disable_log_stats` is off."""
+
+    def collect(self) -> Iterator[Metric]:
+        return (one for one in REGISTRY.collect() if one.name.startswith("vllm:"))
+
+
 class Metrics:
-    """The counters of one app, in a registry of their own.
+    """The counters of one app, in a registry of their own, and vLLM's.
 
     Args:
         waiting: how many requests stand in the queue.
@@ -39,6 +47,7 @@ class Metrics:
         )
         Gauge("reranker_adapt_queue", "Users who wait to be adapted", registry=registry).set_function(adapting)
         Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
+        registry.register(_OfVLLM())
 
     def request_done(self, route: str, status: int, seconds: float) -> None:
         self.requests.labels(route, status).inc()

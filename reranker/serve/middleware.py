@@ -3,12 +3,12 @@
 import asyncio
 import secrets
 import time
-import traceback
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reranker.serve.books import Books
+from reranker.serve.lines import failure
 from reranker.serve.problems import ProblemError, refusal
 
 
@@ -31,7 +31,7 @@ class Envelope:
         identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = identity
         started, status = time.perf_counter(), 0
-        failure: dict[str, Any] = {}
+        failed: dict[str, Any] = {}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -43,9 +43,7 @@ class Envelope:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            # Where and what kind, but not its message, which may quote what the user wrote.
-            where = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
-            failure = {"error": type(error).__qualname__, "at": where}
+            failed = failure(error)
             if status:  # half of the answer is out: the caller must not take it for all
                 raise ConnectionAbortedError("an answer broke off; the request's line in the log says why") from None
             problem = ProblemError(500, "the server failed; its log says more under this request's id", code="failed")
@@ -53,13 +51,14 @@ class Envelope:
         finally:
             seconds = time.perf_counter() - started
             line = {
+                "time": round(time.time(), 3),
                 "request_id": identity,
                 "method": scope["method"],
                 "route": getattr(scope.get("route"), "path_format", "unknown"),
                 "status": status or 500,
                 "ms": round(1000 * seconds, 2),
                 **scope["state"].get("log", {}),
-                **failure,
+                **failed,
             }
             self._books.add(seconds, line)
 

@@ -1,5 +1,6 @@
 """`reranker serve` as a process: starts, answers, stops on a signal, survives a kill with what it had promised."""
 
+import json
 import signal
 
 import httpx
@@ -27,6 +28,9 @@ def test_answers_logs_and_stops(bundle):
     log = server.end(signal.SIGTERM)
     assert answer["results"][0]["item_id"] == "g0i1"
     assert '"route":"/rerank","status":200' in log and "u0" not in log
+    lines = [json.loads(line) for line in log.splitlines()]
+    said = " ".join(line.get("message", "") for line in lines)
+    assert "running on" in said and "Finished server process" in said and all("time" in line for line in lines)
     assert server.process.returncode in (0, -signal.SIGTERM)
 
 

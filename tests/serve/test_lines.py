@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import time
 
-from reranker.serve.lines import LaterLines
+from reranker.serve.lines import JsonLines, LaterLines
 
 
 def log_to(stream, **options):
@@ -47,3 +48,20 @@ def test_a_pipe_that_nobody_reads_stops_nobody():
     assert not handler._thread.is_alive()
     with contextlib.suppress(BrokenPipeError):
         stream.close()
+
+
+def test_records_are_json_and_tracebacks_hold_no_messages():
+    stream = io.StringIO()
+    logger, handler = log_to(stream)
+    handler.setFormatter(JsonLines())
+    try:
+        raise ValueError("quotes the user")
+    except ValueError:
+        logger.exception("%d users\nwere not adapted", 3)
+    logger.info("fine")
+    handler.close()
+    failed, fine = map(json.loads, stream.getvalue().splitlines())
+    assert failed["message"] == "3 users\nwere not adapted" and failed["level"] == "error"
+    assert failed["error"] == "ValueError" and failed["at"][0].split()[-1].startswith("test_records_are_json")
+    assert "quotes" not in stream.getvalue()
+    assert {"time", "level", "logger", "message"} == fine.keys()

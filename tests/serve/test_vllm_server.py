@@ -55,7 +55,7 @@ def fitted_on(engine, **options):
 
 @pytest.fixture(scope="module")
 def fitted():
-    reranker = fitted_on("vllm", slots=64, max_length=1024)
+    reranker = fitted_on("vllm", slots=64, max_length=1024, disable_log_stats=False)
     yield reranker
     reranker.reader.close()
 
@@ -253,6 +253,18 @@ def test_rankings_go_on_while_texts_are_written(url, client):
 
 
 @pytest.mark.slow
+def test_vllms_own_counters_stand_beside_ours(url, client):
+    def read():
+        text = httpx.get(f"{url}/metrics").text
+        counted = [line for line in text.splitlines() if line.startswith("vllm:prompt_tokens_total")]
+        assert len(counted) == 1 and "reranker_requests_total" in text
+        return float(counted[0].split()[-1])
+
+    before = read()
+    assert client.completions.create(model=BASE, prompt=TALE, max_tokens=2).usage.prompt_tokens > 0
+    assert read() > before
+
+
 def test_limits_are_ours(fitted):
     settings = ServeSettings(generations=1, generation_queue=0, generation_seconds=1.0, max_generated_tokens=900)
     body = {"model": BASE, "prompt": TALE, "ignore_eos": True, "max_tokens": 900}
