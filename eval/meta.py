@@ -26,6 +26,7 @@ from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.hub import load_dataset
+from reranker.moments import MOMENTS
 from reranker.tables import Dataset
 
 LEARNED = ("llm", "fused", "served")
@@ -47,6 +48,10 @@ def main(
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: as `fit` by embedding, else 300")] = 0,
+    moments: Annotated[
+        int,
+        typer.Option(min=1, help="choices a user that teach; 1 where a prompt was trained on older ones"),
+    ] = MOMENTS,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
@@ -59,8 +64,8 @@ def main(
     duels = [(name, UNTRAINED) for name in names[1:]] if beside else []
     duels += [_duel(one, names) for one in rival or ()]
     folds = _folds(data, domains, split, support, users)
-    asked = {"variants": texts, "split": split, "support": support, "users": users}
-    judge(folds, variants, duels, out, fit_users, asked)
+    asked = {"variants": texts, "split": split, "support": support, "users": users, "moments": moments}
+    judge(folds, variants, duels, out, fit_users, asked, moments)
 
 
 def judge(
@@ -70,6 +75,7 @@ def judge(
     out: Path,
     fit_users: int,
     asked: dict[str, object],
+    moments: int = MOMENTS,
 ) -> None:
     """Runs the variants on the folds, prints and writes.
 
@@ -77,6 +83,7 @@ def judge(
         duels: names of variants that are compared with each other.
         fit_users: lists for fitting, a domain; 0 for the default.
         asked: goes into `meta.json`, beside the machine.
+        moments: choices a user, at most, that weights are fitted on.
     """
     cold = any(one.cold_items for one in folds)
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
@@ -88,7 +95,7 @@ def judge(
         if cold:
             rivals += [(f"{system}.{one.name}", control) for system, control in TEXT_CONTROLS.items()]
     rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
-    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False)
+    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, moments=moments)
     results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
     write_results(results, out)
     text = comparison_table(results) + "\n\n" + gain_matrix(results)
