@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.catalog import Catalog, Item
+from reranker.catalog import LONGEST_HISTORY, Catalog, Item
 from reranker.errors import DataError
 from reranker.fusion import Order
 from reranker.reader import Reader
@@ -57,7 +57,7 @@ class TextList:
         """
         if isinstance(self.documents, str):
             raise DataError("documents must be a list of texts, got one string")
-        history = [_as_item(one, "history item", number) for number, one in enumerate(self.history)]
+        history = [_as_item(one, "history item", number) for number, one in enumerate(self.history)][-LONGEST_HISTORY:]
         return ScoringList(
             history=history,
             candidates=[_as_item(one, "document", number) for number, one in enumerate(self.documents)],

@@ -62,6 +62,7 @@ def serve(
     if base_url is not None:
         options["engine_options"] = {"base_url": base_url}
     limits = ServeSettings.from_mapping(settings)
+    _log_as_json()
     domains = _domains(bundle, users_db or [None] * len(bundle), options)
     app = create_app(
         domains,
@@ -75,7 +76,6 @@ def serve(
     server = uvicorn.Server(
         uvicorn.Config(app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain)
     )
-    _log_as_json()
     # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
     sys.setswitchinterval(0.0001)
     with contextlib.suppress(KeyboardInterrupt):
@@ -122,6 +122,7 @@ def _log_as_json() -> None:
 
     requests, every = LaterLines(sys.stderr), LaterLines(sys.stderr)
     every.setFormatter(JsonLines())
+    logging.captureWarnings(True)
     root = logging.getLogger()
     for plain in [one for one in root.handlers if type(one) is logging.StreamHandler]:
         root.removeHandler(plain)

@@ -77,7 +77,7 @@ class Adaptation:
             for user in await asyncio.to_thread(lambda: list(self._behind())):
                 self.want(user)
         except RerankerError as error:
-            logger.error("cannot look for users to adapt: %s", error)
+            logger.error("cannot look for users to adapt", exc_info=error)
         while self._wanted or not self._closing:
             await self._wake.wait()
             self._wake.clear()
@@ -97,9 +97,7 @@ class Adaptation:
             if not users:
                 return
             report = await asyncio.to_thread(self._reranker.adapt, users, store=self._store)
-        except RerankerError as error:  # the answers go on under the contexts that were there
-            logger.error("%d users could not be adapted: %s", len(users), error)
-        except Exception:
+        except Exception:  # the answers go on under the contexts that were there
             logger.exception("%d users could not be adapted", len(users))
         else:
             self._observe(report)

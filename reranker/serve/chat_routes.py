@@ -1,7 +1,7 @@
 """OpenAI's chat API: a conversation is answered by the model, a list to rank by the ranking."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -64,28 +64,28 @@ async def _rank(service: Service, request: Request, body: ChatRequest, shape: Sh
 
 def _asked(body: ChatRequest) -> RerankRequest | None:
     """The ranking that is asked for; None for a conversation."""
-    extra = {
-        name: value
-        for name, value in (body.model_extra or {}).items()
-        if name in RerankRequest.model_fields or name not in TEXT_FIELDS
-    }
+    extra = {name: value for name, value in (body.model_extra or {}).items() if value is not None}
     last = body.messages[-1].text
     if any(extra.get(name) is not None for name in _LISTS):
-        return _checked({"query": last, **extra}, "")
+        about_text = TEXT_FIELDS - RerankRequest.model_fields.keys()
+        return _checked({"query": last, **{name: extra[name] for name in extra if name not in about_text}})
     try:
         fields = json.loads(last)
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not _LISTS & fields.keys():
         return None
-    return _checked({**extra, **fields}, f"messages.{len(body.messages) - 1}.content")
+    beside = {name: extra[name] for name in RerankRequest.model_fields if name in extra and fields.get(name) is None}
+    return _checked({**fields, **beside}, set(fields) - set(beside), f"messages.{len(body.messages) - 1}.content")
 
 
-def _checked(fields: dict[str, Any], where: str) -> RerankRequest:
+def _checked(fields: dict[str, Any], inside: Collection[str] = (), where: str = "") -> RerankRequest:
+    """The request; errors in the fields `inside` are told of the place `where` they stand."""
     try:
         return RerankRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
-        raise broken(error.errors(), where=where) from error
+        place = error.errors()[0]["loc"]
+        raise broken(error.errors(), where=where if not place or place[0] in inside else "") from error
 
 
 def _check_parts(messages: Sequence[ChatMessage]) -> None:

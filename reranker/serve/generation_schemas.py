@@ -29,6 +29,7 @@ TEXT_FIELDS = (
     _HARMLESS
     | _DEFAULTS.keys()
     | {"logprobs", "logit_bias", "tools", "functions", "function_call", "prediction", "reasoning_effort", "verbosity"}
+    | {"web_search_options", "ignore_eos", "stop_token_ids", "session_id"}
 )
 """Fields of OpenAI's and vLLM's requests that are about how a text is written; a ranking has no use for them."""
 

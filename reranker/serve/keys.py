@@ -54,6 +54,11 @@ class Keys:
         self._lock = threading.Lock()
         self._levels: dict[str, tuple[float, float]] = {}  # key -> (requests left, at what time)
 
+    @property
+    def asked_for(self) -> bool:
+        """Whether anybody needs one."""
+        return bool(self._keys)
+
     def find(self, secret: str | None) -> Key | None:
         """The key with this secret; every key is compared, so that time tells nothing."""
         if not self._keys:

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, without what users wrote, and nobody waits for them."""
+"""Log lines: one JSON object each, without messages of errors, which may quote users, and nobody waits for them."""
 
 import contextlib
 import logging
@@ -15,9 +15,10 @@ _PATIENCE = 1.0  # seconds, with a stream that is blocked
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """What an error was and where it came through, but not its message, which may quote what a user wrote."""
+    """What an error was, where it came through and what it came of; no messages, which may quote what a user wrote."""
     where = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
-    return {"error": type(error).__qualname__, "at": where}
+    cause = {} if error.__cause__ is None else {"cause": failure(error.__cause__)}
+    return {"error": type(error).__qualname__, "at": where, **cause}
 
 
 class JsonLines(logging.Formatter):
@@ -58,8 +59,12 @@ class LaterLines(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
-        self._given += 1
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # as logging's own handlers do: whoever logs is not to fail by it
+            self.handleError(record)
+        else:
+            self._given += 1
 
     def flush(self) -> None:
         """Writes what waits; gives up after a second."""

@@ -33,7 +33,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """How OpenAPI describes what goes wrong, on every route."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_BRANCHES = frozenset({"str", "int", "float", "constrained-str", "constrained-int", "Document"})
+_BRANCHES = frozenset({"str", "int", "float", "constrained-str", "constrained-int"})
 
 
 class ProblemError(Exception):
@@ -110,4 +110,5 @@ def broken(errors: Sequence[Mapping[str, Any]], *, within: int = 0, where: str =
 def _field(error: Mapping[str, Any], within: int) -> str:
     """documents.3.text of ("documents", 3, "Document", "text"): pydantic names the branch of a union, too."""
     top, *rest = map(str, error["loc"][within:] or ("",))
-    return ".".join([top, *(part for part in rest if part not in _BRANCHES and "[" not in part)])
+    fields = (part for part in rest if part not in _BRANCHES and "[" not in part and not part[:1].isupper())
+    return ".".join([top, *fields])

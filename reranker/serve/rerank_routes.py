@@ -32,13 +32,14 @@ def add_ranking(app: FastAPI, service: Service) -> list[APIRoute]:
         The routes, whose handlers read the request by themselves.
     """
     router = APIRouter(route_class=_lean_route(service))
+    described = [Depends(BEARER)] if service.keys.asked_for else []  # what checks them is `_lean_route`
 
     async def rerank(request: Request, body: RerankRequest) -> Response:
         content = await ranked(service, request, body)
         return Response(content, media_type="application/json", headers={"server-timing": request.state.timing})
 
     for path in RERANK_PATHS:
-        router.post(path, response_model=RerankAnswer, dependencies=[Depends(BEARER)])(rerank)
+        router.post(path, response_model=RerankAnswer, dependencies=described)(rerank)
     app.include_router(router)
     return [route for route in router.routes if isinstance(route, APIRoute)]
 

@@ -83,7 +83,7 @@ class RerankRequest(BaseModel):
     raw_scores: bool | None = None
     use_activation: bool | None = None
     # Cohere's
-    max_tokens_per_doc: int | None = Field(default=None, ge=1)
+    max_tokens_per_doc: int | None = Field(default=None, ge=0)
     max_chunks_per_doc: int | None = None
     rank_fields: list[str] | None = None
     # Jina's
@@ -97,6 +97,7 @@ class RerankRequest(BaseModel):
     priority: int | None = None
     request_id: str | None = None
     cache_salt: str | None = None
+    padding: bool | str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
 
@@ -114,7 +115,7 @@ class RerankRequest(BaseModel):
             unread.add("documents")
         if self.history is not None:
             unread.add("user")
-        return [name for name in type(self).model_fields if name in unread and getattr(self, name)]
+        return [name for name in type(self).model_fields if name in unread and getattr(self, name) not in (None, "")]
 
 
 _UNREAD = frozenset(
@@ -122,6 +123,7 @@ _UNREAD = frozenset(
         *("max_tokens_per_doc", "max_chunks_per_doc", "rank_fields"),
         *("truncation", "max_doc_length", "return_embeddings"),
         *("truncate_prompt_tokens", "truncation_side", "max_tokens_per_query", "priority", "request_id", "cache_salt"),
+        "padding",
         *("chat_template_kwargs", "mm_processor_kwargs"),
     }
 )

@@ -24,7 +24,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from reranker.errors import ConfigError, StoreError
 from reranker.serve.work import Ranked, recall_ranks
 
 logger = logging.getLogger(__name__)
+
+_ABANDONED = 3600.0  # seconds: no file takes so long to write
 
 SCHEMA = pa.schema(
     [
@@ -121,6 +123,7 @@ class ScoreLog:
         self._waiting = 0
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._forgetting = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -149,35 +152,40 @@ class ScoreLog:
         if full:
             self._wake.set()
 
-    def rows_of(self, users: Iterable[str]) -> int:
-        """Rows that name one of these users, written or not.
+    def rows_of(self, users: Collection[str]) -> int:
+        """Rows that name one of these users, in the files and waiting.
 
         Raises:
-            StoreError: what waits cannot be written, or a file cannot be read.
+            StoreError: a file cannot be read.
         """
-        wanted = pa.array(sorted(set(users)), pa.string())
-        with self._whole():
-            return sum(self._count(path, wanted) for path in self._files())
+        with self._lock:
+            waiting = sum(len(one.ranked.order) for one in self._entries if _user_of(one) in users)
+        with self._explained():
+            return waiting + sum(len(named) - len(_others(named, users)) for _, named in self._columns())
 
-    def forget(self, users: Iterable[str]) -> int:
-        """Takes the rows of these users out of the files; returns how many there were.
+    def forget(self, users: Collection[str]) -> int:
+        """Takes the rows of these users out, of the files and of what waits; returns how many there were.
 
         Each file with such rows is written anew and put in the old one's place; one that holds nothing else is removed.
-        Two servers that share the folder must not forget at the same time.
+        Two servers that share the folder must not forget at the same time. Rankings that are answered later are logged.
 
         Raises:
-            StoreError: what waits cannot be written, or a file cannot be read or replaced: call it again.
+            StoreError: a file cannot be read or replaced: call it again.
         """
-        wanted = pa.array(sorted(set(users)), pa.string())
-        gone = 0
-        with self._whole():
-            for path in self._files():
-                found = self._count(path, wanted)
-                if found:
-                    table = pq.read_table(path)
-                    theirs = pc.is_in(table["user_id"], value_set=wanted)
-                    self._replace(path, table.filter(pc.invert(theirs)))
-                gone += found
+        with self._writing, self._lock:  # what was being written is in a file now
+            before = self._waiting
+            self._entries = [one for one in self._entries if _user_of(one) not in users]
+            self._waiting = sum(len(one.ranked.order) for one in self._entries)
+            gone = before - self._waiting
+        with self._forgetting, self._explained():
+            for partial in self.folder.glob(".scores-*.partial"):
+                if time.time() - partial.stat().st_mtime > _ABANDONED:  # by a server that was killed
+                    partial.unlink(missing_ok=True)
+            for path, named in self._columns():
+                kept = _others(named, users)
+                if len(kept) < len(named):
+                    self._replace(path, pq.read_table(path).take(kept))
+                    gone += len(named) - len(kept)
         return gone
 
     def close(self) -> None:
@@ -207,22 +215,16 @@ class ScoreLog:
             return True
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Everything is in the files, and nobody else writes them."""
-        if not self.flush():
-            raise StoreError(f"the score log in {self.folder} cannot be written; see the log. Try again")
-        with self._writing:
-            try:
-                yield
-            except (OSError, pa.ArrowException) as error:
-                raise StoreError(f"the score log in {self.folder} cannot be read or written: {error}") from error
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"the score log in {self.folder} cannot be read or written: {error}") from error
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("scores-*.parquet"))
-
-    def _count(self, path: Path, users: pa.Array) -> int:
-        named = pq.read_table(path, columns=["user_id"])["user_id"]
-        return int(pc.sum(pc.is_in(named, value_set=users)).as_py() or 0)
+    def _columns(self) -> Iterator[tuple[Path, pa.ChunkedArray]]:
+        """Each file and whom its rows name."""
+        for path in sorted(self.folder.glob("scores-*.parquet")):
+            yield path, pq.read_table(path, columns=["user_id"])["user_id"]
 
     def _run(self) -> None:
         while not self._closed:
@@ -263,6 +265,16 @@ class ScoreLog:
             partial.unlink(missing_ok=True)
 
 
+def _user_of(entry: Entry) -> str | None:
+    return None if entry.user is None else str(entry.user)
+
+
+def _others(named: pa.ChunkedArray, users: Collection[str]) -> pa.Array:
+    """Rows that name none of these users."""
+    theirs = pc.is_in(named, value_set=pa.array(sorted(users), pa.string()))
+    return pa.array(np.flatnonzero(~theirs.to_numpy()))
+
+
 def table_of(entries: Sequence[Entry]) -> pa.Table:
     """The rows of these rankings, those of one in the order of `rank`."""
     return pa.concat_tables(_table(entry) for entry in entries)
@@ -277,7 +289,7 @@ def _table(entry: Entry) -> pa.Table:
         "request_id": [entry.request_id] * n,
         "time": [round(entry.seconds * 1e6)] * n,
         "domain": [entry.domain] * n,
-        "user_id": [None if entry.user is None else str(entry.user)] * n,
+        "user_id": [_user_of(entry)] * n,
         "kind": ["texts" if entry.items is None else "items"] * n,
         "item_id": [str(at) if entry.items is None else str(entry.items[at]) for at in order.tolist()],
         "position": order,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +72,7 @@ class Service:
             if one.store is not None and one.reranker.reader.contexts is not None
         }
         self.score_log: ScoreLog | None = None
+        self._one_at_a_time = asyncio.Lock()
         if score_log is not None:
             self.score_log = ScoreLog(
                 score_log,
@@ -116,13 +117,17 @@ class Service:
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)
 
-    def logged_rows(self, users: Sequence[str | int]) -> int:
+    async def logged_rows(self, users: Sequence[str | int]) -> int:
         """Rows of the score log that name one of these users."""
-        return 0 if self.score_log is None else self.score_log.rows_of(map(str, users))
+        return 0 if self.score_log is None else await self._in_log(self.score_log.rows_of, users)
 
-    def forget_logged(self, users: Sequence[str | int]) -> int:
+    async def forget_logged(self, users: Sequence[str | int]) -> int:
         """Takes these users' rows out of the score log; returns how many there were."""
-        return 0 if self.score_log is None else self.score_log.forget(map(str, users))
+        return 0 if self.score_log is None else await self._in_log(self.score_log.forget, users)
+
+    async def _in_log(self, work: Callable[[Collection[str]], int], users: Sequence[str | int]) -> int:
+        async with self._one_at_a_time:  # each holds a thread, which the other requests' stores need, too
+            return await asyncio.to_thread(work, set(map(str, users)))
 
     def let_in(self, request: Request, scope: str) -> Key:
         """The key of a request, if it has this scope and is within its rate.
@@ -150,8 +155,8 @@ class Service:
                 domain.reranker.rank("", ["a title", "another"])
             self.hosted = self._host()
         except Exception as error:  # whatever it is: /ready says so for as long as the server stands
-            self.failure = str(error)
-            logger.exception("this server cannot rank")
+            self.failure = str(error) or type(error).__name__
+            logger.exception("this server cannot rank: %s", self.failure)
         else:
             self._when_loaded()
             self.ready = True
@@ -174,7 +179,13 @@ BEARER = HTTPBearer(auto_error=False, description="a key of `reranker serve-key`
 def allowed(service: Service, scope: str) -> Any:
     """A dependency that lets only keys with this scope in, at their rate."""
 
-    async def check(request: Request, _: Annotated[object, Depends(BEARER)]) -> Key:  # not in a thread: microseconds
+    async def check(request: Request) -> Key:  # not in a thread: it is microseconds of work
         return service.let_in(request, scope)
+
+    async def check_as_described(request: Request, _: Annotated[object, Depends(BEARER)]) -> Key:
+        return await check(request)
+
+    if service.keys.asked_for:
+        return Depends(check_as_described)
 
     return Depends(check)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path
+from starlette.convertors import Convertor, register_url_convertor
 
 from reranker.serve.domains import Domain
 from reranker.serve.ids import as_known, forms_of
@@ -13,13 +14,27 @@ from reranker.serve.schemas import Interactions, Text
 from reranker.serve.service import Service, allowed
 from reranker.types import ItemId, UserState
 
+
+class _UserConvertor(Convertor[str]):
+    """An id in a path: any text, slashes and line ends, too."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("user", _UserConvertor())
 UserPath = Annotated[Text, Path(max_length=500)]
 
 
 def add_users(app: FastAPI, service: Service) -> None:
     """What users did since the bundles were fitted: append in one domain; show and forget in all."""
 
-    @app.post("/v1/users/{user:path}/interactions", dependencies=[allowed(service, "adapt")])
+    @app.post("/v1/users/{user:user}/interactions", dependencies=[allowed(service, "adapt")])
     async def append(user: UserPath, body: Interactions) -> dict[str, Any]:
         domain = service.domains.pick(domain=body.domain)
         domain.states()  # a server without users says so first
@@ -34,7 +49,7 @@ def add_users(app: FastAPI, service: Service) -> None:
         appended = _shown(rows)  # what was stored before is for `admin`
         return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, "appended": appended}
 
-    @app.get("/v1/users/{user:path}", dependencies=[allowed(service, "admin")])
+    @app.get("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
     async def show(user: UserPath) -> dict[str, Any]:
         found = {}
         for domain in service.domains:
@@ -46,16 +61,16 @@ def add_users(app: FastAPI, service: Service) -> None:
                 fitted_on = domain.history(known, None)
                 bundle = {"in_bundle": known in domain.users, "bundle_history": fitted_on}
                 found[domain.name] = {**_kept(state), "context": vector, **bundle}
-        logged = await asyncio.to_thread(service.logged_rows, forms_of(user))
+        logged = await service.logged_rows(forms_of(user))
         if not found and not logged:
             raise ProblemError(404, f"nothing is stored of user {user!r}", param="user", code="user_not_found")
         return {"user": user, "domains": found, "score_log_rows": logged}
 
-    @app.delete("/v1/users/{user:path}", dependencies=[allowed(service, "admin")])
+    @app.delete("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
     async def forget(user: UserPath) -> dict[str, Any]:
+        logged = await service.forget_logged(forms_of(user))
         kept = [domain for domain in service.domains if domain.store is not None]
         removed = [await _forget(service, domain, form) for domain in kept for form in forms_of(user)]
-        logged = await asyncio.to_thread(service.forget_logged, forms_of(user))
         in_bundles = [domain.name for domain in service.domains if domain.user(user) in domain.users]
         forgotten = any(removed) or logged > 0
         return {"user": user, "forgotten": forgotten, "score_log_rows": logged, "in_bundles": in_bundles}

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
@@ -25,7 +24,7 @@ from reranker.serve.amounts import Limits, Tally
 from reranker.serve.connection import while_connected
 from reranker.serve.generation_schemas import ChatRequest, SamplingFields
 from reranker.serve.generations import Generations
-from reranker.serve.problems import ProblemError, problem_of
+from reranker.serve.problems import ProblemError, broken, problem_of
 from reranker.serve.settings import ServeSettings
 from reranker.serve.shapes import STREAM_HEADERS, event
 from reranker.types import TokenSequence
@@ -104,8 +103,7 @@ class VLLMTexts:
         """vLLM's answer, whole or as a stream; a caller that goes away ends the work.
 
         Raises:
-            ProblemError: vLLM refuses the request, or one of our limits does.
-            RequestValidationError: a field is not what vLLM takes.
+            ProblemError: vLLM refuses the request or a field of it, or one of our limits does.
         """
         client = _Client(self._engine, self._soft, generations, settings, limits, tally)
         streams = False
@@ -140,7 +138,7 @@ class VLLMTexts:
             asked = kind.model_validate({**fields, "request_id": request_id})
             made = await (serving.create_chat_completion(asked) if chat else serving.create_completion(asked))
         except ValidationError as error:
-            raise RequestValidationError(error.errors()) from error
+            raise broken(error.errors()) from error
         except (ProblemError, RerankerError):
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """From jobs to answers: what the engine's thread does."""
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,11 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.errors import RerankerError
 from reranker.fusion import Order
 from reranker.ranking import TextList
 from reranker.serve.domains import Domain
 from reranker.tables import ITEM, RANK, SCORE, USER
 from reranker.types import ItemId, UserState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +95,11 @@ def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> li
     try:
         ranked: list[Ranked | Exception] = rank(domain, lists)
     except Exception as error:  # whatever it is: the others' answers do not depend on it
-        return [error] if len(lists) == 1 else [_each(domain, rank, [one])[0] for one in lists]
+        if len(lists) > 1:
+            return [_each(domain, rank, [one])[0] for one in lists]
+        if not isinstance(error, RerankerError):
+            logger.error("a list could not be ranked: %s", type(error).__name__)
+        return [error]
     return ranked
 
 

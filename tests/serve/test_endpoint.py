@@ -193,6 +193,17 @@ def test_ids_with_slashes(server):
     assert httpx.get(f"{server}/v1/users/a%2Fb%2Finteractions").json()["domains"]["toy"]["interactions"]
     assert httpx.delete(f"{server}/v1/users/a%2Fb%2Finteractions").json()["forgotten"]
     assert post(server, "/v1/users/a%00/interactions", interactions=rows).json()["error"]["param"] == "user"
+    assert post(server, "/v1/users//interactions", interactions=rows).status_code == 405
+    for user in ("line", "line%0A", "line%0Aend"):  # three users
+        post(server, f"/v1/users/{user}/interactions", interactions=rows)
+    assert httpx.delete(f"{server}/v1/users/line%0A").json() == {
+        "user": "line\n",
+        "forgotten": True,
+        "score_log_rows": 0,
+        "in_bundles": [],
+    }
+    left = [httpx.get(f"{server}/v1/users/{user}").status_code for user in ("line", "line%0A", "line%0Aend")]
+    assert left == [200, 404, 200]
 
 
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
@@ -366,6 +377,21 @@ def test_keys_scopes_and_rates(fitted, tmp_path):
         limited = post(url, documents=["x"], headers={"authorization": f"Bearer {ranks}"})
         assert 1 <= int(limited.headers["retry-after"]) <= 21
         assert limited.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_keys_are_described_where_they_are_asked_for(fitted, server, tmp_path):
+    new_key(tmp_path / "keys.json", "shop", ["rank"])
+    with serving(create_app(fitted, keys=Keys(read_keys(tmp_path / "keys.json")))) as url:
+        described = httpx.get(f"{url}/openapi.json").json()
+    assert described["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    guarded = {
+        path for path, operations in described["paths"].items() if any("security" in one for one in operations.values())
+    }
+    assert {"/rerank", "/v1/chat/completions", "/v1/users/{user}", "/v1/models"} <= guarded
+    assert not guarded & {"/health", "/ready", "/metrics"}
+    assert "securitySchemes" not in httpx.get(f"{server}/openapi.json").json()["components"]
+    refusal = described["paths"]["/rerank"]["post"]["responses"]["422"]["content"]["application/json"]["schema"]
+    assert refusal == {"$ref": "#/components/schemas/Refusal"}
 
 
 def test_models_health_metrics_and_request_ids(server):

@@ -65,3 +65,12 @@ def test_records_are_json_and_tracebacks_hold_no_messages():
     assert failed["error"] == "ValueError" and failed["at"][0].split()[-1].startswith("test_records_are_json")
     assert "quotes" not in stream.getvalue()
     assert {"time", "level", "logger", "message"} == fine.keys()
+
+
+def test_a_line_that_cannot_be_written_fails_nobody(capsys):
+    stream = io.StringIO()
+    logger, handler = log_to(stream)
+    logger.info("%d", "no number")
+    logger.info("goes on")
+    handler.close()
+    assert stream.getvalue() == "goes on\n" and "Logging error" in capsys.readouterr().err

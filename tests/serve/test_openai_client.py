@@ -67,6 +67,12 @@ def test_a_ranking_is_asked_for_by_fields_beside_the_messages(client):
     assert json.loads(again.choices[0].message.content)["results"] == [
         one.model_dump(exclude_none=True) for one in done.choices[0].message.parsed.results
     ]
+    with pytest.raises(openai.UnprocessableEntityError) as wrong:
+        client.chat.completions.create(model="toy", messages=inside, extra_body={"user": ["u0"]})
+    assert wrong.value.param == "user"
+    nulls = {**fields, "query": None, "user": None}
+    done = client.chat.completions.create(model="toy", messages=messages, extra_body=nulls)
+    assert len(json.loads(done.choices[0].message.content)["results"]) == 1
     with pytest.raises(openai.UnprocessableEntityError, match="top_nn"):
         client.chat.completions.create(model="toy", messages=messages, extra_body={**fields, "top_nn": 1})
     with pytest.raises(openai.UnprocessableEntityError) as refused:

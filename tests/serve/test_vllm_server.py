@@ -252,7 +252,6 @@ def test_rankings_go_on_while_texts_are_written(url, client):
     assert texts == [alone] * 4
 
 
-@pytest.mark.slow
 def test_vllms_own_counters_stand_beside_ours(url, client):
     def read():
         text = httpx.get(f"{url}/metrics").text
@@ -265,6 +264,7 @@ def test_vllms_own_counters_stand_beside_ours(url, client):
     assert read() > before
 
 
+@pytest.mark.slow
 def test_limits_are_ours(fitted):
     settings = ServeSettings(generations=1, generation_queue=0, generation_seconds=1.0, max_generated_tokens=900)
     body = {"model": BASE, "prompt": TALE, "ignore_eos": True, "max_tokens": 900}
