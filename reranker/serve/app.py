@@ -111,7 +111,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
             raise service.not_ready
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         service.books.settle()
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
