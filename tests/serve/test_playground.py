@@ -9,6 +9,7 @@ import pytest
 from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.serve.app import create_app
+from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving
 
@@ -38,6 +39,16 @@ def test_it_is_told_what_recall_proposes(url, reranker):
     stranger = httpx.get(f"{url}/playground/list", params={"user": ""}).json()
     assert stranger["stranger"] and stranger["history"] == [] and len(stranger["candidates"]) == 20
     assert httpx.get(f"{url}/playground/list", params={"n": 0}).json()["error"]["param"] == "n"
+
+
+def test_it_is_told_what_users_did_since(reranker, tmp_path):
+    with serving(create_app(reranker, store=SqliteUserStore(tmp_path / "users.db"))) as url:
+        for user in ("u3", "new"):
+            rows = {"interactions": [{"item_id": "g3i2"}]}
+            assert httpx.post(f"{url}/v1/users/{user}/interactions", json=rows).status_code == 200
+        known, new = (httpx.get(f"{url}/playground/list", params={"user": user}).json() for user in ("u3", "new"))
+    assert [one["id"] for one in known["history"]] == [*reranker.history("u3"), "g3i2"]
+    assert [one["id"] for one in new["history"]] == ["g3i2"] and not new["stranger"]
 
 
 def test_the_page_asks_no_other_machine(url):
@@ -100,6 +111,21 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     page.click("#forget")
     says(page, "status", ", 0 liked")
     assert titles(page, "after") == before
+
+
+@pytest.mark.slow
+def test_a_known_user_is_ranked_by_id_until_something_is_liked(page, reranker):
+    asked = []
+    page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/rerank") else None)
+    page.fill("#user", "u3")
+    page.keyboard.press("Enter")
+    says(page, "status", "user u3, 0 liked; served: fused;")
+    page.locator("#before button").first.click()
+    says(page, "status", "user u3, 1 liked; served: fused;")
+    by_id, by_items = asked
+    assert by_id["user"] == "u3" and "history" not in by_id
+    liked = by_items["item_ids"][0]
+    assert by_items["history"] == [*reranker.history("u3"), liked] and "user" not in by_items
 
 
 @pytest.mark.slow
