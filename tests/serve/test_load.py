@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reranker.serve.app import create_app
+from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
 
@@ -45,14 +46,26 @@ def batches(url):
     return int(float(re.search(r"reranker_batch_size_count (\S+)", httpx.get(f"{url}/metrics").text)[1]))
 
 
-def test_nobody_gets_anothers_answer():
+def did(url, user, group):
+    rows = [{"item_id": f"g{group}i{number}"} for number in range(2, 7)]
+    answer = httpx.post(f"{url}/v1/users/{user}/interactions", json={"interactions": rows}, timeout=60)
+    assert answer.status_code == 200
+
+
+def test_nobody_gets_anothers_answer(tmp_path):
     asked = list(bodies())
-    with serving(create_app(toys.fitted())) as url:
+    reranker = toys.fitted()
+    reranker.blend = toys.served(reranker.blend, "fused")
+    with serving(create_app(reranker, store=SqliteUserStore(tmp_path / "users.db"))) as url:
         wait_until_ready(url)
+        for number in range(40, 60):  # eight who are known, and twelve who are not: each has a taste of his own
+            did(url, f"u{number}", number % 4)
         alone = asyncio.run(answers_to(url, asked, 1))
         so_far = batches(url)
         together = asyncio.run(answers_to(url, asked, AT_ONCE))
         assert so_far == REQUESTS and batches(url) - so_far < REQUESTS
+    used = [body["user"] for body, one in zip(asked, alone, strict=True) if one["meta"].get("known_user")]
+    assert any(int(user[1:]) >= 48 for user in used)
     assert len({tuple(one["index"] for one in answer["results"]) for answer in alone}) > REQUESTS / 2
     for number, (body, one, other) in enumerate(zip(asked, alone, together, strict=True)):
         assert other["id"] == f"ask-{number}"
