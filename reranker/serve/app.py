@@ -77,7 +77,8 @@ def create_app(
     add_completions(app, service)
     add_playground(app, service)
     app.add_middleware(ShortRoad, routes=ranking)
-    app.add_middleware(BodyLimits, max_bytes=service.settings.max_body_bytes, seconds=service.settings.body_seconds)
+    limits = service.settings
+    app.add_middleware(BodyLimits, max_bytes=limits.max_body_bytes, seconds=limits.body_seconds, admit=service.key_of)
     app.add_middleware(Envelope, books=service.books)
     if tracing is not None:
         app.add_middleware(tracing.wrap)

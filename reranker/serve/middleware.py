@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,18 +65,27 @@ class Envelope:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large (413) or that do not arrive in time (408)."""
+    """Refuses bodies that are too large (413), that do not arrive in time (408), or whose sender is unknown.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    Args:
+        app: what gets the others, each body whole.
+        max_bytes: of a body.
+        seconds: in which it has to arrive.
+        admit: raises a ProblemError for a request whose body is not to be read at all.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, admit: Callable[[Scope], object]) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._seconds = seconds
+        self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
         try:
+            self._admit(scope)
             async with asyncio.timeout(self._seconds):
                 body = await self._body(scope, receive)
         except TimeoutError:

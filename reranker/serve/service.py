@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from starlette.types import Scope
 
 from reranker.protocols import VLLMHost
 from reranker.serve.adaptation import Adaptation
@@ -129,17 +130,26 @@ class Service:
         async with self._one_at_a_time:  # each holds a thread, which the other requests' stores need, too
             return await asyncio.to_thread(work, set(map(str, users)))
 
+    def key_of(self, scope: Scope) -> Key:
+        """The key that came with a request.
+
+        Raises:
+            ProblemError: 401 where there is none that is known here.
+        """
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, secret = given.decode("latin-1").partition(" ")
+        key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
+        if key is None:
+            raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+        return key
+
     def let_in(self, request: Request, scope: str) -> Key:
         """The key of a request, if it has this scope and is within its rate.
 
         Raises:
             ProblemError: 401, 403 or 429.
         """
-        given = next((value for name, value in request.scope["headers"] if name == b"authorization"), b"")
-        scheme, _, secret = given.decode("latin-1").partition(" ")
-        key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else None)
-        if key is None:
-            raise ProblemError(401, "no such API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+        key = self.key_of(request.scope)
         if not key.may(scope):
             raise ProblemError(403, f"the key {key.name!r} may not {scope}", code="scope_missing")
         wait = self.keys.wait(key)

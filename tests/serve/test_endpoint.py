@@ -368,7 +368,10 @@ def test_keys_scopes_and_rates(fitted, tmp_path):
             return httpx.request(method, f"{url}{path}", json=body or None, headers=headers).status_code
 
         assert status(None, documents=["x"]) == status("wrong", documents=["x"]) == 401
-        assert status(None, colour="red") == 401  # before the body is looked at
+        for path in ("/v1/rerank", "/v1/chat/completions", "/v1/users/u1/interactions"):
+            assert status(None, path, colour="red") == 401  # before the body is looked at
+            strangers = httpx.post(f"{url}{path}", content=b"x" * 5_000_000)
+            assert strangers.status_code == 401 and strangers.headers["connection"] == "close"
         assert status(ranks, "/v1/users/u1/interactions", **rows) == 403
         assert status(adapts, "/v1/users/u1/interactions", **rows) == 200
         assert status(adapts, "/v1/users/u1", "DELETE") == 403
