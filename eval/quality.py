@@ -67,7 +67,7 @@ def main(
     suite = Suite(
         config,
         lambda: engine_of(config),
-        fit_users or None,
+        fit_users,
         FAMILIES,
         progress=True,
         directory=out / "readings",
@@ -84,7 +84,7 @@ def main(
         parts.append(evaluate(folds, ALSRecall(), factories | ({} if parts else outside), settings, out, _say))
         if len(parts) == 1 and not systems:
             smaller = [_relabelled(fold.sample_users(zero_shot_users), zero_shot_users) for fold in folds]
-            short = replace(settings, candidates=settings.candidates[:1])
+            short = replace(settings, candidates=settings.candidates[:1], moments=1)  # nothing is fitted on them
             zero_shot = evaluate(smaller, ALSRecall(), suite.factories(ZERO_SHOT), short, out, _say)
     if not parts:
         raise DataError(f"--splits {splits}: none leaves any of {', '.join(names)} a test fold; the reasons are above")
