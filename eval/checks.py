@@ -1,12 +1,13 @@
 """Numbers against their targets: how every benchmark here reports."""
 
-import json
 import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from pydantic_core import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,8 @@ def report(checks: Sequence[Check], path: Path, environment: dict[str, object], 
     for check in checks:
         say(f"{check.verdict:5} {check.name:56} {check.value:12.4g} {check.unit:10} {check.target}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"checks": [asdict(one) for one in checks], "environment": environment}, indent=1) + "\n"
-    )
+    measured = {"checks": [asdict(one) for one in checks], "environment": environment}
+    path.write_bytes(to_json(measured, indent=1, inf_nan_mode="null") + b"\n")
     say(f"wrote {path}")
 
 

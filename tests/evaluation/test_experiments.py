@@ -9,9 +9,11 @@ import typer.testing
 import yaml
 
 from eval import meta, quality, sasrec, unseen
+from eval.checks import report, told
 from eval.domains import load_domain
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
+from reranker.evaluation.significance import Comparison
 from reranker.softprompt import load_peft
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
@@ -187,3 +189,17 @@ def test_what_cannot_be_run_is_said(data, venv, tmp_path):
     with pytest.raises(ConfigError, match="training SASRec on movies failed with exit code 3"):
         invoke(sasrec.main, "--data", data, "--domains", "movies", "--venv", venv, "--out", tmp_path)
     assert not (tmp_path / "sasrec" / "movies.key").exists()
+
+
+def test_gains_over_an_order_that_scores_nothing_are_told_in_the_metrics_own_units(tmp_path):
+    nothing = dict.fromkeys(("relative", "relative_low", "relative_high"), float("nan"))
+    sizes = {"mean": 0.06, "low": 0.05, "high": 0.07, "p": 0.0, "p_holm": 0.0, "n_users": 9, "detectable": 0.01}
+    gain = Comparison(domain="d", system="fused.x", versus="recall", metric="ndcg@10", **sizes, **nothing)
+    found = meta._check(gain, "at least +15 %", meta._well_above(gain))
+    assert (found.value, found.unit, found.passed) == (0.06, "ndcg@10", True)
+    assert "[+0.0500, +0.0700] over 0" in found.target
+    assert not meta._well_above(replace(gain, low=-0.01))
+    assert not meta._well_above(replace(gain, relative=0.14)) and meta._well_above(replace(gain, relative=0.15))
+    report([found, told("no figure", float("nan"), "s")], tmp_path / "meta.json", {}, print)
+    written = json.loads((tmp_path / "meta.json").read_text(), parse_constant=pytest.fail)
+    assert [one["value"] for one in written["checks"]] == [0.06, None]
