@@ -1,7 +1,7 @@
 """Reranking over HTTP."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
 from reranker.serve.service import BEARER, Service
 from reranker.serve.work import ItemList, Job, Ranked
-from reranker.types import ItemId, UserState
+from reranker.types import UserState
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
@@ -135,12 +135,10 @@ class _User:
     Attributes:
         id: as the bundle has it.
         state: what the store keeps.
-        history: chosen before the bundle was fitted and since, oldest first.
     """
 
     id: str | int
     state: UserState | None
-    history: Sequence[ItemId]
 
 
 async def _user(domain: Domain, body: RerankRequest) -> _User | None:
@@ -148,14 +146,13 @@ async def _user(domain: Domain, body: RerankRequest) -> _User | None:
     if body.user is None or body.history is not None:
         return None
     known = domain.user(body.user)
-    state = await domain.state_of(known)
-    return _User(id=known, state=state, history=domain.history(known, state))
+    return _User(id=known, state=await domain.state_of(known))
 
 
 def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if user is not None:
-        words = domain.reranker.titles(user.history)
+        words = domain.reranker.titles(domain.history(user.id, user.state))
     return TextList(
         query=f"{body.instruction}: {body.query or ''}" if body.instruction else body.query or "",
         documents=[one if isinstance(one, str) else one.item() for one in body.documents or ()],
@@ -165,6 +162,7 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
 
 
 def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
+    """The history of a user is looked up in the engine's thread."""
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
         raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
@@ -176,8 +174,9 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
         items=items,
         recall_scores=body.recall_scores,
         order=body.order,
+        user=None if user is None else user.id,
         state=None if user is None else user.state,
-        history=all_as_known(given, domain.items) if user is None else user.history,
+        history=None if body.history is None else all_as_known(given, domain.items),
     )
 
 

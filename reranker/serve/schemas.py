@@ -108,14 +108,15 @@ class RerankRequest(BaseModel):
     @property
     def not_used(self) -> list[str]:
         """Names of the fields that were given and not read."""
-        unread = set(_UNREAD)
+        given = {name for name in self.model_fields_set if getattr(self, name) not in (None, "")}
+        unread = given & _UNREAD
         if self.item_ids:
-            unread |= {"query", "instruction"}  # the guard judged lists without them
-        if self.item_ids and not self.return_documents:
-            unread.add("documents")
+            unread |= given & {"query", "instruction"}  # the guard judged lists without them
+            if not self.return_documents:
+                unread |= given & {"documents"}
         if self.history is not None:
-            unread.add("user")
-        return [name for name in type(self).model_fields if name in unread and getattr(self, name) not in (None, "")]
+            unread |= given & {"user"}
+        return [name for name in type(self).model_fields if name in unread] if unread else []
 
 
 _UNREAD = frozenset(

@@ -28,16 +28,24 @@ class ItemList:
     Attributes:
         items: in the order of the recall stage.
         recall_scores: the recall stage's score of each; None goes by the order.
-        history: items chosen before, oldest first; empty for a stranger.
-        state: what the store keeps of the user, if there is one.
+        user: as the bundle knows the user; None for a stranger.
+        state: what the store keeps of the user.
+        history: items chosen before, oldest first, in place of what is known of the user.
         order: to serve whatever the guard decided.
     """
 
     items: Sequence[ItemId]
     recall_scores: Sequence[float] | None
-    history: Sequence[ItemId] = ()
+    user: str | int | None = None
     state: UserState | None = None
+    history: Sequence[ItemId] | None = None
     order: Order | None = None
+
+    def chosen(self, domain: Domain) -> Sequence[ItemId]:
+        """The items to go by, oldest first."""
+        if self.history is not None:
+            return self.history
+        return () if self.user is None else domain.history(self.user, self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +145,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     )
     ranked = domain.reranker.rerank(
         table,
-        interactions={number: one.history for number, one in enumerate(lists)},
+        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
         order=lists[0].order,
     )
