@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,26 +62,28 @@ def serve(
     if base_url is not None:
         options["engine_options"] = {"base_url": base_url}
     limits = ServeSettings.from_mapping(settings)
-    _log_as_json()
-    domains = _domains(bundle, users_db or [None] * len(bundle), options)
-    app = create_app(
-        domains,
-        settings=limits,
-        keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
-        score_log=score_log,
-        tracing=otlp_tracing() if otel else None,
-        when_loaded=_keep_for_good,
-    )
     drain = math.ceil(limits.drain_seconds)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain)
-    )
-    # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
-    sys.setswitchinterval(0.0001)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    for domain in domains:  # vLLM's processes would outlive this one
-        domain.reranker.reader.close()
+    with _json_log():
+        domains = _domains(bundle, users_db or [None] * len(bundle), options)
+        app = create_app(
+            domains,
+            settings=limits,
+            keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
+            score_log=score_log,
+            tracing=otlp_tracing() if otel else None,
+            when_loaded=_keep_for_good,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain
+            )
+        )
+        # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
+        sys.setswitchinterval(0.0001)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+        for domain in domains:  # vLLM's processes would outlive this one
+            domain.reranker.reader.close()
     if not server.started:
         raise typer.Exit(1)
 
@@ -116,22 +118,32 @@ def _keep_for_good() -> None:
     gc.freeze()
 
 
-def _log_as_json() -> None:
-    """All lines go to stderr, one JSON object each; those of requests are JSON already."""
+@contextlib.contextmanager
+def _json_log() -> Iterator[None]:
+    """All lines go to stderr, one JSON object each; those of requests are JSON already. Logging is left as found."""
     from reranker.serve.lines import JsonLines, LaterLines
 
     requests, every = LaterLines(sys.stderr), LaterLines(sys.stderr)
     every.setFormatter(JsonLines())
-    logging.captureWarnings(True)
-    root = logging.getLogger()
-    for plain in [one for one in root.handlers if type(one) is logging.StreamHandler]:
-        root.removeHandler(plain)
-    root.addHandler(every)
-    for name in ("reranker", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    access = logging.getLogger("reranker.access")
-    access.addHandler(requests)
-    access.propagate = False
+    root, access = logging.getLogger(), logging.getLogger("reranker.access")
+    plain = [one for one in root.handlers if type(one) is logging.StreamHandler]
+    levels = {name: logging.getLogger(name).level for name in ("reranker", "uvicorn")}
+    with contextlib.ExitStack() as found:
+        for one in plain:
+            root.removeHandler(one)
+            found.callback(root.addHandler, one)
+        for logger, handler in ((root, every), (access, requests)):
+            logger.addHandler(handler)
+            found.callback(handler.close)
+            found.callback(logger.removeHandler, handler)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(logging.INFO)
+            found.callback(logging.getLogger(name).setLevel, level)
+        access.propagate = False
+        found.callback(setattr, access, "propagate", True)
+        logging.captureWarnings(True)
+        found.callback(logging.captureWarnings, False)
+        yield
 
 
 def serve_key(

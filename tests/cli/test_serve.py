@@ -1,6 +1,7 @@
 """`reranker serve` as a process: starts, answers, stops on a signal, survives a kill with what it had promised."""
 
 import json
+import logging
 import signal
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reranker.cli.app import app
+from reranker.serve.lines import LaterLines
 from tests.pipeline import toys
 from tests.serve.process import Process
 
@@ -65,3 +67,5 @@ def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
     ):
         refused = CliRunner().invoke(app, [*flags, *more])
         assert refused.exit_code == 1 and message in str(refused.exception)
+        assert logging.getLogger("reranker.access").propagate  # logging is left as it was
+        assert not any(isinstance(one, LaterLines) for one in logging.getLogger().handlers)

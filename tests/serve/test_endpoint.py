@@ -273,7 +273,7 @@ def test_a_failure_that_nobody_foresaw_takes_no_other_list_with_it(server, engin
         bad = pool.submit(post, server, documents=["zomzik"], headers={"x-request-id": "mine-7"})
         good = pool.submit(post, server, documents=["mipfen", "mippel"])
         time.sleep(0.2)
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="reranker.access"):
             engine.open.set()
             assert [one.result().status_code for one in (first, bad, good)] == [200, 500, 200]
             httpx.get(f"{server}/metrics")  # the books are settled by then
