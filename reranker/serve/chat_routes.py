@@ -66,7 +66,7 @@ def _asked(body: ChatRequest) -> RerankRequest | None:
     """The ranking that is asked for; None for a conversation."""
     extra = {name: value for name, value in (body.model_extra or {}).items() if value is not None}
     last = body.messages[-1].text
-    if any(extra.get(name) is not None for name in _LISTS):
+    if _LISTS & extra.keys():
         about_text = TEXT_FIELDS - RerankRequest.model_fields.keys()
         return _checked({"query": last, **{name: extra[name] for name in extra if name not in about_text}})
     try:
@@ -84,8 +84,9 @@ def _checked(fields: dict[str, Any], inside: Collection[str] = (), where: str = 
     try:
         return RerankRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
-        place = error.errors()[0]["loc"]
-        raise broken(error.errors(), where=where if not place or place[0] in inside else "") from error
+        errors = error.errors()
+        place = errors[0]["loc"]
+        raise broken(errors, where=where if not place or place[0] in inside else "") from error
 
 
 def _check_parts(messages: Sequence[ChatMessage]) -> None:

@@ -153,8 +153,9 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if user is not None:
         words = domain.reranker.titles(domain.history(user.id, user.state))
+    query = body.query or ""
     return TextList(
-        query=f"{body.instruction}: {body.query or ''}" if body.instruction else body.query or "",
+        query=f"{body.instruction}: {query}" if body.instruction else query,
         documents=[one if isinstance(one, str) else one.item() for one in body.documents or ()],
         history=words,
         state=None if user is None else user.state,

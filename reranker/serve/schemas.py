@@ -34,11 +34,33 @@ class Document(BaseModel):
 
     @property
     def words(self) -> str:
-        given = (self.title, self.text) if self.title != self.text else (self.title,)
-        return ": ".join(one for one in given if one and one.strip())
+        return ": ".join(one for one in dict.fromkeys((self.title, self.text)) if one and one.strip())
 
 
-class RerankRequest(BaseModel):
+class UnreadFields(BaseModel):
+    """Fields of other servers' requests that change nothing here, for texts are cut to the bundle's own budget."""
+
+    # Cohere's
+    max_tokens_per_doc: int | None = Field(default=None, ge=0)
+    max_chunks_per_doc: int | None = None
+    rank_fields: list[str] | None = None
+    # Jina's
+    truncation: bool | None = None
+    max_doc_length: int | None = None
+    return_embeddings: bool | None = None
+    # vLLM's
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+    max_tokens_per_query: int | None = None
+    priority: int | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
+    padding: bool | str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+
+
+class RerankRequest(UnreadFields):
     """What to rank, for whom.
 
     Texts: `documents` with `query` and `history` in words. Items of the bundle's catalogue: `item_ids` with `user`
@@ -62,8 +84,7 @@ class RerankRequest(BaseModel):
         raw_scores: log-odds instead of shares of 1.
         use_activation: vLLM's; false asks for raw scores, too.
 
-    The other fields are Cohere's, Jina's and vLLM's. They are taken and change nothing, for texts are cut to the
-    bundle's own budget; `meta.not_used` names those that were given.
+    `meta.not_used` names those of `UnreadFields` that were given.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -82,24 +103,6 @@ class RerankRequest(BaseModel):
     instruction: Text | None = Field(default=None, max_length=5_000)
     raw_scores: bool | None = None
     use_activation: bool | None = None
-    # Cohere's
-    max_tokens_per_doc: int | None = Field(default=None, ge=0)
-    max_chunks_per_doc: int | None = None
-    rank_fields: list[str] | None = None
-    # Jina's
-    truncation: bool | None = None
-    max_doc_length: int | None = None
-    return_embeddings: bool | None = None
-    # vLLM's
-    truncate_prompt_tokens: int | None = None
-    truncation_side: str | None = None
-    max_tokens_per_query: int | None = None
-    priority: int | None = None
-    request_id: str | None = None
-    cache_salt: str | None = None
-    padding: bool | str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
 
     @property
     def wants_raw_scores(self) -> bool:
@@ -109,7 +112,7 @@ class RerankRequest(BaseModel):
     def not_used(self) -> list[str]:
         """Names of the fields that were given and not read."""
         given = {name for name in self.model_fields_set if getattr(self, name) not in (None, "")}
-        unread = given & _UNREAD
+        unread = given & UnreadFields.model_fields.keys()
         if self.item_ids:
             unread |= given & {"query", "instruction"}  # the guard judged lists without them
             if not self.return_documents:
@@ -117,17 +120,6 @@ class RerankRequest(BaseModel):
         if self.history is not None:
             unread |= given & {"user"}
         return [name for name in type(self).model_fields if name in unread] if unread else []
-
-
-_UNREAD = frozenset(
-    {
-        *("max_tokens_per_doc", "max_chunks_per_doc", "rank_fields"),
-        *("truncation", "max_doc_length", "return_embeddings"),
-        *("truncate_prompt_tokens", "truncation_side", "max_tokens_per_query", "priority", "request_id", "cache_salt"),
-        "padding",
-        *("chat_template_kwargs", "mm_processor_kwargs"),
-    }
-)
 
 
 class Result(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from reranker.serve.domains import Domain
 from reranker.serve.ids import as_known, forms_of
@@ -15,16 +15,10 @@ from reranker.serve.service import Service, allowed
 from reranker.types import ItemId, UserState
 
 
-class _UserConvertor(Convertor[str]):
+class _UserConvertor(PathConvertor):
     """An id in a path: any text, slashes and line ends, too."""
 
     regex = "(?s:.+)"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("user", _UserConvertor())
