@@ -6,7 +6,7 @@ items.parquet        item table without ids;  ids.json  item and user ids with t
 evidence.npz         item statistics and histories
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
-priors.parquet       log-likelihood of titles without history
+priors.parquet       log-likelihood of titles behind the reference histories
 states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 recall/              the recall stage, if it was one of candidate_gen's
@@ -15,6 +15,7 @@ recall/              the recall stage, if it was one of candidate_gen's
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,9 +39,9 @@ from reranker.scoring import PriorStore, StateStore
 from reranker.softprompt import PromptBank
 from reranker.table_files import read_table, write_table
 from reranker.tables import ITEM, USER, Dataset
-from reranker.types import ModelInfo
+from reranker.types import ItemId, ModelInfo
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _MANIFEST = "bundle.yaml"
 _STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
@@ -57,6 +58,7 @@ class BundleState:
     templates_sha256: str
     items: pd.DataFrame
     evidence: EvidenceModel
+    references: Sequence[Sequence[ItemId]]
     blend: Blend
     prompts: PromptBank
     priors: PriorStore
@@ -125,6 +127,7 @@ def read_bundle(directory: Path) -> BundleState:
             templates_sha256=manifest["templates_sha256"],
             items=items,
             evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
+            references=[decode_ids(one) for one in ids["references"]],
             blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
@@ -158,6 +161,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "items": encode_ids(evidence.index),
         "item_table": encode_ids(state.items[ITEM]),
         "users": encode_ids(evidence.histories),
+        "references": [encode_ids(one) for one in state.references],
     }
     (directory / "ids.json").write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.blend.to_json(), indent=1))

@@ -39,6 +39,8 @@ class RerankerConfig(SettingsModel):
         scoring: the read-out. `Reranker.from_pretrained` sets it by `default_read_out`.
         permutations: shuffles averaged by the listwise read-out.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
+        references: histories of random items; by "likelihood" a title has to be likelier behind the user's history than
+            behind these. Each item is read behind all of them, once. 0 compares with no history at all.
         soft_tokens: length of the soft prompt; 0 for none.
         n_candidates: length of the recall lists that `fit` learns on; make it the length you will serve.
         fit_users: how many lists the LLM scores in `fit`, at most, drawn from all moments alike; by default
@@ -57,6 +59,7 @@ class RerankerConfig(SettingsModel):
     scoring: ReadOut = "likelihood"
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
+    references: int = Field(default=8, ge=0)
     soft_tokens: int = Field(default=16, ge=0)
     n_candidates: int = Field(default=50, ge=2)
     fit_users: int | None = Field(default=None, ge=10)
@@ -83,7 +86,7 @@ class RerankerConfig(SettingsModel):
         Raises:
             ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
         """
-        names = {"scoring", "permutations", "soft_tokens", "prompt"}
+        names = {"scoring", "permutations", "references", "soft_tokens", "prompt"}
         mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
         for name, value in mine.items():
             if value != theirs[name]:

@@ -1,8 +1,8 @@
 """What a Reranker knows of one domain: its items, what interactions say of them, and tokens of items."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,7 +12,9 @@ from reranker.folds import evidence_model
 from reranker.fusion import EvidenceModel
 from reranker.item_tokens import RECALL, ItemTokens, VectorTable
 from reranker.protocols import RecallStage
+from reranker.scoring import reference_histories
 from reranker.tables import ITEM, Dataset, require_ids_like
+from reranker.types import ItemId
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +27,23 @@ class DomainData:
         items: the validated items table.
         catalog: the same items by id, as templates see them.
         evidence: statistics and histories.
+        references: histories of nobody, oldest first, behind which titles are read to tell what is likely for anybody.
     """
 
     items: pd.DataFrame
     catalog: Catalog
     evidence: EvidenceModel
+    references: Sequence[Sequence[ItemId]] = ()
 
     @classmethod
-    def build(cls, data: Dataset, recall: RecallStage | None) -> "DomainData":
-        """Learns from the whole data set, in the item space of `recall`."""
-        evidence = evidence_model(data.interactions, data.items, recall)
-        return cls(items=data.items, catalog=Catalog(data.items), evidence=evidence)
+    def build(cls, data: Dataset, recall: RecallStage | None, references: int = 0, seed: int = 0) -> "DomainData":
+        """Learns from the whole data set, in the item space of `recall`; draws that many references by `seed`."""
+        return cls(
+            items=data.items,
+            catalog=Catalog(data.items),
+            evidence=evidence_model(data.interactions, data.items, recall),
+            references=reference_histories(data.items[ITEM].tolist(), references, seed),
+        )
 
     def with_items(self, items: pd.DataFrame) -> "DomainData":
         """With the rows of a validated items table, which stand in for rows of the same items.
@@ -46,7 +54,7 @@ class DomainData:
         require_ids_like(self.items[ITEM], items[ITEM], "items")
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
         every = pd.concat([kept, items], ignore_index=True)
-        return DomainData(items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
+        return replace(self, items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
 
 
 def domain_tokens(

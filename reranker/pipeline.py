@@ -151,7 +151,8 @@ class Reranker:
         self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain)
         self.recall = recall
-        self._data = DomainData.build(data, recall)
+        self._data = DomainData.build(data, recall, config.references, config.seed)
+        self.reader.refer_to(list(map(self._data.catalog.items, self._data.references)))
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
         choices = Choices.joined([fold.choices for fold in folds])
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
@@ -434,6 +435,7 @@ class Reranker:
                 templates_sha256=reader.templates.sha256,
                 items=data.items,
                 evidence=data.evidence,
+                references=data.references,
                 blend=blend,
                 prompts=reader.prompts,
                 priors=reader.priors,
@@ -469,7 +471,11 @@ class Reranker:
         )
         reranker.blend = state.blend
         reranker.recall = state.recall
-        reranker._data = DomainData(items=state.items, catalog=Catalog(state.items), evidence=state.evidence)
+        catalog = Catalog(state.items)
+        reranker._data = DomainData(
+            items=state.items, catalog=catalog, evidence=state.evidence, references=state.references
+        )
+        reranker.reader.refer_to(list(map(catalog.items, state.references)))
         templates = reranker.reader.templates
         if templates.sha256 != state.templates_sha256:
             raise BundleError(

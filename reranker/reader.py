@@ -84,6 +84,7 @@ class Reader:
         self.contexts = contexts
         self.item_tokens = item_tokens
         self.states = StateStore() if states is None else states
+        self._references: Sequence[Sequence[Mapping[str, object]]] = ()
         self._engine = engine
         self._lender: Reader | None = None
         self._model = model
@@ -142,7 +143,11 @@ class Reader:
     def renderer(self) -> PromptRenderer:
         """Turns lists into prompts for this engine."""
         return PromptRenderer(
-            self.templates, self.engine.tokenizer, self._prompt_settings(), self.engine.model.max_length
+            self.templates,
+            self.engine.tokenizer,
+            self._prompt_settings(),
+            self.engine.model.max_length,
+            self._references,
         )
 
     @property
@@ -245,6 +250,15 @@ class Reader:
     def compares_states(self) -> bool:
         """Whether the read-out has to be shown items and choices before it scores."""
         return "embedding" in self.config.scoring
+
+    def refer_to(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> None:
+        """From now on, a title is as likely for anybody as behind these histories, where the read-out asks that.
+
+        Args:
+            histories: items, as of `reference_histories`; without any, the prior stands behind no history.
+        """
+        with self._loading:
+            self._references, self._scoring = histories, None
 
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Shows the catalogue to a read-out that has to know it before it scores."""

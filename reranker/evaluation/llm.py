@@ -121,10 +121,12 @@ class Fused(_LearnedSystem):
         return self.head.score(self._features(lists))
 
     def priors(self, lists: CandidateLists) -> Components:
-        """(rows,) log-likelihood of each title without history, for the leak checks."""
+        """(rows,) log-likelihood of each title for anybody, a token, for the leak checks."""
         names = list(self.readings.reader(lists.fold.domain).scoring.components)
         raw = self.readings.of(lists)
-        return raw[:, names.index("llm_prior")] if "llm_prior" in names else np.zeros(len(raw))
+        if "llm_gain" not in names:
+            return np.zeros(len(raw))
+        return raw[:, names.index("llm_mean")] - raw[:, names.index("llm_gain")]
 
     def _features(self, lists: CandidateLists) -> Components:
         llm = llm_columns(lists.evidence, self.readings.of(lists), lists.list_index)

@@ -19,7 +19,7 @@ from reranker.evaluation.systems import ReadingCost
 from reranker.personal import Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
-from reranker.scoring import PriorStore, StateStore
+from reranker.scoring import PriorStore, StateStore, reference_histories
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, USER
 from reranker.trained import Trained
@@ -27,7 +27,7 @@ from reranker.types import ItemId, UserId, UserState
 
 Components = NDArray[np.float64]
 
-_LAYOUT = 4  # of the components: readings that were kept under another mean something else
+_LAYOUT = 5  # of the components: readings that were kept under another mean something else
 
 
 def _texts_of(templates: Path | None) -> str:
@@ -208,8 +208,10 @@ class Readings:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
         catalog, known = Catalog(lists.fold.items), len(reader.states)
+        items = catalog.items(lists.fold.items[ITEM])
+        reader.refer_to(reference_histories(items, self.config.references, self.config.seed))
         if reader.states.spaces is None:
-            reader.learn_items(catalog.items(lists.fold.items[ITEM]))
+            reader.learn_items(items)
         if reader.compares_states:  # the statistics are dear
             reader.learn_choices(*chosen_items(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {

@@ -180,6 +180,7 @@ def adapt_domain(
         min_history=reranker.config.min_history,
         seed=settings.seed,
     )
+    domain = domain.read_by(domain.renderer, reranker.config.references, settings.seed)
     support, judged = _split(domain, settings)
     steps = settings.steps or (sizes.steps if sizes else _STEPS)
     lists = _Lists(reader, domain, settings)

@@ -50,7 +50,7 @@ class Recording:
 
 
 def fit_coefficients(lists: Sequence[ReadList], around: Sequence[float], evidence: bool) -> tuple[float, float, float]:
-    """Coefficients of sum, mean and prior that fit the lists best, near `around`.
+    """Coefficients of sum, mean and gain that fit the lists best, near `around`.
 
     Args:
         lists: at least one.

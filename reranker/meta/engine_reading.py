@@ -30,7 +30,7 @@ class EngineReader:
         engine: any that reads soft prompts.
         renderers: domain -> how its prompts are written.
         objective: of the utilities.
-        coefficients: (3,) of sum, mean and prior; may be set anew at any time.
+        coefficients: (3,) of sum, mean and gain; may be set anew at any time.
         title_weight, category_weight: as there.
         evidence: whether the evidence stands in the utility.
     """

@@ -34,7 +34,7 @@ class Part:
 
     Attributes:
         loss: Σ over the part's lists, differentiable.
-        components: per list (n_candidates, 3) sum, mean and prior, detached.
+        components: per list (n_candidates, 3) sum, mean and gain, detached.
         episodes: the lists.
     """
 
@@ -46,14 +46,14 @@ class Part:
 class EpisodeReader:
     """The loss of episodes under a prompt.
 
-    Utility of a candidate = evidence + coefficients · (Σ log p, mean log p, log p without history): the prompt is
-    trained as it is served, and learns what the evidence lacks.
+    Utility of a candidate = evidence + coefficients · the components of `LikelihoodScoring`: the prompt is trained as
+    it is served, and learns what the evidence lacks.
 
     Args:
         lm: the frozen model.
         renderers: domain -> how its prompts are written.
         objective: of the utilities.
-        coefficients: (3,) of sum, mean and prior; may be set anew at any time.
+        coefficients: (3,) of sum, mean and gain; may be set anew at any time.
         title_weight: weight of −mean log p of the chosen titles' tokens after the history.
         category_weight: weight of −mean log p of the chosen titles' tokens behind their categories alone.
         evidence: whether the evidence stands in the utility.
@@ -125,7 +125,7 @@ class EpisodeReader:
         prompt = values[PROMPT]
         placeholder = stand_in(len(prompt), prompt.shape[1])
         for one in episodes:
-            request = self._renderers[one.domain].prior(one.candidates, placeholder).request
+            request = self._renderers[one.domain].likelihood((), one.candidates, placeholder).request
             loss = mean_losses([[request]], self._sums([request], [prompt], None))[0]
             if self.category_weight:
                 loss = loss + self.category_weight * self._category_losses(prompt, one.domain, [one.candidates])[0]
@@ -155,13 +155,15 @@ class EpisodeReader:
             ]
         # The prior belongs to the item, its own token included, and the domain's prompt: nothing of the user enters.
         before = self._before(domain, list(distinct), candidates=True)
-        alone = self._renderers[domain].prior(list(distinct.values()), placeholder, before).request
-        *sums, prior = self._sums([*requests, alone], [*vectors, prompt], items)
+        priors = self._renderers[domain].priors(list(distinct.values()), placeholder, before)
+        alone = [one.request for one in priors]
+        sums = self._sums([*requests, *alone], [*vectors, *[prompt] * len(alone)], items)
+        prior = torch.stack(sums[len(requests) :]).mean(dim=0)
         components = []
-        for one, request, total in zip(episodes, requests, sums, strict=True):
+        for one, request, total in zip(episodes, requests, sums, strict=False):
             counts = torch.tensor(_counts(request), dtype=total.dtype, device=total.device)
             rows = torch.tensor([row_of[item_id] for item_id in one.candidate_ids], device=total.device)
-            components.append(torch.stack([total, total / counts, prior[rows]], dim=1))
+            components.append(torch.stack([total, total / counts, (total - prior[rows]) / counts], dim=1))
         loss = self._loss(components, episodes)
         if self.category_weight:
             from_category = self._category_losses(prompt, domain, [chosen_items(one) for one in episodes])

@@ -69,7 +69,7 @@ class MetaConfig(SettingsModel):
         temperature: domains are drawn ∝ size^temperature.
         history_dropout, category_dropout, order_jitter: augmentation of histories.
         evidence: the recall evidence stands inside the loss.
-        coefficients: of sum, mean and prior in the utility.
+        coefficients: of sum, mean and gain in the utility.
         refit_every: steps after which the coefficients are fitted anew on the newest lists; 0 keeps them.
         first_fit_lists: lists that they are fitted on before the first step, unless a step reads more.
         title_weight: weight of language modelling of the chosen titles at the start; falls linearly to 0.
@@ -121,7 +121,7 @@ class MetaConfig(SettingsModel):
     category_dropout: float = Field(default=0.0, ge=0, le=1)
     order_jitter: float = Field(default=0.0, ge=0, le=1)
     evidence: bool = True
-    coefficients: tuple[float, float, float] = (0.15, 0.5, -0.15)
+    coefficients: tuple[float, float, float] = (0.0, 0.5, 1.0)
     refit_every: int = Field(default=10, ge=0)
     first_fit_lists: int = Field(default=256, ge=1)
     title_weight: float = Field(default=0.0, ge=0)

@@ -16,10 +16,14 @@ from reranker.item_tokens import VectorTable
 from reranker.meta.tune import without_newest
 from reranker.prompting import PromptRenderer
 from reranker.protocols import RecallStage
+from reranker.scoring import reference_histories
 from reranker.tables import CATEGORY, ITEM, TIMESTAMP, USER, Dataset
 from reranker.types import ItemId, UserId
 
 Item = Mapping[str, object]
+
+REFERENCES = 2
+"""Reference histories in training, where each costs as much as it does once in serving, in every step."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +123,11 @@ class TaskDomain:
             renderer=renderer,
             space=VectorTable.build(earliest.item_ids, earliest.vectors),
         )
+
+    def read_by(self, renderer: PromptRenderer, references: int, seed: int = 0) -> "TaskDomain":
+        """The same by another renderer, which is given references: at most `REFERENCES` of those that are served."""
+        histories = reference_histories(self.popular, min(references, REFERENCES), seed)
+        return replace(self, renderer=renderer.referring_to(histories))
 
     def split(self, share: float, seed: int) -> tuple["TaskDomain", "TaskDomain"]:
         """The domain with this share of its users left out, and the domain with them alone."""

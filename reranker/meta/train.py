@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -167,7 +167,7 @@ def _domain(source: DomainSource, config: MetaConfig, side: ModelSide, replayed:
             min_history=config.min_history,
             seed=config.seed,
         )
-    return replace(replayed[source], renderer=renderer)
+    return replayed[source].read_by(renderer, config.reranker.references, config.seed)
 
 
 def _start(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> torch.Tensor:

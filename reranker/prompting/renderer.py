@@ -38,6 +38,7 @@ class PromptRenderer:
         tokenizer: the engine's.
         settings: budgets and layout.
         max_length: context window in tokens; longer prompts lose their oldest history first.
+        references: histories of nobody in particular, behind which a title is as likely as for anybody.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PromptRenderer:
         tokenizer: Tokenizer,
         settings: PromptSettings | None = None,
         max_length: int | None = None,
+        references: Sequence[Sequence[Item]] = (),
     ) -> None:
         self.templates = templates
         self.tokenizer = tokenizer
@@ -53,6 +55,7 @@ class PromptRenderer:
             family=templates.family, language=templates.language, directory=templates.directory
         )
         self.max_length = max_length
+        self.references = references
         self._pieces = Pieces(templates, tokenizer, self.settings)
         self._likelihood_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_likelihood_span)
         self._labels_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_labels_span)
@@ -71,9 +74,14 @@ class PromptRenderer:
         templates = TemplateSet.load(settings.family, settings.language, settings.directory)
         return cls(templates, tokenizer, settings, max_length)
 
+    def referring_to(self, histories: Sequence[Sequence[Item]]) -> "PromptRenderer":
+        """The same with other references."""
+        return PromptRenderer(self.templates, self.tokenizer, self.settings, self.max_length, histories)
+
     @property
     def fingerprint(self) -> str:
-        """Hash of templates and settings: prompts of two renderers with the same tokenizer and hash are the same."""
+        """Hash of templates and settings: prompts of two renderers with the same tokenizer and hash are the same, but
+        for those behind references."""
         settings = self.settings.model_dump_json(exclude={"directory"})
         return hashlib.sha256(f"{self.templates.sha256}\0{settings}\0{self.max_length}".encode()).hexdigest()
 
@@ -104,14 +112,18 @@ class PromptRenderer:
         spans = self._spans("candidate", candidates, candidate_vectors, self._likelihood_span)
         return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
 
-    def prior(
+    def priors(
         self,
         candidates: Sequence[Item],
         soft_prompt: TokenSequence | None = None,
         candidate_vectors: ItemVectors | None = None,
-    ) -> RenderedPrompt:
-        """What `likelihood` renders for a stranger: how likely each title is whoever the user is."""
-        return self.likelihood((), candidates, soft_prompt, candidate_vectors=candidate_vectors)
+    ) -> list[RenderedPrompt]:
+        """What `likelihood` renders behind each reference, or for a stranger where there is none: how likely each title
+        is whoever the user is, in the mean."""
+        return [
+            self.likelihood(history, candidates, soft_prompt, candidate_vectors=candidate_vectors)
+            for history in self.references or [()]
+        ]
 
     def item_texts(self, items: Sequence[Item]) -> ItemTexts:
         """Each item behind the separator alone: its title, its category, its description.

@@ -5,7 +5,7 @@ from reranker.scoring.embedding import EmbeddingScoring
 from reranker.scoring.labels import LabelScoring
 from reranker.scoring.likelihood import LikelihoodScoring
 from reranker.scoring.listwise import ListwiseScoring
-from reranker.scoring.priors import PriorStore
+from reranker.scoring.priors import PriorStore, reference_histories
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.scoring.space import EmbeddingSpace, StateStore
 
@@ -21,4 +21,5 @@ __all__ = [
     "Scoring",
     "ScoringList",
     "StateStore",
+    "reference_histories",
 ]

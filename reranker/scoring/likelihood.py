@@ -1,20 +1,31 @@
 """The likelihood read-out: how much more likely this user's history makes a candidate's title."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.priors import PriorStore
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.types import ScoringRequest, TokenSequence
 
 
 class LikelihoodScoring(Scoring):
-    """s = a·Σ log p(title | history) + b·mean log p(title | history) − c·log p(title | no history), in nats.
+    """s = a·Σ log p(title | history) + b·mean log p(title | history) + c·(Σ log p(title | history) − prior) / tokens.
 
-    The prior keeps long and unusual titles from losing, and famous ones from winning, whatever the history says. The
-    default (a, b, c) = (.15, .5, .15) is a start for a model that nothing was learned for; `Reranker.fit` learns them.
+    The prior is how likely the title is for anybody: the mean of Σ log p(title | r) over the renderer's reference
+    histories r, or log p(title | no history) where there are none. It keeps long and unusual titles from losing, and
+    famous ones from winning, whatever the history says. References tell more: at the beginning of a list a model
+    expects other titles than in its middle, and that is no news of the user. The default (a, b, c) = (0, .5, 1) is a
+    start for a model that nothing was learned for; `Reranker.fit` learns them.
+
+    Args:
+        engine: reads titles.
+        renderer: of the domain's prompts.
+        priors: kept likelihoods behind the references.
     """
 
     name = "likelihood"
@@ -23,15 +34,15 @@ class LikelihoodScoring(Scoring):
         self.components = {
             "llm_sum": "log-likelihood of the title given the history",
             "llm_mean": "log-likelihood of the title given the history, a token",
-            "llm_prior": "log-likelihood of the title without any history",
+            "llm_gain": "how much likelier than for anybody the history makes the title, a token (log)",
         }
-        self.default_coefficients = np.array([0.15, 0.5, -0.15])
+        self.default_coefficients = np.array([0.0, 0.5, 1.0])
         self.priors = PriorStore() if priors is None else priors
         self._engine = engine
         self._renderer = renderer
 
     def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
-        """Per list: (n_candidates, 3) sum, mean and prior, in nats."""
+        """Per list: (n_candidates, 3) sum, mean and gain, in nats."""
         requests = [
             self._renderer.likelihood(
                 one.history,
@@ -44,16 +55,29 @@ class LikelihoodScoring(Scoring):
             ).request
             for one in lists
         ]
-        # The prior belongs to the item, its own token included, and the domain's prompt: nothing of the user enters.
-        strangers = [
-            self._renderer.prior(one.candidates[:1], soft_prompt=one.soft_prompt).request.prefix for one in lists
-        ]
-        priors = self.priors.look_up(
-            self._engine,
-            [(prefix, request.candidates) for prefix, request in zip(strangers, requests, strict=True)],
-        )
+        priors = self._look_up_priors(lists, requests)
         scores = self._engine.span_log_likelihoods(requests)
         return [
-            ListReading(components=np.stack([spans.sums, spans.means, prior], axis=1), prompt_tokens=request.tokens)
+            ListReading(
+                components=np.stack([spans.sums, spans.means, (spans.sums - prior) / spans.counts], axis=1),
+                prompt_tokens=request.tokens,
+            )
             for spans, prior, request in zip(scores, priors, requests, strict=True)
         ]
+
+    def _look_up_priors(
+        self, lists: Sequence[ScoringList], requests: Sequence[ScoringRequest]
+    ) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates,). A prior belongs to the item, its own token included, and the domain's prompt:
+        nothing of the user enters."""
+        prefixes: dict[int, list[TokenSequence]] = {}
+        for one in lists:
+            if id(one.soft_prompt) not in prefixes:
+                prompts = self._renderer.priors(one.candidates[:1], one.soft_prompt)
+                prefixes[id(one.soft_prompt)] = [prompt.request.prefix for prompt in prompts]
+        asked = [
+            [(prefix, request.candidates) for prefix in prefixes[id(one.soft_prompt)]]
+            for one, request in zip(lists, requests, strict=True)
+        ]
+        found = iter(self.priors.look_up(self._engine, list(chain.from_iterable(asked))))
+        return [np.mean([next(found) for _ in each], axis=0) for each in asked]

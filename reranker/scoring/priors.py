@@ -1,7 +1,8 @@
-"""log p(title | no history): computed once per item and prompt, and kept."""
+"""How likely a title is whoever the user is: computed once per item and prompt, and kept."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,25 @@ from reranker.scoring.store import SpanStore
 from reranker.table_files import read_table, write_table
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
+REFERENCE_ITEMS = 12
+"""Items in a history that stands for nobody in particular."""
+
 _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
+
+OneItem = TypeVar("OneItem")
+
+
+def reference_histories(items: Sequence[OneItem], count: int, seed: int = 0) -> list[list[OneItem]]:
+    """Histories of random items of a catalogue; none where it is so small that they would be much alike."""
+    if len(items) < 4 * REFERENCE_ITEMS:
+        return []
+    rng = np.random.default_rng(seed)
+    rows = [rng.choice(len(items), REFERENCE_ITEMS, replace=False) for _ in range(count)]
+    return [[items[row] for row in drawn] for drawn in rows]
 
 
 class PriorStore(SpanStore[float]):
-    """Log-likelihood of candidate spans behind a prompt without history."""
+    """Log-likelihood of candidate spans behind prompts in which nothing of the user stands."""
 
     def look_up(
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]

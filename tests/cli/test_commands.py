@@ -81,7 +81,7 @@ def test_inspect_shows_spans_and_scores(folder):
         "history",
         "llm_sum",
         "llm_mean",
-        "llm_prior",
+        "llm_gain",
         "served to this user: ",
         "serving",
     ):

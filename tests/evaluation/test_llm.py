@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
+from reranker import Reranker
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
@@ -58,6 +59,20 @@ def lists():
     """(validation, test) lists in a world where taste shows in the titles."""
     fold = leave_last_k(toys.taste_dataset())
     return propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)
+
+
+def test_gains_are_over_the_reference_histories_that_fit_draws():
+    data = toys.taste_dataset(per_group=16)
+    fold = leave_last_k(data)
+    read = readings(references=3)
+    seen = []
+    for lists in (propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)):
+        read.of(lists)
+        seen.append(read.reader("toy").renderer.references)
+    recall = PopularityRecall().fit(data.interactions)
+    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(data, recall)
+    assert seen == [fitted.reader.renderer.references] * 2
+    assert len(seen[0]) == 3
 
 
 def test_states_of_titles_are_read_once_for_all_splits_and_runs(lists, tmp_path):

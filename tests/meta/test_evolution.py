@@ -32,7 +32,7 @@ from tests.engines.server import Server, running
 from tests.meta.toys import circle, run_without_model, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
-COEFFICIENTS = (1.0, 0.5, -1.0)
+COEFFICIENTS = (0.3, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from tests.engines.models import save_tiny_model
 from tests.meta.toys import TITLES, circle, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
-COEFFICIENTS = (1.0, 0.5, -1.0)
+COEFFICIENTS = (0.3, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,19 @@ def test_augmentation(domain: TaskDomain) -> None:
     assert jittered.history_ids == (*range(1, len(TITLES)), 0)
 
 
-def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain) -> None:
+def test_training_refers_to_two_histories_of_what_is_chosen(domain: TaskDomain) -> None:
+    many = [{"title": f"title {number}", "category": ""} for number in range(60)]
+    larger = replace(domain, popular=many)
+    read = larger.read_by(domain.renderer, 8, seed=1).renderer.references
+    assert [len(history) for history in read] == [12, 12]
+    assert all(item in many for history in read for item in history)
+    assert [len(larger.read_by(domain.renderer, count).renderer.references) for count in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize("n_references", [0, 2])
+def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain, n_references: int) -> None:
+    histories = [one.history for one in domain.episodes[-n_references:]] if n_references else []
+    domain = replace(domain, renderer=domain.renderer.referring_to(histories))
     values = {"prompt": prompt()}
     soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
     scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)

@@ -79,9 +79,27 @@ def test_kept_priors_are_not_computed_again(reranker, tmp_path):
     assert [len(call) for call in engine.calls] == [3]  # one request a user and none for priors
 
 
+def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
+    data = toys.taste_dataset(per_group=16)
+    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(
+        data, ALSRecall(factors=4).fit(data.interactions)
+    )
+    fitted.save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle")
+    loaded.add_items(pd.DataFrame({"item_id": ["new"], "title": ["zorblax 99"]}))
+    loaded.save(tmp_path / "with new")
+    titles = set(data.items["title"])
+    drawn = fitted.reader.renderer.references
+    assert [len(history) for history in drawn] == [12] * 3
+    assert {item["title"] for history in drawn for item in history} <= titles
+    for one in (loaded, Reranker.load(tmp_path / "with new")):
+        assert one.reader.renderer.references == drawn
+        pd.testing.assert_frame_equal(one.rerank(LISTS, order="fused"), fitted.rerank(LISTS, order="fused"))
+
+
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 5
+    assert manifest["format"] == 6
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -133,13 +151,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 5"),
-        ("format: 5\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 5"),
+        ("", "format None, this version reads 6"),
+        ("format: 6\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 6"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 5\nfiles: {}\n", "damaged: .*not part of the bundle"),
+        ("format: 6\nfiles: {}\n", "damaged: .*not part of the bundle"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
@@ -216,7 +234,11 @@ def test_another_model_without_a_hash_is_refused_by_its_name(bundle):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"scoring": "listwise"}, {"soft_tokens": 0}, {"permutations": 2}, {"prompt": {"title_tokens": 3}}]
+    "changed",
+    [
+        *({"scoring": "listwise"}, {"soft_tokens": 0}, {"permutations": 2}, {"references": 2}),
+        {"prompt": {"title_tokens": 3}},
+    ],
 )
 def test_settings_that_the_weights_depend_on_cannot_be_changed(bundle, changed):
     with pytest.raises(ConfigError, match=f"fitted with {next(iter(changed))}="):

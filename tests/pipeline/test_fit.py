@@ -50,7 +50,7 @@ def test_titles_decide_among_items_that_nobody_chose_yet():
     assert reranker.blend.guard.serve == "fused"
     assert reranker.blend.guard.fused_minus_features.low > 0  # evidence knows nothing of new items
     weights = toys.weights_of(reranker.blend.fused)
-    assert weights["llm_sum"] + weights["llm_mean"] > 0.5
+    assert weights["llm_sum"] + weights["llm_mean"] + weights["llm_gain"] > 0.5
     assert weights["covisit_mean"] == pytest.approx(0.0, abs=0.01)
     targets = dict(zip(held_out["user_id"], held_out["item_id"], strict=True))
     places = hit_places(reranker.rerank(candidates), targets)

@@ -343,7 +343,7 @@ def test_explain_shows_what_the_model_read(reranker, candidates):
     titles = dict(zip(toys.items()["item_id"], toys.items()["title"], strict=True))
     assert seen.candidate_texts == [f"\n- {titles[item]}\n" for item in seen.ranked["item_id"]]
     assert [bytes(tokens).decode() for tokens in seen.candidate_tokens] == seen.candidate_texts
-    assert seen.components == ["llm_sum", "llm_mean", "llm_prior"]
+    assert seen.components == ["llm_sum", "llm_mean", "llm_gain"]
     counts = [len(text) - len("\n-") for text in seen.candidate_texts]
     np.testing.assert_allclose(seen.values[:, 0] / counts, seen.values[:, 1])
     assert [span.kind for span in seen.prompt.spans] == ["domain_tokens", "instruction", "history"]

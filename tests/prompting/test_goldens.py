@@ -28,7 +28,7 @@ def rendered(family: str, language: str) -> str:
     renderer = PromptRenderer.from_settings(settings, ByteTokenizer())
     prompts = {
         "likelihood": renderer.likelihood(HISTORY, CANDIDATES),
-        "prior": renderer.prior(CANDIDATES[:1]),
+        "prior": renderer.priors(CANDIDATES[:1])[0],
         "likelihood with query": renderer.likelihood(HISTORY, CANDIDATES[:1], query="something new"),
         "query without history": renderer.likelihood([], CANDIDATES[:1], query="something new"),
         "labels": renderer.labels(HISTORY, CANDIDATES[:1]),

@@ -80,9 +80,20 @@ def test_span_texts_are_what_the_tokens_say() -> None:
 
 def test_the_prior_is_the_likelihood_of_a_stranger_without_own_tokens() -> None:
     made = renderer()
-    prior, stranger = made.prior(titled("Alien"), soft(2)), made.likelihood([], titled("Alien"), soft(2))
+    (prior,), stranger = made.priors(titled("Alien"), soft(2)), made.likelihood([], titled("Alien"), soft(2))
     assert list(prior.request.prefix.token_ids) == list(stranger.request.prefix.token_ids)
     assert prior.spans[-1].text == "Watched before:"
+
+
+def test_with_references_the_prior_stands_behind_each_of_them() -> None:
+    made = renderer().referring_to([titled("Brazil", "Contact"), titled("Dune")])
+    priors = made.priors(titled("Alien"), soft(2))
+    assert [prior.spans[-1].text for prior in priors] == [
+        "Watched before:\n- Brazil\n- Contact",
+        "Watched before:\n- Dune",
+    ]
+    assert [prior.candidate_texts for prior in priors] == [("\n- Alien\n",)] * 2
+    assert all(len(prior.request.prefix.vectors) == 2 for prior in priors)
 
 
 def test_instruction_can_be_left_out() -> None:

@@ -17,7 +17,7 @@ class TestContract(ScoringContract):
         return LikelihoodScoring(ScriptedEngine(), renderer())
 
 
-def test_sum_mean_prior_and_score_by_hand():
+def test_sum_mean_gain_and_score_by_hand():
     def log_prob(prefix, span):
         return np.full(len(span), -0.5 if "Alien" in text_of(prefix) else -2.0)
 
@@ -25,8 +25,23 @@ def test_sum_mean_prior_and_score_by_hand():
     one = ScoringList(history=titled("Alien"), candidates=titled("Ab", "Abcdef"))
     values = scoring.score_components([one])[0]
     # " Ab\n" is 4 bytes and " Abcdef\n" 8; the separator "\n-" before them is not scored.
-    assert values.tolist() == [[-2.0, -0.5, -8.0], [-4.0, -0.5, -16.0]]
-    assert values @ scoring.default_coefficients == pytest.approx([-0.3 - 0.25 + 1.2, -0.6 - 0.25 + 2.4])
+    assert values.tolist() == [[-2.0, -0.5, 1.5], [-4.0, -0.5, 1.5]]
+    assert values @ scoring.default_coefficients == pytest.approx([-0.25 + 1.5, -0.25 + 1.5])
+
+
+def test_the_gain_is_over_the_mean_of_the_reference_histories_by_hand():
+    told = {"Alien": -0.5, "Brazil": -1.0, "Contact": -2.0}
+
+    def log_prob(prefix, span):
+        text = text_of(prefix)
+        return np.full(len(span), next(value for title, value in told.items() if title in text))
+
+    referring = renderer().referring_to([titled("Brazil"), titled("Contact"), titled("Contact", "nothing")])
+    scoring = LikelihoodScoring(ScriptedEngine(log_prob), referring)
+    values = scoring.score_components([ScoringList(history=titled("Alien"), candidates=titled("Ab", "Abcdef"))])[0]
+    # A token is worth (-1 - 2 - 2) / 3 behind the references.
+    np.testing.assert_allclose(values, [[-2.0, -0.5, -0.5 + 5 / 3], [-4.0, -0.5, -0.5 + 5 / 3]])
+    assert len(scoring.priors) == 6
 
 
 def test_tokens_count_by_their_own_log_probability():
@@ -36,7 +51,7 @@ def test_tokens_count_by_their_own_log_probability():
     scoring = LikelihoodScoring(ScriptedEngine(log_prob), renderer())
     values = scoring.score_components([ScoringList(history=[], candidates=titled("ab"))])[0]
     # " ab\n": three tokens of 1/2, one of 1/4
-    assert values[0] == pytest.approx([math.log(1 / 32), math.log(1 / 32) / 4, math.log(1 / 32)])
+    assert values[0] == pytest.approx([math.log(1 / 32), math.log(1 / 32) / 4, 0.0])
 
 
 def test_nothing_of_the_user_enters_the_prior():
@@ -49,9 +64,8 @@ def test_nothing_of_the_user_enters_the_prior():
         ScoringList(history=titled("mipfen mippel", "quxard"), candidates=candidates),
         ScoringList(history=[], candidates=candidates),
     ]
-    priors = [values[:, 2] for values in scoring.score_components(lists)]
-    assert (priors[0] == priors[1]).all()
-    assert (priors[0] == priors[2]).all()
+    priors = [values[:, 1] - values[:, 2] for values in scoring.score_components(lists)]
+    np.testing.assert_allclose(priors[1:], [priors[0]] * 2, rtol=0, atol=1e-12)
     asked_for_priors, asked_for_lists = engine.calls
     assert len(asked_for_lists) == 3
     assert all(request.prefix.is_plain for request in asked_for_priors)
@@ -84,6 +98,6 @@ def test_another_soft_prompt_has_priors_of_its_own():
     lists = [ScoringList(history=[], candidates=titled("zzz"), soft_prompt=prompt) for prompt in (None, *soft)]
     values = scoring.score_components(lists)
     assert len(scoring.priors) == 3
-    assert values[1][0, 2] > values[0][0, 2]  # zzz is likelier behind three vectors that read as z
-    assert values[2][0, 2] == pytest.approx(values[0][0, 2])
-    np.testing.assert_allclose([one[0, 0] for one in values], [one[0, 2] for one in values])  # a stranger's sum is it
+    assert values[1][0, 0] > values[0][0, 0]  # zzz is likelier behind three vectors that read as z
+    assert values[2][0, 0] == pytest.approx(values[0][0, 0])
+    assert [one[0, 2] for one in values] == [0.0] * 3  # what is likely for a stranger is likely for anybody
