@@ -121,12 +121,15 @@ class Fused(_LearnedSystem):
         return self.head.score(self._features(lists))
 
     def priors(self, lists: CandidateLists) -> Components:
-        """(rows,) log-likelihood of each title for anybody, a token, for the leak checks."""
+        """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
         names = list(self.readings.reader(lists.fold.domain).scoring.components)
         raw = self.readings.of(lists)
         if "llm_gain" not in names:
             return np.zeros(len(raw))
-        return raw[:, names.index("llm_mean")] - raw[:, names.index("llm_gain")]
+        total, mean, gain = (raw[:, names.index(name)] for name in ("llm_sum", "llm_mean", "llm_gain"))
+        tokens = np.divide(total, mean, out=np.ones(len(raw)), where=mean != 0)
+        priors: Components = total - gain * tokens
+        return priors
 
     def _features(self, lists: CandidateLists) -> Components:
         llm = llm_columns(lists.evidence, self.readings.of(lists), lists.list_index)

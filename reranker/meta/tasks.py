@@ -23,7 +23,7 @@ from reranker.types import ItemId, UserId
 Item = Mapping[str, object]
 
 REFERENCES = 2
-"""Reference histories in training, where each costs as much as it does once in serving, in every step."""
+"""Reference histories in training, at most: serving reads an item behind them once, training in every step."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

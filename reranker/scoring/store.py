@@ -49,9 +49,15 @@ class SpanStore(ABC, Generic[Value]):
         self._drop_oldest()
         keyed: list[list[Key]] = []
         missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
+        model = (engine.model.sha256 or engine.model.model_id).encode()
+        # The same prefixes stand before many lists, and the same lists behind many prefixes.
+        prefixes = {id(prefix): prefix for prefix, _ in prompts}
+        prompt_names = {place: _digest([model, *_content(prefix)]) for place, prefix in prefixes.items()}
+        lists = {id(spans): spans for _, spans in prompts}
+        span_names = {place: list(map(_span_digest, spans)) for place, spans in lists.items()}
         for prefix, spans in prompts:
-            prompt = _digest([(engine.model.sha256 or engine.model.model_id).encode(), *_content(prefix)])
-            keys = [(prompt, _span_digest(span)) for span in spans]
+            prompt = prompt_names[id(prefix)]
+            keys = [(prompt, name) for name in span_names[id(spans)]]
             keyed.append(keys)
             for key, span in zip(keys, spans, strict=True):
                 if key not in self._values:

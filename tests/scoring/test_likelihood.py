@@ -66,6 +66,7 @@ def test_nothing_of_the_user_enters_the_prior():
     ]
     priors = [values[:, 1] - values[:, 2] for values in scoring.score_components(lists)]
     np.testing.assert_allclose(priors[1:], [priors[0]] * 2, rtol=0, atol=1e-12)
+    assert len(scoring.priors) == 2  # one kept value an item, the same for all three
     asked_for_priors, asked_for_lists = engine.calls
     assert len(asked_for_lists) == 3
     assert all(request.prefix.is_plain for request in asked_for_priors)
