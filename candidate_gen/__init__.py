@@ -4,7 +4,7 @@ from candidate_gen.als import ALSRecall
 from candidate_gen.blend import BlendRecall
 from candidate_gen.item_knn import ItemKNNRecall
 from candidate_gen.popularity import PopularityRecall
-from candidate_gen.registry import load_recall, register_recall
+from candidate_gen.registry import can_load, load_recall, register_recall
 
 for _stage_class in (ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall):
     register_recall(_stage_class)
@@ -14,6 +14,7 @@ __all__ = [
     "BlendRecall",
     "ItemKNNRecall",
     "PopularityRecall",
+    "can_load",
     "load_recall",
     "register_recall",
 ]

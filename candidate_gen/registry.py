@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from candidate_gen.storage import read_header
-from reranker.errors import BundleError
+from reranker.errors import UnknownStageError
 from reranker.protocols import RecallStage
 
 StageClass = TypeVar("StageClass", bound=type[RecallStage])
@@ -22,16 +22,23 @@ def register_recall(stage_class: StageClass) -> StageClass:
     return stage_class
 
 
+def can_load(stage: RecallStage) -> bool:
+    """Whether `load_recall` would know the stage, and those that it is made of."""
+    parts = getattr(stage, "stages", ())
+    return _CLASSES.get(type(stage).__name__) is type(stage) and all(map(can_load, parts))
+
+
 def load_recall(directory: Path | str) -> RecallStage:
     """The recall stage saved under `directory`, whatever its class.
 
     Raises:
-        BundleError: nothing is saved there, it is damaged, or its class is not registered.
+        BundleError: nothing is saved there, or it is damaged.
+        UnknownStageError: its class is not registered.
     """
     directory = Path(directory)
     class_name = read_header(directory).get("class")
     if class_name not in _CLASSES:
-        raise BundleError(
+        raise UnknownStageError(
             f"{directory} holds a recall stage of the class {class_name!r}, which is not known here. Known: "
             f"{', '.join(sorted(_CLASSES))}. Register your own with candidate_gen.register_recall before loading"
         )

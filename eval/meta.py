@@ -90,7 +90,7 @@ def judge(
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
-        lists = fit_users or (None if one.config.scoring == "embedding" else FIT_LISTS)
+        lists = fit_users or (FIT_LISTS if one.config.reads_lists else None)
         factories |= _systems(one, [fold.domain for fold in folds], lists, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:

@@ -66,7 +66,7 @@ class Variant:
         if encoder not in ("", _MINILM):
             raise ConfigError(f"--variant {name}: encoder must be {_MINILM}, got {encoder!r}")
         config = RerankerConfig.from_mapping(values)
-        if encoder and config.scoring != "embedding":
+        if encoder and config.reads_lists:
             raise ConfigError(
                 f"--variant {name}: encoder={encoder} needs scoring=embedding, got scoring={config.scoring}"
             )

@@ -14,6 +14,7 @@ recall/              the recall stage, if it was one of candidate_gen's
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,13 +25,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 from scipy import sparse
 
 from candidate_gen.ids import decode_ids, encode_ids
 from reranker.config import RerankerConfig
-from reranker.errors import BundleError, RerankerError
+from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
 from reranker.fusion import Blend, EvidenceModel
 from reranker.item_tokens import ITEM_TOKENS_FILE, ItemTokens
 from reranker.personal import CONTEXT_FILE, ContextMap
@@ -40,6 +42,8 @@ from reranker.softprompt import PromptBank
 from reranker.table_files import read_table, write_table
 from reranker.tables import ITEM, USER, Dataset
 from reranker.types import ItemId, ModelInfo
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 6
 _MANIFEST = "bundle.yaml"
@@ -77,9 +81,17 @@ def require_place(directory: Path) -> None:
 
 
 def require_storable(data: Dataset) -> None:
-    """Raises DataError for an id of a type that a bundle cannot hold."""
+    """Raises DataError for an id, or a column of items, that a bundle cannot hold."""
     for ids in (data.interactions[USER], data.interactions[ITEM], data.items[ITEM]):
         encode_ids(ids.drop_duplicates())
+    for name in data.items.columns.drop(ITEM):
+        try:
+            pa.array(data.items[name], from_pandas=True)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise DataError(
+                f"table 'items', column {name!r}: its values cannot be stored together ({error}). Convert them to "
+                "text, or leave the column out"
+            ) from error
 
 
 def write_bundle(directory: Path, state: BundleState) -> None:
@@ -110,9 +122,6 @@ def read_bundle(directory: Path) -> BundleState:
     Raises:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
-    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
-    from candidate_gen import load_recall
-
     manifest = _read_manifest(directory)
     _verify(directory, manifest["files"])
     try:
@@ -131,7 +140,7 @@ def read_bundle(directory: Path) -> BundleState:
             blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
-            recall=load_recall(directory / "recall") if (directory / "recall").is_dir() else None,
+            recall=_read_recall(directory / "recall"),
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
             states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
@@ -175,8 +184,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         state.contexts.save(directory / CONTEXT_FILE)
     if state.item_tokens is not None:
         state.item_tokens.save(directory / ITEM_TOKENS_FILE)
-    if state.recall is not None and type(state.recall).__module__.startswith("candidate_gen."):
-        state.recall.save(directory / "recall")
+    if state.recall is not None:
+        _write_recall(state.recall, directory / "recall")
     manifest = {
         "format": FORMAT_VERSION,
         "reranker": metadata.version("reranker"),
@@ -188,6 +197,32 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "files": _hashes(directory),
     }
     (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _write_recall(stage: RecallStage, directory: Path) -> None:
+    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
+    from candidate_gen import can_load
+
+    if can_load(stage):
+        stage.save(directory)
+    else:
+        logger.warning(
+            "the recall stage (%s) is not saved with the bundle, which can do without: make its class known by "
+            "candidate_gen.register_recall to have it saved",
+            type(stage).__name__,
+        )
+
+
+def _read_recall(directory: Path) -> RecallStage | None:
+    from candidate_gen import load_recall
+
+    if not directory.is_dir():
+        return None
+    try:
+        return load_recall(directory)
+    except UnknownStageError as error:  # nothing but further fitting needs it
+        logger.warning("the bundle's recall stage is left out: %s", error)
+        return None
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

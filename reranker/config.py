@@ -71,7 +71,22 @@ class RerankerConfig(SettingsModel):
     @property
     def lists_to_read(self) -> int:
         """`fit_users`, or what stands for it by default."""
-        return self.fit_users or (EMBEDDED_LISTS if self.scoring == "embedding" else READ_LISTS)
+        return self.fit_users or (READ_LISTS if self.reads_lists else EMBEDDED_LISTS)
+
+    @property
+    def read_outs(self) -> tuple[str, ...]:
+        """The read-outs whose components stand side by side; one, but for "likelihood+embedding"."""
+        return tuple(self.scoring.split("+"))
+
+    @property
+    def compares_states(self) -> bool:
+        """Hidden states are read, which have to be shown the catalogue and its choices before they say anything."""
+        return "embedding" in self.read_outs
+
+    @property
+    def reads_lists(self) -> bool:
+        """A list costs a pass of the model; by "embedding" alone only a new item does."""
+        return self.scoring != "embedding"
 
     @field_validator("engine_options")
     @classmethod

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from reranker.errors import DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.moments import MOMENTS, replay
-from reranker.protocols import HasItemFactors, RecallStage
+from reranker.protocols import RecallStage
+from reranker.statistics import evidence_model
 from reranker.tables import (
     ITEM,
     RANK,
@@ -18,6 +19,7 @@ from reranker.tables import (
     USER,
     Dataset,
     in_sequence,
+    require_ids_like,
     validate_candidates,
     validate_interactions,
 )
@@ -105,16 +107,6 @@ class ValidationFold:
         )
 
 
-def evidence_model(interactions: pd.DataFrame, items: pd.DataFrame, recall: RecallStage | None) -> EvidenceModel:
-    """Evidence in the recall stage's own item space, or in an ALS space where it has none."""
-    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
-    from candidate_gen import ALSRecall
-
-    space = recall if isinstance(recall, HasItemFactors) else ALSRecall().fit(interactions)
-    ids = space.item_ids
-    return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))
-
-
 def folds_from_recall(
     data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0, moments: int = MOMENTS
 ) -> list[ValidationFold]:
@@ -170,10 +162,14 @@ def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFra
     stay.
 
     Raises:
-        DataError: a table breaks its contract, or none of the chosen items is in the lists.
+        DataError: a table breaks its contract, has ids of another type than the data, or none of the chosen items is in
+            the lists.
     """
     candidates = validate_candidates(candidates)
     held_out = validate_interactions(held_out, "held_out")
+    for name, table in (("candidates", candidates), ("held_out", held_out)):
+        require_ids_like(data.interactions[USER], table[USER], name)
+        require_ids_like(data.items[ITEM], table[ITEM], name)
     before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
     return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None)
 

@@ -23,13 +23,13 @@ from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.scoring import PriorStore
 from reranker.softprompt import PromptBank
 from reranker.tables import (
     ITEM,
     RANK,
     USER,
     Dataset,
+    refuse_single,
     require_ids_like,
     validate_candidates,
     validate_interactions,
@@ -66,7 +66,7 @@ class Reranker:
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
-        self.reader = Reader(self.config, "generic", prompts or PromptBank(), PriorStore(), engine, contexts=contexts)
+        self.reader = Reader(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
         self.states: dict[UserId, UserState] = {}
         self.blend: Blend | None = None
         self.recall: RecallStage | None = None
@@ -84,7 +84,9 @@ class Reranker:
                 beside it comes along: `context.safetensors` (`algorithm: cavia`) gives users contexts of their own,
                 `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
-            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it.
+            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `moments` 1 where a
+                prompt was trained: it may have been taught by the choices before the newest, and weights that are
+                fitted on those would trust it too much, and so would the guard.
 
         Raises:
             ConfigError: an unknown setting.
@@ -94,7 +96,9 @@ class Reranker:
         trained = Trained() if str(name) == "default" else Trained.load(Path(name))
         prompts = PromptBank(meta=trained.prompt)
         runs = str(settings.get("engine", "auto")) if engine is None else engine.name
-        settings = {"scoring": default_read_out(runs, str(name) != "default"), **settings}
+        is_trained = str(name) != "default"
+        defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
+        settings = {**defaults, **settings}
         return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
 
     @property
@@ -223,10 +227,14 @@ class Reranker:
         data, _ = self._fitted()
         if not isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+        if interactions is None:
+            data.require_users_like(lists[USER], "candidates")
         if isinstance(interactions, pd.DataFrame):
             interactions = validate_interactions(interactions)
             require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
             require_ids_like(lists[USER], interactions[USER], "interactions")
+        elif interactions:
+            require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
         ranked = ranking(lists, served.scores)
         report = RerankReport.of(lists, served, data.catalog)
@@ -321,10 +329,11 @@ class Reranker:
 
         Raises:
             ConfigError: steps < 1, no context map, or torch is not installed.
-            DataError: nothing was fitted, or a state was adapted under another map.
+            DataError: nothing was fitted, one text instead of several ids, or a state was adapted under another map.
         """
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, got {steps}")
+        refuse_single(users, "user ids", "users")
         data = self._require_data()
         adapter = self.reader.adapter(steps)
         if users is None:
@@ -346,7 +355,12 @@ class Reranker:
         return report
 
     def forget(self, users: Iterable[UserId]) -> int:
-        """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`."""
+        """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`.
+
+        Raises:
+            DataError: one text instead of several ids.
+        """
+        refuse_single(users, "user ids", "users")
         return sum(self.states.pop(user, None) is not None for user in users)
 
     def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
@@ -467,7 +481,15 @@ class Reranker:
         tokens = state.item_tokens
         reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
         reranker.reader = Reader(
-            config, state.domain, state.prompts, state.priors, engine, state.model, state.contexts, tokens, state.states
+            config,
+            state.domain,
+            state.prompts,
+            priors=state.priors,
+            engine=engine,
+            model=state.model,
+            contexts=state.contexts,
+            item_tokens=tokens,
+            states=state.states,
         )
         reranker.blend = state.blend
         reranker.recall = state.recall

@@ -112,6 +112,15 @@ class ReadsStates(Protocol):
 
 
 @runtime_checkable
+class RunsApart(Protocol):
+    """An engine whose model runs in a process of its own."""
+
+    @property
+    def dead(self) -> bool:
+        """The process is gone: every call fails from now on, and only a new engine helps."""
+
+
+@runtime_checkable
 class PromptTokenizer(Tokenizer, Protocol):
     """A tokenizer for prompts that others wrote, as OpenAI's API takes them."""
 
@@ -171,7 +180,11 @@ class UserStore(Protocol):
     """
 
     def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
-        """The states of those who have one, in one batch; expired ones have none."""
+        """The states of those who have one, in one batch; expired ones have none.
+
+        Raises:
+            DataError: one text instead of several ids.
+        """
 
     def put(self, states: Iterable[UserState]) -> None:
         """Stores or replaces whole states, all or none of them."""
@@ -186,7 +199,11 @@ class UserStore(Protocol):
         """
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
-        """Removes every trace of these users; returns how many were there."""
+        """Removes every trace of these users; returns how many were there.
+
+        Raises:
+            DataError: one text instead of several ids.
+        """
 
     def user_ids(self) -> Iterator[UserId]:
         """Everyone who has a state."""

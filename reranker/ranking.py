@@ -12,7 +12,7 @@ from reranker.errors import DataError
 from reranker.fusion import Order
 from reranker.reader import Reader
 from reranker.scoring import ScoringList
-from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, TITLE, USER
+from reranker.tables import ITEM, RANK, RANKING_COLUMNS, RECALL_RANK, RECALL_SCORE, SCORE, TITLE, USER, refuse_single
 from reranker.types import IntArray, UserState
 
 
@@ -53,10 +53,10 @@ class TextList:
         """What the read-out gets, with the soft tokens that the reader has for domain and user.
 
         Raises:
-            DataError: a document without text, or one string instead of several documents.
+            DataError: a document or history item without text, or one string instead of several.
         """
-        if isinstance(self.documents, str):
-            raise DataError("documents must be a list of texts, got one string")
+        refuse_single(self.documents, "texts", "documents")
+        refuse_single(self.history, "texts", "history")
         history = [_as_item(one, "history item", number) for number, one in enumerate(self.history)][-LONGEST_HISTORY:]
         return ScoringList(
             history=history,

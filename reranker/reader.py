@@ -17,7 +17,7 @@ from reranker.hub import resolve_model
 from reranker.item_tokens import ItemTokens
 from reranker.personal import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
-from reranker.protocols import Engine
+from reranker.protocols import Engine, RunsApart
 from reranker.scoring import (
     CombinedScoring,
     EmbeddingScoring,
@@ -70,7 +70,8 @@ class Reader:
         config: RerankerConfig,
         domain: str,
         prompts: PromptBank,
-        priors: PriorStore,
+        *,
+        priors: PriorStore | None = None,
         engine: Engine | None = None,
         model: ModelInfo | None = None,
         contexts: ContextMap | None = None,
@@ -80,7 +81,7 @@ class Reader:
         self.config = config
         self.domain = domain
         self.prompts = prompts
-        self.priors = priors
+        self.priors = PriorStore() if priors is None else priors
         self.contexts = contexts
         self.item_tokens = item_tokens
         self.states = StateStore() if states is None else states
@@ -88,6 +89,7 @@ class Reader:
         self._engine = engine
         self._lender: Reader | None = None
         self._model = model
+        self._renderer: PromptRenderer | None = None
         self._scoring: Scoring | None = None
         self._of_texts: Reader | None = None
         self._packed: PackedLM | None = None
@@ -95,7 +97,7 @@ class Reader:
 
     def for_domain(self, domain: str) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
-        return Reader(self.config, domain, self.prompts, PriorStore(), self._engine, contexts=self.contexts)
+        return Reader(self.config, domain, self.prompts, engine=self._engine, contexts=self.contexts)
 
     @property
     def model(self) -> ModelInfo:
@@ -121,6 +123,11 @@ class Reader:
             )
         return self._engine
 
+    @property
+    def dead(self) -> bool:
+        """The process in which the engine ran is gone; False before it is loaded."""
+        return isinstance(self._engine, RunsApart) and self._engine.dead
+
     def close(self) -> None:
         """Frees the engine if it was loaded here; a shared one is its owner's to free."""
         engine, self._engine = self._engine, None
@@ -141,14 +148,17 @@ class Reader:
 
     @property
     def renderer(self) -> PromptRenderer:
-        """Turns lists into prompts for this engine."""
-        return PromptRenderer(
-            self.templates,
-            self.engine.tokenizer,
-            self._prompt_settings(),
-            self.engine.model.max_length,
-            self._references,
-        )
+        """Turns lists into prompts for this engine, built on first use."""
+        with self._loading:
+            if self._renderer is None:
+                self._renderer = PromptRenderer(
+                    self.templates,
+                    self.engine.tokenizer,
+                    self._prompt_settings(),
+                    self.engine.model.max_length,
+                    self._references,
+                )
+            return self._renderer
 
     @property
     def scoring(self) -> Scoring:
@@ -162,17 +172,22 @@ class Reader:
     def of_texts(self) -> "Reader":
         """What reads texts that belong to no catalogue: by likelihood where this reader compares states, which mean
         something in the space of a catalogue only."""
-        if self.config.scoring != "embedding":
+        if not self.config.compares_states:
             return self
         with self._loading:
             if self._of_texts is None:
                 config = self.config.model_copy(update={"scoring": "likelihood"})
-                self._of_texts = Reader(config, self.domain, self.prompts, PriorStore(), model=self._model)
+                # No references: a text that nobody sent before would be read behind each of them, for every request.
+                self._of_texts = Reader(config, self.domain, self.prompts, model=self._model, contexts=self.contexts)
                 self._of_texts.share_engine(self)
             return self._of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
-        """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction."""
+        """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction.
+
+        Raises:
+            PromptError: the prompt was made for another model.
+        """
         if self.config.soft_tokens == 0:
             return None
         found = self.prompts.resolve(self.domain)
@@ -181,6 +196,7 @@ class Reader:
                 self.engine, self.renderer.instruction_token_ids(), self.config.soft_tokens
             )
             self.prompts.add_domain(self.domain, found)
+        found.require_model(self.engine.model)
         return found.as_sequence()
 
     def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
@@ -246,23 +262,18 @@ class Reader:
             self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
         return self._packed
 
-    @property
-    def compares_states(self) -> bool:
-        """Whether the read-out has to be shown items and choices before it scores."""
-        return "embedding" in self.config.scoring
-
     def refer_to(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> None:
-        """From now on, a title is as likely for anybody as behind these histories, where the read-out asks that.
+        """Sets the reference histories, behind which "likelihood" looks for how likely a title is for anybody.
 
         Args:
-            histories: items, as of `reference_histories`; without any, the prior stands behind no history.
+            histories: items, as of `reference_histories`; without any, titles are read behind no history.
         """
         with self._loading:
-            self._references, self._scoring = histories, None
+            self._references, self._renderer, self._scoring = histories, None, None
 
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Shows the catalogue to a read-out that has to know it before it scores."""
-        if self.compares_states and items:
+        if self.config.compares_states and items:
             self._embedding().learn(items, self.config.seed)
 
     def learn_choices(
@@ -276,12 +287,12 @@ class Reader:
             vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
-        if self.compares_states and self.states.spaces is not None:
+        if self.config.compares_states and self.states.spaces is not None:
             self._embedding().learn_choices(items, vectors, counts, self.config.seed)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Reads these texts now where the read-out keeps what it read of an item's text."""
-        if self.compares_states and items:
+        if self.config.compares_states and items:
             self._embedding().keep(items)
 
     def lists(
@@ -351,7 +362,7 @@ class Reader:
             "likelihood": lambda: LikelihoodScoring(engine, renderer, self.priors),
             "listwise": lambda: ListwiseScoring(engine, renderer, config.permutations, seed=config.seed),
         }
-        parts = [build[name]() for name in config.scoring.split("+")]
+        parts = [build[name]() for name in config.read_outs]
         return parts[0] if len(parts) == 1 else CombinedScoring(parts)
 
     def _prompt_settings(self) -> PromptSettings:

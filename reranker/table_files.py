@@ -56,7 +56,7 @@ def write_table(frame: pd.DataFrame, path: Path | str) -> None:
         Path(temporary).replace(path)
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
-            f"cannot write {path}: {error}. Mixed id types cannot be stored: convert them to str"
+            f"cannot write {path}: {error}. Values of several types in one column cannot be stored: convert them to str"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,7 +86,8 @@ def _reader(path: Path, ids: Sequence[str]) -> Callable[[Path], pd.DataFrame]:
 
 def _read_csv(path: Path, ids: Sequence[str], sep: str = ",") -> pd.DataFrame:
     """Ids become numbers only where that loses nothing."""
-    frame = pd.read_csv(path, sep=sep, dtype=dict.fromkeys(ids, str))
+    # Whole columns at once: else each block of rows would be of a type of its own.
+    frame = pd.read_csv(path, sep=sep, dtype=dict.fromkeys(ids, str), low_memory=False)
     for column in ids:
         if column in frame:
             with suppress(ValueError, OverflowError):

@@ -106,6 +106,8 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
 def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     """Returns a copy in which every item has a title; items without one are called "(untitled)" and counted in the log.
 
+    In a column that holds texts and numbers, the numbers become texts.
+
     Raises:
         DataError: empty table, missing column, missing, unhashable or duplicate item_id.
     """
@@ -121,6 +123,9 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
             "table %r: %d of %d items have no title; shown as %r", name, untitled.sum(), len(frame), UNTITLED
         )
     frame[TITLE] = titles.where(~untitled, UNTITLED)
+    for column in frame.columns.drop([ITEM, TITLE]):
+        if frame[column].dtype == object and _mixes_texts_and_numbers(frame[column]):  # "n.d." among years
+            frame[column] = frame[column].map(str, na_action="ignore")
     return frame.reset_index(drop=True)
 
 
@@ -236,6 +241,20 @@ def require_ids_like(known: pd.Series, given: pd.Series, name: str) -> None:
         )
 
 
+def refuse_single(values: object, what: str, name: str) -> None:
+    """Refuses one text where several values are meant: its characters would be taken for them.
+
+    Args:
+        what: that is meant, for instance "user ids".
+        name: of the argument.
+
+    Raises:
+        DataError: it is a str or bytes.
+    """
+    if isinstance(values, str | bytes):
+        raise DataError(f"{name} must be a list of {what}, got the single text {values!r}: pass [{values!r}]")
+
+
 def _kind(value: object) -> str:
     """Ids of two kinds are never equal."""
     if isinstance(value, numbers.Number | np.bool_):
@@ -249,7 +268,9 @@ def _times(column: pd.Series, name: str) -> pd.Series:
         return column
     for parse in (pd.to_numeric, _iso_times):
         with suppress(ValueError):
-            return parse(column)
+            times = parse(column)
+            _refuse_rows(column.to_frame(), TIMESTAMP, times.isna().to_numpy(), "is missing", name)
+            return times
     raise DataError(
         f"table {name!r}, column {TIMESTAMP!r}: the texts (first: {column.iloc[0]!r}) are neither numbers nor times in "
         "ISO 8601, so their order is not known. Convert them, for instance with pandas.to_datetime(..., format=...)"
@@ -291,11 +312,19 @@ def _require_rows(frame: pd.DataFrame, name: str) -> None:
 
 
 def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
+    """Ids that are there and hashable; categories become what they are categories of."""
     ids = frame[column]
+    if isinstance(ids.dtype, pd.CategoricalDtype):  # pandas 2 groups by categories that do not occur
+        frame[column] = ids = ids.astype(ids.cat.categories.dtype)
     if ids.dtype == object and not _are_hashable(ids):
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
     _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
+
+
+def _mixes_texts_and_numbers(column: pd.Series) -> bool:
+    kinds = {_kind(value) for value in column.dropna()}
+    return {"text", "number"} <= kinds
 
 
 def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from reranker.tables import (
     CANDIDATE_COLUMNS,
     UNTITLED,
     Dataset,
+    refuse_single,
     require_ids_like,
     sort_by_time,
     validate_candidates,
@@ -315,3 +316,32 @@ def test_ids_that_are_equal_are_alike_whatever_holds_them():
     require_ids_like(known.astype(str), pd.Series(["9"], name="item_id"), "candidates")
     with pytest.raises(DataError, match=r"'candidates', column 'item_id': the ids are of kind text, .* of kind number"):
         require_ids_like(known, pd.Series(["1"], name="item_id"), "candidates")
+
+
+def test_texts_beside_numbers_become_texts():
+    items = pd.DataFrame({"item_id": ["a", "b", "c", "d"], "title": list("abcd"), "year": [1990, "n.d.", None, 1.5]})
+    assert validate_items(items)["year"].tolist()[:2] == ["1990", "n.d."]
+    assert validate_items(items)["year"].isna().tolist() == [False, False, True, False]
+    assert validate_items(items.assign(year=[1, 2, 3, 4]))["year"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("times", [["3", "", "1"], ["2020-01-01", "NaT", "2019-01-01"]])
+def test_texts_that_are_no_times_are_missing(times):
+    table = pd.DataFrame({"user_id": "u", "item_id": ["a", "b", "c"], "timestamp": times})
+    with pytest.raises(DataError, match=r"'timestamp': the value is missing \(row 1"):
+        validate_interactions(table)
+
+
+def test_categorical_ids_become_plain_ones():
+    table = pd.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "score": [1.0, 2.0]})
+    categories = table.astype({"user_id": "category", "item_id": "category"})[:1]  # "v" and "b" are left as categories
+    validated = validate_candidates(categories)
+    assert not any(isinstance(dtype, pd.CategoricalDtype) for dtype in validated.dtypes)
+    assert validated.groupby("user_id").size().index.tolist() == ["u"]
+
+
+def test_one_text_is_not_a_list_of_ids():
+    refuse_single(["196"], "user ids", "users")
+    for single in ("196", b"196"):
+        with pytest.raises(DataError, match="users must be a list of user ids, got the single text"):
+            refuse_single(single, "user ids", "users")

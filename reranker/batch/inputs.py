@@ -197,14 +197,22 @@ def input_files(path: Path, what: str) -> tuple[Path, ...]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file()
-        and file.name.endswith(_SUFFIXES)
-        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        if file.is_file() and file.name.endswith(_SUFFIXES) and not _is_left_out(file.relative_to(path))
     )
     if not found:
         reason = "holds no table" if path.is_dir() else "does not exist"
         raise DataError(f"{what}: {path} {reason}; give a file or a folder of {', '.join(_SUFFIXES)}")
     return tuple(found)
+
+
+def is_input_of(folder: Path, place: Path) -> bool:
+    """Whether tables under `place` would be among the `input_files` of a folder."""
+    folder, place = folder.resolve(), place.resolve()
+    return place.is_relative_to(folder) and folder.is_dir() and not _is_left_out(place.relative_to(folder))
+
+
+def _is_left_out(relative: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.parts)
 
 
 def fingerprints(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from reranker.batch.files import read_json, remove_leftovers, whole_file, write_json
-from reranker.batch.inputs import Columns
+from reranker.batch.inputs import Columns, is_input_of
 from reranker.batch.manifest import (
     Identity,
     Manifest,
@@ -81,6 +81,13 @@ class OfflineRun:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name in ("candidates", "interactions"):
+            folder = getattr(self, name)
+            if folder is not None and is_input_of(folder, self.out):
+                raise ConfigError(
+                    f"out: {self.out} lies in the folder of the {name}, {folder}, so its rankings would be read as "
+                    f"{name} when the run goes on: choose a folder beside it"
+                )
 
     def run(
         self, *, resume: bool = False, force: bool = False, progress: bool = False, reranker: Reranker | None = None

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given, read_users
-from reranker.tables import USER
+from reranker.tables import USER, require_ids_like
 
 
 def adapt(
@@ -23,7 +24,11 @@ def adapt(
     from reranker.stores import open_user_store
 
     reranker = Reranker.load(bundle, engine="torch", **given(dtype=dtype))
-    asked = None if users is None else read_users(users)[USER].tolist()
+    asked = None
+    if users is not None:
+        table = read_users(users)
+        require_ids_like(pd.Series(reranker.user_ids, dtype=object), table[USER], str(users))
+        asked = table[USER].tolist()
     store = open_user_store(users_db)
     try:
         report = reranker.adapt(asked, store=store, steps=steps, progress=True)

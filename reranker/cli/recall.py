@@ -10,7 +10,7 @@ import typer
 from reranker.cli.options import read_users
 from reranker.protocols import RecallStage
 from reranker.table_files import read_table, write_table
-from reranker.tables import ITEM, USER, validate_interactions
+from reranker.tables import ITEM, USER, require_ids_like, validate_interactions
 
 
 class Method(StrEnum):
@@ -42,6 +42,7 @@ def recall(
     }
     table = validate_interactions(read_table(interactions))
     wanted = table if users is None else read_users(users)
+    require_ids_like(table[USER], wanted[USER], str(users))
     stage = makers[method]().fit(table)
     asked = wanted[USER].drop_duplicates()
     if sample is not None and sample < len(asked):

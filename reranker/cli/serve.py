@@ -72,6 +72,7 @@ def serve(
             score_log=score_log,
             tracing=otlp_tracing() if otel else None,
             when_loaded=_keep_for_good,
+            when_dead=lambda: setattr(server, "should_exit", True),
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -82,9 +83,10 @@ def serve(
         sys.setswitchinterval(0.0001)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
+        died = any(domain.dead for domain in domains)
         for domain in domains:  # vLLM's processes would outlive this one
             domain.reranker.reader.close()
-    if not server.started:
+    if died or not server.started:
         raise typer.Exit(1)
 
 

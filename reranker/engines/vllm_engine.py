@@ -9,7 +9,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from reranker.engines.slots import Aliases, SlotTable
 from reranker.engines.turns import Turns
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.engines.vllm_arguments import TAIL_ROWS
+from reranker.engines.vllm_death import is_dead, told, watch
 from reranker.engines.vllm_loading import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
 from reranker.engines.vllm_prompts import LISTS, Branch, Call, Prompt, PromptWriter
 from reranker.engines.vllm_steps import Steps, writing_parameters
@@ -88,6 +89,7 @@ class VLLMEngine:
             )
         # Also at the interpreter's end: vLLM's thread, still reading then, would abort the process now and then.
         self._shut_down = weakref.finalize(self, _shut_down, self._llm.llm_engine.engine_core)
+        watch(self._llm.llm_engine.engine_core)
         self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
         take_any_ids(self._llm)
         config = self._llm.llm_engine.model_config
@@ -118,14 +120,14 @@ class VLLMEngine:
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
-        with self._lock:
+        with self._turn():
             rows = self._loaded().collective_rpc("reranker_embed", args=([int(token) for token in token_ids],))[0]
         return np.asarray(rows, dtype=np.float32).reshape(len(token_ids), self.model.dim)
 
     def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
         check_requests(requests, self.model, targets_are_scored=True)
         results = []
-        with self._lock:
+        with self._turn():
             for group in self._groups(requests, LISTS):
                 sums = iter(self._sums(self._prompts(group, likelihood=True)))
                 for request in group:
@@ -144,7 +146,7 @@ class VLLMEngine:
         check_labels(label_token_ids, self.model)
         labels = [int(label) for label in label_token_ids]
         results = []
-        with self._lock:
+        with self._turn():
             for group in self._groups(requests):
                 prompts = self._prompts(group)
                 values = np.concatenate(
@@ -167,7 +169,7 @@ class VLLMEngine:
                 "hidden states are read in vLLM's worker, which this vLLM does not allow: take the torch engine"
             )
         results = []
-        with self._lock:
+        with self._turn():
             for group in self._groups(requests):
                 states = self._states(self._prompts(group))
                 ends = np.cumsum([len(request.candidates) for request in group])[:-1]
@@ -177,6 +179,11 @@ class VLLMEngine:
     def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
         check_generation(request, self.model)
         return written(self._tokens(request), request, self.tokenizer)
+
+    @property
+    def dead(self) -> bool:
+        """vLLM's process is gone; every call raises EngineError from now on."""
+        return self._llm is not None and is_dead(self._llm.llm_engine.engine_core)
 
     @property
     def front(self) -> Any:
@@ -191,28 +198,34 @@ class VLLMEngine:
             parameters: `vllm.SamplingParams`.
             cache_salt: prompts share cached blocks only with prompts of the same salt.
         """
-        with self._lock:
+        with self._turn():
             self._loaded()
             self._slots.load([prompt])
             name = self._steps.begin(self._slots.token_ids(prompt), parameters, cache_salt)
         try:
             while True:
-                with self._lock:
+                with self._turn():
                     self._loaded()
                     outputs = self._steps.fetch(name)
                 yield outputs
                 if outputs and outputs[-1].finished:
                     return
         finally:
-            with self._lock:
+            with self._turn():
                 if self._llm is not None:
                     self._steps.end(name)
 
     def close(self) -> None:
-        with self._lock:
+        with self._turn():
             self._shut_down()
             self._llm = None
             self._steps = Steps(None)
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Alone with vLLM; its death is an EngineError."""
+        with self._lock, told():
+            yield
 
     def _loaded(self) -> Any:
         if self._llm is None:

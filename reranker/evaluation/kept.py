@@ -19,10 +19,10 @@ from reranker.evaluation.protocol import CandidateLists
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 7
+SCORES_VERSION = 8
 """Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
 
-READINGS_VERSION = 2
+READINGS_VERSION = 3
 """Raised whenever code that changes what the model says of a list changes: prompts, read-outs, engines."""
 
 N_COSTS = 3

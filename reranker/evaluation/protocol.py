@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.splits import Fold, pairs_in
 from reranker.fusion import EvidenceModel
-from reranker.protocols import HasItemFactors, RecallStage
+from reranker.protocols import RecallStage
+from reranker.statistics import evidence_model
 from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
 from reranker.types import IntArray
 
@@ -82,11 +83,7 @@ class CandidateLists:
     @cached_property
     def statistics(self) -> EvidenceModel:
         """The fusion head's own statistics, learned from `fold.train` only."""
-        ids = list(self.fold.items[ITEM])
-        vectors = np.zeros((0, 0), dtype=np.float32)
-        if isinstance(self.recall, HasItemFactors):
-            vectors = self.recall.item_factors(ids)
-        return EvidenceModel.fit(self.fold.train, self.fold.items, ids[: len(vectors)], vectors)
+        return evidence_model(self.fold.train, self.fold.items, self.recall)
 
     @cached_property
     def evidence(self) -> NDArray[np.float64]:

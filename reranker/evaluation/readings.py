@@ -19,7 +19,7 @@ from reranker.evaluation.systems import ReadingCost
 from reranker.personal import Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
-from reranker.scoring import PriorStore, StateStore, reference_histories
+from reranker.scoring import StateStore, reference_histories
 from reranker.softprompt import PromptBank
 from reranker.tables import ITEM, USER
 from reranker.trained import Trained
@@ -171,8 +171,7 @@ class Readings:
                 self.config,
                 self.families.get(domain, domain),
                 PromptBank(meta=trained.prompt),
-                PriorStore(),
-                self._engine,
+                engine=self._engine,
                 contexts=trained.contexts,
                 item_tokens=trained.item_tokens.get(domain),
                 states=self._kept_states(domain),
@@ -212,7 +211,7 @@ class Readings:
         reader.refer_to(reference_histories(items, self.config.references, self.config.seed))
         if reader.states.spaces is None:
             reader.learn_items(items)
-        if reader.compares_states:  # the statistics are dear
+        if reader.config.compares_states:  # the statistics are dear
             reader.learn_choices(*chosen_items(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]

@@ -43,7 +43,8 @@ class AdaptationSettings:
         lists_per_step: lists read in a step.
         negatives: candidates beside the chosen ones, from the same list.
         rounds: choices replayed a user to learn from.
-        hold_out: newest interactions of each user that adapting must not see: `Reranker.fit` learns on the last one.
+        hold_out: newest interactions of each user that adapting must not see: on these alone, or the newest of them,
+            `Reranker.fit` learns afterwards (`moments`).
         seed: of every draw.
 
     Raises:
@@ -131,7 +132,8 @@ def adapt_domain(
 ) -> AdaptedDomain:
     """Adapts the prompt that `reranker` would read this domain with; call it before `Reranker.fit`.
 
-    A better prompt joins the reranker's bank under the domain's name, so that `fit` uses it and `save` keeps it.
+    A better prompt joins the reranker's bank under the domain's name, so that `fit` uses it and `save` keeps it; and
+    `moments` of its config goes down to what the prompt has not seen.
     Lists are replayed as in `meta-train`, with a recall stage that has not seen what was chosen; the prompts are
     compared each under coefficients fitted to it, on the other half of the lists.
 
@@ -203,6 +205,8 @@ def adapt_domain(
             base_model_sha256=start.base_model_sha256,
         )
         reranker.reader.prompts.add_domain(data.domain, start)
+        unseen = min(reranker.config.moments, max(1, settings.hold_out))
+        reranker.config = reranker.config.model_copy(update={"moments": unseen})
     return AdaptedDomain(
         prompt=start,
         better=better,

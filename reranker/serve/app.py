@@ -37,6 +37,7 @@ def create_app(
     score_log: Path | None = None,
     tracing: Tracing | None = None,
     when_loaded: Callable[[], None] = lambda: None,
+    when_dead: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The ASGI app; models are loaded when it starts.
 
@@ -48,6 +49,7 @@ def create_app(
         score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
         tracing: makes OpenTelemetry spans; None makes none.
         when_loaded: called once the models are loaded, before anything is answered.
+        when_dead: called once the process of an engine is gone, which only another start helps.
 
     Raises:
         ConfigError: nothing or two bundles of one domain are served, a store without its domain, or the folder of the
@@ -57,7 +59,9 @@ def create_app(
         served = [Domain(served, store)]
     elif store is not None:
         raise ConfigError("several domains keep their users apart: give each Domain its own store")
-    service = Service(Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing, when_loaded)
+    service = Service(
+        Domains(served), settings or ServeSettings(), keys or Keys(), score_log, tracing, when_loaded, when_dead
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -103,6 +107,8 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
+        if service.dead:
+            raise service.not_ready
         return {"status": "ok"}
 
     @app.head("/ready", include_in_schema=False)

@@ -36,6 +36,11 @@ class Domain:
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
 
+    @property
+    def dead(self) -> bool:
+        """The process that runs the model is gone."""
+        return self.reranker.reader.dead
+
     def states(self) -> UserStore:
         """The store.
 

@@ -27,6 +27,8 @@ from reranker.serve.work import Job, Ranked, answer
 
 logger = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 1.0  # between two looks at the models' processes
+
 
 class Service:
     """What the routes stand on.
@@ -38,6 +40,7 @@ class Service:
         score_log: folder that gets the rankings; None keeps none.
         tracing: makes spans; None makes none.
         when_loaded: called in the engine's thread once the models are loaded.
+        when_dead: called in the event loop once a model's process is gone.
     """
 
     def __init__(
@@ -48,11 +51,12 @@ class Service:
         score_log: Path | None = None,
         tracing: Tracing | None = None,
         when_loaded: Callable[[], None] = lambda: None,
+        when_dead: Callable[[], None] = lambda: None,
     ) -> None:
         self.domains = domains
         self.settings = settings
         self.keys = keys
-        self.ready = False
+        self._loaded = False
         self.failure = ""
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.adapting)
         self.books = Books(self.metrics.request_done)
@@ -67,6 +71,8 @@ class Service:
         self.hosted: dict[str, VLLMTexts] = {}  # by model name, where vLLM answers for the model
         self.tracing = tracing
         self._when_loaded = when_loaded
+        self._when_dead = when_dead
+        self._watch: asyncio.Task[None] | None = None
         self.adaptations = {
             one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
             for one in domains
@@ -88,8 +94,22 @@ class Service:
         return sum(one.waiting for one in self.adaptations.values())
 
     @property
+    def dead(self) -> bool:
+        """The process that ran a model is gone; only another start of this server helps."""
+        return any(one.dead for one in self.domains)
+
+    @property
+    def ready(self) -> bool:
+        """All models are loaded, and live."""
+        return self._loaded and not self.dead
+
+    @property
     def not_ready(self) -> ProblemError:
-        """Why nothing is answered yet."""
+        """Why nothing is answered."""
+        if self.dead:
+            return ProblemError(
+                503, "the model's process is gone; this server must be started again", code="engine_dead"
+            )
         if self.failure:
             return ProblemError(503, f"the model cannot be loaded: {self.failure}", code="not_loaded")
         return ProblemError(503, "the model is being loaded", code="not_ready", retry_after=2.0)
@@ -97,6 +117,7 @@ class Service:
     def start(self) -> None:
         """Begins to work; needs a running event loop."""
         warm = self.batcher.start(self._warm_up)
+        self._watch = asyncio.create_task(self._watch_models())
         for adaptation in self.adaptations.values():
             adaptation.start(warm)
         if self.score_log is not None:
@@ -104,6 +125,8 @@ class Service:
 
     async def close(self) -> None:
         """Finishes what is in work, then writes and sends what is left."""
+        if self._watch is not None:
+            self._watch.cancel()
         drain = self.settings.drain_seconds
         await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
         await asyncio.gather(*(one.close(drain) for one in self.adaptations.values()))
@@ -117,6 +140,12 @@ class Service:
         self.books.settle()
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)
+
+    async def _watch_models(self) -> None:
+        while not self.dead:
+            await asyncio.sleep(_LOOK_SECONDS)
+        logger.error("%s", self.not_ready)
+        self._when_dead()
 
     async def logged_rows(self, users: Sequence[str | int]) -> int:
         """Rows of the score log that name one of these users."""
@@ -169,7 +198,7 @@ class Service:
             logger.exception("this server cannot rank: %s", self.failure)
         else:
             self._when_loaded()
-            self.ready = True
+            self._loaded = True
 
     def _host(self) -> dict[str, VLLMTexts]:
         hosted: dict[str, VLLMTexts] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from reranker.errors import ConfigError, StoreError
 from reranker.stores.records import context_record, interactions_record, read_record, state_record, user_key, user_of
+from reranker.tables import refuse_single
 from reranker.types import ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class RedisUserStore:
             )
 
     def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
+        refuse_single(user_ids, "user ids", "user_ids")
         keys = {user_key(user_id): user_id for user_id in user_ids}
         if not keys:
             return {}
@@ -117,6 +119,7 @@ class RedisUserStore:
             transaction.execute()
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
+        refuse_single(user_ids, "user ids", "user_ids")
         keys = [self.prefix + user_key(user_id) for user_id in user_ids]
         with self._explained():
             return sum(

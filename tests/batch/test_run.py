@@ -78,13 +78,15 @@ def test_unsorted_rows_are_sorted_and_keep_the_order_of_equal_scores(bundle, fol
 
 def test_whole_numbers_stay_what_they_are(bundle, folder):
     rows = [(2**60 + user, item, 1.0) for user in (5, 3) for item in ("g0i1", "g1i1")]
-    write(pd.DataFrame(rows, columns=["user_id", "item_id", "score"]), folder / "candidates.parquet")
-    offline(bundle, folder, order="recall").run()
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "score"])
+    write(table, folder / "candidates.parquet")
+    write(table[["user_id", "item_id"]], folder / "newer.parquet")  # the bundle's users have texts for ids
+    offline(bundle, folder, order="recall", interactions=folder / "newer.parquet").run()
     assert ranking(folder)["user_id"].tolist() == [2**60 + 3] * 2 + [2**60 + 5] * 2
 
 
-def test_items_of_another_type_than_the_bundles_are_refused(bundle, folder):
-    rows = [("u1", item, 1.0) for item in (7, 8)]
+@pytest.mark.parametrize("rows", [[("u1", 7, 1.0), ("u1", 8, 1.0)], [(1, "g0i1", 1.0), (1, "g1i1", 1.0)]])
+def test_ids_of_another_type_than_the_bundles_are_refused(bundle, folder, rows):
     write(pd.DataFrame(rows, columns=["user_id", "item_id", "score"]), folder / "candidates.parquet")
     with pytest.raises(RerankerError, match="of kind number, those known so far of kind text, so none would be found"):
         offline(bundle, folder).run()
@@ -125,7 +127,8 @@ def test_csv_gives_what_parquet_gives(bundle, folder, candidates, suffix):
 
 def test_csv_ids_that_are_all_numbers_are_numbers(bundle, tmp_path):
     (tmp_path / "c.csv").write_text("user_id,item_id,score\n1,7,0.5\n1,x8,0.25\n2,7,0.5\n")
-    offline(bundle, tmp_path, "c.csv", order="recall").run()
+    (tmp_path / "newer.csv").write_text("user_id,item_id\n1,x8\n")  # the bundle's users have texts for ids
+    offline(bundle, tmp_path, "c.csv", order="recall", interactions=tmp_path / "newer.csv").run()
     assert ranking(tmp_path)["user_id"].tolist() == [1, 1, 2]
     assert ranking(tmp_path)["item_id"].tolist() == ["7", "x8", "7"]
 
@@ -197,3 +200,15 @@ def test_parts_hold_whole_users(bundle, folder):
     offline(bundle, folder).run()
     for part in sorted((folder / "out" / "ranking").iterdir())[:-1]:
         assert pd.read_parquet(part).groupby("user_id").size().tolist() == [5] * PART_USERS
+
+
+@pytest.mark.parametrize(("out", "refused"), [("in/out", True), ("in", True), ("in/_out", False), ("beside", False)])
+def test_a_run_whose_rankings_would_be_read_as_candidates_is_refused(bundle, tmp_path, candidates, out, refused):
+    (tmp_path / "in").mkdir()
+    write(candidates, tmp_path / "in" / "a.parquet")
+    if refused:
+        with pytest.raises(ConfigError, match="lies in the folder of the candidates"):
+            offline(bundle, tmp_path, "in", out)
+    else:
+        offline(bundle, tmp_path, "in", out).run()
+        assert len(ranking(tmp_path, out)) == len(candidates)

@@ -98,6 +98,14 @@ class StoreContract:
         assert store.forget([]) == 0
         store.put([])
 
+    def test_one_text_is_not_a_list_of_users(self, store: UserStore) -> None:
+        """Its characters are other users."""
+        store.append("1", [("item", None)])
+        for call in (store.get, store.forget):
+            with pytest.raises(DataError, match="user_ids must be a list of user ids, got the single text '19'"):
+                call("19")
+        assert list(store.user_ids()) == ["1"]
+
     def test_what_was_put_comes_back(self, store: UserStore, place: str) -> None:
         states = [state("full"), UserState(user_id="bare"), state("lost", support_loss=float("inf"))]
         store.put(states)

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -214,3 +215,20 @@ if __name__ == "__main__":
     for _ in range(4):
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
         assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_whoever_waits_for_a_process_that_is_killed_is_told() -> None:
+    engine = VLLMEngine("smollm2-135m", slots=64, max_length=1024)
+    core = engine.front.engine_core
+    (process,) = core.resources.engine_manager.processes
+    requests = [random_request(seed, candidates=50) for seed in range(200)]
+    threading.Timer(1.0, process.kill).start()  # in the middle of the lists below
+    assert not engine.dead
+    with pytest.raises(EngineError, match="process is gone"):
+        engine.span_log_likelihoods(requests)
+    assert engine.dead
+    with pytest.raises(EngineError, match="process is gone"):
+        engine.embed_tokens([1])
+    engine.close()
+    assert not engine.dead

@@ -1,9 +1,13 @@
+import numpy as np
+import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import ALSRecall, PopularityRecall
 from reranker.errors import DataError
 from reranker.evaluation.protocol import CandidateLists, propose
 from reranker.evaluation.splits import cold_items, leave_last_k
+from reranker.folds import folds_from_recall
+from reranker.fusion import FEATURES
 from tests.evaluation.toys import lists_of
 
 
@@ -53,3 +57,15 @@ def test_candidates_of_strangers_are_refused(chain):
     table = PopularityRecall().fit(fold.train).recommend(["nobody"], n=2)
     with pytest.raises(DataError, match="outside the test fold, first 'nobody'"):
         CandidateLists(fold=fold, candidates=table, n=2)
+
+
+@pytest.mark.parametrize("recall", [PopularityRecall(), ALSRecall(factors=4)], ids=["without item vectors", "with"])
+def test_the_judge_knows_what_fit_knows(chain, recall):
+    judged = propose(leave_last_k(chain), recall, 3)
+    (fitted, *_) = folds_from_recall(chain, recall, 3, min_history=1)
+    rows = ["user_id", "item_id"]
+    ours = pd.DataFrame(judged.evidence, columns=list(FEATURES)).join(judged.candidates[rows])
+    theirs = pd.DataFrame(fitted.features, columns=list(FEATURES)).join(fitted.candidates[rows])
+    both = ours.merge(theirs, on=rows, suffixes=("", "_fit"))
+    assert len(both) > 5 and both["similarity_last"].abs().sum() > 0
+    np.testing.assert_allclose(both[list(FEATURES)], both[[f"{name}_fit" for name in FEATURES]], atol=1e-6)

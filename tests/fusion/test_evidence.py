@@ -147,6 +147,12 @@ def test_vectors_must_match_ids() -> None:
         EvidenceModel.fit(INTERACTIONS, ITEMS, list("abc"), VECTORS)
 
 
+def test_categories_may_be_lists() -> None:
+    lists = ITEMS.assign(category=pd.Series([["x", "y"], np.array(["x"]), ["y"], []], dtype=object))
+    listed = EvidenceModel.fit(INTERACTIONS, lists, list("abcd"), VECTORS)
+    np.testing.assert_array_equal(listed.categories.toarray(), model().categories.toarray())
+
+
 def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
     more = pd.DataFrame({"item_id": ["e", "f"], "title": ["E", "F"], "category": ["y, x", "w"]})
     larger = pd.concat([ITEMS, more], ignore_index=True)

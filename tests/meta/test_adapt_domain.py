@@ -46,11 +46,18 @@ def adapted(reranker: Reranker, sizes: StepSizes | None = None, **changes: Any) 
     return adapt_domain(reranker, circle(40), PopularityRecall(), sizes=sizes, settings=settings)
 
 
+def test_weights_are_not_fitted_on_what_may_have_taught_a_trained_prompt(tiny: Path, trained: Path) -> None:
+    assert opened(tiny, trained).config.moments == 1
+    assert opened(tiny, Path("default")).config.moments == RerankerConfig().moments > 1
+    assert Reranker.from_pretrained(trained, engine="torch", model=str(tiny), moments=3).config.moments == 3
+
+
 def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path: Path) -> None:
     reranker = opened(tiny, trained)
     result = adapted(reranker, steps=4)
     assert result.better and result.gain.low > 0
     assert (result.steps, result.users, result.lists, result.gain.n) == (4, 12, 48, 28)
+    assert reranker.config.moments == 1  # older choices taught the prompt
     bank = reranker.reader.prompts
     assert bank.level("generic") == "domain" and bank.level("elsewhere") == "meta"
     data = circle(40)

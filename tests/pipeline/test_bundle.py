@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSRecall, BlendRecall, PopularityRecall, register_recall
+from candidate_gen.registry import _CLASSES
 from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
+from reranker.bundle import require_storable
 from reranker.engines.scripted import ScriptedEngine
 from reranker.prompting import PromptSettings
 from tests.pipeline import toys
@@ -297,13 +299,41 @@ def test_ids_that_need_pickle_are_refused_and_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recall_of_ones_own_is_left_out(tmp_path):
+@pytest.mark.parametrize("blended", [False, True])
+def test_a_recall_of_ones_own_is_left_out(tmp_path, caplog, blended):
+    class Mine(PopularityRecall):
+        pass
+
     data = toys.taste_dataset()
-    spy = toys.SpyRecall(data.items["item_id"])
-    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy).save(tmp_path / "bundle")
+    recall = (BlendRecall([PopularityRecall(), Mine()]) if blended else Mine()).fit(data.interactions)
+    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, recall).save(tmp_path / "bundle")
+    assert f"the recall stage ({type(recall).__name__}) is not saved with the bundle" in caplog.text
     loaded = Reranker.load(tmp_path / "bundle")
     assert loaded.recall is None
     assert len(loaded.rerank(LISTS, order="fused")) == len(LISTS)
+
+
+def test_a_recall_of_ones_own_that_is_registered_is_kept(tmp_path, monkeypatch, caplog):
+    class Mine(PopularityRecall):
+        pass
+
+    data = toys.taste_dataset()
+    monkeypatch.setitem(_CLASSES, "Mine", register_recall(Mine))
+    fitted = Reranker(toys.config(), ScriptedEngine()).fit(data, Mine().fit(data.interactions))
+    fitted.save(tmp_path / "bundle")
+    assert type(Reranker.load(tmp_path / "bundle").recall) is Mine
+    monkeypatch.delitem(_CLASSES, "Mine")
+    assert Reranker.load(tmp_path / "bundle").recall is None
+    assert "the bundle's recall stage is left out" in caplog.text
+
+
+def test_items_that_cannot_be_stored_are_refused_before_anything_is_read():
+    data = toys.taste_dataset()
+    items = data.items.assign(year=[object() for _ in range(len(data.items))])
+    with pytest.raises(DataError, match="table 'items', column 'year': its values cannot be stored together"):
+        require_storable(Dataset(interactions=data.interactions, items=items, domain="toy"))
+    mixed = data.items.assign(year=["n.d.", *range(1990, 1989 + len(data.items))])
+    require_storable(Dataset(interactions=data.interactions, items=mixed, domain="toy"))
 
 
 FULL_DISK = """

@@ -13,8 +13,9 @@ from reranker import Reranker
 from reranker.catalog import Catalog, chosen_items
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
-from reranker.folds import evidence_model, fold_from_recall, folds_from_recall
+from reranker.folds import fold_from_recall, folds_from_recall
 from reranker.fusion import Blend, Choices
+from reranker.statistics import evidence_model
 from reranker.tables import validate_candidates
 from tests.pipeline import toys
 

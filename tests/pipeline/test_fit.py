@@ -285,12 +285,14 @@ class TestRefused:
         with pytest.raises(DataError, match="no user has more than 5 interactions"):
             reranker.fit(data, PopularityRecall().fit(data.interactions))
 
-    def test_logs_whose_ids_do_not_match(self, reranker):
+    @pytest.mark.parametrize("column", ["user_id", "item_id"])
+    def test_logs_whose_ids_do_not_match(self, reranker, column):
         data, candidates, held_out = toys.cold_logs()
+        others = held_out.assign(**{column: [f"other {number}" for number in range(len(held_out))]})
         with pytest.raises(DataError, match="check that the ids of both tables are the same"):
-            reranker.fit(data, candidates=candidates, held_out=held_out.assign(item_id=range(len(held_out))))
-        with pytest.raises(DataError, match="check that the ids of both tables are the same"):
-            reranker.fit(data, candidates=candidates, held_out=held_out.assign(user_id=range(len(held_out))))
+            reranker.fit(data, candidates=candidates, held_out=others)
+        with pytest.raises(DataError, match=f"'held_out', column '{column}': the ids are of kind number"):
+            reranker.fit(data, candidates=candidates, held_out=held_out.assign(**{column: range(len(held_out))}))
 
     def test_recall_that_finds_nothing(self, reranker, data):
         with pytest.raises(DataError, match="nothing to learn from"):

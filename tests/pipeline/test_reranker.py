@@ -149,7 +149,8 @@ def test_any_lists_come_out_as_permutations(reranker, data):
         for user in users
         for item in data.draw(st.lists(st.sampled_from(catalogue), min_size=1, unique=True))
     ]
-    assume(any(isinstance(item, str) for _, item, _ in rows))  # ids of no known kind are refused
+    # Ids of no known kind are refused.
+    assume(any(isinstance(item, str) for _, item, _ in rows) and any(isinstance(user, str) for user, _, _ in rows))
     candidates = toys.table(rows)
     for order in ORDERS:
         check_ranking(reranker.rerank(candidates, order=order), candidates)
@@ -192,6 +193,15 @@ def test_numbers_and_their_texts_are_different_ids(reranker):
     candidates = toys.table([(1, "g0i0", 1.0), ("1", "g0i0", 2.0), (1, "g1i1", 3.0)])
     ranked = reranker.rerank(candidates, order="fused")
     assert [len(items) for items in toys.in_order(ranked).values()] == [2, 1]
+
+
+@pytest.mark.parametrize("interactions", [None, {1: ["g0i0"]}])
+def test_users_of_another_type_than_those_of_fit_are_refused(reranker, interactions):
+    """Of ids that a CSV turned into numbers, none would be found, and the recall order would be served to all."""
+    numbers, texts = toys.lists_for([1, 2], CHOSEN), toys.lists_for(["u1", "u2"], CHOSEN)
+    with pytest.raises(DataError, match="column 'user_id': the ids are of kind number"):
+        reranker.rerank(numbers if interactions is None else texts, interactions=interactions)
+    assert len(reranker.rerank(pd.concat([numbers, texts]), order="features")) == len(numbers) + len(texts)
 
 
 def test_unknown_users_and_items_are_ranked_and_counted(reranker, caplog):
@@ -392,8 +402,16 @@ class TestRank:
             reranker.rank("query", ["fine"], history=[document])
 
     def test_one_string_is_not_a_list_of_documents(self):
-        with pytest.raises(DataError, match="got one string"):
+        with pytest.raises(DataError, match="got the single text"):
             Reranker(toys.config(), ScriptedEngine()).rank("query", "a single text")
+        with pytest.raises(DataError, match="history must be a list of texts, got the single text 'Alien'"):
+            Reranker(toys.config(), ScriptedEngine()).rank("query", ["a text"], history="Alien")
+
+    @pytest.mark.parametrize("users", ["u1", b"u1"])
+    def test_one_user_is_not_a_list_of_users(self, reranker, users):
+        for call in (reranker.forget, reranker.adapt):
+            with pytest.raises(DataError, match="users must be a list of user ids"):
+                call(users)
 
 
 def _scoring_list(reranker, query, titles):

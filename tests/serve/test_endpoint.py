@@ -38,6 +38,7 @@ class Gate(ScriptedEngine):
         self.open.set()
         self.fail = False
         self.poison = None
+        self.dead = False
         self.calls = []
 
     def span_log_likelihoods(self, requests):
@@ -67,6 +68,7 @@ def engine(fitted):
     yield engine
     engine.fail = False
     engine.poison = None
+    engine.dead = False
     engine.open.set()
 
 
@@ -322,6 +324,17 @@ def test_a_model_that_cannot_be_loaded_is_told(fitted, engine):
         assert post(url, documents=["x"]).json()["error"]["code"] == "not_loaded"
         assert "out of order" in answer.json()["error"]["message"]
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_the_probes_tell_that_the_engine_died(fitted, engine):
+    with serving(create_app(fitted)) as url:
+        wait_until_ready(url)
+        engine.dead = True
+        for path in ("/ready", "/health"):
+            answer = httpx.get(f"{url}{path}")
+            assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_dead"
+        engine.dead = False
+        assert [httpx.get(f"{url}{path}").status_code for path in ("/ready", "/health")] == [200, 200]
 
 
 def test_a_caller_that_goes_away_frees_its_place(fitted, engine):

@@ -310,3 +310,16 @@ def test_a_server_that_is_stopped_or_killed_leaves_no_process(tmp_path, how):
     assert ranked[0]["item_id"] == "g0i1" and "Paris" in text["choices"][0]["message"]["content"]
     _, left = psutil.wait_procs(children, timeout=20)
     assert children and not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_a_server_whose_model_process_is_killed_ends_with_an_error(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    fitted_on("torch").save(tmp_path / "bundle")
+    server = Process(tmp_path / "bundle", "--engine", "vllm", seconds=300)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    max(children, key=lambda child: child.memory_info().rss).kill()  # the one that holds the model, as the kernel would
+    lines = server.process.communicate(timeout=60)[1].decode()
+    assert server.process.returncode == 1 and "the model's process is gone" in lines
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert children and not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
