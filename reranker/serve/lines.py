@@ -42,6 +42,8 @@ class LaterLines(logging.Handler):
     A write from the event loop would give the interpreter to the engine's thread and wait to get it back, once a
     request; and whoever does not read the server's stderr would stop it.
 
+    A line after `close` starts anew: `logging.config.dictConfig`, which vLLM calls, closes all handlers there are.
+
     Args:
         stream: where they go.
         most: lines kept while the stream is blocked; beyond, the oldest are dropped.
@@ -54,11 +56,16 @@ class LaterLines(logging.Handler):
         self._written = 0
         self._given = 0
         self._hurry = threading.Event()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="reranker-lines", daemon=True)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="reranker-lines", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._stop.is_set():
+            self._begin()
         try:
             self._lines.append(self.format(record))
         except Exception:  # as logging's own handlers do: whoever logs is not to fail by it
@@ -75,13 +82,13 @@ class LaterLines(logging.Handler):
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""
-        self._closed = True
+        self._stop.set()
         self._hurry.set()
         self._thread.join(_PATIENCE)
         super().close()
 
-    def _run(self) -> None:
-        while not self._closed:
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             self._hurry.wait(_SECONDS)
             self._hurry.clear()
             self._write()

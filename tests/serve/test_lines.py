@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import logging.config
 import os
 import time
 
@@ -33,6 +34,18 @@ def test_flushing_waits_for_what_was_given():
     handler.flush()
     assert stream.getvalue() == "a line\n"
     handler.close()
+
+
+def test_lines_go_on_after_logging_was_configured_anew():
+    """As vLLM does when it is imported."""
+    stream = io.StringIO()
+    logger, handler = log_to(stream)
+    logger.info("before")
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    assert not handler._thread.is_alive()
+    logger.info("after")
+    handler.close()
+    assert stream.getvalue() == "before\nafter\n"
 
 
 def test_a_pipe_that_nobody_reads_stops_nobody():
