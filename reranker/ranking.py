@@ -136,7 +136,7 @@ class RerankReport:
 
 
 def recall_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
-    """The scores that came in of lists where they follow the ranks, reciprocal ranks of the others."""
+    """The scores that came in; reciprocal ranks for a list whose scores contradict its ranks."""
     scores, ranks = lists[SCORE].to_numpy(dtype=np.float64), lists[RANK].to_numpy()
     users = pd.factorize(lists[USER])[0]
     rising = (np.diff(scores) > 0) & (np.diff(ranks) > 0) & (np.diff(users) == 0)

@@ -18,7 +18,7 @@ from reranker.errors import DataError
 logger = logging.getLogger(__name__)
 
 USER, ITEM = "user_id", "item_id"
-TIMESTAMP, WEIGHT, DOMAIN = "timestamp", "weight", "domain"
+TIMESTAMP, WEIGHT = "timestamp", "weight"
 TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
 SCORE, RANK = "score", "rank"
 VECTOR = "vector"
@@ -39,7 +39,7 @@ class Dataset:
     """Interactions and the items they are about, validated.
 
     Attributes:
-        interactions: `user_id, item_id`, optional `timestamp`, `weight`, `domain`, sorted by time; those of one time
+        interactions: `user_id, item_id`, optional `timestamp`, `weight`, sorted by time; those of one time
             come in a random order, whatever their order was (`in_sequence`).
         items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
         domain: names the prompt family and the domain's soft prompt, for instance "movies".
@@ -200,8 +200,8 @@ def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
 def in_sequence(interactions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Sorted by timestamp; rows of one time, or all of a table without times, are put in a random order.
 
-    The seed and the ids of a row alone decide where it stands, so a part of the rows keeps their order, and who holds
-    out the last two of each user holds out what another one does who takes the last one twice.
+    The seed and the ids of a row alone decide where it stands among ties. So a part of the rows keeps the order of the
+    whole: holding out the last two of each user is the same as holding out the last one twice.
     """
     hashes = pd.util.hash_pandas_object(interactions[[USER, ITEM]], index=False)
     anywhere = _scattered(np.asarray(hashes, dtype=np.uint64), seed)

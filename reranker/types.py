@@ -232,7 +232,7 @@ class UserState:
 
     Attributes:
         user_id: as the caller gave it.
-        vector: (dim,) float32, dim <= 64: context vector z; zeros for a stranger, (0,) before any adaptation.
+        vector: (dim,) float32, dim <= 64: context vector z; (0,) until the user is adapted.
         support: how many interactions `vector` was adapted on.
         support_loss: mean loss a token on them at the last step of adaptation, in nats; NaN before any adaptation.
         step_scale: factor on the learned step sizes; drift raises it.

@@ -145,8 +145,8 @@ def global_temporal(data: Dataset, test_share: float = 0.1) -> Fold:
 def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> Fold:
     """Random users of whom only k interactions are known: the last is the target, the k before it are the support.
 
-    Everything else of theirs is removed from training too. The same share of the others is as new, and what they chose
-    after their k interactions is known, as it is of some where users keep coming. What is learned is learned as in
+    Everything else of theirs is removed from training too. Of as many others, too, only k interactions and the next
+    choice are known, so that what is fitted learns from new users as well. What is learned is learned as in
     `Reranker.fit`, from the last interactions of all. Without timestamps a random order stands in.
     """
     ordered = _has_order(data)

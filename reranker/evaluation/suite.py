@@ -39,9 +39,6 @@ SYSTEMS: dict[str, str] = {
 }
 """Name -> what it is."""
 
-FAST = ("recall", "popularity", "random", "linear", "gradient_boosted", "text_similarity")
-"""Systems without an LLM, of those judged by default."""
-
 _READ_OUTS = {
     "zero_shot_likelihood": "likelihood",
     "zero_shot_labels": "labels",

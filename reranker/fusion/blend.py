@@ -143,7 +143,7 @@ class Blend:
         evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
         return cls(
             coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
-            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, users=read.users),
+            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users),
             features=evidence,
             guard=_guard(fold, read, words, l2, seed),
         )
@@ -220,7 +220,7 @@ def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, se
         features[mine] = evidence.score(fold.features[mine])
         if mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
-            head = fit_fused(evidence, words, *others, l2, users=read.users)
+            head = fit_fused(evidence, words, *others, l2, seed, read.users)
             fused[mine_read] = head.score(read.features[mine_read])
     by_recall = ndcg_by_list(-fold.recall_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant)
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)

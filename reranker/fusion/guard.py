@@ -1,7 +1,7 @@
 """The never-worse guard: a new order is served only where a validation fold says it beats the order that came in.
 
 Where it wins on the whole, it may still lose for users of whom little is known, so users are judged by how much that
-is, too; and nobody is served it who is newer than the users of the fold, but for a few.
+is, too; and users with fewer known interactions than the fold covers keep the recall order.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,8 @@ HISTORY_BOUNDS = (1, 6, 11, 21)
 """Known interactions from which users are judged apart from those with fewer."""
 
 FEWEST_USERS = 20
-"""A group with fewer users is judged with the next one; fewer users vouch for nobody who is as new."""
+"""A group with fewer users is judged with the next one. Who is newer than the 20th newest user of the fold keeps the
+recall order."""
 
 
 def as_order(name: str) -> Order:

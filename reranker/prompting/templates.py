@@ -97,7 +97,8 @@ class TemplateSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over every source that takes part, the template and those it extends: the key of stored priors."""
+        """Hash over every source that takes part, the template and those it extends; a bundle refuses another
+        one than it was fitted with."""
         digest = hashlib.sha256()
         for name, source in self._chain:
             digest.update(f"{name}\0{len(source)}\0{source}\0".encode())

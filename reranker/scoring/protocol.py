@@ -53,7 +53,7 @@ class Scoring(Protocol):
     Components of a candidate do not depend on the order of the list.
 
     Attributes:
-        name: as written in configs: "likelihood", "labels", "listwise".
+        name: as `config.ReadOut` has it, parts joined by "+".
         components: component name -> what it says, in words.
         default_coefficients: (n_components,) weights that turn components into a score before anything is learned.
     """
