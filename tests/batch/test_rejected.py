@@ -118,8 +118,10 @@ def test_ids_of_bytes_are_shown_in_digits_and_uuids_refused(bundle, folder):
     place = folder / "candidates.parquet"
     ids = [bytes([250 + number] * 16) for number in range(3)]
     rest = {"item_id": ["g0i0", "g0i1", "g0i2"], "score": [1.0, None, 3.0]}
-    pq.write_table(pa.table({"user_id": pa.array(ids, pa.binary(16)), **rest}), place)
-    offline(bundle, folder).run()
+    table = pa.table({"user_id": pa.array(ids, pa.binary(16)), **rest})
+    pq.write_table(table, place)
+    pq.write_table(table.select(["user_id", "item_id"]), folder / "newer.parquet")  # the bundle's are texts
+    offline(bundle, folder, interactions=folder / "newer.parquet").run()
     assert rejected(folder)["user_id"].tolist() == ["fb" * 16] and len(ranking(folder)) == 2
     pq.write_table(pa.table({"user_id": pa.array(ids, pa.uuid()), **rest}), place)
     with pytest.raises(DataError, match=r"column 'user_id' is extension<arrow.uuid>; an id is a number or a text"):
