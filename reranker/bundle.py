@@ -9,7 +9,7 @@ item_tokens.safetensors  item vectors and what makes them soft tokens, where the
 priors.parquet       log-likelihood of titles behind the reference histories
 states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
-recall/              the recall stage, if it was one of candidate_gen's
+recall/              the recall stage, where its class is registered (candidate_gen.register_recall)
 """
 
 import hashlib

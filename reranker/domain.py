@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import pandas as pd
 
@@ -14,12 +13,10 @@ from reranker.item_tokens import RECALL, ItemTokens, VectorTable
 from reranker.protocols import RecallStage
 from reranker.scoring import reference_histories
 from reranker.statistics import evidence_model
-from reranker.tables import ITEM, USER, Dataset, require_ids_like
+from reranker.tables import ITEM, Dataset, require_ids_like
 from reranker.types import ItemId
 
 logger = logging.getLogger(__name__)
-
-_SOME_USERS = 1000  # whose ids show what kind all are of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,17 +44,6 @@ class DomainData:
             evidence=evidence_model(data.interactions, data.items, recall),
             references=reference_histories(data.items[ITEM].tolist(), references, seed),
         )
-
-    def require_users_like(self, users: pd.Series, name: str) -> None:
-        """Refuses users of whom none is known, nor of a kind that is; a few of those known stand for all.
-
-        Raises:
-            DataError: no id is of such a kind.
-        """
-        known = self.evidence.histories
-        if not any(user in known for user in users.unique()):
-            some = pd.Series(list(islice(known, _SOME_USERS)), dtype=object, name=USER)
-            require_ids_like(some, users, name)
 
     def with_items(self, items: pd.DataFrame) -> "DomainData":
         """With the rows of a validated items table, which stand in for rows of the same items.

@@ -93,10 +93,10 @@ class Reranker:
             PromptError: `name` is a directory without a usable soft prompt.
         """
         engine, settings = _named_engine(engine, settings)
-        trained = Trained() if str(name) == "default" else Trained.load(Path(name))
+        is_trained = str(name) != "default"
+        trained = Trained.load(Path(name)) if is_trained else Trained()
         prompts = PromptBank(meta=trained.prompt)
         runs = str(settings.get("engine", "auto")) if engine is None else engine.name
-        is_trained = str(name) != "default"
         defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
         settings = {**defaults, **settings}
         return cls(RerankerConfig.from_mapping(settings), engine, prompts, trained.contexts, trained.item_tokens)
@@ -225,16 +225,16 @@ class Reranker:
             raise ConfigError(f"k must be at least 1, got {k}")
         lists = validate_candidates(candidates)
         data, _ = self._fitted()
-        if not isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
-            require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
-        if interactions is None:
-            data.require_users_like(lists[USER], "candidates")
-        if isinstance(interactions, pd.DataFrame):
-            interactions = validate_interactions(interactions)
-            require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
-            require_ids_like(lists[USER], interactions[USER], "interactions")
-        elif interactions:
+        if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
+        else:
+            require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+            if interactions is None:
+                require_ids_like(data.evidence.histories, lists[USER], "candidates")
+            else:
+                interactions = validate_interactions(interactions)
+                require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
+                require_ids_like(lists[USER], interactions[USER], "interactions")
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
         ranked = ranking(lists, served.scores)
         report = RerankReport.of(lists, served, data.catalog)

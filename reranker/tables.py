@@ -5,7 +5,7 @@ Ids may be anything hashable and leave as they came. Row order is kept; every so
 
 import logging
 import numbers
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -91,8 +91,9 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
     if WEIGHT in frame:
         frame[WEIGHT] = _numeric(frame, WEIGHT, name)
     if TIMESTAMP in frame:
-        _refuse_rows(frame, TIMESTAMP, frame[TIMESTAMP].isna().to_numpy(), "is missing", name)
-        frame[TIMESTAMP] = _times(frame[TIMESTAMP], name)
+        times = _times(frame[TIMESTAMP], name)
+        _refuse_rows(frame, TIMESTAMP, times.isna().to_numpy(), "is missing", name)
+        frame[TIMESTAMP] = times
         try:
             frame = sort_by_time(frame)
         except TypeError as error:  # numbers beside strings, or times with and without a zone
@@ -222,19 +223,24 @@ def _scattered(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return scattered
 
 
-def require_ids_like(known: pd.Series, given: pd.Series, name: str) -> None:
+def require_ids_like(known: Iterable[Hashable], given: pd.Series, name: str) -> None:
     """Refuses ids of which none is known, nor of a kind that is, as where one table holds "7" and the other 7.
 
+    Of `known`, no more is looked at than it takes to find one of such a kind: most often the first.
+
     Args:
+        known: may be many.
         name: of the table of the given ids.
 
     Raises:
         DataError: no id is of such a kind.
     """
-    if given.isin(known).any():
-        return
-    here, there = ({_kind(one) for one in ids.drop_duplicates()} for ids in (given, known))
-    if here and there and not here & there:
+    here, there = {_kind(one) for one in given.drop_duplicates()}, set()
+    for one in known:
+        if (kind := _kind(one)) in here:
+            return
+        there.add(kind)
+    if here and there and not given.isin(list(known)).any():  # equal, though of two types
         raise DataError(
             f"table {name!r}, column {given.name!r}: the ids are of kind {', '.join(sorted(here))}, those known so far "
             f"of kind {', '.join(sorted(there))}, so none would be found: convert them"
@@ -263,14 +269,12 @@ def _kind(value: object) -> str:
 
 
 def _times(column: pd.Series, name: str) -> pd.Series:
-    """Texts as numbers or times: as texts, "10" stands before "9"."""
+    """Texts as numbers or times: as texts, "10" stands before "9". Blank texts are missing."""
     if not column.map(lambda value: isinstance(value, str)).all():
         return column
     for parse in (pd.to_numeric, _iso_times):
         with suppress(ValueError):
-            times = parse(column)
-            _refuse_rows(column.to_frame(), TIMESTAMP, times.isna().to_numpy(), "is missing", name)
-            return times
+            return parse(column)
     raise DataError(
         f"table {name!r}, column {TIMESTAMP!r}: the texts (first: {column.iloc[0]!r}) are neither numbers nor times in "
         "ISO 8601, so their order is not known. Convert them, for instance with pandas.to_datetime(..., format=...)"

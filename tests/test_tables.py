@@ -318,6 +318,13 @@ def test_ids_that_are_equal_are_alike_whatever_holds_them():
         require_ids_like(known, pd.Series(["1"], name="item_id"), "candidates")
 
 
+def test_ids_of_a_kind_that_few_of_the_known_have_are_alike():
+    known = {**dict.fromkeys(range(2000)), "a": None}
+    require_ids_like(known, pd.Series(["b"], name="user_id"), "candidates")
+    with pytest.raises(DataError, match="of kind bytes, those known so far of kind number, text"):
+        require_ids_like(known, pd.Series([b"b"], name="user_id"), "candidates")
+
+
 def test_texts_beside_numbers_become_texts():
     items = pd.DataFrame({"item_id": ["a", "b", "c", "d"], "title": list("abcd"), "year": [1990, "n.d.", None, 1.5]})
     assert validate_items(items)["year"].tolist()[:2] == ["1990", "n.d."]

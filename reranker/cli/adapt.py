@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given, read_users
@@ -27,7 +26,7 @@ def adapt(
     asked = None
     if users is not None:
         table = read_users(users)
-        require_ids_like(pd.Series(reranker.user_ids, dtype=object), table[USER], str(users))
+        require_ids_like(reranker.user_ids, table[USER], str(users))
         asked = table[USER].tolist()
     store = open_user_store(users_db)
     try:

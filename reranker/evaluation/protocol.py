@@ -112,12 +112,18 @@ class CandidateLists:
     def of_users(self, kept: NDArray[np.bool_]) -> "CandidateLists":
         """The lists of some users, (users,) True to keep; the others stay in the fold, with an empty list."""
         rows = kept[self.list_index]
-        return replace(self, candidates=self.candidates[rows].reset_index(drop=True))
+        return self._cut(self.candidates[rows], self.n)
 
     def top(self, n: int) -> "CandidateLists":
         """The first n candidates of every list."""
-        rows = self.candidates[self.candidates[RANK] <= n].reset_index(drop=True)
-        return replace(self, candidates=rows, n=n)
+        return self._cut(self.candidates[self.candidates[RANK] <= n], n)
+
+    def _cut(self, rows: pd.DataFrame, n: int) -> "CandidateLists":
+        """Lists with these candidates; the statistics, which only the fold decides, are not worked out again."""
+        lists = replace(self, candidates=rows.reset_index(drop=True), n=n)
+        if "statistics" in vars(self):
+            vars(lists)["statistics"] = self.statistics
+        return lists
 
 
 def list_lengths(text: str) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from candidate_gen.ids import decode_ids, encode_ids
 from reranker.errors import BundleError, StoreError
+from reranker.tables import refuse_single
 from reranker.types import ItemId, UserId, UserState
 
 MAX_DIM = 64
@@ -39,6 +40,16 @@ def user_key(user_id: UserId) -> str:
         DataError: an id of a type that cannot be stored.
     """
     return json.dumps(encode_ids([user_id])[0], separators=(",", ":"))
+
+
+def user_keys(user_ids: Sequence[UserId]) -> dict[str, UserId]:
+    """Key -> user, each once.
+
+    Raises:
+        DataError: one text instead of several ids, or an id of a type that cannot be stored.
+    """
+    refuse_single(user_ids, "user ids", "user_ids")
+    return {user_key(user_id): user_id for user_id in user_ids}
 
 
 def user_of(key: str) -> UserId:

@@ -8,8 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reranker.errors import ConfigError, StoreError
-from reranker.stores.records import context_record, interactions_record, read_record, state_record, user_key, user_of
-from reranker.tables import refuse_single
+from reranker.stores.records import (
+    context_record,
+    interactions_record,
+    read_record,
+    state_record,
+    user_key,
+    user_keys,
+    user_of,
+)
 from reranker.types import ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
@@ -79,8 +86,7 @@ class RedisUserStore:
             )
 
     def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
-        refuse_single(user_ids, "user ids", "user_ids")
-        keys = {user_key(user_id): user_id for user_id in user_ids}
+        keys = user_keys(user_ids)
         if not keys:
             return {}
         with self._explained():
@@ -119,8 +125,7 @@ class RedisUserStore:
             transaction.execute()
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
-        refuse_single(user_ids, "user ids", "user_ids")
-        keys = [self.prefix + user_key(user_id) for user_id in user_ids]
+        keys = [self.prefix + key for key in user_keys(user_ids)]
         with self._explained():
             return sum(
                 self._client.delete(*keys[start : start + _KEYS_A_CALL]) for start in range(0, len(keys), _KEYS_A_CALL)

@@ -11,8 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from reranker.errors import StoreError
-from reranker.stores.records import context_record, interactions_record, read_record, state_record, user_key, user_of
-from reranker.tables import refuse_single
+from reranker.stores.records import (
+    context_record,
+    interactions_record,
+    read_record,
+    state_record,
+    user_key,
+    user_keys,
+    user_of,
+)
 from reranker.types import ItemId, UserId, UserState
 
 _APPLICATION_ID = 0x52524B55  # "RRKU" in the file's header: this file is ours
@@ -55,8 +62,7 @@ class SqliteUserStore:
         self._connect()
 
     def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
-        refuse_single(user_ids, "user ids", "user_ids")
-        keys = {user_key(user_id): user_id for user_id in user_ids}
+        keys = user_keys(user_ids)
         with self._reading() as connection:
             rows = connection.execute(
                 f"SELECT key, record FROM users WHERE key IN (SELECT value FROM json_each(?)) AND {_LIVE}",
@@ -102,8 +108,7 @@ class SqliteUserStore:
             StoreError: the users are gone, but old bytes could not be cleared (another process reads, or the disk is
                 full); call it again.
         """
-        refuse_single(user_ids, "user ids", "user_ids")
-        keys = json.dumps([user_key(user_id) for user_id in user_ids])
+        keys = json.dumps(list(user_keys(user_ids)))
         with self._writing() as connection:
             live = f"SELECT count(*) FROM users WHERE key IN (SELECT value FROM json_each(?)) AND {_LIVE}"
             count = int(connection.execute(live, (keys, time.time())).fetchone()[0])

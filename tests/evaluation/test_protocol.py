@@ -52,6 +52,13 @@ def test_top_keeps_the_head_of_each_list():
     assert lists.top(2).covered.tolist() == [False, True]
 
 
+def test_parts_of_lists_share_the_statistics_that_were_worked_out():
+    lists = lists_of({"a": "x y z", "b": "p q"}, {"a": "z", "b": "p"})
+    known = lists.statistics
+    assert lists.top(2).statistics is known
+    assert lists.of_users(lists.covered).statistics is known
+
+
 def test_candidates_of_strangers_are_refused(chain):
     fold = leave_last_k(chain)
     table = PopularityRecall().fit(fold.train).recommend(["nobody"], n=2)
