@@ -13,7 +13,7 @@ from reranker.item_tokens import RECALL, ItemTokens, VectorTable
 from reranker.protocols import RecallStage
 from reranker.scoring import reference_histories
 from reranker.statistics import evidence_model
-from reranker.tables import ITEM, Dataset, require_ids_like
+from reranker.tables import ITEM, Dataset, mixed_as_texts, require_ids_like
 from reranker.types import ItemId
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class DomainData:
         """
         require_ids_like(self.items[ITEM], items[ITEM], "items")
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
-        every = pd.concat([kept, items], ignore_index=True)
+        every = mixed_as_texts(pd.concat([kept, items], ignore_index=True))
         return replace(self, items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
 
 

@@ -124,10 +124,17 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
             "table %r: %d of %d items have no title; shown as %r", name, untitled.sum(), len(frame), UNTITLED
         )
     frame[TITLE] = titles.where(~untitled, UNTITLED)
-    for column in frame.columns.drop([ITEM, TITLE]):
-        if frame[column].dtype == object and _mixes_texts_and_numbers(frame[column]):  # "n.d." among years
-            frame[column] = frame[column].map(str, na_action="ignore")
-    return frame.reset_index(drop=True)
+    return mixed_as_texts(frame).reset_index(drop=True)
+
+
+def mixed_as_texts(items: pd.DataFrame) -> pd.DataFrame:
+    """Items in whose columns numbers are texts where they stand beside texts, as years beside "n.d."."""
+    items = items.copy(deep=False)
+    for column in items.columns.drop(ITEM):
+        values = items[column]
+        if values.dtype == object and {"text", "number"} <= {_kind(value) for value in values.dropna()}:
+            items[column] = values.map(str, na_action="ignore")
+    return items
 
 
 def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.DataFrame:
@@ -324,11 +331,6 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
     _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
-
-
-def _mixes_texts_and_numbers(column: pd.Series) -> bool:
-    kinds = {_kind(value) for value in column.dropna()}
-    return {"text", "number"} <= kinds
 
 
 def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -336,6 +336,14 @@ def test_items_that_cannot_be_stored_are_refused_before_anything_is_read():
     require_storable(Dataset(interactions=data.interactions, items=mixed, domain="toy"))
 
 
+def test_new_items_with_texts_where_the_old_ones_have_numbers_can_be_saved(reranker, tmp_path):
+    reranker.save(tmp_path / "before")
+    loaded = Reranker.load(tmp_path / "before")
+    loaded.add_items(pd.DataFrame({"item_id": ["new"], "title": ["zorblax 99"], "year": ["n.d."]}))  # the others: 1999
+    loaded.save(tmp_path / "after")
+    assert set(pd.read_parquet(tmp_path / "after" / "items.parquet")["year"]) == {"1999", "n.d."}
+
+
 FULL_DISK = """
 import resource, signal, sys
 from reranker import BundleError, Reranker
