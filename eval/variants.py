@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
@@ -10,13 +9,14 @@ from reranker.evaluation.engines import SentenceEngine
 from reranker.evaluation.text_embedding import MiniLM
 from reranker.protocols import Engine
 from reranker.reader import engine_of
-from reranker.trained import Trained
+from reranker.trained import Trained, folder_of
 
 UNTRAINED = "untrained"
 SYNTAX = (
     "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N][,encoder=minilm]: settings of "
     "RerankerConfig; a prompt with the users' contexts and item tokens that lie beside it ({domain} in DIR stands for "
-    "the domain); steps that adapt contexts (2); a sentence encoder in the LM's place, for scoring=embedding"
+    "the domain, DIR=default for the shipped prompt); steps that adapt contexts (2); a sentence encoder in the LM's "
+    "place, for scoring=embedding"
 )
 _SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
 _MINILM = "minilm"
@@ -91,6 +91,6 @@ class Variant:
         """
         if not self.folder:
             return {}
-        folders = {domain: Path(self.folder.replace(_DOMAIN, domain)) for domain in domains}
+        folders = {domain: folder_of(self.folder.replace(_DOMAIN, domain)) for domain in domains}
         loaded = {folder: Trained.load(folder) for folder in set(folders.values())}
         return {domain: loaded[folder] for domain, folder in folders.items()}

@@ -183,20 +183,25 @@ class Reader:
             return self._of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
-        """The domain's soft tokens; without a trained prompt, the embeddings of the written instruction.
+        """The domain's soft tokens: the embeddings of the written instruction, a trained prompt, or their sum where the
+        prompt is relative. The shipped prompt is one of `soft_tokens` tokens for one base model; where either is
+        another, the instruction stands alone.
 
         Raises:
             PromptError: the prompt was made for another model.
         """
         if self.config.soft_tokens == 0:
             return None
-        found = self.prompts.resolve(self.domain)
-        if found is None:
-            found = SoftPrompt.from_instruction(
-                self.engine, self.renderer.instruction_token_ids(), self.config.soft_tokens
-            )
+        found, shipped, length = self.prompts.resolve(self.domain), self.prompts.shipped, self.config.soft_tokens
+        if found is None and shipped is not None and shipped.is_for(self.engine.model) and len(shipped) == length:
+            found = shipped
+        if found is not None:
+            found.require_model(self.engine.model)
+            length = len(found)
+        if found is None or found.relative:
+            written = SoftPrompt.from_instruction(self.engine, self.renderer.instruction_token_ids(), length)
+            found = written if found is None else found.beside(written)
             self.prompts.add_domain(self.domain, found)
-        found.require_model(self.engine.model)
         return found.as_sequence()
 
     def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:

@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +22,7 @@ Level = Literal["user", "domain", "meta"]
 
 _CONFIG, _WEIGHTS, _KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 _INDEX = "index.json"
+_RELATIVE = "relative_to"
 
 
 class TokenEmbedder(Protocol):
@@ -40,6 +41,7 @@ class SoftPrompt:
         name: for people and file names, for instance the domain.
         base_model_id: the model they were made for; "" when not known.
         base_model_sha256: hash of that model's weights; "" when not known.
+        relative: the vectors are no prompt yet: they are added to the embeddings of each domain's written instruction.
 
     Raises:
         PromptError: another shape, or a value that is not finite.
@@ -49,6 +51,7 @@ class SoftPrompt:
     name: str = "meta"
     base_model_id: str = ""
     base_model_sha256: str = ""
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or 0 in self.vectors.shape:
@@ -68,12 +71,26 @@ class SoftPrompt:
     @cached_property
     def sha256(self) -> str:
         """Hash of shape and values."""
-        header = f"{self.vectors.shape[0]}x{self.vectors.shape[1]}\0".encode()
+        header = f"{self.vectors.shape[0]}x{self.vectors.shape[1]}{' relative' * self.relative}\0".encode()
         return hashlib.sha256(header + self.vectors.astype("<f4").tobytes()).hexdigest()
 
     def as_sequence(self) -> TokenSequence:
-        """The prompt as positions of a token sequence."""
+        """The prompt as positions of a token sequence.
+
+        Raises:
+            PromptError: it is relative: `beside` an instruction it can be read.
+        """
+        if self.relative:
+            raise PromptError(f"soft prompt {self.name!r} is relative to a written instruction: add it to one first")
         return TokenSequence.from_vectors(self.vectors)
+
+    def beside(self, instruction: "SoftPrompt") -> "SoftPrompt":
+        """What a relative prompt makes of a domain's written instruction, `from_instruction` of as many tokens."""
+        return replace(self, vectors=instruction.vectors + self.vectors, relative=False)
+
+    def is_for(self, model: ModelInfo) -> bool:
+        """Whether it was made for a base model of this name and width."""
+        return (self.base_model_id, self.dim) == (model.model_id, model.dim)
 
     def require_model(self, model: ModelInfo) -> None:
         """Raises PromptError when the prompt was made for another model than `model`."""
@@ -123,11 +140,20 @@ class SoftPrompt:
 
 @dataclass(kw_only=True, eq=False)
 class PromptBank:
-    """Soft prompts by level. The most specific one wins: the user's, else the domain's, else the meta prompt."""
+    """Soft prompts by level. The most specific one wins: the user's, else the domain's, else the meta prompt.
+
+    Attributes:
+        meta: for domains that have none of their own.
+        domains: by the domain's name.
+        users: by user.
+        shipped: what comes with the product, for domains that have no prompt at all; it is not saved, and other models
+            than its own go without.
+    """
 
     meta: SoftPrompt | None = None
     domains: dict[str, SoftPrompt] = field(default_factory=dict)
     users: dict[UserId, SoftPrompt] = field(default_factory=dict)
+    shipped: SoftPrompt | None = None
 
     def add_meta(self, prompt: SoftPrompt) -> None:
         """Sets the prompt for domains that have none of their own."""
@@ -224,7 +250,8 @@ class PromptBank:
 def save_peft(prompt: SoftPrompt, directory: Path) -> None:
     """Writes a PEFT PROMPT_TUNING checkpoint: adapter_config.json and adapter_model.safetensors.
 
-    `peft.PeftModel.from_pretrained(model, directory)` loads it. Name and weights' hash travel in the safetensors
+    `peft.PeftModel.from_pretrained(model, directory)` loads it; of a relative prompt that is what is added to an
+    instruction, which PEFT does not know. Name, weights' hash and what it is relative to travel in the safetensors
     metadata. Nothing is ever half written: a folder is filled beside `directory` and renamed.
 
     Raises:
@@ -247,6 +274,7 @@ def save_peft(prompt: SoftPrompt, directory: Path) -> None:
         "inference_mode": True,
     }
     notes = {"format": "pt", "name": prompt.name, "base_model_sha256": prompt.base_model_sha256}
+    notes |= {_RELATIVE: "instruction"} if prompt.relative else {}
 
     def write(fresh: Path) -> None:
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -284,6 +312,7 @@ def load_peft(directory: Path) -> SoftPrompt:
         name=notes.get("name", directory.name),
         base_model_id=str(config.get("base_model_name_or_path") or ""),
         base_model_sha256=notes.get("base_model_sha256", ""),
+        relative=_RELATIVE in notes,
     )
 
 

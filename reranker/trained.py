@@ -10,6 +10,14 @@ from reranker.item_tokens import ItemTokens, load_item_tokens
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.softprompt import SoftPrompt, load_peft
 
+SHIPPED = Path(__file__).parent / "trained_prompts" / "smollm2-135m"
+"""The soft prompt that comes with the product, for the default base model: docs/default-prompt.md."""
+
+
+def folder_of(name: str | Path) -> Path:
+    """Where a prompt lies: the shipped one for "default", else the folder itself."""
+    return SHIPPED if str(name) == "default" else Path(name)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:

@@ -69,6 +69,24 @@ def test_sha256_follows_values_and_shape_and_not_the_name() -> None:
     assert len({prompt().sha256, prompt(2.0).sha256, prompt(k=3, dim=2).sha256}) == 3
 
 
+def test_a_relative_prompt_is_added_by_hand(tmp_path: Path) -> None:
+    relative = SoftPrompt(vectors=np.array([[1, 2], [3, 4]]), base_model_id="tiny", relative=True)
+    instruction = SoftPrompt(vectors=np.array([[10, 10], [20, 20]]))
+    whole = relative.beside(instruction)
+    assert (whole.vectors.tolist(), whole.relative, whole.base_model_id) == ([[11, 12], [23, 24]], False, "tiny")
+    save_peft(relative, tmp_path / "relative")
+    assert load_peft(tmp_path / "relative").relative
+    save_peft(whole, tmp_path / "whole")
+    assert not load_peft(tmp_path / "whole").relative
+    assert relative.sha256 != SoftPrompt(vectors=relative.vectors).sha256
+
+
+def test_what_ships_is_not_saved_with_a_bank(tmp_path: Path) -> None:
+    PromptBank(shipped=prompt()).save(tmp_path / "bank")
+    assert PromptBank.load(tmp_path / "bank").resolve("movies") is None
+    assert PromptBank(shipped=prompt()).resolve("movies") is None
+
+
 def test_a_prompt_of_another_model_is_refused() -> None:
     made = SoftPrompt(vectors=np.ones((2, 3)), base_model_id="tiny", base_model_sha256="aa")
     made.require_model(model())

@@ -18,6 +18,10 @@ def main() -> None:
 
     rendered = TemplateSet.load("movies").render("instruction")
     assert rendered.strip(), "the template movies/instruction rendered to nothing"
+    from reranker.softprompt import load_peft
+    from reranker.trained import SHIPPED
+
+    assert load_peft(SHIPPED).relative, "the shipped prompt is not what it was"
     for package in (reranker, candidate_gen):
         location = Path(str(package.__file__))
         assert "site-packages" in location.parts, f"{package.__name__} came from {location}, not from the wheel"

@@ -9,20 +9,25 @@ from numpy.typing import NDArray
 
 from reranker.cli.options import ModelOption
 from reranker.errors import PromptError
+from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import PromptBank, SoftPrompt, load_peft
+from reranker.trained import folder_of
 
 prompts = typer.Typer(name="prompts", help="Look into soft prompts.", no_args_is_help=True)
 
-_Where = Annotated[Path, typer.Argument(help="a soft prompt (PEFT folder), a prompt bank or a bundle")]
+_Where = Annotated[
+    Path, typer.Argument(help='a soft prompt (PEFT folder), a prompt bank or a bundle; "default": the shipped one')
+]
 
 
 @prompts.command("list")
 def list_prompts(where: _Where) -> None:
-    """Every prompt there: level, name, length, size of its vectors."""
+    """Every prompt there: level, name, length, size of its vectors, which some add to a written instruction."""
     for level, name, prompt in _found(where):
         norms = np.linalg.norm(prompt.vectors, axis=1)
         typer.echo(
-            f"{level}\t{name}\t{len(prompt)} tokens x {prompt.dim}\tnorm {norms.min():.2f}..{norms.max():.2f}\t"
+            f"{level}\t{name}\t{len(prompt)} tokens x {prompt.dim}{', relative' * prompt.relative}\t"
+            f"norm {norms.min():.2f}..{norms.max():.2f}\t"
             f"for {prompt.base_model_id or 'an unknown model'}\tsha256 {prompt.sha256[:12]}"
         )
 
@@ -32,6 +37,7 @@ def show(
     where: _Where,
     model: ModelOption = None,
     nearest: Annotated[int, typer.Option("--nearest", min=1, help="vocabulary tokens shown a soft token")] = 3,
+    family: Annotated[str, typer.Option("--family", help="whose instruction a relative one is added to")] = "generic",
 ) -> None:
     """Each soft token: its norm and the vocabulary tokens whose embeddings lie nearest (cosine)."""
     from reranker.engines.torch_engine import TorchEngine
@@ -43,6 +49,10 @@ def show(
     for level, name, prompt in found:
         prompt.require_model(engine.model)
         typer.echo(f"{level} {name}")
+        if prompt.relative:
+            renderer = PromptRenderer.from_settings(PromptSettings(family=family), engine.tokenizer)
+            written = SoftPrompt.from_instruction(engine, renderer.instruction_token_ids(), len(prompt))
+            prompt = prompt.beside(written)
         norms = np.linalg.norm(prompt.vectors, axis=1)
         likeness = (prompt.vectors / np.maximum(norms, 1e-12)[:, None]) @ table.T
         for place, row in enumerate(likeness):
@@ -55,6 +65,9 @@ def show(
 def diff(one: _Where, other: _Where) -> None:
     """How far two prompts lie apart, token by token: cosine, and distance in units of the first one's norm."""
     first, second = _single(one), _single(other)
+    if first.relative != second.relative:
+        relative = one if first.relative else other
+        raise PromptError(f"only {relative} is relative to a written instruction: prompts of one kind can be compared")
     if first.vectors.shape != second.vectors.shape:
         raise PromptError(
             f"{one} is {first.vectors.shape[0]} x {first.vectors.shape[1]}, {other} is {second.vectors.shape[0]} x "
@@ -72,6 +85,7 @@ def _found(where: Path) -> list[tuple[str, str, SoftPrompt]]:
     Raises:
         PromptError: there is none.
     """
+    where = folder_of(where)
     if (where / "adapter_config.json").is_file():
         prompt = load_peft(where)
         return [("prompt", prompt.name, prompt)]

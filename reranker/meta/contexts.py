@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from reranker.engines.packed_forward import PackedLM
-from reranker.meta.reading import PROMPT, EpisodeReader, Part, Values, stand_in
+from reranker.meta.reading import PROMPT, EpisodeReader, Part, Values, prompt_in, stand_in
 from reranker.meta.tasks import Episode
 from reranker.personal import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.personal.adaptation import SupportReader, context_tensors, span_tokens, unit, user_tokens
@@ -58,10 +58,10 @@ class ContextReader:
         k, dim = own["base"].shape
         counts = torch.tensor([len(one.history) for one in episodes], device=own["base"].device)
         told = [number for number, one in enumerate(episodes) if one.history]
-        prompt = values[PROMPT]
+        placeholder = stand_in(*values[PROMPT].shape)
         requests = {
             number: self._renderers[episodes[number].domain]
-            .continuation(episodes[number].history, stand_in(len(prompt), dim), stand_in(k, dim), SUPPORT_ITEMS)
+            .continuation(episodes[number].history, placeholder, stand_in(k, dim), SUPPORT_ITEMS)
             .request
             for number in told
         }
@@ -76,13 +76,17 @@ class ContextReader:
         def contexts(of: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> torch.Tensor:
             return features[list(numbers)] @ of["amortise"] - of["rates"] * moves[list(numbers)]
 
-        def tokens(leaf: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
-            return user_tokens(fixed, leaf, counts[[told[number] for number in numbers]])
+        for _ in range(self._steps):
+            for domain in dict.fromkeys(episodes[number].domain for number in told):
+                mine = [number for number in told if episodes[number].domain == domain]
 
-        for _ in range(self._steps if told else 0):
-            now = contexts(fixed, told)
-            gradient, _ = self._support.gradients([requests[number] for number in told], now, prompt, tokens)
-            moves[told] += unit(gradient)
+                def tokens(leaf: torch.Tensor, places: Sequence[int], mine: list[int] = mine) -> torch.Tensor:
+                    return user_tokens(fixed, leaf, counts[[mine[place] for place in places]])
+
+                prompt = prompt_in(domain, values, self._reader.shifts)
+                now = contexts(fixed, mine)
+                gradient, _ = self._support.gradients([requests[number] for number in mine], now, prompt, tokens)
+                moves[mine] += unit(gradient)
         yield from self._reader.parts(
             values,
             episodes,

@@ -7,13 +7,14 @@ import torch
 
 from reranker.meta.objectives import Objective
 from reranker.meta.reading import (
-    PROMPT,
     Part,
+    Shifts,
     Values,
     behind_category,
     chosen_items,
     list_losses,
     mean_losses,
+    prompt_in,
     title_losses,
 )
 from reranker.meta.tasks import Episode
@@ -33,6 +34,7 @@ class EngineReader:
         coefficients: (3,) of sum, mean and gain; may be set anew at any time.
         title_weight, category_weight: as there.
         evidence: whether the evidence stands in the utility.
+        shifts: of the domains' prompts.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class EngineReader:
         title_weight: float = 0.0,
         category_weight: float = 0.0,
         evidence: bool = True,
+        shifts: Shifts | None = None,
     ) -> None:
         self.coefficients = list(coefficients)
         self.title_weight = title_weight
         self.category_weight = category_weight
-        self._engine, self._renderers = engine, renderers
+        self._engine, self._renderers, self._shifts = engine, renderers, shifts or {}
         self.objective, self._evidence = objective, evidence
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
@@ -58,9 +61,9 @@ class EngineReader:
         Raises:
             EngineError: the engine takes no vectors, or a prompt does not fit.
         """
-        vectors = values[PROMPT].detach().float().cpu().numpy()
-        soft = TokenSequence.from_vectors(np.ascontiguousarray(vectors))
         for domain in dict.fromkeys(one.domain for one in episodes):
+            vectors = prompt_in(domain, values, self._shifts).detach().float().cpu().numpy()
+            soft = TokenSequence.from_vectors(np.ascontiguousarray(vectors))
             mine = [one for one in episodes if one.domain == domain]
             lists = [ScoringList(history=one.history, candidates=one.candidates, soft_prompt=soft) for one in mine]
             # No store of priors: those of a prompt that is tried once are of no use later.

@@ -22,6 +22,9 @@ PROMPT = "prompt"
 Values = Mapping[str, torch.Tensor]
 """Parameter name -> value; "prompt" is the (k, dim) soft prompt."""
 
+Shifts = Mapping[str, torch.Tensor]
+"""Domain -> (k, dim) what its prompt is, less the one that is learned; nothing for a domain that reads that one."""
+
 UserTokens = Callable[[Sequence[int]], torch.Tensor]
 """Numbers of episodes -> (len, k_user, dim) soft tokens of their users, a graph of its own at every call."""
 
@@ -59,6 +62,7 @@ class EpisodeReader:
         evidence: whether the evidence stands in the utility.
         max_tokens: of the rows read together.
         item_tokens: domain -> what gives its items tokens; their projectors are among the values that are read under.
+        shifts: of the domains' prompts.
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class EpisodeReader:
         evidence: bool = True,
         max_tokens: int = 2048,
         item_tokens: Mapping[str, ItemTokens] | None = None,
+        shifts: Shifts | None = None,
     ) -> None:
         self.coefficients = list(coefficients)
+        self.shifts = shifts or {}
         self.title_weight = title_weight
         self.category_weight = category_weight
         self._lm = lm
@@ -96,7 +102,7 @@ class EpisodeReader:
             k_user: how many a user has.
         """
         prompt = values[PROMPT]
-        placeholder = stand_in(len(prompt), prompt.shape[1])
+        placeholder = stand_in(*prompt.shape)
         own = None if user_tokens is None else stand_in(k_user, prompt.shape[1])
         requests = [
             self._renderers[one.domain]
@@ -122,9 +128,9 @@ class EpisodeReader:
 
         With `category_weight`, that much of the same behind their categories is added.
         """
-        prompt = values[PROMPT]
-        placeholder = stand_in(len(prompt), prompt.shape[1])
+        placeholder = stand_in(*values[PROMPT].shape)
         for one in episodes:
+            prompt = prompt_in(one.domain, values, self.shifts)
             request = self._renderers[one.domain].likelihood((), one.candidates, placeholder).request
             loss = mean_losses([[request]], self._sums([request], [prompt], None))[0]
             if self.category_weight:
@@ -139,7 +145,8 @@ class EpisodeReader:
         requests: Sequence[ScoringRequest],
         user_tokens: torch.Tensor | None,
     ) -> Part:
-        prompt, domain = values[PROMPT], episodes[0].domain
+        domain = episodes[0].domain
+        prompt = prompt_in(domain, values, self.shifts)
         distinct = {
             item_id: item for one in episodes for item_id, item in zip(one.candidate_ids, one.candidates, strict=True)
         }
@@ -175,7 +182,7 @@ class EpisodeReader:
         return losses.sum() + self.title_weight * title_losses(components, episodes).sum()
 
     def _category_losses(self, prompt: torch.Tensor, domain: str, lists: Sequence[Sequence[Item]]) -> torch.Tensor:
-        renderer, placeholder = self._renderers[domain], stand_in(len(prompt), prompt.shape[1])
+        renderer, placeholder = self._renderers[domain], stand_in(*prompt.shape)
         requests = [behind_category(renderer, items, placeholder) for items in lists]
         every = [request for each in requests for request in each]
         return mean_losses(requests, self._sums(every, [prompt] * len(every), None) if every else [])
@@ -212,6 +219,11 @@ class EpisodeReader:
             before = sums[row.request]
             sums[row.request] = added if before is None else before + added
         return [one for one in sums if one is not None]
+
+
+def prompt_in(domain: str, values: Values, shifts: Shifts) -> torch.Tensor:
+    """(k, dim) the prompt that lists of a domain are read behind."""
+    return values[PROMPT] + shifts[domain] if domain in shifts else values[PROMPT]
 
 
 def list_losses(

@@ -44,6 +44,9 @@ class MetaConfig(SettingsModel):
             others learn a prompt that a few steps adapt to a domain.
         objective: of the utilities of a list.
         start: folder of a soft prompt to start from; the written instruction's embeddings without it.
+        relative: what is learned is added to the written instruction of each domain, so that every domain starts from
+            its own; False learns one prompt for all, which starts from the first domain's. As `start` is, by default,
+            and True without one.
         steps: optimizer steps.
         lists_per_step: lists read forward and backward in a step, whatever the algorithm (equal compute).
         learning_rate: peak of Adam, after the warm-up; falls to a tenth along a cosine.
@@ -96,6 +99,7 @@ class MetaConfig(SettingsModel):
     algorithm: Algorithm = "pooled"
     objective: ObjectiveName = "conditional_logit"
     start: Path | None = None
+    relative: bool | None = None
     steps: int = Field(default=200, ge=1)
     lists_per_step: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=0.002, gt=0)

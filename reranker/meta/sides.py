@@ -12,7 +12,7 @@ from reranker.engines.torch_engine import TorchEngine
 from reranker.item_tokens import ItemTokens
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.objectives import Objective
-from reranker.meta.reading import EpisodeReader, tokens_at_once
+from reranker.meta.reading import EpisodeReader, Shifts, tokens_at_once
 from reranker.meta.settings import MetaConfig
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Tokenizer
@@ -36,9 +36,13 @@ class ModelSide(Protocol):
         """(len(token_ids), dim) rows of the input embedding table."""
 
     def reader(
-        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+        self,
+        renderers: Mapping[str, PromptRenderer],
+        objective: Objective,
+        item_tokens: Mapping[str, ItemTokens],
+        shifts: Shifts,
     ) -> EpisodeReader | EngineReader:
-        """What reads episodes, under the item tokens of each domain."""
+        """What reads episodes, under the item tokens and behind the prompt of each domain."""
 
     def close(self) -> None:
         """Frees the model."""
@@ -58,7 +62,11 @@ class TorchSide:
         return self._engine.embed_tokens(token_ids)
 
     def reader(
-        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+        self,
+        renderers: Mapping[str, PromptRenderer],
+        objective: Objective,
+        item_tokens: Mapping[str, ItemTokens],
+        shifts: Shifts,
     ) -> EpisodeReader:
         return EpisodeReader(
             self.packed,
@@ -68,6 +76,7 @@ class TorchSide:
             evidence=self._config.evidence,
             max_tokens=tokens_at_once(self.device),
             item_tokens=item_tokens,
+            shifts=shifts,
         )
 
     def close(self) -> None:
@@ -97,11 +106,15 @@ class EngineSide:
         return self._engine.embed_tokens(token_ids)
 
     def reader(
-        self, renderers: Mapping[str, PromptRenderer], objective: Objective, item_tokens: Mapping[str, ItemTokens]
+        self,
+        renderers: Mapping[str, PromptRenderer],
+        objective: Objective,
+        item_tokens: Mapping[str, ItemTokens],
+        shifts: Shifts,
     ) -> EngineReader:
         assert not item_tokens, "MetaConfig refuses them with es"
         return EngineReader(
-            self._engine, renderers, objective, self._config.coefficients, evidence=self._config.evidence
+            self._engine, renderers, objective, self._config.coefficients, evidence=self._config.evidence, shifts=shifts
         )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """From a configuration to a trained soft prompt on disk."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.item_tokens import projector_leaves, trained_item_tokens
 from reranker.meta.objectives import objective_named
 from reranker.meta.outer import PROMPT, RATE
-from reranker.meta.reading import EpisodeReader, tokens_at_once
+from reranker.meta.reading import EpisodeReader, Shifts, tokens_at_once
 from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.sides import EngineSide, ModelSide, TorchSide
 from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
@@ -25,6 +25,7 @@ from reranker.meta.trainer import MetaTrainer, TrainingCurve
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
+from reranker.types import ModelInfo
 
 # Hurts least: mean log p of titles -5.63 behind it, -6.37 behind a newline, -7.11 behind the mean vector; -5.22 bare
 _NEUTRAL = " "
@@ -107,8 +108,8 @@ def _train(
     renderers = {one.name: one.renderer for one in [*trained, *validated]}
     draws = torch.Generator()
     tokens = {} if config.item_tokens == "none" else _start_item_tokens(config, trained, side)
-    reader = side.reader(renderers, objective_named(config.objective, generator=draws), tokens)
-    start = _start(config, side, domains[0].renderer)
+    start = _Start.of(config, side, renderers)
+    reader = side.reader(renderers, objective_named(config.objective, generator=draws), tokens, start.shifts)
     contexts, leaves = None, {}
     if config.algorithm == "cavia":
         assert isinstance(side, TorchSide) and isinstance(reader, EpisodeReader)
@@ -116,16 +117,15 @@ def _train(
         leaves = context_leaves(_start_contexts(config, side, domains[0].renderer), side.device)
     fixed = {PROMPT, *leaves} if tokens else ()
     leaves |= projector_leaves(tokens, side.device)
-    trainer = MetaTrainer(reader, sampler, validation, start, config, out, contexts, leaves, fixed, draws)
-    vectors = trainer.run(progress, watch).float().cpu().numpy()
+    trainer = MetaTrainer(reader, sampler, validation, start.prompt, config, out, contexts, leaves, fixed, draws)
     model = side.model
-    save_peft(SoftPrompt(vectors=vectors, base_model_id=model.model_id, base_model_sha256=model.sha256), out / "prompt")
+    save_peft(start.trained(trainer.run(progress, watch), model), out / "prompt")
     if contexts is not None:
         context_map(trainer.best, model.model_id, model.sha256).save(out / "prompt" / CONTEXT_FILE)
     if tokens:
         save_item_tokens(trained_item_tokens(trainer.best, tokens, model.model_id, model.sha256), out / "prompt")
     if config.adapts_prompts:
-        rates = trainer.best.get(RATE, torch.full_like(start, config.inner_rate)).float().cpu().numpy()
+        rates = trainer.best.get(RATE, torch.full_like(start.prompt, config.inner_rate)).float().cpu().numpy()
         StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")
@@ -170,16 +170,63 @@ def _domain(source: DomainSource, config: MetaConfig, side: ModelSide, replayed:
     return replayed[source].read_by(renderer, config.reranker.references, config.seed)
 
 
-def _start(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> torch.Tensor:
-    k = config.reranker.soft_tokens
-    if config.start is None:
-        prompt = SoftPrompt.from_instruction(side, renderer.instruction_token_ids(), k)
-    else:
-        prompt = load_peft(config.start)
-        prompt.require_model(side.model)
-        if len(prompt) != k:
-            raise ConfigError(f"the prompt in {config.start} has {len(prompt)} tokens, reranker.soft_tokens is {k}")
-    return torch.from_numpy(prompt.vectors.copy()).to(side.device)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Start:
+    """Where a prompt starts.
+
+    Attributes:
+        prompt: (k, dim) in the first domain.
+        shifts: what the other domains' own instructions add to it, where the prompt is relative to them.
+        written: (k, dim) the first domain's instruction, which is no part of a relative prompt; else None.
+    """
+
+    prompt: torch.Tensor
+    shifts: Shifts
+    written: torch.Tensor | None
+
+    @classmethod
+    def of(cls, config: MetaConfig, side: ModelSide, renderers: Mapping[str, PromptRenderer]) -> "_Start":
+        """By the settings; the first of the renderers is the first domain's.
+
+        Raises:
+            PromptError: `config.start` holds no prompt for this model.
+            ConfigError: it has another length than the settings say, or is relative where they say it is not.
+        """
+        k = config.reranker.soft_tokens
+        given = None if config.start is None else load_peft(config.start)
+        if given is not None:
+            given.require_model(side.model)
+            if len(given) != k:
+                raise ConfigError(f"the prompt in {config.start} has {len(given)} tokens, reranker.soft_tokens is {k}")
+            if config.relative not in (None, given.relative):
+                kind = "relative to the written instructions" if given.relative else "one for all domains"
+                raise ConfigError(f"the prompt in {config.start} is {kind}, but relative is {config.relative}")
+        relative = config.relative is not False if given is None else given.relative
+        written = {
+            domain: torch.from_numpy(SoftPrompt.from_instruction(side, one.instruction_token_ids(), k).vectors.copy())
+            for domain, one in renderers.items()
+        }
+        first = next(iter(written.values()))
+        prompt = first if given is None else torch.from_numpy(given.vectors.copy())
+        if not relative:
+            return cls(prompt=prompt.to(side.device), shifts={}, written=None)
+        return cls(
+            prompt=(first if given is None else first + prompt).to(side.device),
+            shifts={domain: (one - first).to(side.device) for domain, one in written.items()},
+            written=first,
+        )
+
+    def trained(self, prompt: torch.Tensor, model: ModelInfo) -> SoftPrompt:
+        """What came of the prompt, as it is saved."""
+        vectors = prompt.float().cpu()
+        if self.written is not None:
+            vectors = vectors - self.written
+        return SoftPrompt(
+            vectors=vectors.numpy(),
+            base_model_id=model.model_id,
+            base_model_sha256=model.sha256,
+            relative=self.written is not None,
+        )
 
 
 def _start_contexts(config: MetaConfig, side: ModelSide, renderer: PromptRenderer) -> ContextMap:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from reranker.cli.app import app
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import PromptError
+from reranker.prompting import TemplateSet
 from reranker.softprompt import PromptBank, SoftPrompt, save_peft
 from tests.engines.models import save_tiny_model
 
@@ -52,6 +53,26 @@ def test_diff_by_hand(tmp_path: Path) -> None:
         "  1  cosine 0.0000  moved 1.4142",
         "all  cosine 0.9615  moved 0.2774",
     ]
+
+
+def test_show_adds_a_relative_prompt_to_an_instruction(tiny: Path, tmp_path: Path) -> None:
+    engine = TorchEngine(tiny, device="cpu")
+    save_peft(SoftPrompt(vectors=np.zeros((3, engine.model.dim)), relative=True), tmp_path / "prompt")
+    assert "relative" in run("list", tmp_path / "prompt")
+    shown = run("show", tmp_path / "prompt", "--model", tiny, "--nearest", 1, "--family", "movies").splitlines()[1:]
+    ids = engine.tokenizer.encode(TemplateSet.load("movies").render("instruction"))[:3]
+    assert [line.split("  ")[-1] for line in shown] == [f"{engine.tokenizer.decode([token])!r} 1.00" for token in ids]
+
+
+def test_the_shipped_prompt_is_called_default() -> None:
+    assert run("list", "default").split("\t")[1:3] == ["smollm2-135m", "16 tokens x 576, relative"]
+
+
+def test_diff_of_two_kinds(tmp_path: Path) -> None:
+    save_peft(SoftPrompt(vectors=np.ones((2, 2))), tmp_path / "a")
+    save_peft(SoftPrompt(vectors=np.ones((2, 2)), relative=True), tmp_path / "b")
+    with pytest.raises(PromptError, match=r"only .*b is relative"):
+        run("diff", tmp_path / "a", tmp_path / "b")
 
 
 def test_a_folder_without_prompts(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from candidate_gen import PopularityRecall
-from reranker import Dataset, Reranker, RerankerConfig, load_dataset
+from reranker import Dataset, Reranker, load_dataset
 from reranker.demo import run_demo
 from reranker.engines.torch_engine import TorchEngine
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LabelScoring, LikelihoodScoring, ScoringList
+from reranker.softprompt import PromptBank, SoftPrompt, load_peft
+from reranker.trained import SHIPPED
 
 pytestmark = pytest.mark.model
 
@@ -51,8 +53,9 @@ def test_order_in_does_not_change_scores_out(engine, data, read_out):
 
 def test_fit_save_load_rerank(engine, data, tmp_path):
     recall = PopularityRecall().fit(data.interactions)
-    config = RerankerConfig(engine="torch", dtype="float32", n_candidates=40, fit_users=10)
-    reranker = Reranker(config, engine).fit(data, recall)
+    reranker = Reranker.from_pretrained(
+        "default", engine=engine, scoring="likelihood", dtype="float32", n_candidates=40, fit_users=10, moments=1
+    ).fit(data, recall)
     lists = recall.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
     ranked = reranker.rerank(lists, order="fused")
     assert ranked["score"].nunique() == 16
@@ -64,6 +67,10 @@ def test_fit_save_load_rerank(engine, data, tmp_path):
     reranker.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle", engine=engine)
     pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused"), ranked, check_exact=True)
+
+    instruction = SoftPrompt.from_instruction(engine, reranker.reader.renderer.instruction_token_ids(), 16)
+    kept = PromptBank.load(tmp_path / "bundle" / "prompts").resolve("movies")
+    np.testing.assert_array_equal(kept.vectors, load_peft(SHIPPED).beside(instruction).vectors)
 
 
 @pytest.mark.slow  # 100 s on two busy cores; `make demo` runs the same code
