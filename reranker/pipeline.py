@@ -23,7 +23,7 @@ from reranker.personal import AdaptReport, ContextMap, Support
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.reader import Reader
-from reranker.softprompt import PromptBank, load_peft
+from reranker.softprompt import PromptBank
 from reranker.tables import (
     ITEM,
     RANK,
@@ -36,7 +36,7 @@ from reranker.tables import (
     validate_items,
 )
 from reranker.teaching import read_folds
-from reranker.trained import SHIPPED, Trained
+from reranker.trained import DEFAULT, UNTRAINED, Trained
 from reranker.types import IntArray, ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,10 @@ class Reranker:
 
         Args:
             name: "default", which reads by likelihood behind the shipped prompt where the base model is the one it was
-                made for; or a directory with a soft prompt in PEFT format to start from. What `meta-train` writes
-                beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users contexts of their own,
-                `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was trained on.
+                made for; "untrained", which never does; or a directory with a soft prompt to start from. What
+                `meta-train` writes beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users
+                contexts of their own, `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was
+                trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
             settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `moments` 1 where a
                 prompt was trained: it may have been taught by the choices before the newest, and weights that are
@@ -94,15 +95,15 @@ class Reranker:
             PromptError: `name` is a directory without a usable soft prompt.
         """
         engine, settings = _named_engine(engine, settings)
-        is_trained = str(name) != "default"
-        trained = Trained.load(Path(name)) if is_trained else Trained()
+        is_trained = str(name) not in (DEFAULT, UNTRAINED)
         runs = str(settings.get("engine", "auto")) if engine is None else engine.name
         defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
         settings = {**defaults, **settings}
         config = RerankerConfig.from_mapping(settings)
-        ships = not is_trained and "likelihood" in config.scoring
-        prompts = PromptBank(meta=trained.prompt, shipped=load_peft(SHIPPED) if ships else None)
-        return cls(config, engine, prompts, trained.contexts, trained.item_tokens)
+        trained = Trained.load(Path(name)) if is_trained else Trained()
+        if str(name) == DEFAULT:
+            trained = Trained.default(config.scoring)
+        return cls(config, engine, trained.bank, trained.contexts, trained.item_tokens)
 
     @property
     def item_tokens(self) -> Mapping[str, ItemTokens]:
@@ -454,7 +455,7 @@ class Reranker:
                 evidence=data.evidence,
                 references=data.references,
                 blend=blend,
-                prompts=reader.prompts,
+                prompts=reader.prompts_to_keep(),
                 priors=reader.priors,
                 recall=self.recall,
                 contexts=reader.contexts,

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ class Reader:
     Args:
         config: model, engine, read-out and prompt settings.
         domain: picks the template family and the soft prompt.
-        prompts: soft prompts; filled with the instruction's embeddings when there is none for the domain.
+        prompts: soft prompts; the instruction's embeddings stand in where there is none for the domain.
         priors: kept likelihoods of titles.
         engine: a ready engine; by default the one `config` names, loaded on first use.
         model: the model that `priors` and everything fitted belong to; another one is refused.
@@ -91,6 +92,7 @@ class Reader:
         self._model = model
         self._renderer: PromptRenderer | None = None
         self._scoring: Scoring | None = None
+        self._written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
         self._of_texts: Reader | None = None
         self._packed: PackedLM | None = None
         self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
@@ -183,9 +185,18 @@ class Reader:
             return self._of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
-        """The domain's soft tokens: the embeddings of the written instruction, a trained prompt, or their sum where the
-        prompt is relative. The shipped prompt is one of `soft_tokens` tokens for one base model; where either is
-        another, the instruction stands alone.
+        """The domain's soft tokens, as `prompt` has them.
+
+        Raises:
+            PromptError: the prompt was made for another model.
+        """
+        found = self.prompt()
+        return None if found is None else found.as_sequence()
+
+    def prompt(self) -> SoftPrompt | None:
+        """What the domain's lists are read behind: the embeddings of the written instruction, a trained prompt, or
+        their sum where the prompt is relative. The shipped prompt is one of `soft_tokens` tokens for one base model;
+        where either is another, the instruction stands alone.
 
         Raises:
             PromptError: the prompt was made for another model.
@@ -193,16 +204,26 @@ class Reader:
         if self.config.soft_tokens == 0:
             return None
         found, shipped, length = self.prompts.resolve(self.domain), self.prompts.shipped, self.config.soft_tokens
-        if found is None and shipped is not None and shipped.is_for(self.engine.model) and len(shipped) == length:
-            found = shipped
         if found is not None:
             found.require_model(self.engine.model)
             length = len(found)
-        if found is None or found.relative:
-            written = SoftPrompt.from_instruction(self.engine, self.renderer.instruction_token_ids(), length)
-            found = written if found is None else found.beside(written)
-            self.prompts.add_domain(self.domain, found)
-        return found.as_sequence()
+        elif shipped is not None and len(shipped) == length and shipped.is_for(self.engine.model):
+            found = shipped
+        if found is not None and not found.relative:
+            return found
+        with self._loading:
+            if self._written is None or self._written[0] is not found:
+                written = SoftPrompt.from_instruction(self.engine, self.renderer.instruction_token_ids(), length)
+                self._written = found, written if found is None else found.beside(written)
+            return self._written[1]
+
+    def prompts_to_keep(self) -> PromptBank:
+        """The prompts, and among them what this domain was read behind: a later instruction may be written otherwise,
+        and a later version of the product may ship another prompt."""
+        kept = replace(self.prompts, domains=dict(self.prompts.domains))
+        if self._written is not None:
+            kept.add_domain(self.domain, self._written[1])
+        return kept
 
     def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
         """The user's own soft tokens.

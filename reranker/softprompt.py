@@ -20,9 +20,13 @@ from reranker.types import ModelInfo, TokenSequence, UserId
 
 Level = Literal["user", "domain", "meta"]
 
-_CONFIG, _WEIGHTS, _KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+SHIPPED = Path(__file__).parent / "trained_prompts" / "smollm2-135m"
+"""The soft prompt that comes with the product, for the default base model: docs/default-prompt.md."""
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KEY = "prompt_embeddings"
+_RELATIVE_KEY = "added_to_instruction"  # PEFT must not take these for a prompt
 _INDEX = "index.json"
-_RELATIVE = "relative_to"
 
 
 class TokenEmbedder(Protocol):
@@ -89,8 +93,9 @@ class SoftPrompt:
         return replace(self, vectors=instruction.vectors + self.vectors, relative=False)
 
     def is_for(self, model: ModelInfo) -> bool:
-        """Whether it was made for a base model of this name and width."""
-        return (self.base_model_id, self.dim) == (model.model_id, model.dim)
+        """Whether it was made for a base model of these weights, or of this name (another conversion of them)."""
+        same_weights = bool(model.sha256) and self.base_model_sha256 == model.sha256
+        return (same_weights or self.base_model_id == model.model_id) and self.dim == model.dim
 
     def require_model(self, model: ModelInfo) -> None:
         """Raises PromptError when the prompt was made for another model than `model`."""
@@ -146,8 +151,8 @@ class PromptBank:
         meta: for domains that have none of their own.
         domains: by the domain's name.
         users: by user.
-        shipped: what comes with the product, for domains that have no prompt at all; it is not saved, and other models
-            than its own go without.
+        shipped: what comes with the product, for domains that have no prompt at all; other models than its own go
+            without. A saved bank notes that there is one, and gets that of the product that loads it.
     """
 
     meta: SoftPrompt | None = None
@@ -220,13 +225,15 @@ class PromptBank:
                 bank.add_domain(domain, load_peft(directory / folder))
             for user_id, folder in index["users"]:
                 bank.add_user(user_id, load_peft(directory / folder))
+            if index.get("shipped"):
+                bank.shipped = load_peft(SHIPPED)
         except (KeyError, TypeError, ValueError) as error:
             raise PromptError(f"{directory / _INDEX} is damaged ({error!r}): save the bank again") from error
         return bank
 
     def _write(self, directory: Path) -> None:
         # Folders are numbered because domains and user ids may not be legal file names.
-        index: dict[str, Any] = {"meta": None, "domains": [], "users": []}
+        index: dict[str, Any] = {"meta": None, "domains": [], "users": [], "shipped": self.shipped is not None}
         if self.meta is not None:
             index["meta"] = "meta"
             save_peft(self.meta, directory / "meta")
@@ -250,9 +257,9 @@ class PromptBank:
 def save_peft(prompt: SoftPrompt, directory: Path) -> None:
     """Writes a PEFT PROMPT_TUNING checkpoint: adapter_config.json and adapter_model.safetensors.
 
-    `peft.PeftModel.from_pretrained(model, directory)` loads it; of a relative prompt that is what is added to an
-    instruction, which PEFT does not know. Name, weights' hash and what it is relative to travel in the safetensors
-    metadata. Nothing is ever half written: a folder is filled beside `directory` and renamed.
+    `peft.PeftModel.from_pretrained(model, directory)` loads it, and refuses a relative one, which is no prompt without
+    an instruction. Name and weights' hash travel in the safetensors metadata. Nothing is ever half written: a folder is
+    filled beside `directory` and renamed.
 
     Raises:
         PromptError: `directory` holds something else than such a checkpoint.
@@ -274,11 +281,10 @@ def save_peft(prompt: SoftPrompt, directory: Path) -> None:
         "inference_mode": True,
     }
     notes = {"format": "pt", "name": prompt.name, "base_model_sha256": prompt.base_model_sha256}
-    notes |= {_RELATIVE: "instruction"} if prompt.relative else {}
 
     def write(fresh: Path) -> None:
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-        write_tensors(fresh / _WEIGHTS, {_KEY: prompt.vectors}, notes)
+        write_tensors(fresh / _WEIGHTS, {_RELATIVE_KEY if prompt.relative else _KEY: prompt.vectors}, notes)
 
     _replace_directory(directory, write)
 
@@ -297,7 +303,8 @@ def load_peft(directory: Path) -> SoftPrompt:
     try:
         with safe_open(path, framework="np") as file:
             keys, notes = list(file.keys()), file.metadata() or {}
-            vectors = file.get_tensor(_KEY).astype(np.float32) if _KEY in keys else None
+            (key, *_) = [one for one in (_RELATIVE_KEY, _KEY) if one in keys] or [""]
+            vectors = file.get_tensor(key).astype(np.float32) if key else None
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise PromptError(
             f"{path} cannot be read ({error}): it is missing or damaged, save the prompt again"
@@ -312,7 +319,7 @@ def load_peft(directory: Path) -> SoftPrompt:
         name=notes.get("name", directory.name),
         base_model_id=str(config.get("base_model_name_or_path") or ""),
         base_model_sha256=notes.get("base_model_sha256", ""),
-        relative=_RELATIVE in notes,
+        relative=_RELATIVE_KEY in keys,
     )
 
 

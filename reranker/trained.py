@@ -8,15 +8,14 @@ from pathlib import Path
 
 from reranker.item_tokens import ItemTokens, load_item_tokens
 from reranker.personal import CONTEXT_FILE, ContextMap
-from reranker.softprompt import SoftPrompt, load_peft
+from reranker.softprompt import SHIPPED, PromptBank, SoftPrompt, load_peft
 
-SHIPPED = Path(__file__).parent / "trained_prompts" / "smollm2-135m"
-"""The soft prompt that comes with the product, for the default base model: docs/default-prompt.md."""
+DEFAULT, UNTRAINED = "default", "untrained"
 
 
 def folder_of(name: str | Path) -> Path:
-    """Where a prompt lies: the shipped one for "default", else the folder itself."""
-    return SHIPPED if str(name) == "default" else Path(name)
+    """Where a prompt lies: the shipped one for "default", unless there is a folder of that name."""
+    return SHIPPED if str(name) == DEFAULT and not Path(name).exists() else Path(name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,13 +24,25 @@ class Trained:
 
     Attributes:
         prompt: the soft prompt; None is the embeddings of the written instruction.
+        shipped: what stands in for it where the model is the one it was made for.
         contexts: what makes users' contexts soft tokens; None gives users none.
         item_tokens: domain -> what makes its item vectors soft tokens.
     """
 
     prompt: SoftPrompt | None = None
+    shipped: SoftPrompt | None = None
     contexts: ContextMap | None = None
     item_tokens: Mapping[str, ItemTokens] = field(default_factory=dict)
+
+    @classmethod
+    def default(cls, scoring: str) -> "Trained":
+        """What a read-out starts from: the shipped prompt, where it was trained for that."""
+        return cls(shipped=load_peft(SHIPPED) if "likelihood" in scoring else None)
+
+    @property
+    def bank(self) -> PromptBank:
+        """The prompts, for any domain."""
+        return PromptBank(meta=self.prompt, shipped=self.shipped)
 
     @classmethod
     def load(cls, directory: Path) -> "Trained":
@@ -51,6 +62,7 @@ class Trained:
     def sha256(self) -> str:
         """Hash of all values; "" where nothing was trained."""
         parts = [f"prompt:{self.prompt.sha256}"] if self.prompt else []
+        parts += [f"shipped:{self.shipped.sha256}"] if self.shipped else []
         parts += [f"contexts:{self.contexts.sha256}"] if self.contexts else []
         parts += [f"{domain}:{one.sha256}" for domain, one in sorted(self.item_tokens.items())]
         return hashlib.sha256("|".join(parts).encode()).hexdigest() if parts else ""

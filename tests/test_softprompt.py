@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import PromptError
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.softprompt import PromptBank, SoftPrompt, load_peft, save_peft
+from reranker.softprompt import SHIPPED, PromptBank, SoftPrompt, load_peft, save_peft
 from reranker.types import ModelInfo
 
 
@@ -76,15 +77,28 @@ def test_a_relative_prompt_is_added_by_hand(tmp_path: Path) -> None:
     assert (whole.vectors.tolist(), whole.relative, whole.base_model_id) == ([[11, 12], [23, 24]], False, "tiny")
     save_peft(relative, tmp_path / "relative")
     assert load_peft(tmp_path / "relative").relative
+    assert "prompt_embeddings" not in load_file(tmp_path / "relative" / "adapter_model.safetensors")  # PEFT's name
     save_peft(whole, tmp_path / "whole")
     assert not load_peft(tmp_path / "whole").relative
     assert relative.sha256 != SoftPrompt(vectors=relative.vectors).sha256
 
 
-def test_what_ships_is_not_saved_with_a_bank(tmp_path: Path) -> None:
+def test_a_bank_notes_that_a_prompt_ships_and_gets_that_of_the_product(tmp_path: Path) -> None:
     PromptBank(shipped=prompt()).save(tmp_path / "bank")
-    assert PromptBank.load(tmp_path / "bank").resolve("movies") is None
-    assert PromptBank(shipped=prompt()).resolve("movies") is None
+    loaded = PromptBank.load(tmp_path / "bank")
+    assert loaded.resolve("movies") is None and loaded.shipped is not None
+    assert loaded.shipped.sha256 == load_peft(SHIPPED).sha256
+    PromptBank().save(tmp_path / "none")
+    assert PromptBank.load(tmp_path / "none").shipped is None
+
+
+def test_whose_prompt_it_is() -> None:
+    made = SoftPrompt(vectors=np.ones((2, 3)), base_model_id="tiny", base_model_sha256="aa")
+    assert made.is_for(model()) and made.is_for(model(sha256="bb"))  # of that name, however it was converted
+    assert made.is_for(replace(model(), model_id="/some/folder"))
+    assert not made.is_for(replace(model(sha256="bb"), model_id="/some/folder"))
+    assert not made.is_for(replace(model(sha256=""), model_id="/some/folder"))
+    assert not made.is_for(model(dim=4))
 
 
 def test_a_prompt_of_another_model_is_refused() -> None:

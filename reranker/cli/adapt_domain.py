@@ -19,7 +19,7 @@ from reranker.cli.options import (
 
 
 def adapt_domain(
-    start: Annotated[str, typer.Option("--start", help="folder of a prompt that `meta-train` wrote; or default")],
+    start: Annotated[str, typer.Option("--start", help="a prompt that `meta-train` wrote, default, or untrained")],
     out: Annotated[Path, typer.Option("--out", help="folder for the domain's prompt")],
     interactions: InteractionsOption = None,
     items: ItemsOption = None,
@@ -62,7 +62,7 @@ def adapt_domain(
             seed=seed,
         )
     )
-    sizes = None if start == "default" else StepSizes.beside(Path(start))
+    sizes = StepSizes.beside(Path(start))
     adapted = run(reranker, data, sizes=sizes, settings=adaptation, progress=True)
     adapted.save(out)
     typer.echo(f"{adapted.in_words()}; prompt in {out}")

@@ -88,6 +88,7 @@ def evaluate(
     from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
     from reranker.evaluation.table import comparison_table
     from reranker.reader import engine_of
+    from reranker.trained import Trained
 
     if list_systems:
         for name, words in SYSTEMS.items():
@@ -104,7 +105,8 @@ def evaluate(
         return
     scoring = scoring or default_read_out(engine or "auto", trained=False)
     config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scoring=scoring))
-    suite = Suite(config, lambda: engine_of(config), fit_users, progress=True)
+    trained = {data.domain: Trained.default(config.scoring)}
+    suite = Suite(config, lambda: engine_of(config), fit_users, progress=True, trained=trained)
     names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))
     settings = Settings(
         candidates=lengths,

@@ -35,7 +35,8 @@ def fit(
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
     prompt: Annotated[
-        str, typer.Option("--prompt", help="folder of a trained prompt, as `reranker meta-train` writes it")
+        str,
+        typer.Option("--prompt", help="folder of a trained prompt, as `meta-train` writes it; default; untrained"),
     ] = "default",
     item_vectors: Annotated[
         Path | None,

@@ -170,7 +170,7 @@ class Readings:
             self._readers[domain] = Reader(
                 self.config,
                 self.families.get(domain, domain),
-                PromptBank(meta=trained.prompt),
+                trained.bank if "likelihood" in self.config.read_outs else PromptBank(meta=trained.prompt),
                 engine=self._engine,
                 contexts=trained.contexts,
                 item_tokens=trained.item_tokens.get(domain),

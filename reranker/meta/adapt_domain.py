@@ -164,12 +164,10 @@ def adapt_domain(
             f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "
             "cannot be adapted under them: adapt the prompt first, then train item tokens from it (`start`)"
         )
-    engine = reranker.reader.engine  # loaded once, then shared
+    _ = reranker.reader.engine  # loaded once, then shared
     reader = reranker.reader.for_domain(data.domain)
-    reader.soft_prompt()
-    start = reader.prompts.resolve(data.domain)
+    start = reader.prompt()
     assert start is not None
-    start.require_model(engine.model)
     if sizes is not None:
         sizes.require_prompt(start)
     domain = TaskDomain.build(

@@ -25,6 +25,7 @@ from reranker.meta.trainer import MetaTrainer, TrainingCurve
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.prompting import PromptRenderer, family_for_domain
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
+from reranker.trained import folder_of
 from reranker.types import ModelInfo
 
 # Hurts least: mean log p of titles -5.63 behind it, -6.37 behind a newline, -7.11 behind the mean vector; -5.22 bare
@@ -193,7 +194,7 @@ class _Start:
             ConfigError: it has another length than the settings say, or is relative where they say it is not.
         """
         k = config.reranker.soft_tokens
-        given = None if config.start is None else load_peft(config.start)
+        given = None if config.start is None else load_peft(folder_of(config.start))
         if given is not None:
             given.require_model(side.model)
             if len(given) != k:
@@ -202,27 +203,28 @@ class _Start:
                 kind = "relative to the written instructions" if given.relative else "one for all domains"
                 raise ConfigError(f"the prompt in {config.start} is {kind}, but relative is {config.relative}")
         relative = config.relative is not False if given is None else given.relative
-        written = {
-            domain: torch.from_numpy(SoftPrompt.from_instruction(side, one.instruction_token_ids(), k).vectors.copy())
-            for domain, one in renderers.items()
-        }
-        first = next(iter(written.values()))
-        prompt = first if given is None else torch.from_numpy(given.vectors.copy())
+
+        def instruction(renderer: PromptRenderer) -> torch.Tensor:
+            written = SoftPrompt.from_instruction(side, renderer.instruction_token_ids(), k)
+            return torch.from_numpy(written.vectors.copy()).to(side.device)
+
+        learned = None if given is None else torch.from_numpy(given.vectors.copy()).to(side.device)
+        if learned is not None and not relative:
+            return cls(prompt=learned, shifts={}, written=None)
+        first = instruction(next(iter(renderers.values())))
         if not relative:
-            return cls(prompt=prompt.to(side.device), shifts={}, written=None)
+            return cls(prompt=first, shifts={}, written=None)
         return cls(
-            prompt=(first if given is None else first + prompt).to(side.device),
-            shifts={domain: (one - first).to(side.device) for domain, one in written.items()},
+            prompt=first if learned is None else first + learned,
+            shifts={domain: instruction(one) - first for domain, one in renderers.items()},
             written=first,
         )
 
     def trained(self, prompt: torch.Tensor, model: ModelInfo) -> SoftPrompt:
         """What came of the prompt, as it is saved."""
-        vectors = prompt.float().cpu()
-        if self.written is not None:
-            vectors = vectors - self.written
+        vectors = prompt if self.written is None else prompt - self.written
         return SoftPrompt(
-            vectors=vectors.numpy(),
+            vectors=vectors.float().cpu().numpy(),
             base_model_id=model.model_id,
             base_model_sha256=model.sha256,
             relative=self.written is not None,

@@ -258,7 +258,8 @@ class MetaTrainer:
         if not path.exists():
             return
         kept = torch.load(path, weights_only=True, map_location="cpu")  # a run may go on elsewhere
-        if MetaConfig.model_validate_json(kept["config"]) != self.config:
+        asked = {"relative": False, **json.loads(kept["config"])}  # there was nothing else before it was a setting
+        if MetaConfig.model_validate(asked) != self.config:
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
             )

@@ -75,6 +75,13 @@ def test_diff_of_two_kinds(tmp_path: Path) -> None:
         run("diff", tmp_path / "a", tmp_path / "b")
 
 
+def test_diff_takes_what_a_bundles_domain_made_of_a_relative_prompt(tmp_path: Path) -> None:
+    whole, relative = SoftPrompt(vectors=np.array([[3, 4]])), SoftPrompt(vectors=np.array([[1, 1]]), relative=True)
+    PromptBank(meta=relative, domains={"books": whole}).save(tmp_path / "bank")
+    save_peft(whole, tmp_path / "whole")
+    assert run("diff", tmp_path / "bank", tmp_path / "whole").splitlines()[-1] == "all  cosine 1.0000  moved 0.0000"
+
+
 def test_a_folder_without_prompts(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="holds no soft prompt"):
         run("list", tmp_path)

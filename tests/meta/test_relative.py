@@ -1,5 +1,6 @@
 """Prompts that are relative to each domain's written instruction: learned, kept, read, shipped."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, PromptError
+from reranker.evaluation.readings import Readings
 from reranker.meta.contexts import ContextReader, context_leaves
 from reranker.meta.engine_reading import EngineReader
 from reranker.meta.objectives import conditional_logit
@@ -27,7 +29,7 @@ from reranker.personal import ContextMap
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.reader import Reader
 from reranker.softprompt import PromptBank, SoftPrompt, load_peft, save_peft
-from reranker.trained import SHIPPED
+from reranker.trained import SHIPPED, Trained
 from tests.engines.models import save_tiny_model
 from tests.meta.toys import circle, saved
 
@@ -175,8 +177,9 @@ def test_a_relative_prompt_is_read_beside_the_domains_instruction(engine: TorchE
         assert soft is not None
         renderer = PromptRenderer.from_settings(PromptSettings(family=family), engine.tokenizer)
         np.testing.assert_allclose(soft.vectors, (written(engine, renderer) + offset()).numpy(), atol=1e-6)
-        kept = reader.prompts.resolve(domain)
-        assert kept is not None and not kept.relative  # a bundle keeps what was read
+        kept = reader.prompts_to_keep()
+        np.testing.assert_array_equal(kept.domains[domain].vectors, soft.vectors)  # a bundle keeps what was read
+        assert kept.meta is relative and not reader.prompts.domains
 
 
 def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
@@ -212,6 +215,37 @@ def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scoring
     reranker = Reranker.from_pretrained("default", engine="torch", scoring=scoring)
     assert (reranker.reader.prompts.shipped is not None) == ships
     assert reranker.config.moments == RerankerConfig().moments  # your data did not teach it
+
+
+@pytest.mark.parametrize("name", ["default", "untrained"])
+def test_nothing_is_shipped_to_who_wants_none(name: str) -> None:
+    reranker = Reranker.from_pretrained(name, engine="torch", scoring="likelihood")
+    assert (reranker.reader.prompts.shipped is None) == (name == "untrained")
+
+
+def test_a_run_from_before_there_were_relative_prompts_goes_on_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    meta_train(settings(tmp_path, tiny, relative=False), tmp_path / "out")
+    path = tmp_path / "out" / "checkpoint.pt"
+    kept = torch.load(path, weights_only=True)
+    kept["config"] = json.dumps({name: one for name, one in json.loads(kept["config"]).items() if name != "relative"})
+    torch.save(kept, path)
+    with pytest.raises(ConfigError, match="made with other settings"):
+        meta_train(settings(tmp_path, tiny), tmp_path / "out")
+    assert not load_peft(meta_train(settings(tmp_path, tiny, relative=False), tmp_path / "out").prompt).relative
+
+
+def test_the_judge_of_the_command_line_reads_what_fit_would() -> None:
+    engine = ScriptedEngine(dim=8)
+    small = SoftPrompt(vectors=np.ones((16, 8)), base_model_id="scripted", relative=True)
+    for scoring, ships in (("likelihood", True), ("labels", False)):
+        config = RerankerConfig(engine="scripted", scoring=scoring)
+        alone, behind = (
+            Readings(engine, config, trained={"movies": one}).reader("movies").soft_prompt()
+            for one in (Trained(), Trained(shipped=small))
+        )
+        assert alone is not None and behind is not None
+        assert np.array_equal(behind.vectors, alone.vectors + ships)
+    assert Trained.default("likelihood").sha256 != Trained.default("labels").sha256 == ""
 
 
 def test_a_relative_prompt_is_no_sequence_yet() -> None:
