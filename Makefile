@@ -1,5 +1,6 @@
 # make demo       see it rerank real lists          make test       every check that needs no GPU
 # make test-slow  the slow tests                    make lint       formatting, types, layers only
+# make test-examples  the examples that fit on ml-100k
 # make test-adapters  the adapters in .venv-adapters: RecTools and LlamaIndex need other packages than vLLM does
 # make test-clients   Cohere's and LiteLLM's clients and schemathesis against the endpoint, in .venv-clients
 # On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
@@ -14,7 +15,7 @@ STAMP := .venv/.stamp-$(EXTRA)
 # implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-adapters test-clients lint clean
+.PHONY: demo test test-slow test-examples test-adapters test-clients lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -26,6 +27,9 @@ test: lint
 test-slow: $(STAMP)
 	@$(PIP) install -qq -e ".[ray,browser]"
 	$(BIN)/pytest -q -m "slow and not gpu"
+
+test-examples: $(STAMP)
+	$(BIN)/pytest -q -m slow tests/test_examples.py
 
 test-adapters:
 	@test -x .venv-adapters/bin/python || $(PYTHON) -m venv .venv-adapters

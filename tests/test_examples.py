@@ -24,8 +24,12 @@ SHOWN = {
 }
 
 
+SLOW = {"bring_your_own_recall", "implicit_recommend"}  # half a minute and one, for they fit; `make test-examples`
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
 @pytest.mark.model
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in NAMES])
 def test_it_runs(name: str) -> None:
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")

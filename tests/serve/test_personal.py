@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import numpy as np
@@ -164,15 +165,19 @@ def test_texts_are_ranked_under_the_users_context(server, reranker, store):
 def test_what_a_kill_interrupted_is_done_at_the_next_start(reranker, tmp_path):
     bundle, users = tmp_path / "bundle", tmp_path / "users.db"
     reranker.save(bundle)
-    server = Process(bundle, "--users-db", users)
-    wanted = [f"user{number}" for number in range(12)]
-    for user in wanted:
-        did(server.url, user, "g1i0", "g2i0")
-    server.end(signal.SIGKILL)
-    left = SqliteUserStore(users)
-    states = left.get(wanted)
-    left.close()
-    assert len(states) == 12 and sum(state.support == 0 for state in states.values()) > 0
+    for attempt in range(5):  # a machine that is fast enough has adapted them all before the signal arrives
+        server = Process(bundle, "--users-db", users)
+        wanted = [f"user{attempt}-{number}" for number in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(partial(did, server.url), wanted, ["g1i0"] * 12, ["g2i0"] * 12))
+        server.end(signal.SIGKILL)
+        left = SqliteUserStore(users)
+        states = left.get(wanted)
+        left.close()
+        assert len(states) == 12
+        if interrupted := sum(state.support == 0 for state in states.values()):
+            break
+    assert interrupted > 0
     server = Process(bundle, "--users-db", users)
     try:
         for user in wanted:
