@@ -100,9 +100,7 @@ class Reranker:
         defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
         settings = {**defaults, **settings}
         config = RerankerConfig.from_mapping(settings)
-        trained = Trained.load(Path(name)) if is_trained else Trained()
-        if str(name) == DEFAULT:
-            trained = Trained.default(config.scoring)
+        trained = Trained.named(name, config.scoring)
         return cls(config, engine, trained.bank, trained.contexts, trained.item_tokens)
 
     @property

@@ -303,8 +303,9 @@ def load_peft(directory: Path) -> SoftPrompt:
     try:
         with safe_open(path, framework="np") as file:
             keys, notes = list(file.keys()), file.metadata() or {}
-            (key, *_) = [one for one in (_RELATIVE_KEY, _KEY) if one in keys] or [""]
-            vectors = file.get_tensor(key).astype(np.float32) if key else None
+            relative = _RELATIVE_KEY in keys
+            key = _RELATIVE_KEY if relative else _KEY
+            vectors = file.get_tensor(key).astype(np.float32) if key in keys else None
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise PromptError(
             f"{path} cannot be read ({error}): it is missing or damaged, save the prompt again"
@@ -319,7 +320,7 @@ def load_peft(directory: Path) -> SoftPrompt:
         name=notes.get("name", directory.name),
         base_model_id=str(config.get("base_model_name_or_path") or ""),
         base_model_sha256=notes.get("base_model_sha256", ""),
-        relative=_RELATIVE_KEY in keys,
+        relative=relative,
     )
 
 

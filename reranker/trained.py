@@ -39,6 +39,17 @@ class Trained:
         """What a read-out starts from: the shipped prompt, where it was trained for that."""
         return cls(shipped=load_peft(SHIPPED) if "likelihood" in scoring else None)
 
+    @classmethod
+    def named(cls, name: str | Path, scoring: str) -> "Trained":
+        """What "default" is for a read-out, nothing for "untrained", else what lies in a folder of that name.
+
+        Raises:
+            PromptError: as `load` does.
+        """
+        if str(name) == DEFAULT:
+            return cls.default(scoring)
+        return cls() if str(name) == UNTRAINED else cls.load(Path(name))
+
     @property
     def bank(self) -> PromptBank:
         """The prompts, for any domain."""

@@ -102,9 +102,8 @@ def _found(where: Path) -> list[tuple[str, str, SoftPrompt]]:
 
 def _single(where: Path) -> SoftPrompt:
     found = _found(where)
-    domains = [one for one in found if one[0] == "domain"]
-    if len(domains) == 1 and all(one[2].relative for one in found if one[0] == "meta"):
-        return domains[0][2]  # of a bundle: what its domain made of the relative prompt beside it
+    if len(found) == 2 and found[0][0] == "meta" and found[0][2].relative:
+        del found[0]  # of a bundle: beside it stands what its domain made of it
     if len(found) != 1:
         names = ", ".join(f"{level} {name}" for level, name, _ in found)
         raise PromptError(f"{where} holds {len(found)} prompts ({names}); give the folder of one")

@@ -76,9 +76,11 @@ class ContextReader:
         def contexts(of: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> torch.Tensor:
             return features[list(numbers)] @ of["amortise"] - of["rates"] * moves[list(numbers)]
 
+        by_domain: dict[str, list[int]] = {}
+        for number in told:
+            by_domain.setdefault(episodes[number].domain, []).append(number)
         for _ in range(self._steps):
-            for domain in dict.fromkeys(episodes[number].domain for number in told):
-                mine = [number for number in told if episodes[number].domain == domain]
+            for domain, mine in by_domain.items():
 
                 def tokens(leaf: torch.Tensor, places: Sequence[int], mine: list[int] = mine) -> torch.Tensor:
                     return user_tokens(fixed, leaf, counts[[mine[place] for place in places]])

@@ -209,14 +209,14 @@ class _Start:
             return torch.from_numpy(written.vectors.copy()).to(side.device)
 
         learned = None if given is None else torch.from_numpy(given.vectors.copy()).to(side.device)
-        if learned is not None and not relative:
-            return cls(prompt=learned, shifts={}, written=None)
-        first = instruction(next(iter(renderers.values())))
         if not relative:
-            return cls(prompt=first, shifts={}, written=None)
+            prompt = instruction(next(iter(renderers.values()))) if learned is None else learned
+            return cls(prompt=prompt, shifts={}, written=None)
+        written = {domain: instruction(one) for domain, one in renderers.items()}
+        first = next(iter(written.values()))
         return cls(
             prompt=first if learned is None else first + learned,
-            shifts={domain: instruction(one) - first for domain, one in renderers.items()},
+            shifts={domain: one - first for domain, one in written.items()},
             written=first,
         )
 

@@ -15,16 +15,10 @@ from reranker.meta.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 from tests.cli.test_commands import run
-from tests.engines.models import save_tiny_model
 from tests.meta.toys import circle, saved
 
 K, DIM = 2, 32
 LAYOUT = {"instruction": False, "history_items": 3, "title_tokens": 8}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

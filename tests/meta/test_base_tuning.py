@@ -17,15 +17,9 @@ from reranker.meta.tune import tune_base, without_newest
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.tables import Dataset
-from tests.engines.models import save_tiny_model
 
 TITLES = ["alpha", "beta", "gamma", "delta", "omega"]
 CONFIG = BaseTuningConfig(rank=4, alpha=8, learning_rate=2e-2, warmup=2, steps=12, tokens_per_step=256)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

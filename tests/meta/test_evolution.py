@@ -27,22 +27,11 @@ from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.protocols import Engine
 from reranker.softprompt import load_peft
 from reranker.types import ScoringRequest, SpanScores
-from tests.engines.models import save_tiny_model
 from tests.engines.server import Server, running
 from tests.meta.toys import circle, run_without_model, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
 COEFFICIENTS = (0.3, 0.5, 1.0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def engine(tiny: Path) -> TorchEngine:
-    return TorchEngine(tiny, dtype="float32", device="cpu")
 
 
 def domain_for(engine: Engine) -> TaskDomain:

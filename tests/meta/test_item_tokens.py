@@ -33,17 +33,11 @@ from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft, save_peft
 from reranker.table_files import write_table
 from reranker.tables import Dataset
-from tests.engines.models import save_tiny_model
 
 DIM = 32
 ITEMS = [f"i{number}" for number in range(8)]
 TITLES = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta"]
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

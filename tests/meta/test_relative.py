@@ -30,22 +30,11 @@ from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.reader import Reader
 from reranker.softprompt import PromptBank, SoftPrompt, load_peft, save_peft
 from reranker.trained import SHIPPED, Trained
-from tests.engines.models import save_tiny_model
 from tests.meta.toys import circle, saved
 
 SOFT = 32  # the first words of all instructions are the same, and the tiny model reads bytes
 FAMILIES = {"games": "games", "shop": "shop"}
 COEFFICIENTS = (0.3, 0.5, 1.0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def engine(tiny: Path) -> TorchEngine:
-    return TorchEngine(tiny, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

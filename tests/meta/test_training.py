@@ -30,16 +30,10 @@ from reranker.scoring import LikelihoodScoring, ScoringList
 from reranker.softprompt import SoftPrompt, load_peft
 from reranker.tables import Dataset
 from reranker.types import UserState
-from tests.engines.models import save_tiny_model
 from tests.meta.toys import TITLES, circle, saved
 
 SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
 COEFFICIENTS = (0.3, 0.5, 1.0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
