@@ -13,10 +13,10 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from candidate_gen.ids import decode_ids, encode_ids
 from candidate_gen.matrix import InteractionMatrix, id_column, lookup
 from candidate_gen.storage import read_stage, write_stage
 from reranker.errors import BundleError, ConfigError
+from reranker.ids import decode_ids, encode_ids
 from reranker.tables import ITEM, RANK, SCORE, USER
 from reranker.types import IntArray, ItemId, UserId
 

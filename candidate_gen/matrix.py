@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from candidate_gen.ids import plain_id
+from reranker.ids import plain_id
 from reranker.tables import ITEM, USER, WEIGHT, validate_interactions
 from reranker.types import IntArray, ItemId, UserId
 

@@ -9,7 +9,7 @@ when it ran, whatever passed. A killed run goes on where it stopped.
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -152,7 +152,7 @@ def _cut(loaded: Dataset, split: str, support: int, users: int) -> Fold:
 
 
 def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
-    def no_engine() -> None:
+    def no_engine() -> NoReturn:
         raise ConfigError("the controls need no engine")
 
     return Suite(RerankerConfig(), no_engine).factories(names)

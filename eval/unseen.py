@@ -20,7 +20,7 @@ from reranker.errors import ConfigError
 from reranker.meta.adapt_domain import AdaptationSettings, adapt_domain
 from reranker.meta.settings import MetaConfig
 from reranker.meta.step_sizes import StepSizes
-from reranker.meta.train import meta_train
+from reranker.meta.train import Replayed, meta_train
 from reranker.pipeline import Reranker
 from reranker.prompting import family_for_domain
 
@@ -37,6 +37,7 @@ def main(
     algorithms: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "pooled,fomaml",
     config: Annotated[Path | None, typer.Option(help="YAML with fields of MetaConfig; domains are set here")] = None,
     adapt_users: Annotated[int, typer.Option(help="users of the new domain that adapt the prompt")] = 100,
+    judge_users: Annotated[int, typer.Option(help="others of it that decide whether the adapted one is kept")] = 200,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists the LLM reads for fitting, a domain")] = meta.FIT_LISTS,
     engine: str = "auto",
@@ -54,13 +55,21 @@ def main(
     sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in known]
     base = {**settings_from_yaml(config), "hold_out": _JUDGED_ON}
     served = MetaConfig.from_mapping({**base, "domains": sources}).reranker.model_copy(update={"engine": engine})
+    replayed: Replayed = {}
     for algorithm in rivals:
         for name in names:
             unseen = names if together else [name]
             others = [one for one in sources if one["name"] not in unseen]
             settings = MetaConfig.from_mapping({**base, "algorithm": algorithm, "domains": others})
             run = out / "runs" / algorithm / "+".join(unseen)
-            _prompt(data, name, settings, adapt_users, run, out / algorithm / name)
+            adaptation = AdaptationSettings(
+                users=adapt_users,
+                judged_users=judge_users,
+                negatives=settings.negatives,
+                hold_out=_JUDGED_ON,
+                seed=settings.seed,
+            )
+            _prompt(data, name, settings, adaptation, run, out / algorithm / name, replayed)
     trained = [Variant(name=one, config=served, folder=f"{out / one}/{{domain}}") for one in rivals]
     variants = [Variant(name=UNTRAINED, config=served), *trained]
     duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]
@@ -68,13 +77,20 @@ def main(
     meta.judge(folds, variants, duels, out / "judged", fit_users, {"algorithms": rivals, "adapt_users": adapt_users})
 
 
-def _prompt(data: Path, name: str, settings: MetaConfig, adapt_users: int, run: Path, folder: Path) -> None:
+def _prompt(
+    data: Path,
+    name: str,
+    settings: MetaConfig,
+    adaptation: AdaptationSettings,
+    run: Path,
+    folder: Path,
+    replayed: Replayed,
+) -> None:
     """Trains on the other domains and adapts to `name`."""
-    adaptation = AdaptationSettings(users=adapt_users, hold_out=_JUDGED_ON, seed=settings.seed)
 
     def make() -> str:
         typer.echo(f"{name} left out, {settings.algorithm}", err=True)
-        trained = meta_train(settings, run, progress=True)
+        trained = meta_train(settings, run, progress=True, replayed=replayed)
         prompt = settings.reranker.prompt.model_copy(update={"family": _family(name)})
         reranker = Reranker.from_pretrained(
             trained.prompt, **{**settings.reranker.model_dump(), "prompt": prompt, "engine": "torch"}

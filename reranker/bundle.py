@@ -30,10 +30,10 @@ import yaml
 from numpy.typing import NDArray
 from scipy import sparse
 
-from candidate_gen.ids import decode_ids, encode_ids
 from reranker.config import RerankerConfig
 from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
 from reranker.fusion import Blend, EvidenceModel
+from reranker.ids import decode_ids, encode_ids
 from reranker.item_tokens import ITEM_TOKENS_FILE, ItemTokens
 from reranker.personal import CONTEXT_FILE, ContextMap
 from reranker.protocols import RecallStage

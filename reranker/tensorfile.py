@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from reranker.errors import PromptError
+from reranker.files import whole_file
 from reranker.types import ModelInfo
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
-    """Writes through a temporary file and a rename. Raises OSError when the disk refuses."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_bytes(save(dict(tensors), metadata=dict(notes)))
-    scratch.replace(path)
+    """Raises OSError when the disk refuses."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save(dict(tensors), metadata=dict(notes)))
 
 
 def let_others_read(directory: Path) -> None:

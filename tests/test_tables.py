@@ -190,7 +190,7 @@ class TestCandidates:
         assert list(dict.fromkeys(frame["user_id"])) == list(dict.fromkeys(users))
         for _, one in frame.groupby(frame["user_id"].map(repr), sort=False):
             assert one["rank"].tolist() == list(range(1, len(one) + 1))
-            assert (np.diff(one["score"]) <= 0).all()
+            assert one["score"].is_monotonic_decreasing
         pd.testing.assert_frame_equal(validate_candidates(frame), frame)
 
     def test_neither_score_nor_rank_is_refused(self) -> None:

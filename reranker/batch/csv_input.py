@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from reranker.batch.files import whole_file
 from reranker.batch.inputs import CSV_SUFFIXES, ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
 from reranker.batch.sifting import REJECTED_SCHEMA
 from reranker.errors import DataError
+from reranker.files import whole_file
 from reranker.tables import ITEM, TIMESTAMP, USER
 
 ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]

@@ -14,10 +14,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from reranker.batch.cutting import Cut
-from reranker.batch.files import read_json, sha256, whole_file, write_json
 from reranker.batch.inputs import InputTable, RowReader
 from reranker.batch.sifting import sift
 from reranker.engines import load_engine
+from reranker.files import read_json, sha256, whole_file, write_json
 from reranker.fusion import Order
 from reranker.pipeline import Reranker
 from reranker.tables import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER

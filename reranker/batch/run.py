@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from reranker.batch.files import read_json, remove_leftovers, whole_file, write_json
 from reranker.batch.inputs import Columns, is_input_of
 from reranker.batch.manifest import (
     Identity,
@@ -37,6 +36,7 @@ from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
 from reranker.batch.sifting import REJECTED_SCHEMA
 from reranker.errors import ConfigError, DataError
+from reranker.files import read_json, remove_leftovers, whole_file, write_json
 from reranker.fusion import Order
 from reranker.pipeline import Reranker
 

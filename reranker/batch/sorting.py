@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from reranker.batch.files import whole_file
 from reranker.batch.inputs import InputTable, without_nan
 from reranker.errors import DataError
+from reranker.files import whole_file
 from reranker.tables import USER
 
 PIECE_ROWS = 1 << 18

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.evaluation.protocol import CandidateLists
+from reranker.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,9 @@ def reading_key(lists: CandidateLists, settings: str) -> str:
 
 
 def write_scores(path: Path, key: str, scores: NDArray[np.float64], costs: Sequence[float]) -> None:
-    """Through a temporary file and a rename, so that no later run ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, scores=scores, key=np.array(key), costs=np.asarray(costs, dtype=np.float64))
-    temporary.replace(path)
+    """No later run ever sees half of it."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, scores=scores, key=np.array(key), costs=np.asarray(costs, dtype=np.float64))
 
 
 def read_scores(path: Path, key: str) -> tuple[NDArray[np.float64], list[float]] | None:

@@ -16,6 +16,7 @@ from reranker.evaluation.engines import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
+from reranker.files import whole_file
 from reranker.personal import Support
 from reranker.protocols import Engine
 from reranker.reader import Reader
@@ -198,10 +199,8 @@ class Readings:
     def _keep_states(self, domain: str, states: StateStore) -> None:
         path = self._states_path(domain)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp.npz")
-            states.save(temporary)
-            temporary.replace(path)
+            with whole_file(path) as temporary:
+                states.save(temporary)
 
     def _read(self, lists: CandidateLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()

@@ -14,7 +14,6 @@ Numbers that do not exist (an interval of a catalogue metric) are null.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from reranker.evaluation.diagnostics import calibration, tied_share
 from reranker.evaluation.metrics import ranks
 from reranker.evaluation.runner import ROW_COLUMNS, Results, Run
 from reranker.evaluation.significance import Comparison
+from reranker.files import whole_file
 from reranker.table_files import write_table
 from reranker.tables import ITEM, USER
 
@@ -151,10 +151,6 @@ def _plain(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes through a temporary file and a rename, so that no reader ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # not mkstemp: others may read a report
-    try:
+    """No reader ever sees half of it."""
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

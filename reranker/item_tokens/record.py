@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_gen.ids import decode_ids, encode_ids
 from reranker.errors import PromptError
+from reranker.ids import decode_ids, encode_ids
 from reranker.item_tokens.table import VectorTable
 from reranker.tensorfile import read_tensors, require_base_model, write_tensors
 from reranker.types import ItemId, ModelInfo

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen.ids import encode_ids
 from reranker.errors import DataError
+from reranker.ids import encode_ids
 from reranker.table_files import read_table
 from reranker.tables import validate_item_vectors
 from reranker.types import IntArray, ItemId

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as Data
 from tqdm import tqdm
 
 from reranker.errors import ConfigError
+from reranker.files import whole_file
 from reranker.meta.sequences import SequenceSampler, TrainingSequence
 from reranker.settings_model import SettingsModel
 
@@ -183,19 +184,15 @@ class BaseTuner:
                 adapter.copy_(master)
 
     def _save(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        scratch = self._directory / f"{_CHECKPOINT}.partial"
-        torch.save(
-            {
-                "config": self.config.model_dump_json(),
-                "masters": [one.detach() for one in self._masters],
-                "optimizer": self._optimizer.state_dict(),
-                "losses": self.curve.losses,
-                "tokens": self.curve.tokens,
-            },
-            scratch,
-        )
-        scratch.replace(self._directory / _CHECKPOINT)
+        state = {
+            "config": self.config.model_dump_json(),
+            "masters": [one.detach() for one in self._masters],
+            "optimizer": self._optimizer.state_dict(),
+            "losses": self.curve.losses,
+            "tokens": self.curve.tokens,
+        }
+        with whole_file(self._directory / _CHECKPOINT) as temporary:
+            torch.save(state, temporary)
         (self._directory / _CURVE).write_text(json.dumps(vars(self.curve)))
 
     def _resume(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
+from reranker.files import whole_file
 from reranker.meta.coefficients import ListReader, Recording, cross_fitted_losses
 from reranker.meta.contexts import ContextReader
 from reranker.meta.engine_reading import EngineReader
@@ -235,22 +236,18 @@ class MetaTrainer:
             self._writer.add_scalar(name, value, step)
 
     def _save(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        scratch = self._directory / f"{CHECKPOINT}.partial"
-        torch.save(
-            {
-                "config": self.config.model_dump_json(),
-                "values": {name: value.detach() for name, value in self.values.items()},
-                "best": self.best,
-                "optimizer": self._optimizer.state_dict(),
-                "algorithm": self._algorithm.state(),
-                "window": self._recording.window,
-                "coefficients": self._reader.coefficients,
-                "curve": vars(self.curve),
-            },
-            scratch,
-        )
-        scratch.replace(self._directory / CHECKPOINT)
+        state = {
+            "config": self.config.model_dump_json(),
+            "values": {name: value.detach() for name, value in self.values.items()},
+            "best": self.best,
+            "optimizer": self._optimizer.state_dict(),
+            "algorithm": self._algorithm.state(),
+            "window": self._recording.window,
+            "coefficients": self._reader.coefficients,
+            "curve": vars(self.curve),
+        }
+        with whole_file(self._directory / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
         (self._directory / CURVE).write_text(json.dumps(vars(self.curve)))
 
     def _resume(self) -> None:

@@ -307,7 +307,8 @@ class StateStore(SpanStore[Vectors]):
             arrays["taste"] = self.taste.weights
         if self.appeal is not None:
             arrays["appeal"] = self.appeal.weights
-        np.savez(path, allow_pickle=False, **arrays)
+        with path.open("wb") as file:  # a path without .npz would get it
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "StateStore":

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reranker.errors import ConfigError
+from reranker.files import whole_file
 
 SCOPES = ("rank", "adapt", "admin")
 """rank: rerank, write text, list models; adapt: write interactions; admin: read and forget users, and all of that."""
@@ -97,11 +98,10 @@ def new_key(path: Path, name: str, scopes: Sequence[str], per_minute: int | None
     secret = f"rr-{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(secret.encode()).hexdigest()
     keys.append(Key(name=name, sha256=digest, scopes=tuple(scopes), per_minute=per_minute))
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.touch(mode=0o600)
-        partial.write_text(json.dumps([asdict(key) for key in keys], indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps([asdict(key) for key in keys], indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the keys to {path}: {error}") from error
     return secret

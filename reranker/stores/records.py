@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from candidate_gen.ids import decode_ids, encode_ids
 from reranker.errors import BundleError, StoreError
+from reranker.ids import decode_ids, encode_ids
 from reranker.tables import refuse_single
 from reranker.types import ItemId, UserId, UserState
 

@@ -151,7 +151,8 @@ def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(dat
     model = {"model": str(save_tiny_model(tmp_path / "tiny")), "dtype": "float32", "soft_tokens": 2, "min_history": 1}
     model["prompt"] = {"instruction": False, "history_items": 2, "title_tokens": 8}
     training = {"steps": 1, "lists_per_step": 16, "inner_steps": 1, "rounds": 1, "min_history": 1, "dtype": "float32"}
-    config.write_text(yaml.safe_dump({**training, "reranker": model, "validation_share": 0.2}))
+    lists = {"first_fit_lists": 16, "validation_lists": 20, "validation_share": 0.2}
+    config.write_text(yaml.safe_dump({**training, **lists, "reranker": model}))
     out = tmp_path / "out"
     flags = ("--data", tmp_path / "domains", "--out", out, "--config", config, "--engine", "torch")
     done = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)

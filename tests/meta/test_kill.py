@@ -41,6 +41,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
         "objective": "plackett_luce",
         "inner_steps": 1,
         "steps": STEPS,
+        "first_fit_lists": 16,
         "lists_per_step": 2,
         "learning_rate": 0.05,
         "refit_every": 5,

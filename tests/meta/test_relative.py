@@ -108,6 +108,7 @@ def settings(tmp_path: Path, tiny: Path, **changes: Any) -> MetaConfig:
             "domains": [{"name": name, "data": str(folder), "family": family} for name, family in FAMILIES.items()],
             "reranker": {"model": str(tiny), "soft_tokens": SOFT, "prompt": {"history_items": 3}},
             "steps": 2,
+            "first_fit_lists": 16,
             "lists_per_step": 2,
             "rounds": 1,
             "negatives": 3,

@@ -36,6 +36,7 @@ def run_without_model(data: Path) -> dict[str, Any]:
         "subspace": 4,
         "population": 4,
         "steps": 2,
+        "first_fit_lists": 16,
         "lists_per_step": 8,
         "hold_out": 1,
         "min_history": 1,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candidate_gen.ids import decode_ids, encode_ids
 from reranker.errors import BundleError, DataError
+from reranker.ids import decode_ids, encode_ids
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 ids = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple))
