@@ -99,7 +99,9 @@ class Reader:
 
     def for_domain(self, domain: str) -> "Reader":
         """The same model and prompts in another domain; nothing that was fitted comes along."""
-        return Reader(self.config, domain, self.prompts, engine=self._engine, contexts=self.contexts)
+        reader = Reader(self.config, domain, self.prompts, contexts=self.contexts)
+        reader.share_engine(self)
+        return reader
 
     @property
     def model(self) -> ModelInfo:

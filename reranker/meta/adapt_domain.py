@@ -164,7 +164,6 @@ def adapt_domain(
             f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "
             "cannot be adapted under them: adapt the prompt first, then train item tokens from it (`start`)"
         )
-    _ = reranker.reader.engine  # loaded once, then shared
     reader = reranker.reader.for_domain(data.domain)
     start = reader.prompt()
     assert start is not None

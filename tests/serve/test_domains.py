@@ -136,6 +136,16 @@ def test_engines_are_shared_where_they_are_the_same(movies, shop, tmp_path):
     assert apart.reader.engine is not one.reader.engine
 
 
+def test_another_domain_reads_with_the_same_engine_which_stays_when_it_is_done(movies, tmp_path):
+    movies.save(tmp_path / "movies")
+    one = Reranker.load(tmp_path / "movies").reader
+    other = one.for_domain("shop")  # nothing is loaded yet
+    engine = other.engine
+    assert one.engine is engine
+    other.close()
+    assert one.engine is engine and engine.embed_tokens([1]).shape == (1, engine.model.dim)
+
+
 def test_the_command_serves_several_bundles(movies, shop, tmp_path):
     for reranker in (movies, shop):
         reranker.save(tmp_path / reranker.reader.domain)
