@@ -1,4 +1,4 @@
-"""Coefficients that are fitted beside a prompt, and losses under those of the other half."""
+"""Coefficients that are fitted beside a prompt, and losses under those of other lists."""
 
 import numpy as np
 import pytest
@@ -71,6 +71,17 @@ def test_losses_come_in_the_order_of_the_parts_and_do_not_depend_on_where_these_
         for rows in (slice(0, 4), slice(4, 9))
     ]
     torch.testing.assert_close(losses(cut), losses([whole]), rtol=0, atol=0)
+
+
+def test_a_list_has_the_same_loss_in_whatever_order_lists_were_read() -> None:
+    whole = part_of(30, (1.0, 0.0, 0.0), 4)
+    order = np.random.default_rng(1).permutation(30)
+    mixed = Part(
+        loss=torch.zeros(()),
+        components=[whole.components[number] for number in order],
+        episodes=[whole.episodes[number] for number in order],
+    )
+    torch.testing.assert_close(losses([mixed]), losses([whole])[torch.from_numpy(order)])
 
 
 def test_a_single_list_has_the_coefficients_that_the_ridge_pulls_to() -> None:
