@@ -6,7 +6,6 @@ The JSON is written last and carries the hash of the arrays, so a half-written o
 import hashlib
 import io
 import json
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import BundleError
+from reranker.files import whole_file
 
 HEADER_FILE, ARRAYS_FILE = "recall.json", "recall.npz"
 FORMAT_VERSION = 1
@@ -73,10 +73,5 @@ def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[s
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Not tempfile: its files are readable by their owner alone, and would stay so after the rename.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

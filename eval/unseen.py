@@ -54,7 +54,15 @@ def main(
     rivals = algorithms.split(",")
     sources = [{"name": name, "data": str(data / name), "family": _family(name)} for name in known]
     base = {**settings_from_yaml(config), "hold_out": _JUDGED_ON}
-    served = MetaConfig.from_mapping({**base, "domains": sources}).reranker.model_copy(update={"engine": engine})
+    common = MetaConfig.from_mapping({**base, "domains": sources})
+    adaptation = AdaptationSettings(
+        users=adapt_users,
+        judged_users=judge_users,
+        negatives=common.negatives,
+        hold_out=_JUDGED_ON,
+        seed=common.seed,
+    )
+    served = common.reranker.model_copy(update={"engine": engine})
     replayed: Replayed = {}
     for algorithm in rivals:
         for name in names:
@@ -62,19 +70,13 @@ def main(
             others = [one for one in sources if one["name"] not in unseen]
             settings = MetaConfig.from_mapping({**base, "algorithm": algorithm, "domains": others})
             run = out / "runs" / algorithm / "+".join(unseen)
-            adaptation = AdaptationSettings(
-                users=adapt_users,
-                judged_users=judge_users,
-                negatives=settings.negatives,
-                hold_out=_JUDGED_ON,
-                seed=settings.seed,
-            )
             _prompt(data, name, settings, adaptation, run, out / algorithm / name, replayed)
     trained = [Variant(name=one, config=served, folder=f"{out / one}/{{domain}}") for one in rivals]
     variants = [Variant(name=UNTRAINED, config=served), *trained]
     duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]
     folds = [meta.fold(data, name, "leave-last", users=users) for name in names]
-    meta.judge(folds, variants, duels, out / "judged", fit_users, {"algorithms": rivals, "adapt_users": adapt_users})
+    asked = {"algorithms": rivals, "adapt_users": adapt_users, "judge_users": judge_users}
+    meta.judge(folds, variants, duels, out / "judged", fit_users, asked)
 
 
 def _prompt(

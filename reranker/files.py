@@ -20,6 +20,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The content is on the disk before the name is: fsync of the file, rename, fsync of the folder. After a crash `path`
     is the old file or the new one.
     """
+    # Not tempfile: its files are readable by their owner alone, and would stay so after the rename.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:

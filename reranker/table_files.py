@@ -1,6 +1,5 @@
 """Tables in files: parquet, CSV and TSV. What stands in them is checked by `tables`."""
 
-import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reranker.errors import DataError
+from reranker.files import whole_file
 from reranker.tables import ITEM, USER
 
 
@@ -33,7 +33,7 @@ def read_table(path: Path | str, ids: Sequence[str] = (USER, ITEM)) -> pd.DataFr
 
 
 def write_table(frame: pd.DataFrame, path: Path | str) -> None:
-    """Writes .parquet or .csv through a temporary file and a rename, so that no reader ever sees half a table.
+    """Writes .parquet or .csv; no reader ever sees half a table.
 
     Raises:
         DataError: the type is unknown, or a column cannot be stored (ids of mixed types in parquet).
@@ -42,24 +42,19 @@ def write_table(frame: pd.DataFrame, path: Path | str) -> None:
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
         raise DataError(f"cannot write {path}: tables are written as .parquet or .csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are readable by their owner alone, and would stay so after the rename.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        if path.suffix == ".parquet":
-            _refuse_tuple_ids(frame, path)
-            plain = frame.copy(deep=False)
-            plain.attrs = {}
-            plain.to_parquet(temporary, index=False)
-        else:
-            frame.to_csv(temporary, index=False)
-        Path(temporary).replace(path)
+        with whole_file(path) as temporary:
+            if path.suffix == ".parquet":
+                _refuse_tuple_ids(frame, path)
+                plain = frame.copy(deep=False)
+                plain.attrs = {}
+                plain.to_parquet(temporary, index=False)
+            else:
+                frame.to_csv(temporary, index=False)
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"cannot write {path}: {error}. Values of several types in one column cannot be stored: convert them to str"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:

@@ -14,8 +14,8 @@ from reranker.types import IntArray
 
 _WINDOW_LISTS = 512
 _RIDGE = 3.0  # of coefficients at the components' spread within a list; heavier, the loss was above that without LLM
-
 _FOLDS = 10  # under coefficients of half of 80 lists, the same prompt had 1.97 or 2.12 nats, by which half was which
+
 
 ReadList = dict[str, torch.Tensor]
 """What was read of a list: components (n_candidates, 3), evidence and chosen (n_candidates,)."""
