@@ -20,12 +20,13 @@ from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig, default_read_out
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, System, evaluate
-from reranker.evaluation.results import write_results, write_text
+from reranker.evaluation.results import write_results
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import Comparison
 from reranker.evaluation.splits import SPLITS
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
+from reranker.files import write_text
 from reranker.hub import load_dataset
 from reranker.moments import MOMENTS
 from reranker.tables import Dataset

@@ -15,7 +15,6 @@ recall/              the recall stage, where its class is registered (candidate_
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -32,6 +31,7 @@ from scipy import sparse
 
 from reranker.config import RerankerConfig
 from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
+from reranker.files import whole_folder
 from reranker.fusion import Blend, EvidenceModel
 from reranker.ids import decode_ids, encode_ids
 from reranker.item_tokens import ITEM_TOKENS_FILE, ItemTokens
@@ -104,12 +104,8 @@ def write_bundle(directory: Path, state: BundleState) -> None:
     directory = directory.resolve()
     require_place(directory)
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
-            fresh = Path(scratch) / "new"
-            fresh.mkdir()
+        with whole_folder(directory) as fresh:
             _write_parts(fresh, state)
-            _swap(fresh, directory, Path(scratch) / "old")
     except OSError as error:
         raise BundleError(
             f"cannot save the bundle {directory}: {error}. What stood there before is untouched"
@@ -149,19 +145,6 @@ def read_bundle(directory: Path) -> BundleState:
         raise
     except (RerankerError, KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
-
-
-def _swap(fresh: Path, directory: Path, old: Path) -> None:
-    """Puts `fresh` in the place of `directory`, and the old one back when that fails."""
-    existed = directory.exists()
-    if existed:
-        directory.rename(old)
-    try:
-        fresh.rename(directory)
-    except OSError:
-        if existed:
-            old.rename(directory)
-        raise
 
 
 def _write_parts(directory: Path, state: BundleState) -> None:

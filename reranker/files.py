@@ -1,8 +1,10 @@
-"""Files that are whole or not there, and their checksums."""
+"""Files and folders that are whole or not there, and checksums."""
 
 import hashlib
 import json
 import os
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,16 +34,48 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that a killed process left under `folder`."""
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `path`, and of all that is in it, when the block ends well.
+
+    Where it cannot, what stood there stays. Between two renames nothing stands at `path`.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as scratch:
+        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+        fresh.mkdir()
+        yield fresh
+        existed = path.exists()
+        if existed:
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if existed:
+                old.rename(path)
+            raise
+
+
+def remove_leftovers(folder: Path, seconds: float = 0.0) -> None:
+    """Removes the temporary files under `folder` that a killed process left, those as old as `seconds`."""
     for path in folder.rglob(f".*{_TEMPORARY}"):
-        path.unlink()
+        try:
+            if time.time() - path.stat().st_mtime >= seconds:
+                path.unlink()
+        except FileNotFoundError:  # it was no leftover: a process that still writes has renamed it
+            continue
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 through `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON through `whole_file`."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from reranker.errors import PromptError
+from reranker.files import whole_folder
 from reranker.tensorfile import write_tensors
 from reranker.types import ModelInfo, TokenSequence, UserId
 
@@ -211,7 +210,8 @@ class PromptBank:
                 raise PromptError(f"the prompt of user {user_id!r} cannot be saved: the id must be str or int")
         if directory.exists() and any(directory.iterdir()) and not (directory / _INDEX).is_file():
             raise PromptError(f"{directory} exists and is not a prompt bank: choose another folder")
-        _replace_directory(directory, self._write)
+        with whole_folder(directory) as fresh:
+            self._write(fresh)
 
     @classmethod
     def load(cls, directory: Path) -> "PromptBank":
@@ -281,12 +281,9 @@ def save_peft(prompt: SoftPrompt, directory: Path) -> None:
         "inference_mode": True,
     }
     notes = {"format": "pt", "name": prompt.name, "base_model_sha256": prompt.base_model_sha256}
-
-    def write(fresh: Path) -> None:
+    with whole_folder(directory) as fresh:
         (fresh / _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         write_tensors(fresh / _WEIGHTS, {_RELATIVE_KEY if prompt.relative else _KEY: prompt.vectors}, notes)
-
-    _replace_directory(directory, write)
 
 
 def load_peft(directory: Path) -> SoftPrompt:
@@ -332,23 +329,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PromptError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
-
-
-def _replace_directory(directory: Path, write: Callable[[Path], None]) -> None:
-    directory = directory.absolute()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        fresh = scratch / "new"
-        fresh.mkdir()
-        write(fresh)
-        if directory.exists():
-            directory.rename(scratch / "old")
-        try:
-            fresh.rename(directory)
-        except OSError:
-            if (scratch / "old").exists():
-                (scratch / "old").rename(directory)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

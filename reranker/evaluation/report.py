@@ -18,9 +18,9 @@ from reranker.evaluation.diagnostics import (
     tied_share,
 )
 from reranker.evaluation.metrics import per_user_metrics, ranks
-from reranker.evaluation.results import write_text
 from reranker.evaluation.runner import Results, Run, Settings
 from reranker.evaluation.significance import POOLED, Comparison
+from reranker.files import write_text
 
 PRODUCT = ("fused", "served", "llm")
 """Systems of ours that a report looks at closely, the first that was run."""

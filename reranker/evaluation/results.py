@@ -25,7 +25,7 @@ from reranker.evaluation.diagnostics import calibration, tied_share
 from reranker.evaluation.metrics import ranks
 from reranker.evaluation.runner import ROW_COLUMNS, Results, Run
 from reranker.evaluation.significance import Comparison
-from reranker.files import whole_file
+from reranker.files import write_text
 from reranker.table_files import write_table
 from reranker.tables import ITEM, USER
 
@@ -148,9 +148,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """No reader ever sees half of it."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -3,7 +3,6 @@
 It turns a general language model into a sequence model of catalogues; prompts are learned on top of it.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset as Data
 from tqdm import tqdm
 
 from reranker.errors import ConfigError
-from reranker.files import whole_file
+from reranker.files import whole_file, write_json
 from reranker.meta.sequences import SequenceSampler, TrainingSequence
 from reranker.settings_model import SettingsModel
 
@@ -193,7 +192,7 @@ class BaseTuner:
         }
         with whole_file(self._directory / _CHECKPOINT) as temporary:
             torch.save(state, temporary)
-        (self._directory / _CURVE).write_text(json.dumps(vars(self.curve)))
+        write_json(self._directory / _CURVE, vars(self.curve))
 
     def _resume(self) -> None:
         path = self._directory / _CHECKPOINT

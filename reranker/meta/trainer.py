@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.files import whole_file
+from reranker.files import whole_file, write_json
 from reranker.meta.coefficients import ListReader, Recording, cross_fitted_losses
 from reranker.meta.contexts import ContextReader
 from reranker.meta.engine_reading import EngineReader
@@ -248,7 +248,7 @@ class MetaTrainer:
         }
         with whole_file(self._directory / CHECKPOINT) as temporary:
             torch.save(state, temporary)
-        (self._directory / CURVE).write_text(json.dumps(vars(self.curve)))
+        write_json(self._directory / CURVE, vars(self.curve))
 
     def _resume(self) -> None:
         path = self._directory / CHECKPOINT

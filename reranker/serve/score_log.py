@@ -20,7 +20,7 @@ One row for each candidate of each answered ranking:
 
 import contextlib
 import logging
-import os
+import tempfile
 import threading
 import time
 import uuid
@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reranker.errors import ConfigError, StoreError
+from reranker.files import remove_leftovers, whole_file
 from reranker.serve.work import Ranked, recall_ranks
 
 logger = logging.getLogger(__name__)
@@ -129,9 +130,8 @@ class ScoreLog:
         self._thread: threading.Thread | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".{uuid.uuid4().hex}.partial"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise ConfigError(f"cannot write the score log to {folder}: {error}. Give --score-log a folder") from error
 
@@ -178,13 +178,11 @@ class ScoreLog:
             self._waiting = sum(len(one.ranked.order) for one in self._entries)
             gone = before - self._waiting
         with self._forgetting, self._explained():
-            for partial in self.folder.glob(".scores-*.partial"):
-                if time.time() - partial.stat().st_mtime > _ABANDONED:  # by a server that was killed
-                    partial.unlink(missing_ok=True)
+            remove_leftovers(self.folder, _ABANDONED)  # of a server that was killed: they name users, too
             for path, named in self._columns():
                 kept = _others(named, users)
                 if len(kept) < len(named):
-                    self._replace(path, pq.read_table(path).take(kept))
+                    _replace(path, pq.read_table(path).take(kept))
                     gone += len(named) - len(kept)
         return gone
 
@@ -247,22 +245,16 @@ class ScoreLog:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(entries[0].seconds))
-        self._replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
+        _replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
 
-    def _replace(self, target: Path, table: pa.Table) -> None:
-        """Puts the table in the place of what may stand there, in one step; an empty one removes it."""
-        if not len(table):
-            target.unlink()
-            return
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+
+def _replace(target: Path, table: pa.Table) -> None:
+    """Puts the table in the place of what may stand there, in one step; an empty one removes it."""
+    if not len(table):
+        target.unlink()
+        return
+    with whole_file(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _user_of(entry: Entry) -> str | None:

@@ -1,5 +1,6 @@
 """The score log: what it says of a ranking, and when it is on disk."""
 
+import os
 import time
 
 import httpx
@@ -120,10 +121,11 @@ def test_what_the_disk_refuses_waits_and_beyond_a_bound_the_oldest_is_counted_as
     folder = tmp_path / "log"
     log = ScoreLog(folder, rows=3, most_rows=6, observe=lambda *one: seen.append(one))
     folder.rmdir()
+    folder.touch()  # no folder, so nothing can be written into it
     for number in range(3):
         log.add(entry(request_id=f"r{number}"))
     assert not log.flush() and seen == [("lost", 3)]
-    folder.mkdir()
+    folder.unlink()
     log.close()
     assert seen == [("lost", 3), ("written", 6)]
     assert set(read(folder)["request_id"]) == {"r1", "r2"}
@@ -146,6 +148,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the score log"):
         ScoreLog(tmp_path / "file")
+
+
+def test_what_a_killed_server_left_half_written_goes_when_somebody_is_forgotten(tmp_path):
+    log = ScoreLog(tmp_path / "log")
+    left, written_now = (tmp_path / "log" / f".scores-{name}.parquet.0.tmp" for name in "ab")
+    for path in (left, written_now):
+        path.write_text("leaver")
+    hours_ago = time.time() - 7200
+    os.utime(left, (hours_ago, hours_ago))
+    log.forget({"leaver"})
+    assert not left.exists() and written_now.exists()
 
 
 def test_who_is_forgotten_is_in_no_file_of_the_log(fitted, tmp_path):

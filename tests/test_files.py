@@ -1,0 +1,74 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from reranker.files import remove_leftovers, whole_file, whole_folder
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_all_that_was_in_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "bundle"
+    for name in ("first", "second"):
+        with whole_folder(path) as fresh:
+            (fresh / name).write_text(name)
+    assert [one.name for one in path.iterdir()] == ["second"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_was_not_finished_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    with whole_folder(path) as fresh:
+        (fresh / "first").write_text("first")
+    with pytest.raises(RuntimeError), whole_folder(path) as fresh:
+        (fresh / "half").write_text("half")
+        raise RuntimeError
+    assert [one.name for one in path.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    with whole_folder(path) as fresh:
+        (fresh / "first").write_text("first")
+    rename = Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("no space left")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(OSError, match="no space"), whole_folder(path) as fresh:
+        (fresh / "second").write_text("second")
+    assert [one.name for one in path.iterdir()] == ["first"]
+
+
+def test_leftovers_are_removed_and_what_is_still_being_written_stays(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    old, young, other = tmp_path / "sub" / ".a.json.1.tmp", tmp_path / ".b.json.2.tmp", tmp_path / "c.json"
+    for path in (old, young, other):
+        path.touch()
+    hour_ago = time.time() - 3600
+    os.utime(old, (hour_ago, hour_ago))
+    remove_leftovers(tmp_path, 1800)
+    assert not old.exists()
+    assert young.exists()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.rglob("*.json*")) == [other]
