@@ -16,10 +16,11 @@ def meta_train(
     from reranker.meta.settings import MetaConfig
     from reranker.meta.train import meta_train as run
 
-    result = run(MetaConfig.from_mapping(settings_from_yaml(config)), out, progress=True)
+    settings = MetaConfig.from_mapping(settings_from_yaml(config))
+    result = run(settings, out, progress=True)
     curve = result.curve
     step, loss = curve.best
     typer.echo(
         f"validation loss {curve.validation[0][1]:.4f} untrained, {loss:.4f} at its best, after step {step} of "
-        f"{len(curve.losses)}; {curve.lists} lists read; prompt in {result.prompt}"
+        f"{len(curve.losses)}; {curve.lists} lists read; {settings.keep} prompt in {result.prompt}"
     )

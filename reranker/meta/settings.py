@@ -84,6 +84,7 @@ class MetaConfig(SettingsModel):
         validation_lists: lists a domain in one validation.
         validate_every: steps.
         patience: validations without a better one before training stops; 0 never stops.
+        keep: the prompt of the "best" validation, or of the "last" step.
         checkpoint_every: steps.
         seed: of every draw.
         dtype: the model computes in: "bfloat16", "float32", or "auto", as `RerankerConfig` has it.
@@ -136,6 +137,7 @@ class MetaConfig(SettingsModel):
     validation_lists: int = Field(default=200, ge=1)
     validate_every: int = Field(default=20, ge=1)
     patience: int = Field(default=5, ge=0)
+    keep: Literal["best", "last"] = "best"
     checkpoint_every: int = Field(default=5, ge=1)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

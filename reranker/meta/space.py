@@ -21,7 +21,7 @@ _FIXED = {
     ),
     "how much a trial reads, so that the dearest would win": ("steps", "lists_per_step"),
     "when trials are compared": ("validate_every", "patience"),
-    "where and how the run is kept": ("checkpoint_every", "device"),
+    "where and how the run is kept": ("keep", "checkpoint_every", "device"),
 }  # fmt: skip
 
 

@@ -122,11 +122,11 @@ def _train(
     model = side.model
     save_peft(start.trained(trainer.run(progress, watch), model), out / "prompt")
     if contexts is not None:
-        context_map(trainer.best, model.model_id, model.sha256).save(out / "prompt" / CONTEXT_FILE)
+        context_map(trainer.kept, model.model_id, model.sha256).save(out / "prompt" / CONTEXT_FILE)
     if tokens:
-        save_item_tokens(trained_item_tokens(trainer.best, tokens, model.model_id, model.sha256), out / "prompt")
+        save_item_tokens(trained_item_tokens(trainer.kept, tokens, model.model_id, model.sha256), out / "prompt")
     if config.adapts_prompts:
-        rates = trainer.best.get(RATE, torch.full_like(start.prompt, config.inner_rate)).float().cpu().numpy()
+        rates = trainer.kept.get(RATE, torch.full_like(start.prompt, config.inner_rate)).float().cpu().numpy()
         StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
     (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
     plot_curve(trainer.curve, out / "curve.png")

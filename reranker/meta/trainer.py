@@ -109,7 +109,7 @@ class MetaTrainer:
         self._resume()
 
     def run(self, progress: bool = False, watch: Callable[[int, float], None] | None = None) -> torch.Tensor:
-        """Trains to the last step, or until validation stops getting better; returns the best (k, dim) prompt.
+        """Trains to the last step, or until validation stops getting better; returns the (k, dim) prompt to keep.
 
         Args:
             progress: show a progress bar on stderr.
@@ -139,7 +139,14 @@ class MetaTrainer:
                 if (step + 1) % config.checkpoint_every == 0:
                     self._save()
             self._save()
-        return self.best[PROMPT]
+        return self.kept[PROMPT]
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Of the best validation or of the last step, as the settings have it."""
+        if self.config.keep == "best":
+            return self.best
+        return {name: value.detach() for name, value in self.values.items()}
 
     def _step(self, step: int) -> float:
         config = self.config

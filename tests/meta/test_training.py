@@ -16,7 +16,7 @@ from reranker.engines.torch_engine import TorchEngine
 from reranker.errors import ConfigError, DataError
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
 from reranker.meta.objectives import conditional_logit
-from reranker.meta.outer import MAML, Pooled, Reptile, adapt, backward
+from reranker.meta.outer import MAML, PROMPT, Pooled, Reptile, adapt, backward
 from reranker.meta.reading import EpisodeReader
 from reranker.meta.settings import DomainSource, MetaConfig
 from reranker.meta.step_sizes import StepSizes
@@ -326,6 +326,17 @@ def test_training_stops_when_validation_does(tiny: Path, domain: TaskDomain, tmp
     trainer = _trainer(tiny, domain, tmp_path, steps=50, learning_rate=1e-12, validate_every=1, patience=2)
     trainer.run()
     assert len(trainer.curve.losses) < 50
+
+
+def test_what_is_kept_is_the_best_prompt_or_the_last(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    kept = {}
+    for keep in ("best", "last"):
+        trainer = _trainer(tiny, domain, tmp_path / keep, steps=4, learning_rate=50, validate_every=1, keep=keep)
+        trainer.run()
+        kept[keep] = trainer.kept[PROMPT]
+        assert trainer.curve.best[0] < 4  # such steps lead away, so that the two differ
+        assert torch.equal(trainer.kept[PROMPT], trainer.best[PROMPT] if keep == "best" else trainer.values[PROMPT])
+    assert not torch.equal(kept["best"], kept["last"])
 
 
 def test_pretraining_reads_item_text_alone(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
