@@ -83,7 +83,7 @@ def judge(
 
     Args:
         duels: names of variants that are compared with each other.
-        fit_users: lists for fitting, a domain; 0 for the default.
+        fit_users: lists for fitting, a domain, where a variant names no number of its own; 0 for the default.
         asked: goes into `meta.json`, beside the machine.
         moments: choices a user, at most, that weights are fitted on.
     """
@@ -91,7 +91,7 @@ def judge(
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
-        lists = fit_users or (FIT_LISTS if one.config.reads_lists else None)
+        lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
         factories |= _systems(one, [fold.domain for fold in folds], lists, out / one.name / "readings")
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:

@@ -14,12 +14,13 @@ from reranker.trained import Trained, folder_of
 UNTRAINED = "untrained"
 SYNTAX = (
     "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N][,encoder=minilm]: settings of "
-    "RerankerConfig; a prompt with the users' contexts and item tokens that lie beside it ({domain} in DIR stands for "
-    "the domain, DIR=default for the shipped prompt); steps that adapt contexts (2); a sentence encoder in the LM's "
-    "place, for scoring=embedding"
+    "RerankerConfig (fit_users before --fit-users); a prompt with the users' contexts and item tokens that lie beside "
+    "it ({domain} in DIR stands for the domain, DIR=default for the shipped prompt); steps that adapt contexts (2); a "
+    "sentence encoder in the LM's place, for scoring=embedding"
 )
 _SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
 _MINILM = "minilm"
+_OF_ALL = ("moments", "min_history", "n_candidates")  # lists are made once, for all variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Variant:
         encoder = own.get(_ENCODER, "")
         if encoder not in ("", _MINILM):
             raise ConfigError(f"--variant {name}: encoder must be {_MINILM}, got {encoder!r}")
+        if shared := [key for key in _OF_ALL if key in values]:
+            raise ConfigError(f"--variant {name}: {', '.join(shared)} cannot differ, all variants read the same lists")
         config = RerankerConfig.from_mapping(values)
         if encoder and config.reads_lists:
             raise ConfigError(

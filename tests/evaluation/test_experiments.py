@@ -92,7 +92,8 @@ def test_sasrec_is_judged_beside_the_controls_and_joins_the_big_table(data, venv
 
 def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_path):
     flags = ("--data", data, "--domains", "movies", "--out", tmp_path, "--engine", "scripted", "--fit-users", 20)
-    done = invoke(meta.main, *flags, "--variant", "same=seed=0", "--variant", "soft=soft_tokens=3")
+    few = ("--variant", "few=fit_users=10")  # its own number goes before that of all
+    done = invoke(meta.main, *flags, "--variant", "same=seed=0", "--variant", "soft=soft_tokens=3", *few)
     assert done.exit_code == 0
     checks = {one["name"]: one for one in json.loads((tmp_path / "meta.json").read_text())["checks"]}
     assert checks["movies: llm.same over llm.untrained"]["value"] == 0.0
@@ -101,6 +102,7 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         (row["system"], row["metric"], row["k"]): row["value"]
         for row in read_results(tmp_path / "results.json")["rows"]
     }
+    assert values["fused.few", "ndcg", 10] != values["fused.same", "ndcg", 10]
     gain = values["fused.soft", "ndcg", 10] / values["recall", "ndcg", 10] - 1
     assert checks["movies: fused.soft over recall"]["value"] == pytest.approx(100 * gain)
     assert checks["movies: fused.soft over recall"]["passed"] == (gain >= 0.15)
@@ -108,6 +110,8 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "new=fast")
     with pytest.raises(ConfigError, match="speed"):
         invoke(meta.main, *flags, "--variant", "new=speed=1")
+    with pytest.raises(ConfigError, match="moments cannot differ"):
+        invoke(meta.main, *flags, "--variant", "new=moments=1")
     with pytest.raises(ConfigError, match="'soft:hard' is not A:B"):
         invoke(meta.main, *flags, "--variant", "soft=soft_tokens=3", "--rival", "soft:hard")
     with pytest.raises(ConfigError, match="adapt_steps must be a whole number"):
