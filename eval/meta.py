@@ -23,7 +23,7 @@ from reranker.evaluation import Fold, Results, Settings, System, evaluate
 from reranker.evaluation.results import write_results
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import Comparison
-from reranker.evaluation.splits import SPLITS
+from reranker.evaluation.splits import SPLITS, UNDRAWN
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
 from reranker.files import write_text
@@ -48,6 +48,7 @@ def main(
     rival: Annotated[list[str] | None, typer.Option(help="A:B compares variant A with variant B, too")] = None,
     split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
+    draw: Annotated[int, typer.Option(min=0, help="which items or users --split draws: its seed")] = 0,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: as `fit` by embedding, else 300")] = 0,
     moments: Annotated[
@@ -65,8 +66,10 @@ def main(
     names = [one.name for one in variants]
     duels = [(name, UNTRAINED) for name in names[1:]] if beside else []
     duels += [_duel(one, names) for one in rival or ()]
-    folds = _folds(data, domains, split, support, users)
-    asked = {"variants": texts, "split": split, "support": support, "users": users, "moments": moments}
+    if draw and split in UNDRAWN:
+        raise ConfigError(f"--draw {draw}: --split {split} draws nothing")
+    folds = _folds(data, domains, split, support, users, draw)
+    asked = {"variants": texts, "split": split, "support": support, "draw": draw, "users": users, "moments": moments}
     judge(folds, variants, duels, out, fit_users, asked, moments)
 
 
@@ -114,14 +117,14 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
     return name, versus
 
 
-def _folds(data: Path | None, domains: str, split: str, support: int, users: int) -> list[Fold]:
+def _folds(data: Path | None, domains: str, split: str, support: int, users: int, draw: int) -> list[Fold]:
     """Of the domains that were asked for; else of all that the split leaves a test fold."""
     asked = [name for name in domains.split(",") if name]
     names = asked or [*(ordered_domains(data) if data else ()), PROPOSED]
     datasets = [_load(data, name) for name in names]
 
     def cut(loaded: Dataset) -> Fold:
-        return _cut(loaded, split, support, users)
+        return _cut(loaded, split, support, users, draw)
 
     folds = list(map(cut, datasets)) if asked else folds_left(datasets, cut, split)
     if not folds:
@@ -147,8 +150,8 @@ def _load(data: Path | None, name: str) -> Dataset:
     return load_domain(data, *chosen_domains(data, name))
 
 
-def _cut(loaded: Dataset, split: str, support: int, users: int) -> Fold:
-    whole = SPLITS[split](loaded, support)
+def _cut(loaded: Dataset, split: str, support: int, users: int, draw: int = 0) -> Fold:
+    whole = SPLITS[split](loaded, support, draw)
     return whole.sample_users(users) if users else whole
 
 

@@ -7,6 +7,7 @@ dropped from the targets and counted. So "training and targets share no pair" ho
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -214,14 +215,24 @@ def unseen_domain(folds: Mapping[str, Fold], held_out: str) -> Fold:
     return replace(fold, split=f"unseen_domain_{fold.split}", sources=sources)
 
 
-SPLITS: dict[str, Callable[[Dataset, int], Fold]] = {
-    "leave-last": lambda data, support: leave_last_k(data),
-    "leave-random": lambda data, support: leave_random_k(data),
-    "temporal": lambda data, support: global_temporal(data),
-    "cold-users": lambda data, support: cold_users(data, support),
-    "cold-items": lambda data, support: cold_items(data),
+class Split(Protocol):
+    """How the command line cuts."""
+
+    def __call__(self, data: Dataset, support: int, seed: int = 0) -> Fold:
+        """The fold; `support` of cold users, `seed` of what is drawn, where anything is."""
+
+
+SPLITS: dict[str, Split] = {
+    "leave-last": lambda data, support, seed=0: leave_last_k(data),
+    "leave-random": lambda data, support, seed=0: leave_random_k(data, seed=seed),
+    "temporal": lambda data, support, seed=0: global_temporal(data),
+    "cold-users": lambda data, support, seed=0: cold_users(data, support, seed=seed),
+    "cold-items": lambda data, support, seed=0: cold_items(data, seed=seed),
 }
-"""Name on the command line -> split; the number is the support of cold users."""
+"""Name on the command line -> split."""
+
+UNDRAWN = ("leave-last", "temporal")
+"""Splits by time alone, which no seed changes."""
 
 
 def default_split(data: Dataset) -> str:

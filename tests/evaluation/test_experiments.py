@@ -112,6 +112,8 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "new=speed=1")
     with pytest.raises(ConfigError, match="moments cannot differ"):
         invoke(meta.main, *flags, "--variant", "new=moments=1")
+    with pytest.raises(ConfigError, match="--split leave-last draws nothing"):
+        invoke(meta.main, *flags, "--draw", 3)
     with pytest.raises(ConfigError, match="'soft:hard' is not A:B"):
         invoke(meta.main, *flags, "--variant", "soft=soft_tokens=3", "--rival", "soft:hard")
     with pytest.raises(ConfigError, match="adapt_steps must be a whole number"):

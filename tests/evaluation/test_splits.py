@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from reranker.errors import DataError
 from reranker.evaluation.splits import (
+    SPLITS,
+    UNDRAWN,
     cold_items,
     cold_users,
     global_temporal,
@@ -136,6 +138,13 @@ def test_cold_items_are_absent_from_training_and_history_is_the_past(chain):
     for user, (target,) in chosen(fold.held_out).items():
         before = order[user][: order[user].index(target)]
         assert chosen(fold.history)[user] == [item for item in before if item not in fold.cold_items]
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_another_seed_draws_another_fold_unless_time_alone_decides(chain, name):
+    first, again, other = (SPLITS[name](chain, 1, seed=seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first.held_out, again.held_out)
+    assert first.held_out.equals(other.held_out) == (name in UNDRAWN)
 
 
 def test_unseen_domain_learns_elsewhere(chain):
