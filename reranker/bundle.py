@@ -69,7 +69,7 @@ class BundleState:
     recall: RecallStage | None
     contexts: ContextMap | None = None
     item_tokens: ItemTokens | None = None
-    states: StateStore | None = None
+    hidden_states: StateStore | None = None
 
 
 def require_place(directory: Path) -> None:
@@ -139,7 +139,7 @@ def read_bundle(directory: Path) -> BundleState:
             recall=_read_recall(directory / "recall"),
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
-            states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
+            hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
         )
     except BundleError:
         raise
@@ -160,8 +160,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
     _write_evidence(directory / "evidence.npz", evidence)
     state.priors.save(directory / "priors.parquet")
-    if state.states is not None and len(state.states):
-        state.states.save(directory / _STATES)
+    if state.hidden_states is not None and len(state.hidden_states):
+        state.hidden_states.save(directory / _STATES)
     state.prompts.save(directory / "prompts")
     if state.contexts is not None:
         state.contexts.save(directory / CONTEXT_FILE)

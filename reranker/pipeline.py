@@ -458,7 +458,7 @@ class Reranker:
                 recall=self.recall,
                 contexts=reader.contexts,
                 item_tokens=reader.item_tokens,
-                states=reader.states,
+                hidden_states=reader.hidden_states,
             ),
         )
 
@@ -491,7 +491,7 @@ class Reranker:
             model=state.model,
             contexts=state.contexts,
             item_tokens=tokens,
-            states=state.states,
+            hidden_states=state.hidden_states,
         )
         reranker.blend = state.blend
         reranker.recall = state.recall

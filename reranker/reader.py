@@ -63,7 +63,7 @@ class Reader:
         model: the model that `priors` and everything fitted belong to; another one is refused.
         contexts: what makes users' contexts soft tokens; None gives users none.
         item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
-        states: kept hidden states of texts, and the spaces they are compared in.
+        hidden_states: kept hidden states of texts, and the spaces they are compared in.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Reader:
         model: ModelInfo | None = None,
         contexts: ContextMap | None = None,
         item_tokens: ItemTokens | None = None,
-        states: StateStore | None = None,
+        hidden_states: StateStore | None = None,
     ) -> None:
         self.config = config
         self.domain = domain
@@ -85,7 +85,7 @@ class Reader:
         self.priors = PriorStore() if priors is None else priors
         self.contexts = contexts
         self.item_tokens = item_tokens
-        self.states = StateStore() if states is None else states
+        self.hidden_states = StateStore() if hidden_states is None else hidden_states
         self._references: Sequence[Sequence[Mapping[str, object]]] = ()
         self._engine = engine
         self._lender: Reader | None = None
@@ -315,7 +315,7 @@ class Reader:
             vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
-        if self.config.compares_states and self.states.spaces is not None:
+        if self.config.compares_states and self.hidden_states.spaces is not None:
             self._embedding().learn_choices(items, vectors, counts, self.config.seed)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
@@ -380,7 +380,7 @@ class Reader:
         return [readings[number] for number in range(len(lists))]
 
     def _embedding(self) -> EmbeddingScoring:
-        return EmbeddingScoring(self.engine, self.renderer, self.states)
+        return EmbeddingScoring(self.engine, self.renderer, self.hidden_states)
 
     def _build_scoring(self) -> Scoring:
         engine, renderer, config = self.engine, self.renderer, self.config

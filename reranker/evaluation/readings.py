@@ -175,7 +175,7 @@ class Readings:
                 engine=self._engine,
                 contexts=trained.contexts,
                 item_tokens=trained.item_tokens.get(domain),
-                states=self._kept_states(domain),
+                hidden_states=self._kept_states(domain),
             )
         return self._readers[domain]
 
@@ -205,10 +205,10 @@ class Readings:
     def _read(self, lists: CandidateLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
-        catalog, known = Catalog(lists.fold.items), len(reader.states)
+        catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])
         reader.refer_to(reference_histories(items, self.config.references, self.config.seed))
-        if reader.states.spaces is None:
+        if reader.hidden_states.spaces is None:
             reader.learn_items(items)
         if reader.config.compares_states:  # the statistics are dear
             reader.learn_choices(*chosen_items(catalog, lists.statistics))
@@ -225,8 +225,8 @@ class Readings:
             states = {state.user_id: state for state in adapted}
         prompts = reader.lists(lists.candidates, catalog, lambda user: histories.get(user, []), states)
         values = reader.components(prompts, self.progress)
-        if len(reader.states) > known:
-            self._keep_states(lists.fold.domain, reader.states)
+        if len(reader.hidden_states) > known:
+            self._keep_states(lists.fold.domain, reader.hidden_states)
         raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))
         groups = lists.candidates.groupby(USER, sort=False).indices.values()
         for rows, part in zip(groups, values, strict=True):

@@ -60,7 +60,7 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
 def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.WatchedEngine) -> None:
     data = toys.taste_dataset()
     reranker = fitted(engine)
-    served = reranker.reader.states.taste
+    served = reranker.reader.hidden_states.taste
     before_last = fold_from_recall(
         data, reranker.recall, 12, reranker.config.min_history, reranker.config.seed
     ).evidence
@@ -68,7 +68,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     learned = []
     for evidence in (before_last, everything):
         reranker.reader.learn_choices(*chosen_items(Catalog(data.items), evidence))
-        learned.append(reranker.reader.states.taste.weights)
+        learned.append(reranker.reader.hidden_states.taste.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
 
