@@ -17,6 +17,7 @@ from eval.domains import FAMILIES, chosen_domains, load_domain, ordered_domains
 from eval.variants import UNTRAINED, Variant
 from reranker.cli.options import settings_from_yaml
 from reranker.errors import ConfigError
+from reranker.files import write_json
 from reranker.meta.adapt_domain import AdaptationSettings, adapt_domain
 from reranker.meta.settings import MetaConfig
 from reranker.meta.step_sizes import StepSizes
@@ -118,7 +119,7 @@ def _once(record: Path, settings: dict[str, object], make: Callable[[], str]) ->
         return
     summary = make()
     typer.echo(summary, err=True)
-    record.write_text(json.dumps({"settings": settings, "summary": summary}, indent=1) + "\n")
+    write_json(record, {"settings": settings, "summary": summary})
 
 
 if __name__ == "__main__":
