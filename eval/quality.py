@@ -21,10 +21,11 @@ from reranker.evaluation.diagnose import diagnosis_table
 from reranker.evaluation.external import external_factories
 from reranker.evaluation.protocol import list_lengths
 from reranker.evaluation.report import write_report
-from reranker.evaluation.results import write_results, write_text
+from reranker.evaluation.results import write_results
 from reranker.evaluation.splits import SPLITS, default_split
 from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
 from reranker.evaluation.table import comparison_table, gain_matrix, length_table
+from reranker.files import write_text
 from reranker.reader import engine_of
 from reranker.tables import Dataset
 

@@ -20,9 +20,10 @@ from reranker.evaluation.controls import LinearControl, RecallOrder
 from reranker.evaluation.external import constant, export_lists, read_external
 from reranker.evaluation.protocol import list_lengths
 from reranker.evaluation.report import write_report
-from reranker.evaluation.results import write_results, write_text
+from reranker.evaluation.results import write_results
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.table import comparison_table
+from reranker.files import write_text
 
 NAME = "sasrec"
 WORKER = Path(__file__).with_name("sasrec_worker.py")

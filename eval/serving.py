@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
@@ -153,12 +153,10 @@ def _loop_times(process: int) -> NDArray[np.float64]:
     return np.array(told.split()[:2], dtype=np.float64) / 1e6
 
 
-async def _ask(
-    url: str, bodies: list[dict[str, object]], clients: int
-) -> tuple[float, list[tuple[float, float, float]]]:
+async def _ask(url: str, bodies: list[dict[str, Any]], clients: int) -> tuple[float, list[tuple[float, float, float]]]:
     """(seconds in all, a row a request: seconds waited by the client, ms in the queue, ms in the engine's thread)."""
     answers: list[tuple[float, int, bytes, bytes]] = []
-    waiting = iter([(len(body["item_ids"]), json.dumps(body).encode()) for body in bodies])  # type: ignore[arg-type]
+    waiting = iter([(len(body["item_ids"]), json.dumps(body).encode()) for body in bodies])
     host, port = url.removeprefix("http://").split(":")
 
     async def client() -> None:
@@ -168,7 +166,9 @@ async def _ask(
             head = f"POST /v1/rerank HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
             writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             answer = await reader.readuntil(b"\r\n\r\n")
-            content = await reader.readexactly(int(LENGTH.search(answer)[1]))  # type: ignore[index]
+            length = LENGTH.search(answer)
+            assert length is not None, answer
+            content = await reader.readexactly(int(length[1]))
             answers.append((time.perf_counter() - started, items, answer, content))
         writer.close()
         await writer.wait_closed()

@@ -168,7 +168,8 @@ def _read(worker: subprocess.Popen[str]) -> dict[str, Any]:
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
-        raise RuntimeError(f"{' '.join(map(str, worker.args))} ended without an answer; run it by hand to see why")  # type: ignore[arg-type]
+        assert isinstance(worker.args, list)
+        raise RuntimeError(f"{' '.join(map(str, worker.args))} ended without an answer; run it by hand to see why")
     answer: dict[str, Any] = json.loads(line)
     return answer
 

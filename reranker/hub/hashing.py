@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from tqdm import tqdm
 
 from reranker.errors import ModelError
+from reranker.files import write_json
 from reranker.hub.cache import cache_dir
 
 _CHUNK_BYTES = 1 << 22
@@ -81,12 +81,6 @@ def _remembered_sha256(file: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no note, or one that cannot be read: hash the file
     sha256 = file_sha256(resolved)
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"file": key, "sha256": sha256}), encoding="utf-8")
-        partial.replace(note)
-    except OSError:  # a read-only cache only costs the next call the time to hash again
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a read-only cache only costs the next call the time to hash again
+        write_json(note, {"file": key, "sha256": sha256})
     return sha256

@@ -1,6 +1,5 @@
 """From a configuration to a trained soft prompt on disk."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 
 from candidate_gen import ALSRecall
 from reranker.errors import ConfigError
+from reranker.files import write_json
 from reranker.hub import load_dataset
 from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
 from reranker.meta.contexts import ContextReader, context_leaves, context_map
@@ -128,7 +128,7 @@ def _train(
     if config.adapts_prompts:
         rates = trainer.kept.get(RATE, torch.full_like(start.prompt, config.inner_rate)).float().cpu().numpy()
         StepSizes(rates=rates, steps=config.inner_steps).save(out / "prompt" / STEP_SIZES_FILE)
-    (out / "config.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1))
+    write_json(out / "config.json", config.model_dump(mode="json"))
     plot_curve(trainer.curve, out / "curve.png")
     return TrainedPrompt(prompt=out / "prompt", curve=trainer.curve)
 
