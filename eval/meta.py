@@ -1,9 +1,12 @@
-"""Does the LLM earn its place, does training? `python -m eval.meta --data DIR --variant tuned=model=RUN/model`.
+"""Does the LLM earn its place, does training? `python -m eval.meta --data DIR`.
 
-Each variant is a base model, a read-out or a trained prompt; "untrained" is the default model's likelihood behind its
-instruction prompt. All of them read the same lists, so every difference is paired by user. Without a variant, what a
-`Reranker` does by default is judged. Prints the tables, writes OUT/meta.json and what the judge writes, and exits 0
-when it ran, whatever passed. A killed run goes on where it stopped.
+Prints the tables of `eval.tables` one after another, all or those of `--table`; each is written to OUT/TABLE, and what
+they must reach to OUT/meta.json. Without a folder of data, ml-100k alone is judged, in the tables that read no lists.
+
+`--variant tuned=model=RUN/model` or `--split` judge something else instead, on one split: each variant is a base
+model, a read-out or a trained prompt; "untrained" is the default model's likelihood behind its instruction prompt, and
+without a variant it is what a `Reranker` does by default. All of them read the same lists, so every difference is
+paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +19,8 @@ import typer
 from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
+from eval.speed import adaptation_cost
+from eval.tables import TABLES, gains_by_pair, mean_of_runs
 from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig, default_read_out
 from reranker.errors import ConfigError, DataError
@@ -36,6 +41,10 @@ TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
 """System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
+LAST = "leave-last"
+COST = "cost"
+ADAPTED = 200
+"""Users that are adapted for the table of what that costs, where no number is given."""
 FIT_LISTS = 300
 """For fitting, a domain, where no number is given; by embedding as many as `fit` reads, for that costs little."""
 
@@ -44,9 +53,10 @@ def main(
     data: Annotated[Path | None, typer.Option(help="folder with one folder a domain; without it, ml-100k")] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
+    table: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(TABLES)}, {COST}; all by default")] = None,
     variant: Annotated[list[str] | None, typer.Option(help=SYNTAX)] = None,
     rival: Annotated[list[str] | None, typer.Option(help="A:B compares variant A with variant B, too")] = None,
-    split: Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")] = "leave-last",
+    split: Annotated[str, typer.Option(help=f"of the variants, one of {', '.join(SPLITS)}; {LAST} by default")] = "",
     support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
     draw: Annotated[int, typer.Option(min=0, help="which items or users --split draws: its seed")] = 0,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
@@ -59,7 +69,15 @@ def main(
     engine: str = "auto",
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
 ) -> None:
-    """Judges the variants against each other, the recall order and the linear control."""
+    """Judges the tables, or the variants against each other, the recall order and the linear control."""
+    if not variant and not split:
+        if rival or draw or untrained:
+            raise ConfigError("--rival, --draw and --untrained go with --variant or --split; tables have their own")
+        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family)
+        return
+    if table:
+        raise ConfigError("--table has its own variants and split: give either it or --variant and --split")
+    split = split or LAST
     texts = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
     beside = bool(variant) if untrained is None else untrained
     variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + texts)]
@@ -73,6 +91,58 @@ def main(
     judge(folds, variants, duels, out, fit_users, asked, moments)
 
 
+def _chosen(names: Sequence[str] | None, data: Path | None) -> list[str]:
+    """The tables that were asked for; else all, or without data those that are there in minutes."""
+    known = [*TABLES, COST]
+    if strange := [name for name in names or () if name not in known]:
+        raise ConfigError(f"--table {', '.join(strange)}: there are {', '.join(known)}")
+    return list(names or (known if data else [name for name, one in TABLES.items() if not one.reads_lists]))
+
+
+def _tables(
+    names: Sequence[str],
+    data: Path | None,
+    out: Path,
+    domains: str,
+    users: int,
+    fit_users: int,
+    engine: str,
+    family: str,
+) -> None:
+    """Prints and writes tables one after another, then what they must reach."""
+    if any(run.split == "cold-items" for name in names if name in TABLES for run in TABLES[name].runs):
+        _controls(tuple(TEXT_CONTROLS.values()))  # not after the first hour: the encoder may not be installed
+    checks: list[Check] = []
+    for name in names:
+        if name == COST:
+            checks += adaptation_cost(users or ADAPTED)
+            continue
+        table = TABLES[name]
+        variants = [Variant.parse(f"{one}={text}", engine, family) for one, text in table.variants.items()]
+        runs: list[dict[tuple[str, str], dict[str, Comparison]]] = []
+        for run in table.runs:
+            label = f"{name}, {run.label}" if run.label else name
+            typer.echo(f"\n{label}: {table.asks}\n")
+            asked = {"table": name, "variants": table.variants, "split": run.split, "support": run.support}
+            asked |= {"draw": run.draw, "users": users, "moments": table.moments}
+            results = judge(
+                _folds(data, domains, run.split, run.support, users, run.draw, table.domains),
+                variants,
+                table.rivals,
+                out / name / run.label.replace(" = ", "").replace(" ", ""),
+                fit_users or table.fit_users,
+                asked,
+                table.moments,
+                out / "readings",
+            )
+            runs.append(gains_by_pair(results.comparisons, METRIC))
+            checks += [goal.check(label, runs[-1]) for goal in run.goals]
+        checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
+    typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
+    environment = machine(("reranker", "torch", "transformers"), tables=list(names), users=users)
+    report(checks, out / "meta.json", environment, typer.echo)
+
+
 def judge(
     folds: Sequence[Fold],
     variants: Sequence[Variant],
@@ -81,7 +151,8 @@ def judge(
     fit_users: int,
     asked: dict[str, object],
     moments: int = MOMENTS,
-) -> None:
+    readings: Path | None = None,
+) -> Results:
     """Runs the variants on the folds, prints and writes.
 
     Args:
@@ -89,13 +160,15 @@ def judge(
         fit_users: lists for fitting, a domain, where a variant names no number of its own; 0 for the default.
         asked: goes into `meta.json`, beside the machine.
         moments: choices a user, at most, that weights are fitted on.
+        readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
     """
     cold = any(one.cold_items for one in folds)
     factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
     rivals: list[tuple[str, str]] = []
     for one in variants:
         lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
-        factories |= _systems(one, [fold.domain for fold in folds], lists, out / one.name / "readings")
+        kept = readings / one.name if readings else out / one.name / "readings"
+        factories |= _systems(one, [fold.domain for fold in folds], lists, kept)
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
         if cold:
             rivals += [(f"{system}.{one.name}", control) for system, control in TEXT_CONTROLS.items()]
@@ -108,6 +181,7 @@ def judge(
     typer.echo(text)
     environment = machine(("reranker", "torch", "transformers"), **asked)
     report(_checks(results, [one.name for one in variants], duels, cold), out / "meta.json", environment, typer.echo)
+    return results
 
 
 def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
@@ -117,10 +191,16 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
     return name, versus
 
 
-def _folds(data: Path | None, domains: str, split: str, support: int, users: int, draw: int) -> list[Fold]:
-    """Of the domains that were asked for; else of all that the split leaves a test fold."""
+def _folds(
+    data: Path | None, domains: str, split: str, support: int, users: int, draw: int, usual: Sequence[str] = ()
+) -> list[Fold]:
+    """Of the domains that were asked for; else of those `usual` ones that the split leaves a test fold.
+
+    Args:
+        usual: of all with order in time, and the one that comes with the product, by default.
+    """
     asked = [name for name in domains.split(",") if name]
-    names = asked or [*(ordered_domains(data) if data else ()), PROPOSED]
+    names = asked or usual or [*(ordered_domains(data) if data else ()), PROPOSED]
     datasets = [_load(data, name) for name in names]
 
     def cut(loaded: Dataset) -> Fold:

@@ -76,9 +76,7 @@ def main(
         report(checks, out / "speed.json", _environment(), typer.echo)
         return
     if adapt:
-        with Engines(("naive",)) as engines:
-            measured = _adaptation(engines, adapt)
-        report(_adapted(measured), out / "speed.json", _environment(dtype=engines.dtype), typer.echo)
+        report(adaptation_cost(adapt), out / "speed.json", _environment(), typer.echo)
         return
     load = Load(users=users or (2 if quick else 64))
     rounds = rounds or (2 if quick else 3)
@@ -100,6 +98,12 @@ def main(
     more |= {"load": load.to_json(), "rounds": rounds}
     report(checks, out / "speed.json", _environment(**more), typer.echo)
     turns.forget()
+
+
+def adaptation_cost(users: int) -> list[Check]:
+    """What adapting so many users costs beside bare forward and backward passes of the same tokens."""
+    with Engines(("naive",)) as engines:
+        return _adapted(_adaptation(engines, users))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,11 +247,11 @@ def _relative_slope(values: "pd.Series[float]") -> float:
 
 def _adaptation(engines: Engines, users: int) -> dict[str, Any]:
     job = {"readout": ADAPT, "users": users, "interactions": 10, "steps": 2, "seed": 0}
-    return engines.ask("naive", job) | {"users": users}
+    return engines.ask("naive", job) | {"users": users, "dtype": engines.dtype}
 
 
 def _adapted(answer: dict[str, Any]) -> list[Check]:
-    name = f"adapting {answer['users']} users with 10 interactions, time over bare passes"
+    name = f"adapting {answer['users']} users with 10 interactions, {answer['dtype']}, time over bare passes"
     ratio, rate = answer["seconds"] / answer["bare"], answer["users"] / answer["seconds"]
     return [at_most(name, ratio, 1.3, "x"), told("adapting, two steps", rate, "users/s")]
 

@@ -18,6 +18,7 @@ from reranker.softprompt import load_peft
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 
+QRELS = "movies.cold_items_0.1.qrels"
 SPLITS = "leave-last,cold-users,cold-items"
 
 FAKE_PYTHON = """#!{python}
@@ -124,14 +125,14 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "other=scoring=likelihood,encoder=minilm")
 
 
-def test_without_a_variant_what_is_served_by_default_is_judged(data, tmp_path, monkeypatch):
+def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data, tmp_path, monkeypatch):
     films = load_domain(data, "movies")
     monkeypatch.setattr(meta, "load_dataset", lambda name, domain: replace(films, domain=domain))
     timeless = tmp_path / "domains" / "books"
     timeless.mkdir(parents=True)
     films.interactions.drop(columns="timestamp").to_parquet(timeless / "interactions.parquet")
     films.items.to_parquet(timeless / "items.parquet")
-    flags = ("--out", tmp_path / "out", "--engine", "scripted")
+    flags = ("--out", tmp_path / "out", "--engine", "scripted", "--split", "leave-last")
     done = invoke(meta.main, "--data", tmp_path / "domains", *flags)
     assert done.exit_code == 0
     assert "books: left out of leave-last: " in done.output
@@ -140,13 +141,43 @@ def test_without_a_variant_what_is_served_by_default_is_judged(data, tmp_path, m
     names = {one["name"] for one in document["checks"]}
     assert {"ml-100k: fused.default over recall", "ml-100k: fused.default over linear"} <= names
     assert not [name for name in names if "untrained" in name or name.startswith("books")]
-    assert invoke(meta.main, *flags).exit_code == 0  # the same without a folder
     with pytest.raises(ConfigError, match="movies needs --data"):
         invoke(meta.main, "--domains", "movies", *flags)
     with pytest.raises(DataError, match="books"):
         invoke(meta.main, "--data", tmp_path / "domains", "--domains", "books", *flags)
     with pytest.raises(DataError, match="holds no folder with an interactions"):
         invoke(meta.main, "--data", tmp_path / "nowhere", *flags)
+
+
+def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monkeypatch):
+    films = load_domain(data, "movies")
+    monkeypatch.setattr(meta, "load_dataset", lambda name, domain: replace(films, domain=domain))
+    monkeypatch.setattr(meta, "TEXT_CONTROLS", {})  # the sentence encoder's are judged in test_controls
+    flags = ("--out", tmp_path, "--engine", "scripted", "--fit-users", 20)
+    tables = ("--table", "known-users", "--table", "new-items")
+    done = invoke(meta.main, "--data", data, "--domains", "movies,ml-100k", *flags, *tables)
+    assert done.exit_code == 0
+    checks = {one["name"]: one for one in json.loads((tmp_path / "meta.json").read_text())["checks"]}
+    gains = {
+        one["domain"]: one
+        for one in read_results(tmp_path / "known-users" / "results.json")["comparisons"]
+        if (one["system"], one["versus"], one["metric"]) == ("fused.default", "recall", "ndcg@10")
+    }
+    least = 100 * min(gains[name]["relative"] for name in ("movies", "ml-100k"))
+    check = checks["known-users: fused.default over recall, least of a domain"]
+    assert check["value"] == pytest.approx(least) and check["passed"] == (least >= 15)
+    assert checks["known-users: fused.default over linear, domains above 0"]["target"] == ">= 3"
+    assert "new-items: fused.default over linear, mean of 4 runs" in checks
+    assert checks["new-items: llm.default over text_alone, mean of 0 runs"]["value"] is None
+    wanted = [(tmp_path / "new-items" / f"draw{n}" / "runs" / QRELS).read_text() for n in (1, 2)]
+    assert wanted[0] != wanted[1]  # other items are new
+    assert (tmp_path / "readings" / "default").is_dir()
+    with pytest.raises(ConfigError, match="--table gold: there are known-users"):
+        invoke(meta.main, *flags, "--table", "gold")
+    with pytest.raises(ConfigError, match="--table has its own variants and split"):
+        invoke(meta.main, *flags, "--table", "cost", "--split", "leave-last")
+    with pytest.raises(ConfigError, match="--draw and --untrained go with --variant"):
+        invoke(meta.main, *flags, "--draw", 1)
 
 
 def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):
