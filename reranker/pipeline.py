@@ -19,7 +19,7 @@ from reranker.explanation import Explanation, explain
 from reranker.folds import fold_from_logs, folds_from_recall
 from reranker.fusion import Blend, Choices, Order, as_order
 from reranker.item_tokens import ItemTokens
-from reranker.personal import AdaptReport, ContextMap, Support
+from reranker.personal import AdaptReport, ContextMap, Support, unseen
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.ranking import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.reader import Reader
@@ -318,7 +318,8 @@ class Reranker:
     ) -> AdaptReport:
         """Adapts users' contexts to what they chose, many at once.
 
-        A user who was adapted before goes on from there: only interactions since then are read.
+        A user who was adapted before goes on from there: only interactions since then are read. Where the context was
+        adapted under another map, or what the bundle knows of the user is not what it was then, all is read anew.
 
         Args:
             users: whom to adapt; everyone whose history is known by default, and everyone in `store`.
@@ -331,7 +332,7 @@ class Reranker:
 
         Raises:
             ConfigError: steps < 1, no context map, or torch is not installed.
-            DataError: nothing was fitted, one text instead of several ids, or a state was adapted under another map.
+            DataError: nothing was fitted, or one text instead of several ids.
         """
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, got {steps}")
@@ -344,9 +345,7 @@ class Reranker:
         known = self.states if store is None else store.get(asked)
         support = []
         for user in asked:
-            state = known.get(user) or UserState(user_id=user)
-            chosen = [*self.history(user), *(item for item, _ in state.interactions)]
-            new = chosen[state.support :] if len(state.vector) else chosen
+            state, new = self._unseen(known.get(user) or UserState(user_id=user))
             support.append(Support(state=state, items=data.catalog.items(new)))
         states, report = adapter.adapt(support, progress)
         changed = [state for state, one in zip(states, support, strict=True) if one.items]
@@ -355,6 +354,19 @@ class Reranker:
         else:
             store.put_contexts(changed)
         return report
+
+    def is_behind(self, state: UserState) -> bool:
+        """Whether `adapt` would read anything of this user: something happened that the context has not seen, or it
+        was adapted under another map or bundle.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
+        return bool(self._unseen(state)[1])
+
+    def _unseen(self, state: UserState) -> tuple[UserState, list[ItemId]]:
+        """The state to go on from, and what of the user is to be read."""
+        return unseen(state, self.history(state.user_id), self.reader.contexts)
 
     def forget(self, users: Iterable[UserId]) -> int:
         """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`.

@@ -230,17 +230,17 @@ class Reader:
     def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
         """The user's own soft tokens.
 
-        An adapted user's come from the kept context; another's from the text of the history alone, without a gradient
-        step; a stranger gets those of z = 0.
+        An adapted user's come from the kept context; another's, and those of a context that was adapted under another
+        map, from the text of the history alone, without a gradient step; a stranger gets those of z = 0.
 
         Raises:
-            PromptError: the context was adapted under another map, or the map belongs to another model.
+            PromptError: the map belongs to another model.
         """
         contexts = self.contexts
         if contexts is None:
             return None
         contexts.require_model(self.engine.model)
-        if state is not None and len(state.vector):
+        if state is not None and contexts.reads(state):
             return contexts.tokens(state.vector, state.support)
         if not history:
             return contexts.tokens(np.zeros(0, dtype=np.float32), 0)

@@ -238,6 +238,8 @@ class UserState:
         step_scale: factor on the learned step sizes; drift raises it.
         interactions: (item id, timestamp or None), oldest first.
         updated_at: seconds since the epoch.
+        context_map: `ContextMap.mark` of the map that `vector` was adapted under; "" where that is not known.
+        history: hash of what the bundle knew of the user when `vector` was adapted; "" where that is not known.
     """
 
     user_id: UserId
@@ -247,3 +249,5 @@ class UserState:
     step_scale: float = 1.0
     interactions: tuple[tuple[ItemId, float | None], ...] = ()
     updated_at: float = 0.0
+    context_map: str = ""
+    history: str = ""

@@ -90,13 +90,20 @@ class BaseTuner:
         directory: for the checkpoint; a run that finds one goes on exactly where it stopped.
         workers: processes that write sequences ahead, for a device that reads faster than one process writes; what they
             write is the same.
+        reads: what the base and the sequences are, in words or hashes; a checkpoint of others is refused.
 
     Raises:
-        ConfigError: the checkpoint in `directory` was made with other settings.
+        ConfigError: the checkpoint in `directory` was made with other settings, of another base or other sequences.
     """
 
     def __init__(
-        self, lm: Any, sampler: SequenceSampler, config: BaseTuningConfig, directory: Path, workers: int = 0
+        self,
+        lm: Any,
+        sampler: SequenceSampler,
+        config: BaseTuningConfig,
+        directory: Path,
+        workers: int = 0,
+        reads: str = "",
     ) -> None:
         from peft import LoraConfig, get_peft_model
 
@@ -106,6 +113,7 @@ class BaseTuner:
         self._sampler = sampler
         self._workers = workers
         self._directory = directory
+        self._reads = reads
         self._device = lm.device
         self._trunk, self._head, self._embeddings = lm.base_model, lm.get_output_embeddings(), lm.get_input_embeddings()
         settings = LoraConfig(
@@ -185,6 +193,7 @@ class BaseTuner:
     def _save(self) -> None:
         state = {
             "config": self.config.model_dump_json(),
+            "reads": self._reads,
             "masters": [one.detach() for one in self._masters],
             "optimizer": self._optimizer.state_dict(),
             "losses": self.curve.losses,
@@ -202,6 +211,11 @@ class BaseTuner:
         if kept["config"] != self.config.model_dump_json():
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
+            )
+        if kept.get("reads") != self._reads:
+            raise ConfigError(
+                f"{path} was made of other data or another base ({kept.get('reads')}), these are {self._reads}; give "
+                "the same or another folder"
             )
         with torch.no_grad():
             for master, value in zip(self._masters, kept["masters"], strict=True):

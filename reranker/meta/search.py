@@ -12,6 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
+from reranker.files import whole_file, write_text
 from reranker.meta.space import Scalar, SearchSpace
 from reranker.meta.train import Replayed, meta_train
 
@@ -90,6 +91,7 @@ def meta_search(space: SearchSpace, trials: int, out: Path, progress: bool = Fal
                 _write(_finished(study), space, out)
                 bar.update()
         made = _finished(study)
+        _write(made, space, out)  # a run that was killed may have finished a trial and not written it
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -150,7 +152,7 @@ def _same_search(study: Any, space: SearchSpace, out: Path) -> None:
 
 
 def _write(trials: Sequence[Trial], space: SearchSpace, out: Path) -> None:
-    with (out / TABLE).open("w", newline="", encoding="utf-8") as file:
+    with whole_file(out / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "loss", *space.fields, "reason"])
         for number, one in enumerate(trials):
@@ -158,4 +160,4 @@ def _write(trials: Sequence[Trial], space: SearchSpace, out: Path) -> None:
             writer.writerow([number, one.state, one.loss, *values, one.reason])
     if (best := _best(trials)) is not None:
         settings = yaml.safe_dump(space.changed(trials[best].values), sort_keys=False, allow_unicode=True)
-        (out / BEST).write_text(settings, encoding="utf-8")
+        write_text(out / BEST, settings)

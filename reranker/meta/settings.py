@@ -36,7 +36,7 @@ class MetaConfig(SettingsModel):
     """Settings of a training run. Unknown keys are refused.
 
     Attributes:
-        domains: to learn from.
+        domains: to learn from, each under a name of its own.
         held_out: domains that are only validated on; without any, `validation_share` of each domain's users are.
         reranker: base model, prompt layout, length of the soft prompt: what will be served.
         algorithm: "pooled" learns one prompt for all lists; "cavia" learns, beside it, contexts that a few steps adapt
@@ -68,7 +68,7 @@ class MetaConfig(SettingsModel):
         n_candidates: length of the recall lists.
         rounds: choices replayed a user.
         hold_out: newest interactions of each user that training must not see.
-        min_history: interactions a user has before the choice, more than this.
+        min_history: interactions a user has before the choice, at least.
         temperature: domains are drawn ∝ size^temperature.
         history_dropout, category_dropout, order_jitter: augmentation of histories.
         evidence: the recall evidence stands inside the loss.
@@ -145,6 +145,13 @@ class MetaConfig(SettingsModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "MetaConfig":
+        names = [one.name for one in (*self.domains, *self.held_out)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"domains {', '.join(twice)} stand there twice: give each a name of its own, and family: the templates"
+            )
+        if not self.validation_share and not self.held_out:
+            raise ValueError("validation_share is 0 and held_out is empty: no users are left to validate on")
         if self.reranker.soft_tokens == 0:
             raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
         if self.reranker.scoring != "likelihood":

@@ -95,7 +95,7 @@ class TaskDomain:
             n_candidates: length of a list.
             rounds: choices replayed a user: the newest that may be seen, the one before it, ...
             hold_out: newest interactions of each user that nothing here may see (they are judged on).
-            min_history: users need more interactions than this before the choice.
+            min_history: users need this many interactions before the choice.
             seed: of cross-fitting and of random choices.
 
         Raises:

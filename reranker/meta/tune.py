@@ -1,11 +1,14 @@
 """From folders of data to an adapted base model on disk."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from reranker.config import RerankerConfig
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
@@ -68,14 +71,17 @@ def tune_base(
 
     Raises:
         DataError: a domain without usable histories.
-        ConfigError: `out` holds a run with other settings.
+        ConfigError: `out` holds a run with other settings, on other data or of another base.
     """
     source = resolve_model(reranker.model)
     lm: Any = load_causal_lm(source.path, dtype, chosen_device(device))
     tokenizer = HubTokenizer(source.path)
     domains = []
+    reads: dict[str, object] = {"base": source.sha256, "dtype": str(lm.dtype), "soft_tokens": reranker.soft_tokens}
+    reads |= {"prompt": reranker.prompt.model_dump(mode="json"), "hold_out": hold_out, "items": history_items}
     for domain, place in sources:
         data = load_dataset(place, domain=domain)
+        reads[f"{len(domains)} {domain}"] = _sha256(data)
         settings = reranker.prompt.model_copy(
             update={
                 "family": family_for_domain(domain, reranker.prompt.directory),
@@ -92,7 +98,7 @@ def tune_base(
             )
         )
     sampler = SequenceSampler(domains, config.temperature, config.category_dropout, config.seed)
-    tuner = BaseTuner(lm, sampler, config, out, workers)
+    tuner = BaseTuner(lm, sampler, config, out, workers, json.dumps(reads))
     tuned = tuner.run(progress)
     tuned.save_pretrained(out / "adapter")
     name_base(out / "adapter", source.model_id, source.sha256)
@@ -118,6 +124,12 @@ def without_newest(data: Dataset, n: int, seed: int = 0) -> Dataset:
     age = rows.groupby(USER, sort=False).cumcount(ascending=False)
     kept = rows[age.to_numpy() >= n].sort_index().reset_index(drop=True)
     return Dataset(interactions=kept, items=data.items, domain=data.domain)
+
+
+def _sha256(data: Dataset) -> str:
+    tables = (data.interactions, data.items)
+    hashes = [pd.util.hash_pandas_object(table.astype(str), index=False).to_numpy().tobytes() for table in tables]
+    return hashlib.sha256(b"".join(hashes)).hexdigest()
 
 
 def _instruction_prompt(lm: Any, renderer: PromptRenderer, soft_tokens: int) -> Any:

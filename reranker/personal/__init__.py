@@ -1,7 +1,7 @@
 """User contexts: a vector of at most 64 floats a user, and the soft tokens it becomes."""
 
 from reranker.personal.context import CONTEXT_FILE, SUPPORT_ITEMS, ContextMap, history_features
-from reranker.personal.support import DRIFT_NATS, AdaptReport, Support
+from reranker.personal.support import DRIFT_NATS, AdaptReport, Support, unseen
 
 __all__ = [
     "CONTEXT_FILE",
@@ -11,4 +11,5 @@ __all__ = [
     "ContextMap",
     "Support",
     "history_features",
+    "unseen",
 ]

@@ -110,15 +110,15 @@ class ContextAdapter:
         are; others start from the text of their history.
 
         Raises:
-            DataError: a state holds a context of another length.
+            DataError: a state holds a context that was adapted under another map.
             PromptError: an item's prompt does not fit the model.
         """
         begun = time.perf_counter()
         for one in users:
-            if len(one.state.vector) not in (0, self._map.dim):
+            if len(one.state.vector) and not self._map.reads(one.state):
                 raise DataError(
-                    f"user {one.state.user_id!r} has a context of {len(one.state.vector)} floats, this map reads "
-                    f"{self._map.dim}: it was adapted under another map. Forget the user's context and adapt again"
+                    f"user {one.state.user_id!r} has a context of {len(one.state.vector)} floats of another map than "
+                    f"this one, which reads {self._map.dim}. Give a fresh state and all of the user's items"
                 )
         states = [one.state for one in users]
         told = [number for number, one in enumerate(users) if one.items]
@@ -182,6 +182,7 @@ class ContextAdapter:
                 support_loss=losses[-1][number].item(),
                 step_scale=scales[number].item(),
                 updated_at=moment,
+                context_map=self._map.mark,
             )
             results.append((state, losses[0][number].item(), self._steps * requests[number].tokens))
         return results

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from reranker.errors import PromptError
 from reranker.tensorfile import read_tensors, require_base_model, write_tensors
-from reranker.types import ModelInfo, TokenSequence
+from reranker.types import ModelInfo, TokenSequence, UserState
 
 CONTEXT_FILE = "context.safetensors"
 MAX_DIM = 64
@@ -93,6 +93,15 @@ class ContextMap:
     def sha256(self) -> str:
         """Hash of all values."""
         return hashlib.sha256(b"".join(getattr(self, name).astype("<f4").tobytes() for name in _TENSORS)).hexdigest()
+
+    @property
+    def mark(self) -> str:
+        """Sixteen hex digits that a user's state keeps, to tell under which map its context was adapted."""
+        return self.sha256[:16]
+
+    def reads(self, state: UserState) -> bool:
+        """Whether the state holds a context that was adapted under this map, as far as the state tells."""
+        return len(state.vector) == self.dim and state.context_map in ("", self.mark)
 
     @property
     def dim(self) -> int:

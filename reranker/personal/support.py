@@ -1,9 +1,13 @@
 """What a context is adapted on, and what adapting did."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from reranker.types import UserState
+from reranker.ids import encode_ids
+from reranker.personal.context import ContextMap
+from reranker.types import ItemId, UserState
 
 DRIFT_NATS = 0.5
 """A user's new titles are this much less likely, a token, than the old ones were: the user has drifted."""
@@ -20,6 +24,23 @@ class Support:
 
     state: UserState
     items: Sequence[Mapping[str, object]]
+
+
+def unseen(state: UserState, before: Sequence[ItemId], contexts: ContextMap | None) -> tuple[UserState, list[ItemId]]:
+    """The state to go on from, and the items that its context has not seen, oldest first.
+
+    A context that was adapted under another map, or when the bundle knew something else of the user, is dropped: all
+    items are unseen then.
+
+    Args:
+        before: what the bundle knows of the user, oldest first; the state's interactions came later.
+        contexts: the map that contexts are adapted under.
+    """
+    mark = hashlib.sha256(json.dumps(encode_ids(before)).encode()).hexdigest()[:16]
+    if contexts is None or not contexts.reads(state) or (state.context_map, state.history) != (contexts.mark, mark):
+        state = UserState(user_id=state.user_id, interactions=state.interactions, updated_at=state.updated_at)
+    chosen = [*before, *(item for item, _ in state.interactions)]
+    return replace(state, history=mark), chosen[state.support :]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,9 +104,10 @@ class Adaptation:
             logger.info("adapted %d users in %.2f s, %d drifted", report.users, report.seconds, report.drifted)
 
     def _behind(self) -> Iterator[UserId]:
-        """Users who did something that their context has not seen: the process died, or was too slow to shut down."""
+        """Users who did something that their context has not seen (the process died, or was too slow to shut down), or
+        whose context is of another map or bundle."""
         users = list(self._store.user_ids())
         for begin in range(0, len(users), _USERS_A_LOOK):
             for user, state in self._store.get(users[begin : begin + _USERS_A_LOOK]).items():
-                if state.interactions and state.support < len(self._reranker.history(user)) + len(state.interactions):
+                if (state.interactions or len(state.vector)) and self._reranker.is_behind(state):
                     yield user

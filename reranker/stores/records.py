@@ -2,7 +2,7 @@
 
 A record is a row of parts, so that interactions can be added at its end without reading what stands before:
 
-    state         JSON: support, support_loss, step_scale, updated_at
+    state         JSON: support, support_loss, step_scale, updated_at, context_map, history
     vector        raw little-endian float32
     interactions  JSON: when they were added, and [item id, timestamp] each, oldest first; any number of such parts
 
@@ -81,7 +81,8 @@ def state_record(state: UserState) -> bytes:
             f"shape {vector.shape}. A smaller context is set where it is trained"
         )
     numbers = encode_ids([state.support_loss, float(state.step_scale), float(state.updated_at)])  # NaN is no JSON
-    parts = [_part(_STATE, _as_json([int(state.support), *numbers])), _part(_VECTOR, vector.astype("<f4").tobytes())]
+    told = [int(state.support), *numbers, state.context_map, state.history]
+    parts = [_part(_STATE, _as_json(told)), _part(_VECTOR, vector.astype("<f4").tobytes())]
     if state.interactions:
         parts.append(interactions_record(state.user_id, state.interactions, state.updated_at))
     return b"".join(parts)
@@ -122,9 +123,17 @@ def read_record(user_id: UserId, record: bytes) -> UserState:
     try:
         for tag, content in _parts(record):
             if tag == _STATE:
-                support, *numbers = json.loads(content)
+                support, *numbers, context_map, history = json.loads(content)
                 loss, step_scale, updated_at = decode_ids(numbers)
-                state = replace(state, support=support, support_loss=loss, step_scale=step_scale, updated_at=updated_at)
+                state = replace(
+                    state,
+                    support=support,
+                    support_loss=loss,
+                    step_scale=step_scale,
+                    updated_at=updated_at,
+                    context_map=context_map,
+                    history=history,
+                )
             elif tag == _VECTOR:
                 state = replace(state, vector=np.frombuffer(content, dtype="<f4").astype(np.float32))
             elif tag == _INTERACTIONS:

@@ -13,10 +13,11 @@ from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.errors import ConfigError, DataError
 from reranker.meta.base_tuning import BaseTuner, BaseTuningConfig
 from reranker.meta.sequences import DomainTexts, SequenceSampler
-from reranker.meta.tune import tune_base, without_newest
+from reranker.meta.tune import TunedBase, tune_base, without_newest
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.softprompt import SoftPrompt
 from reranker.tables import Dataset
+from tests.engines.models import save_tiny_model
 
 TITLES = ["alpha", "beta", "gamma", "delta", "omega"]
 CONFIG = BaseTuningConfig(rank=4, alpha=8, learning_rate=2e-2, warmup=2, steps=12, tokens_per_step=256)
@@ -158,3 +159,26 @@ def test_the_merged_model_says_what_the_adapter_says(tiny: Path, data: Dataset, 
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match=r"tune-base settings: learning_rate: .* greater than 0; speed: "):
         BaseTuningConfig.from_mapping({"learning_rate": 0, "speed": 1})
+
+
+def test_a_checkpoint_of_other_data_or_another_base_is_refused(tiny: Path, data: Dataset, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        titles = [f"{title} {name}" for title in data.items["title"]]
+        data.interactions.to_parquet(tmp_path / name / "interactions.parquet")
+        data.items.assign(title=titles).to_parquet(tmp_path / name / "items.parquet")
+    reranker = RerankerConfig(model=str(tiny), soft_tokens=0)
+
+    def tune(name: str, hold_out: int = 1, base: RerankerConfig = reranker) -> TunedBase:
+        source = ("shop", str(tmp_path / name))
+        return tune_base([source], tmp_path / "out", CONFIG, base, hold_out=hold_out, dtype="float32")
+
+    first = tune("first")
+    assert tune("first") == first  # done already
+    with pytest.raises(ConfigError, match="other data or another base"):
+        tune("second")
+    with pytest.raises(ConfigError, match="other data or another base"):
+        tune("first", hold_out=2)
+    other = RerankerConfig(model=str(save_tiny_model(tmp_path / "other", seed=1)), soft_tokens=0)
+    with pytest.raises(ConfigError, match="other data or another base"):
+        tune("first", base=other)

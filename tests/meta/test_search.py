@@ -75,7 +75,12 @@ def test_a_search_in_parts_is_the_search_in_one(base: dict[str, Any], tmp_path: 
     assert settings == {**base, **best.values}
     again = meta_train(MetaConfig.from_mapping(settings), tmp_path / "again")
     assert again.curve.best[1] == best.loss
-    assert len((tmp_path / "whole" / "trials.csv").read_text().splitlines()) == 8
+    table = tmp_path / "whole" / "trials.csv"
+    assert len(table.read_text().splitlines()) == 8
+    table.unlink()
+    whole.settings.unlink()  # killed between the last trial and its being written
+    assert meta_search(space, 7, tmp_path / "whole").settings.exists()
+    assert len(table.read_text().splitlines()) == 8
     with pytest.raises(ConfigError, match="another space"):
         meta_search(SearchSpace.from_mapping(base, {"sigma": [0.1, 0.2]}), 8, tmp_path / "whole")
 

@@ -455,6 +455,9 @@ def test_a_gpu_reads_the_same_curve(tiny: Path, algorithm: str, tmp_path: Path) 
         ({"algorithm": "maml", "lists_per_step": 4}, "too small"),
         ({"algorithm": "pooled", "meta_sgd": True}, "no inner steps on a prompt"),
         ({"algorithm": "es", "pretrain_steps": 1}, "needs gradients"),
+        ({"domains": [{"name": "shop", "data": "one"}, {"name": "shop", "data": "two"}]}, "shop stand there twice"),
+        ({"held_out": [{"name": "shop", "data": "somewhere"}]}, "shop stand there twice"),
+        ({"validation_share": 0}, "no users are left to validate on"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """Context vectors: what they become, where they start, what adapting them does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,12 @@ def test_a_context_of_another_map(lm: PackedLM, renderer: PromptRenderer) -> Non
         ContextAdapter(lm, renderer, PROMPT, small()).adapt([Support(state=old, items=items("alpha"))])
     with pytest.raises(PromptError, match="5 floats"):
         small().tokens(old.vector, 2)
+    (state,), _ = ContextAdapter(lm, renderer, PROMPT, small()).adapt([fresh(1, "alpha")])
+    assert state.context_map == small().mark and small().reads(state)
+    other = replace(small(), base=small().base + 1)
+    assert not other.reads(state)
+    with pytest.raises(DataError, match="of another map than this one, which reads 3"):
+        ContextAdapter(lm, renderer, PROMPT, other).adapt([Support(state=state, items=items("beta"))])
 
 
 def test_unit_keeps_zeros() -> None:

@@ -1,10 +1,13 @@
 """Users' contexts through the public face, on a tiny random model."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.errors import BundleError, ConfigError, PromptError
 from reranker.personal import CONTEXT_FILE, ContextMap
@@ -106,3 +109,44 @@ def test_a_map_for_another_width(tiny: Path, fitted: Reranker) -> None:
         fitted.adapt(["u1"])
     with pytest.raises(PromptError, match="width 8"):
         scores(fitted)
+
+
+def test_a_context_of_another_map_is_adapted_anew_and_not_read_before(fitted: Reranker, tmp_path: Path) -> None:
+    """Other maps of the same sizes are told apart; a context of another one counts as none."""
+    map_of = fitted.reader.contexts
+    assert map_of is not None
+    with closing(SqliteUserStore(tmp_path / "users.db")) as store:
+        store.append("u3", [("g1i0", 1.0)])
+        fitted.adapt(["u3"], store=store)
+        old = store.get(["u3"])["u3"]
+        assert not fitted.is_behind(old)
+        fitted.reader.contexts = replace(map_of, directions=map_of.directions[::-1])
+        try:
+            candidates = fitted.recall.recommend(["u3"], 6)
+            bare = fitted.score_all(candidates, states={})["llm"].to_numpy()
+            np.testing.assert_array_equal(fitted.score_all(candidates, states={"u3": old})["llm"].to_numpy(), bare)
+            assert fitted.is_behind(old)
+            assert fitted.adapt(["u3"], store=store).users == 1
+            assert store.get(["u3"])["u3"].support == old.support  # all of it was read again
+            assert not fitted.is_behind(store.get(["u3"])["u3"])
+        finally:
+            fitted.reader.contexts = map_of
+
+
+def test_after_a_fit_on_another_history_new_interactions_are_read(tiny: Path, trained: Path, tmp_path: Path) -> None:
+    """A shorter history than the context was adapted on hides none of what comes later."""
+    fitted = fitted_with_contexts(tiny, trained)
+    with closing(SqliteUserStore(tmp_path / "users.db")) as store:
+        store.append("u3", [("g1i0", 1.0)])
+        fitted.adapt(["u3"], store=store)
+        data = toys.taste_dataset(users=16)
+        newest = data.interactions.groupby("user_id", sort=False).tail(3)
+        fitted.fit(replace(data, interactions=newest), PopularityRecall().fit(newest))
+        assert len(fitted.history("u3")) == 3
+        assert fitted.adapt(["u3"], store=store).users == 1
+        assert store.get(["u3"])["u3"].support == 4
+        for n in (2, 3):
+            store.append("u3", [(f"g2i{n}", float(n))])
+            assert fitted.adapt(["u3"], store=store).users == 1
+        assert store.get(["u3"])["u3"].support == 6
+        assert fitted.adapt(["u3"], store=store).users == 0
