@@ -3,6 +3,7 @@
 bundle.yaml          versions, model, templates, settings, what the guard serves and why, sha256 of every file
 fusion.json          read-out coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
+reference_items.parquet  rows of items as they were at `fit`, of which the reference histories are made
 evidence.npz         item statistics and histories
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
@@ -45,8 +46,9 @@ from reranker.types import ItemId, ModelInfo
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 _MANIFEST = "bundle.yaml"
+_TRIES = 5  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
 _DENSE = ("vectors", "popularity", "recent_popularity")
@@ -63,6 +65,7 @@ class BundleState:
     items: pd.DataFrame
     evidence: EvidenceModel
     references: Sequence[Sequence[ItemId]]
+    reference_items: pd.DataFrame
     blend: Blend
     prompts: PromptBank
     priors: PriorStore
@@ -113,26 +116,38 @@ def write_bundle(directory: Path, state: BundleState) -> None:
 
 
 def read_bundle(directory: Path) -> BundleState:
-    """Reads and verifies what `write_bundle` wrote.
+    """Reads and verifies what `write_bundle` wrote; all of one bundle, also where a newer one takes its place.
 
     Raises:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
-    manifest = _read_manifest(directory)
+    for _ in range(_TRIES):
+        manifest = _read_manifest(directory)
+        try:
+            state = _read_parts(directory, manifest)
+        except BundleError:
+            if _read_manifest(directory) == manifest:
+                raise
+        else:
+            if _read_manifest(directory) == manifest:
+                return state
+    raise BundleError(f"the bundle {directory} was replaced {_TRIES} times while it was read: load it again")
+
+
+def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
     _verify(directory, manifest["files"])
     try:
         ids = json.loads((directory / "ids.json").read_text())
         item_ids = decode_ids(ids["items"])
-        items = read_table(directory / "items.parquet")
-        items.insert(0, ITEM, pd.Series(decode_ids(ids["item_table"]), dtype=object))
         return BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
             model=ModelInfo(**manifest["model"]),
             templates_sha256=manifest["templates_sha256"],
-            items=items,
+            items=_read_items(directory / "items.parquet", ids["item_table"]),
             evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
             references=[decode_ids(one) for one in ids["references"]],
+            reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
             blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
@@ -154,10 +169,12 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "item_table": encode_ids(state.items[ITEM]),
         "users": encode_ids(evidence.histories),
         "references": [encode_ids(one) for one in state.references],
+        "reference_items": encode_ids(state.reference_items[ITEM]),
     }
     (directory / "ids.json").write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.blend.to_json(), indent=1))
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
+    write_table(state.reference_items.drop(columns=ITEM), directory / "reference_items.parquet")
     _write_evidence(directory / "evidence.npz", evidence)
     state.priors.save(directory / "priors.parquet")
     if state.hidden_states is not None and len(state.hidden_states):
@@ -180,6 +197,12 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "files": _hashes(directory),
     }
     (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
+    items = read_table(path)
+    items.insert(0, ITEM, pd.Series(decode_ids(ids), dtype=object))
+    return items
 
 
 def _write_recall(stage: RecallStage, directory: Path) -> None:

@@ -28,22 +28,31 @@ class DomainData:
         catalog: the same items by id, as templates see them.
         evidence: statistics and histories.
         references: histories of nobody, oldest first, behind which titles are read to tell what is likely for anybody.
+        reference_items: rows of `items` that they are made of, as they were when weights were fitted.
     """
 
     items: pd.DataFrame
     catalog: Catalog
     evidence: EvidenceModel
-    references: Sequence[Sequence[ItemId]] = ()
+    references: Sequence[Sequence[ItemId]]
+    reference_items: pd.DataFrame
 
     @classmethod
     def build(cls, data: Dataset, recall: RecallStage | None, references: int = 0, seed: int = 0) -> "DomainData":
         """Learns from the whole data set, in the item space of `recall`; draws that many references by `seed`."""
+        drawn = reference_histories(data.items[ITEM].tolist(), references, seed)
         return cls(
             items=data.items,
             catalog=Catalog(data.items),
             evidence=evidence_model(data.interactions, data.items, recall),
-            references=reference_histories(data.items[ITEM].tolist(), references, seed),
+            references=drawn,
+            reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
         )
+
+    @property
+    def reference_histories(self) -> list[list[Mapping[str, object]]]:
+        """The items of `references`, as templates see them; later rows of the same items change nothing about them."""
+        return list(map(Catalog(self.reference_items).items, self.references))
 
     def with_items(self, items: pd.DataFrame) -> "DomainData":
         """With the rows of a validated items table, which stand in for rows of the same items.

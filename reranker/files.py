@@ -1,8 +1,12 @@
 """Files and folders that are whole or not there, and checksums."""
 
+import ctypes
+import glob
 import hashlib
 import json
 import os
+import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -13,6 +17,8 @@ from typing import Any
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp"
+_LEFT_SECONDS = 86400.0
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 @contextmanager
@@ -38,28 +44,46 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `path`, and of all that is in it, when the block ends well.
 
-    Where it cannot, what stood there stays. Between two renames nothing stands at `path`.
+    Where it cannot, what stood there stays. A process that is killed leaves the old folder or the new one, and perhaps
+    a temporary one that the next call removes after a day; where folders cannot be swapped (no Linux), nothing stands
+    at `path` between two renames.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as scratch:
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{_TEMPORARY}"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, suffix=_TEMPORARY, dir=path.parent, ignore_cleanup_errors=True
+    ) as scratch:
         fresh, old = Path(scratch) / "new", Path(scratch) / "old"
         fresh.mkdir()
         yield fresh
-        existed = path.exists()
-        if existed:
-            path.rename(old)
-        try:
+        if not path.exists():
             fresh.rename(path)
-        except OSError:
-            if existed:
+        elif not _swapped(fresh, path):
+            path.rename(old)
+            try:
+                fresh.rename(path)
+            except OSError:
                 old.rename(path)
-            raise
+                raise
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step where the system can: renameat2(2) with RENAME_EXCHANGE, which Python lacks."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def remove_leftovers(folder: Path, seconds: float = 0.0) -> None:
     """Removes the temporary files under `folder` that a killed process left, those as old as `seconds`."""
     for path in folder.rglob(f".*{_TEMPORARY}"):
+        if path.is_dir():  # of `whole_folder`, which removes its own
+            continue
         try:
             if time.time() - path.stat().st_mtime >= seconds:
                 path.unlink()

@@ -155,10 +155,10 @@ class Reranker:
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
         self.blend = None  # if this fails, nothing old must be served over new data
-        self.reader = self.reader.for_domain(data.domain)
+        self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.recall = recall
         self._data = DomainData.build(data, recall, config.references, config.seed)
-        self.reader.refer_to(list(map(self._data.catalog.items, self._data.references)))
+        self.reader.refer_to(self._data.reference_histories)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
         choices = Choices.joined([fold.choices for fold in folds])
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
@@ -464,6 +464,7 @@ class Reranker:
                 items=data.items,
                 evidence=data.evidence,
                 references=data.references,
+                reference_items=data.reference_items,
                 blend=blend,
                 prompts=reader.prompts_to_keep(),
                 priors=reader.priors,
@@ -507,11 +508,14 @@ class Reranker:
         )
         reranker.blend = state.blend
         reranker.recall = state.recall
-        catalog = Catalog(state.items)
         reranker._data = DomainData(
-            items=state.items, catalog=catalog, evidence=state.evidence, references=state.references
+            items=state.items,
+            catalog=Catalog(state.items),
+            evidence=state.evidence,
+            references=state.references,
+            reference_items=state.reference_items,
         )
-        reranker.reader.refer_to(list(map(catalog.items, state.references)))
+        reranker.reader.refer_to(reranker._data.reference_histories)
         templates = reranker.reader.templates
         if templates.sha256 != state.templates_sha256:
             raise BundleError(

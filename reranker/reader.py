@@ -51,6 +51,37 @@ def engine_of(config: RerankerConfig) -> Engine:
     return load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
 
 
+class LazyEngine:
+    """An engine that is loaded when it is first asked for, for all readers that hold this.
+
+    Args:
+        config: names it.
+        engine: a ready one.
+    """
+
+    def __init__(self, config: RerankerConfig, engine: Engine | None = None) -> None:
+        self.loaded = engine
+        self._config = config
+        self._loading = threading.Lock()
+
+    def get(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ConfigError, ModelError: as `engine_of` does.
+        """
+        with self._loading:
+            if self.loaded is None:
+                self.loaded = engine_of(self._config)
+            return self.loaded
+
+    def close(self) -> None:
+        """Frees the engine, if it was loaded."""
+        engine, self.loaded = self.loaded, None
+        if engine is not None:
+            engine.close()
+
+
 class Reader:
     """Reads what a causal LM says of lists, in one domain.
 
@@ -87,8 +118,8 @@ class Reader:
         self.item_tokens = item_tokens
         self.hidden_states = StateStore() if hidden_states is None else hidden_states
         self._references: Sequence[Sequence[Mapping[str, object]]] = ()
-        self._engine = engine
-        self._lender: Reader | None = None
+        self._engine = LazyEngine(config, engine)
+        self._owns_engine = True
         self._model = model
         self._renderer: PromptRenderer | None = None
         self._scoring: Scoring | None = None
@@ -97,10 +128,14 @@ class Reader:
         self._packed: PackedLM | None = None
         self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
 
-    def for_domain(self, domain: str) -> "Reader":
-        """The same model and prompts in another domain; nothing that was fitted comes along."""
+    def for_domain(self, domain: str, takes_engine: bool = False) -> "Reader":
+        """The same model and prompts in another domain; nothing that was fitted comes along.
+
+        Args:
+            takes_engine: `close` of the new one frees the engine, for it stands in this one's place.
+        """
         reader = Reader(self.config, domain, self.prompts, contexts=self.contexts)
-        reader.share_engine(self)
+        reader._engine, reader._owns_engine = self._engine, takes_engine and self._owns_engine
         return reader
 
     @property
@@ -111,32 +146,28 @@ class Reader:
     @property
     def engine(self) -> Engine:
         """The inference engine, loaded on first use."""
-        with self._loading:
-            if self._engine is None and self._lender is not None:
-                self._engine = self._lender.engine
-            elif self._engine is None:
-                self._engine = engine_of(self.config)
+        engine = self._engine.get()
         if self._model is None:
-            self._model = self._engine.model
-        elif not _same_model(self._model, self._engine.model):
-            fitted, running = self._model, self._engine.model
+            self._model = engine.model
+        elif not _same_model(self._model, engine.model):
+            fitted, running = self._model, engine.model
             raise BundleError(
                 f"the bundle was fitted with {fitted.model_id} (sha256 {fitted.sha256[:12]}, width {fitted.dim}), but "
                 f"the engine runs {running.model_id} (sha256 {running.sha256[:12]}, width {running.dim}). Load it with "
-                "the first model, or fit again"
+                "the first model, or fit a new Reranker"
             )
-        return self._engine
+        return engine
 
     @property
     def dead(self) -> bool:
         """The process in which the engine ran is gone; False before it is loaded."""
-        return isinstance(self._engine, RunsApart) and self._engine.dead
+        engine = self._engine.loaded
+        return isinstance(engine, RunsApart) and engine.dead
 
     def close(self) -> None:
-        """Frees the engine if it was loaded here; a shared one is its owner's to free."""
-        engine, self._engine = self._engine, None
-        if engine is not None and self._lender is None:
-            engine.close()
+        """Frees the engine if it was loaded; one that `share_engine` took is its owner's to free."""
+        if self._owns_engine:
+            self._engine.close()
 
     def share_engine(self, other: "Reader") -> bool:
         """Reads with the other's engine from now on, if both would load the same one; nothing is loaded by this.
@@ -146,8 +177,8 @@ class Reader:
         """
         fields = ("engine", "model", "dtype", "engine_options")
         same = all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
-        if same and self._engine is None and self is not other:
-            self._lender = other
+        if same and self._engine.loaded is None and self is not other:
+            self._engine, self._owns_engine = other._engine, False
         return same
 
     @property

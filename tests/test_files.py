@@ -1,4 +1,5 @@
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,12 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_takes_the_place_of_all_that_was_in_the_old_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_takes_the_place_of_all_that_was_in_the_old_one(
+    swaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not swaps:
+        monkeypatch.setattr("reranker.files._swapped", lambda one, other: False)
     path = tmp_path / "deep" / "bundle"
     for name in ("first", "second"):
         with whole_folder(path) as fresh:
@@ -48,6 +54,7 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
     with whole_folder(path) as fresh:
         (fresh / "first").write_text("first")
     rename = Path.rename
+    monkeypatch.setattr("reranker.files._swapped", lambda one, other: False)
 
     def refuses(self: Path, target: Path) -> Path:
         if self.name == "new":
@@ -58,6 +65,29 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
     with pytest.raises(OSError, match="no space"), whole_folder(path) as fresh:
         (fresh / "second").write_text("second")
     assert [one.name for one in path.iterdir()] == ["first"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders are swapped in one step on Linux alone")
+def test_something_stands_at_the_path_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bundle"
+    with whole_folder(path) as fresh:
+        (fresh / "first").write_text("first")
+    monkeypatch.setattr(Path, "rename", lambda self, target: pytest.fail("there is a moment without a folder"))
+    with whole_folder(path) as fresh:
+        (fresh / "second").write_text("second")
+    assert [one.name for one in path.iterdir()] == ["second"]
+
+
+def test_what_a_killed_process_left_beside_a_folder_goes_after_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    old, young, other = (tmp_path / name for name in (".bundle.a.tmp", ".bundle.b.tmp", ".bundles.c.tmp"))
+    for left in (old, young, other):
+        (left / "new").mkdir(parents=True)
+    for left in (old, other):
+        os.utime(left, (time.time() - 2 * 86400,) * 2)
+    with whole_folder(path) as fresh:
+        (fresh / "first").write_text("first")
+    assert set(tmp_path.iterdir()) == {path, young, other}
 
 
 def test_leftovers_are_removed_and_what_is_still_being_written_stays(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 from candidate_gen import ALSRecall, BlendRecall, PopularityRecall, register_recall
 from candidate_gen.registry import _CLASSES
 from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
+from reranker import bundle as bundle_files
 from reranker.bundle import require_storable
 from reranker.engines.scripted import ScriptedEngine
 from reranker.prompting import PromptSettings
@@ -97,11 +98,42 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     for one in (loaded, Reranker.load(tmp_path / "with new")):
         assert one.reader.renderer.references == drawn
         pd.testing.assert_frame_equal(one.rerank(LISTS, order="fused"), fitted.rerank(LISTS, order="fused"))
+    ids = dict(zip(data.items["title"], data.items["item_id"], strict=True))
+    words = ["entirely other words"] * 12
+    other_words = pd.DataFrame({"item_id": [ids[one["title"]] for one in drawn[0]], "title": words})
+    assert fitted.add_items(other_words) == 0
+    fitted.save(tmp_path / "other words")
+    again = Reranker.load(tmp_path / "other words")
+    assert again.reader.renderer.references == drawn  # what weights were fitted on
+    pd.testing.assert_frame_equal(again.rerank(LISTS, order="fused"), fitted.rerank(LISTS, order="fused"))
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_path, monkeypatch):
+    path = tmp_path / "bundle"
+    reranker.save(path)
+    data = toys.taste_dataset(users=30)
+    other = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityRecall().fit(data.interactions))
+    read, calls = bundle_files._read_evidence, []
+
+    def replaced_meanwhile(*arguments):
+        if not calls:
+            other.save(path)
+        calls.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(bundle_files, "_read_evidence", replaced_meanwhile)
+    loaded = Reranker.load(path, engine=ScriptedEngine())
+    assert len(calls) == 2
+    assert loaded.user_ids == other.user_ids
+    pd.testing.assert_frame_equal(loaded.rerank(LISTS, order="fused"), other.rerank(LISTS, order="fused"))
+    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 7, "files": {}, "n": object()})
+    with pytest.raises(BundleError, match="was replaced 5 times"):
+        Reranker.load(path)
 
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 6
+    assert manifest["format"] == 7
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -153,13 +185,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 6"),
-        ("format: 6\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 6"),
+        ("", "format None, this version reads 7"),
+        ("format: 7\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 7"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 6\nfiles: {}\n", "damaged: .*not part of the bundle"),
+        ("format: 7\nfiles: {}\n", "damaged: .*not part of the bundle"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):

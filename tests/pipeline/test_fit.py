@@ -1,5 +1,8 @@
 """`Reranker.fit`: what it may look at, and what the guard serves."""
 
+import gc
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -316,3 +319,24 @@ class TestRefused:
             reranker.fit(data, candidates=candidates[candidates["user_id"] == "u1"], held_out=held_out)
         with pytest.raises(DataError, match="call fit"):
             reranker.rerank(candidates)
+
+
+def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
+    """What a reader keeps of a catalogue goes with it, and the last one frees the engine that the first one loaded."""
+    loads, closed = [], []
+
+    class Engine(ScriptedEngine):
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setattr("reranker.reader.engine_of", lambda config: loads.append(config) or Engine())
+    data = toys.taste_dataset()
+    recall = PopularityRecall().fit(data.interactions)
+    reranker, readers = Reranker(toys.config()), []
+    for _ in range(3):
+        reranker.fit(data, recall)
+        readers.append(weakref.ref(reranker.reader))
+    gc.collect()
+    assert [one() is not None for one in readers] == [False, False, True]
+    reranker.reader.close()
+    assert (len(loads), len(closed)) == (1, 1)
