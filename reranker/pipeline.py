@@ -228,6 +228,8 @@ class Reranker:
         lists = validate_candidates(candidates)
         data, _ = self._fitted()
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
+            for user, chosen in interactions.items():
+                refuse_single(chosen, "item ids", f"interactions[{user!r}]")
             require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
         else:
             require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
@@ -489,8 +491,8 @@ class Reranker:
             BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
                 model.
         """
-        engine, settings = _named_engine(engine, settings)
         state = read_bundle(Path(directory))
+        engine, settings = _named_engine(engine, settings, state.config)
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
         config.require_fitted_with(state.config)
         tokens = state.item_tokens
@@ -568,8 +570,12 @@ class Reranker:
         return data, self.blend
 
 
-def _named_engine(engine: Engine | str | None, settings: dict[str, Any]) -> tuple[Engine | None, dict[str, Any]]:
-    """An engine given by name becomes a setting; options of the one before do not fit it."""
-    if isinstance(engine, str):
-        return None, {"engine_options": {}, **settings, "engine": engine}
-    return engine, settings
+def _named_engine(
+    engine: Engine | str | None, settings: dict[str, Any], before: RerankerConfig | None = None
+) -> tuple[Engine | None, dict[str, Any]]:
+    """An engine given by name becomes a setting; options of another one before do not fit it."""
+    if not isinstance(engine, str):
+        return engine, settings
+    if before is None or before.engine != engine:
+        settings = {"engine_options": {}, **settings}
+    return None, {**settings, "engine": engine}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from reranker.errors import PromptError
 from reranker.files import whole_folder
-from reranker.tensorfile import write_tensors
+from reranker.tensorfile import as_float32, write_tensors
 from reranker.types import ModelInfo, TokenSequence, UserId
 
 Level = Literal["user", "domain", "meta"]
@@ -301,8 +301,8 @@ def load_peft(directory: Path) -> SoftPrompt:
         with safe_open(path, framework="np") as file:
             keys, notes = list(file.keys()), file.metadata() or {}
             relative = _RELATIVE_KEY in keys
-            key = _RELATIVE_KEY if relative else _KEY
-            vectors = file.get_tensor(key).astype(np.float32) if key in keys else None
+        key = _RELATIVE_KEY if relative else _KEY
+        vectors = as_float32(path, key) if key in keys else None
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise PromptError(
             f"{path} cannot be read ({error}): it is missing or damaged, save the prompt again"

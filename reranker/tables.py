@@ -91,7 +91,8 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
     if WEIGHT in frame:
         frame[WEIGHT] = _numeric(frame, WEIGHT, name)
     if TIMESTAMP in frame:
-        times = _times(frame[TIMESTAMP], name)
+        categorical = isinstance(frame[TIMESTAMP].dtype, pd.CategoricalDtype)  # which stand in an order of their own
+        times = _times(_decategorised(frame[TIMESTAMP]) if categorical else frame[TIMESTAMP], name)
         _refuse_rows(frame, TIMESTAMP, times.isna().to_numpy(), "is missing", name)
         frame[TIMESTAMP] = times
         try:
@@ -117,7 +118,7 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     _require_rows(frame, name)
     _require_ids(frame, ITEM, name)
     _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
-    titles = frame[TITLE].astype(object).where(frame[TITLE].notna(), "").map(str).str.strip()
+    titles = frame[TITLE].astype(object).where(frame[TITLE].notna(), "").map(_as_title).str.strip()
     untitled = (titles == "").to_numpy()
     if untitled.any():
         logger.warning(
@@ -125,6 +126,11 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
         )
     frame[TITLE] = titles.where(~untitled, UNTITLED)
     return mixed_as_texts(frame).reset_index(drop=True)
+
+
+def _as_title(value: object) -> str:
+    """1984.0, which a number becomes beside a missing one, is "1984"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def mixed_as_texts(items: pd.DataFrame) -> pd.DataFrame:
@@ -326,11 +332,16 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
     """Ids that are there and hashable; categories become what they are categories of."""
     ids = frame[column]
     if isinstance(ids.dtype, pd.CategoricalDtype):  # pandas 2 groups by categories that do not occur
-        frame[column] = ids = ids.astype(ids.cat.categories.dtype)
+        frame[column] = ids = _decategorised(ids)
     if ids.dtype == object and not _are_hashable(ids):
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
         _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
     _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
+
+
+def _decategorised(values: pd.Series) -> pd.Series:
+    """What the categories are categories of."""
+    return values.astype(object if values.isna().any() else values.cat.categories.dtype)
 
 
 def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:

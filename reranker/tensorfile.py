@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from reranker.errors import PromptError
@@ -44,6 +45,21 @@ def read_tensors(path: Path, names: Sequence[str], what: str) -> tuple[dict[str,
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise PromptError(f"{path} is no {what} ({error}): missing or damaged, save it again") from error
+
+
+def as_float32(path: Path, name: str) -> NDArray[np.float32]:
+    """One array of a safetensors file in float32; it may stand there in bfloat16, which NumPy does not know.
+
+    Raises:
+        OSError, SafetensorError, KeyError, TypeError, ValueError: the file is missing or damaged, or has no such floats.
+    """
+    stored = dict(deserialize(path.read_bytes()))[name]
+    if stored["dtype"] == "BF16":
+        halves = np.frombuffer(stored["data"], dtype="<u2")
+        return (halves.astype("<u4") << 16).view("<f4").reshape(stored["shape"]).astype(np.float32)
+    with safe_open(path, framework="np") as file:
+        found: NDArray[np.float32] = file.get_tensor(name).astype(np.float32)
+        return found
 
 
 def require_base_model(what: str, width: int, model_id: str, sha256: str, model: ModelInfo) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import PromptError
@@ -216,6 +218,14 @@ def test_a_damaged_prompt_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
+def test_a_prompt_in_bfloat16_is_read(tmp_path: Path) -> None:
+    """As PEFT leaves one that was trained in it; every value here is a bfloat16."""
+    save_peft(prompt(), tmp_path)
+    values = torch.tensor([[1.0, -2.5, 0.125], [3.0e38, 1e-3, 0.0]], dtype=torch.bfloat16)
+    save_torch({"prompt_embeddings": values}, tmp_path / "adapter_model.safetensors")
+    np.testing.assert_array_equal(load_peft(tmp_path).vectors, values.float().numpy())
+
+
 def test_peft_loads_it_and_computes_the_same_logits(tmp_path: Path) -> None:
     import torch
     from peft import PeftModel

@@ -347,6 +347,23 @@ def test_categorical_ids_become_plain_ones():
     assert validated.groupby("user_id").size().index.tolist() == ["u"]
 
 
+def test_a_missing_id_among_categories_is_refused():
+    table = pd.DataFrame({"user_id": pd.Categorical([1, None]), "item_id": ["a", "b"]})
+    with pytest.raises(DataError, match=r"'user_id': the value is missing \(row 1"):
+        validate_interactions(table)
+
+
+def test_categorical_times_are_sorted_by_what_they_say():
+    times = pd.Categorical([2, 1], categories=[2, 1])
+    table = pd.DataFrame({"user_id": "u", "item_id": ["later", "sooner"], "timestamp": times})
+    assert validate_interactions(table)["item_id"].tolist() == ["sooner", "later"]
+
+
+def test_titles_that_are_numbers_beside_a_missing_one():
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "title": [1984, 300, None]})
+    assert validate_items(items)["title"].tolist() == ["1984", "300", "(untitled)"]
+
+
 def test_one_text_is_not_a_list_of_ids():
     refuse_single(["196"], "user ids", "users")
     for single in ("196", b"196"):

@@ -20,10 +20,10 @@ from reranker.files import whole_file
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 8
+SCORES_VERSION = 9
 """Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
 
-READINGS_VERSION = 3
+READINGS_VERSION = 4
 """Raised whenever code that changes what the model says of a list changes: prompts, read-outs, engines."""
 
 N_COSTS = 3

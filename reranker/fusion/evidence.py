@@ -284,7 +284,7 @@ def _enlarged(matrix: sparse.csr_array, size: int) -> sparse.csr_array:
 def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_array:
     if CATEGORY not in items:
         return sparse.csr_array((len(index), 1))
-    names = items[CATEGORY].astype(object).map(field_text).str.split(r"\s*[,;|]\s*")
+    names = items[CATEGORY].astype(object).map(field_text).str.strip().str.split(r"\s*[,;|]\s*")
     exploded = pd.DataFrame({ITEM: items[ITEM], CATEGORY: names}).explode(CATEGORY)
     exploded = exploded[exploded[CATEGORY] != ""]
     codes, values = pd.factorize(exploded[CATEGORY])

@@ -76,8 +76,10 @@ class TemplateSet:
         "packaged/movies/en.j2".
 
         Raises:
-            PromptError: no such family or language, a syntax error, or a block is missing.
+            PromptError: no such folder, family or language, a syntax error, or a block is missing.
         """
+        if directory is not None and not directory.is_dir():
+            raise PromptError(f"prompt.directory {directory} is no folder: give the folder of your templates, or none")
         templates = cls(family, language, directory)
         missing = [block for block in BLOCKS if block not in templates.block_names]
         if missing:

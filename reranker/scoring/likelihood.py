@@ -70,11 +70,16 @@ class LikelihoodScoring(Scoring):
     ) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates,). A prior belongs to the item, its own token included, and the domain's prompt:
         nothing of the user enters."""
+        longest: dict[int, tuple[int, ScoringList, int]] = {}  # references are cut to leave room for this candidate
+        for one, request in zip(lists, requests, strict=True):
+            sizes = [len(span.sequence) for span in request.candidates]
+            size, number = max(zip(sizes, range(len(sizes)), strict=True), default=(0, 0))
+            if id(one.soft_prompt) not in longest or size > longest[id(one.soft_prompt)][0]:
+                longest[id(one.soft_prompt)] = size, one, number
         prefixes: dict[int, list[TokenSequence]] = {}
-        for one in lists:
-            if id(one.soft_prompt) not in prefixes:
-                prompts = self._renderer.priors(one.candidates[:1], one.soft_prompt)
-                prefixes[id(one.soft_prompt)] = [prompt.request.prefix for prompt in prompts]
+        for prompt, (_, one, number) in longest.items():
+            behind = self._renderer.priors(one.candidates[number : number + 1], one.soft_prompt)
+            prefixes[prompt] = [rendered.request.prefix for rendered in behind]
         asked = [
             [(prefix, request.candidates) for prefix in prefixes[id(one.soft_prompt)]]
             for one, request in zip(lists, requests, strict=True)

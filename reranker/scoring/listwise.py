@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
-from reranker.prompting import Item, PromptRenderer
+from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.protocol import ListReading, Scoring, ScoringList
 from reranker.types import IntArray, ScoringRequest
@@ -20,8 +21,8 @@ class ListwiseScoring(Scoring):
     """Mean over permutations of log p(label), minus the mean label log-probability of the same window.
 
     Lists longer than `window` are cut into windows after each shuffle, so a candidate meets other rivals every time.
-    Permutations are drawn from the list's content in a canonical order: the order of the list that comes in does not
-    change what comes out.
+    Permutations are drawn from the list's content in a canonical order, and candidates that the prompt tells no
+    difference of share the mean of their scores: the order of the list that comes in does not change what comes out.
 
     Args:
         permutations: shuffles averaged; cost grows in proportion.
@@ -48,9 +49,10 @@ class ListwiseScoring(Scoring):
         """Per list: (n_candidates, 1) in nats above the window's mean."""
         requests: list[ScoringRequest] = []
         places: list[tuple[int, IntArray]] = []
+        shown = [_shown(one) for one in lists]
         for number, one in enumerate(lists):
             vectors = one.candidate_vectors or {}
-            for members in self._windows(one.candidates):
+            for members in self._windows(shown[number]):
                 rendered = self._renderer.listwise(
                     one.history,
                     [one.candidates[member] for member in members],
@@ -71,18 +73,32 @@ class ListwiseScoring(Scoring):
             totals[number][members] += labels - labels.mean()
             tokens[number] += request.tokens
         return [
-            ListReading(components=(total / self._permutations)[:, None], prompt_tokens=count)
-            for total, count in zip(totals, tokens, strict=True)
+            ListReading(components=_shared(total / self._permutations, keys)[:, None], prompt_tokens=count)
+            for total, keys, count in zip(totals, shown, tokens, strict=True)
         ]
 
-    def _windows(self, candidates: Sequence[Item]) -> list[IntArray]:
-        keys = [repr(sorted((str(name), str(value)) for name, value in item.items())) for item in candidates]
+    def _windows(self, keys: Sequence[str]) -> list[IntArray]:
         canonical = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
         content = hashlib.sha256("\0".join(keys[position] for position in canonical).encode()).digest()
         rng = np.random.default_rng([self._seed, int.from_bytes(content[:8], "little")])
-        n_windows = -(-len(candidates) // self._window)
+        n_windows = -(-len(keys) // self._window)
         return [
             part
             for _ in range(self._permutations)
-            for part in np.array_split(canonical[rng.permutation(len(candidates))], n_windows)
+            for part in np.array_split(canonical[rng.permutation(len(keys))], n_windows)
         ]
+
+
+def _shown(one: ScoringList) -> list[str]:
+    """Per candidate all that a prompt may show of it."""
+    vectors = one.candidate_vectors or {}
+    tokens = [vectors[number].tobytes().hex() if number in vectors else "" for number in range(len(one.candidates))]
+    texts = [sorted((str(name), str(value)) for name, value in item.items()) for item in one.candidates]
+    return [repr(text) + token for text, token in zip(texts, tokens, strict=True)]
+
+
+def _shared(values: NDArray[np.float64], keys: Sequence[str]) -> NDArray[np.float64]:
+    """(n,) each the mean of those with the same key."""
+    group, counts = np.unique(keys, return_inverse=True, return_counts=True)[1:]
+    means: NDArray[np.float64] = np.bincount(group, weights=values)[group] / counts[group]
+    return means

@@ -153,6 +153,12 @@ def test_categories_may_be_lists() -> None:
     np.testing.assert_array_equal(listed.categories.toarray(), model().categories.toarray())
 
 
+def test_blanks_around_categories_do_not_count() -> None:
+    blanks = ITEMS.assign(category=[" x,  y", "x ", " y", None])
+    fitted = EvidenceModel.fit(INTERACTIONS, blanks, list("abcd"), VECTORS)
+    np.testing.assert_array_equal(fitted.categories.toarray(), model().categories.toarray())
+
+
 def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
     more = pd.DataFrame({"item_id": ["e", "f"], "title": ["E", "F"], "category": ["y, x", "w"]})
     larger = pd.concat([ITEMS, more], ignore_index=True)

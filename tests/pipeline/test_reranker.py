@@ -407,6 +407,10 @@ class TestRank:
         with pytest.raises(DataError, match="history must be a list of texts, got the single text 'Alien'"):
             Reranker(toys.config(), ScriptedEngine()).rank("query", ["a text"], history="Alien")
 
+    def test_one_item_is_no_history(self, reranker):
+        with pytest.raises(DataError, match=r"interactions\['u1'\] must be a list of item ids, got the single text"):
+            reranker.rerank(toys.lists_for(["u1"], ["g0i0", "g1i1"]), interactions={"u1": "g0i0"})
+
     @pytest.mark.parametrize("users", ["u1", b"u1"])
     def test_one_user_is_not_a_list_of_users(self, reranker, users):
         for call in (reranker.forget, reranker.adapt):

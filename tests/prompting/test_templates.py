@@ -43,6 +43,11 @@ def test_an_unknown_template_is_refused_with_a_list_of_what_there_is(family: str
         TemplateSet.load(family, language)
 
 
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="nowhere is no folder"):
+        TemplateSet.load("movies", directory=tmp_path / "nowhere")
+
+
 def test_a_directory_overrides_and_falls_back(tmp_path: Path) -> None:
     write(tmp_path, "movies", '{% extends "packaged/movies/en.j2" %}{% block history_header %}Seen:{% endblock %}')
     movies = TemplateSet.load("movies", directory=tmp_path)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reranker.engines.scripted import ScriptedEngine
+from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScoring, PriorStore, ScoringList
 from reranker.types import TokenSequence
 from tests.contracts.scoring import ScoringContract, one_list, titled
@@ -42,6 +43,17 @@ def test_the_gain_is_over_the_mean_of_the_reference_histories_by_hand():
     # A token is worth (-1 - 2 - 2) / 3 behind the references.
     np.testing.assert_allclose(values, [[-2.0, -0.5, -0.5 + 5 / 3], [-4.0, -0.5, -0.5 + 5 / 3]])
     assert len(scoring.priors) == 6
+
+
+def test_references_that_meet_the_window_leave_room_for_the_longest_candidate_wherever_it_stands():
+    engine = ScriptedEngine(max_length=200)
+    settings = PromptSettings(title_tokens=64, history_tokens=2048, instruction=False)
+    long_references = [titled(*(f"reference {n} {'xyz' * n}" for n in range(12)))]
+    referring = PromptRenderer.from_settings(settings, engine.tokenizer, 200).referring_to(long_references)
+    candidates = titled("ab", "a title that is much longer than the first one")
+    lists = [ScoringList(history=titled("cd"), candidates=order) for order in (candidates, candidates[::-1])]
+    there, back = (LikelihoodScoring(engine, referring).score_components([one])[0] for one in lists)
+    np.testing.assert_array_equal(there, back[::-1])
 
 
 def test_tokens_count_by_their_own_log_probability():

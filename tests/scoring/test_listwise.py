@@ -74,3 +74,13 @@ def test_settings_that_cannot_work_are_refused():
         ListwiseScoring(ScriptedEngine(), renderer(), permutations=0)
     with pytest.raises(ConfigError, match="window >= 2"):
         ListwiseScoring(ScriptedEngine(), renderer(), window=1)
+
+
+def test_candidates_with_the_same_text_share_their_score_wherever_they_stand():
+    scoring = ListwiseScoring(ScriptedEngine(likes_first_place), renderer(), permutations=1)
+    first, second, other = titled("item 1", "item 1", "item 2")
+    there, back = scoring.score_components(
+        [ScoringList(history=[], candidates=one) for one in ([first, other, second], [second, first, other])]
+    )
+    assert there[0] == there[2] == back[0] == back[1]
+    assert there[1] == back[2] != there[0]
