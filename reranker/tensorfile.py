@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize, safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from reranker.errors import PromptError
@@ -53,6 +54,7 @@ def as_float32(path: Path, name: str) -> NDArray[np.float32]:
     Raises:
         OSError, SafetensorError, KeyError, TypeError, ValueError: the file is missing or damaged, or has no such floats.
     """
+    deserialize: Any = safetensors.deserialize  # without types
     stored = dict(deserialize(path.read_bytes()))[name]
     if stored["dtype"] == "BF16":
         halves = np.frombuffer(stored["data"], dtype="<u2")

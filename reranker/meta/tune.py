@@ -76,7 +76,7 @@ def tune_base(
     source = resolve_model(reranker.model)
     lm: Any = load_causal_lm(source.path, dtype, chosen_device(device))
     tokenizer = HubTokenizer(source.path)
-    domains = []
+    domains: list[DomainTexts] = []
     reads: dict[str, object] = {"base": source.sha256, "dtype": str(lm.dtype), "soft_tokens": reranker.soft_tokens}
     reads |= {"prompt": reranker.prompt.model_dump(mode="json"), "hold_out": hold_out, "items": history_items}
     for domain, place in sources:
