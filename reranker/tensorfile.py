@@ -52,7 +52,8 @@ def as_float32(path: Path, name: str) -> NDArray[np.float32]:
     """One array of a safetensors file in float32; it may stand there in bfloat16, which NumPy does not know.
 
     Raises:
-        OSError, SafetensorError, KeyError, TypeError, ValueError: the file is missing or damaged, or has no such floats.
+        OSError, SafetensorError, TypeError, ValueError: the file is missing or damaged.
+        KeyError: it has no such array.
     """
     deserialize: Any = safetensors.deserialize  # without types
     stored = dict(deserialize(path.read_bytes()))[name]
