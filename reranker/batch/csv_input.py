@@ -1,6 +1,6 @@
 """CSV and TSV to parquet, a block at a time; lines that are no rows are kept apart."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from reranker.batch.inputs import CSV_SUFFIXES, ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
+from reranker.batch.inputs import ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
 from reranker.batch.sifting import REJECTED_SCHEMA
 from reranker.errors import DataError
 from reranker.files import whole_file
+from reranker.table_files import NO_ROW, separator_of
 from reranker.tables import ITEM, TIMESTAMP, USER
 
 ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]
@@ -21,24 +22,20 @@ ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]
 _BLOCK_BYTES = 1 << 20
 
 
-def is_csv(file: Path) -> bool:
-    """True for what must be converted before it can be read by rows."""
-    return file.name.endswith(CSV_SUFFIXES)
-
-
 def converted(
-    files: Sequence[Path], names: Sequence[str], columns_of: ColumnsOf, folder: Path
+    files: Sequence[Path], names: Sequence[str], columns_of: ColumnsOf, folder: Path, texts: Container[str] = ()
 ) -> tuple[InputTable, int]:
     """CSV files as one parquet file a CSV, under the canonical names, with the origin of each row.
 
-    Ids are integers where every one of them is, else text. Scores and ranks stay text, so that a value that is no
-    number can be rejected alone.
+    Ids are integers where every one of them is and they are no texts elsewhere, else text. Scores and ranks stay text,
+    so that a value that is no number can be rejected alone.
 
     Args:
         files: all of them CSV or TSV.
         names: what each is called in `malformed.parquet`.
         columns_of: finds the wanted columns.
         folder: gets the copies, and `malformed.parquet` with the lines that have too many or too few fields.
+        texts: columns of ids that are texts elsewhere.
 
     Returns:
         The table, and how many lines were malformed.
@@ -48,7 +45,9 @@ def converted(
     """
     columns = [columns_of(_header(file), str(file)) for file in files]
     types = {
-        name: _narrowest(name, [(file, own[name]) for file, own in zip(files, columns, strict=True) if name in own])
+        name: pa.string()
+        if name in texts
+        else _narrowest(name, [(file, own[name]) for file, own in zip(files, columns, strict=True) if name in own])
         for name in columns[0]
     }
     if any(own.keys() != columns[0].keys() for own in columns):
@@ -127,10 +126,13 @@ def _open(file: Path, columns: Sequence[str] = (), bad_lines: list[tuple[int, st
             pa.input_stream(str(file), compression="detect"),
             read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
             parse_options=pacsv.ParseOptions(
-                delimiter="\t" if ".tsv" in file.suffixes else ",", newlines_in_values=True, invalid_row_handler=skip
+                delimiter=separator_of(file), newlines_in_values=True, invalid_row_handler=skip
             ),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, include_columns=columns
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],  # by default "NA" and the like too, which can be ids
+                include_columns=columns,
             ),
         )
     except (pa.ArrowException, OSError) as error:
@@ -148,7 +150,7 @@ def _malformed(name: str, lines: Sequence[tuple[int, str]]) -> Any:
         "file": [name] * len(lines),
         "row": [number for number, _ in lines],
         "line": [text for _, text in lines],
-        "reason": ["the line has too many or too few fields"] * len(lines),
+        "reason": [NO_ROW] * len(lines),
     }
     nothing = [None] * len(lines)
     return pa.table({field.name: pa.array(values.get(field.name, nothing), field.type) for field in REJECTED_SCHEMA})

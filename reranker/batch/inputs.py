@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reranker.errors import ConfigError, DataError
+from reranker.table_files import TABLE_SUFFIXES, files_under, folders_under
 from reranker.tables import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
 
 ORIGIN_FILE, ORIGIN_ROW = "_file", "_row"
-CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_SUFFIXES = (".parquet", *CSV_SUFFIXES)
 _BATCH_ROWS = 1 << 15
 _BUFFER_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 16
@@ -185,34 +184,29 @@ class RowReader:
 
 
 def input_files(path: Path, what: str) -> tuple[Path, ...]:
-    """The file, or the tables under a folder in the order of their names; names that begin with . or _ are left out.
+    """The file, or the tables that `files_under` finds in a folder, in the order of their names.
 
     Raises:
-        DataError: there is nothing to read.
+        DataError: there is nothing to read, or a link leads nowhere.
     """
     if path.is_file():
-        if not path.name.endswith(_SUFFIXES):
-            raise DataError(f"{what}: cannot read {path}; expected one of {', '.join(_SUFFIXES)}")
+        if not path.name.endswith(TABLE_SUFFIXES):
+            raise DataError(f"{what}: cannot read {path}; expected one of {', '.join(TABLE_SUFFIXES)}")
         return (path,)
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and file.name.endswith(_SUFFIXES) and not _is_left_out(file.relative_to(path))
-    )
+    files = files_under(path) if path.is_dir() else ()
+    found = sorted(file for file in files if file.name.endswith(TABLE_SUFFIXES))
     if not found:
         reason = "holds no table" if path.is_dir() else "does not exist"
-        raise DataError(f"{what}: {path} {reason}; give a file or a folder of {', '.join(_SUFFIXES)}")
+        raise DataError(f"{what}: {path} {reason}; give a file or a folder of {', '.join(TABLE_SUFFIXES)}")
     return tuple(found)
 
 
 def is_input_of(folder: Path, place: Path) -> bool:
     """Whether tables under `place` would be among the `input_files` of a folder."""
-    folder, place = folder.resolve(), place.resolve()
-    return place.is_relative_to(folder) and folder.is_dir() and not _is_left_out(place.relative_to(folder))
-
-
-def _is_left_out(relative: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.parts)
+    place = place.resolve()
+    reached = [inner.resolve() for inner in folders_under(folder)] if folder.is_dir() else []
+    below = [place.relative_to(inner) for inner in reached if place.is_relative_to(inner)]
+    return any(not any(part.startswith((".", "_")) for part in relative.parts) for relative in below)
 
 
 def fingerprints(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:

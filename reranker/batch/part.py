@@ -20,7 +20,8 @@ from reranker.engines import load_engine
 from reranker.files import read_json, sha256, whole_file, write_json
 from reranker.fusion import Order
 from reranker.pipeline import Reranker
-from reranker.tables import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER
+from reranker.tables import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER, require_ids_like
+from reranker.types import ItemId, UserId
 
 logger = logging.getLogger(__name__)
 
@@ -165,18 +166,24 @@ class PartWorker:
 
     def _rank(self, candidates: pd.DataFrame) -> pd.DataFrame:
         newer = self._newer_histories(candidates[USER])
+        if isinstance(newer, dict):  # `rerank` takes it, and looks at no items then
+            require_ids_like(self._reranker.item_ids, candidates[ITEM], "candidates")
         with _only_errors(logging.getLogger("reranker.pipeline")):
             return self._reranker.rerank(candidates, self._job.k, interactions=newer, order=self._job.order)
 
-    def _newer_histories(self, users: pd.Series) -> pd.DataFrame | None:
-        """The interactions of these users: only the row groups that can hold them are read."""
+    def _newer_histories(self, users: pd.Series) -> pd.DataFrame | dict[UserId, Sequence[ItemId]] | None:
+        """The interactions of these users: only the row groups that can hold them are read.
+
+        {} where there are some, but of other users, and None where there are none at all: `rerank` holds the users'
+        ids against the newer histories or against the bundle's, and that must not depend on the cut.
+        """
         if self._histories is None or self._job.interactions is None:
             return None
         wanted, user = pa.array(users.drop_duplicates(), self._job.candidates.types[USER]), pads.field(USER)
         here = (user >= users.iloc[0]) & (user <= users.iloc[-1]) & user.isin(wanted)
         columns = list(self._job.interactions.columns)
         found = self._histories.to_table(columns=columns, filter=here, batch_readahead=1, use_threads=False).to_pandas()
-        return None if found.empty else found
+        return {} if found.empty else found
 
 
 @contextmanager

@@ -1,21 +1,27 @@
 """From the user's files to a table in the order of its users, and the cut into parts. Copies lie in OUT/_run."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reranker.batch.csv_input import ColumnsOf, converted, is_csv, reopened
+from reranker.batch.csv_input import ColumnsOf, converted, reopened
 from reranker.batch.cutting import Cut, cut
 from reranker.batch.inputs import Columns, InputTable, column_names, input_files
 from reranker.batch.part import STATE
 from reranker.batch.sorting import sorted_by_user, sorted_copy
 from reranker.errors import DataError
+from reranker.table_files import is_csv
 from reranker.tables import ITEM, USER
 
 _COPIES = ("candidates", "interactions")
+
+Texts = Callable[[], AbstractSet[str]]
+"""The columns of ids that are texts elsewhere; asked only where a CSV is converted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +43,29 @@ class Prepared:
     interactions: InputTable | None
 
 
-def prepare(candidates: Path, interactions: Path | None, columns: Columns, part_users: int, out: Path) -> Prepared:
+def prepare(
+    candidates: Path, interactions: Path | None, columns: Columns, part_users: int, out: Path, known: Texts
+) -> Prepared:
     """Opens the inputs; converts what is CSV and sorts what is not in the order of its users.
 
     Copies that an earlier attempt finished are used again: drop them with `drop_copies` when the inputs changed.
+
+    Args:
+        known: of the bundle. A CSV's ids are of its kind; where both inputs are given, their users are of one kind.
 
     Raises:
         DataError: an input cannot be read, lacks a column or is empty; interactions without ids or time.
     """
     folder = out / STATE
     files = input_files(candidates, "candidates")
-    table, malformed = _opened(files, columns.of_candidates, folder / "candidates")
+    newer = () if interactions is None else input_files(interactions, "interactions")
+
+    def texts() -> AbstractSet[str]:
+        if not newer or any(map(is_csv, newer)):
+            return known()
+        return known() & {ITEM} | _texts(_opened_parquet(newer, columns.of_interactions)) & {USER}
+
+    table, malformed = _opened(files, columns.of_candidates, folder / "candidates", texts)
     if table.total_rows + malformed == 0:
         raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
     copy = folder / "candidates" / "sorted.parquet"
@@ -62,7 +80,7 @@ def prepare(candidates: Path, interactions: Path | None, columns: Columns, part_
         file_names=_names(files, candidates),
         cut=parts,
         malformed_lines=malformed,
-        interactions=None if interactions is None else _histories(interactions, columns, table, folder),
+        interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder),
     )
 
 
@@ -77,9 +95,10 @@ def drop_copies(out: Path) -> None:
         shutil.rmtree(out / STATE / name, ignore_errors=True)
 
 
-def _histories(path: Path, columns: Columns, candidates: InputTable, folder: Path) -> InputTable:
+def _histories(path: Path, files: Sequence[Path], columns: Columns, candidates: InputTable, folder: Path) -> InputTable:
     """Interactions sorted by user: a part then reads the few row groups that hold its users."""
-    table, malformed = _opened(input_files(path, "interactions"), columns.of_interactions, folder / "interactions")
+    place, texts = folder / "interactions", _texts(candidates)
+    table, malformed = _opened(files, columns.of_interactions, place, lambda: texts)
     if malformed:
         raise DataError(f"interactions: {malformed} lines of {path} have too many or too few fields; repair them")
     for name in (USER, ITEM):
@@ -88,7 +107,7 @@ def _histories(path: Path, columns: Columns, candidates: InputTable, folder: Pat
                 f"{name} is {table.types[name]} in the interactions and {candidates.types[name]} in the candidates: "
                 "nobody would be found. Store one type"
             )
-    copy = folder / "interactions" / "sorted.parquet"
+    copy = place / "sorted.parquet"
     table = sorted_copy(table, copy) if copy.exists() else sorted_by_user(table, copy)
     _refuse_missing(table, path)
     return table
@@ -104,16 +123,24 @@ def _refuse_missing(table: InputTable, path: Path) -> None:
             raise DataError(f"interactions: {missing} rows of {path} have no {name}; remove or repair them")
 
 
-def _opened(files: Sequence[Path], columns_of: ColumnsOf, folder: Path) -> tuple[InputTable, int]:
+def _texts(table: InputTable) -> frozenset[str]:
+    return frozenset(name for name in (USER, ITEM) if table.types[name] == pa.string())
+
+
+def _opened_parquet(files: Sequence[Path], columns_of: ColumnsOf) -> InputTable:
+    return InputTable.open(files, columns_of(column_names(files[0]), str(files[0])))
+
+
+def _opened(files: Sequence[Path], columns_of: ColumnsOf, folder: Path, texts: Texts) -> tuple[InputTable, int]:
     text = [is_csv(file) for file in files]
     if not any(text):
-        return InputTable.open(files, columns_of(column_names(files[0]), str(files[0]))), 0
+        return _opened_parquet(files, columns_of), 0
     if not all(text):
         raise DataError(f"{files[0].parent} holds CSV beside parquet; give one kind")
     complete = folder / "complete"
     if complete.exists():
         return reopened(folder)
-    table = converted(files, [file.name for file in files], columns_of, folder)
+    table = converted(files, [file.name for file in files], columns_of, folder, texts())
     complete.touch()
     return table
 

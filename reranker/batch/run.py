@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,17 @@ from reranker.batch.manifest import (
 from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record, finished_part, rejected_file
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
 from reranker.batch.sifting import REJECTED_SCHEMA
+from reranker.bundle import read_bundle
 from reranker.errors import ConfigError, DataError
 from reranker.files import read_json, remove_leftovers, whole_file, write_json
 from reranker.fusion import Order
 from reranker.pipeline import Reranker
+from reranker.table_files import NO_ROW, are_texts
+from reranker.tables import ITEM, USER
 
 Summary = dict[str, Any]
 
 _SUMMARY, _REJECTED, _LOCK = "summary.json", "rejected.parquet", "lock"
-_MALFORMED = "the line has too many or too few fields"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,8 @@ class OfflineRun:
         manifest = self._opened(what, resume, force)
         if manifest["complete"] and (summary := _verified_summary(self.out, manifest)) is not None:
             return summary
-        prepared = prepare(self.candidates, self.interactions, self.columns, self.part_users, self.out)
+        known = partial(self._texts, reranker)
+        prepared = prepare(self.candidates, self.interactions, self.columns, self.part_users, self.out, known)
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
         records = {part: record for part in numbers if (record := finished_part(self.out, part)) is not None}
@@ -212,6 +216,15 @@ class OfflineRun:
             engines=self.engines,
         )
 
+    def _texts(self, reranker: Reranker | None) -> frozenset[str]:
+        """The columns of ids that are texts in the bundle."""
+        if reranker is None:
+            state = read_bundle(self.bundle)
+            known = {USER: list(state.evidence.histories), ITEM: list(state.items[ITEM])}
+        else:
+            known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
+        return frozenset(name for name, ids in known.items() if are_texts(ids))
+
     def _parts(self, job: Job, parts: list[int], reranker: Reranker | None) -> Iterable[Record]:
         if not parts:
             return ()
@@ -262,7 +275,7 @@ def _summary(records: list[Record], prepared: Prepared) -> Summary:
     for record in records:
         rejected.update(record["rejected"])
     if prepared.malformed_lines:
-        rejected[_MALFORMED] += prepared.malformed_lines
+        rejected[NO_ROW] += prepared.malformed_lines
     names = ("ranked", "written", "users", "users_without_candidates", "users_kept", "unknown_users", "unknown_items")
     counts = {name: sum(record[name] for record in records) for name in names}
     rows = prepared.candidates.total_rows + prepared.malformed_lines

@@ -25,7 +25,7 @@ def adapt(
     reranker = Reranker.load(bundle, engine="torch", **given(dtype=dtype))
     asked = None
     if users is not None:
-        table = read_users(users)
+        table = read_users(users, {USER: reranker.user_ids})
         require_ids_like(reranker.user_ids, table[USER], str(users))
         asked = table[USER].tolist()
     store = open_user_store(users_db)

@@ -7,6 +7,7 @@ import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given
 from reranker.table_files import read_table
+from reranker.tables import ITEM
 
 
 def add_items(
@@ -21,7 +22,7 @@ def add_items(
     from reranker.pipeline import Reranker
 
     reranker = Reranker.load(bundle, **given(dtype=dtype))
-    table = read_table(items)
+    table = read_table(items, known={ITEM: reranker.item_ids})
     new = reranker.add_items(table)
     reranker.save(out or bundle)
     typer.echo(f"{new} items added, {len(table) - new} given new texts: saved {out or bundle}")

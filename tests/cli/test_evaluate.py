@@ -16,15 +16,18 @@ def tables(tmp_path_factory):
     return (*files, "--candidates", 12, "--engine", "scripted")
 
 
-def test_list_names_the_systems(tmp_path):
-    shown, _ = run("evaluate", "--list", "--out", tmp_path)
+def test_list_names_the_systems():
+    shown, _ = run("evaluate", "--list")
     assert "served" in shown
     assert "zero_shot_likelihood" in shown
-    assert not list(tmp_path.iterdir())
+
+
+def test_results_need_a_place(tables):
+    assert "give --out: the folder for the results" in refused("evaluate", *tables)
 
 
 def test_an_evaluation_with_an_external_system_and_diagnoses(tables, tmp_path):
-    exported, _ = run("evaluate", *tables, "--export", tmp_path / "lists", "--out", tmp_path)
+    exported, _ = run("evaluate", *tables, "--export", tmp_path / "lists")
     assert "candidates.parquet" in exported
     scores = pd.read_parquet(tmp_path / "lists" / "candidates.parquet")
     scores.drop(columns="rank").to_parquet(tmp_path / "scores.parquet")

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reranker.cli.app import app
+from reranker.cli.serve import _require_different
+from reranker.errors import ConfigError
 from reranker.serve.lines import LaterLines
 from tests.pipeline import toys
 from tests.serve.process import Process
@@ -46,6 +48,28 @@ def test_what_a_user_did_survives_a_kill(bundle, tmp_path):
     answer = httpx.post(f"{server.url}/rerank", json={"user": "new", "item_ids": ITEMS}).json()
     server.end(signal.SIGTERM)
     assert answer["results"][0]["item_id"] == "g2i1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "place"),
+    [
+        ("redis://h:6379", "redis://h:6379/0", "database 0 of Redis at h:6379"),
+        ("redis://h/2", "redis://H:6379/?db=2", "database 2 of Redis at h:6379"),
+        ("redis://:secret@h/1", "redis://name:secret@h:6379/1", "database 1 of Redis at h:6379"),
+        ("redis:///3", "redis://localhost/3", "database 3 of Redis at localhost:6379"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0", "database 0 of Redis at /run/redis.sock"),
+    ],
+)
+def test_a_database_given_twice_is_refused_however_it_is_written(one, other, place):
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigError, match=f"--users-db: {place} is given twice"):
+        _require_different([one, "x.db", other])
+
+
+def test_databases_that_differ_are_taken():
+    _require_different(
+        ["redis://h/0", "redis://h/1", "redis://h:6380/0", "redis://i/0", "unix:///a", "unix:///a?db=1", "0", "1"]
+    )
 
 
 def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
