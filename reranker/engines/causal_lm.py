@@ -23,7 +23,8 @@ Model = str | Path | ResolvedModel
 class HubTokenizer:
     """A transformers tokenizer behind the `Tokenizer` protocol: nothing added, no special token recognised in text.
 
-    transformers keeps in the tokenizer whether special tokens are recognised, so threads take turns.
+    transformers keeps in the tokenizer whether special tokens are recognised, so threads take turns. A text with a lone
+    surrogate is a PromptError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,6 +75,13 @@ class HubTokenizer:
         return self._encoded(text, add_special_tokens=False)
 
     def _encoded(self, text: str, **options: bool) -> list[int]:
+        try:
+            text.encode()  # the tokenizer's own complaint is a TypeError that says nothing of it
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"character {error.start + 1} of {len(text)} of a prompt is a lone surrogate ({text[error.start]!r}), "
+                "half of an emoji, say: cut texts between characters"
+            ) from None
         with self._lock:
             return list(self._tokenizer.encode(text, **options))
 

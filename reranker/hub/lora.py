@@ -15,7 +15,8 @@ from reranker.hub.hashing import file_sha256
 from reranker.tensorfile import let_others_read
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_BASE_SHA256 = "base_model_sha256"
+_BASE_NAME, _BASE_SHA256 = "base_model_name_or_path", "base_model_sha256"
+_BASE_SETTINGS = ("config.json", "generation_config.json")
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
@@ -32,7 +33,7 @@ def name_base(path: Path, model_id: str, sha256: str) -> None:
     from safetensors.torch import load_file, save_file  # numpy has no bfloat16
 
     config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = model_id
+    config[_BASE_NAME] = model_id
     (path / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(load_file(path / WEIGHTS), path / WEIGHTS, metadata={"format": "pt", _BASE_SHA256: sha256})
     (path / "README.md").unlink(missing_ok=True)
@@ -50,33 +51,49 @@ def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
         ModelError: the adapter is damaged, is no LoRA, or was made for other weights than those of its base model.
         ConfigError: torch, transformers or peft is not installed.
     """
-    base_id, told = _base(path)
+    config, told = _adapter(path)
+    base_id = str(config[_BASE_NAME])
     base = resolve(base_id)
     if told and told != base.sha256:
         raise ModelError(
             f"the LoRA in {path} was made for {base_id!r} with weights {told[:12]}, but these are {base.sha256[:12]}: "
             "use the model it was trained on, or train it again"
         )
-    key = hashlib.sha256(f"{file_sha256(path / WEIGHTS)}\0{base.sha256}".encode()).hexdigest()
+    key = _key(path, config, base.path, base.sha256)
     return build_once(cache_dir() / "models" / f"lora-{key[:24]}", lambda partial: merge_lora(path, base.path, partial))
 
 
-def _base(path: Path) -> tuple[str, str]:
-    """(name, SHA-256 or "") of the base model."""
+def _key(path: Path, config: dict[str, Any], base: Path, base_sha256: str) -> str:
+    """Hash of all that a merge is made of: both models' weights, the LoRA's settings, the base's and its tokenizer."""
+    settings = {name: value for name, value in config.items() if name != _BASE_NAME}  # its weights tell which it is
+    files = sorted({file for pattern in (*_BASE_SETTINGS, *_TOKENIZER_FILES) for file in base.glob(pattern)})
+    parts = [
+        file_sha256(path / WEIGHTS),
+        base_sha256,
+        json.dumps(settings),  # as they stand: of PEFT's rank and alpha patterns the first that fits counts
+        *(f"{file.name} {file_sha256(file)}" for file in files),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _adapter(path: Path) -> tuple[dict[str, Any], str]:
+    """Its settings, and the SHA-256 of the base model it was made for, or ""."""
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         with safe_open(path / WEIGHTS, framework="numpy") as file:
             notes = file.metadata() or {}
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{path} holds no readable adapter ({error}): save it there again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / CONFIG} is no JSON object: save the adapter there again")
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"{path} holds an adapter of type {config.get('peft_type')!r}: only LORA can be merged into a model. A "
             "soft prompt is given as a prompt, not as a model"
         )
-    if not config.get("base_model_name_or_path"):
-        raise ModelError(f"{path / CONFIG} does not name its base model: set base_model_name_or_path")
-    return str(config["base_model_name_or_path"]), notes.get(_BASE_SHA256, "")
+    if not config.get(_BASE_NAME):
+        raise ModelError(f"{path / CONFIG} does not name its base model: set {_BASE_NAME}")
+    return config, notes.get(_BASE_SHA256, "")
 
 
 def merge_lora(adapter: Path, base: Path, directory: Path) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from reranker.errors import RerankerError
 from reranker.personal import AdaptReport
@@ -51,15 +52,16 @@ class Adaptation:
         self._wanted[user] = None
         self._wake.set()
 
-    async def forget(self, user: UserId) -> int:
-        """Removes every trace of the user from the store; returns 1 if there was any.
+    async def forget(self, users: Sequence[UserId], remove: Callable[[Sequence[Any]], int]) -> int:
+        """Removes every trace of the users from the store with `remove`; returns what that does.
 
-        Waits for the batch in work, which may hold what the user did: its context must not come to a user of the same
+        Waits for the batch in work, which may hold what a user did: its context must not come to a user of the same
         id who comes back.
         """
-        self._wanted.pop(user, None)
+        for user in users:
+            self._wanted.pop(user, None)
         async with self._at_work:
-            return await asyncio.to_thread(self._store.forget, [user])
+            return await asyncio.to_thread(remove, users)
 
     async def close(self, seconds: float) -> None:
         """Adapts those who wait, for at most this long."""

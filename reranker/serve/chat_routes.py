@@ -84,9 +84,22 @@ def _checked(fields: dict[str, Any], inside: Collection[str] = (), where: str = 
     try:
         return RerankRequest.model_validate_json(json.dumps(fields))
     except ValidationError as error:
+        _refuse_lone_surrogates(fields, inside, where)
         errors = error.errors()
         place = errors[0]["loc"]
         raise broken(errors, where=where if not place or place[0] in inside else "") from error
+
+
+def _refuse_lone_surrogates(fields: dict[str, Any], inside: Collection[str], where: str) -> None:
+    """Names the field that holds one; pydantic calls all of it no JSON."""
+    for name, value in fields.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            field = name.encode(errors="backslashreplace").decode()
+            place = f"{where}.{field}" if name in inside else field
+            message = f"{place}: holds a lone surrogate, half of an emoji, say: cut texts between characters"
+            raise ProblemError(422, message, param=place, code="invalid_field") from None
 
 
 def _check_parts(messages: Sequence[ChatMessage]) -> None:

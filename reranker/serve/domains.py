@@ -1,6 +1,7 @@
 """What one server serves: domains, a bundle each, with the users of each."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ class Domain:
         self.base = reranker.reader.model.model_id
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
+        self._moving = threading.Lock()
 
     @property
     def dead(self) -> bool:
@@ -73,16 +75,34 @@ class Domain:
     def append(self, user: str | int, rows: Sequence[tuple[ItemId, float | None]]) -> UserState:
         """Stores what a `user` did, behind what was stored under the form that the id had for an earlier bundle.
 
+        That moves to the user's form here, once, however many threads ask. Another process with the same store could
+        move it a second time.
+
         Raises:
             ProblemError: 404 where there is no store.
         """
         store = self.states()
         others = forms_of(user)[1:]
-        earlier = [row for state in store.get(others).values() for row in state.interactions] if others else []
-        state = store.append(user, [*earlier, *rows])
-        if earlier:
-            store.forget(others)
+        if not others or not store.get(others):  # nothing to move, so nobody to wait for
+            return store.append(user, rows)
+        with self._moving:
+            earlier = [row for state in store.get(others).values() for row in state.interactions]
+            state = store.append(user, [*earlier, *rows])
+            if earlier:
+                store.forget(others)
         return state
+
+    def forget(self, users: Sequence[str | int]) -> int:
+        """Removes every trace of these users from the store; returns how many were there.
+
+        Waits for an `append` that moves interactions: it would write back what it has read.
+
+        Raises:
+            ProblemError: 404 where there is no store.
+        """
+        store = self.states()
+        with self._moving:
+            return store.forget(users)
 
     def history(self, user: str | int, state: UserState | None) -> list[ItemId]:
         """What the user chose before the bundle was fitted and since, oldest first."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
 from reranker.serve.problems import ProblemError
-from reranker.serve.schemas import Text
+from reranker.serve.schemas import Text, readable
 
 _HARMLESS = frozenset(
     {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
@@ -40,7 +40,20 @@ def _some_text(text: str) -> str:
     return text
 
 
-StopText = Annotated[StrictStr, AfterValidator(_some_text), Field(max_length=1000)]
+StopText = Annotated[Text, AfterValidator(_some_text), Field(max_length=1000)]
+
+
+def _readable_texts(value: Any) -> Any:
+    """A prompt or a message's content: text, or a list of texts, parts or other things."""
+    if isinstance(value, str):
+        return readable(value)
+    for number, one in enumerate(value):
+        text = one.get("text") if isinstance(one, dict) else one
+        try:
+            readable(text if isinstance(text, str) else "")
+        except ValueError as error:
+            raise ValueError(f"text {number} {error}") from None
+    return value
 
 
 class StreamOptions(BaseModel):
@@ -107,7 +120,9 @@ class SamplingFields(BaseModel):
 class CompletionRequest(SamplingFields):
     """POST /v1/completions: `prompt` as text or token ids, or several of one kind."""
 
-    prompt: StrictStr | list[StrictInt] | list[StrictStr] | list[list[StrictInt]]
+    prompt: Annotated[
+        StrictStr | list[StrictInt] | list[StrictStr] | list[list[StrictInt]], AfterValidator(_readable_texts)
+    ]
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -128,7 +143,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: Text | list[dict[str, Any]] | None = None
+    content: Annotated[StrictStr | list[dict[str, Any]], AfterValidator(_readable_texts)] | None = None
 
     @property
     def text(self) -> str:

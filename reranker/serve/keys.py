@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from reranker.errors import ConfigError
 from reranker.files import whole_file
 
@@ -86,25 +88,32 @@ class Keys:
 def new_key(path: Path, name: str, scopes: Sequence[str], per_minute: int | None = None) -> str:
     """Adds a key to the file and returns its secret, which is kept nowhere.
 
+    Calls at once, of other processes, too, wait for each other (a lock file beside it), so that none loses a key.
+
     Raises:
         ConfigError: an unknown scope, a name that is taken, or a file that cannot be read or written.
     """
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise ConfigError(f"unknown scopes {unknown}: choose of {', '.join(SCOPES)}")
-    keys = list(read_keys(path)) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise ConfigError(f"{path} already has a key called {name!r}: choose another name, or remove that entry")
     secret = f"rr-{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    keys.append(Key(name=name, sha256=digest, scopes=tuple(scopes), per_minute=per_minute))
     try:
-        with whole_file(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(json.dumps([asdict(key) for key in keys], indent=1) + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            _add(path, Key(name=name, sha256=digest, scopes=tuple(scopes), per_minute=per_minute))
     except OSError as error:
         raise ConfigError(f"cannot write the keys to {path}: {error}") from error
     return secret
+
+
+def _add(path: Path, key: Key) -> None:
+    keys = list(read_keys(path)) if path.exists() else []
+    if any(one.name == key.name for one in keys):
+        raise ConfigError(f"{path} already has a key called {key.name!r}: choose another name, or remove that entry")
+    with whole_file(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps([asdict(one) for one in (*keys, key)], indent=1) + "\n", encoding="utf-8")
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

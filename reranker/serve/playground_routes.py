@@ -8,6 +8,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 
 from reranker.serve.domains import Domain
+from reranker.serve.ids import for_javascript
 from reranker.serve.keys import Key
 from reranker.serve.problems import ProblemError
 from reranker.serve.service import Service, allowed
@@ -19,7 +20,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def add_playground(app: FastAPI, service: Service) -> None:
-    """GET /, /playground/users and /playground/list. Users and their histories are for keys that may read users."""
+    """GET /, /playground/users and /playground/list. Users and their histories are for keys that may read users.
+
+    Ids are as the bundle has them; numbers beyond 2^53, which the page could not send back, are text.
+    """
     page = files("reranker.serve").joinpath("playground.html").read_text(encoding="utf-8")
 
     @app.head("/", include_in_schema=False)
@@ -33,7 +37,8 @@ def add_playground(app: FastAPI, service: Service) -> None:
     ) -> dict[str, Any]:
         shown = service.domains.pick(domain=domain or service.domains.names[0])
         known = shown.users if key.may("admin") else frozenset()
-        ids = sorted(known, key=lambda user: (len(str(user)), str(user)))[:_USERS]
+        first = sorted(known, key=lambda user: (len(str(user)), str(user)))[:_USERS]
+        ids = [for_javascript(user) for user in first]
         return {"domains": service.domains.names, "domain": shown.name, "users": ids, "of": len(known)}
 
     @app.get("/playground/list")
@@ -56,7 +61,7 @@ def add_playground(app: FastAPI, service: Service) -> None:
         state = await shown.state_of(known)
         history = shown.history(known, state)
         return {
-            "user": known,
+            "user": for_javascript(known),
             "stranger": state is None and known not in shown.users,
             "history": _items(shown, history),
             "candidates": _items(shown, table[ITEM].tolist()),
@@ -65,4 +70,5 @@ def add_playground(app: FastAPI, service: Service) -> None:
 
 
 def _items(domain: Domain, ids: list[ItemId]) -> list[dict[str, Any]]:
-    return [{"id": one, "title": title} for one, title in zip(ids, domain.reranker.titles(ids), strict=True)]
+    titles = domain.reranker.titles(ids)
+    return [{"id": for_javascript(one), "title": title} for one, title in zip(ids, titles, strict=True)]

@@ -16,7 +16,7 @@ from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.ids import all_as_known
 from reranker.serve.problems import ProblemError, broken
-from reranker.serve.schemas import Document, RerankAnswer, RerankRequest
+from reranker.serve.schemas import LONGEST_ID, Document, RerankAnswer, RerankRequest
 from reranker.serve.score_log import Entry
 from reranker.serve.service import BEARER, Service
 from reranker.serve.work import ItemList, Job, Ranked
@@ -171,6 +171,10 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
     if len(given) < len(body.history or ()):
         message = "history holds item ids where item_ids are ranked, no objects"
         raise ProblemError(422, message, param="history", code="invalid_field")
+    for number, one in enumerate(given):
+        if isinstance(one, str) and len(one) > LONGEST_ID:
+            message = f"history.{number}: {len(one)} characters, an item id has at most {LONGEST_ID}"
+            raise ProblemError(422, message, param=f"history.{number}", code="invalid_field")
     return ItemList(
         items=items,
         recall_scores=body.recall_scores,

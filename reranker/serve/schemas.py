@@ -6,17 +6,42 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from reranker.fusion import Order
 
+LONGEST_ID = 500
+"""Characters of an id as text."""
 
-def _without_null(text: str) -> str:
+_NUMBERS = range(1 - 10 ** (LONGEST_ID - 1), 10**LONGEST_ID)  # as long as text may be, with the sign
+
+
+def readable(text: str) -> str:
+    """The text, if tokenizers, databases and UTF-8 can take it.
+
+    Raises:
+        ValueError: it holds a null byte or a lone surrogate.
+    """
     if "\0" in text:
         raise ValueError("holds a null byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"holds a lone surrogate (character {error.start + 1}), half of an emoji, say: cut between characters"
+        ) from None
     return text
 
 
-Text = Annotated[StrictStr, AfterValidator(_without_null)]
+def _of_bounded_length(number: int) -> int:
+    if number not in _NUMBERS:
+        raise ValueError(f"has more than {LONGEST_ID} digits")
+    return number
+
+
+Text = Annotated[StrictStr, AfterValidator(readable)]
 # The lengths stand before the function and text before numbers: a list of ids is checked in a seventh of the time.
-_TextId = Annotated[StrictStr, Field(min_length=1, max_length=500), AfterValidator(_without_null)]
-Id = Annotated[_TextId | StrictInt, Field(union_mode="left_to_right")]
+_TextId = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID), AfterValidator(readable)]
+_Number = Annotated[StrictInt, AfterValidator(_of_bounded_length)]
+Id = Annotated[_TextId | _Number, Field(union_mode="left_to_right")]
+_SomeText = Annotated[StrictStr, Field(min_length=1), AfterValidator(readable)]
+_IdOrText = Annotated[_SomeText | _Number, Field(union_mode="left_to_right")]
 
 
 class Document(BaseModel):
@@ -97,7 +122,7 @@ class RerankRequest(UnreadFields):
     user: Id | None = None
     item_ids: list[Id] | None = None
     recall_scores: list[FiniteFloat] | None = None
-    history: list[Id | Document] | None = None
+    history: list[_IdOrText | Document] | None = None
     order: Order | None = None
     domain: str | None = None
     instruction: Text | None = Field(default=None, max_length=5_000)

@@ -64,17 +64,17 @@ def add_users(app: FastAPI, service: Service) -> None:
     async def forget(user: UserPath) -> dict[str, Any]:
         logged = await service.forget_logged(forms_of(user))
         kept = [domain for domain in service.domains if domain.store is not None]
-        removed = [await _forget(service, domain, form) for domain in kept for form in forms_of(user)]
+        removed = [await _forget(service, domain, forms_of(user)) for domain in kept]
         in_bundles = [domain.name for domain in service.domains if domain.user(user) in domain.users]
         forgotten = any(removed) or logged > 0
         return {"user": user, "forgotten": forgotten, "score_log_rows": logged, "in_bundles": in_bundles}
 
 
-async def _forget(service: Service, domain: Domain, user: str | int) -> int:
+async def _forget(service: Service, domain: Domain, forms: Sequence[str | int]) -> int:
     adaptation = service.adaptations.get(domain.name)
     if adaptation is not None:
-        return await adaptation.forget(user)
-    return await asyncio.to_thread(domain.states().forget, [user])
+        return await adaptation.forget(forms, domain.forget)
+    return await asyncio.to_thread(domain.forget, forms)
 
 
 def _kept(state: UserState) -> dict[str, Any]:

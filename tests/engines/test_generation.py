@@ -114,6 +114,22 @@ def test_a_model_without_a_chat_template_says_so(tmp_path: Path) -> None:
         HubTokenizer(save_tiny_model(tmp_path)).encode_chat(SYSTEM)
 
 
+@pytest.mark.parametrize("method", ["encode", "encode_prompt"])
+def test_a_lone_surrogate_is_an_error_of_ours(tmp_path: Path, method: str) -> None:
+    tokenizer = HubTokenizer(save_tiny_model(tmp_path))
+    with pytest.raises(PromptError, match=r"character 3 of 3 of a prompt is a lone surrogate \('\\ud83d'\)"):
+        getattr(tokenizer, method)("hi\ud83d")
+    assert getattr(tokenizer, method)("hi")
+
+
+@pytest.mark.model
+def test_a_lone_surrogate_in_a_chat_is_one_too() -> None:
+    tokenizer = HubTokenizer(resolve_model("smollm2-135m").path)
+    for content in ("hi\ud83d", "hi<|im_end|>\ud83d"):
+        with pytest.raises(PromptError, match="lone surrogate"):
+            tokenizer.encode_chat([{"role": "user", "content": content}])
+
+
 def spoken(text: str, stop: tuple[str, ...] = ()) -> list[str]:
     transcript = Transcript(ByteTokenizer(), stop)
     pieces = []

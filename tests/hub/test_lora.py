@@ -32,16 +32,23 @@ def adapter(base, tmp_path):
     return tmp_path / "adapter"
 
 
+def logits(path):
+    """Of the model that `path` resolves to."""
+    with torch.inference_mode():
+        return load_causal_lm(resolve_model(path).path, "float32", "cpu")(torch.arange(20)[None]).logits
+
+
+def logits_together(base, adapter):
+    """As PEFT has them, without merging."""
+    with torch.inference_mode():
+        together = PeftModel.from_pretrained(load_causal_lm(base, "float32", "cpu"), adapter)
+        return together(torch.arange(20)[None]).logits
+
+
 def test_the_merged_model_is_base_and_lora(base, adapter):
     resolved = resolve_model(adapter)
-    ids = torch.arange(20)[None]
-    merged = load_causal_lm(resolved.path, "float32", "cpu")
-    plain = load_causal_lm(base, "float32", "cpu")
-    with torch.inference_mode():
-        before = plain(ids).logits.clone()
-        together = PeftModel.from_pretrained(plain, adapter)
-        torch.testing.assert_close(merged(ids).logits, together(ids).logits, atol=1e-4, rtol=0)
-        assert (merged(ids).logits - before).abs().max() > 0.1
+    torch.testing.assert_close(logits(adapter), logits_together(base, adapter), atol=1e-4, rtol=0)
+    assert (logits(adapter) - logits(base)).abs().max() > 0.1
     assert HubTokenizer(resolved.path).encode("alpha") == HubTokenizer(base).encode("alpha")
 
 
@@ -54,6 +61,33 @@ def test_it_is_merged_once_and_again_for_other_weights(base, adapter, tmp_path):
     shutil.copytree(adapter, elsewhere)
     assert resolve_model(elsewhere).path == first.path
     assert resolve_model(elsewhere).sha256 == first.sha256 != resolve_model(base).sha256
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lora_alpha": 32}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 16}}],
+    ids=["alpha", "rslora", "pattern"],
+)
+def test_it_is_merged_again_for_other_settings(base, adapter, changes):
+    before = logits(adapter)
+    edit(adapter, **changes)
+    torch.testing.assert_close(logits(adapter), logits_together(base, adapter), atol=1e-3, rtol=0)
+    assert (logits(adapter) - before).abs().max() > 0.01
+
+
+def test_patterns_count_in_their_order(base, adapter):
+    """PEFT takes the first that fits."""
+    for pattern in ({"q_proj": 16, ".*_proj": 1}, {".*_proj": 1, "q_proj": 16}):
+        edit(adapter, alpha_pattern=pattern)
+        torch.testing.assert_close(logits(adapter), logits_together(base, adapter), atol=1e-3, rtol=0)
+
+
+def test_it_is_merged_again_for_another_setting_of_its_base(base, adapter):
+    first = resolve_model(adapter).path
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
+    assert resolve_model(adapter).path != first
+    torch.testing.assert_close(logits(adapter), logits_together(base, adapter), atol=1e-3, rtol=0)
 
 
 def test_the_adapter_names_its_base_and_keeps_its_tensors(base, adapter):
@@ -88,6 +122,12 @@ def test_another_base_is_refused(adapter, tmp_path):
     other = save_tiny_model(tmp_path / "other", seed=1)
     edit(adapter, base_model_name_or_path=str(other))
     with pytest.raises(ModelError, match=r"was made for .* with weights"):
+        resolve_model(adapter)
+
+
+def test_settings_that_are_no_object(adapter):
+    (adapter / "adapter_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="is no JSON object"):
         resolve_model(adapter)
 
 

@@ -188,6 +188,17 @@ def test_an_answer_is_json_whatever_came_in(server):
     assert json.loads(answer.text, parse_constant=pytest.fail)["results"][0]["document"]["year"] is None
 
 
+def test_texts_of_a_history_are_as_long_as_documents_and_ids_as_500_characters(server):
+    said = "zorblax zomzik " * 100
+    plain = post(server, documents=TITLES, history=[said])
+    assert plain.status_code == 200, plain.text
+    as_object = post(server, documents=TITLES, history=[{"text": said}]).json()
+    assert plain.json()["results"] == as_object["results"]
+    longest = ["a" * 500, 10**500 - 1, 1 - 10**499]
+    answer = post(server, item_ids=longest, history=["b" * 500, 10**500 - 1], user="c" * 500)
+    assert answer.status_code == 200 and answer.json()["meta"]["unknown_items"] == 3
+
+
 def test_ids_with_slashes(server):
     rows = [{"item_id": "g3i2"}]
     path = "/v1/users/a%2Fb%2Finteractions/interactions"
@@ -466,6 +477,14 @@ BAD = [
     ({"documents": ["x", {"text": 5}]}, 422, "documents.1.text"),
     ({"documents": ["x"], "TopN": 2}, 422, "TopN"),
     ({"documents": ["x"], "history": [{"title": ["a"]}]}, 422, "history.0.title"),
+    ({"documents": ["x"], "history": ["a", ""]}, 422, "history.1"),
+    ({"documents": ["x"], "user": "a" * 501}, 422, "user"),
+    ({"documents": ["x"], "user": 10**500}, 422, "user"),
+    ({"item_ids": [1, "a" * 501]}, 422, "item_ids.1"),
+    ({"item_ids": [1, 10**999]}, 422, "item_ids.1"),
+    ({"item_ids": [1, -(10**499)]}, 422, "item_ids.1"),
+    ({"item_ids": ["a"], "history": ["a", "b" * 501]}, 422, "history.1"),
+    ({"item_ids": ["a"], "history": ["a", 10**500]}, 422, "history.1"),
 ]
 
 

@@ -246,6 +246,45 @@ def test_chat_errors_name_the_field(url, field, body):
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, field), answer.text
 
 
+CUT = "half of an emoji: \ud83d"
+TEXT = {"type": "text"}
+
+
+def talk(content, **more):
+    return {"messages": [CHAT[0], {"role": "user", "content": content}], **more}
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("prompt", {"prompt": CUT}),
+        ("prompt", {"prompt": ["a", CUT]}),
+        ("prompt", {"prompt": "a\0"}),
+        ("stop.1", {"prompt": "a", "stop": ["b", CUT]}),
+        ("messages.1.content", talk(CUT)),
+        ("messages.1.content", talk([{**TEXT, "text": "a"}, {**TEXT, "text": CUT}])),
+        ("messages.1.content", talk("a\0")),
+        ("messages.1.content", talk([{**TEXT, "text": "a\0"}])),
+        ("messages.1.content", talk([{**TEXT, "text": CUT}], documents=["a", "b"])),
+        ("documents", talk("a", documents=["a", CUT])),
+        ("messages.1.content.documents", talk(json.dumps({"documents": ["a", CUT]}))),
+        ("query", talk(json.dumps({"documents": ["a", "b"]}), query=CUT)),
+    ],
+)
+def test_texts_that_no_tokenizer_takes_are_refused_by_name(url, field, body):
+    path = "chat/completions" if "messages" in body else "completions"
+    content = json.dumps({"model": "scripted", "max_tokens": 4, **body})  # \\ud83d, as JavaScript sends it
+    answer = httpx.post(f"{url}/v1/{path}", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, field), answer.text
+    assert ("null byte" if "\\u0000" in content else "lone surrogate") in answer.json()["error"]["message"]
+
+
+def test_whole_emoji_are_read(url):
+    for content in ("\U0001f600", [{**TEXT, "text": "\U0001f600"}]):
+        asked = {"model": "scripted", "max_tokens": 4, **talk(content)}
+        assert httpx.post(f"{url}/v1/chat/completions", json=asked).status_code == 200
+
+
 def test_an_over_long_chat_is_refused(url):
     long = [{"role": "user", "content": "a" * 2000}]
     answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "toy", "messages": long})

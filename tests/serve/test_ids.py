@@ -1,11 +1,16 @@
 """Ids over HTTP: numbers as text, users whom a later bundle knows, and what a key may see of a user."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 
 from candidate_gen import PopularityRecall
 from reranker import Dataset, Reranker
 from reranker.serve.app import create_app
+from reranker.serve.domains import Domain
 from reranker.serve.ids import as_known, forms_of
 from reranker.serve.keys import Keys, new_key, read_keys
 from reranker.stores import SqliteUserStore
@@ -26,6 +31,11 @@ from tests.serve.live import serving, wait_until_ready
         (str(2**64 - 5), {2**64 - 5}, 2**64 - 5),
         ("9" * 5000, {7}, "9" * 5000),
         ("u1", {"u1"}, "u1"),
+        ("-7", {-7}, -7),
+        (-7, {"-7"}, "-7"),
+        ("-0", {0}, "-0"),
+        ("--7", {-7, 7}, "--7"),
+        (str(-(2**63)), {-(2**63)}, -(2**63)),
     ],
 )
 def test_the_id_is_the_bundles_or_text(given, known, found):
@@ -34,6 +44,7 @@ def test_the_id_is_the_bundles_or_text(given, known, found):
 
 def test_forms():
     assert [forms_of(one) for one in (7, "7", "007", "u7")] == [[7, "7"], ["7", 7], ["007"], ["u7"]]
+    assert [forms_of(one) for one in (-7, "-7", "-07", "-")] == [[-7, "-7"], ["-7", -7], ["-07"], ["-"]]
 
 
 def numbered(users):
@@ -91,6 +102,63 @@ def test_who_is_known_to_a_later_bundle_keeps_what_was_stored_and_is_forgotten(t
         assert kept(45) == [22, 23, 24]
         assert [httpx.delete(f"{url}/v1/users/{user}").json()["forgotten"] for user in (45, 46)] == [True, True]
         assert kept(45) == kept(46) == []
+
+
+class SlowStore(SqliteUserStore):
+    """Takes its time between reading and writing."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.appending = threading.Event()
+
+    def append(self, user_id, interactions):
+        self.appending.set()
+        time.sleep(0.2)
+        return super().append(user_id, interactions)
+
+
+def test_what_was_stored_under_the_other_form_moves_once(tmp_path):
+    store = SqliteUserStore(tmp_path / "users.db")
+    store.append("45", [(22, None), (23, None)])  # of a bundle that had the user as text
+    store.close()
+    domain = Domain(numbered(48), SlowStore(tmp_path / "users.db"))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda item: domain.append(45, [(item, None)]), (11, 12, 13)))
+    kept = domain.store.get([45, "45"])
+    assert list(kept) == [45]
+    items = [item for item, _ in kept[45].interactions]
+    assert items.count(22) == items.count(23) == 1 and sorted(items) == [11, 12, 13, 22, 23]
+    domain.store.close()
+
+
+def test_who_is_forgotten_while_it_moves_is_forgotten(tmp_path):
+    database = tmp_path / "users.db"
+    store = SqliteUserStore(database)
+    store.append("45", [(22, None)])
+    store.close()
+    store = SlowStore(database)
+    with serving(create_app(numbered(48), store=store)) as url, ThreadPoolExecutor(1) as pool:
+        wait_until_ready(url)
+        written = pool.submit(did, url, 45, 23)
+        assert store.appending.wait(10)
+        assert httpx.delete(f"{url}/v1/users/45").json()["forgotten"]
+        assert written.result()["appended"]
+        assert store.get([45, "45"]) == {}
+
+
+def test_keys_that_are_made_at_once_are_all_kept(tmp_path):
+    file = tmp_path / "deep" / "keys.json"
+    together = threading.Barrier(8)
+
+    def made(number):
+        together.wait()
+        return new_key(file, f"shop{number}", ["rank"])
+
+    with ThreadPoolExecutor(8) as pool:
+        secrets = list(pool.map(made, range(8)))
+    keys = Keys(read_keys(file))
+    assert [keys.find(secret).name for secret in secrets] == [f"shop{number}" for number in range(8)]
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_only_admin_sees_what_others_stored(tmp_path):

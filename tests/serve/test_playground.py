@@ -1,5 +1,7 @@
 """The playground: what it is told, and the page in a real browser."""
 
+import contextlib
+import json
 import re
 import shutil
 
@@ -7,11 +9,11 @@ import httpx
 import pytest
 
 from candidate_gen import PopularityRecall
-from reranker import Reranker
+from reranker import Dataset, Reranker
 from reranker.serve.app import create_app
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
-from tests.serve.live import serving
+from tests.serve.live import serving, wait_until_ready
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,75 @@ def test_it_is_told_what_users_did_since(reranker, tmp_path):
     assert [one["id"] for one in new["history"]] == ["g3i2"] and not new["stranger"]
 
 
+BEYOND = 1_300_000_000_000_000_000
+
+
+def numbered(shift):
+    """Fitted on users and items whose ids are numbers from this one on, every second one below 0."""
+    data = toys.taste_dataset()
+    items, users = list(data.items["item_id"]), list(dict.fromkeys(data.interactions["user_id"]))
+
+    def number(names, name):
+        at = shift + names.index(name)
+        return -at if at % 2 else at
+
+    tables = []
+    for table in (data.interactions, data.items):
+        table = table.assign(item_id=[number(items, name) for name in table["item_id"]])
+        if "user_id" in table:
+            table["user_id"] = [number(users, name) for name in table["user_id"]]
+        tables.append(table)
+    data = Dataset(interactions=tables[0], items=tables[1], domain="toy")
+    fitted = Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+    fitted.blend = toys.served(fitted.blend, "fused", from_known=2)
+    return fitted
+
+
+@pytest.fixture(scope="module")
+def large():
+    return numbered(BEYOND)
+
+
+def as_javascript(answer):
+    """Every number is a float64."""
+    return json.loads(answer.text, parse_int=lambda digits: int(float(digits)))
+
+
+@pytest.mark.parametrize("shift", [1, BEYOND])
+def test_numbers_come_back_whole_from_a_page(shift, large):
+    fitted = large if shift == BEYOND else numbered(shift)
+    with serving(create_app(fitted)) as url:
+        wait_until_ready(url)
+        users = as_javascript(httpx.get(f"{url}/playground/users"))["users"]
+        assert set(map(int, users)) == set(fitted.user_ids)
+        for user in users[:2]:
+            shown = as_javascript(httpx.get(f"{url}/playground/list", params={"user": user, "n": 12}))
+            assert not shown["stranger"] and int(shown["user"]) == int(user)
+            history = [one["id"] for one in shown["history"]]
+            assert list(map(int, history)) == fitted.history(int(user))
+            asked = {"item_ids": [one["id"] for one in shown["candidates"]], "recall_scores": shown["recall_scores"]}
+            asked |= {"order": "fused", "raw_scores": True}
+            by_id, by_items = (
+                httpx.post(f"{url}/v1/rerank", json={**asked, **more}).json()
+                for more in ({"user": shown["user"]}, {"history": history})
+            )
+            assert by_id["meta"]["known_user"] and by_id["meta"]["unknown_items"] == 0
+            assert by_id["results"] == by_items["results"]  # so the items of the history are known, too
+            nobody = httpx.post(f"{url}/v1/rerank", json=asked).json()
+            assert by_id["results"] != nobody["results"]
+        kind = str if shift == BEYOND else int
+        assert {type(one["id"]) for one in shown["candidates"]} == {type(users[0])} == {kind}
+
+
 def test_the_page_asks_no_other_machine(url):
     page = httpx.get(url)
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", page.text)
 
 
-@pytest.fixture
-def page(url):
+@contextlib.contextmanager
+def opened(url):
+    """The page in Chromium once its first list is ranked."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -74,6 +137,12 @@ def page(url):
         yield page
         assert page.failures == []
         browser.close()
+
+
+@pytest.fixture
+def page(url):
+    with opened(url) as page:
+        yield page
 
 
 def titles(page, listing):
@@ -126,6 +195,22 @@ def test_a_known_user_is_ranked_by_id_until_something_is_liked(page, reranker):
     assert by_id["user"] == "u3" and "history" not in by_id
     liked = by_items["item_ids"][0]
     assert by_items["history"] == [*reranker.history("u3"), liked] and "user" not in by_items
+
+
+@pytest.mark.slow
+def test_large_numbers_are_shown_and_sent_whole(large):
+    user = large.user_ids[3]
+    with serving(create_app(large)) as url, opened(url) as page:
+        asked = []
+        page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/rerank") else None)
+        page.fill("#user", str(user))
+        page.keyboard.press("Enter")
+        says(page, "status", f"user {user}, 0 liked; served: fused;")
+        page.locator("#before button").first.click()
+        says(page, "status", f"user {user}, 1 liked; served: fused;")
+        by_id, by_items = asked
+        assert by_id["user"] == str(user) and {*map(int, by_id["item_ids"])} <= {*large.item_ids}
+        assert [*map(int, by_items["history"][:-1])] == large.history(user)
 
 
 @pytest.mark.slow
