@@ -13,7 +13,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.systems import System
-from reranker.table_files import read_table, write_table
+from reranker.table_files import like_known, read_table, write_table
 from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
 
 
@@ -23,6 +23,7 @@ class ExternalScores:
     Args:
         name: the system's name in results.
         scores: the table; every candidate needs a row in it.
+        path: what it was read from, if it was: a CSV does not say whether its ids are numbers or texts.
 
     Raises:
         DataError: a missing column, duplicates, or a score that is not finite.
@@ -30,18 +31,18 @@ class ExternalScores:
 
     stochastic = False
 
-    def __init__(self, name: str, scores: pd.DataFrame) -> None:
+    def __init__(self, name: str, scores: pd.DataFrame, path: Path | None = None) -> None:
         self.name = name
         if SCORE not in scores:
             raise DataError(f"external system {name!r}: its table needs a {SCORE!r} column, it has {list(scores)}")
         table = validate_candidates(scores.drop(columns=RANK, errors="ignore"), name)
-        self._scores = table.set_index([USER, ITEM])[SCORE]
+        self._scores, self._path = table[[USER, ITEM, SCORE]], path
         self.fingerprint = hashlib.sha256(pd.util.hash_pandas_object(self._scores).to_numpy().tobytes()).hexdigest()
 
     @classmethod
     def read(cls, name: str, path: Path) -> "ExternalScores":
         """From a parquet or csv file."""
-        return cls(name, read_table(path))
+        return cls(name, read_table(path), path)
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
         """Nothing is learned here."""
@@ -54,7 +55,10 @@ class ExternalScores:
             DataError: candidates without a score; the message counts them and names the first.
         """
         pairs = pd.MultiIndex.from_frame(lists.candidates[[USER, ITEM]])
-        scores = self._scores.reindex(pairs).to_numpy(dtype=np.float64)
+        table = self._scores
+        if self._path is not None:
+            table = like_known(table, self._path, {name: lists.candidates[name] for name in (USER, ITEM)})
+        scores = table.set_index([USER, ITEM])[SCORE].reindex(pairs).to_numpy(dtype=np.float64)
         missing = np.flatnonzero(np.isnan(scores))
         if len(missing):
             user, item = pairs[missing[0]]

@@ -36,6 +36,12 @@ def test_scores_follow_the_candidates_not_the_file():
     assert ExternalScores("mine", table(rows)).score(lists).tolist() == [4, 2, 3, 1]
 
 
+def test_a_csv_is_of_the_kind_that_the_lists_ids_are(tmp_path):
+    lists = lists_of({"1": "7 8", "2": "8 7"}, {"1": "8", "2": "8"})  # ids are texts of digits
+    table([(1, 7, 4.0), (1, 8, 2.0), (2, 8, 3.0), (2, 7, 1.0)]).to_csv(tmp_path / "s.csv", index=False)
+    assert read_external(f"mine={tmp_path / 's.csv'}").score(lists).tolist() == [4, 2, 3, 1]
+
+
 def test_missing_scores_are_counted_and_named():
     lists = lists_of({"u": "a b"}, {"u": "b"})
     with pytest.raises(DataError, match=r"'mine': 1 of 2 candidates have no score, first user 'u', item 'b'"):
