@@ -27,6 +27,7 @@ from reranker.prompting import family_for_domain
 
 _RECORD = "made.json"
 _JUDGED_ON = 2  # newest interactions of a user: the judge's test and validation items
+_UNSEEN_MOMENTS = 1  # choices a user that may teach weights: a prompt was trained on older ones, or adapted to them
 
 
 def main(
@@ -76,8 +77,8 @@ def main(
     variants = [Variant(name=UNTRAINED, config=served), *trained]
     duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]
     folds = [meta.fold(data, name, "leave-last", users=users) for name in names]
-    asked = {"algorithms": rivals, "adapt_users": adapt_users, "judge_users": judge_users}
-    meta.judge(folds, variants, duels, out / "judged", fit_users, asked)
+    asked = {"algorithms": rivals, "adapt_users": adapt_users, "judge_users": judge_users, "moments": _UNSEEN_MOMENTS}
+    meta.judge(folds, variants, duels, out / "judged", fit_users, asked, _UNSEEN_MOMENTS)
 
 
 def _prompt(

@@ -48,8 +48,8 @@ class SlotTable:
             )
         missing = [key for key in wanted if key not in self._slots]
         if len(self._slots) + len(missing) > self.size:
+            self._forget()  # first: if it fails, the slots are still taken
             self._slots.clear()
-            self._forget()
             missing = list(wanted)
         if missing:
             begin = len(self._slots)

@@ -16,6 +16,7 @@ from reranker.evaluation.metrics import popularity
 from reranker.evaluation.protocol import CandidateLists
 from reranker.fusion import ConditionalLogit, standardise_within_lists
 from reranker.fusion.evidence import LAST_ITEMS
+from reranker.prompting.text import field_text
 from reranker.tables import CATEGORY, DESCRIPTION, ITEM, RANK, SCORE, TITLE, USER
 from reranker.types import IntArray, UserId
 
@@ -180,7 +181,7 @@ class TextSimilarity:
 
 def _texts(items: pd.DataFrame) -> list[str]:
     """What an item's text is to the controls: all that the embedding read-out reads of it."""
-    columns = [items[name].fillna("").map(str) if name in items else [""] * len(items) for name in _TEXT_COLUMNS]
+    columns = [items[name].map(field_text) if name in items else [""] * len(items) for name in _TEXT_COLUMNS]
     return [
         title + (f" ({category})" if category else "") + (f": {description}" if description else "")
         for title, category, description in zip(*columns, strict=True)

@@ -126,6 +126,7 @@ def _diagnoses(
 HEADER = (
     "domain",
     "system",
+    "candidates",
     "users",
     "Kendall tau, shuffled rows",
     "position preference",
@@ -141,6 +142,7 @@ def diagnosis_cells(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
         [
             one.domain,
             one.system,
+            str(one.candidates),
             str(one.n_users),
             f"{one.order.kendall_tau:.3f}",
             f"{one.order.position_preference:+.3f}",

@@ -73,6 +73,15 @@ def require_trec() -> Any:
     return pytrec_eval
 
 
+def require_covered(lists: CandidateLists) -> None:
+    """Raises DataError where recall found no target, so that the covered protocol has no user."""
+    if not lists.covered.any():
+        raise DataError(
+            f"domain {lists.fold.domain!r}, split {lists.fold.split!r}: no list of {lists.n} holds a target, so "
+            "the covered protocol has no user; ask recall for more candidates or use end_to_end"
+        )
+
+
 def per_user_metrics(
     lists: CandidateLists, scores: Scores, protocol: ListProtocol, ks: Sequence[int] = CUTOFFS
 ) -> pd.DataFrame:
@@ -87,12 +96,9 @@ def per_user_metrics(
     if not ks or min(ks) < 1:
         raise ConfigError(f"metric cutoffs must be 1 or more, got {list(ks)}")
     ranked = ranks(lists, scores)
+    if protocol == "covered":
+        require_covered(lists)
     users = np.arange(len(lists.fold.users)) if protocol == "end_to_end" else np.flatnonzero(lists.covered)
-    if not len(users):
-        raise DataError(
-            f"domain {lists.fold.domain!r}, split {lists.fold.split!r}: no list of {lists.n} holds a target, so "
-            "the covered protocol has no user; ask recall for more candidates or use end_to_end"
-        )
     frame = _trec(lists, ranked, users, protocol, ks)
     shown = _shown(lists, ranked, ks)
     if protocol == "covered":

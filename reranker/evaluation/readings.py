@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 
 from reranker.catalog import Catalog, chosen_items
 from reranker.config import RerankerConfig
+from reranker.errors import ModelError
 from reranker.evaluation.engines import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.systems import ReadingCost
 from reranker.files import whole_file
+from reranker.hub import resolve_model, settings_sha256
 from reranker.personal import Support
-from reranker.protocols import Engine
+from reranker.protocols import Engine, ReadsStates
 from reranker.reader import Reader
 from reranker.scoring import StateStore, reference_histories
 from reranker.softprompt import PromptBank
@@ -87,6 +90,7 @@ class Readings:
         self._engine = CountingEngine(engine)
         self._readers: dict[str, Reader] = {}
         self._kept: dict[int, _Reading] = {}
+        self._first: dict[str, CandidateLists] = {}
         self._teaching: dict[
             tuple[tuple[int, ...], int | None, int], tuple[list[CandidateLists], list[CandidateLists]]
         ] = {}
@@ -97,6 +101,7 @@ class Readings:
 
     def of(self, lists: CandidateLists) -> Components:
         """(rows, n_components) aligned with `lists.candidates`."""
+        self._first.setdefault(lists.fold.domain, lists)
         if id(lists) not in self._kept:
             self._kept[id(lists)] = self._reading(lists)
         return self._kept[id(lists)].components
@@ -139,9 +144,20 @@ class Readings:
         if any(one.contexts for one in own.values()):
             trained += f"|{self._adapt_steps}"
         return (
-            f"{_LAYOUT}|{self.engine.name}|{model.sha256 or model.model_id}|{self.config.model_dump_json()}|{families}"
+            f"{_LAYOUT}|{self.engine.name}|{model.sha256 or model.model_id}|{self._model_settings}"
+            f"|{self.config.model_dump_json()}|{families}"
             f"{_texts_of(self.config.prompt.directory)}{trained}"
         )
+
+    @cached_property
+    def _model_settings(self) -> str:
+        """Hash of the model's settings and tokenizer, which its weights do not tell; "" where it is not here."""
+        if not isinstance(self.engine, ReadsStates):
+            return ""
+        try:
+            return settings_sha256(resolve_model(self.config.model, offline=True).path)
+        except ModelError:  # a scripted engine
+            return ""
 
     def teaching(self, moments: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[CandidateLists]:
         """The lists with a target in them, for only these teach: at most `most` a domain, drawn from all its moments
@@ -183,7 +199,10 @@ class Readings:
         """States are kept by what computes them: another engine or arithmetic gives others."""
         if self._directory is None:
             return None
-        computed_by = f"{self._engine.name}|{self.config.dtype}|{sorted(self.config.engine_options.items())}"
+        computed_by = (
+            f"{self._engine.name}|{self.config.dtype}|{sorted(self.config.engine_options.items())}"
+            f"|{self._model_settings}"
+        )
         digest = hashlib.sha256(computed_by.encode()).hexdigest()[:8]
         return self._directory / f"{quote(domain, safe='')}.{digest}.states.npz"
 
@@ -208,8 +227,9 @@ class Readings:
         catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])
         reader.refer_to(reference_histories(items, self.config.references, self.config.seed))
-        if reader.hidden_states.spaces is None:
-            reader.learn_items(items)
+        if reader.hidden_states.spaces is None:  # from the first lists asked for, also where these came from disk
+            first = self._first[lists.fold.domain].fold.items
+            reader.learn_items(Catalog(first).items(first[ITEM]))
         if reader.config.compares_states:  # the statistics are dear
             reader.learn_choices(*chosen_items(catalog, lists.statistics))
         histories: dict[UserId, list[ItemId]] = {

@@ -22,6 +22,7 @@ from reranker.evaluation.metrics import (
     check_scores,
     metric_name,
     per_user_metrics,
+    require_covered,
     require_trec,
 )
 from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
@@ -151,7 +152,8 @@ def evaluate(
     Raises:
         ConfigError: the baseline is not among the systems, a compared metric is not computed, or pytrec-eval-terrier is
             not installed.
-        DataError: a leak, two folds of one domain, or scores that are not finite.
+        DataError: a leak, two folds of one domain, scores that are not finite, or no target among the candidates where
+            covered users alone count.
     """
     settings = settings or Settings()
     require_trec()
@@ -169,6 +171,8 @@ def evaluate(
             check_recall(longest.recall, fold)
         for n in settings.candidates:
             lists = longest if n == most else _shorter(longest, recall, n)
+            if "end_to_end" not in settings.protocols:
+                require_covered(lists)  # now, and not when all of it was read
             shorter = fitting if n == most else [_shorter(part, recall, n) for part in fitting]
             for name, build in systems.items():
                 runs += _run_seeds(name, build, lists, shorter, settings, out, progress)
@@ -271,10 +275,14 @@ def _fit_and_score(
     fitted = time.perf_counter()
     shared = system.reading_cost(lists) if isinstance(system, ReadsLists) else None
     scores = check_scores(lists, system.score(lists), system.name)
-    seconds = time.perf_counter() - fitted + (shared.seconds if shared else 0.0)
+    seconds = time.perf_counter() - fitted
+    cost = system.reading_cost(lists) if isinstance(system, ReadsLists) else None
+    if shared:  # it was read for another system
+        seconds += shared.seconds
+    elif cost:  # it was read now, or taken from disk in no time
+        seconds = max(seconds, cost.seconds)
     if isinstance(system, HasPriors):
         check_priors(lists, system.priors(lists))
-    cost = system.reading_cost(lists) if isinstance(system, ReadsLists) else None
     return scores, [fitted - started, seconds, float(cost.tokens) if cost else float("nan")]
 
 

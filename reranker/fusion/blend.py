@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.errors import BundleError
+from reranker.errors import BundleError, DataError
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.evidence import FEATURES
@@ -127,7 +127,12 @@ class Blend:
             words: LLM component -> what it says.
             l2: ridge penalty.
             seed: of the cross-fitting folds and the bootstrap.
+
+        Raises:
+            DataError: no list contains a chosen item.
         """
+        if not components:
+            raise DataError("fusion: no list contains a chosen item, so there is nothing to learn from")
         rows = np.flatnonzero(np.isin(fold.list_index, list(components)))
         numbers, list_index = np.unique(fold.list_index[rows], return_inverse=True)
         raw = np.concatenate([components[number] for number in numbers])

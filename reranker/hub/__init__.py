@@ -2,7 +2,7 @@
 
 from reranker.hub.cache import cache_dir, is_offline
 from reranker.hub.datasets import available_datasets, load_dataset
-from reranker.hub.hashing import weights_sha256
+from reranker.hub.hashing import settings_sha256, weights_sha256
 from reranker.hub.lora import merge_lora, name_base
 from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model, resolve_tokenizer
 from reranker.hub.quantising import quantise
@@ -20,5 +20,6 @@ __all__ = [
     "quantise",
     "resolve_model",
     "resolve_tokenizer",
+    "settings_sha256",
     "weights_sha256",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reranker.errors import DataError
 from reranker.ids import encode_ids
 from reranker.table_files import read_table
-from reranker.tables import validate_item_vectors
+from reranker.tables import ITEM, validate_item_vectors
 from reranker.types import IntArray, ItemId
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,13 @@ class VectorTable:
         return cls.build(item_ids, vectors, name)
 
     @classmethod
-    def read(cls, path: Path) -> "VectorTable":
-        """From a .parquet, .csv or .tsv file. Raises DataError when it is missing or no such table."""
-        return cls.from_frame(read_table(path), path.name)
+    def read(cls, path: Path, items: Iterable[ItemId] = ()) -> "VectorTable":
+        """From a .parquet, .csv or .tsv file, whose ids are of the kind of `items` where a CSV does not say.
+
+        Raises:
+            DataError: it is missing, or no such table.
+        """
+        return cls.from_frame(read_table(path, known={ITEM: items}), path.name)
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -251,7 +251,7 @@ def _start_item_tokens(config: MetaConfig, domains: Sequence[TaskDomain], side: 
     tokens = {}
     for domain in domains:
         place = given[domain.name]
-        table = domain.space if place is None else VectorTable.read(place)
+        table = domain.space if place is None else VectorTable.read(place, domain.popular_ids)
         table.require_items(domain.popular_ids, domain.name)
         tokens[domain.name] = ItemTokens.initial(
             table,

@@ -12,12 +12,15 @@ class Worker:
     def __init__(self, size: int) -> None:
         self.rows = np.zeros((size, 2), dtype=np.float32)
         self.log: list[str] = []
+        self.refuses = False
 
     def write(self, begin: int, rows: np.ndarray) -> None:
         self.log.append(f"write {len(rows)} at {begin}")
         self.rows[begin : begin + len(rows)] = rows
 
     def forget(self) -> None:
+        if self.refuses:
+            raise EngineError("the cache is in use")
         self.log.append("forget")
 
 
@@ -75,3 +78,16 @@ def test_aliases_stay_within_32_bits() -> None:
     aliases = Aliases(vocab_size=2**29, first=2**29)
     names = [aliases.fresh(2**29 - 1) for _ in range(3)]
     assert max(names) < 2**31 and names[0] == names[2] != names[1]
+
+
+def test_slots_stay_taken_where_the_cache_could_not_be_emptied() -> None:
+    worker = Worker(2)
+    table = SlotTable(100, 2, worker.write, worker.forget)
+    table.load([sequence(1, 2)])
+    worker.refuses = True
+    with pytest.raises(EngineError):
+        table.load([sequence(3)])
+    assert table.token_ids(sequence(1, 2)) == [100, 101]
+    worker.refuses = False
+    table.load([sequence(3)])
+    assert worker.log == ["write 2 at 0", "forget", "write 1 at 0"]

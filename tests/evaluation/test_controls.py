@@ -106,10 +106,10 @@ def test_the_text_controls_read_category_and_description():
         return colour(texts)
 
     lists = lists_of({"u": "a b"}, {"u": "a"})  # and h, the history
-    lists.fold.items["category"] = ["tin", None, ""]
+    lists.fold.items["category"] = [["tin", "can"], None, ""]
     lists.fold.items["description"] = ["by X, 1990", "by Y", None]
     TextSimilarity(embed).features(lists)
-    assert seen == ["a (tin): by X, 1990", "b: by Y", "h"]
+    assert seen == ["a (tin, can): by X, 1990", "b: by Y", "h"]
 
 
 def test_texts_alone_know_nothing_of_the_recall_list():

@@ -114,7 +114,7 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
     with pytest.raises(ConfigError, match="moments cannot differ"):
         invoke(meta.main, *flags, "--variant", "new=moments=1")
     with pytest.raises(ConfigError, match="--split leave-last draws nothing"):
-        invoke(meta.main, *flags, "--draw", 3)
+        invoke(meta.main, *flags, "--split", "leave-last", "--draw", 3)
     with pytest.raises(ConfigError, match="'soft:hard' is not A:B"):
         invoke(meta.main, *flags, "--variant", "soft=soft_tokens=3", "--rival", "soft:hard")
     with pytest.raises(ConfigError, match="adapt_steps must be a whole number"):
@@ -196,6 +196,8 @@ def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(dat
     assert done.exit_code == 0
     checks = {one["name"]: one for one in json.loads((out / "judged" / "meta.json").read_text())["checks"]}
     assert {"movies: llm.fomaml over llm.pooled", "games: fused.pooled over fused.untrained"} <= set(checks)
+    judged = json.loads((out / "judged" / "meta.json").read_text())["environment"]
+    assert judged["moments"] == 1  # older choices taught the prompts
     seen = json.loads((out / "runs" / "pooled" / "movies" / "config.json").read_text())["domains"]
     assert [one["name"] for one in seen] == ["games"]
     again = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)

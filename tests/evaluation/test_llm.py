@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,11 @@ from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
-from reranker.errors import ConfigError
+from reranker.engines.torch_engine import TorchEngine
+from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, llm, propose
 from reranker.evaluation.controls import RecallOrder
+from reranker.evaluation.diagnostics import obfuscated_titles
 from reranker.evaluation.engines import CountingEngine, SentenceEngine
 from reranker.evaluation.llm import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.readings import Readings
@@ -21,6 +24,7 @@ from reranker.tables import Dataset
 from reranker.trained import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
+from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 from tests.scoring.readers import own_labels
 
@@ -356,3 +360,41 @@ def test_served_keeps_the_recall_order_when_nothing_helps():
 def test_scoring_before_fitting_is_refused(system, lists):
     with pytest.raises(ConfigError, match="must be fitted"):
         system(readings()).score(lists[1])
+
+
+def test_a_run_that_was_killed_learns_the_space_from_the_same_catalogue(lists, tmp_path):
+    """Titles that say nothing, as the diagnosis reads them, are no catalogue to learn from."""
+    _, test = lists
+    nameless = obfuscated_titles(test)
+
+    def read(folder, *asked):
+        config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+        kept = Readings(ScriptedEngine(), config, directory=folder)
+        return [kept.of(one) for one in asked]
+
+    whole = read(tmp_path / "whole", test, nameless)
+    read(tmp_path / "cut", test)  # killed behind the true lists
+    np.testing.assert_array_equal(read(tmp_path / "cut", test, nameless), whole)
+
+
+def test_readings_of_a_model_with_other_settings_are_not_used_again(lists, tmp_path):
+    _, test = lists
+    model = save_tiny_model(tmp_path / "model")
+    config = RerankerConfig(engine="torch", model=str(model), scoring="embedding", dtype="float32", soft_tokens=0)
+
+    def read(folder):
+        return Readings(TorchEngine(model, dtype="float32"), config, directory=folder).of(test)
+
+    first = read(tmp_path / "kept")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.5}))
+    again = read(tmp_path / "kept")
+    np.testing.assert_array_equal(again, read(None))
+    assert np.abs(again - first).max() > 1e-3
+
+
+def test_without_a_target_to_learn_from_served_says_so(lists):
+    validation, _ = lists
+    nothing = validation.of_users(~validation.covered)
+    with pytest.raises(DataError, match="no list contains a chosen item"):
+        Served(readings("embedding")).fit([nothing])

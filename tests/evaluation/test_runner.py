@@ -220,6 +220,31 @@ def test_cost_per_user(fold):
     assert np.isnan(results.runs[0].cost["tokens_per_user"])
 
 
+def test_a_reading_that_comes_from_disk_costs_what_it_took(fold):
+    class FromDisk(Counting):
+        def __init__(self):
+            self.read = False
+
+        def score(self, lists):
+            self.read = True
+            return super().score(lists)
+
+        def reading_cost(self, lists):
+            return super().reading_cost(lists) if self.read else None
+
+    results = run(fold, {"recall": SYSTEMS["recall"], "counting": lambda _: FromDisk()})
+    assert results.runs[1].cost["ms_per_user"] == pytest.approx(1000)  # 40 seconds, 40 users
+
+
+def test_without_a_target_among_candidates_the_covered_protocol_is_refused_at_once(fold):
+    unseen = replace(fold, held_out=fold.held_out.assign(item_id="nobody proposes it"))
+    asked = []
+    systems = {"recall": lambda _: asked.append(1) or RecallOrder()}
+    with pytest.raises(DataError, match="holds a target, so the covered protocol has no user"):
+        run(unseen, systems, settings={"protocols": ("covered",)})
+    assert asked == []
+
+
 def test_scores_that_are_not_finite_name_system_and_user(fold):
     bad = {
         "recall": SYSTEMS["recall"],

@@ -108,3 +108,9 @@ def test_the_hash_follows_ids_and_vectors() -> None:
     tables = [VectorTable.build(ids, v) for ids in ("abc", "abd") for v in (vectors, -vectors)]
     assert len({one.sha256 for one in tables}) == 4
     assert VectorTable.build("abc", 2 * vectors, "elsewhere").sha256 == tables[0].sha256
+
+
+def test_ids_of_a_csv_are_of_the_catalogues_kind(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"item_id": [1, 2], "x": [1.0, 2.0]}), tmp_path / "v.csv")
+    assert list(VectorTable.read(tmp_path / "v.csv", ["1", "2", "3"]).item_ids) == ["1", "2"]
+    assert list(VectorTable.read(tmp_path / "v.csv", [1, 2]).item_ids) == [1, 2]
