@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from reranker.engines.packing import BoolArray, PackedRow
+from reranker.errors import ModelError
 from reranker.types import IntArray
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -218,6 +219,8 @@ def use_packed_attention(lm: Any, *, opaque: bool = False) -> None:
     lm.set_attn_implementation(name)
 
 
+_NOT_HERE = {"s_aux": "attention sinks", "position_bias": "biases of attention"}  # what a layer may ask for -> in words
+
 _PLAN: ContextVar[Plan | None] = ContextVar("plan", default=None)
 _RECORD: ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = ContextVar("record", default=None)
 
@@ -229,6 +232,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What every layer calls.
@@ -239,16 +243,27 @@ def _attention(
         key, value: (1, key heads, tokens, d), without those of the plan's beginning.
         attention_mask: of no meaning where there is a plan.
         scaling: factor on the products.
+        softcap: bound of the scaled products, or None.
         **kwargs: `sliding_window`, and what SDPA takes.
 
     Returns:
         (1, tokens, heads, d), and no weights.
+
+    Raises:
+        ModelError: the layer wants what is not computed here.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    for option, meaning in _NOT_HERE.items():
+        if kwargs.get(option) is not None:
+            raise ModelError(
+                f"the torch engine does not compute {meaning} ({option} of {type(module).__name__}); use engine='vllm'"
+            )
     plan, record = _PLAN.get(), _RECORD.get()
     if record is not None:
         record[module.layer_idx] = key, value
+    if plan is None and softcap is not None:
+        return _attend_capped(query, key, value, attention_mask, scaling, softcap), None
     if plan is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
@@ -264,6 +279,7 @@ def _attention(
             _rows(values, side.keys),
             _mask_of(side, kind),
             scaling,
+            softcap,
         )
         for side in plan.sides
     ]
@@ -281,7 +297,12 @@ def _mask_of(side: Side, kind: str) -> torch.Tensor:
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
 ) -> torch.Tensor:
     """(n, q, heads, d), (n, k, key heads, d) -> (n q, heads, d).
 
@@ -290,8 +311,45 @@ def _attend(
     count, length, heads, dim = query.shape
     key_heads = key.shape[2]
     grouped = query.view(count, length, key_heads, heads // key_heads, dim).transpose(1, 2)
-    output = functional.scaled_dot_product_attention(
-        grouped.flatten(2, 3), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=scaling
-    )
+    wanted = grouped.flatten(2, 3), key.transpose(1, 2), value.transpose(1, 2)
+    if softcap is None:
+        output = functional.scaled_dot_product_attention(*wanted, attn_mask=mask, scale=scaling)
+    else:
+        output = _capped(*wanted, mask, scaling, softcap)
     outputs = output.view(count, key_heads, length, heads // key_heads, -1).transpose(1, 2)
     return outputs.flatten(2, 3).flatten(0, 1)
+
+
+def _attend_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """(n, heads, q, d), (n, key heads, k, d) -> (n, q, heads, d) without a plan, by transformers' mask for SDPA."""
+    length, keys = query.shape[2], key.shape[2]
+    if mask is None:  # one query sees all keys
+        mask = torch.ones((length, keys), dtype=torch.bool, device=query.device).tril(keys - 1 if length == 1 else 0)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], dim=1) for one in (key, value))
+    return _capped(query, key, value, mask, scaling, softcap).transpose(1, 2).contiguous()
+
+
+def _capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """(..., q, d), (..., k, d) -> (..., q, d), as transformers' eager attention of Gemma-2: softcap tanh(x / softcap).
+
+    SDPA knows no such bound, and transformers leaves it out there without a word.
+    """
+    products = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(products / softcap) + mask
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype) @ value

@@ -19,11 +19,16 @@ from reranker.engines.packed_attention import (
     recording,
     use_packed_attention,
 )
-from reranker.engines.packing import PackedRow
+from reranker.engines.packing import PackedRow, pack
 from reranker.errors import ModelError
-from reranker.types import IntArray, TokenSequence
+from reranker.types import CandidateSpan, IntArray, ScoringRequest, TokenSequence
+
+TESTED = frozenset({"gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+"""Types of models that the tests compare with their own reading, so that loading one need not."""
 
 _NOTHING: Beginning = {}
+_EXACT, _ROUNDED = 1e-4, 0.1  # tolerances; float32 makes 1e-6, bfloat16 0.01
+_PROMPT, _PREFIX = 6, 2  # tokens of a prompt that a model is checked with, and of what such prompts may share
 
 
 class PackedLM:
@@ -35,7 +40,8 @@ class PackedLM:
         compiled: whether its layers are compiled for packed rows that need no gradients.
 
     Raises:
-        ModelError: its attention is of a kind that rows cannot be packed for, or its layers cannot be compiled.
+        ModelError: its attention is of a kind that rows cannot be packed for, packed rows read otherwise than the
+            model itself reads their prompts, or its layers cannot be compiled.
     """
 
     def __init__(self, lm: Any, device: torch.device, *, compiled: bool = False) -> None:
@@ -45,7 +51,10 @@ class PackedLM:
         self._head = head_of(lm)
         self._device = device
         self._attention = _attention_of(lm)
-        use_packed_attention(lm, opaque=compiled)
+        if lm.config.model_type in TESTED:
+            use_packed_attention(lm, opaque=compiled)
+        else:
+            self._attend_packed(lm, opaque=compiled)
         if compiled:
             compile_layers(lm)
 
@@ -155,6 +164,35 @@ class PackedLM:
         selected: torch.Tensor = states.index_select(0, self._tensor(np.concatenate(flat)))
         return selected
 
+    @torch.no_grad()
+    def _attend_packed(self, lm: Any, *, opaque: bool) -> None:
+        """`use_packed_attention`, and a comparison of three short prompts in two rows with how the model reads them.
+
+        Raises:
+            ModelError: the two differ, or the prompts cannot be read.
+        """
+        prompts = _prompts(self._config.vocab_size)
+        rows = [next(pack(_request(part), 0, prompts.size, labels=False)) for part in (prompts[:1], prompts[1:])]
+        owners = np.concatenate([rows[0].pair_candidates, 1 + rows[1].pair_candidates])
+        try:
+            own = _own_log_probs(lm, self._tensor(prompts))
+            use_packed_attention(lm, opaque=opaque)
+            values = np.concatenate(self.log_probs(rows, None))
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ModelError(
+                f"the torch engine cannot read packed rows with a model of type {self._config.model_type} ({error}); "
+                "use engine='vllm'"
+            ) from error
+        packed = np.stack([values[owners == owner] for owner in range(len(own))])
+        apart, most = float(np.abs(packed - own).mean()), _tolerance(lm) * max(1.0, float(np.abs(own).mean()))
+        if np.isfinite(own).all() and not apart <= most:  # nothing compares with weights that make NaN
+            raise ModelError(
+                f"the torch engine reads a model of type {self._config.model_type} wrongly: log-probabilities of "
+                f"packed rows are {apart:.2g} nats from the model's own, more than {most:.2g}; use engine='vllm'"
+            )
+
     def _input(self, sequence: TokenSequence) -> torch.Tensor:
         embeddings: torch.Tensor = self._embeddings(self._tensor(np.where(_is_soft(sequence), 0, sequence.token_ids)))
         if not sequence.is_plain:
@@ -171,6 +209,37 @@ def _is_soft(sequence: TokenSequence) -> NDArray[np.bool_]:
     return soft
 
 
+def _prompts(vocabulary: int) -> IntArray:
+    """(3, `_PROMPT`) token ids: a prompt, and two that begin alike; low ones, where words and bytes stand."""
+    ids = (11 + 17 * np.arange(3 * _PROMPT).reshape(3, _PROMPT)) % vocabulary
+    ids[2, : _PREFIX + 1] = ids[1, : _PREFIX + 1]
+    return ids
+
+
+def _request(prompts: IntArray) -> ScoringRequest:
+    """Of prompts that begin alike: all behind the first token after what they share is scored."""
+    prefix, *spans = (TokenSequence.from_tokens(ids.tolist()) for ids in (prompts[0][:_PREFIX], *prompts[:, _PREFIX:]))
+    return ScoringRequest(prefix=prefix, candidates=tuple(CandidateSpan(sequence=span) for span in spans))
+
+
+def _own_log_probs(lm: Any, ids: torch.Tensor) -> NDArray[np.float64]:
+    """(n, n_scored) log p of what is scored of prompts (n, `_PROMPT`), in nats, as the model itself has it.
+
+    Its own attention is the eager one: SDPA leaves out what it does not know.
+    """
+    lm.set_attn_implementation("eager")
+    logits = lm(input_ids=ids, use_cache=False).logits[:, _PREFIX:-1].float()
+    scored = logits.log_softmax(dim=-1).gather(2, ids[:, _PREFIX + 1 :, None])[:, :, 0]
+    values: NDArray[np.float64] = scored.cpu().numpy().astype(np.float64)
+    return values
+
+
+def _tolerance(lm: Any) -> float:
+    """How far log-probabilities of two ways to compute the same may be apart in the mean, as a part of their size."""
+    exact = lm.dtype in (torch.float32, torch.float64) and not getattr(lm, "is_quantized", False)
+    return _EXACT if exact and torch.get_float32_matmul_precision() == "highest" else _ROUNDED
+
+
 def _attention_of(lm: Any) -> AttentionKind:
     """What attention the layers have.
 
@@ -179,7 +248,8 @@ def _attention_of(lm: Any) -> AttentionKind:
     """
     config = lm.config.get_text_config()
     window = int(getattr(config, "sliding_window", None) or 0)
-    layers = frozenset(getattr(config, "layer_types", None) or [SLIDING if window else FULL])
+    told = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    layers = frozenset(told or [SLIDING if window else FULL])
     unknown = ", ".join(sorted(layers - {FULL, SLIDING}))
     if not unknown and not lm._supports_attention_backend:
         unknown = "its own attention in its"

@@ -51,7 +51,8 @@ class TorchEngine:
 
     Raises:
         ConfigError: unknown dtype, or a missing package.
-        ModelError: the model cannot be found or loaded, its attention cannot be masked, or its layers not be compiled.
+        ModelError: the model cannot be found or loaded, its attention cannot be masked, packed rows read otherwise than
+            the model itself reads, or its layers cannot be compiled.
     """
 
     name = "torch"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once, cache_dir
-from reranker.hub.hashing import file_sha256
+from reranker.hub.hashing import file_sha256, settings_sha256
 from reranker.tensorfile import let_others_read
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _BASE_NAME, _BASE_SHA256 = "base_model_name_or_path", "base_model_sha256"
-_BASE_SETTINGS = ("config.json", "generation_config.json")
+_CHECKED = "every tensor has its place"  # merges without this in their key were made before it was checked
+_NAMED = 3  # tensors that an error names
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
@@ -48,7 +49,8 @@ def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
         resolve: base model's name -> `ResolvedModel`.
 
     Raises:
-        ModelError: the adapter is damaged, is no LoRA, or was made for other weights than those of its base model.
+        ModelError: the adapter is damaged, is no LoRA, was made for other weights than those of its base model, or does
+            not fit it.
         ConfigError: torch, transformers or peft is not installed.
     """
     config, told = _adapter(path)
@@ -66,12 +68,12 @@ def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
 def _key(path: Path, config: dict[str, Any], base: Path, base_sha256: str) -> str:
     """Hash of all that a merge is made of: both models' weights, the LoRA's settings, the base's and its tokenizer."""
     settings = {name: value for name, value in config.items() if name != _BASE_NAME}  # its weights tell which it is
-    files = sorted({file for pattern in (*_BASE_SETTINGS, *_TOKENIZER_FILES) for file in base.glob(pattern)})
     parts = [
+        _CHECKED,
         file_sha256(path / WEIGHTS),
         base_sha256,
         json.dumps(settings),  # as they stand: of PEFT's rank and alpha patterns the first that fits counts
-        *(f"{file.name} {file_sha256(file)}" for file in files),
+        settings_sha256(base),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -100,24 +102,46 @@ def merge_lora(adapter: Path, base: Path, directory: Path) -> None:
     """Writes base model + LoRA and the tokenizer to `directory`, in the base's dtype; the sum is taken in float32.
 
     Raises:
-        ModelError: the adapter does not fit the model.
+        ModelError: the adapter does not fit the model: it has tensors that the model has no place for, lacks some that
+            its settings promise, or some of another shape.
         ConfigError: torch, transformers or peft is not installed.
     """
     try:
         import torch
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise ConfigError(f"merging a LoRA needs torch, transformers and peft ({error}): pip install peft") from error
     dtype = AutoConfig.from_pretrained(str(base)).dtype or torch.float32
     lm: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
     try:
-        tuned: Any = PeftModel.from_pretrained(lm, str(adapter))
+        config = PeftConfig.from_pretrained(str(adapter))
+        config.inference_mode = True
+        tuned: Any = PeftModel(lm, config)
+        # `PeftModel.from_pretrained` would only warn of what is missing, and say nothing of what has no place.
+        loaded = tuned.load_adapter(
+            str(adapter), "default", key_mapping=getattr(lm, "_checkpoint_conversion_mapping", {})
+        )
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"the LoRA in {adapter} does not fit the model in {base}: {error}") from error
+    _require_fit(adapter, base, missing=loaded.missing_keys, placeless=loaded.unexpected_keys)
     tuned.merge_and_unload().to(dtype).save_pretrained(directory)
     let_others_read(directory)
     copy_tokenizer(base, directory)
+
+
+def _require_fit(adapter: Path, base: Path, *, missing: Sequence[str], placeless: Sequence[str]) -> None:
+    """ModelError if a tensor is missing or has no place in the model."""
+    faults = [
+        f"{fault}: {len(names)} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+        for fault, names in (("tensors it lacks", missing), ("tensors without a place in the model", placeless))
+        if names
+    ]
+    if faults:
+        raise ModelError(
+            f"the LoRA in {adapter} does not fit the model in {base}. {'; '.join(faults)}. Name the model it was "
+            f"trained on as {_BASE_NAME} in {CONFIG}, or save the adapter again with PEFT's save_pretrained"
+        )
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:

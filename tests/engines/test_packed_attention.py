@@ -17,6 +17,7 @@ from reranker.engines import packed_attention
 from reranker.engines.packed_attention import FULL, SLIDING, AttentionKind, attending, planned
 from reranker.engines.packed_attention import _attention as attention
 from reranker.engines.packing import PackedRow, pack
+from reranker.errors import ModelError
 from reranker.types import ScoringRequest
 from tests.contracts.engine import plain, span
 
@@ -53,11 +54,17 @@ def dense(rows: list[PackedRow], begin: int, window: int | None) -> np.ndarray:
     return sees
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5], ids=["unbounded", "bounded"])
 @pytest.mark.parametrize("blocks", [{"cpu": 8}, {}], ids=["trunks in blocks", "trunks whole, as on a GPU"])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(lists, min_size=1, max_size=3), st.integers(0, 9), st.integers(1, 8), st.integers(0, 99))
 def test_equals_one_mask_over_all_pairs(
-    blocks: dict[str, int], packed: list[tuple[int, list[list[int]]]], begin: int, group_nodes: int, seed: int
+    blocks: dict[str, int],
+    softcap: float | None,
+    packed: list[tuple[int, list[list[int]]]],
+    begin: int,
+    group_nodes: int,
+    seed: int,
 ) -> None:
     rows = [row_of(prefix, candidates, group_nodes) for prefix, candidates in packed]
     draws = torch.Generator().manual_seed(seed)
@@ -74,8 +81,12 @@ def test_equals_one_mask_over_all_pairs(
         plan = planned(rows, behind, kind, torch.device("cpu"))
     for window in (None, WINDOW):
         with attending(plan):
-            ours, _ = attention(SimpleNamespace(layer_idx=1), query, *own, None, scaling=0.3, sliding_window=window)
+            ours, _ = attention(
+                SimpleNamespace(layer_idx=1), query, *own, None, scaling=0.3, softcap=softcap, sliding_window=window
+            )
         scores = 0.3 * query @ key.repeat_interleave(2, dim=1).transpose(2, 3)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
         scores = scores.masked_fill(torch.from_numpy(~dense(rows, begin, window)), float("-inf"))
         theirs = scores.softmax(dim=-1) @ value.repeat_interleave(2, dim=1)
         torch.testing.assert_close(ours, theirs.transpose(1, 2))
@@ -84,6 +95,15 @@ def test_equals_one_mask_over_all_pairs(
             torch.autograd.grad(one, (query, key, value), push) for one in (ours, theirs.transpose(1, 2))
         )
         torch.testing.assert_close(ours_back, theirs_back)
+
+
+@pytest.mark.parametrize(
+    ("option", "meaning"), [("s_aux", "attention sinks"), ("position_bias", "biases of attention")]
+)
+def test_what_a_layer_asks_for_in_vain(option: str, meaning: str) -> None:
+    states = torch.ones((1, 2, 3, 4))
+    with pytest.raises(ModelError, match=rf"does not compute {meaning} \({option} of SimpleNamespace\).*vllm"):
+        attention(SimpleNamespace(layer_idx=0), states, states, states, None, **{option: torch.ones(2)})
 
 
 def test_padding_is_spread() -> None:

@@ -7,11 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
 from reranker.errors import ModelError
 from reranker.hub import name_base, resolve_model
-from tests.engines.models import save_tiny_model
+from reranker.hub.lora import WEIGHTS
+from tests.engines.models import TINY, save_tiny_model
 
 
 @pytest.fixture
@@ -123,6 +126,62 @@ def test_another_base_is_refused(adapter, tmp_path):
     edit(adapter, base_model_name_or_path=str(other))
     with pytest.raises(ModelError, match=r"was made for .* with weights"):
         resolve_model(adapter)
+
+
+def rename(adapter, change):
+    """Has `change` make a name of the name of every tensor; None leaves it away."""
+    tensors = load_file(adapter / WEIGHTS)
+    save_file({new: tensor for old, tensor in tensors.items() if (new := change(old))}, adapter / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name: name.replace("model.model.", "model.module.model."), r"lacks: 28 .*without a place .*: 28"),
+        (lambda name: None if "layers.1" in name else name, r"lacks: 14 \(.*layers\.1\."),
+        (lambda name: name.replace("layers.1", "layers.7"), r"lacks: 14 .*: 14 \(.*layers\.7\."),
+    ],
+    ids=["a wrapper's names", "missing", "of other layers"],
+)
+def test_an_adapter_whose_tensors_do_not_fit(adapter, change, message):
+    rename(adapter, change)
+    for _ in range(2):  # nothing is kept of the first
+        with pytest.raises(ModelError, match=f"(?s)does not fit the model in .*{message}.*save the adapter again"):
+            resolve_model(adapter)
+
+
+def layered(path, layers):
+    return save_tiny_model(
+        path, LlamaConfig(**TINY | {"num_hidden_layers": layers}, num_attention_heads=4, num_key_value_heads=2)
+    )
+
+
+def trained_on(model, out, named, **settings):
+    """A LoRA of the model in `model` that says it is one of `named`."""
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **settings)
+    get_peft_model(load_causal_lm(model, "float32", "cpu"), config).save_pretrained(out)
+    edit(out, base_model_name_or_path=str(named))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "message"), [(4, 2, "without a place in the model: 8"), (2, 4, "tensors it lacks: 8")]
+)
+def test_an_adapter_of_a_deeper_or_a_shallower_model(base, tmp_path, trained, given, message):
+    one, other = layered(tmp_path / "one", trained), layered(tmp_path / "other", given)
+    with pytest.raises(ModelError, match=message):
+        resolve_model(trained_on(one, tmp_path / "adapter", other))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"layers_to_transform": [1]}, {"modules_to_save": ["lm_head"]}, {"use_dora": True}],
+    ids=["some layers", "a whole module", "dora"],
+)
+def test_an_adapter_of_what_its_settings_say_fits(base, tmp_path, settings):
+    adapter = trained_on(base, tmp_path / "adapter", base, **settings)
+    torch.testing.assert_close(logits(adapter), logits_together(base, adapter), atol=1e-3, rtol=0)
+    assert (logits(adapter) - logits(base)).abs().max() > 0.01
 
 
 def test_settings_that_are_no_object(adapter):
