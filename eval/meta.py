@@ -71,8 +71,11 @@ def main(
 ) -> None:
     """Judges the tables, or the variants against each other, the recall order and the linear control."""
     if not variant and not split:
-        if rival or draw or untrained:
-            raise ConfigError("--rival, --draw and --untrained go with --variant or --split; tables have their own")
+        if rival or draw or untrained or support != 1 or moments != MOMENTS:
+            raise ConfigError(
+                "--rival, --draw, --support, --moments and --untrained go with --variant or --split: tables have their "
+                "own"
+            )
         _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family)
         return
     if table:
@@ -113,7 +116,9 @@ def _tables(
     if any(run.split == "cold-items" for name in names if name in TABLES for run in TABLES[name].runs):
         _controls(tuple(TEXT_CONTROLS.values()))  # not after the first hour: the encoder may not be installed
     checks: list[Check] = []
+    environment = machine(("reranker", "torch", "transformers"), tables=list(names), users=users)
     for name in names:
+        report(checks, out / "meta.json", environment, lambda line: None)  # what is known if the rest is cut off
         if name == COST:
             checks += adaptation_cost(users or ADAPTED)
             continue
@@ -129,7 +134,7 @@ def _tables(
                 _folds(data, domains, run.split, run.support, users, run.draw, table.domains),
                 variants,
                 table.rivals,
-                out / name / run.label.replace(" = ", "").replace(" ", ""),
+                out / name / run.folder,
                 fit_users or table.fit_users,
                 asked,
                 table.moments,
@@ -139,7 +144,6 @@ def _tables(
             checks += [goal.check(label, runs[-1]) for goal in run.goals]
         checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
     typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
-    environment = machine(("reranker", "torch", "transformers"), tables=list(names), users=users)
     report(checks, out / "meta.json", environment, typer.echo)
 
 

@@ -87,6 +87,11 @@ class Run:
             return f"draw {self.draw}"
         return f"k = {self.support}" if self.split == "cold-users" else ""
 
+    @property
+    def folder(self) -> str:
+        """Where its results lie in the table's folder: "draw0", "k3", or there itself."""
+        return self.label.replace("=", "").replace(" ", "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

@@ -176,8 +176,9 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
         invoke(meta.main, *flags, "--table", "gold")
     with pytest.raises(ConfigError, match="--table has its own variants and split"):
         invoke(meta.main, *flags, "--table", "cost", "--split", "leave-last")
-    with pytest.raises(ConfigError, match="--draw and --untrained go with --variant"):
-        invoke(meta.main, *flags, "--draw", 1)
+    for own in (("--draw", 1), ("--moments", 3), ("--support", 5), ("--rival", "a:b")):
+        with pytest.raises(ConfigError, match="--moments and --untrained go with --variant or --split"):
+            invoke(meta.main, *flags, *own)
 
 
 def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):
