@@ -9,7 +9,8 @@ without a variant it is what a `Reranker` does by default. All of them read the 
 paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -31,6 +32,7 @@ from reranker.evaluation.significance import Comparison
 from reranker.evaluation.splits import SPLITS, UNDRAWN
 from reranker.evaluation.suite import Suite
 from reranker.evaluation.table import comparison_table, gain_matrix
+from reranker.evaluation.text_embedding import PACKAGE
 from reranker.files import write_text
 from reranker.hub import load_dataset
 from reranker.moments import MOMENTS
@@ -113,8 +115,6 @@ def _tables(
     family: str,
 ) -> None:
     """Prints and writes tables one after another, then what they must reach."""
-    if any(run.split == "cold-items" for name in names if name in TABLES for run in TABLES[name].runs):
-        _controls(tuple(TEXT_CONTROLS.values()))  # not after the first hour: the encoder may not be installed
     checks: list[Check] = []
     environment = machine(("reranker", "torch", "transformers"), tables=list(names), users=users)
     for name in names:
@@ -166,16 +166,18 @@ def judge(
         moments: choices a user, at most, that weights are fitted on.
         readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
     """
-    cold = any(one.cold_items for one in folds)
-    factories = _controls(("recall", "linear", *(TEXT_CONTROLS.values() if cold else ())))
+    texts = TEXT_CONTROLS if any(one.cold_items for one in folds) else {}
+    if texts and find_spec(PACKAGE) is None:
+        typer.echo(f"{', '.join(texts.values())} are left out: pip install {PACKAGE.replace('_', '-')}", err=True)
+        texts = {}
+    factories = _controls(("recall", "linear", *texts.values()))
     rivals: list[tuple[str, str]] = []
     for one in variants:
         lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
         kept = readings / one.name if readings else out / one.name / "readings"
         factories |= _systems(one, [fold.domain for fold in folds], lists, kept)
         rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
-        if cold:
-            rivals += [(f"{system}.{one.name}", control) for system, control in TEXT_CONTROLS.items()]
+        rivals += [(f"{system}.{one.name}", control) for system, control in texts.items()]
     rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
     settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, moments=moments)
     results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
@@ -184,7 +186,7 @@ def judge(
     write_text(out / "table.md", text + "\n")
     typer.echo(text)
     environment = machine(("reranker", "torch", "transformers"), **asked)
-    report(_checks(results, [one.name for one in variants], duels, cold), out / "meta.json", environment, typer.echo)
+    report(_checks(results, [one.name for one in variants], duels, texts), out / "meta.json", environment, typer.echo)
     return results
 
 
@@ -272,7 +274,9 @@ def _named(name: str, suite: Suite, system: str) -> Callable[[int], System]:
     return build
 
 
-def _checks(results: Results, variants: Sequence[str], duels: Sequence[tuple[str, str]], cold: bool) -> list[Check]:
+def _checks(
+    results: Results, variants: Sequence[str], duels: Sequence[tuple[str, str]], texts: Mapping[str, str]
+) -> list[Check]:
     """What the variants must reach, by domain; every figure is a gain of NDCG@10."""
     gains = {(one.domain, one.system, one.versus): one for one in results.comparisons if one.metric == METRIC}
     domains = list(dict.fromkeys(run.lists.fold.domain for run in results.runs))
@@ -284,10 +288,7 @@ def _checks(results: Results, variants: Sequence[str], duels: Sequence[tuple[str
             (f"served.{name}", "recall", "interval not below 0", _not_below),
             (f"served.{name}", "linear", "interval not below 0", _not_below),
         ]
-        if cold:
-            targets += [
-                (f"{system}.{name}", control, "interval above 0", _above) for system, control in TEXT_CONTROLS.items()
-            ]
+        targets += [(f"{system}.{name}", control, "interval above 0", _above) for system, control in texts.items()]
         targets += [
             (f"{system}.{name}", f"{system}.{versus}", "interval above 0", _above)
             for challenger, versus in duels

