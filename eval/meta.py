@@ -21,7 +21,7 @@ from candidate_gen import ALSRecall
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
 from eval.speed import adaptation_cost
-from eval.tables import TABLES, gains_by_pair, mean_of_runs
+from eval.tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.variants import SYNTAX, UNTRAINED, Variant
 from reranker.config import RerankerConfig, default_read_out
 from reranker.errors import ConfigError, DataError
@@ -284,13 +284,13 @@ def _checks(
     for name in variants:
         targets = [
             (f"fused.{name}", "recall", "at least +15 %", _well_above),
-            (f"fused.{name}", "linear", "interval above 0", _above),
+            (f"fused.{name}", "linear", "interval above 0", above),
             (f"served.{name}", "recall", "interval not below 0", _not_below),
             (f"served.{name}", "linear", "interval not below 0", _not_below),
         ]
-        targets += [(f"{system}.{name}", control, "interval above 0", _above) for system, control in texts.items()]
+        targets += [(f"{system}.{name}", control, "interval above 0", above) for system, control in texts.items()]
         targets += [
-            (f"{system}.{name}", f"{system}.{versus}", "interval above 0", _above)
+            (f"{system}.{name}", f"{system}.{versus}", "interval above 0", above)
             for challenger, versus in duels
             if challenger == name
             for system in ("llm", "fused")
@@ -299,8 +299,8 @@ def _checks(
             compared = [gains[key] for domain in domains if (key := (domain, system, versus)) in gains]
             checks += [_check(gain, target, passes(gain)) for gain in compared]
             decided = {
-                "interval above 0": sum(map(_above, compared)),
-                "interval below 0": sum(one.high < 0 for one in compared),
+                "interval above 0": sum(map(above, compared)),
+                "interval below 0": sum(map(below, compared)),
             }
             checks += [
                 Check(
@@ -317,11 +317,7 @@ def _checks(
 
 def _well_above(gain: Comparison) -> bool:
     """By 15 %; where the other scores 0, by anything that is certain."""
-    return gain.relative >= 0.15 if isfinite(gain.relative) else _above(gain)
-
-
-def _above(gain: Comparison) -> bool:
-    return gain.low > 0
+    return gain.relative >= 0.15 if isfinite(gain.relative) else above(gain)
 
 
 def _not_below(gain: Comparison) -> bool:

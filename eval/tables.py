@@ -32,14 +32,24 @@ def gains_by_pair(comparisons: Sequence[Comparison], metric: str) -> dict[tuple[
     return pairs
 
 
+def above(gain: Comparison) -> bool:
+    """Its interval is above 0."""
+    return gain.low > 0
+
+
+def below(gain: Comparison) -> bool:
+    """Its interval is below 0."""
+    return gain.high < 0
+
+
 def domains_above(least: int) -> Reach:
     """So many domains at least have their interval above 0."""
-    return lambda words, gains: at_least(f"{words}, domains above 0", _count(gains, _above), least, "domains")
+    return lambda words, gains: at_least(f"{words}, domains above 0", _count(gains, above), least, "domains")
 
 
 def none_below(words: str, gains: Gains) -> Check:
     """No domain has its interval below 0."""
-    return at_most(f"{words}, domains below 0", _count(gains, lambda one: one.high < 0), 0, "domains")
+    return at_most(f"{words}, domains below 0", _count(gains, below), 0, "domains")
 
 
 def each_at_least(percent: float) -> Reach:
@@ -143,10 +153,6 @@ def _domains(gains: Gains) -> list[Comparison]:
 
 def _count(gains: Gains, passes: Callable[[Comparison], bool]) -> int:
     return sum(map(passes, _domains(gains)))
-
-
-def _above(gain: Comparison) -> bool:
-    return gain.low > 0
 
 
 def _together(gains: Gains) -> Comparison:

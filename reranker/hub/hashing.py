@@ -11,11 +11,10 @@ from reranker.errors import ModelError
 from reranker.files import write_json
 from reranker.hub.cache import cache_dir
 
-SETTINGS_FILES = (
-    *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt"),
-    *("chat_template*", "*.model"),
-)
-"""Patterns of the files in a model directory that are no weights and change what it computes."""
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
+"""Patterns of the files in a model directory that a tokenizer is made of."""
+
+_SETTINGS_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 
 _CHUNK_BYTES = 1 << 22
 _SHOW_PROGRESS_FROM_BYTES = 1 << 30
@@ -46,7 +45,7 @@ def settings_sha256(path: Path) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    files = sorted({file for pattern in SETTINGS_FILES for file in path.glob(pattern) if file.is_file()})
+    files = sorted({file for pattern in _SETTINGS_FILES for file in path.glob(pattern) if file.is_file()})
     return hashlib.sha256("\0".join(f"{file.name} {file_sha256(file)}" for file in files).encode()).hexdigest()
 
 

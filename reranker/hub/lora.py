@@ -11,14 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once, cache_dir
-from reranker.hub.hashing import file_sha256, settings_sha256
+from reranker.hub.hashing import TOKENIZER_FILES, file_sha256, settings_sha256
 from reranker.tensorfile import let_others_read
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _BASE_NAME, _BASE_SHA256 = "base_model_name_or_path", "base_model_sha256"
 _CHECKED = "every tensor has its place"  # merges without this in their key were made before it was checked
 _NAMED = 3  # tensors that an error names
-_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
 def is_lora(path: Path) -> bool:
@@ -146,6 +145,6 @@ def _require_fit(adapter: Path, base: Path, *, missing: Sequence[str], placeless
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
     """Copies the files of a model's tokenizer."""
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, directory / file.name)
