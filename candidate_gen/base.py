@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from candidate_gen.matrix import InteractionMatrix, id_column, lookup
 from candidate_gen.storage import read_stage, write_stage
+from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import BundleError, ConfigError
-from reranker.ids import decode_ids, encode_ids
-from reranker.tables import ITEM, RANK, SCORE, USER
 from reranker.types import IntArray, ItemId, UserId
+from reranker.utils.id_json import decode_ids, encode_ids
 
 _SCORES_PER_BLOCK = 2**23  # 64 MB of float64 at a time, whatever the size of the catalogue
 

@@ -10,9 +10,9 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from reranker.ids import plain_id
-from reranker.tables import ITEM, USER, WEIGHT, validate_interactions
+from reranker.data.schema import ITEM, USER, WEIGHT, validate_interactions
 from reranker.types import IntArray, ItemId, UserId
+from reranker.utils.id_json import plain_id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class InteractionMatrix:
         """Counts each (user, item) pair once; with `use_weights` its value is the sum of its weights.
 
         Raises:
-            DataError: the table breaks the interactions contract (`reranker.tables.validate_interactions`).
+            DataError: the table breaks the interactions contract (`reranker.data.schema.validate_interactions`).
         """
         frame = validate_interactions(interactions)
         user_ids, rows = _positions(frame[USER].tolist())

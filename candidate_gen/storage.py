@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import BundleError
-from reranker.files import whole_file
+from reranker.utils.atomic_io import whole_file
 
 HEADER_FILE, ARRAYS_FILE = "recall.json", "recall.npz"
 FORMAT_VERSION = 1

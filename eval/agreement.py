@@ -94,7 +94,7 @@ def naive(model: ResolvedModel, requests: Sequence[ScoringRequest], labels: list
     """(sums, label log-probabilities) by one plain transformers pass a candidate: the reference."""
     import torch
 
-    from reranker.engines.causal_lm import load_causal_lm
+    from reranker.engines.loading import load_causal_lm
 
     lm = load_causal_lm(model.path, "float32", "cpu")
     table = lm.get_input_embeddings()

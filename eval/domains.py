@@ -5,10 +5,11 @@ from pathlib import Path
 
 import typer
 
+from reranker.data.builtin import load_dataset
+from reranker.data.dataset import Dataset
+from reranker.data.schema import TIMESTAMP
 from reranker.errors import DataError
 from reranker.evaluation import Fold
-from reranker.hub import load_dataset
-from reranker.tables import TIMESTAMP, Dataset
 
 # Their row numbers are no times (SOURCES.md beside the data): nothing about sequence may be claimed on them.
 UNORDERED = ("anime", "books_bx")

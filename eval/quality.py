@@ -14,20 +14,20 @@ import typer
 from candidate_gen import ALSRecall
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain
 from reranker.config import RerankerConfig, default_read_out
+from reranker.data.dataset import Dataset
+from reranker.data.splits import SPLITS, default_split
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, evaluate
 from reranker.evaluation.diagnose import diagnose as diagnoses_of
 from reranker.evaluation.diagnose import diagnosis_table
 from reranker.evaluation.external import external_factories
-from reranker.evaluation.protocol import list_lengths
-from reranker.evaluation.report import write_report
-from reranker.evaluation.results import write_results
-from reranker.evaluation.splits import SPLITS, default_split
-from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
-from reranker.evaluation.table import comparison_table, gain_matrix, length_table
-from reranker.files import write_text
-from reranker.reader import engine_of
-from reranker.tables import Dataset
+from reranker.evaluation.registry import SYSTEMS, Suite, default_systems
+from reranker.evaluation.reporting.files import write_results
+from reranker.evaluation.reporting.html import write_report
+from reranker.evaluation.reporting.text import comparison_table, gain_matrix, length_table
+from reranker.pipeline.lists import list_lengths
+from reranker.pipeline.llm_scorer import engine_of
+from reranker.utils.atomic_io import write_text
 
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")
 ZERO_SHOT = ("recall", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")

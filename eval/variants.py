@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
-from reranker.evaluation.engines import SentenceEngine
+from reranker.evaluation.counting_engine import SentenceEngine
 from reranker.evaluation.text_embedding import MiniLM
+from reranker.pipeline.llm_scorer import engine_of
 from reranker.protocols import Engine
-from reranker.reader import engine_of
-from reranker.trained import Trained, folder_of
+from reranker.soft_tokens.checkpoint import Trained, folder_of
 
 UNTRAINED = "untrained"
 SYNTAX = (

@@ -5,6 +5,8 @@ use.
 """
 
 from reranker.config import RerankerConfig
+from reranker.data.builtin import load_dataset
+from reranker.data.dataset import Dataset
 from reranker.errors import (
     BundleError,
     ConfigError,
@@ -15,10 +17,8 @@ from reranker.errors import (
     RerankerError,
     StoreError,
 )
-from reranker.hub import load_dataset
-from reranker.pipeline import Reranker
-from reranker.ranking import RankedDocument
-from reranker.tables import Dataset
+from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.results import RankedDocument
 
 __all__ = [
     "BundleError",

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from reranker.errors import ConfigError
-from reranker.moments import MOMENTS
 from reranker.prompting import PromptSettings
-from reranker.settings_model import SettingsModel
+from reranker.utils.replay import MOMENTS
+from reranker.utils.settings import SettingsModel
 
 READ_LISTS = 1000
 """Lists that a read-out reads for fitting where nothing else is asked for."""
@@ -46,7 +46,7 @@ class RerankerConfig(SettingsModel):
         fit_users: how many lists the LLM scores in `fit`, at most, drawn from all moments alike; by default
             `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other read-outs.
         moments: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
-            ones only where the newer gave few lists (`reranker.moments.ENOUGH_LISTS`).
+            ones only where the newer gave few lists (`reranker.utils.replay.ENOUGH_LISTS`).
         min_history: users with fewer interactions than this before the held-out one teach nothing.
         l2: ridge penalty of the fusion head.
         seed: of every random choice.

@@ -18,8 +18,8 @@ def main() -> None:
 
     rendered = TemplateSet.load("movies").render("instruction")
     assert rendered.strip(), "the template movies/instruction rendered to nothing"
-    from reranker.softprompt import load_peft
-    from reranker.trained import SHIPPED
+    from reranker.soft_tokens.checkpoint import SHIPPED
+    from reranker.soft_tokens.peft_format import load_peft
 
     assert load_peft(SHIPPED).relative, "the shipped prompt is not what it was"
     for package in (reranker, candidate_gen):

@@ -8,9 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import ConfigError, DataError
-from reranker.pipeline import Reranker
-from reranker.tables import ITEM, RANK, SCORE, USER
+from reranker.pipeline.reranker import Reranker
 from reranker.types import ItemId, UserId
 
 _LOWEST = float(np.finfo(np.float32).min)

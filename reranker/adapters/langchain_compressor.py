@@ -10,7 +10,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, Field
 
-from reranker.pipeline import Reranker
+from reranker.pipeline.reranker import Reranker
 
 
 class RerankerCompressor(BaseDocumentCompressor):

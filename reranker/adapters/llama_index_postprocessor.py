@@ -4,7 +4,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from reranker.pipeline import Reranker
+from reranker.pipeline.reranker import Reranker
 
 
 class RerankerPostprocessor(BaseNodePostprocessor):

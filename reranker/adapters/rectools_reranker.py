@@ -23,9 +23,10 @@ from rectools.models.ranking import CandidateFeatureCollector
 from rectools.models.ranking import Reranker as RecToolsBase
 from rectools.models.ranking.candidate_ranking import NegativeSamplerBase
 
+from reranker.data.dataset import Dataset
+from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import DataError
-from reranker.pipeline import Reranker
-from reranker.tables import ITEM, RANK, SCORE, USER, Dataset
+from reranker.pipeline.reranker import Reranker
 
 
 class WholeLists(NegativeSamplerBase):

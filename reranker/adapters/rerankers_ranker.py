@@ -8,7 +8,7 @@ from rerankers.models.ranker import BaseRanker
 from rerankers.results import RankedResults, Result
 from rerankers.utils import prep_docs
 
-from reranker.pipeline import Reranker
+from reranker.pipeline.reranker import Reranker
 
 
 class RerankerRanker(BaseRanker):

@@ -10,11 +10,11 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from reranker.batch.inputs import ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
-from reranker.batch.sifting import REJECTED_SCHEMA
+from reranker.batch.row_checks import REJECTED_SCHEMA
+from reranker.data.schema import ITEM, TIMESTAMP, USER
+from reranker.data.table_io import NO_ROW, separator_of
 from reranker.errors import DataError
-from reranker.files import whole_file
-from reranker.table_files import NO_ROW, separator_of
-from reranker.tables import ITEM, TIMESTAMP, USER
+from reranker.utils.atomic_io import whole_file
 
 ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]
 """(columns present, where) -> canonical name -> name in the file."""

@@ -1,7 +1,7 @@
 """A table in many parquet files, read by row numbers with constant memory.
 
 A row's number counts through all files in the order of their names. Columns come out under the names of
-`reranker.tables`, ids as int64, string or the type they have, and every row keeps its origin: file and row within it.
+`reranker.data.schema`, ids as int64, string or the type they have, and every row keeps its origin (file, row).
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from reranker.data.schema import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
+from reranker.data.table_io import TABLE_SUFFIXES, files_under, folders_under
 from reranker.errors import ConfigError, DataError
-from reranker.table_files import TABLE_SUFFIXES, files_under, folders_under
-from reranker.tables import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
 
 ORIGIN_FILE, ORIGIN_ROW = "_file", "_row"
 _BATCH_ROWS = 1 << 15

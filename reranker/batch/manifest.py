@@ -8,7 +8,7 @@ from typing import Any
 from reranker.batch.inputs import Columns, fingerprints, input_files
 from reranker.batch.part import Engines
 from reranker.errors import BundleError, DataError
-from reranker.files import read_json, sha256, write_json
+from reranker.utils.atomic_io import read_json, sha256, write_json
 
 FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"

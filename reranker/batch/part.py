@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from reranker.batch.cutting import Cut
 from reranker.batch.inputs import InputTable, RowReader
-from reranker.batch.sifting import sift
+from reranker.batch.partition import Cut
+from reranker.batch.row_checks import sift
+from reranker.data.schema import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER, require_ids_like
 from reranker.engines import load_engine
-from reranker.files import read_json, sha256, whole_file, write_json
 from reranker.fusion import Order
-from reranker.pipeline import Reranker
-from reranker.tables import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER, require_ids_like
+from reranker.pipeline.reranker import Reranker
 from reranker.types import ItemId, UserId
+from reranker.utils.atomic_io import read_json, sha256, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class PartWorker:
         newer = self._newer_histories(candidates[USER])
         if isinstance(newer, dict):  # `rerank` takes it, and looks at no items then
             require_ids_like(self._reranker.item_ids, candidates[ITEM], "candidates")
-        with _only_errors(logging.getLogger("reranker.pipeline")):
+        with _only_errors(logging.getLogger("reranker.pipeline.reranker")):
             return self._reranker.rerank(candidates, self._job.k, interactions=newer, order=self._job.order)
 
     def _newer_histories(self, users: pd.Series) -> pd.DataFrame | dict[UserId, Sequence[ItemId]] | None:

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reranker.batch.csv_input import ColumnsOf, converted, reopened
-from reranker.batch.cutting import Cut, cut
+from reranker.batch.external_sort import sorted_by_user, sorted_copy
 from reranker.batch.inputs import Columns, InputTable, column_names, input_files
 from reranker.batch.part import STATE
-from reranker.batch.sorting import sorted_by_user, sorted_copy
+from reranker.batch.partition import Cut, cut
+from reranker.data.schema import ITEM, USER
+from reranker.data.table_io import is_csv
 from reranker.errors import DataError
-from reranker.table_files import is_csv
-from reranker.tables import ITEM, USER
 
 _COPIES = ("candidates", "interactions")
 

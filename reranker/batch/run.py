@@ -35,14 +35,14 @@ from reranker.batch.manifest import (
 )
 from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record, finished_part, rejected_file
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
-from reranker.batch.sifting import REJECTED_SCHEMA
-from reranker.bundle import read_bundle
+from reranker.batch.row_checks import REJECTED_SCHEMA
+from reranker.data.schema import ITEM, USER
+from reranker.data.table_io import NO_ROW, are_texts
 from reranker.errors import ConfigError, DataError
-from reranker.files import read_json, remove_leftovers, whole_file, write_json
 from reranker.fusion import Order
-from reranker.pipeline import Reranker
-from reranker.table_files import NO_ROW, are_texts
-from reranker.tables import ITEM, USER
+from reranker.pipeline.bundle import read_bundle
+from reranker.pipeline.reranker import Reranker
+from reranker.utils.atomic_io import read_json, remove_leftovers, whole_file, write_json
 
 Summary = dict[str, Any]
 
@@ -230,7 +230,7 @@ class OfflineRun:
             return ()
         if self.cluster is None:
             return _here(job, parts, reranker)
-        from reranker.batch.cluster import run_parts
+        from reranker.batch.ray_cluster import run_parts
 
         return run_parts(job, parts, self.cluster, self.workers)
 

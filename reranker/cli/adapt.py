@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given, read_users
-from reranker.tables import USER, require_ids_like
+from reranker.data.schema import USER, require_ids_like
 
 
 def adapt(
@@ -19,7 +19,7 @@ def adapt(
     dtype: DtypeOption = None,
 ) -> None:
     """Adapt users' contexts to what they chose, in one batch; those adapted before go on from there."""
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.reranker import Reranker
     from reranker.stores import open_user_store
 
     reranker = Reranker.load(bundle, engine="torch", **given(dtype=dtype))

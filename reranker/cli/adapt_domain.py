@@ -42,10 +42,10 @@ def adapt_domain(
     seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
 ) -> None:
     """Adapt a prompt to a domain on lists of a few of its users; kept only if better on other users' lists."""
-    from reranker.meta.adapt_domain import AdaptationSettings
-    from reranker.meta.adapt_domain import adapt_domain as run
-    from reranker.meta.step_sizes import StepSizes
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.reranker import Reranker
+    from reranker.training.adapt_domain import AdaptationSettings
+    from reranker.training.adapt_domain import adapt_domain as run
+    from reranker.training.step_sizes import StepSizes
 
     settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n)}
     settings |= {"engine": "torch", "scoring": "likelihood"}

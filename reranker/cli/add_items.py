@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, given
-from reranker.table_files import read_table
-from reranker.tables import ITEM
+from reranker.data.schema import ITEM
+from reranker.data.table_io import read_table
 
 
 def add_items(
@@ -19,7 +19,7 @@ def add_items(
     dtype: DtypeOption = None,
 ) -> None:
     """Add new items to a bundle by their texts, or give known ones new texts; nothing is fitted anew."""
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.reranker import Reranker
 
     reranker = Reranker.load(bundle, **given(dtype=dtype))
     table = read_table(items, known={ITEM: reranker.item_ids})

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import DomainOption, InteractionsOption, ItemsOption, dataset_from_flags
-from reranker.hub import available_datasets
-from reranker.table_files import write_table
-from reranker.tables import ITEM, TIMESTAMP, TITLE, UNTITLED, USER
+from reranker.data.builtin import available_datasets
+from reranker.data.schema import ITEM, TIMESTAMP, TITLE, UNTITLED, USER
+from reranker.data.table_io import write_table
 
 
 def data(

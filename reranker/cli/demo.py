@@ -18,6 +18,6 @@ def demo(
     dtype: DtypeOption = None,
 ) -> None:
     """Rerank real recall lists of real users with a real LLM, and print what it gained."""
-    from reranker.demo import run_demo
+    from reranker.cli.demo_run import run_demo
 
     run_demo(out, typer.echo, users=users, fit_users=fit_users, **given(engine=engine, dtype=dtype))

@@ -80,18 +80,19 @@ def evaluate(
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
     from candidate_gen import ALSRecall
     from reranker.config import RerankerConfig, default_read_out
-    from reranker.evaluation import Settings, splits
+    from reranker.data import splits
+    from reranker.evaluation import Settings
     from reranker.evaluation import evaluate as run
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
     from reranker.evaluation.diagnose import diagnosis_table
     from reranker.evaluation.external import export_lists, external_factories
-    from reranker.evaluation.protocol import PROTOCOLS, list_lengths, propose
-    from reranker.evaluation.report import write_report
-    from reranker.evaluation.results import write_results
-    from reranker.evaluation.suite import SYSTEMS, Suite, default_systems
-    from reranker.evaluation.table import comparison_table
-    from reranker.reader import engine_of
-    from reranker.trained import Trained
+    from reranker.evaluation.registry import SYSTEMS, Suite, default_systems
+    from reranker.evaluation.reporting.files import write_results
+    from reranker.evaluation.reporting.html import write_report
+    from reranker.evaluation.reporting.text import comparison_table
+    from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
+    from reranker.pipeline.llm_scorer import engine_of
+    from reranker.soft_tokens.checkpoint import Trained
 
     if list_systems:
         for name, words in SYSTEMS.items():

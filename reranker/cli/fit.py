@@ -19,9 +19,9 @@ from reranker.cli.options import (
     settings_from_yaml,
 )
 from reranker.config import ReadOut
+from reranker.data.schema import ITEM, USER
+from reranker.data.table_io import read_table
 from reranker.errors import ConfigError
-from reranker.table_files import read_table
-from reranker.tables import ITEM, USER
 
 
 def fit(
@@ -59,8 +59,8 @@ def fit(
 ) -> None:
     """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
     from candidate_gen import ALSRecall
-    from reranker.bundle import require_place, require_storable
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.bundle import require_place, require_storable
+    from reranker.pipeline.reranker import Reranker
 
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed

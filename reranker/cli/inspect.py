@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
+from reranker.data.schema import ITEM, RECALL_RANK, USER
 from reranker.errors import DataError
-from reranker.tables import ITEM, RECALL_RANK, USER
 
 
 def inspect(
@@ -22,7 +22,7 @@ def inspect(
     dtype: DtypeOption = None,
 ) -> None:
     """Show a user's prompt: spans, tokens, and what the model and the blend say of each candidate."""
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.reranker import Reranker
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     if candidates is not None:

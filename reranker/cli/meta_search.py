@@ -17,8 +17,8 @@ def meta_search(
     trials: Annotated[int, typer.Option("--trials", min=1, help="in all, those already made included")] = 20,
 ) -> None:
     """Search settings by validation loss (TPE, median pruner); a killed search goes on where it stopped."""
-    from reranker.meta.search import meta_search as run
-    from reranker.meta.space import SearchSpace
+    from reranker.training.search import meta_search as run
+    from reranker.training.search_space import SearchSpace
 
     found = run(SearchSpace.from_mapping(settings_from_yaml(config), settings_from_yaml(space)), trials, out, True)
     for number, one in enumerate(found.trials):

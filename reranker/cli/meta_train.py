@@ -13,8 +13,8 @@ def meta_train(
     out: Annotated[Path, typer.Option("--out", help="folder for prompt, checkpoint and curve")],
 ) -> None:
     """Train a soft prompt on what users chose from recall lists; a killed run goes on exactly where it stopped."""
-    from reranker.meta.settings import MetaConfig
-    from reranker.meta.train import meta_train as run
+    from reranker.training.config import MetaConfig
+    from reranker.training.run import meta_train as run
 
     settings = MetaConfig.from_mapping(settings_from_yaml(config))
     result = run(settings, out, progress=True)

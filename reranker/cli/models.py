@@ -18,7 +18,7 @@ def models(
 ) -> None:
     """Fetch and verify a base model, list the known ones, or ask a model server what works there."""
     if probe is not None:
-        from reranker.engines.openai_engine import probe_server
+        from reranker.engines.openai.engine import probe_server
 
         typer.echo(probe_server(probe, name).table())
         return

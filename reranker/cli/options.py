@@ -8,10 +8,11 @@ import pandas as pd
 import typer
 import yaml
 
+from reranker.data.builtin import load_dataset
+from reranker.data.dataset import Dataset
+from reranker.data.schema import USER, require_columns
+from reranker.data.table_io import read_dataset, read_table
 from reranker.errors import ConfigError
-from reranker.hub import load_dataset
-from reranker.table_files import read_dataset, read_table
-from reranker.tables import USER, Dataset, require_columns
 
 InteractionsOption = Annotated[
     Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")

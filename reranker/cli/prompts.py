@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from reranker.cli.options import ModelOption
 from reranker.errors import PromptError
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.softprompt import PromptBank, SoftPrompt, load_peft
-from reranker.trained import folder_of
+from reranker.soft_tokens.checkpoint import folder_of
+from reranker.soft_tokens.peft_format import load_peft
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt_bank import PromptBank
 
 prompts = typer.Typer(name="prompts", help="Look into soft prompts.", no_args_is_help=True)
 
@@ -40,7 +42,7 @@ def show(
     family: Annotated[str, typer.Option("--family", help="whose instruction a relative one is added to")] = "generic",
 ) -> None:
     """Each soft token: its norm and the vocabulary tokens whose embeddings lie nearest (cosine)."""
-    from reranker.engines.torch_engine import TorchEngine
+    from reranker.engines.torch.engine import TorchEngine
 
     found = _found(where)
     engine = TorchEngine(model or found[0][2].base_model_id or "smollm2-135m")

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import read_users
+from reranker.data.schema import ITEM, USER, require_ids_like, validate_interactions
+from reranker.data.table_io import read_table, write_table
 from reranker.protocols import RecallStage
-from reranker.table_files import read_table, write_table
-from reranker.tables import ITEM, USER, require_ids_like, validate_interactions
 
 
 class Method(StrEnum):

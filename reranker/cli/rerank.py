@@ -9,9 +9,9 @@ import typer
 import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
+from reranker.data.schema import ITEM, USER
+from reranker.data.table_io import holds_csv, like_known, read_table, write_table
 from reranker.errors import ConfigError
-from reranker.table_files import holds_csv, like_known, read_table, write_table
-from reranker.tables import ITEM, USER
 
 _TABLES = (".parquet", ".csv")
 

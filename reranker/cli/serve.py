@@ -50,9 +50,9 @@ def serve(
         from reranker.serve.app import create_app
     except ImportError as error:
         raise ConfigError(f"serving needs more packages ({error}): pip install 'reranker[serve]'") from error
-    from reranker.serve.keys import Keys, read_keys
+    from reranker.serve.auth import Keys, read_keys
+    from reranker.serve.observability.tracing import otlp_tracing
     from reranker.serve.settings import ServeSettings
-    from reranker.serve.tracing import otlp_tracing
 
     if users_db and len(users_db) != len(bundle):
         raise ConfigError(f"{len(bundle)} bundles were given {len(users_db)} --users-db: give one for each, in order")
@@ -115,7 +115,7 @@ def _domains(
     bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any], of_engine: dict[str, Any]
 ) -> "list[Domain]":
     """The bundles with their users; those that would load the same engine share one."""
-    from reranker.pipeline import Reranker
+    from reranker.pipeline.reranker import Reranker
     from reranker.serve.domains import Domain
     from reranker.stores import open_user_store
 
@@ -142,7 +142,7 @@ def _keep_for_good() -> None:
 @contextlib.contextmanager
 def _json_log() -> Iterator[None]:
     """All lines go to stderr, one JSON object each; those of requests are JSON already. Logging is left as found."""
-    from reranker.serve.lines import JsonLines, LaterLines
+    from reranker.serve.observability.logging import JsonLines, LaterLines
 
     requests, every = LaterLines(sys.stderr), LaterLines(sys.stderr)
     every.setFormatter(JsonLines())
@@ -174,6 +174,6 @@ def serve_key(
     per_minute: Annotated[int | None, typer.Option("--per-minute", min=1, help="requests a minute")] = None,
 ) -> None:
     """Add an API key. Its secret is printed once and kept nowhere; the file holds its SHA-256."""
-    from reranker.serve.keys import new_key
+    from reranker.serve.auth import new_key
 
     typer.echo(new_key(file, name, scope or ["rank"], per_minute))

@@ -30,8 +30,8 @@ def tune_base(
     The newest interactions of each user are left out: the last will be judged on, the one before teaches the fusion.
     """
     from reranker.config import RerankerConfig
-    from reranker.meta.base_tuning import BaseTuningConfig
-    from reranker.meta.tune import tune_base as run
+    from reranker.training.lora.run import tune_base as run
+    from reranker.training.lora.trainer import BaseTuningConfig
 
     domains = [part.partition("=") for part in data]
     if any(not path for _, _, path in domains):

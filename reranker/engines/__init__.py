@@ -44,19 +44,19 @@ class _Entry:
 
 _ENGINES = {
     "torch": _Entry(
-        module="reranker.engines.torch_engine",
+        module="reranker.engines.torch.engine",
         attribute="TorchEngine",
         packages=("torch", "transformers"),
         extra="torch",
     ),
     "vllm": _Entry(
-        module="reranker.engines.vllm_engine",
+        module="reranker.engines.vllm.engine",
         attribute="VLLMEngine",
         packages=("torch", "transformers", "vllm"),
         extra="cpu' or 'reranker[gpu]",
     ),
     "openai": _Entry(
-        module="reranker.engines.openai_engine",
+        module="reranker.engines.openai.engine",
         attribute="OpenAIEngine",
         packages=("httpx", "tenacity", "transformers"),
         extra="openai",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.generation import draw, written
+from reranker.engines.text_generation import draw, written
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
 from reranker.types import (
     CandidateSpan,

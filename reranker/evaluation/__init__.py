@@ -1,10 +1,6 @@
 """The judge: splits, leak checks, metrics, controls, statistics, diagnostics and reports for any system."""
 
-from reranker.evaluation.protocol import CandidateLists, propose
-from reranker.evaluation.report import write_report
-from reranker.evaluation.results import read_results, write_results
-from reranker.evaluation.runner import Results, Settings, evaluate
-from reranker.evaluation.splits import (
+from reranker.data.splits import (
     Fold,
     cold_items,
     cold_users,
@@ -13,7 +9,11 @@ from reranker.evaluation.splits import (
     leave_random_k,
     unseen_domain,
 )
-from reranker.evaluation.systems import System
+from reranker.evaluation.base import System
+from reranker.evaluation.reporting.files import read_results, write_results
+from reranker.evaluation.reporting.html import write_report
+from reranker.evaluation.runner import Results, Settings, evaluate
+from reranker.pipeline.lists import CandidateLists, propose
 
 __all__ = [
     "CandidateLists",

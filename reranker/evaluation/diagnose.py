@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from reranker.bootstrap import Interval
 from reranker.evaluation.diagnostics import (
     OrderInvariance,
     gain_lost,
@@ -18,8 +17,9 @@ from reranker.evaluation.diagnostics import (
     row_shuffles,
     shuffled_users,
 )
-from reranker.evaluation.protocol import CandidateLists
 from reranker.evaluation.runner import Run, SystemFactory
+from reranker.pipeline.lists import CandidateLists
+from reranker.utils.statistics import Interval
 
 DIAGNOSED = ("llm", "fused", "served", "linear")
 """Systems worth the question; `linear` reads no titles and shows what the evidence alone loses."""

@@ -8,14 +8,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from reranker.bootstrap import Interval, mean_interval
+from reranker.data.schema import ITEM, RANK, TITLE, USER
 from reranker.errors import DataError
+from reranker.evaluation.base import System
 from reranker.evaluation.metrics import Scores, per_user_metrics
-from reranker.evaluation.protocol import CandidateLists, ListProtocol
-from reranker.evaluation.systems import System
 from reranker.fusion.conditional_logit import log_softmax_within_lists
-from reranker.tables import ITEM, RANK, TITLE, USER
+from reranker.pipeline.lists import CandidateLists, ListProtocol
 from reranker.types import IntArray
+from reranker.utils.statistics import Interval, mean_interval
 
 LENGTH_EDGES = (1, 3, 6, 11, 21, 51)
 """Lower ends of the history-length buckets, in interactions."""

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
+from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError, DataError
-from reranker.evaluation.protocol import CandidateLists
+from reranker.evaluation.base import System
 from reranker.evaluation.runner import SystemFactory
-from reranker.evaluation.systems import System
-from reranker.table_files import like_known, read_table, write_table
-from reranker.tables import ITEM, RANK, SCORE, USER, validate_candidates
+from reranker.pipeline.lists import CandidateLists
 
 
 class ExternalScores:

@@ -15,8 +15,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.evaluation.protocol import CandidateLists
-from reranker.files import whole_file
+from reranker.pipeline.lists import CandidateLists
+from reranker.utils.atomic_io import whole_file
 
 logger = logging.getLogger(__name__)
 

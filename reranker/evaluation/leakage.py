@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.schema import ITEM, USER
+from reranker.data.splits import Fold, pairs_in
 from reranker.errors import DataError
-from reranker.evaluation.protocol import CandidateLists
-from reranker.evaluation.splits import Fold, pairs_in
+from reranker.pipeline.lists import CandidateLists
 from reranker.protocols import RecallStage
-from reranker.tables import ITEM, USER
 
 PRIOR_TOLERANCE = 1e-3
 """Nats. Batches change the last bits of a sum of log-probabilities; a prior that saw the user differs by far more."""
@@ -98,5 +98,5 @@ def _refuse(fold: Fold, leak: str, rows: pd.DataFrame, problem: str) -> None:
     raise DataError(
         f"leak {leak!r} in domain {fold.domain!r}, split {fold.split!r}: {len(rows)} (user, item) pairs {problem}, "
         f"first {shown}. Results would be inflated; make folds with "
-        "reranker.evaluation.splits and fit on fold.train only"
+        "reranker.data.splits and fit on fold.train only"
     )

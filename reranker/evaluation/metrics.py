@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from reranker.data.schema import ITEM, RANK, USER
 from reranker.errors import ConfigError, DataError
-from reranker.evaluation.protocol import CandidateLists, ListProtocol
-from reranker.tables import ITEM, RANK, USER
+from reranker.pipeline.lists import CandidateLists, ListProtocol
 from reranker.types import IntArray
 
 Scores = NDArray[np.float64]

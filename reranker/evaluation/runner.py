@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.schema import USER
+from reranker.data.splits import Fold
 from reranker.errors import ConfigError, DataError
+from reranker.evaluation.base import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
 from reranker.evaluation.kept import read_scores, score_key, score_path, write_scores
 from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
 from reranker.evaluation.metrics import (
@@ -25,13 +28,10 @@ from reranker.evaluation.metrics import (
     require_covered,
     require_trec,
 )
-from reranker.evaluation.protocol import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
-from reranker.evaluation.splits import Fold
-from reranker.evaluation.systems import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
-from reranker.moments import MOMENTS, replay
+from reranker.pipeline.lists import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.protocols import RecallStage
-from reranker.tables import USER
+from reranker.utils.replay import MOMENTS, replay
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from reranker.bootstrap import RESAMPLES
 from reranker.errors import DataError
+from reranker.utils.statistics import RESAMPLES
 
 Values = NDArray[np.float64]
 POOLED = "pooled"
@@ -78,7 +78,7 @@ def bootstrap_columns(values: Values, seed: int = 0, resamples: int = RESAMPLES)
 
 @lru_cache(maxsize=2)  # the same users are compared many times: metric by metric, system by system
 def _weights(n: int, seed: int, resamples: int) -> Values:
-    """(resamples, n) how often each user is drawn; the draws of `reranker.bootstrap`."""
+    """(resamples, n) how often each user is drawn; the draws of `reranker.utils.statistics`."""
     if n == 0:
         raise DataError("cannot bootstrap: there is no user to draw from")
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)

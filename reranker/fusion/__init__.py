@@ -1,11 +1,13 @@
 """Evidence features, the conditional-logit blend and the never-worse guard."""
 
-from reranker.fusion.blend import Blend, Choices, user_numbers
+from reranker.fusion.choices import Choices, user_numbers
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
-from reranker.fusion.evidence import FEATURES, EvidenceModel
-from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide, ndcg_by_list
+from reranker.fusion.features import FEATURES, EvidenceModel
+from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
+from reranker.fusion.model import Blend
+from reranker.utils.statistics import ndcg_by_list
 
 __all__ = [
     "FEATURES",

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.fusion.conditional_logit import standardise_within_lists
-from reranker.fusion.evidence import FEATURES
+from reranker.fusion.features import FEATURES
 from reranker.types import IntArray
 
 _POPULARITY = list(FEATURES).index("popularity")

@@ -11,9 +11,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.bootstrap import Interval, mean_interval
 from reranker.errors import BundleError, ConfigError
 from reranker.types import IntArray
+from reranker.utils.statistics import Interval, mean_interval
 
 Order = Literal["fused", "features", "recall"]
 """Which order is served: LLM and evidence, evidence alone, or the recall order untouched."""
@@ -242,22 +242,3 @@ def _by_history(gain: NDArray[np.float64], n_known: IntArray, users: IntArray, s
 
 def _as_json(value: Interval) -> dict[str, Any]:
     return {**value.to_dict(), "n": value.n}
-
-
-def ndcg_by_list(
-    scores: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_], n_relevant: IntArray, k: int = 10
-) -> NDArray[np.float64]:
-    """(n_lists,) NDCG@k with binary gains; ties keep row order (Järvelin & Kekäläinen 2002, log2 discount).
-
-    Args:
-        n_relevant: (n_lists,) relevant items of each user, proposed or not: the ideal list holds all of them.
-    """
-    order = np.lexsort((-scores, list_index))
-    lists = list_index[order]
-    starts = np.searchsorted(lists, np.arange(len(n_relevant)))
-    ranks = np.arange(len(order)) - starts[lists]
-    gains = np.where(chosen[order] & (ranks < k), 1.0 / np.log2(ranks + 2.0), 0.0)
-    dcg = np.bincount(lists, weights=gains, minlength=len(n_relevant))
-    ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])[np.minimum(n_relevant, k)]
-    ndcg: NDArray[np.float64] = np.divide(dcg, ideal, out=np.zeros_like(dcg), where=ideal > 0)
-    return ndcg

@@ -1,7 +1,6 @@
-"""The store of base models and data sets: fetched once, verified, kept in a cache."""
+"""The store of base models: fetched once, verified, kept in a cache."""
 
 from reranker.hub.cache import cache_dir, is_offline
-from reranker.hub.datasets import available_datasets, load_dataset
 from reranker.hub.hashing import settings_sha256, weights_sha256
 from reranker.hub.lora import merge_lora, name_base
 from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model, resolve_tokenizer
@@ -10,11 +9,9 @@ from reranker.hub.quantising import quantise
 __all__ = [
     "DEFAULT_MODEL",
     "ResolvedModel",
-    "available_datasets",
     "available_models",
     "cache_dir",
     "is_offline",
-    "load_dataset",
     "merge_lora",
     "name_base",
     "quantise",

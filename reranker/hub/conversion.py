@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reranker.errors import ConfigError, ModelError
-from reranker.tensorfile import let_others_read
+from reranker.utils.safetensors_io import let_others_read
 
 NOTICE = """\
 # SmolLM2-135M-Instruct

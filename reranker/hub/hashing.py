@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from reranker.errors import ModelError
-from reranker.files import write_json
 from reranker.hub.cache import cache_dir
+from reranker.utils.atomic_io import write_json
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 """Patterns of the files in a model directory that a tokenizer is made of."""

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once, cache_dir
 from reranker.hub.hashing import TOKENIZER_FILES, file_sha256, settings_sha256
-from reranker.tensorfile import let_others_read
+from reranker.utils.safetensors_io import let_others_read
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _BASE_NAME, _BASE_SHA256 = "base_model_name_or_path", "base_model_sha256"

@@ -7,7 +7,7 @@ from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import build_once
 from reranker.hub.lora import copy_tokenizer
 from reranker.hub.models import ResolvedModel
-from reranker.tensorfile import let_others_read
+from reranker.utils.safetensors_io import let_others_read
 
 _LEVELS = 127  # symmetric: -127 to 127
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
+from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, UNTITLED
 from reranker.errors import PromptError
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import TEXT_PARTS, TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
 from reranker.protocols import Tokenizer
-from reranker.tables import CATEGORY, DESCRIPTION, TITLE, UNTITLED
 from reranker.types import TokenSequence
 
 CACHED_ITEMS = 1 << 17

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from reranker.settings_model import SettingsModel
+from reranker.utils.settings import SettingsModel
 
 
 class PromptSettings(SettingsModel):

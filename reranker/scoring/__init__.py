@@ -1,13 +1,13 @@
 """Read-outs: how preferences are read from a causal LM."""
 
+from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.calibration import PriorStore, reference_histories
 from reranker.scoring.combined import CombinedScoring
 from reranker.scoring.embedding import EmbeddingScoring
 from reranker.scoring.labels import LabelScoring
 from reranker.scoring.likelihood import LikelihoodScoring
 from reranker.scoring.listwise import ListwiseScoring
-from reranker.scoring.priors import PriorStore, reference_histories
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
-from reranker.scoring.space import EmbeddingSpace, StateStore
+from reranker.scoring.text_spaces import EmbeddingSpace, StateStore
 
 __all__ = [
     "CombinedScoring",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListReading, Scoring, ScoringList
 
 
 class CombinedScoring(Scoring):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.data.schema import TITLE, UNTITLED
 from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
-from reranker.scoring.space import Appeal, StateStore, TasteSpace, Vectors
-from reranker.tables import TITLE, UNTITLED
+from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.text_spaces import Appeal, StateStore, TasteSpace, Vectors
 from reranker.types import IntArray
 
 NEWEST = 20

@@ -6,7 +6,7 @@ import numpy as np
 
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListReading, Scoring, ScoringList
 
 
 class LabelScoring(Scoring):

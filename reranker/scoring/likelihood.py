@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.priors import PriorStore
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.calibration import PriorStore
 from reranker.types import ScoringRequest, TokenSequence
 
 

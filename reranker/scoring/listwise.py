@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.errors import ConfigError
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.protocol import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListReading, Scoring, ScoringList
 from reranker.types import IntArray, ScoringRequest
 
 

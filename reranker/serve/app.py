@@ -11,21 +11,21 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from reranker.errors import ConfigError, RerankerError
-from reranker.pipeline import Reranker
+from reranker.pipeline.reranker import Reranker
 from reranker.protocols import UserStore
-from reranker.serve.chat_routes import add_chat
-from reranker.serve.completion_routes import add_completions
+from reranker.serve.auth import Keys
 from reranker.serve.domains import Domain, Domains
-from reranker.serve.keys import Keys
+from reranker.serve.errors import PROBLEMS, ProblemError, problem_of, refusal
+from reranker.serve.fast_path import ShortRoad
 from reranker.serve.middleware import BodyLimits, Envelope
-from reranker.serve.playground_routes import add_playground
-from reranker.serve.problems import PROBLEMS, ProblemError, problem_of, refusal
-from reranker.serve.rerank_routes import add_ranking
-from reranker.serve.road import ShortRoad
-from reranker.serve.service import Service, allowed
+from reranker.serve.observability.tracing import Tracing
+from reranker.serve.routes.chat import add_chat
+from reranker.serve.routes.completions import add_completions
+from reranker.serve.routes.playground import add_playground
+from reranker.serve.routes.rerank import add_ranking
+from reranker.serve.routes.users import add_users
 from reranker.serve.settings import ServeSettings
-from reranker.serve.tracing import Tracing
-from reranker.serve.user_routes import add_users
+from reranker.serve.state import Service, allowed
 
 
 def create_app(
@@ -46,7 +46,7 @@ def create_app(
         store: where users' new interactions go where `served` is one Reranker; None offers no personal state.
         settings: limits.
         keys: who is let in; everyone by default.
-        score_log: folder that gets the rankings as parquet (see `reranker.serve.score_log`); None keeps none.
+        score_log: folder that gets the rankings as parquet (`observability.ranking_log`); None keeps none.
         tracing: makes OpenTelemetry spans; None makes none.
         when_loaded: called once the models are loaded, before anything is answered.
         when_dead: called once the process of an engine is gone, which only another start helps.

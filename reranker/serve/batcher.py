@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from reranker.serve.problems import ProblemError
+from reranker.serve.errors import ProblemError
 
 logger = logging.getLogger(__name__)
 

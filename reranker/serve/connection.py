@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from reranker.serve.problems import ProblemError
+from reranker.serve.errors import ProblemError
 
 T = TypeVar("T")
 

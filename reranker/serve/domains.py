@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from reranker.errors import ConfigError
-from reranker.pipeline import Reranker
+from reranker.pipeline.reranker import Reranker
 from reranker.protocols import UserStore
+from reranker.serve.errors import ProblemError
 from reranker.serve.ids import as_known, forms_of
-from reranker.serve.problems import ProblemError
 from reranker.types import ItemId, UserState
 
 

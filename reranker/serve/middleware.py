@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.serve.books import Books
-from reranker.serve.lines import failure
-from reranker.serve.problems import ProblemError, refusal
+from reranker.serve.errors import ProblemError, refusal
+from reranker.serve.observability.access_log import Books
+from reranker.serve.observability.logging import failure
 
 
 class Envelope:

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from reranker.data.schema import refuse_single
 from reranker.errors import BundleError, StoreError
-from reranker.ids import decode_ids, encode_ids
-from reranker.tables import refuse_single
 from reranker.types import ItemId, UserId, UserState
+from reranker.utils.id_json import decode_ids, encode_ids
 
 MAX_DIM = 64
 """Floats a context vector may have: 256 bytes."""

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from reranker import Reranker
-from reranker.item_tokens import ItemTokens, VectorTable, save_item_tokens
-from reranker.softprompt import SoftPrompt, save_peft
+from reranker.soft_tokens import ItemTokens, VectorTable, save_item_tokens
+from reranker.soft_tokens.peft_format import save_peft
+from reranker.soft_tokens.prompt import SoftPrompt
 from tests.pipeline import toys
 
 CONFIG = "engine: scripted\nfit_users: 30\nprompt: {title_tokens: 64, history_tokens: 2048}\n"

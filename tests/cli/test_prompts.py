@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from reranker.cli.app import app
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import PromptError
 from reranker.prompting import TemplateSet
-from reranker.softprompt import PromptBank, SoftPrompt, save_peft
+from reranker.soft_tokens.peft_format import save_peft
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt_bank import PromptBank
 from tests.engines.models import save_tiny_model
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from reranker.cli.app import app
 from reranker.cli.serve import _require_different
 from reranker.errors import ConfigError
-from reranker.serve.lines import LaterLines
+from reranker.serve.observability.logging import LaterLines
 from tests.pipeline import toys
 from tests.serve.process import Process
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from candidate_gen import load_recall
+from reranker.data.schema import CANDIDATE_COLUMNS, validate_candidates
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.protocols import RecallStage
-from reranker.tables import CANDIDATE_COLUMNS, validate_candidates
 
 SIZE = 20
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from candidate_gen import ItemKNNRecall
-from reranker.evaluation.protocol import propose
-from reranker.evaluation.splits import leave_last_k
-from reranker.evaluation.systems import System
+from reranker.data.splits import leave_last_k
+from reranker.evaluation.base import System
+from reranker.pipeline.lists import propose
 from tests.evaluation import toys
 
 

@@ -1,6 +1,6 @@
 """A vLLM worker that cannot sum spans, as one of another version."""
 
-from reranker.engines.vllm_worker import SlotWorkerExtension
+from reranker.engines.vllm.worker import SlotWorkerExtension
 
 
 class PlainWorkerExtension(SlotWorkerExtension):

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.loading import HubTokenizer, load_causal_lm
+from reranker.engines.torch.engine import TorchEngine
 from reranker.types import GenerationRequest, TokenSequence
 
 ALL_WAYS = frozenset({"prompt_logprobs", "echo", "logprob_token_ids", "tokenize"})

@@ -14,8 +14,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from reranker.engines.packed_forward import TESTED
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.torch.engine import TorchEngine
+from reranker.engines.torch.packed_lm import TESTED
 from reranker.errors import ModelError
 from reranker.types import GenerationRequest
 from tests.contracts.engine import plain, random_request
@@ -104,7 +104,7 @@ def test_reads_as_the_model_itself(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", READ)
 def test_loads_in_both_precisions(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the comparison, which some are spared."""
-    monkeypatch.setattr("reranker.engines.packed_forward.TESTED", frozenset())
+    monkeypatch.setattr("reranker.engines.torch.packed_lm.TESTED", frozenset())
     TorchEngine(save_tiny_model(tmp_path, READ[name], seed=1), dtype=dtype)
 
 

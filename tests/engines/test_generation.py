@@ -15,11 +15,11 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoModelForCausalLM
 
-from reranker.engines.causal_lm import HubTokenizer
-from reranker.engines.generation import Transcript, draw, written
+from reranker.engines.fair_lock import Turns
+from reranker.engines.loading import HubTokenizer
 from reranker.engines.scripted import ByteTokenizer, ScriptedEngine
-from reranker.engines.torch_engine import TorchEngine
-from reranker.engines.turns import Turns
+from reranker.engines.text_generation import Transcript, draw, written
+from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import PromptError
 from reranker.hub import resolve_model
 from reranker.protocols import Engine

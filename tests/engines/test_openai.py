@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from reranker.cli.app import app
 from reranker.engines import load_engine
-from reranker.engines.openai_engine import OpenAIEngine, probe_server
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.openai.engine import OpenAIEngine, probe_server
+from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.protocols import Engine
 from reranker.types import GenerationRequest, ScoringRequest, TokenSequence

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.engines.packing import PackedRow, batches, pack, split_common
+from reranker.engines.torch.packing import PackedRow, batches, pack, split_common
 from reranker.types import ScoringRequest, TokenSequence
 from tests.contracts.engine import plain, span
 

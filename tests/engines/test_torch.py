@@ -18,10 +18,10 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, DeepseekV2Config, Gemma3TextConfig
 
 from reranker.engines import load_engine
-from reranker.engines.causal_lm import broken_packages, require_working_packages
-from reranker.engines.compiling import compile_layers
-from reranker.engines.packing import pack
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.loading import broken_packages, require_working_packages
+from reranker.engines.torch.compiling import compile_layers
+from reranker.engines.torch.engine import TorchEngine
+from reranker.engines.torch.packing import pack
 from reranker.errors import ConfigError, EngineError, ModelError
 from reranker.hub import resolve_model
 from reranker.protocols import Engine

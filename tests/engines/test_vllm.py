@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from reranker.engines.torch_engine import TorchEngine
-from reranker.engines.vllm_engine import VLLMEngine
+from reranker.engines.torch.engine import TorchEngine
+from reranker.engines.vllm.engine import VLLMEngine
 from reranker.errors import EngineError
 from reranker.protocols import Engine
 from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
@@ -203,7 +203,7 @@ def test_without_the_span_reader() -> None:
 def test_a_program_that_does_not_close_ends_well() -> None:
     """vLLM's thread, still reading when the interpreter ended, aborted about every second such program."""
     program = """
-from reranker.engines.vllm_engine import VLLMEngine
+from reranker.engines.vllm.engine import VLLMEngine
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from reranker.engines.vllm_death import is_dead, told, watch
+from reranker.engines.vllm.death import is_dead, told, watch
 from reranker.errors import EngineError
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own, at import

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reranker.engines.slots import Aliases, SlotTable
-from reranker.engines.vllm_arguments import FOLLOWERS, KEPT, KEPT_TAIL, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
-from reranker.engines.vllm_prompts import Branch, PromptList, PromptWriter
+from reranker.engines.vllm.prompts import Branch, PromptList, PromptWriter
+from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
+from reranker.engines.vllm.wire import FOLLOWERS, KEPT, KEPT_TAIL, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.engine import plain
 

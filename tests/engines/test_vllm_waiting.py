@@ -8,7 +8,7 @@ pytest.importorskip("vllm")
 
 from vllm.distributed.device_communicators import shm_broadcast
 
-from reranker.engines.vllm_waiting import wait_without_spinning
+from reranker.engines.vllm.waiting import wait_without_spinning
 
 
 class SilentPoller:

@@ -7,9 +7,9 @@ from candidate_gen import PopularityRecall
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.evaluation import Settings, evaluate, leave_last_k, write_report
-from reranker.evaluation.controls import RecallOrder
+from reranker.evaluation.baselines import RecallOrder
 from reranker.evaluation.diagnose import diagnose, diagnosis_table
-from reranker.evaluation.suite import Suite
+from reranker.evaluation.registry import Suite
 from tests.evaluation.test_diagnostics import ByPlace
 from tests.evaluation.toys import lists_of
 from tests.pipeline import toys

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
-from reranker.evaluation.controls import LinearControl, RecallOrder
+from reranker.data.splits import leave_last_k
+from reranker.evaluation.baselines import LinearControl, RecallOrder
 from reranker.evaluation.diagnostics import (
     by_bucket,
     calibration,
@@ -16,8 +17,7 @@ from reranker.evaluation.diagnostics import (
     shuffled_users,
     tied_share,
 )
-from reranker.evaluation.protocol import propose
-from reranker.evaluation.splits import leave_last_k
+from reranker.pipeline.lists import propose
 from tests.evaluation.toys import lists_of
 
 

@@ -8,13 +8,16 @@ import pytest
 import typer.testing
 import yaml
 
-from eval import meta, quality, sasrec, unseen
+from eval import benchmark as meta
+from eval import quality
+from eval import unseen_domains as unseen
 from eval.checks import report, told
 from eval.domains import load_domain
+from eval.sasrec import run as sasrec
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
 from reranker.evaluation.significance import Comparison
-from reranker.softprompt import load_peft
+from reranker.soft_tokens.peft_format import load_peft
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 

@@ -7,7 +7,7 @@ import pytest
 from candidate_gen import ItemKNNRecall, PopularityRecall
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
-from reranker.evaluation.controls import RecallOrder
+from reranker.evaluation.baselines import RecallOrder
 from reranker.evaluation.external import (
     ExternalDomains,
     ExternalScores,

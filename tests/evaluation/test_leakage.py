@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
+from reranker.data.splits import cold_items, leave_last_k
 from reranker.errors import DataError
 from reranker.evaluation.leakage import check_fitting, check_fitting_pairs, check_fold, check_priors, check_recall
-from reranker.evaluation.protocol import propose
-from reranker.evaluation.splits import cold_items, leave_last_k
+from reranker.pipeline.lists import propose
 from tests.evaluation.toys import lists_of
 
 

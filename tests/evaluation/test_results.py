@@ -18,7 +18,7 @@ from reranker.evaluation import (
     write_report,
     write_results,
 )
-from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
+from reranker.evaluation.baselines import LinearControl, RandomOrder, RecallOrder
 from tests.evaluation.toys import dataset
 
 SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from candidate_gen import PopularityRecall
-from reranker.demo import run_demo
+from reranker.cli.demo_run import run_demo
+from reranker.data.splits import cold_items, unseen_domain
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import (
     Results,
@@ -21,11 +22,10 @@ from reranker.evaluation import (
     write_report,
     write_results,
 )
-from reranker.evaluation.controls import LinearControl, RandomOrder, RecallOrder
+from reranker.evaluation.base import ReadingCost
+from reranker.evaluation.baselines import LinearControl, RandomOrder, RecallOrder
 from reranker.evaluation.kept import write_scores
-from reranker.evaluation.splits import cold_items, unseen_domain
-from reranker.evaluation.systems import ReadingCost
-from reranker.evaluation.table import comparison_table, gain_matrix
+from reranker.evaluation.reporting.text import comparison_table, gain_matrix
 from tests.evaluation.toys import dataset
 
 SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
@@ -364,9 +364,9 @@ def test_systems_are_fitted_on_several_moments_before_the_target():
 def test_moments_end_where_there_are_enough_lists(fold, monkeypatch):
     newest, *older = taught(fold)
     assert older
-    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", int(newest.covered.sum()))
+    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", int(newest.covered.sum()))
     assert len(taught(fold)) == 1
-    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
+    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
     assert len(taught(fold)) == 2
 
 

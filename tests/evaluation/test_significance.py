@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from reranker import bootstrap
-from reranker.bootstrap import mean_interval
 from reranker.errors import DataError
 from reranker.evaluation.significance import compare, holm, with_holm
+from reranker.utils import statistics as bootstrap
+from reranker.utils.statistics import mean_interval
 
 
 def one(mine, other, **kwargs):

@@ -1,4 +1,4 @@
-"""eval.speed's arithmetic: the least work of a list, ratios within a round, growth against the floor's."""
+"""eval.speed.run's arithmetic: the least work of a list, ratios within a round, growth against the floor's."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import typer
 
-from eval.speed import LONG, SYSTEMS, paid_once, ratios, slopes
-from eval.speed_load import LABELS, LIKELIHOOD, Work, least_work
-from eval.speed_turns import Turns
+from eval.speed.load import LABELS, LIKELIHOOD, Work, least_work
+from eval.speed.run import LONG, SYSTEMS, paid_once, ratios, slopes
+from eval.speed.turns import Turns
 from reranker.types import ScoringRequest
 from tests.contracts.engine import plain, span
 

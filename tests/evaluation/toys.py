@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from reranker.evaluation.protocol import CandidateLists
-from reranker.evaluation.splits import Fold, leave_last_k
-from reranker.tables import Dataset, validate_candidates
+from reranker.data.dataset import Dataset
+from reranker.data.schema import validate_candidates
+from reranker.data.splits import Fold, leave_last_k
+from reranker.pipeline.lists import CandidateLists
 
 
 def dataset(rows, ordered=True, titles=None):

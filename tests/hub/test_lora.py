@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from reranker.engines.causal_lm import HubTokenizer, load_causal_lm
+from reranker.engines.loading import HubTokenizer, load_causal_lm
 from reranker.errors import ModelError
 from reranker.hub import name_base, resolve_model
 from reranker.hub.lora import WEIGHTS

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from reranker.engines.causal_lm import HubTokenizer
-from reranker.engines.torch_engine import TorchEngine
+from reranker.engines.loading import HubTokenizer
+from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import ConfigError, ModelError
 from reranker.hub import quantise, resolve_model
 from tests.engines.models import TINY, save_tiny_model
@@ -73,7 +73,7 @@ def test_vllm_ranks_nearly_alike(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     from scipy.stats import kendalltau
 
-    from reranker.engines.vllm_engine import VLLMEngine
+    from reranker.engines.vllm.engine import VLLMEngine
     from tests.contracts.engine import random_request
 
     out = quantise(resolve_model("smollm2-135m"), tmp_path / "int8")

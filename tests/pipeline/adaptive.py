@@ -7,8 +7,9 @@ import numpy as np
 
 from candidate_gen import PopularityRecall
 from reranker import Reranker
-from reranker.personal import CONTEXT_FILE, ContextMap
-from reranker.softprompt import SoftPrompt, save_peft
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
+from reranker.soft_tokens.peft_format import save_peft
+from reranker.soft_tokens.prompt import SoftPrompt
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 

@@ -10,7 +10,7 @@ import pytest
 from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.errors import BundleError, ConfigError, PromptError
-from reranker.personal import CONTEXT_FILE, ContextMap
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.stores import SqliteUserStore
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys

@@ -16,9 +16,9 @@ import yaml
 from candidate_gen import ALSRecall, BlendRecall, PopularityRecall, register_recall
 from candidate_gen.registry import _CLASSES
 from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
-from reranker import bundle as bundle_files
-from reranker.bundle import require_storable
 from reranker.engines.scripted import ScriptedEngine
+from reranker.pipeline import bundle as bundle_files
+from reranker.pipeline.bundle import require_storable
 from reranker.prompting import PromptSettings
 from tests.pipeline import toys
 

@@ -10,13 +10,14 @@ import pytest
 
 from candidate_gen import PopularityRecall
 from reranker import Reranker
-from reranker.catalog import Catalog, chosen_items
+from reranker.data.catalog import Catalog
+from reranker.data.schema import validate_candidates
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
-from reranker.folds import fold_from_recall, folds_from_recall
 from reranker.fusion import Blend, Choices
-from reranker.statistics import evidence_model
-from reranker.tables import validate_candidates
+from reranker.fusion.features import chosen_items
+from reranker.fusion.statistics import evidence_model
+from reranker.pipeline.windows import fold_from_recall, folds_from_recall
 from tests.pipeline import toys
 
 

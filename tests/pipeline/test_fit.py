@@ -10,7 +10,7 @@ import pytest
 from candidate_gen import ItemKNNRecall, PopularityRecall
 from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
-from reranker.folds import fold_from_logs
+from reranker.pipeline.windows import fold_from_logs
 from tests.pipeline import toys
 
 
@@ -91,9 +91,9 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
     assert fits() == 4  # of 5 interactions one has to be known before the choice
     assert fits(moments=1) == 1
     assert fits(min_history=3) == 2
-    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", 41)
+    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", 41)
     assert fits() == 2
-    monkeypatch.setattr("reranker.moments.ENOUGH_LISTS", 40)
+    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", 40)
     assert fits() == 1
 
 
@@ -329,7 +329,7 @@ def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
         def close(self):
             closed.append(self)
 
-    monkeypatch.setattr("reranker.reader.engine_of", lambda config: loads.append(config) or Engine())
+    monkeypatch.setattr("reranker.pipeline.llm_scorer.engine_of", lambda config: loads.append(config) or Engine())
     data = toys.taste_dataset()
     recall = PopularityRecall().fit(data.interactions)
     reranker, readers = Reranker(toys.config()), []

@@ -11,12 +11,14 @@ pytest.importorskip("transformers")
 
 from candidate_gen import PopularityRecall
 from reranker import Dataset, Reranker, load_dataset
-from reranker.demo import run_demo
-from reranker.engines.torch_engine import TorchEngine
+from reranker.cli.demo_run import run_demo
+from reranker.engines.torch.engine import TorchEngine
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LabelScoring, LikelihoodScoring, ScoringList
-from reranker.softprompt import PromptBank, SoftPrompt, load_peft
-from reranker.trained import SHIPPED
+from reranker.soft_tokens.checkpoint import SHIPPED
+from reranker.soft_tokens.peft_format import load_peft
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt_bank import PromptBank
 
 pytestmark = pytest.mark.model
 

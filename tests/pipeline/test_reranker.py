@@ -11,10 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from candidate_gen import ALSRecall, PopularityRecall
-from reranker import ConfigError, DataError, Dataset, Reranker, reader
+from reranker import ConfigError, DataError, Dataset, Reranker
+from reranker.data.schema import RANKING_COLUMNS, validate_candidates
 from reranker.engines.scripted import ScriptedEngine
+from reranker.pipeline import llm_scorer as reader
 from reranker.scoring import ScoringList
-from reranker.tables import RANKING_COLUMNS, validate_candidates
 from tests.pipeline import toys
 
 ORDERS = ("fused", "features", "recall")

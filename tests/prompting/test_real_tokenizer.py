@@ -17,7 +17,7 @@ CHAT_TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
 @lru_cache
 def tokenizer() -> Tokenizer:
-    from reranker.engines.causal_lm import HubTokenizer
+    from reranker.engines.loading import HubTokenizer
     from reranker.hub import resolve_model
 
     return HubTokenizer(resolve_model("smollm2-135m").path)

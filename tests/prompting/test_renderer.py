@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reranker.data.schema import UNTITLED
 from reranker.engines.scripted import ByteTokenizer
 from reranker.errors import ConfigError, PromptError
 from reranker.prompting import Item, PromptRenderer, PromptSettings
-from reranker.tables import UNTITLED
 from reranker.types import TokenSequence
 
 ROOMY = {"title_tokens": 200, "category_tokens": 100, "query_tokens": 200, "history_tokens": 5000}

@@ -15,10 +15,10 @@ from reranker.scoring import (
     ScoringList,
     StateStore,
     embedding,
-    store,
+    span_cache,
 )
 from reranker.scoring.embedding import NEWEST, nearness
-from reranker.scoring.space import Appeal, EmbeddingSpace, ItemSpaces, TasteSpace, unit
+from reranker.scoring.text_spaces import Appeal, EmbeddingSpace, ItemSpaces, TasteSpace, unit
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
@@ -303,7 +303,7 @@ def test_an_engine_without_states_is_named() -> None:
 
 @pytest.mark.model
 def test_the_real_model_knows_what_belongs_together() -> None:
-    from reranker.engines.torch_engine import TorchEngine
+    from reranker.engines.torch.engine import TorchEngine
     from reranker.prompting import PromptRenderer, PromptSettings
 
     engine = TorchEngine("smollm2-135m", dtype="float32")
@@ -331,7 +331,7 @@ def test_a_model_that_was_not_loaded_is_named(value: float) -> None:
 
 
 def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MOST", 2)
+    monkeypatch.setattr(span_cache, "MOST", 2)
     engine = WatchedEngine(dim=64)
     scoring = EmbeddingScoring(engine, renderer())
     for title in ("one", "two", "three", "four"):

@@ -11,7 +11,7 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
 from reranker.serve.app import create_app
 from reranker.serve.domains import Domain, Domains
-from reranker.serve.problems import ProblemError
+from reranker.serve.errors import ProblemError
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready

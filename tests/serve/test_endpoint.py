@@ -18,7 +18,7 @@ from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import EngineError
 from reranker.serve.app import create_app
-from reranker.serve.keys import Keys, new_key, read_keys
+from reranker.serve.auth import Keys, new_key, read_keys
 from reranker.serve.settings import ServeSettings
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys

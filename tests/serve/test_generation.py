@@ -13,7 +13,8 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import EngineError
 from reranker.serve.app import create_app
 from reranker.serve.settings import ServeSettings
-from reranker.softprompt import PromptBank, SoftPrompt
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt_bank import PromptBank
 from tests.pipeline import toys
 from tests.serve.live import serving
 

@@ -10,9 +10,9 @@ import pytest
 from candidate_gen import PopularityRecall
 from reranker import Dataset, Reranker
 from reranker.serve.app import create_app
+from reranker.serve.auth import Keys, new_key, read_keys
 from reranker.serve.domains import Domain
 from reranker.serve.ids import as_known, forms_of
-from reranker.serve.keys import Keys, new_key, read_keys
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready

@@ -7,8 +7,8 @@ import pytest
 from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.serve.app import create_app
-from reranker.serve.keys import Keys, new_key, read_keys
-from reranker.serve.schemas import RerankAnswer
+from reranker.serve.auth import Keys, new_key, read_keys
+from reranker.serve.schemas.rerank import RerankAnswer
 from tests.pipeline import toys
 from tests.serve.live import serving
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reranker.ranking import TextList
+from reranker.pipeline.results import TextList
 from reranker.serve.app import create_app
 from reranker.stores import SqliteUserStore
 from tests.pipeline.adaptive import that_reads

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reranker.serve.app import create_app
-from reranker.serve.keys import Keys, new_key, read_keys
+from reranker.serve.auth import Keys, new_key, read_keys
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready

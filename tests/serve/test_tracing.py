@@ -9,7 +9,7 @@ import pytest
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import EngineError
 from reranker.serve.app import create_app
-from reranker.serve.tracing import Tracing, otlp_tracing
+from reranker.serve.observability.tracing import Tracing, otlp_tracing
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
@@ -116,7 +116,7 @@ def test_missing_packages_are_named():
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from reranker.errors import ConfigError\n"
-        "from reranker.serve.tracing import otlp_tracing\n"
+        "from reranker.serve.observability.tracing import otlp_tracing\n"
         "try: otlp_tracing()\n"
         "except ConfigError as error: print(error)"
     )

@@ -14,8 +14,8 @@ from candidate_gen import PopularityRecall
 from reranker import Reranker
 from reranker.errors import ConfigError
 from reranker.serve.app import create_app
+from reranker.serve.generation.vllm import VLLMTexts
 from reranker.serve.settings import ServeSettings
-from reranker.serve.vllm_texts import VLLMTexts
 from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready

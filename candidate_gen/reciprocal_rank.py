@@ -1,0 +1,126 @@
+"""Several recall stages as one, by reciprocal rank fusion.
+
+Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods" (2009).
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from candidate_gen.backend import require_at_least
+from candidate_gen.base import distinct_users
+from candidate_gen.matrix import id_column
+from candidate_gen.registry import load_recall
+from candidate_gen.storage import read_stage, write_stage
+from reranker.data.schema import ITEM, RANK, SCORE, USER
+from reranker.errors import BundleError, ConfigError
+from reranker.protocols import RecallStage
+from reranker.types import ItemId, UserId
+
+
+class BlendRecall:
+    """Score = Σ over the stages of 1 / (k + rank); an item that a stage does not list gets nothing from it.
+
+    Each stage proposes n items, each item is listed once, and the best n remain; ties go to the earlier stage's order.
+    `frame.attrs["fallback_users"]` is the highest count among the stages, because they are fitted on the same table;
+    `frame.attrs["empty_users"]` counts users for whom no stage had anything left.
+
+    Args:
+        stages: at least one recall stage; any object of the `RecallStage` protocol.
+        k: how slowly the weight falls with the rank; 60 in the paper.
+
+    Raises:
+        ConfigError: no stages, something that is not a recall stage, or k < 0.
+    """
+
+    name = "blend"
+
+    def __init__(self, stages: Sequence[RecallStage], k: float = 60) -> None:
+        if not stages:
+            raise ConfigError("BlendRecall needs at least one recall stage, got none")
+        for stage in stages:
+            if not isinstance(stage, RecallStage):
+                raise ConfigError(f"BlendRecall: {stage!r} is not a recall stage (see reranker.protocols.RecallStage)")
+        require_at_least("BlendRecall", 0, k=k)
+        self.stages = list(stages)
+        self.k = k
+
+    def clone(self) -> Self:
+        """An unfitted copy: the same k, and a clone of every stage."""
+        return type(self)([stage.clone() for stage in self.stages], k=self.k)
+
+    def fit(self, interactions: pd.DataFrame) -> Self:
+        """Fits every stage on the table. Returns self.
+
+        Raises:
+            DataError: the table breaks the interactions contract.
+        """
+        for stage in self.stages:
+            stage.fit(interactions)
+        return self
+
+    def recommend(self, user_ids: Iterable[UserId], n: int, exclude_seen: bool = True) -> pd.DataFrame:
+        """A candidates table `user_id, item_id, score, rank` (1-based), at most n rows a user, users as given.
+
+        Raises:
+            ConfigError: not fitted, n < 1, or `user_ids` is one string.
+        """
+        users = distinct_users(user_ids, n)
+        totals: dict[UserId, dict[ItemId, float]] = {user: {} for user in users}
+        fallback_users = 0
+        for stage in self.stages:
+            proposed = stage.recommend(users, n, exclude_seen)
+            fallback_users = max(fallback_users, int(proposed.attrs.get("fallback_users", 0)))
+            weights = 1.0 / (self.k + proposed[RANK].to_numpy(dtype=np.float64))
+            for user, item, weight in zip(
+                proposed[USER].tolist(), proposed[ITEM].tolist(), weights.tolist(), strict=True
+            ):
+                totals[user][item] = totals[user].get(item, 0.0) + weight
+        # Python's sort is stable and dicts keep their order: equal scores stay in the order of the stages.
+        best = [sorted(items.items(), key=lambda pair: -pair[1])[:n] for items in totals.values()]
+        lengths = [len(listed) for listed in best]
+        frame = pd.DataFrame(
+            {
+                USER: id_column(users).take(np.repeat(np.arange(len(users)), lengths)).reset_index(drop=True),
+                ITEM: id_column([item for listed in best for item, _ in listed]),
+                SCORE: np.asarray([score for listed in best for _, score in listed], dtype=np.float64),
+                RANK: np.asarray([rank for length in lengths for rank in range(1, length + 1)], dtype=np.int64),
+            }
+        )
+        frame.attrs = {"fallback_users": fallback_users, "empty_users": lengths.count(0)}
+        return frame
+
+    def save(self, directory: Path) -> None:
+        """Writes recall.json and recall.npz, and each stage into a numbered folder beside them, never pickle.
+
+        Raises:
+            ConfigError: not fitted.
+            DataError: an id is of a type that cannot be stored.
+        """
+        directory = Path(directory)
+        for index, stage in enumerate(self.stages):
+            stage.save(directory / str(index))
+        header: dict[str, Any] = {
+            "class": type(self).__name__,
+            "settings": {"k": self.k},
+            "stages": [str(index) for index in range(len(self.stages))],
+        }
+        write_stage(directory, header, {})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Reads what `save` wrote; stages of your own must be registered (`register_recall`).
+
+        Raises:
+            BundleError: a file is missing, damaged, or holds a class that is not known.
+        """
+        directory = Path(directory)
+        header, _ = read_stage(directory, cls.__name__)
+        try:
+            k, count = header["settings"]["k"], len(header["stages"])
+            return cls([load_recall(directory / str(index)) for index in range(count)], k=k)
+        except (KeyError, TypeError, ConfigError) as error:
+            raise BundleError(f"the recall stage in {directory} is damaged: {error!r}. Save it again") from error

@@ -1,0 +1,344 @@
+"""Does the LLM earn its place, does training? `python -m eval.benchmark --data DIR`.
+
+Prints the tables of `eval.benchmark_tables` one after another, all or those of `--table`; each is written to
+OUT/TABLE, and what they must reach to OUT/meta.json. Without a folder of data, ml-100k alone is judged, in the tables
+that read no lists.
+
+`--variant tuned=model=RUN/model` or `--split` judge something else instead, on one split: each variant is a base
+model, a read-out or a trained prompt; "untrained" is the default model's likelihood behind its instruction prompt, and
+without a variant it is what a `Reranker` does by default. All of them read the same lists, so every difference is
+paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from candidate_gen import ALSRecall
+from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
+from eval.checks import Check, machine, report
+from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
+from eval.speed.run import adaptation_cost
+from eval.variants import SYNTAX, UNTRAINED, Variant
+from reranker.config import RerankerConfig, default_read_out
+from reranker.data.builtin import load_dataset
+from reranker.data.dataset import Dataset
+from reranker.data.splits import SPLITS, UNDRAWN
+from reranker.errors import ConfigError, DataError
+from reranker.evaluation import Fold, Results, Settings, System, evaluate
+from reranker.evaluation.registry import Suite
+from reranker.evaluation.reporting.files import write_results
+from reranker.evaluation.reporting.text import comparison_table, gain_matrix
+from reranker.evaluation.runner import SystemFactory
+from reranker.evaluation.significance import Comparison
+from reranker.evaluation.text_embedding import PACKAGE
+from reranker.utils.atomic_io import write_text
+from reranker.utils.replay import MOMENTS
+
+LEARNED = ("llm", "fused", "served")
+TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
+"""System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
+METRIC = "ndcg@10"
+PROPOSED = "ml-100k"
+LAST = "leave-last"
+COST = "cost"
+ADAPTED = 200
+"""Users that are adapted for the table of what that costs, where no number is given."""
+FIT_LISTS = 300
+"""For fitting, a domain, where no number is given; by embedding as many as `fit` reads, for that costs little."""
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="folder with one folder a domain; without it, ml-100k")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
+    domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
+    table: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(TABLES)}, {COST}; all by default")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help=SYNTAX)] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="A:B compares variant A with variant B, too")] = None,
+    split: Annotated[str, typer.Option(help=f"of the variants, one of {', '.join(SPLITS)}; {LAST} by default")] = "",
+    support: Annotated[int, typer.Option(help="interactions that cold users have")] = 1,
+    draw: Annotated[int, typer.Option(min=0, help="which items or users --split draws: its seed")] = 0,
+    users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
+    fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: as `fit` by embedding, else 300")] = 0,
+    moments: Annotated[
+        int,
+        typer.Option(min=1, help="choices a user that teach; 1 where a prompt was trained on older ones"),
+    ] = MOMENTS,
+    family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
+    engine: str = "auto",
+    untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
+) -> None:
+    """Judges the tables, or the variants against each other, the recall order and the linear control."""
+    if not variant and not split:
+        if rival or draw or untrained or support != 1 or moments != MOMENTS:
+            raise ConfigError(
+                "--rival, --draw, --support, --moments and --untrained go with --variant or --split: tables have their "
+                "own"
+            )
+        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family)
+        return
+    if table:
+        raise ConfigError("--table has its own variants and split: give either it or --variant and --split")
+    split = split or LAST
+    texts = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
+    beside = bool(variant) if untrained is None else untrained
+    variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + texts)]
+    names = [one.name for one in variants]
+    duels = [(name, UNTRAINED) for name in names[1:]] if beside else []
+    duels += [_duel(one, names) for one in rival or ()]
+    if draw and split in UNDRAWN:
+        raise ConfigError(f"--draw {draw}: --split {split} draws nothing")
+    folds = _folds(data, domains, split, support, users, draw)
+    asked = {"variants": texts, "split": split, "support": support, "draw": draw, "users": users, "moments": moments}
+    judge(folds, variants, duels, out, fit_users, asked, moments)
+
+
+def _chosen(names: Sequence[str] | None, data: Path | None) -> list[str]:
+    """The tables that were asked for; else all, or without data those that are there in minutes."""
+    known = [*TABLES, COST]
+    if strange := [name for name in names or () if name not in known]:
+        raise ConfigError(f"--table {', '.join(strange)}: there are {', '.join(known)}")
+    return list(names or (known if data else [name for name, one in TABLES.items() if not one.reads_lists]))
+
+
+def _tables(
+    names: Sequence[str],
+    data: Path | None,
+    out: Path,
+    domains: str,
+    users: int,
+    fit_users: int,
+    engine: str,
+    family: str,
+) -> None:
+    """Prints and writes tables one after another, then what they must reach."""
+    checks: list[Check] = []
+    environment = machine(("reranker", "torch", "transformers"), tables=list(names), users=users)
+    for name in names:
+        report(checks, out / "meta.json", environment, lambda line: None)  # what is known if the rest is cut off
+        if name == COST:
+            checks += adaptation_cost(users or ADAPTED)
+            continue
+        table = TABLES[name]
+        variants = [Variant.parse(f"{one}={text}", engine, family) for one, text in table.variants.items()]
+        runs: list[dict[tuple[str, str], dict[str, Comparison]]] = []
+        for run in table.runs:
+            label = f"{name}, {run.label}" if run.label else name
+            typer.echo(f"\n{label}: {table.asks}\n")
+            asked = {"table": name, "variants": table.variants, "split": run.split, "support": run.support}
+            asked |= {"draw": run.draw, "users": users, "moments": table.moments}
+            results = judge(
+                _folds(data, domains, run.split, run.support, users, run.draw, table.domains),
+                variants,
+                table.rivals,
+                out / name / run.folder,
+                fit_users or table.fit_users,
+                asked,
+                table.moments,
+                out / "readings",
+            )
+            runs.append(gains_by_pair(results.comparisons, METRIC))
+            checks += [goal.check(label, runs[-1]) for goal in run.goals]
+        checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
+    typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
+    report(checks, out / "meta.json", environment, typer.echo)
+
+
+def judge(
+    folds: Sequence[Fold],
+    variants: Sequence[Variant],
+    duels: Sequence[tuple[str, str]],
+    out: Path,
+    fit_users: int,
+    asked: dict[str, object],
+    moments: int = MOMENTS,
+    readings: Path | None = None,
+) -> Results:
+    """Runs the variants on the folds, prints and writes.
+
+    Args:
+        duels: names of variants that are compared with each other.
+        fit_users: lists for fitting, a domain, where a variant names no number of its own; 0 for the default.
+        asked: goes into `meta.json`, beside the machine.
+        moments: choices a user, at most, that weights are fitted on.
+        readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
+    """
+    texts = TEXT_CONTROLS if any(one.cold_items for one in folds) else {}
+    if texts and find_spec(PACKAGE) is None:
+        typer.echo(f"{', '.join(texts.values())} are left out: pip install {PACKAGE.replace('_', '-')}", err=True)
+        texts = {}
+    factories = _controls(("recall", "linear", *texts.values()))
+    rivals: list[tuple[str, str]] = []
+    for one in variants:
+        lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
+        kept = readings / one.name if readings else out / one.name / "readings"
+        factories |= _systems(one, [fold.domain for fold in folds], lists, kept)
+        rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
+        rivals += [(f"{system}.{one.name}", control) for system, control in texts.items()]
+    rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
+    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, moments=moments)
+    results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
+    write_results(results, out)
+    text = comparison_table(results) + "\n\n" + gain_matrix(results)
+    write_text(out / "table.md", text + "\n")
+    typer.echo(text)
+    environment = machine(("reranker", "torch", "transformers"), **asked)
+    report(_checks(results, [one.name for one in variants], duels, texts), out / "meta.json", environment, typer.echo)
+    return results
+
+
+def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
+    name, _, versus = text.partition(":")
+    if name not in names or versus not in names:
+        raise ConfigError(f"--rival {text!r} is not A:B with two of the variants {', '.join(names)}")
+    return name, versus
+
+
+def _folds(
+    data: Path | None, domains: str, split: str, support: int, users: int, draw: int, usual: Sequence[str] = ()
+) -> list[Fold]:
+    """Of the domains that were asked for; else of those `usual` ones that the split leaves a test fold.
+
+    Args:
+        usual: of all with order in time, and the one that comes with the product, by default.
+    """
+    asked = [name for name in domains.split(",") if name]
+    names = asked or usual or [*(ordered_domains(data) if data else ()), PROPOSED]
+    datasets = [_load(data, name) for name in names]
+
+    def cut(loaded: Dataset) -> Fold:
+        return _cut(loaded, split, support, users, draw)
+
+    folds = list(map(cut, datasets)) if asked else folds_left(datasets, cut, split)
+    if not folds:
+        raise DataError(f"--split {split} leaves none of {', '.join(names)} a test fold; the reasons are above")
+    return folds
+
+
+def fold(data: Path | None, name: str, split: str, support: int = 1, users: int = 0) -> Fold:
+    """A split of a domain; `users` test users, or all for 0.
+
+    Raises:
+        ConfigError: no folder for a domain that does not come with the product.
+        DataError: there is no such domain, or its test fold is empty.
+    """
+    return _cut(_load(data, name), split, support, users)
+
+
+def _load(data: Path | None, name: str) -> Dataset:
+    if name == PROPOSED:
+        return load_dataset(PROPOSED, domain=PROPOSED)
+    if data is None:
+        raise ConfigError(f"{name} needs --data, the folder that holds {name}/interactions.parquet")
+    return load_domain(data, *chosen_domains(data, name))
+
+
+def _cut(loaded: Dataset, split: str, support: int, users: int, draw: int = 0) -> Fold:
+    whole = SPLITS[split](loaded, support, draw)
+    return whole.sample_users(users) if users else whole
+
+
+def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
+    def no_engine() -> NoReturn:
+        raise ConfigError("the controls need no engine")
+
+    return Suite(RerankerConfig(), no_engine).factories(names)
+
+
+def _systems(
+    variant: Variant, domains: Sequence[str], fit_users: int | None, readings: Path
+) -> dict[str, SystemFactory]:
+    """The learned systems of one variant, which share one engine and its readings."""
+    suite = Suite(
+        variant.config,
+        variant.load_engine,
+        fit_users,
+        FAMILIES | {PROPOSED: "movies"},
+        progress=True,
+        directory=readings,
+        trained=variant.trained(domains),
+        adapt_steps=variant.adapt_steps,
+    )
+    return {f"{system}.{variant.name}": _named(f"{system}.{variant.name}", suite, system) for system in LEARNED}
+
+
+def _named(name: str, suite: Suite, system: str) -> Callable[[int], System]:
+    def build(seed: int) -> System:
+        built = suite.factories((system,))[system](seed)
+        built.name = name
+        return built
+
+    return build
+
+
+def _checks(
+    results: Results, variants: Sequence[str], duels: Sequence[tuple[str, str]], texts: Mapping[str, str]
+) -> list[Check]:
+    """What the variants must reach, by domain; every figure is a gain of NDCG@10."""
+    gains = {(one.domain, one.system, one.versus): one for one in results.comparisons if one.metric == METRIC}
+    domains = list(dict.fromkeys(run.lists.fold.domain for run in results.runs))
+    checks: list[Check] = []
+    for name in variants:
+        targets = [
+            (f"fused.{name}", "recall", "at least +15 %", _well_above),
+            (f"fused.{name}", "linear", "interval above 0", above),
+            (f"served.{name}", "recall", "interval not below 0", _not_below),
+            (f"served.{name}", "linear", "interval not below 0", _not_below),
+        ]
+        targets += [(f"{system}.{name}", control, "interval above 0", above) for system, control in texts.items()]
+        targets += [
+            (f"{system}.{name}", f"{system}.{versus}", "interval above 0", above)
+            for challenger, versus in duels
+            if challenger == name
+            for system in ("llm", "fused")
+        ]
+        for system, versus, target, passes in targets:
+            compared = [gains[key] for domain in domains if (key := (domain, system, versus)) in gains]
+            checks += [_check(gain, target, passes(gain)) for gain in compared]
+            decided = {
+                "interval above 0": sum(map(above, compared)),
+                "interval below 0": sum(map(below, compared)),
+            }
+            checks += [
+                Check(
+                    name=f"domains where {system} over {versus} has its {words}",
+                    value=count,
+                    target="",
+                    passed=True,
+                    unit="",
+                )
+                for words, count in decided.items()
+            ]
+    return checks
+
+
+def _well_above(gain: Comparison) -> bool:
+    """By 15 %; where the other scores 0, by anything that is certain."""
+    return gain.relative >= 0.15 if isfinite(gain.relative) else above(gain)
+
+
+def _not_below(gain: Comparison) -> bool:
+    return gain.high >= 0
+
+
+def _check(gain: Comparison, target: str, passed: bool) -> Check:
+    """In percent; where the other scores 0, as of items that recall never proposes, in units of the metric."""
+    value, unit = 100 * gain.relative, "%"
+    interval = f"[{gain.relative_low:+.1%}, {gain.relative_high:+.1%}]"
+    if not isfinite(gain.relative):
+        value, unit, interval = gain.mean, gain.metric, f"[{gain.low:+.4f}, {gain.high:+.4f}] over 0"
+    return Check(
+        name=f"{gain.domain}: {gain.system} over {gain.versus}",
+        value=value,
+        target=f"{target}; {interval}, {gain.n_users} users",
+        passed=passed,
+        unit=unit,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

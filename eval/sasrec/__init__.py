@@ -1,0 +1,1 @@
+"""SASRec as a comparison."""

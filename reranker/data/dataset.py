@@ -1,0 +1,75 @@
+"""A data set: interactions and the items they are about, validated, and their order in time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.schema import ITEM, TIMESTAMP, USER, validate_interactions, validate_items
+from reranker.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Interactions and the items they are about, validated.
+
+    Attributes:
+        interactions: `user_id, item_id`, optional `timestamp`, `weight`, sorted by time; those of one time
+            come in a random order, whatever their order was (`in_sequence`).
+        items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
+        domain: names the prompt family and the domain's soft prompt, for instance "movies".
+    """
+
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    domain: str = "generic"
+
+    def __post_init__(self) -> None:
+        interactions = validate_interactions(self.interactions)
+        if TIMESTAMP in interactions:  # rows of one time may be sorted by anything, and that must teach nothing
+            interactions = in_sequence(interactions).reset_index(drop=True)
+        object.__setattr__(self, "interactions", interactions)
+        object.__setattr__(self, "items", validate_items(self.items))
+
+    @property
+    def has_order(self) -> bool:
+        """True when interactions carry timestamps, so that "earlier" and "later" mean something."""
+        return TIMESTAMP in self.interactions
+
+    def require_shared_items(self) -> None:
+        """Refuses tables that are not about the same items.
+
+        Raises:
+            DataError: no item of the interactions is in the item table.
+        """
+        if not self.interactions[ITEM].isin(self.items[ITEM]).any():
+            raise DataError(
+                f"tables 'interactions' and 'items': no {ITEM} of one is in the other (for instance "
+                f"{self.interactions[ITEM].iloc[0]!r} and {self.items[ITEM].iloc[0]!r}). Give both ids of one type"
+            )
+
+
+def in_sequence(interactions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Sorted by timestamp; rows of one time, or all of a table without times, are put in a random order.
+
+    The seed and the ids of a row alone decide where it stands among ties. So a part of the rows keeps the order of the
+    whole: holding out the last two of each user is the same as holding out the last one twice.
+    """
+    hashes = pd.util.hash_pandas_object(interactions[[USER, ITEM]], index=False)
+    anywhere = _scattered(np.asarray(hashes, dtype=np.uint64), seed)
+    if TIMESTAMP in interactions:
+        order = np.lexsort((anywhere, pd.factorize(interactions[TIMESTAMP], sort=True)[0]))
+    else:
+        order = np.argsort(anywhere, kind="stable")
+    ordered: pd.DataFrame = interactions.iloc[order]
+    return ordered
+
+
+def _scattered(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele et al. 2014), begun at another place for each seed."""
+    keys = keys + np.uint64(0x9E3779B97F4A7C15 * (seed + 1) % 2**64)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    scattered: NDArray[np.uint64] = keys ^ (keys >> np.uint64(31))
+    return scattered

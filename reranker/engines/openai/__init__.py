@@ -1,0 +1,1 @@
+"""The engine over HTTP, for any OpenAI-compatible vLLM server."""

@@ -1,0 +1,1 @@
+"""The vLLM engine: prefix cache, virtual tokens, span likelihoods."""

@@ -1,0 +1,379 @@
+"""The vLLM engine: one prompt a candidate, the shared prefix from the prefix cache.
+
+Prompts are token ids throughout. Vectors become ids of slots (see `vllm_worker`), so likelihoods work for soft prompts
+too; vLLM refuses prompt log-probabilities for embedded prompts. Likelihoods are summed in the worker (`vllm_spans`),
+and prefixes are shared to their last token (`vllm_tails`).
+"""
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.engines.fair_lock import Turns
+from reranker.engines.loading import (
+    HubTokenizer,
+    Model,
+    broken_packages,
+    require_working_packages,
+    resolved,
+)
+from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
+from reranker.engines.text_generation import written
+from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.vllm.death import is_dead, told, watch
+from reranker.engines.vllm.process import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
+from reranker.engines.vllm.prompts import LISTS, Branch, Call, Prompt, PromptWriter
+from reranker.engines.vllm.stepping import Steps, writing_parameters
+from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
+from reranker.engines.vllm.wire import TAIL_ROWS
+from reranker.errors import EngineError, ModelError
+from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_SECONDS = 10.0
+_P = TypeVar("_P", bound=Prompt)
+
+
+class VLLMEngine:
+    """Scores and writes with vLLM in a process of its own.
+
+    Args:
+        model: a known name, a Hugging Face id, a directory or a `ResolvedModel`.
+        dtype: "bfloat16", "float32" or "auto" (see `precision`). Labels are read in float32 either way: in bfloat16
+            they make ties.
+        slots: distinct vectors the engine can hold at once; each takes one row of the embedding table.
+        kv_cache_gib: memory for the KV cache on a CPU, in GiB.
+        gpu_memory_utilization: part of the GPU that vLLM may take.
+        max_length: context window in tokens; None takes the model's own.
+        **vllm_options: further arguments of `vllm.LLM`, for instance tensor_parallel_size.
+
+    Raises:
+        ConfigError: unknown dtype, or vLLM is not installed.
+        ModelError: the model cannot be found or loaded.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str = AUTO_DTYPE,
+        slots: int = 4096,
+        kv_cache_gib: float = 2.0,
+        gpu_memory_utilization: float = 0.8,
+        max_length: int | None = None,
+        **vllm_options: Any,
+    ) -> None:
+        self.dtype = chosen_dtype(dtype, chosen_device(AUTO_DEVICE))
+        source = resolved(model)
+        require_working_packages(broken_packages())
+        self.tokenizer = HubTokenizer(source.path)
+        self._lock = Turns()
+        with quiet_vllm():
+            self._llm: Any = load(
+                source.path,
+                dtype=self.dtype,
+                kv_cache_gib=kv_cache_gib,
+                gpu_memory_utilization=gpu_memory_utilization,
+                max_length=max_length,
+                options=vllm_options,
+            )
+        # Also at the interpreter's end: vLLM's thread, still reading then, would abort the process now and then.
+        self._shut_down = weakref.finalize(self, _shut_down, self._llm.llm_engine.engine_core)
+        watch(self._llm.llm_engine.engine_core)
+        self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
+        take_any_ids(self._llm)
+        config = self._llm.llm_engine.model_config
+        self.model = ModelInfo(
+            model_id=source.model_id,
+            sha256=source.sha256,
+            dim=config.get_hidden_size(),
+            vocab_size=config.get_vocab_size(),
+            # vLLM always generates one token after the prompt
+            max_length=config.max_model_len - 1,
+        )
+        self._steps = Steps(self._llm)
+        self._add_slots(slots)
+        problems = [problem for problem in self._llm.collective_rpc("reranker_read_spans") if problem]
+        self._reads_spans = not problems
+        if problems:
+            logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
+        self._llm.collective_rpc("reranker_fuse_norms")
+        self._llm.collective_rpc("reranker_keep_memory")
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        self._writer = PromptWriter(
+            self._slots,
+            Aliases(self.model.vocab_size, self.model.vocab_size + slots),
+            cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0,
+            reads_spans=self._reads_spans,
+        )
+        self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
+
+    def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        check_token_ids(token_ids, self.model)
+        with self._turn():
+            rows = self._loaded().collective_rpc("reranker_embed", args=([int(token) for token in token_ids],))[0]
+        return np.asarray(rows, dtype=np.float32).reshape(len(token_ids), self.model.dim)
+
+    def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
+        check_requests(requests, self.model, targets_are_scored=True)
+        results = []
+        with self._turn():
+            for group in self._groups(requests, LISTS):
+                sums = iter(self._sums(self._prompts(group, likelihood=True)))
+                for request in group:
+                    results.append(
+                        SpanScores(
+                            sums=np.array([next(sums) for _ in request.candidates], dtype=np.float64),
+                            counts=np.array([len(c.sequence) - c.scored_from for c in request.candidates]),
+                        )
+                    )
+        return results
+
+    def label_log_probs(
+        self, requests: Sequence[ScoringRequest], label_token_ids: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        check_requests(requests, self.model, targets_are_scored=False)
+        check_labels(label_token_ids, self.model)
+        labels = [int(label) for label in label_token_ids]
+        results = []
+        with self._turn():
+            for group in self._groups(requests):
+                prompts = self._prompts(group)
+                values = np.concatenate(
+                    [
+                        self._labels(prompts, labels[begin : begin + LABELS_A_REQUEST])
+                        for begin in range(0, len(labels), LABELS_A_REQUEST)
+                    ],
+                    axis=1,
+                )
+                ends = np.cumsum([len(request.candidates) for request in group])
+                results += [
+                    values[end - len(request.candidates) : end] for request, end in zip(group, ends, strict=True)
+                ]
+        return results
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        check_requests(requests, self.model, targets_are_scored=False)
+        if not self._reads_spans:
+            raise EngineError(
+                "hidden states are read in vLLM's worker, which this vLLM does not allow: take the torch engine"
+            )
+        results = []
+        with self._turn():
+            for group in self._groups(requests):
+                states = self._states(self._prompts(group))
+                ends = np.cumsum([len(request.candidates) for request in group])[:-1]
+                results += np.split(states, ends)
+        return results
+
+    def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
+        check_generation(request, self.model)
+        return written(self._tokens(request), request, self.tokenizer)
+
+    @property
+    def dead(self) -> bool:
+        """vLLM's process is gone; every call raises EngineError from now on."""
+        return self._llm is not None and is_dead(self._llm.llm_engine.engine_core)
+
+    @property
+    def front(self) -> Any:
+        """vLLM's own front end, a `vllm.v1.engine.llm_engine.LLMEngine`: its configuration, renderer and tokenizer."""
+        return self._loaded().llm_engine
+
+    def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Generator[list[Any]]:
+        """`vllm.RequestOutput`s of each step, often none, beside whatever is scored. Closing it ends the work.
+
+        Args:
+            prompt: tokens and vectors.
+            parameters: `vllm.SamplingParams`.
+            cache_salt: prompts share cached blocks only with prompts of the same salt.
+        """
+        with self._turn():
+            self._loaded()
+            self._slots.load([prompt])
+            name = self._steps.begin(self._slots.token_ids(prompt), parameters, cache_salt)
+        try:
+            while True:
+                with self._turn():
+                    self._loaded()
+                    outputs = self._steps.fetch(name)
+                yield outputs
+                if outputs and outputs[-1].finished:
+                    return
+        finally:
+            with self._turn():
+                if self._llm is not None:
+                    self._steps.end(name)
+
+    def close(self) -> None:
+        with self._turn():
+            self._shut_down()
+            self._llm = None
+            self._steps = Steps(None)
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Alone with vLLM; its death is an EngineError."""
+        with self._lock, told():
+            yield
+
+    def _loaded(self) -> Any:
+        if self._llm is None:
+            raise EngineError("this vllm engine was closed; make a new one")
+        return self._llm
+
+    def _add_slots(self, slots: int) -> None:
+        first = self.model.vocab_size
+
+        def write(begin: int, rows: NDArray[np.float32]) -> None:
+            self._loaded().collective_rpc("reranker_write_slots", args=(begin, rows.tobytes(), self.model.dim))
+
+        def forget() -> None:
+            self._steps.finish_texts()
+            if not self._loaded().reset_prefix_cache():
+                raise EngineError("vLLM did not empty its prefix cache; slots cannot be reused safely")
+
+        problems = [
+            problem for problem in self._llm.collective_rpc("reranker_add_slots", args=(first, slots)) if problem
+        ]
+        if problems:
+            self.close()
+            raise ModelError(f"the vllm engine cannot give vectors to this model: {problems[0]}. Use engine='torch'")
+        self._slots = SlotTable(first, slots, write, forget)
+
+    def _tokens(self, request: GenerationRequest) -> Generator[int]:
+        with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as steps:
+            for output in chain.from_iterable(steps):
+                yield from output.outputs[0].token_ids
+
+    def _groups(self, requests: Sequence[ScoringRequest], most: int = TAIL_ROWS) -> Iterator[Sequence[ScoringRequest]]:
+        """Requests in order, as many at once as slots and prefix cache serve, `most` at most; vectors are loaded."""
+        group: list[ScoringRequest] = []
+        vectors = tokens = 0
+        for request in requests:
+            more = sum(len(sequence.vectors) for sequence in _sequences(request))
+            full = vectors + more > self._slots.size or tokens + len(request.prefix) > self._prefix_tokens
+            if group and (full or len(group) == most):
+                self._slots.load([sequence for member in group for sequence in _sequences(member)])
+                yield group
+                group, vectors, tokens = [], 0, 0
+            group.append(request)
+            vectors += more
+            tokens += len(request.prefix)
+        if group:
+            self._slots.load([sequence for member in group for sequence in _sequences(member)])
+            yield group
+
+    def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[Prompt]:
+        """The prompts of all lists, one after the other, with what they share computed."""
+        lists = [self._writer.write(request, likelihood=likelihood) for request in group]
+        self._generate([one.before for one in lists if one.before])
+        kept = {one.kept: one.read for one in lists if one.kept is not None}
+        for read, values in zip(kept.values(), self._take(list(kept)), strict=True):
+            for prompt, value in zip(read, values.tolist(), strict=True):
+                prompt.first = value
+        self._read_branches(self._writer.branches(lists))
+        return [prompt for one in lists for prompt in one.prompts]
+
+    def _read_branches(self, branches: Sequence[Branch]) -> None:
+        prompts: dict[int, list[int]] = {}
+
+        def call(branch: Branch) -> Call:
+            token_ids, options = self._writer.branch(branch)
+            prompts[branch.kept] = token_ids
+            return token_ids, options
+
+        outputs = self._uncached(branches, call)
+        followers = self._take([branch.kept for branch in branches])
+        for branch, output, values in zip(branches, outputs, followers, strict=True):
+            branch.hand_on(prompts[branch.kept], self._sum(branch, output), values.tolist())
+
+    def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
+        """What the worker kept under these numbers."""
+        kept = self._loaded().collective_rpc("reranker_take", args=(numbers,))[0] if numbers else []
+        return [np.frombuffer(one, dtype=np.float32) for one in kept]
+
+    def _sums(self, prompts: Sequence[Prompt]) -> list[float]:
+        """Σ log p of each prompt's scored tokens."""
+        scored = [prompt for prompt in prompts if prompt.scored]
+        outputs = iter(self._uncached(scored, self._writer.span))
+        return [prompt.first + (self._sum(prompt, next(outputs)) if prompt.scored else 0.0) for prompt in prompts]
+
+    def _sum(self, prompt: Prompt, output: Any) -> float:
+        rows = output.prompt_logprobs
+        if self._reads_spans:
+            return float(next(iter(rows[1].values())).logprob)
+        own = enumerate(prompt.scored, start=prompt.start)
+        return float(sum(rows[position][token].logprob for position, token in own))
+
+    def _states(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """(n_prompts, dim) mean of the states that each prompt's scored tokens follow."""
+        numbers: dict[int, list[int]] = {id(prompt): [] for prompt in prompts}
+
+        def call(prompt: Prompt) -> Call:
+            number = next(self._writer.numbers)
+            numbers[id(prompt)].append(number)
+            return self._writer.states(prompt, number)
+
+        self._uncached([prompt for prompt in prompts if prompt.scored], call)
+        asked = [number for tried in numbers.values() for number in tried]
+        sums = dict(zip(asked, self._take(asked), strict=True))
+        states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
+        for row, prompt in zip(states, prompts, strict=True):
+            if tried := numbers[id(prompt)]:
+                row[:] = sums[tried[-1]] / len(prompt.scored)
+        return states
+
+    def _uncached(self, prompts: Sequence[_P], call: Callable[[_P], Call]) -> list[Any]:
+        """vLLM's outputs for prompts whose scored tokens were all computed.
+
+        It computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the prompt
+        runs again without it.
+        """
+        outputs = self._generate([call(prompt) for prompt in prompts])
+        again = [
+            place
+            for place, (output, prompt) in enumerate(zip(outputs, prompts, strict=True))
+            if (output.num_cached_tokens or 0) >= prompt.start
+        ]
+        calls = [call(prompts[place]) for place in again]
+        fresh = self._generate([(ids, {**options, "skip_reading_prefix_cache": True}) for ids, options in calls])
+        for place, output in zip(again, fresh, strict=True):
+            outputs[place] = output
+        return outputs
+
+    def _labels(self, prompts: Sequence[Prompt], labels: list[int]) -> NDArray[np.float64]:
+        """(n_prompts, n_labels) log p(label | prompt)."""
+        outputs = self._generate([self._writer.labels(prompt, labels) for prompt in prompts])
+        return np.array([[output.outputs[0].logprobs[0][label].logprob for label in labels] for output in outputs])
+
+    def _generate(self, calls: Sequence[Call]) -> list[Any]:
+        from vllm import SamplingParams
+
+        self._loaded()
+        parameters = [
+            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
+        ]
+        return self._steps.score([token_ids for token_ids, _ in calls], parameters)
+
+
+def _shut_down(core: Any) -> None:
+    """Ends vLLM's processes and its thread here; `core` is a `vllm.v1.engine.core_client.SyncMPClient`."""
+    core.shutdown()
+    # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
+    core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
+    core.ctx.destroy(linger=0)
+
+
+def _sequences(request: ScoringRequest) -> list[TokenSequence]:
+    return [request.prefix, *(candidate.sequence for candidate in request.candidates)]

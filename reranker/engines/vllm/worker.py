@@ -1,0 +1,146 @@
+"""What runs inside vLLM's worker process: embedding rows that can be written at run time.
+
+A soft prompt reaches vLLM as ordinary token ids: ids beyond the vocabulary name slots, and the slots hold vectors.
+Requests then stay plain lists of integers, with the ordinary prefix cache. The model's own table and output head are
+not touched.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from reranker.engines.vllm.patches import fuse_norms
+from reranker.engines.vllm.span_scoring import SpanReader, install
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_MOST = 2**30
+_GRACE_S = 5.0  # from SIGTERM to SIGKILL of an engine whose owner is gone
+
+
+class SlotEmbedding(torch.nn.Module):
+    """An embedding table with further rows: id `first_slot + i` reads row i of `slots`.
+
+    Ids beyond the slots are other names of the tokens, again and again from 0 on (`slots.Aliases`).
+    """
+
+    def __init__(self, table: torch.nn.Module, first_slot: int, slots: int, dim: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.table = table
+        self.first_slot = first_slot
+        self.slots = torch.zeros((slots, dim), dtype=like.dtype, device=like.device)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(n,) ids -> (n, dim) rows."""
+        beyond = token_ids - self.first_slot - len(self.slots)
+        token_ids = torch.where(beyond >= 0, beyond % self.first_slot, token_ids)
+        is_slot = (token_ids >= self.first_slot).unsqueeze(-1)
+        rows: torch.Tensor = self.table(token_ids.clamp(max=self.first_slot - 1))
+        soft = self.slots[(token_ids - self.first_slot).clamp(min=0, max=len(self.slots) - 1)]
+        return torch.where(is_slot, soft, rows)
+
+
+class SlotWorkerExtension:
+    """Methods that `collective_rpc` reaches; vLLM mixes them into its worker class."""
+
+    model_runner: Any  # the worker's own
+    _reranker_slots: SlotEmbedding
+    _reranker_spans: SpanReader
+
+    def reranker_end_with(self, owner: int) -> None:
+        """Has the engine end once the process `owner`, which started it, is gone: a killed one can tell nobody.
+
+        Nothing is watched from another machine, or without pidfd (Linux has it).
+        """
+        line = [os.getpid(), *(process.pid for process in psutil.Process().parents())]
+        if owner in line[1:] and hasattr(os, "pidfd_open"):
+            engine = line[line.index(owner) - 1]
+            threading.Thread(target=_end_with, args=(os.pidfd_open(owner), engine), daemon=True).start()
+
+    def reranker_add_slots(self, first_slot: int, slots: int) -> str:
+        """Puts a `SlotEmbedding` in the place of the model's table. Returns "" or what stopped it."""
+        model = self.model_runner.get_model()
+        found = [
+            (parent, name)
+            for parent in model.modules()
+            for name, child in parent.named_children()
+            if name == "embed_tokens"
+        ]
+        if len(found) != 1:
+            return f"{type(model).__name__} has {len(found)} modules called embed_tokens"
+        parent, name = found[0]
+        table = getattr(parent, name)
+        setattr(parent, name, SlotEmbedding(table, first_slot, slots, table.weight.shape[1], table.weight))
+        self._reranker_slots = getattr(parent, name)
+        return ""
+
+    def reranker_read_spans(self) -> str:
+        """Has spans read by a `SpanReader`. Returns "" or why vLLM's own prompt log-probabilities are left in place."""
+        installed = install(self.model_runner)
+        if isinstance(installed, str):
+            self._pad_logits()
+            return installed
+        self._reranker_spans = installed
+        return ""
+
+    def reranker_take(self, numbers: list[int]) -> list[bytes]:
+        """float32 values that the span reader kept under these numbers; they are dropped here."""
+        return [self._reranker_spans.kept.pop(number).numpy().tobytes() for number in numbers]
+
+    def reranker_keep_memory(self) -> None:
+        """Has what a step frees kept for the next one.
+
+        glibc gave logits back to the system and took them anew, 120,000 page faults a step, a tenth of its time. Other
+        systems are left as they are.
+        """
+        if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
+            set_option(_M_MMAP_THRESHOLD, _MOST)
+            set_option(_M_TRIM_THRESHOLD, _MOST)
+
+    def reranker_fuse_norms(self) -> int:
+        """Has norms computed in one pass (`vllm_norms`); returns how many."""
+        return fuse_norms(self.model_runner.get_model())
+
+    def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
+        """Writes float32 rows, given as bytes, from slot `begin` on."""
+        values = torch.from_numpy(np.frombuffer(rows, dtype=np.float32).reshape(-1, dim).copy())
+        slots = self._reranker_slots.slots
+        slots[begin : begin + len(values)] = values.to(slots)
+
+    def reranker_embed(self, token_ids: list[int]) -> list[list[float]]:
+        """Rows of the embedding table."""
+        slots = self._reranker_slots
+        rows = slots(torch.tensor(token_ids, dtype=torch.int64, device=slots.slots.device))
+        result: list[list[float]] = rows.float().cpu().tolist()
+        return result
+
+    def _pad_logits(self) -> None:
+        """vLLM looks up the log-probability of every prompt token, slots included: gives slots a column."""
+        model, slots = self.model_runner.get_model(), len(self._reranker_slots.slots)
+        compute_logits = model.compute_logits
+
+        def padded(*args: Any, **kwargs: Any) -> Any:
+            logits = compute_logits(*args, **kwargs)
+            return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
+
+        model.compute_logits = padded
+
+
+def _end_with(owner: int, engine: int) -> None:
+    """Waits for the end of the process with pidfd `owner`; then asks the process `engine` to end, and makes it.
+
+    Workers of an engine in a process of its own end with it: vLLM sees to that.
+    """
+    select.select([owner], [], [])
+    with suppress(ProcessLookupError):
+        os.kill(engine, signal.SIGTERM)
+        time.sleep(_GRACE_S)
+        os.kill(engine, signal.SIGKILL)

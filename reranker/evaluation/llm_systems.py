@@ -1,0 +1,195 @@
+"""The LLM as judged systems: each read-out as it comes, the LLM alone with learned coefficients, and the fusion.
+
+Systems of one domain share the readings, so that a list is read by the model once a read-out.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from reranker.data.schema import RANK
+from reranker.errors import ConfigError
+from reranker.evaluation.base import ReadingCost
+from reranker.evaluation.baselines import stacked
+from reranker.evaluation.score_cache import Components, Readings
+from reranker.fusion import (
+    FEATURES,
+    Blend,
+    Choices,
+    ConditionalLogit,
+    FusionHead,
+    fit_fused,
+    llm_columns,
+    llm_words,
+    standardise_within_lists,
+    user_numbers,
+)
+from reranker.pipeline.lists import CandidateLists
+
+
+class _LLMSystem:
+    """What the systems that use readings share."""
+
+    stochastic = False
+
+    def __init__(self, readings: Readings) -> None:
+        self.readings = readings
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the model and every setting."""
+        return self.readings.fingerprint
+
+    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """What reading `lists` took; None while they are unread."""
+        return self.readings.cost(lists)
+
+
+class _LearnedSystem(_LLMSystem):
+    """An LLM system that is fitted on lists, of which the model reads at most `fit_users`."""
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        super().__init__(readings)
+        self.fit_users = fit_users
+        self.l2 = l2
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint}|{self.fit_users}|{self.l2}"
+
+
+class ZeroShot(_LLMSystem):
+    """A read-out with its default coefficients: nothing learned, nothing mixed in."""
+
+    def __init__(self, name: str, readings: Readings) -> None:
+        super().__init__(readings)
+        self.name = name
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        raw = self.readings.of(lists)
+        scores: Components = raw @ self.readings.reader(lists.fold.domain).scoring.default_coefficients
+        return scores
+
+
+class LLMAlone(_LearnedSystem):
+    """A read-out with coefficients learned on the validation lists; no recall evidence."""
+
+    name = "llm"
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        super().__init__(readings, fit_users, l2)
+        self._logit: ConditionalLogit | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        taught = self.readings.teaching(lists, self.fit_users)
+        self._logit = ConditionalLogit.fit(*stacked(taught, self._features), l2=self.l2)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self._logit is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        return self._logit.score(self._features(lists))
+
+    def _features(self, lists: CandidateLists) -> Components:
+        return standardise_within_lists(self.readings.of(lists), lists.list_index)
+
+
+class Fused(_LearnedSystem):
+    """What the product serves when its guard lets it: evidence and LLM in one conditional logit."""
+
+    name = "fused"
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        super().__init__(readings, fit_users, l2)
+        self.head: FusionHead | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        taught = self.readings.teaching(lists, self.fit_users)
+        words = llm_words(self.readings.reader(lists[0].fold.domain).scoring.components)
+        evidence = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.evidence), l2=self.l2)
+        users = user_numbers((part.fold.domain, user) for part in lists for user in part.fold.users)
+        self.head = fit_fused(evidence, words, *stacked(taught, self._features), l2=self.l2, users=users)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self.head is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        return self.head.score(self._features(lists))
+
+    def priors(self, lists: CandidateLists) -> Components:
+        """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
+        names = list(self.readings.reader(lists.fold.domain).scoring.components)
+        raw = self.readings.of(lists)
+        if "llm_gain" not in names:
+            return np.zeros(len(raw))
+        total, mean, gain = (raw[:, names.index(name)] for name in ("llm_sum", "llm_mean", "llm_gain"))
+        tokens = np.divide(total, mean, out=np.ones(len(raw)), where=mean != 0)
+        priors: Components = total - gain * tokens
+        return priors
+
+    def _features(self, lists: CandidateLists) -> Components:
+        llm = llm_columns(lists.evidence, self.readings.of(lists), lists.list_index)
+        return np.concatenate([lists.evidence, llm], axis=1)
+
+
+class Served(_LearnedSystem):
+    """What the product serves: the fused order, the evidence alone or the recall order, as its guard decides."""
+
+    name = "served"
+
+    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+        super().__init__(readings, fit_users, l2)
+        self.blend: Blend | None = None
+
+    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+        domains = {part.fold.domain for part in lists}
+        if len(domains) != 1:
+            raise ConfigError(f"system {self.name!r} is fitted on moments of one domain, got {sorted(domains)}")
+        components: dict[int, Components] = {}
+        before = 0
+        for taught in self.readings.teaching(lists, self.fit_users):
+            raw, numbers = self.readings.of(taught), np.unique(taught.list_index)
+            components |= {before + int(number): raw[taught.list_index == number] for number in numbers}
+            before += len(taught.fold.users)
+        words = self.readings.reader(domains.pop()).scoring.components
+        self.blend = Blend.fit(Choices.joined([_choices(part) for part in lists]), components, words, self.l2)
+        return self
+
+    def score(self, lists: CandidateLists) -> Components:
+        if self.blend is None:
+            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
+        guard, recall = self.blend.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
+        if guard.serve == "recall":
+            return recall
+        if guard.serve == "features":
+            scores = self.blend.features.score(lists.evidence)
+        else:
+            scores = self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[guard.serve]
+        return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, recall)
+
+    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+        """The share of the users who are served the fused order: the model has no part in the others."""
+        cost = super().reading_cost(lists)
+        if self.blend is None:
+            return cost
+        guard = self.blend.guard
+        if guard.serve != "fused":
+            return ReadingCost(tokens=0, seconds=0.0)
+        share = float(guard.holds_for(lists.n_known).mean())
+        return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)
+
+
+def _choices(lists: CandidateLists) -> Choices:
+    return Choices(
+        features=lists.evidence,
+        list_index=lists.list_index,
+        chosen=lists.relevant,
+        recall_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),
+        n_relevant=lists.n_relevant,
+        n_known=lists.n_known,
+        users=lists.fold.users,
+    )

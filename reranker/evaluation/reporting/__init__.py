@@ -1,0 +1,1 @@
+"""Results as text, files, plots and an HTML page."""

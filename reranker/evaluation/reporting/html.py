@@ -1,0 +1,231 @@
+"""One HTML file that needs nothing else: tables and plots, readable on a phone, light and dark."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reranker.evaluation.diagnose import HEADER, Diagnosis, diagnosis_cells
+from reranker.evaluation.diagnostics import (
+    by_bucket,
+    calibration,
+    history_length_buckets,
+    item_popularity_buckets,
+    rank_movement,
+    tied_share,
+)
+from reranker.evaluation.metrics import per_user_metrics, ranks
+from reranker.evaluation.reporting import plots
+from reranker.evaluation.runner import Results, Run, Settings
+from reranker.evaluation.significance import POOLED, Comparison
+from reranker.utils.atomic_io import write_text
+
+PRODUCT = ("fused", "served", "llm")
+"""Systems of ours that a report looks at closely, the first that was run."""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; color: #1b1f24;
+  background: #fff; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+.scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
+th, td {{ padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; }}
+th {{ white-space: normal; vertical-align: bottom; }} h1, li, p {{ overflow-wrap: anywhere; }}
+th:first-child, td:first-child {{ text-align: left; }}
+svg {{ width: 100%; height: auto; max-width: 40rem; }} .note {{ color: #5b6470; font-size: .9rem; }}
+@media (prefers-color-scheme: dark) {{ body {{ color: #e6e8eb; background: #14171a; }} .note {{ color: #a5adb8; }} }}
+</style></head><body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+def write_report(
+    results: Results,
+    path: Path,
+    title: str = "Reranking, judged",
+    focus: str | None = None,
+    diagnoses: Sequence[Diagnosis] = (),
+) -> None:
+    """Writes the report.
+
+    Args:
+        focus: the system whose gain is looked at by bucket, movement and calibration; by default the product's, else
+            the one with the largest mean gain over the baseline.
+        diagnoses: shown in a table of their own.
+    """
+    protocol, n = results.settings.protocols[0], results.settings.candidates[0]
+    metric, baseline = results.settings.compared[0], results.settings.baseline
+    main = [comparison for comparison in results.comparisons if comparison.metric == metric]
+    runs = [run for run in results.runs if run.lists.n == n]
+    parts = [_intro(runs, results.settings, protocol), _values(results, n)]
+    for split, versus in dict.fromkeys((one.split, one.versus) for one in main):
+        some = [one for one in main if (one.split, one.versus) == (split, versus)]
+        heading = f"{metric} against {versus}" + (f", {split}" if _several_splits(runs) else "")
+        plot = plots.gain_by_system(_overview(some)) if versus == baseline else ""
+        parts.append(_section(heading, plot + _comparisons(some)))
+    first = [run for run in runs if run.lists.fold.split == runs[0].lists.fold.split]
+    against = [one for one in main if one.versus == baseline and one.split == first[0].lists.fold.split]
+    if against:
+        best = max(_overview(against), key=lambda comparison: comparison.mean).system
+        ours = [name for name in PRODUCT if any(run.system == name for run in first)]
+        parts += _closer_look(first, results.settings, focus or next(iter(ours), best))
+    parts.append(_costs(runs))
+    if diagnoses:
+        parts.append(_diagnoses(diagnoses))
+    write_text(path, _PAGE.format(title=escape(title), body="\n".join(parts)))
+
+
+def _overview(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The pooled comparisons where there are any."""
+    pooled = [comparison for comparison in comparisons if comparison.domain == POOLED]
+    return pooled or list(comparisons)
+
+
+def _several_splits(runs: Sequence[Run]) -> bool:
+    return len({run.lists.fold.split for run in runs}) > 1
+
+
+def _place(run: Run, several: bool) -> str:
+    """Which lists a row is about; the split only where there is more than one."""
+    fold = run.lists.fold
+    return f"{fold.domain}, {fold.split}" if several else fold.domain
+
+
+def _intro(runs: Sequence[Run], settings: Settings, protocol: str) -> str:
+    lines = []
+    for run in {id(run.lists): run for run in runs}.values():
+        lists = run.lists
+        line = (
+            f"{lists.fold.domain}: {len(lists.fold.users)} test users, split {lists.fold.split}, {lists.n} candidates; "
+            f"the target is among them for {lists.covered.mean():.1%} of the users."
+        )
+        if not lists.fold.ordered:
+            line += " No order in time: nothing here speaks of sequence."
+        if lists.injected:
+            line += " Missed targets were put into the lists: do not compare with other results."
+        lines.append(f"<li>{escape(line)}</li>")
+    if settings.covered_only:
+        lines.append("<li>Lists without a target were not read; coverage describes the others.</li>")
+    meaning = "a missed target counts as zero" if protocol == "end_to_end" else "only users whose list holds a target"
+    return f"<ul>{''.join(lines)}</ul><p class=note>Protocol {escape(protocol)}: {meaning}.</p>"
+
+
+def _values(results: Results, n: int) -> str:
+    rows = results.rows
+    label = results.runs[0].lists.label(results.settings.protocols[0])
+    rows = rows[(rows["protocol"] == label) & (rows["candidates"] == n)]
+    names = rows["metric"] + rows["k"].map(lambda k: "" if pd.isna(k) else f"@{k}")
+    place = rows["domain"] + (", " + rows["split"] if rows["split"].nunique() > 1 else "")
+    table = rows.assign(name=names, place=place + " · " + rows["system"]).pivot_table(
+        index="place", columns="name", values="value", aggfunc="mean", sort=False
+    )
+    wanted = [name for name in ("ndcg@10", "hr@10", "mrr", "recall@20", "coverage@10") if name in table]
+    table = table[wanted or list(table.columns[:5])]
+    body = [
+        [str(name), *(f"{value:.4f}" for value in row)]
+        for name, row in zip(table.index, table.to_numpy(dtype=np.float64), strict=True)
+    ]
+    return _section("Systems", _table(["", *map(str, table.columns)], body))
+
+
+def _costs(runs: Sequence[Run]) -> str:
+    """Latency, tokens and ties; of the first seed."""
+    header = ["", "ms a user", "tokens a user", "tied scores", "seconds of fitting"]
+    several = _several_splits(runs)
+    rows: dict[str, list[str]] = {}
+    for run in runs:
+        tokens = run.cost["tokens_per_user"]
+        rows.setdefault(
+            f"{_place(run, several)} · {run.system}",
+            [
+                f"{run.cost['ms_per_user']:.2f}",
+                "" if np.isnan(tokens) else f"{tokens:.0f}",
+                f"{tied_share(run.lists, run.scores):.1%}",
+                f"{run.fit_seconds:.1f}",
+            ],
+        )
+    note = (
+        "A reading that several systems share counts in full for each in the first two columns, and once, for the "
+        "first of them, in the last. Equal scores keep the recall order."
+    )
+    table = _table(header, [[name, *cells] for name, cells in rows.items()])
+    return _section("Latency, tokens and ties", f"{table}<p class=note>{note}</p>")
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
+    header = ["", "difference", "95 % interval", "relative", "p (Holm)", "users"]
+    body = [
+        [
+            f"{c.domain} · {c.system}",
+            f"{c.mean:+.4f}",
+            f"{c.low:+.4f} … {c.high:+.4f}",
+            "" if np.isnan(c.relative) else f"{c.relative:+.1%}",
+            f"{c.p_holm:.3f}",
+            str(c.n_users),
+        ]
+        for c in comparisons
+    ]
+    notes = "".join(f"<li>{escape(c.power_note)}</li>" for c in comparisons if c.power_note)
+    return _table(header, body) + (f"<ul class=note>{notes}</ul>" if notes else "")
+
+
+def _closer_look(runs: Sequence[Run], settings: Settings, focus: str) -> list[str]:
+    baseline, metric = settings.baseline, settings.compared[0]
+    gains, lengths, popularities, movements = [], [], [], []
+    last: Run | None = None
+    for base in [run for run in runs if run.system == baseline]:
+        mine = [run for run in runs if run.system == focus and run.lists is base.lists]
+        if not mine:
+            continue
+        last = mine[0]
+        both = [per_user_metrics(base.lists, run.scores, "end_to_end", settings.ks)[metric] for run in (last, base)]
+        gains.append(both[0] - both[1])
+        lengths += history_length_buckets(base.lists)
+        popularities += item_popularity_buckets(base.lists)
+        movements.append(rank_movement(base.lists, ranks(base.lists, last.scores)))
+    if last is None:
+        return []
+    gain = pd.concat(gains, ignore_index=True)
+    movement = np.concatenate(movements)
+    parts = [
+        _section(f"{focus}: gain by history length", plots.gain_by_bucket(by_bucket(gain, lengths), "history", metric)),
+        _section(
+            f"{focus}: gain by popularity of the target",
+            plots.gain_by_bucket(by_bucket(gain, popularities), "popularity", metric),
+        ),
+    ]
+    if len(movement):
+        parts.append(_section(f"{focus}: rank movement of the targets", plots.rank_movement_plot(movement)))
+    if last.lists.covered.any():
+        curve = calibration(last.lists, last.scores)
+        note = (
+            f"<p class=note>{escape(last.lists.fold.domain)}: expected calibration error {curve.error:.4f} of the "
+            "softmax of the scores within a list</p>"
+        )
+        parts.append(_section(f"{focus}: calibration", plots.calibration_plot(curve) + note))
+    return parts
+
+
+def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
+    note = (
+        "Order: 1 and 0 mean that the order of the input does not matter. Shuffled users: what is lost with another "
+        "user's history is personal. Obfuscated titles: what is lost came from the words. Covered users only."
+    )
+    return _section(
+        "Where the gain comes from", _table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
+    )
+
+
+def _section(heading: str, body: str) -> str:
+    return f"<h2>{escape(heading)}</h2>{body}"
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'

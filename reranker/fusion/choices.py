@@ -1,0 +1,66 @@
+"""Lists of candidates with the chosen one marked: what the ranker is fitted on."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.types import IntArray, UserId
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choices:
+    """Lists of one or several moments and what was chosen from them.
+
+    Attributes:
+        features: (rows, len(FEATURES)) evidence features.
+        list_index: (rows,) 0-based number of the list.
+        chosen: (rows,) True where the user chose the item next.
+        recall_rank: (rows,) 1-based rank in the list that came in.
+        n_relevant: (n_lists,) held-out items of the user, proposed or not.
+        n_known: (n_lists,) interactions known of the user when the list was made.
+        users: (n_lists,) whose list it is; a user has one list a moment.
+    """
+
+    features: NDArray[np.float64]
+    list_index: IntArray
+    chosen: NDArray[np.bool_]
+    recall_rank: IntArray
+    n_relevant: IntArray
+    n_known: IntArray
+    users: Sequence[UserId]
+
+    @classmethod
+    def joined(cls, moments: Sequence[Self]) -> Self:
+        """The lists of several moments, numbered on from one to the next."""
+        before = np.cumsum([0, *(len(one.users) for one in moments[:-1])])
+        return cls(
+            features=np.concatenate([one.features for one in moments]),
+            list_index=np.concatenate([one.list_index + n for one, n in zip(moments, before, strict=True)]),
+            chosen=np.concatenate([one.chosen for one in moments]),
+            recall_rank=np.concatenate([one.recall_rank for one in moments]),
+            n_relevant=np.concatenate([one.n_relevant for one in moments]),
+            n_known=np.concatenate([one.n_known for one in moments]),
+            users=[user for one in moments for user in one.users],
+        )
+
+    @cached_property
+    def user_numbers(self) -> IntArray:
+        """(n_lists,) 0-based number of each list's user."""
+        return user_numbers(self.users)
+
+    def covered_lists(self, most: int | None = None, seed: int = 0) -> IntArray:
+        """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
+        covered = np.unique(self.list_index[self.chosen])
+        if most is not None and len(covered) > most:
+            covered = np.sort(np.random.default_rng(seed).choice(covered, most, replace=False))
+        return covered
+
+
+def user_numbers(users: Iterable[Hashable]) -> IntArray:
+    """0-based numbers, the same for the same user."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(user, len(numbers)) for user in users], dtype=np.int64)

@@ -1,0 +1,182 @@
+"""What `Reranker.fit` learns: read-out coefficients, fusion weights and the guard's decision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import BundleError, DataError
+from reranker.fusion.choices import Choices
+from reranker.fusion.columns import llm_columns, llm_words
+from reranker.fusion.conditional_logit import ConditionalLogit
+from reranker.fusion.features import FEATURES
+from reranker.fusion.guard import GuardDecision, decide
+from reranker.fusion.head import FusionHead, assign_folds, fit_fused
+from reranker.types import IntArray
+from reranker.utils.statistics import ndcg_by_list
+
+CROSS_FITTING_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ReadLists:
+    """The lists of a fold that the LLM read.
+
+    Attributes:
+        rows: positions in the fold.
+        list_index: (rows,) their lists, renumbered from 0.
+        users: (n_lists,) number of each list's user.
+        chosen: (rows,) True where the item was chosen.
+        features: (rows, evidence + LLM columns), z-scored within lists.
+    """
+
+    rows: IntArray
+    list_index: IntArray
+    users: IntArray
+    chosen: NDArray[np.bool_]
+    features: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Blend:
+    """How components of the LLM and evidence become one order.
+
+    Attributes:
+        coefficients: (n_components,) of the LLM alone; differences within a list are log-odds.
+        fused: head over evidence and LLM components.
+        features: head over evidence alone: what the guard falls back on, and the control of every comparison.
+        guard: which order is served, and why.
+    """
+
+    coefficients: NDArray[np.float64]
+    fused: FusionHead
+    features: FusionHead
+    guard: GuardDecision
+
+    @classmethod
+    def fit(
+        cls,
+        fold: Choices,
+        components: Mapping[int, NDArray[np.float64]],
+        words: dict[str, str],
+        l2: float = 1.0,
+        seed: int = 0,
+    ) -> "Blend":
+        """Fits everything on the fold.
+
+        Args:
+            fold: lists and choices.
+            components: list number -> (n_candidates, n_components), for the lists the LLM scored. They must contain a
+                chosen item: other lists count as 0 for every order, whatever the LLM says of them.
+            words: LLM component -> what it says.
+            l2: ridge penalty.
+            seed: of the cross-fitting folds and the bootstrap.
+
+        Raises:
+            DataError: no list contains a chosen item.
+        """
+        if not components:
+            raise DataError("fusion: no list contains a chosen item, so there is nothing to learn from")
+        rows = np.flatnonzero(np.isin(fold.list_index, list(components)))
+        numbers, list_index = np.unique(fold.list_index[rows], return_inverse=True)
+        raw = np.concatenate([components[number] for number in numbers])
+        features = fold.features[rows]
+        read = _ReadLists(
+            rows=rows,
+            list_index=list_index,
+            users=fold.user_numbers[numbers],
+            chosen=fold.chosen[rows],
+            features=np.concatenate([features, llm_columns(features, raw, list_index)], axis=1),
+        )
+        words = llm_words(words)
+        evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
+        return cls(
+            coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
+            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users),
+            features=evidence,
+            guard=_guard(fold, read, words, l2, seed),
+        )
+
+    def orders(
+        self, features: NDArray[np.float64], raw: NDArray[np.float64], list_index: IntArray
+    ) -> dict[str, NDArray[np.float64]]:
+        """(rows,) scores by evidence alone (`features`), LLM alone (`llm`) and both (`fused`).
+
+        Args:
+            features: (rows, len(FEATURES)) evidence.
+            raw: (rows, n_components) what the LLM says.
+            list_index: (rows,) 0-based number of the user's list.
+        """
+        both = np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
+        return {
+            "features": self.features.score(features),
+            "llm": raw @ self.coefficients,
+            "fused": self.fused.score(both),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "coefficients": self.coefficients.tolist(),
+            "fused": self.fused.to_json(),
+            "features": self.features.to_json(),
+            "guard": self.guard.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Blend":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            BundleError: a field is missing or of another kind.
+        """
+        try:
+            return cls(
+                coefficients=np.asarray(data["coefficients"], dtype=np.float64),
+                fused=FusionHead.from_json(data["fused"]),
+                features=FusionHead.from_json(data["features"]),
+                guard=GuardDecision.from_json(data["guard"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
+
+
+def _coefficients(
+    raw: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_], l2: float
+) -> NDArray[np.float64]:
+    """Weights of the raw components: fitted at unit scale, so that the ridge treats them alike, then scaled back."""
+    spread = raw.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    fitted = ConditionalLogit.fit((raw - raw.mean(axis=0)) / spread, list_index, chosen, l2)
+    coefficients: NDArray[np.float64] = fitted.weights / spread
+    return coefficients
+
+
+def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
+    """Compares the orders on lists of users that their weights were not fitted on (5-fold cross-fitting).
+
+    Recall and evidence are known for every list of the fold; what the LLM adds to the evidence is known on the lists it
+    read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
+    many times as there are such lists for one read (Horvitz & Thompson 1952). A list without the user's item counts as
+    0 under every order.
+    """
+    fold_of_row = assign_folds(fold.list_index, fold.chosen, CROSS_FITTING_FOLDS, seed, fold.user_numbers)
+    features = np.zeros(len(fold.list_index))
+    fused = np.zeros(len(read.rows))
+    for number in np.unique(fold_of_row):
+        mine = fold_of_row == number
+        mine_read = mine[read.rows]
+        evidence = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2)
+        features[mine] = evidence.score(fold.features[mine])
+        if mine_read.any():
+            others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
+            head = fit_fused(evidence, words, *others, l2, seed, read.users)
+            fused[mine_read] = head.score(read.features[mine_read])
+    by_recall = ndcg_by_list(-fold.recall_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant)
+    by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
+    lists = np.unique(fold.list_index[read.rows])
+    read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
+    by_fused = by_features.copy()
+    by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
+    return decide(by_recall, by_features, by_fused, fold.n_known, seed, fold.user_numbers)

@@ -1,0 +1,1 @@
+"""The pipeline: windows of a data set, fitting, ranking, the public Reranker and its bundles."""

@@ -1,0 +1,305 @@
+"""A fitted Reranker on disk: a folder of open formats, no pickle, whole or not there at all.
+
+bundle.yaml          versions, model, templates, settings, what the guard serves and why, sha256 of every file
+fusion.json          read-out coefficients, fusion weights, guard
+items.parquet        item table without ids;  ids.json  item and user ids with their types
+reference_items.parquet  rows of items as they were at `fit`, of which the reference histories are made
+evidence.npz         item statistics and histories
+context.safetensors  what makes users' contexts soft tokens, where there is such a map
+item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
+priors.parquet       log-likelihood of titles behind the reference histories
+states.npz           hidden states of items' texts and the spaces they are compared in
+prompts/             soft prompts in PEFT PROMPT_TUNING format
+recall/              the recall stage, where its class is registered (candidate_gen.register_recall)
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
+from scipy import sparse
+
+from reranker.config import RerankerConfig
+from reranker.data.dataset import Dataset
+from reranker.data.schema import ITEM, USER
+from reranker.data.table_io import read_table, write_table
+from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
+from reranker.fusion import Blend, EvidenceModel
+from reranker.protocols import RecallStage
+from reranker.scoring import PriorStore, StateStore
+from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
+from reranker.soft_tokens.prompt_bank import PromptBank
+from reranker.types import ItemId, ModelInfo
+from reranker.utils.atomic_io import whole_folder
+from reranker.utils.id_json import decode_ids, encode_ids
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 7
+_MANIFEST = "bundle.yaml"
+_TRIES = 5  # of reading a bundle that is being replaced
+_STATES = "states.npz"
+_SPARSE = ("co_visits", "transitions", "categories")
+_DENSE = ("vectors", "popularity", "recent_popularity")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleState:
+    """Everything a fitted Reranker is made of, except the model itself."""
+
+    config: RerankerConfig
+    domain: str
+    model: ModelInfo
+    templates_sha256: str
+    items: pd.DataFrame
+    evidence: EvidenceModel
+    references: Sequence[Sequence[ItemId]]
+    reference_items: pd.DataFrame
+    blend: Blend
+    prompts: PromptBank
+    priors: PriorStore
+    recall: RecallStage | None
+    contexts: ContextMap | None = None
+    item_tokens: ItemTokens | None = None
+    hidden_states: StateStore | None = None
+
+
+def require_place(directory: Path) -> None:
+    """Raises BundleError where something else than a bundle stands."""
+    if directory.is_file() or (
+        directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
+    ):
+        raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
+
+
+def require_storable(data: Dataset) -> None:
+    """Raises DataError for an id, or a column of items, that a bundle cannot hold."""
+    for ids in (data.interactions[USER], data.interactions[ITEM], data.items[ITEM]):
+        encode_ids(ids.drop_duplicates())
+    for name in data.items.columns.drop(ITEM):
+        try:
+            pa.array(data.items[name], from_pandas=True)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise DataError(
+                f"table 'items', column {name!r}: its values cannot be stored together ({error}). Convert them to "
+                "text, or leave the column out"
+            ) from error
+
+
+def write_bundle(directory: Path, state: BundleState) -> None:
+    """Writes into a folder beside `directory` and renames it, so that a failure leaves what stood there before.
+
+    Raises:
+        BundleError: the disk refused, or `directory` is something else than a bundle.
+        DataError: an id is of a type that cannot be stored.
+    """
+    directory = directory.resolve()
+    require_place(directory)
+    try:
+        with whole_folder(directory) as fresh:
+            _write_parts(fresh, state)
+    except OSError as error:
+        raise BundleError(
+            f"cannot save the bundle {directory}: {error}. What stood there before is untouched"
+        ) from error
+
+
+def read_bundle(directory: Path) -> BundleState:
+    """Reads and verifies what `write_bundle` wrote; all of one bundle, also where a newer one takes its place.
+
+    Raises:
+        BundleError: no bundle, another format version, or a file is missing, added to or changed.
+    """
+    for _ in range(_TRIES):
+        manifest = _read_manifest(directory)
+        try:
+            state = _read_parts(directory, manifest)
+        except BundleError:
+            if _read_manifest(directory) == manifest:
+                raise
+        else:
+            if _read_manifest(directory) == manifest:
+                return state
+    raise BundleError(f"the bundle {directory} was replaced {_TRIES} times while it was read: load it again")
+
+
+def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
+    _verify(directory, manifest["files"])
+    try:
+        ids = json.loads((directory / "ids.json").read_text())
+        item_ids = decode_ids(ids["items"])
+        return BundleState(
+            config=RerankerConfig.from_mapping(manifest["config"]),
+            domain=manifest["domain"],
+            model=ModelInfo(**manifest["model"]),
+            templates_sha256=manifest["templates_sha256"],
+            items=_read_items(directory / "items.parquet", ids["item_table"]),
+            evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
+            references=[decode_ids(one) for one in ids["references"]],
+            reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
+            blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
+            prompts=PromptBank.load(directory / "prompts"),
+            priors=PriorStore.load(directory / "priors.parquet"),
+            recall=_read_recall(directory / "recall"),
+            contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
+            item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
+            hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
+        )
+    except BundleError:
+        raise
+    except (RerankerError, KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+        raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
+
+
+def _write_parts(directory: Path, state: BundleState) -> None:
+    evidence = state.evidence
+    ids = {
+        "items": encode_ids(evidence.index),
+        "item_table": encode_ids(state.items[ITEM]),
+        "users": encode_ids(evidence.histories),
+        "references": [encode_ids(one) for one in state.references],
+        "reference_items": encode_ids(state.reference_items[ITEM]),
+    }
+    (directory / "ids.json").write_text(json.dumps(ids))
+    (directory / "fusion.json").write_text(json.dumps(state.blend.to_json(), indent=1))
+    write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
+    write_table(state.reference_items.drop(columns=ITEM), directory / "reference_items.parquet")
+    _write_evidence(directory / "evidence.npz", evidence)
+    state.priors.save(directory / "priors.parquet")
+    if state.hidden_states is not None and len(state.hidden_states):
+        state.hidden_states.save(directory / _STATES)
+    state.prompts.save(directory / "prompts")
+    if state.contexts is not None:
+        state.contexts.save(directory / CONTEXT_FILE)
+    if state.item_tokens is not None:
+        state.item_tokens.save(directory / ITEM_TOKENS_FILE)
+    if state.recall is not None:
+        _write_recall(state.recall, directory / "recall")
+    manifest = {
+        "format": FORMAT_VERSION,
+        "reranker": metadata.version("reranker"),
+        "domain": state.domain,
+        "served": state.blend.guard.in_words(),
+        "model": asdict(state.model),
+        "templates_sha256": state.templates_sha256,
+        "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
+        "files": _hashes(directory),
+    }
+    (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
+    items = read_table(path)
+    items.insert(0, ITEM, pd.Series(decode_ids(ids), dtype=object))
+    return items
+
+
+def _write_recall(stage: RecallStage, directory: Path) -> None:
+    # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
+    from candidate_gen import can_load
+
+    if can_load(stage):
+        stage.save(directory)
+    else:
+        logger.warning(
+            "the recall stage (%s) is not saved with the bundle, which can do without: make its class known by "
+            "candidate_gen.register_recall to have it saved",
+            type(stage).__name__,
+        )
+
+
+def _read_recall(directory: Path) -> RecallStage | None:
+    from candidate_gen import load_recall
+
+    if not directory.is_dir():
+        return None
+    try:
+        return load_recall(directory)
+    except UnknownStageError as error:  # nothing but further fitting needs it
+        logger.warning("the bundle's recall stage is left out: %s", error)
+        return None
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    try:
+        manifest = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BundleError(f"{directory} is no bundle: it has no {_MANIFEST}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(
+            f"{path} has format {found!r}, this version reads {FORMAT_VERSION}: fit the bundle again with this version"
+        )
+    if not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"{path} is damaged: it does not list the bundle's files")
+    return manifest
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _verify(directory: Path, expected: dict[str, str]) -> None:
+    found = _hashes(directory)
+    for problem, names in {
+        "missing": expected.keys() - found.keys(),
+        "not part of the bundle": found.keys() - expected.keys(),
+        "changed since it was saved": {
+            name for name in expected.keys() & found.keys() if expected[name] != found[name]
+        },
+    }.items():
+        if names:
+            raise BundleError(f"the bundle {directory} is damaged: {', '.join(sorted(names))} {problem}. Save it again")
+
+
+def _write_evidence(path: Path, evidence: EvidenceModel) -> None:
+    arrays: dict[str, NDArray[Any]] = {name: getattr(evidence, name) for name in _DENSE}
+    for name in _SPARSE:
+        matrix: sparse.csr_array = getattr(evidence, name)
+        arrays |= {
+            f"{name}_data": matrix.data,
+            f"{name}_indices": matrix.indices,
+            f"{name}_indptr": matrix.indptr,
+            f"{name}_shape": np.array(matrix.shape),
+        }
+    histories = list(evidence.histories.values())
+    arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
+    arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> EvidenceModel:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves damaged files open
+        matrices = {
+            name: sparse.csr_array(
+                (arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"]),
+                shape=tuple(arrays[f"{name}_shape"]),
+            )
+            for name in _SPARSE
+        }
+        histories = np.split(arrays["history_rows"], np.cumsum(arrays["history_lengths"])[:-1])
+        return EvidenceModel(
+            index={item: row for row, item in enumerate(item_ids)},
+            histories=dict(zip(user_ids, histories, strict=True)),
+            vectors=arrays["vectors"],
+            popularity=arrays["popularity"],
+            recent_popularity=arrays["recent_popularity"],
+            co_visits=matrices["co_visits"],
+            transitions=matrices["transitions"],
+            categories=matrices["categories"],
+        )

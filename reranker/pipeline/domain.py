@@ -1,0 +1,110 @@
+"""What a Reranker knows of one domain: its items, what interactions say of them, and tokens of items."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from reranker.data.catalog import Catalog
+from reranker.data.dataset import Dataset
+from reranker.data.schema import ITEM, mixed_as_texts, require_ids_like
+from reranker.errors import ConfigError, DataError
+from reranker.fusion import EvidenceModel
+from reranker.fusion.statistics import evidence_model
+from reranker.protocols import RecallStage
+from reranker.scoring import reference_histories
+from reranker.soft_tokens import RECALL, ItemTokens, VectorTable
+from reranker.types import ItemId
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DomainData:
+    """Items and evidence as served: learned from every interaction `fit` was given.
+
+    Attributes:
+        items: the validated items table.
+        catalog: the same items by id, as templates see them.
+        evidence: statistics and histories.
+        references: histories of nobody, oldest first, behind which titles are read to tell what is likely for anybody.
+        reference_items: rows of `items` that they are made of, as they were when weights were fitted.
+    """
+
+    items: pd.DataFrame
+    catalog: Catalog
+    evidence: EvidenceModel
+    references: Sequence[Sequence[ItemId]]
+    reference_items: pd.DataFrame
+
+    @classmethod
+    def build(cls, data: Dataset, recall: RecallStage | None, references: int = 0, seed: int = 0) -> "DomainData":
+        """Learns from the whole data set, in the item space of `recall`; draws that many references by `seed`."""
+        drawn = reference_histories(data.items[ITEM].tolist(), references, seed)
+        return cls(
+            items=data.items,
+            catalog=Catalog(data.items),
+            evidence=evidence_model(data.interactions, data.items, recall),
+            references=drawn,
+            reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
+        )
+
+    @property
+    def reference_histories(self) -> list[list[Mapping[str, object]]]:
+        """The items of `references`, as templates see them; later rows of the same items change nothing about them."""
+        return list(map(Catalog(self.reference_items).items, self.references))
+
+    def with_items(self, items: pd.DataFrame) -> "DomainData":
+        """With the rows of a validated items table, which stand in for rows of the same items.
+
+        Raises:
+            DataError: no id is of a type that the known ones have, as where one table holds "7" and the other 7.
+        """
+        require_ids_like(self.items[ITEM], items[ITEM], "items")
+        kept = self.items[~self.items[ITEM].isin(items[ITEM])]
+        every = mixed_as_texts(pd.concat([kept, items], ignore_index=True))
+        return replace(self, items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
+
+
+def domain_tokens(
+    trained: Mapping[str, ItemTokens], data: Dataset, item_vectors: pd.DataFrame | None
+) -> ItemTokens | None:
+    """The item tokens of the data's domain; None where none were trained for it.
+
+    Args:
+        trained: domain -> item tokens.
+        data: the domain.
+        item_vectors: further items' vectors, of the kind that they were trained on.
+
+    Raises:
+        ConfigError: vectors were given, but nothing was trained that reads them.
+        DataError: the vectors are of another space, or none of the domain's items has one.
+    """
+    tokens = trained.get(data.domain)
+    if item_vectors is not None:
+        if tokens is None:
+            raise ConfigError(
+                f"item vectors were given, but no item tokens were trained for the domain {data.domain!r} "
+                f"({', '.join(map(repr, trained)) or 'nor for any other'}): run `reranker meta-train` with item_tokens "
+                "on these vectors and start from the prompt it writes"
+            )
+        tokens = tokens.extended(VectorTable.from_frame(item_vectors))
+    if tokens is not None:
+        tokens.table.require_items(data.items[ITEM], data.domain)
+    return tokens
+
+
+def with_newer_items(tokens: ItemTokens | None, evidence: EvidenceModel) -> ItemTokens | None:
+    """Item tokens with the items that came after they were trained, where `evidence` gives vectors of their kind.
+
+    Only tokens over a recall stage's space grow so; a stage of another kind adds nothing.
+    """
+    if tokens is None or tokens.table.name != RECALL:
+        return tokens
+    try:
+        newer = VectorTable.build(evidence.item_ids, evidence.vectors)
+        return tokens.extended(newer) if (tokens.table.rows(newer.item_ids) < 0).any() else tokens
+    except DataError as error:
+        logger.warning("items without a token stay without one: %s", error)
+        return tokens

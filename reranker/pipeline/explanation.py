@@ -1,0 +1,83 @@
+"""One user's list, taken apart: what `reranker inspect` shows."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.schema import ITEM
+from reranker.fusion import Blend
+from reranker.prompting import PromptRenderer, RenderedPrompt
+from reranker.scoring import Scoring, ScoringList
+from reranker.scoring.embedding import NEWEST
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """A ranked list and everything that went into it.
+
+    Attributes:
+        ranked: the list as `Reranker.rerank` serves it.
+        prompt: the rendered prompt; spans of the shared prefix and texts of the candidates, in the order that came in.
+        components: names of the read-out's components.
+        values: (rows of `ranked`, n_components) their values.
+        candidate_texts, candidate_tokens: text and token ids of each row of `ranked`; empty for listwise prompts, where
+            all candidates share one span.
+        guard: what is served and why.
+        weights: the blend in words, strongest first.
+    """
+
+    ranked: pd.DataFrame
+    prompt: RenderedPrompt
+    components: list[str]
+    values: NDArray[np.float64]
+    candidate_texts: list[str]
+    candidate_tokens: list[list[int]]
+    guard: str
+    weights: list[str]
+
+
+def explain(
+    ranked: pd.DataFrame,
+    lists: pd.DataFrame,
+    one: ScoringList,
+    components: NDArray[np.float64],
+    scoring: Scoring,
+    renderer: PromptRenderer,
+    blend: Blend,
+) -> Explanation:
+    """Puts an explanation together; `components` are in the row order of `lists`, one user's candidates."""
+    read_out = scoring.name.split("+")[0]
+    render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
+    shown = one.candidates if render is not None else one.candidates[:2]
+    if read_out == "embedding":
+        prompt = replace(
+            renderer.embedding(one.candidates),
+            history_given=len(one.history),
+            history_kept=min(len(one.history), NEWEST),
+        )
+    else:
+        prompt = (render or renderer.listwise)(
+            one.history,
+            shown,
+            soft_prompt=one.soft_prompt,
+            user_tokens=one.user_tokens,
+            query=one.query,
+            history_vectors=one.history_vectors,
+            candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
+        )
+    each = read_out != "listwise"
+    place = {item: row for row, item in enumerate(lists[ITEM])}
+    rows = [place[item] for item in ranked[ITEM]]
+    spans = prompt.request.candidates
+    return Explanation(
+        ranked=ranked,
+        prompt=prompt,
+        components=list(scoring.components),
+        values=components[rows],
+        candidate_texts=[prompt.candidate_texts[row] if each else "" for row in rows],
+        candidate_tokens=[spans[row].sequence.token_ids.tolist() if each else [] for row in rows],
+        guard=blend.guard.in_words(),
+        weights=blend.fused.in_words(),
+    )

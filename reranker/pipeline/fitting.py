@@ -1,0 +1,52 @@
+"""What the model says of the lists that `Reranker.fit` learns from, as of before the choices that they hold."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.data.catalog import Catalog
+from reranker.fusion.features import chosen_items
+from reranker.pipeline.domain import with_newer_items
+from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.windows import ValidationFold
+from reranker.soft_tokens import ItemTokens
+from reranker.types import IntArray
+
+
+def read_folds(
+    reader: Reader,
+    catalog: Catalog,
+    folds: Sequence[ValidationFold],
+    wanted: IntArray,
+    tokens: ItemTokens | None,
+    progress: bool = False,
+) -> dict[int, NDArray[np.float64]]:
+    """Reads lists of several moments; the reader is left with the tastes and item tokens of the last one.
+
+    Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of that
+    moment, without gradient steps.
+
+    Args:
+        reader: knows the catalogue's items already.
+        catalog: the items' texts.
+        folds: one a moment.
+        wanted: numbers of the lists, counted on from one fold to the next.
+        tokens: the domain's item tokens as they were trained.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        List number -> (n_candidates, n_components).
+    """
+    components: dict[int, NDArray[np.float64]] = {}
+    begins = np.cumsum([0, *(len(fold.users) for fold in folds)])
+    for fold, begin, end in zip(folds, begins[:-1], begins[1:], strict=True):
+        numbers = wanted[(wanted >= begin) & (wanted < end)]
+        if not len(numbers):
+            continue
+        reader.item_tokens = with_newer_items(tokens, fold.evidence)
+        reader.learn_choices(*chosen_items(catalog, fold.evidence))
+        candidates = fold.candidates[np.isin(fold.list_index, numbers - begin)].reset_index(drop=True)
+        read = reader.components(reader.lists(candidates, catalog, fold.evidence.history, {}), progress)
+        components |= zip(numbers.tolist(), read, strict=True)
+    return components

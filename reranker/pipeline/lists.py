@@ -1,0 +1,190 @@
+"""The lists that every system ranks, and the two ways to count them.
+
+`end_to_end`: all test users; a target that recall missed counts as zero. `covered`: users with at least one target in
+their list, and only those targets. Positives are never added to a list unless asked for, and then the label says so.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
+from reranker.data.splits import Fold, pairs_in
+from reranker.errors import ConfigError, DataError
+from reranker.fusion import EvidenceModel
+from reranker.fusion.statistics import evidence_model
+from reranker.protocols import RecallStage
+from reranker.types import IntArray
+
+ListProtocol = Literal["end_to_end", "covered"]
+PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CandidateLists:
+    """The candidates of a fold's test users, the same for every system.
+
+    Attributes:
+        fold: where they come from.
+        candidates: validated candidates table.
+        n: how many were asked for per user.
+        recall: the stage, fitted on `fold.train`; None when the table came from outside.
+        injected: True when missed targets were put in: such results are not comparable with others.
+    """
+
+    fold: Fold
+    candidates: pd.DataFrame
+    n: int
+    recall: RecallStage | None = None
+    injected: bool = False
+
+    def __post_init__(self) -> None:
+        strangers = ~self.candidates[USER].isin(self.fold.users).to_numpy()
+        if strangers.any():
+            first = self.candidates[USER].iloc[int(np.flatnonzero(strangers)[0])]
+            raise DataError(
+                f"table 'candidates': {int(strangers.sum())} rows are for users outside the test fold, first "
+                f"{first!r}; keep the fold's users only"
+            )
+
+    @cached_property
+    def list_index(self) -> IntArray:
+        """(rows,) position in `fold.users` of the row's user."""
+        positions = {user: position for position, user in enumerate(self.fold.users)}
+        return np.asarray(self.candidates[USER].map(positions), dtype=np.int64)
+
+    @cached_property
+    def relevant(self) -> NDArray[np.bool_]:
+        """(rows,) True where the candidate is a target."""
+        return pairs_in(self.candidates, self.fold.held_out)
+
+    @cached_property
+    def n_relevant(self) -> IntArray:
+        """(users,) targets per test user, proposed or not."""
+        counts = self.fold.held_out.groupby(USER, sort=False).size()
+        return np.asarray(counts.reindex(self.fold.users), dtype=np.int64)
+
+    @cached_property
+    def n_found(self) -> IntArray:
+        """(users,) targets per test user that are in the list."""
+        found: IntArray = np.bincount(self.list_index[self.relevant], minlength=len(self.fold.users)).astype(np.int64)
+        return found
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """(users,) True where the list holds at least one target."""
+        return self.n_found > 0
+
+    @cached_property
+    def statistics(self) -> EvidenceModel:
+        """The fusion head's own statistics, learned from `fold.train` only."""
+        return evidence_model(self.fold.train, self.fold.items, self.recall)
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float64]:
+        """(rows, len(FEATURES)) evidence features, of `statistics`."""
+        return self.statistics.features(self.candidates)
+
+    @cached_property
+    def n_known(self) -> IntArray:
+        """(users,) interactions known of each test user."""
+        return self.statistics.n_known(self.fold.users)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the candidates, the targets and all that a system can know of users and items."""
+        digest = hashlib.sha256(f"{self.fold.domain}|{self.fold.split}|{self.n}|{self.injected}".encode())
+        for table in (self.candidates, self.fold.held_out, self.fold.train, self.fold.history, self.fold.items):
+            for name in table:
+                digest.update(f"\x1e{name}\x1f".encode())
+                digest.update("\x1f".join(map(repr, table[name].tolist())).encode())
+        return digest.hexdigest()
+
+    def label(self, protocol: ListProtocol) -> str:
+        """Name of the protocol in results."""
+        return f"{protocol}+injected" if self.injected else protocol
+
+    def of_users(self, kept: NDArray[np.bool_]) -> "CandidateLists":
+        """The lists of some users, (users,) True to keep; the others stay in the fold, with an empty list."""
+        rows = kept[self.list_index]
+        return self._cut(self.candidates[rows], self.n)
+
+    def top(self, n: int) -> "CandidateLists":
+        """The first n candidates of every list."""
+        return self._cut(self.candidates[self.candidates[RANK] <= n], n)
+
+    def _cut(self, rows: pd.DataFrame, n: int) -> "CandidateLists":
+        """Lists with these candidates; the statistics, which only the fold decides, are not worked out again."""
+        lists = replace(self, candidates=rows.reset_index(drop=True), n=n)
+        if "statistics" in vars(self):
+            vars(lists)["statistics"] = self.statistics
+        return lists
+
+
+def list_lengths(text: str) -> tuple[int, ...]:
+    """List lengths from "20,50,100".
+
+    Raises:
+        ConfigError: not numbers, or below 2: a list of one has one order.
+    """
+    try:
+        lengths = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--candidates must be numbers separated by commas, got {text!r}") from error
+    if min(lengths) < 2:
+        raise ConfigError(f"--candidates must be 2 or more, got {text!r}")
+    return lengths
+
+
+def propose(fold: Fold, recall: RecallStage, n: int, inject: bool = False) -> CandidateLists:
+    """Lists by a fresh copy of `recall`, fitted on the fold's training part and nothing else.
+
+    In a fold with cold items, which no recall stage can propose, half of every list is cold items: the same random ones
+    for every user, after recall's own.
+
+    Args:
+        inject: put missed targets at the end of the list, in place of the last candidates. Labelled in every result.
+    """
+    fitted = recall.clone().fit(fold.train)
+    own = n - n // 2 if fold.cold_items else n
+    table = fitted.recommend(fold.users, n=own)
+    if fold.cold_items:
+        table = _with_cold_items(table, fold, n - own)
+    table = validate_candidates(table)
+    if inject:
+        table = _with_targets(table, fold, n)
+    return CandidateLists(fold=fold, candidates=table, n=n, recall=fitted, injected=inject)
+
+
+def _with_cold_items(table: pd.DataFrame, fold: Fold, n: int) -> pd.DataFrame:
+    drawn = np.random.default_rng(fold.seed).permutation(len(fold.cold_items))[:n]
+    pool = [fold.cold_items[position] for position in drawn]
+    users = table[USER].drop_duplicates()
+    lowest = table.groupby(USER, sort=False)[SCORE].min()
+    longest = int(table[RANK].max())
+    extra = pd.DataFrame(
+        {
+            USER: np.repeat(users.to_numpy(), len(pool)),
+            ITEM: pd.Series(pool * len(users), dtype=table[ITEM].dtype),
+            RANK: np.tile(np.arange(len(pool)) + longest + 1, len(users)),
+        }
+    )
+    extra[SCORE] = extra[USER].map(lowest)
+    return pd.concat([table, extra[table.columns]], ignore_index=True)
+
+
+def _with_targets(table: pd.DataFrame, fold: Fold, n: int) -> pd.DataFrame:
+    missed = fold.held_out[~pairs_in(fold.held_out, table)]
+    if missed.empty:
+        return table
+    room = n - missed.groupby(USER, sort=False).size()
+    limit = table[USER].map(room).fillna(n).to_numpy()
+    kept = table[table[RANK].to_numpy() <= limit]
+    extra = missed.assign(rank=missed.groupby(USER, sort=False).cumcount() + n + 1)
+    extra[SCORE] = extra[USER].map(table.groupby(USER, sort=False)[SCORE].min()).fillna(0.0)
+    return validate_candidates(pd.concat([kept, extra[table.columns]], ignore_index=True))

@@ -1,0 +1,448 @@
+"""The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from reranker.config import RerankerConfig
+from reranker.data.catalog import LONGEST_HISTORY, Catalog
+from reranker.data.schema import ITEM, USER
+from reranker.engines import load_engine
+from reranker.errors import BundleError, ConfigError
+from reranker.hub import resolve_model
+from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
+from reranker.protocols import Engine, RunsApart
+from reranker.scoring import (
+    CombinedScoring,
+    EmbeddingScoring,
+    LabelScoring,
+    LikelihoodScoring,
+    ListReading,
+    ListwiseScoring,
+    PriorStore,
+    Scoring,
+    ScoringList,
+    StateStore,
+)
+from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, ItemTokens, history_features
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt_bank import PromptBank
+from reranker.types import ItemId, ModelInfo, TokenSequence, UserId, UserState
+
+if TYPE_CHECKING:
+    from reranker.engines.torch.packed_lm import PackedLM
+    from reranker.soft_tokens.user_adaptation import ContextAdapter
+
+LISTS_PER_CALL = 64
+
+
+def engine_of(config: RerankerConfig) -> Engine:
+    """The engine that the settings name, loaded.
+
+    Raises:
+        ConfigError, ModelError: as `load_engine` does.
+    """
+    return load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
+
+
+class LazyEngine:
+    """An engine that is loaded when it is first asked for, for all readers that hold this.
+
+    Args:
+        config: names it.
+        engine: a ready one.
+    """
+
+    def __init__(self, config: RerankerConfig, engine: Engine | None = None) -> None:
+        self.loaded = engine
+        self._config = config
+        self._loading = threading.Lock()
+
+    def get(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ConfigError, ModelError: as `engine_of` does.
+        """
+        with self._loading:
+            if self.loaded is None:
+                self.loaded = engine_of(self._config)
+            return self.loaded
+
+    def close(self) -> None:
+        """Frees the engine, if it was loaded."""
+        engine, self.loaded = self.loaded, None
+        if engine is not None:
+            engine.close()
+
+
+class Reader:
+    """Reads what a causal LM says of lists, in one domain.
+
+    Args:
+        config: model, engine, read-out and prompt settings.
+        domain: picks the template family and the soft prompt.
+        prompts: soft prompts; the instruction's embeddings stand in where there is none for the domain.
+        priors: kept likelihoods of titles.
+        engine: a ready engine; by default the one `config` names, loaded on first use.
+        model: the model that `priors` and everything fitted belong to; another one is refused.
+        contexts: what makes users' contexts soft tokens; None gives users none.
+        item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
+        hidden_states: kept hidden states of texts, and the spaces they are compared in.
+    """
+
+    def __init__(
+        self,
+        config: RerankerConfig,
+        domain: str,
+        prompts: PromptBank,
+        *,
+        priors: PriorStore | None = None,
+        engine: Engine | None = None,
+        model: ModelInfo | None = None,
+        contexts: ContextMap | None = None,
+        item_tokens: ItemTokens | None = None,
+        hidden_states: StateStore | None = None,
+    ) -> None:
+        self.config = config
+        self.domain = domain
+        self.prompts = prompts
+        self.priors = PriorStore() if priors is None else priors
+        self.contexts = contexts
+        self.item_tokens = item_tokens
+        self.hidden_states = StateStore() if hidden_states is None else hidden_states
+        self._references: Sequence[Sequence[Mapping[str, object]]] = ()
+        self._engine = LazyEngine(config, engine)
+        self._owns_engine = True
+        self._model = model
+        self._renderer: PromptRenderer | None = None
+        self._scoring: Scoring | None = None
+        self._written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
+        self._of_texts: Reader | None = None
+        self._packed: PackedLM | None = None
+        self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
+
+    def for_domain(self, domain: str, takes_engine: bool = False) -> "Reader":
+        """The same model and prompts in another domain; nothing that was fitted comes along.
+
+        Args:
+            takes_engine: `close` of the new one frees the engine, for it stands in this one's place.
+        """
+        reader = Reader(self.config, domain, self.prompts, contexts=self.contexts)
+        reader._engine, reader._owns_engine = self._engine, takes_engine and self._owns_engine
+        return reader
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that everything fitted belongs to; loads the engine if that is not known yet."""
+        return self._model or self.engine.model
+
+    @property
+    def engine(self) -> Engine:
+        """The inference engine, loaded on first use."""
+        engine = self._engine.get()
+        if self._model is None:
+            self._model = engine.model
+        elif not _same_model(self._model, engine.model):
+            fitted, running = self._model, engine.model
+            raise BundleError(
+                f"the bundle was fitted with {fitted.model_id} (sha256 {fitted.sha256[:12]}, width {fitted.dim}), but "
+                f"the engine runs {running.model_id} (sha256 {running.sha256[:12]}, width {running.dim}). Load it with "
+                "the first model, or fit a new Reranker"
+            )
+        return engine
+
+    @property
+    def dead(self) -> bool:
+        """The process in which the engine ran is gone; False before it is loaded."""
+        engine = self._engine.loaded
+        return isinstance(engine, RunsApart) and engine.dead
+
+    def close(self) -> None:
+        """Frees the engine if it was loaded; one that `share_engine` took is its owner's to free."""
+        if self._owns_engine:
+            self._engine.close()
+
+    def share_engine(self, other: "Reader") -> bool:
+        """Reads with the other's engine from now on, if both would load the same one; nothing is loaded by this.
+
+        Returns:
+            False where base model, engine, dtype or options differ: each keeps its own.
+        """
+        fields = ("engine", "model", "dtype", "engine_options")
+        same = all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
+        if same and self._engine.loaded is None and self is not other:
+            self._engine, self._owns_engine = other._engine, False
+        return same
+
+    @property
+    def renderer(self) -> PromptRenderer:
+        """Turns lists into prompts for this engine, built on first use."""
+        with self._loading:
+            if self._renderer is None:
+                self._renderer = PromptRenderer(
+                    self.templates,
+                    self.engine.tokenizer,
+                    self._prompt_settings(),
+                    self.engine.model.max_length,
+                    self._references,
+                )
+            return self._renderer
+
+    @property
+    def scoring(self) -> Scoring:
+        """The read-out, built on first use."""
+        with self._loading:
+            if self._scoring is None:
+                self._scoring = self._build_scoring()
+            return self._scoring
+
+    @property
+    def of_texts(self) -> "Reader":
+        """What reads texts that belong to no catalogue: by likelihood where this reader compares states, which mean
+        something in the space of a catalogue only."""
+        if not self.config.compares_states:
+            return self
+        with self._loading:
+            if self._of_texts is None:
+                config = self.config.model_copy(update={"scoring": "likelihood"})
+                # No references: a text that nobody sent before would be read behind each of them, for every request.
+                self._of_texts = Reader(config, self.domain, self.prompts, model=self._model, contexts=self.contexts)
+                self._of_texts.share_engine(self)
+            return self._of_texts
+
+    def soft_prompt(self) -> TokenSequence | None:
+        """The domain's soft tokens, as `prompt` has them.
+
+        Raises:
+            PromptError: the prompt was made for another model.
+        """
+        found = self.prompt()
+        return None if found is None else found.as_sequence()
+
+    def prompt(self) -> SoftPrompt | None:
+        """What the domain's lists are read behind: the embeddings of the written instruction, a trained prompt, or
+        their sum where the prompt is relative. The shipped prompt is one of `soft_tokens` tokens for one base model;
+        where either is another, the instruction stands alone.
+
+        Raises:
+            PromptError: the prompt was made for another model.
+        """
+        if self.config.soft_tokens == 0:
+            return None
+        found, shipped, length = self.prompts.resolve(self.domain), self.prompts.shipped, self.config.soft_tokens
+        if found is not None:
+            found.require_model(self.engine.model)
+            length = len(found)
+        elif shipped is not None and len(shipped) == length and shipped.is_for(self.engine.model):
+            found = shipped
+        if found is not None and not found.relative:
+            return found
+        with self._loading:
+            if self._written is None or self._written[0] is not found:
+                written = SoftPrompt.from_instruction(self.engine, self.renderer.instruction_token_ids(), length)
+                self._written = found, written if found is None else found.beside(written)
+            return self._written[1]
+
+    def prompts_to_keep(self) -> PromptBank:
+        """The prompts, and among them what this domain was read behind: a later instruction may be written otherwise,
+        and a later version of the product may ship another prompt."""
+        kept = replace(self.prompts, domains=dict(self.prompts.domains))
+        if self._written is not None:
+            kept.add_domain(self.domain, self._written[1])
+        return kept
+
+    def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
+        """The user's own soft tokens.
+
+        An adapted user's come from the kept context; another's, and those of a context that was adapted under another
+        map, from the text of the history alone, without a gradient step; a stranger gets those of z = 0.
+
+        Raises:
+            PromptError: the map belongs to another model.
+        """
+        contexts = self.contexts
+        if contexts is None:
+            return None
+        contexts.require_model(self.engine.model)
+        if state is not None and contexts.reads(state):
+            return contexts.tokens(state.vector, state.support)
+        if not history:
+            return contexts.tokens(np.zeros(0, dtype=np.float32), 0)
+        span = self.renderer.continuation(history, self.soft_prompt(), most=SUPPORT_ITEMS).request.candidates[0]
+        embeddings = self.engine.embed_tokens(span.sequence.token_ids.tolist())
+        start = contexts.start(history_features([embeddings], [len(history)]))[0]
+        return contexts.tokens(start, len(history))
+
+    def adapter(self, steps: int) -> "ContextAdapter":
+        """Adapts users' contexts by this many gradient steps.
+
+        Raises:
+            ConfigError: there is no context map, or torch is not installed.
+        """
+        if self.contexts is None:
+            raise ConfigError(
+                "there is no context map, so nothing can be adapted to users: train one with `reranker meta-train` "
+                "and algorithm: cavia, and start from the prompt it writes"
+            )
+        self.contexts.require_model(self.engine.model)
+        packed = self.packed_lm()
+        from reranker.soft_tokens.user_adaptation import ContextAdapter
+
+        return ContextAdapter(packed, self.renderer, self.soft_prompt(), self.contexts, steps=steps)
+
+    def packed_lm(self) -> "PackedLM":
+        """The model as something that gives gradients.
+
+        The torch engine's own where that is the engine; beside others it is loaded once more.
+
+        Raises:
+            ConfigError: torch is not installed.
+        """
+        try:
+            import torch
+
+            from reranker.engines.loading import load_causal_lm
+            from reranker.engines.precision import AUTO_DEVICE, chosen_device
+            from reranker.engines.torch.packed_lm import PackedLM
+        except ImportError as error:
+            raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
+        if self._packed is None:
+            self._packed = getattr(self.engine, "packed_lm", None)
+        if self._packed is None:
+            device = chosen_device(AUTO_DEVICE)
+            source = resolve_model(self.config.model)
+            self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
+        return self._packed
+
+    def refer_to(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> None:
+        """Sets the reference histories, behind which "likelihood" looks for how likely a title is for anybody.
+
+        Args:
+            histories: items, as of `reference_histories`; without any, titles are read behind no history.
+        """
+        with self._loading:
+            self._references, self._renderer, self._scoring = histories, None, None
+
+    def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
+        """Shows the catalogue to a read-out that has to know it before it scores."""
+        if self.config.compares_states and items:
+            self._embedding().learn(items, self.config.seed)
+
+    def learn_choices(
+        self, items: Sequence[Mapping[str, object]], vectors: NDArray[np.float32], counts: NDArray[np.float64]
+    ) -> None:
+        """Shows who chooses what, and how often, to a read-out that has to know it before it scores; after
+        `learn_items`.
+
+        Args:
+            items: those of `learn_items`, and in their order.
+            vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
+            counts: (n_items,) how often each was chosen.
+        """
+        if self.config.compares_states and self.hidden_states.spaces is not None:
+            self._embedding().learn_choices(items, vectors, counts, self.config.seed)
+
+    def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
+        """Reads these texts now where the read-out keeps what it read of an item's text."""
+        if self.config.compares_states and items:
+            self._embedding().keep(items)
+
+    def lists(
+        self,
+        candidates: pd.DataFrame,
+        catalog: Catalog,
+        history_of: Callable[[UserId], Sequence[ItemId]],
+        states: Mapping[UserId, UserState],
+    ) -> list[ScoringList]:
+        """A table of candidates as what is to be read: one list a user, users in order of appearance, candidates in
+        row order.
+
+        Args:
+            candidates: a validated candidates table.
+            catalog: the items' texts.
+            history_of: user id -> the user's items, oldest first; empty for a stranger.
+            states: users' adapted contexts; others start from the text of their histories.
+        """
+        lists = []
+        soft_prompt, tokens = self.soft_prompt(), self.item_tokens
+        for user, rows in candidates.groupby(USER, sort=False).indices.items():
+            chosen, proposed = history_of(user)[-LONGEST_HISTORY:], candidates[ITEM].iloc[rows].tolist()
+            history = catalog.items(chosen)
+            lists.append(
+                ScoringList(
+                    history=history,
+                    candidates=catalog.items(proposed),
+                    soft_prompt=soft_prompt,
+                    user_tokens=self.user_tokens(history, states.get(user)),
+                    history_vectors=tokens.before_history(chosen) if tokens else None,
+                    candidate_vectors=tokens.before_candidates(proposed) if tokens else None,
+                )
+            )
+        return lists
+
+    def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
+        """Per list: (n_candidates, n_components), of `read`."""
+        return [one.components for one in self.read(lists, progress)]
+
+    def read(self, lists: Sequence[ScoringList], progress: bool = False) -> list[ListReading]:
+        """What the model says of each list, and the tokens it read for that.
+
+        Lists with histories of like length go to the engine together, so that its batches need little padding.
+
+        Raises:
+            PromptError: the item tokens belong to another model.
+        """
+        if self.item_tokens is not None:
+            self.item_tokens.require_model(self.engine.model)
+        by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
+        readings: dict[int, ListReading] = {}
+        with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
+            for start in range(0, len(lists), LISTS_PER_CALL):
+                part = by_length[start : start + LISTS_PER_CALL]
+                readings.update(zip(part, self.scoring.read([lists[number] for number in part]), strict=True))
+                bar.update(len(part))
+        return [readings[number] for number in range(len(lists))]
+
+    def _embedding(self) -> EmbeddingScoring:
+        return EmbeddingScoring(self.engine, self.renderer, self.hidden_states)
+
+    def _build_scoring(self) -> Scoring:
+        engine, renderer, config = self.engine, self.renderer, self.config
+        build: dict[str, Callable[[], Scoring]] = {
+            "embedding": self._embedding,
+            "labels": lambda: LabelScoring(engine, renderer),
+            "likelihood": lambda: LikelihoodScoring(engine, renderer, self.priors),
+            "listwise": lambda: ListwiseScoring(engine, renderer, config.permutations, seed=config.seed),
+        }
+        parts = [build[name]() for name in config.read_outs]
+        return parts[0] if len(parts) == 1 else CombinedScoring(parts)
+
+    def _prompt_settings(self) -> PromptSettings:
+        settings = self.config.prompt
+        if "family" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(update={"family": family_for_domain(self.domain, settings.directory)})
+
+    @property
+    def templates(self) -> TemplateSet:
+        """The blocks in use.
+
+        Raises:
+            PromptError: the family or language does not exist.
+        """
+        settings = self._prompt_settings()
+        return TemplateSet.load(settings.family, settings.language, settings.directory)
+
+
+def _same_model(one: ModelInfo, other: ModelInfo) -> bool:
+    """Weights and width; a model whose weights cannot be hashed (a remote one) goes by its name."""
+    if one.sha256 and other.sha256:
+        return (one.sha256, one.dim) == (other.sha256, other.dim)
+    return (one.model_id, one.dim) == (other.model_id, other.dim)

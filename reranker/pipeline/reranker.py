@@ -1,0 +1,581 @@
+"""The public face: a recall list goes in, and an order comes out that a validation fold says is not worse."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reranker.config import RerankerConfig, default_read_out
+from reranker.data.catalog import Catalog
+from reranker.data.dataset import Dataset
+from reranker.data.schema import (
+    ITEM,
+    RANK,
+    USER,
+    refuse_single,
+    require_ids_like,
+    validate_candidates,
+    validate_interactions,
+    validate_items,
+)
+from reranker.errors import BundleError, ConfigError, DataError
+from reranker.fusion import Blend, Choices, Order, as_order
+from reranker.fusion.features import chosen_items
+from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle
+from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
+from reranker.pipeline.explanation import Explanation, explain
+from reranker.pipeline.fitting import read_folds
+from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
+from reranker.pipeline.windows import fold_from_logs, folds_from_recall
+from reranker.protocols import Engine, RecallStage, UserStore
+from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
+from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
+from reranker.soft_tokens.prompt_bank import PromptBank
+from reranker.types import IntArray, ItemId, UserId, UserState
+
+logger = logging.getLogger(__name__)
+
+
+class Reranker:
+    """Reranks candidate lists with a causal LM, this domain's soft prompt and recall evidence.
+
+    Build one with `from_pretrained`, `fit` it on a domain, `rerank` lists; or `load` a saved bundle. The model is
+    loaded when it is first needed.
+
+    Attributes:
+        config: the settings.
+        reader: the language model's half: engine, prompts, read-out.
+        blend: what `fit` learned, or None.
+        recall: the recall stage the Reranker was fitted with, or None.
+        states: adapted users, as `adapt` left them; empty after `fit` and `load`.
+    """
+
+    def __init__(
+        self,
+        config: RerankerConfig | None = None,
+        engine: Engine | None = None,
+        prompts: PromptBank | None = None,
+        contexts: ContextMap | None = None,
+        item_tokens: Mapping[str, ItemTokens] | None = None,
+    ) -> None:
+        """Takes a ready engine, or loads the one `config` names when it is first needed."""
+        self.config = config or RerankerConfig()
+        self.reader = Reader(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
+        self.states: dict[UserId, UserState] = {}
+        self.blend: Blend | None = None
+        self.recall: RecallStage | None = None
+        self._item_tokens = item_tokens or {}
+        self._data: DomainData | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "default", *, engine: Engine | str | None = None, **settings: Any
+    ) -> "Reranker":
+        """A Reranker that has seen no data of yours yet.
+
+        Args:
+            name: "default", which reads by likelihood behind the shipped prompt where the base model is the one it was
+                made for; "untrained", which never does; or a directory with a soft prompt to start from. What
+                `meta-train` writes beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users
+                contexts of their own, `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was
+                trained on.
+            engine: an engine, or the name of one ("auto", "torch", "vllm").
+            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `moments` 1 where a
+                prompt was trained: it may have been taught by the choices before the newest, and weights that are
+                fitted on those would trust it too much, and so would the guard.
+
+        Raises:
+            ConfigError: an unknown setting.
+            PromptError: `name` is a directory without a usable soft prompt.
+        """
+        engine, settings = _named_engine(engine, settings)
+        is_trained = str(name) not in (DEFAULT, UNTRAINED)
+        runs = str(settings.get("engine", "auto")) if engine is None else engine.name
+        defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
+        settings = {**defaults, **settings}
+        config = RerankerConfig.from_mapping(settings)
+        trained = Trained.named(name, config.scoring)
+        return cls(config, engine, trained.bank, trained.contexts, trained.item_tokens)
+
+    @property
+    def item_tokens(self) -> Mapping[str, ItemTokens]:
+        """Domain -> what was trained to give its items tokens."""
+        return self._item_tokens
+
+    def fit(
+        self,
+        data: Dataset,
+        recall: RecallStage | None = None,
+        *,
+        candidates: pd.DataFrame | None = None,
+        held_out: pd.DataFrame | None = None,
+        item_vectors: pd.DataFrame | None = None,
+        progress: bool = False,
+    ) -> "Reranker":
+        """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
+
+        Either give a fitted `recall` stage: each user's last interaction is held out, a clone of the stage is fitted on
+        the rest and proposes lists; where these are few, the interaction before it teaches in the same way, and so on
+        (`moments`). Or give what your own recall served: `candidates`, and in `held_out` what the users
+        chose afterwards.
+
+        Args:
+            data: interactions and items of the domain, up to now.
+            recall: the stage whose lists will be reranked; saved with the bundle.
+            candidates: lists served at one moment.
+            held_out: interactions after that moment.
+            item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
+                on such vectors; tokens over the recall space find theirs by themselves.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            self.
+
+        Raises:
+            DataError: a table is wrong, or there is nothing to learn from.
+            ConfigError: neither recall nor logs were given, or both; or vectors that no item tokens were trained on.
+        """
+        logs = None if candidates is None or held_out is None else (candidates, held_out)
+        if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
+            raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
+        config = self.config
+        data.require_shared_items()
+        if logs is not None:
+            folds = [fold_from_logs(data, *logs)]
+        elif recall is not None:
+            folds = folds_from_recall(
+                data, recall, config.n_candidates, config.min_history, config.seed, config.moments
+            )
+        tokens = domain_tokens(self._item_tokens, data, item_vectors)
+        self.states = {}
+        self.blend = None  # if this fails, nothing old must be served over new data
+        self.reader = self.reader.for_domain(data.domain, takes_engine=True)
+        self.recall = recall
+        self._data = DomainData.build(data, recall, config.references, config.seed)
+        self.reader.refer_to(self._data.reference_histories)
+        self.reader.learn_items(self._data.catalog.items(self.item_ids))
+        choices = Choices.joined([fold.choices for fold in folds])
+        wanted = choices.covered_lists(config.lists_to_read, config.seed)
+        components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
+        self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
+        self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
+        self.blend = Blend.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
+        logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
+        return self
+
+    def add_items(self, items: pd.DataFrame) -> int:
+        """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
+
+        Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
+        take the new row's text. The read-out "embedding" reads the texts here; `save` keeps them.
+
+        Args:
+            items: `item_id`, `title` and the further columns of the items table.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            DataError: nothing was fitted, the table breaks its contract, or its ids are of another type.
+        """
+        before, items = self._require_data(), validate_items(items)
+        after = before.with_items(items)
+        self.reader.keep_items(after.catalog.items(items[ITEM]))
+        self._data = after  # if reading fails, nothing has changed
+        return len(after.items) - len(before.items)
+
+    def rerank(
+        self,
+        candidates: pd.DataFrame,
+        k: int | None = None,
+        *,
+        interactions: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None = None,
+        order: Order | None = None,
+        states: Mapping[UserId, UserState] | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Reranks each user's list.
+
+        Args:
+            candidates: `user_id, item_id` and `score` or `rank`.
+            k: rows kept a user; None or more than there are keeps all.
+            interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
+                of the users they contain.
+            order: serve this order whatever the guard decided: "fused", "features" or "recall".
+            states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
+            rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
+            `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of recall for users
+            of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`, and
+            `attrs["prompt_tokens"]` how many tokens the model read for it.
+
+        Raises:
+            DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
+                fitted.
+            ConfigError: k < 1, or an unknown order.
+        """
+        if k is not None and k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        lists = validate_candidates(candidates)
+        data, _ = self._fitted()
+        if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
+            for user, chosen in interactions.items():
+                refuse_single(chosen, "item ids", f"interactions[{user!r}]")
+            require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
+        else:
+            require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+            if interactions is None:
+                require_ids_like(data.evidence.histories, lists[USER], "candidates")
+            else:
+                interactions = validate_interactions(interactions)
+                require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
+                require_ids_like(lists[USER], interactions[USER], "interactions")
+        served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
+        ranked = ranking(lists, served.scores)
+        report = RerankReport.of(lists, served, data.catalog)
+        if report.unknown_users or report.unknown_items:
+            logger.warning(report.in_words())
+        if k is not None:
+            ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
+        ranked.attrs.update(
+            report=asdict(report),
+            served=served.orders,
+            guard=served.guard,
+            prompt_tokens=served.prompt_tokens.tolist(),
+        )
+        return ranked
+
+    async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
+        """`rerank` in a worker thread, so that a server's event loop goes on."""
+        return await asyncio.to_thread(self.rerank, candidates, k, **options)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, object]],
+        *,
+        history: Sequence[str | Mapping[str, object]] = (),
+    ) -> list[RankedDocument]:
+        """Ranks texts by how well they follow `history` and `query`; no ids, no fit needed. Best first.
+
+        There is no recall list here, hence no evidence and no guard: equal scores keep the order that came in. Where
+        the read-out is "embedding", texts are read by likelihood: they belong to no catalogue.
+
+        Args:
+            query: what is asked for, or "recently watched: ...".
+            documents: titles, or items with `title` and further fields.
+            history: titles or items chosen before, oldest first.
+
+        Raises:
+            DataError: a document without text.
+        """
+        return self.rank_many([TextList(query=query, documents=documents, history=history)])[0]
+
+    def rank_many(self, lists: Sequence[TextList]) -> list[list[RankedDocument]]:
+        """`rank` for many lists, which the engine reads together.
+
+        Raises:
+            DataError: a document without text.
+        """
+        return [ranked for ranked, _ in self.rank_counted(lists)]
+
+    def rank_counted(self, lists: Sequence[TextList]) -> list[tuple[list[RankedDocument], int]]:
+        """`rank_many`, with how many prompt tokens the model read for each list.
+
+        Raises:
+            DataError: a document without text.
+        """
+        wanted = [number for number, one in enumerate(lists) if len(one.documents)]
+        if not wanted:
+            return [([], 0) for _ in lists]
+        reader = self.reader.of_texts
+        read = reader.read([lists[number].scoring_list(reader) for number in wanted])
+        coefficients = reader.scoring.default_coefficients
+        if self.blend is not None and reader is self.reader:
+            coefficients = self.blend.coefficients
+        readings = dict(zip(wanted, read, strict=True))
+        return [
+            (one.ranked(readings[number].components @ coefficients), readings[number].prompt_tokens)
+            if number in readings
+            else ([], 0)
+            for number, one in enumerate(lists)
+        ]
+
+    def adapt(
+        self,
+        users: Iterable[UserId] | None = None,
+        *,
+        store: UserStore | None = None,
+        steps: int = 2,
+        progress: bool = False,
+    ) -> AdaptReport:
+        """Adapts users' contexts to what they chose, many at once.
+
+        A user who was adapted before goes on from there: only interactions since then are read. Where the context was
+        adapted under another map, or what the bundle knows of the user is not what it was then, all is read anew.
+
+        Args:
+            users: whom to adapt; everyone whose history is known by default, and everyone in `store`.
+            store: where states are kept and newer interactions come from; `states` without it.
+            steps: gradient steps a user.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            How many were adapted, how many drifted, and what it cost.
+
+        Raises:
+            ConfigError: steps < 1, no context map, or torch is not installed.
+            DataError: nothing was fitted, or one text instead of several ids.
+        """
+        if steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {steps}")
+        refuse_single(users, "user ids", "users")
+        data = self._require_data()
+        adapter = self.reader.adapter(steps)
+        if users is None:
+            users = [*data.evidence.histories, *(store.user_ids() if store else ())]
+        asked = list(dict.fromkeys(users))
+        known = self.states if store is None else store.get(asked)
+        support = []
+        for user in asked:
+            state, new = self._unseen(known.get(user) or UserState(user_id=user))
+            support.append(Support(state=state, items=data.catalog.items(new)))
+        states, report = adapter.adapt(support, progress)
+        changed = [state for state, one in zip(states, support, strict=True) if one.items]
+        if store is None:
+            self.states.update((state.user_id, state) for state in changed)
+        else:
+            store.put_contexts(changed)
+        return report
+
+    def is_behind(self, state: UserState) -> bool:
+        """Whether `adapt` would read anything of this user: something happened that the context has not seen, or it
+        was adapted under another map or bundle.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
+        return bool(self._unseen(state)[1])
+
+    def _unseen(self, state: UserState) -> tuple[UserState, list[ItemId]]:
+        """The state to go on from, and what of the user is to be read."""
+        return unseen(state, self.history(state.user_id), self.reader.contexts)
+
+    def forget(self, users: Iterable[UserId]) -> int:
+        """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`.
+
+        Raises:
+            DataError: one text instead of several ids.
+        """
+        refuse_single(users, "user ids", "users")
+        return sum(self.states.pop(user, None) is not None for user in users)
+
+    def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
+        """One user's list as the model sees it: prompt, spans, tokens, components and weights.
+
+        Raises:
+            DataError: the table breaks its contract or holds more than one user.
+        """
+        lists = validate_candidates(candidates)
+        data, blend = self._fitted()
+        if lists[USER].nunique() != 1:
+            raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
+        one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
+        components = self.reader.components([one])[0]
+        return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
+
+    def score_all(
+        self,
+        candidates: pd.DataFrame,
+        *,
+        histories: Mapping[UserId, IntArray] | None = None,
+        states: Mapping[UserId, UserState] | None = None,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
+
+        Args:
+            candidates: a validated candidates table.
+            histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            states: users' adapted contexts; what `adapt` kept by default.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            (rows) columns `recall`, `features` (evidence alone), `llm` (read-out alone), `fused` (both).
+            `attrs["prompt_tokens"]` holds how many tokens the model read for each list.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
+        data, blend = self._fitted()
+        known = data.evidence.histories if histories is None else histories
+        # Rows of a validated table stand user by user, so lists laid end to end are its rows.
+        adapted = self.states if states is None else states
+        lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
+        read = self.reader.read(lists, progress)
+        raw = np.concatenate([one.components for one in read])
+        list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
+        orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
+        scores = pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
+        scores.attrs["prompt_tokens"] = [one.prompt_tokens for one in read]
+        return scores
+
+    def history(self, user_id: UserId) -> list[ItemId]:
+        """What the user chose before `fit`, oldest first; empty for a stranger."""
+        return self._require_data().evidence.history(user_id)
+
+    def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
+        """Titles of the catalogue; "(untitled)" for an unknown item."""
+        return self._require_data().catalog.titles(item_ids)
+
+    @property
+    def item_ids(self) -> list[ItemId]:
+        """The items of the fitted domain's catalogue."""
+        return list(self._require_data().items[ITEM])
+
+    @property
+    def user_ids(self) -> list[UserId]:
+        """The users whose history the fitted domain holds."""
+        return list(self._require_data().evidence.histories)
+
+    def save(self, directory: Path | str) -> None:
+        """Writes the bundle: a folder without pickle, complete or not there at all.
+
+        Raises:
+            DataError: nothing was fitted.
+            BundleError: the folder cannot be written; what stood there before is untouched.
+        """
+        data, blend = self._fitted()
+        reader = self.reader
+        write_bundle(
+            Path(directory),
+            BundleState(
+                config=self.config,
+                domain=reader.domain,
+                model=reader.model,
+                templates_sha256=reader.templates.sha256,
+                items=data.items,
+                evidence=data.evidence,
+                references=data.references,
+                reference_items=data.reference_items,
+                blend=blend,
+                prompts=reader.prompts_to_keep(),
+                priors=reader.priors,
+                recall=self.recall,
+                contexts=reader.contexts,
+                item_tokens=reader.item_tokens,
+                hidden_states=reader.hidden_states,
+            ),
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str, *, engine: Engine | str | None = None, **settings: Any) -> "Reranker":
+        """Reads a bundle.
+
+        Args:
+            directory: what `save` wrote.
+            engine: an engine, or the name of one; by default the one the bundle was fitted with.
+            settings: fields of `RerankerConfig` to change, for instance dtype="float32".
+
+        Raises:
+            ConfigError: read-out or prompt are to be other than those that the bundle was fitted with.
+            BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
+                model.
+        """
+        state = read_bundle(Path(directory))
+        engine, settings = _named_engine(engine, settings, state.config)
+        config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
+        config.require_fitted_with(state.config)
+        tokens = state.item_tokens
+        reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
+        reranker.reader = Reader(
+            config,
+            state.domain,
+            state.prompts,
+            priors=state.priors,
+            engine=engine,
+            model=state.model,
+            contexts=state.contexts,
+            item_tokens=tokens,
+            hidden_states=state.hidden_states,
+        )
+        reranker.blend = state.blend
+        reranker.recall = state.recall
+        reranker._data = DomainData(
+            items=state.items,
+            catalog=Catalog(state.items),
+            evidence=state.evidence,
+            references=state.references,
+            reference_items=state.reference_items,
+        )
+        reranker.reader.refer_to(reranker._data.reference_histories)
+        templates = reranker.reader.templates
+        if templates.sha256 != state.templates_sha256:
+            raise BundleError(
+                f"the bundle {directory} was fitted with other text in the template {templates.name}: scores would not "
+                "mean the same. Restore that template (prompt.directory) or fit again"
+            )
+        return reranker
+
+    def _served(
+        self,
+        lists: pd.DataFrame,
+        histories: Mapping[UserId, IntArray],
+        order: Order | None,
+        states: Mapping[UserId, UserState] | None,
+        progress: bool,
+    ) -> ServedScores:
+        """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
+        data, blend = self._fitted()
+        list_index, users = pd.factorize(lists[USER])
+        n_known = data.evidence.n_known(users, histories)
+        guard = blend.guard.overruled(as_order(order)) if order else blend.guard
+        holds = guard.holds_for(n_known)
+        scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
+        rows = holds[list_index]
+        if rows.any():
+            part = lists[rows].reset_index(drop=True)
+            if guard.serve == "fused":
+                every = self.score_all(part, histories=histories, states=states, progress=progress)
+                scores[rows], tokens[holds] = every[guard.serve].to_numpy(), every.attrs["prompt_tokens"]
+            else:
+                scores[rows] = blend.features.score(data.evidence.features(part, histories))
+        return ServedScores(
+            order=guard.serve,
+            orders=guard.orders(n_known),
+            guard=blend.guard.orders(n_known),
+            n_known=n_known,
+            scores=scores,
+            prompt_tokens=tokens,
+        )
+
+    def _require_data(self) -> DomainData:
+        if self._data is None:
+            raise DataError("this Reranker knows no domain yet: call fit(data, recall) or load a bundle first")
+        return self._data
+
+    def _fitted(self) -> tuple[DomainData, Blend]:
+        data = self._require_data()
+        if self.blend is None:
+            raise DataError("this Reranker was not fitted: call fit(data, recall) or load a bundle first")
+        return data, self.blend
+
+
+def _named_engine(
+    engine: Engine | str | None, settings: dict[str, Any], before: RerankerConfig | None = None
+) -> tuple[Engine | None, dict[str, Any]]:
+    """An engine given by name becomes a setting; options of another one before do not fit it."""
+    if not isinstance(engine, str):
+        return engine, settings
+    if before is None or before.engine != engine:
+        settings = {"engine_options": {}, **settings}
+    return None, {**settings, "engine": engine}

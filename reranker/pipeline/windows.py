@@ -1,0 +1,195 @@
+"""The validation folds that `Reranker.fit` learns from: lists made before the item that the user chose next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.dataset import Dataset, in_sequence
+from reranker.data.schema import (
+    ITEM,
+    RANK,
+    TIMESTAMP,
+    USER,
+    require_ids_like,
+    validate_candidates,
+    validate_interactions,
+)
+from reranker.errors import DataError
+from reranker.fusion import Choices, EvidenceModel
+from reranker.fusion.statistics import evidence_model
+from reranker.protocols import RecallStage
+from reranker.types import IntArray, UserId
+from reranker.utils.replay import MOMENTS, replay
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValidationFold:
+    """Lists of one moment and what was chosen from them.
+
+    Attributes:
+        before: the interactions that were known then.
+        candidates: (rows) a validated candidates table.
+        users: (n_users,) whose lists they are.
+        evidence: statistics of `before`, histories included.
+        features: (rows, n_features) evidence features.
+        list_index: (rows,) 0-based number of the user's list.
+        chosen: (rows,) True where the user chose the item next.
+        n_relevant: (n_users,) held-out items of each user, proposed or not.
+        n_known: (n_users,) interactions known of each user in `evidence`.
+    """
+
+    before: pd.DataFrame
+    candidates: pd.DataFrame
+    users: Sequence[UserId]
+    evidence: EvidenceModel
+    features: NDArray[np.float64]
+    list_index: IntArray
+    chosen: NDArray[np.bool_]
+    n_relevant: IntArray
+    n_known: IntArray
+
+    @classmethod
+    def build(
+        cls,
+        data: Dataset,
+        before: pd.DataFrame,
+        held_out: pd.DataFrame,
+        candidates: pd.DataFrame,
+        recall: RecallStage | None,
+    ) -> "ValidationFold":
+        """Puts a fold together.
+
+        Args:
+            data: gives the items.
+            before: interactions that recall and features may see.
+            held_out: what the users chose after that.
+            candidates: lists proposed at that moment.
+            recall: gives the item space, if it has one; fitted on `before`.
+        """
+        evidence = evidence_model(before, data.items, recall)
+        pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
+        chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
+        list_index, users = pd.factorize(candidates[USER])
+        relevant = pairs.get_level_values(0).value_counts()
+        n_relevant: IntArray = np.asarray(pd.Series(users).map(relevant).fillna(0), dtype=np.int64)
+        if not chosen.any():
+            raise DataError(
+                f"nothing to learn from: none of the {int(n_relevant.sum())} held-out items is in the lists of "
+                f"{len(users)} users. Propose more candidates, or check that the ids of both tables are the same"
+            )
+        return cls(
+            before=before,
+            candidates=candidates,
+            users=list(users),
+            evidence=evidence,
+            features=evidence.features(candidates),
+            list_index=list_index.astype(np.int64),
+            chosen=np.asarray(chosen, dtype=bool),
+            n_relevant=n_relevant,
+            n_known=evidence.n_known(users),
+        )
+
+    @property
+    def choices(self) -> Choices:
+        """What the blend is fitted on."""
+        return Choices(
+            features=self.features,
+            list_index=self.list_index,
+            chosen=self.chosen,
+            recall_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
+            n_relevant=self.n_relevant,
+            n_known=self.n_known,
+            users=self.users,
+        )
+
+
+def folds_from_recall(
+    data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0, moments: int = MOMENTS
+) -> list[ValidationFold]:
+    """`fold_from_recall` of the data, and of what was known before each of these folds, newest first, as `replay` has
+    it.
+
+    Raises:
+        DataError: of the newest.
+    """
+
+    def fold(known: pd.DataFrame) -> ValidationFold:
+        past = Dataset(interactions=known, items=data.items, domain=data.domain)
+        return fold_from_recall(past, recall, n, min_history, seed)
+
+    return replay(
+        lambda: fold_from_recall(data, recall, n, min_history, seed),
+        lambda newer: fold(newer.before),
+        lambda one: len(one.choices.covered_lists()),
+        moments,
+    )
+
+
+def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:
+    """Holds each user's last interaction out, fits a clone of `recall` on the rest and lets it propose lists.
+
+    Without timestamps there is no "last": a random interaction is held out instead.
+
+    Raises:
+        DataError: no user has enough interactions, or recall finds none of the held-out items.
+    """
+    interactions = data.interactions
+    if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
+        interactions = in_sequence(interactions, seed)
+    groups = interactions.groupby(USER, sort=False)
+    is_last = groups.cumcount(ascending=False).to_numpy() == 0
+    long_enough = groups[ITEM].transform("size").to_numpy() > min_history
+    held = is_last & long_enough
+    if not held.any():
+        raise DataError(
+            f"no user has more than {min_history} interactions, so there is no validation fold to fit on. "
+            "Give more interactions or lower min_history"
+        )
+    before, held_out = interactions[~held].reset_index(drop=True), interactions[held]
+    earlier = recall.clone().fit(before)
+    candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
+    return ValidationFold.build(data, before, held_out, candidates, earlier)
+
+
+def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:
+    """A fold from the user's own recall: lists it served, and what was chosen afterwards.
+
+    Rows of `data.interactions` that are in `held_out` are left out of the evidence; earlier choices of the same item
+    stay.
+
+    Raises:
+        DataError: a table breaks its contract, has ids of another type than the data, or none of the chosen items is in
+            the lists.
+    """
+    candidates = validate_candidates(candidates)
+    held_out = validate_interactions(held_out, "held_out")
+    for name, table in (("candidates", candidates), ("held_out", held_out)):
+        require_ids_like(data.interactions[USER], table[USER], name)
+        require_ids_like(data.items[ITEM], table[ITEM], name)
+    before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
+    return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None)
+
+
+def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:
+    """(rows,) True for the held-out choices: from their time on, or without times a user's newest of an item."""
+    keys = pd.MultiIndex.from_frame(interactions[[USER, ITEM]])
+    held = held_out.groupby([USER, ITEM], sort=False)
+    counts = held.size()
+    mine = np.asarray(keys.isin(counts.index))
+    if TIMESTAMP in interactions and TIMESTAMP in held_out:
+        since = held[TIMESTAMP].min().reindex(keys[mine])
+        try:
+            later = interactions[TIMESTAMP][mine].reset_index(drop=True) >= since.reset_index(drop=True)
+        except TypeError as error:
+            raise DataError(
+                f"tables 'interactions' and 'held_out', column {TIMESTAMP!r}: the times cannot be compared ({error}). "
+                "Give both one type"
+            ) from error
+    else:
+        newest = interactions.groupby([USER, ITEM], sort=False).cumcount(ascending=False)
+        later = newest[mine].reset_index(drop=True) < counts.reindex(keys[mine]).reset_index(drop=True)
+    mine[mine] = later
+    return mine

@@ -1,0 +1,57 @@
+"""How likely a title is whoever the user is: computed once per item and prompt, and kept."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.table_io import read_table, write_table
+from reranker.protocols import Engine
+from reranker.scoring.span_cache import SpanStore
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+
+REFERENCE_ITEMS = 12
+"""Items in a history that stands for nobody in particular."""
+
+_PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
+
+OneItem = TypeVar("OneItem")
+
+
+def reference_histories(items: Sequence[OneItem], count: int, seed: int = 0) -> list[list[OneItem]]:
+    """Histories of random items of a catalogue; none where it is so small that they would be much alike."""
+    if len(items) < 4 * REFERENCE_ITEMS:
+        return []
+    rng = np.random.default_rng(seed)
+    rows = [rng.choice(len(items), REFERENCE_ITEMS, replace=False) for _ in range(count)]
+    return [[items[row] for row in drawn] for drawn in rows]
+
+
+class PriorStore(SpanStore[float]):
+    """Log-likelihood of candidate spans behind prompts in which nothing of the user stands."""
+
+    def look_up(
+        self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
+    ) -> list[NDArray[np.float64]]:
+        """Per (prior prefix, spans): (n_spans,) Σ log p in nats; whatever is missing is computed in one engine call."""
+        return [np.array(values) for values in self.values(engine, prompts)]
+
+    def save(self, path: Path) -> None:
+        """Writes a parquet file `prompt, span, log_prob`."""
+        rows = [(prompt, span, value) for (prompt, span), value in list(self._values.items())]
+        write_table(pd.DataFrame(rows, columns=[_PROMPT, _SPAN, _LOG_PROB]), path)
+
+    @classmethod
+    def load(cls, path: Path) -> "PriorStore":
+        """Reads what `save` wrote."""
+        store = cls()
+        frame = read_table(path)
+        keys: Iterable[tuple[str, str]] = zip(frame[_PROMPT], frame[_SPAN], strict=True)
+        store._values = dict(zip(keys, map(float, frame[_LOG_PROB]), strict=True))
+        return store
+
+    def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[float]]:
+        return [scores.sums.tolist() for scores in engine.span_log_likelihoods(requests)]

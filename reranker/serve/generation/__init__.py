@@ -1,0 +1,1 @@
+"""Text generation behind the endpoint: queue, limits, vLLM."""

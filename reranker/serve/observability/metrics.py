@@ -1,0 +1,66 @@
+"""What Prometheus reads at /metrics."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from reranker.soft_tokens import AdaptReport
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class _OfVLLM(Collector):
+    """vLLM's own counters, which it keeps in the process's registry where `disable_log_stats` is off."""
+
+    def collect(self) -> Iterator[Metric]:
+        return (one for one in REGISTRY.collect() if one.name.startswith("vllm:"))
+
+
+class Metrics:
+    """The counters of one app, in a registry of their own, and vLLM's.
+
+    Args:
+        waiting: how many requests stand in the queue.
+        adapting: how many users wait to be adapted.
+    """
+
+    def __init__(self, waiting: Callable[[], int], adapting: Callable[[], int]) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter("reranker_requests", "Requests answered", ["route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "reranker_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.documents = Counter("reranker_documents", "Documents ranked", registry=registry)
+        self.served = Counter("reranker_served", "Lists answered, by order", ["order"], registry=registry)
+        self.batch = Histogram("reranker_batch_size", "Requests read together", buckets=_SIZES, registry=registry)
+        self.engine_seconds = Histogram(
+            "reranker_batch_seconds", "Time a batch took", buckets=_SECONDS, registry=registry
+        )
+        self.generated = Counter("reranker_generated_tokens", "Tokens written", registry=registry)
+        self.logged = Counter("reranker_score_log_rows", "Rows of the score log", ["outcome"], registry=registry)
+        self.adaptations = Counter("reranker_adaptations", "Contexts adapted to users", registry=registry)
+        self.drifted = Counter("reranker_drifted", "Of those, users who had drifted", registry=registry)
+        self.adapt_seconds = Histogram(
+            "reranker_adapt_seconds", "Time a batch of adaptations took", buckets=_SECONDS, registry=registry
+        )
+        Gauge("reranker_adapt_queue", "Users who wait to be adapted", registry=registry).set_function(adapting)
+        Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
+        registry.register(_OfVLLM())
+
+    def request_done(self, route: str, status: int, seconds: float) -> None:
+        self.requests.labels(route, status).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        self.batch.observe(size)
+        self.engine_seconds.observe(seconds)
+
+    def adapted(self, report: AdaptReport) -> None:
+        self.adaptations.inc(report.users)
+        self.drifted.inc(report.drifted)
+        self.adapt_seconds.observe(report.seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,175 @@
+"""From jobs to answers: what the engine's thread does."""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.schema import ITEM, RANK, SCORE, USER
+from reranker.errors import RerankerError
+from reranker.fusion import Order
+from reranker.pipeline.results import TextList
+from reranker.serve.domains import Domain
+from reranker.types import ItemId, UserState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemList:
+    """Items of the catalogue to rank.
+
+    Attributes:
+        items: in the order of the recall stage.
+        recall_scores: the recall stage's score of each; None goes by the order.
+        user: as the bundle knows the user; None for a stranger.
+        state: what the store keeps of the user.
+        history: items chosen before, oldest first, in place of what is known of the user.
+        order: to serve whatever the guard decided.
+    """
+
+    items: Sequence[ItemId]
+    recall_scores: Sequence[float] | None
+    user: str | int | None = None
+    state: UserState | None = None
+    history: Sequence[ItemId] | None = None
+    order: Order | None = None
+
+    def chosen(self, domain: Domain) -> Sequence[ItemId]:
+        """The items to go by, oldest first."""
+        if self.history is not None:
+            return self.history
+        return () if self.user is None else domain.history(self.user, self.state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """An answer.
+
+    Attributes:
+        order: positions in the list that came in, best first.
+        scores: log-odds of each, in that order; reciprocal ranks where the recall order is served.
+        served: which order this is.
+        guard: which one the guard decided on; None for texts.
+        unknown_items: items that are not in the catalogue.
+        prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+    served: str
+    guard: str | None = None
+    unknown_items: int = 0
+    prompt_tokens: int = 0
+
+    def shares(self) -> tuple[float, ...]:
+        """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
+        if self.served == "recall":
+            return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
+        best = max(self.scores, default=0.0)
+        odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length
+        total = math.fsum(odds)
+        return tuple(one / total for one in odds)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A list to rank in a domain."""
+
+    domain: Domain
+    ranks: TextList | ItemList
+
+
+def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:
+    """Ranks all jobs with as few calls of the engine as there are kinds, orders and domains; one that fails takes no
+    other with it."""
+    answers: dict[int, Ranked | Exception] = {}
+    together = defaultdict(list)
+    for number, job in enumerate(jobs):
+        order = job.ranks.order if isinstance(job.ranks, ItemList) else None
+        together[job.domain, _items if isinstance(job.ranks, ItemList) else _texts, order].append(number)
+    for (domain, rank, _), numbers in together.items():
+        answers.update(zip(numbers, _each(domain, rank, [jobs[at].ranks for at in numbers]), strict=True))
+    return [answers[number] for number in range(len(jobs))]
+
+
+def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> list[Ranked | Exception]:
+    try:
+        ranked: list[Ranked | Exception] = rank(domain, lists)
+    except Exception as error:  # whatever it is: the others' answers do not depend on it
+        if len(lists) > 1:
+            return [_each(domain, rank, [one])[0] for one in lists]
+        if not isinstance(error, RerankerError):
+            logger.error("a list could not be ranked: %s", type(error).__name__)
+        return [error]
+    return ranked
+
+
+def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
+    """(n,) ranks from 1 in the request's order: by the recall scores, ties as they came; without scores 1 to n."""
+    ranks = np.arange(1, n + 1)
+    if scores is not None:
+        ranks[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")] = np.arange(1, n + 1)
+    return ranks
+
+
+def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
+    return [
+        Ranked(
+            order=tuple(one.index for one in ranked),
+            scores=tuple(one.score for one in ranked),
+            served="llm",
+            prompt_tokens=tokens,
+        )
+        for ranked, tokens in domain.reranker.rank_counted(lists)
+    ]
+
+
+def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
+    """One table for all, which want the same order; users are named by their list's number, so that the same user may
+    ask twice at once."""
+    lengths = [len(one.items) for one in lists]
+    table = pd.DataFrame(
+        {
+            USER: np.repeat(np.arange(len(lists)), lengths),
+            ITEM: pd.Series([item for one in lists for item in one.items], dtype=object),
+            RANK: np.concatenate([recall_ranks(one.recall_scores, len(one.items)) for one in lists]),
+            SCORE: np.concatenate([_recall_scores(one) for one in lists]),
+        }
+    )
+    ranked = domain.reranker.rerank(
+        table,
+        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
+        states={number: one.state for number, one in enumerate(lists) if one.state is not None},
+        order=lists[0].order,
+    )
+    items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
+    results, begin = [], 0
+    reported = zip(*(ranked.attrs[name] for name in ("served", "guard", "prompt_tokens")), strict=True)
+    for one, length, (served, guard, tokens) in zip(lists, lengths, reported, strict=True):
+        place = {item: index for index, item in enumerate(one.items)}
+        results.append(
+            Ranked(
+                order=tuple(place[item] for item in items[begin : begin + length]),
+                scores=tuple(scores[begin : begin + length]),
+                served=served,
+                guard=guard,
+                unknown_items=sum(item not in domain.items for item in one.items),
+                prompt_tokens=tokens,
+            )
+        )
+        begin += length
+    return results
+
+
+def _recall_scores(one: ItemList) -> NDArray[np.float64]:
+    """Those given, else reciprocal ranks."""
+    if one.recall_scores is None:
+        return 1.0 / np.arange(1, len(one.items) + 1)
+    return np.asarray(one.recall_scores, dtype=np.float64)

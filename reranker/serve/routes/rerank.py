@@ -1,0 +1,240 @@
+"""Reranking over HTTP."""
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from reranker.pipeline.results import TextList
+from reranker.serve.connection import while_connected
+from reranker.serve.domains import Domain
+from reranker.serve.errors import ProblemError, broken
+from reranker.serve.ids import all_as_known
+from reranker.serve.observability.ranking_log import Entry
+from reranker.serve.rank_jobs import ItemList, Job, Ranked
+from reranker.serve.schemas.rerank import LONGEST_ID, Document, RerankAnswer, RerankRequest
+from reranker.serve.state import BEARER, Service
+from reranker.types import UserState
+
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+
+
+def add_ranking(app: FastAPI, service: Service) -> list[APIRoute]:
+    """POST /rerank, /v1/rerank and /v2/rerank.
+
+    Returns:
+        The routes, whose handlers read the request by themselves.
+    """
+    router = APIRouter(route_class=_lean_route(service))
+    described = [Depends(BEARER)] if service.keys.asked_for else []  # what checks them is `_lean_route`
+
+    async def rerank(request: Request, body: RerankRequest) -> Response:
+        content = await ranked(service, request, body)
+        return Response(content, media_type="application/json", headers={"server-timing": request.state.timing})
+
+    for path in RERANK_PATHS:
+        router.post(path, response_model=RerankAnswer, dependencies=described)(rerank)
+    app.include_router(router)
+    return [route for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _lean_route(service: Service) -> type[APIRoute]:
+    """Routes that read the body as a RerankRequest in one go: FastAPI's own way through json and its dependencies takes
+    the event loop several times as long, and every other caller waits for the loop."""
+
+    class LeanRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def handle(request: Request) -> Response:
+                service.let_in(request, "rank")  # before the body is looked at: what a stranger sends is not parsed
+                message = await request.receive()  # with the whole body: `BodyLimits` stands before
+                try:
+                    body = RerankRequest.model_validate_json(message["body"])
+                except ValidationError as error:
+                    raise broken(error.errors(include_url=False)) from error
+                response: Response = await self.endpoint(request, body)
+                return response
+
+            return handle
+
+    return LeanRoute
+
+
+async def ranked(service: Service, request: Request, body: RerankRequest) -> bytes:
+    """Answers one request with a `RerankAnswer` as JSON; a caller that goes away frees its place in the queue.
+
+    Raises:
+        ProblemError: with the field that is wrong.
+    """
+    if service.failure:
+        raise service.not_ready
+    domain = service.domains.pick(model=body.model, domain=body.domain)
+    _check(service, body)
+    user = await _user(domain, body)
+    job = Job(domain=domain, ranks=_items(domain, body, user) if body.item_ids else _texts(domain, body, user))
+    submitted = time.time_ns()
+    done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
+    result = done.answer
+    if service.tracing is not None:
+        service.tracing.ranked(submitted, done)
+    if service.score_log is not None:
+        service.score_log.add(_entry(service, domain, request, body, result))
+    state = request.state
+    state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
+    served = "recall" if service.settings.shadow else result.served
+    service.metrics.documents.inc(len(result.order))
+    service.metrics.served.labels(served).inc()
+    counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
+    state.log = {**getattr(state, "log", {}), **counts, "served": served}
+    state.prompt_tokens = result.prompt_tokens
+    return to_json(_answer(service, domain, request, body, user, result), inf_nan_mode="null")
+
+
+def _check(service: Service, body: RerankRequest) -> None:
+    if body.documents is None and body.item_ids is None:
+        raise ProblemError(422, "give documents, or item_ids of the catalogue", param="documents", code="missing")
+    for name in ("documents", "item_ids"):
+        values = getattr(body, name)
+        if values is not None and not values:
+            raise ProblemError(422, f"{name} is empty: nothing to rank", param=name, code="empty")
+        if values is not None and len(values) > service.settings.max_documents:
+            most = service.settings.max_documents
+            raise ProblemError(
+                413, f"{name} holds {len(values)}, at most {most} are taken", param=name, code="too_many"
+            )
+    if body.history is not None and len(body.history) > service.settings.max_history:
+        most = service.settings.max_history
+        raise ProblemError(
+            413, f"history holds {len(body.history)} items, at most {most}", param="history", code="too_many"
+        )
+    if body.item_ids is None:
+        for number, document in enumerate(body.documents or ()):
+            if not (document if isinstance(document, str) else document.words).strip():
+                message = f"documents.{number} has no text: give a text, or an object with text or title"
+                raise ProblemError(422, message, param=f"documents.{number}", code="empty")
+        for name in ("recall_scores", "order"):
+            if getattr(body, name) is not None:
+                raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
+        return
+    for name in ("documents", "recall_scores"):
+        values = getattr(body, name)
+        if values is not None and len(values) != len(body.item_ids):
+            message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
+            raise ProblemError(422, message, param=name, code="length")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _User:
+    """Whom a ranking is for, as far as it goes by what is known here of the user.
+
+    Attributes:
+        id: as the bundle has it.
+        state: what the store keeps.
+    """
+
+    id: str | int
+    state: UserState | None
+
+
+async def _user(domain: Domain, body: RerankRequest) -> _User | None:
+    """The user that is named; None for a stranger, and where the request brings a history of its own."""
+    if body.user is None or body.history is not None:
+        return None
+    known = domain.user(body.user)
+    return _User(id=known, state=await domain.state_of(known))
+
+
+def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
+    words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
+    if user is not None:
+        words = domain.reranker.titles(domain.history(user.id, user.state))
+    query = body.query or ""
+    return TextList(
+        query=f"{body.instruction}: {query}" if body.instruction else query,
+        documents=[one if isinstance(one, str) else one.item() for one in body.documents or ()],
+        history=words,
+        state=None if user is None else user.state,
+    )
+
+
+def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
+    """The history of a user is looked up in the engine's thread."""
+    items = all_as_known(body.item_ids or (), domain.items)
+    if len(set(items)) < len(items):
+        raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
+    given = [one for one in body.history or () if not isinstance(one, Document)]
+    if len(given) < len(body.history or ()):
+        message = "history holds item ids where item_ids are ranked, no objects"
+        raise ProblemError(422, message, param="history", code="invalid_field")
+    for number, one in enumerate(given):
+        if isinstance(one, str) and len(one) > LONGEST_ID:
+            message = f"history.{number}: {len(one)} characters, an item id has at most {LONGEST_ID}"
+            raise ProblemError(422, message, param=f"history.{number}", code="invalid_field")
+    return ItemList(
+        items=items,
+        recall_scores=body.recall_scores,
+        order=body.order,
+        user=None if user is None else user.id,
+        state=None if user is None else user.state,
+        history=None if body.history is None else all_as_known(given, domain.items),
+    )
+
+
+def _answer(
+    service: Service, domain: Domain, request: Request, body: RerankRequest, user: _User | None, result: Ranked
+) -> dict[str, object]:
+    """A `RerankAnswer`, without what is None."""
+    order, served = result.order, result.served
+    scores = result.scores if body.wants_raw_scores else result.shares()
+    if service.settings.shadow:
+        order, served = tuple(range(len(order))), "recall"
+        scores = tuple(1.0 / (place + 1) for place in order)
+    results: list[dict[str, object]] = [
+        {"index": index, "relevance_score": score}
+        for index, score in zip(order[: body.top_n or None], scores, strict=False)
+    ]
+    if body.return_documents and body.documents:
+        for one, index in zip(results, order, strict=False):
+            one["document"] = _shown(body.documents[index])
+    if ids := body.item_ids:
+        for one, index in zip(results, order, strict=False):
+            one["item_id"] = ids[index]
+    return {
+        "id": request.state.request_id,
+        "model": domain.name,
+        "results": results,
+        "usage": {"total_tokens": result.prompt_tokens, "documents": len(order)},
+        "meta": {
+            "served": served,
+            **({"guard": result.guard} if body.order else {}),
+            "unknown_items": result.unknown_items,
+            **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
+            **({"not_used": not_used} if (not_used := body.not_used) else {}),
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+        },
+    }
+
+
+def _entry(service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked) -> Entry:
+    return Entry(
+        request_id=request.state.request_id,
+        domain=domain.name,
+        user=body.user if service.settings.score_log_users else None,
+        items=body.item_ids,
+        recall_scores=body.recall_scores,
+        ranked=result,
+        top_n=body.top_n or None,
+        shadow=service.settings.shadow,
+    )
+
+
+def _shown(document: str | Document) -> dict[str, object]:
+    if isinstance(document, str):
+        return {"text": document}
+    return {"text": document.words, **document.model_dump(exclude_none=True)}

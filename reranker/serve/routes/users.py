@@ -1,0 +1,89 @@
+"""Personal state over HTTP. No vectors are taken from clients."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path
+from starlette.convertors import PathConvertor, register_url_convertor
+
+from reranker.serve.domains import Domain
+from reranker.serve.errors import ProblemError
+from reranker.serve.ids import as_known, forms_of
+from reranker.serve.schemas.rerank import Interactions, Text
+from reranker.serve.state import Service, allowed
+from reranker.types import ItemId, UserState
+
+
+class _UserConvertor(PathConvertor):
+    """An id in a path: any text, slashes and line ends, too."""
+
+    regex = "(?s:.+)"
+
+
+register_url_convertor("user", _UserConvertor())
+UserPath = Annotated[Text, Path(max_length=500)]
+
+
+def add_users(app: FastAPI, service: Service) -> None:
+    """What users did since the bundles were fitted: append in one domain; show and forget in all."""
+
+    @app.post("/v1/users/{user:user}/interactions", dependencies=[allowed(service, "adapt")])
+    async def append(user: UserPath, body: Interactions) -> dict[str, Any]:
+        domain = service.domains.pick(domain=body.domain)
+        domain.states()  # a server without users says so first
+        if len(body.interactions) > service.settings.max_history:
+            message = f"{len(body.interactions)} interactions, at most {service.settings.max_history} a call"
+            raise ProblemError(413, message, param="interactions", code="too_many")
+        rows = [(as_known(one.item_id, domain.items), one.timestamp) for one in body.interactions]
+        state = await asyncio.to_thread(domain.append, domain.user(user), rows)
+        adaptation = service.adaptations.get(domain.name)
+        if adaptation is not None:
+            adaptation.want(state.user_id)
+        appended = _shown(rows)  # what was stored before is for `admin`
+        return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, "appended": appended}
+
+    @app.get("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
+    async def show(user: UserPath) -> dict[str, Any]:
+        found = {}
+        for domain in service.domains:
+            known = domain.user(user)
+            state = await domain.state_of(known)
+            if state is not None or known in domain.users:
+                state = state or UserState(user_id=known)
+                vector = [float(one) for one in state.vector]
+                fitted_on = domain.history(known, None)
+                bundle = {"in_bundle": known in domain.users, "bundle_history": fitted_on}
+                found[domain.name] = {**_kept(state), "context": vector, **bundle}
+        logged = await service.logged_rows(forms_of(user))
+        if not found and not logged:
+            raise ProblemError(404, f"nothing is stored of user {user!r}", param="user", code="user_not_found")
+        return {"user": user, "domains": found, "score_log_rows": logged}
+
+    @app.delete("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
+    async def forget(user: UserPath) -> dict[str, Any]:
+        logged = await service.forget_logged(forms_of(user))
+        kept = [domain for domain in service.domains if domain.store is not None]
+        removed = [await _forget(service, domain, forms_of(user)) for domain in kept]
+        in_bundles = [domain.name for domain in service.domains if domain.user(user) in domain.users]
+        forgotten = any(removed) or logged > 0
+        return {"user": user, "forgotten": forgotten, "score_log_rows": logged, "in_bundles": in_bundles}
+
+
+async def _forget(service: Service, domain: Domain, forms: Sequence[str | int]) -> int:
+    adaptation = service.adaptations.get(domain.name)
+    if adaptation is not None:
+        return await adaptation.forget(forms, domain.forget)
+    return await asyncio.to_thread(domain.forget, forms)
+
+
+def _kept(state: UserState) -> dict[str, Any]:
+    return {
+        "interactions": _shown(state.interactions),
+        "support": state.support,
+        "updated_at": state.updated_at or None,
+    }
+
+
+def _shown(rows: Sequence[tuple[ItemId, float | None]]) -> list[dict[str, Any]]:
+    return [{"item_id": item, "timestamp": time} for item, time in rows]

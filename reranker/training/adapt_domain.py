@@ -1,0 +1,272 @@
+"""Adapting a trained prompt to a domain: a few gradient steps on lists of a few of its users, kept only if better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from candidate_gen import ALSRecall
+from reranker.data.dataset import Dataset
+from reranker.errors import ConfigError, DataError
+from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.reranker import Reranker
+from reranker.protocols import RecallStage
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
+from reranker.soft_tokens.peft_format import save_peft
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.training.algorithms import PROMPT, RATE, adapt
+from reranker.training.cavia import ContextReader, context_leaves
+from reranker.training.objectives import conditional_logit
+from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
+from reranker.training.step_sizes import STEP_SIZES_FILE, StepSizes
+from reranker.training.tasks import Episode, TaskDomain, TaskSampler
+from reranker.training.torch_loss import EpisodeReader, Values, tokens_at_once
+from reranker.types import UserId
+from reranker.utils.statistics import Interval, mean_interval
+
+_STEPS = 3  # of a prompt that was trained without an inner loop
+_CONFIDENCE = 0.68  # a gain of one standard error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationSettings:
+    """How a prompt is adapted to a domain.
+
+    Attributes:
+        steps: gradient steps; None takes those that the step sizes were learned for, or 3.
+        rate: step size where none were learned, in units of the prompt's root mean square.
+        users: whose lists are learned from, at most half of those there are.
+        judged_users: others, whose newest lists decide whether the adapted prompt is kept, at most.
+        lists_per_step: lists read in a step.
+        negatives: candidates beside the chosen ones, from the same list.
+        rounds: choices replayed a user to learn from.
+        hold_out: newest interactions of each user that adapting must not see: on these alone, or the newest of them,
+            `Reranker.fit` learns afterwards (`moments`).
+        seed: of every draw.
+
+    Raises:
+        ConfigError: an impossible value.
+    """
+
+    steps: int | None = None
+    rate: float = 0.05
+    users: int = 100
+    judged_users: int = 200
+    lists_per_step: int = 64
+    negatives: int = 15
+    rounds: int = 3
+    hold_out: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"users": 1, "judged_users": 2, "lists_per_step": 1, "negatives": 1, "rounds": 1, "hold_out": 0}
+        wrong = [f"{name} is {getattr(self, name)}" for name, low in least.items() if getattr(self, name) < low]
+        if self.rate <= 0 or (self.steps is not None and self.steps < 1) or wrong:
+            raise ConfigError(
+                f"cannot adapt with rate {self.rate}, {self.steps} steps{''.join(f', {one}' for one in wrong)}: rate, "
+                f"steps must be above 0, and at least {least}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdaptedDomain:
+    """What adapting did.
+
+    Attributes:
+        prompt: of the domain: the adapted one, or the one it started from.
+        better: whether that is the adapted one.
+        gain: how much the loss of the held-out users' lists fell, in nats a list, with its 68 % interval.
+        loss: of those lists under the prompt it started from.
+        steps: gradient steps taken.
+        users: whose lists were learned from.
+        lists: read forward and backward.
+        sizes: the learned step sizes that were used, if any.
+        contexts: the users' context map that the lists were read under, if any.
+    """
+
+    prompt: SoftPrompt
+    better: bool
+    gain: Interval
+    loss: float
+    steps: int
+    users: int
+    lists: int
+    sizes: StepSizes | None
+    contexts: ContextMap | None
+
+    def in_words(self) -> str:
+        """One sentence."""
+        kept = "the adapted prompt is kept" if self.better else "NOT better: the prompt it started from is kept"
+        sizes = "learned step sizes" if self.sizes else "one step size"
+        return (
+            f"{self.steps} steps with {sizes} on lists of {self.users} users ({self.lists} read): the loss of "
+            f"{self.gain.n} held-out users' lists went {self.loss:.4f} -> {self.loss - self.gain.mean:.4f} nats a "
+            f"list, gain {self.gain} (68 %); {kept}"
+        )
+
+    def save(self, directory: Path) -> None:
+        """Writes the prompt in PEFT format, with step sizes and context map beside it, as `meta-train` does.
+
+        Raises:
+            PromptError: `directory` holds something else than a prompt.
+            OSError: the disk refused.
+        """
+        save_peft(self.prompt, directory)
+        if self.sizes is not None:
+            self.sizes.save(directory / STEP_SIZES_FILE)
+        if self.contexts is not None:
+            self.contexts.save(directory / CONTEXT_FILE)
+
+
+def adapt_domain(
+    reranker: Reranker,
+    data: Dataset,
+    recall: RecallStage | None = None,
+    *,
+    sizes: StepSizes | None = None,
+    settings: AdaptationSettings | None = None,
+    progress: bool = False,
+) -> AdaptedDomain:
+    """Adapts the prompt that `reranker` would read this domain with; call it before `Reranker.fit`.
+
+    A better prompt joins the reranker's bank under the domain's name, so that `fit` uses it and `save` keeps it; and
+    `moments` of its config goes down to what the prompt has not seen.
+    Lists are replayed as in `meta-train`, with a recall stage that has not seen what was chosen; the prompts are
+    compared each under coefficients fitted to it, on the other half of the lists.
+
+    Args:
+        reranker: from `Reranker.from_pretrained`; its `n_candidates` and `min_history` shape the lists.
+        data: interactions and items of the domain.
+        recall: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
+        sizes: learned step sizes, `StepSizes.beside(folder of the prompt)`.
+        settings: of the adaptation.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ConfigError: the reranker reads no soft prompt, or by another read-out than likelihood, its items have tokens
+            here, or torch is not installed.
+        DataError: too few users have lists with a chosen item.
+        PromptError: prompt, step sizes and model do not belong together.
+    """
+    settings = settings or AdaptationSettings()
+    if reranker.config.soft_tokens == 0:
+        raise ConfigError("soft_tokens is 0: there is no prompt to adapt")
+    if reranker.config.scoring != "likelihood":
+        raise ConfigError(
+            f"prompts are adapted by what the likelihood read-out says, this Reranker has {reranker.config.scoring!r}: "
+            "make it with scoring='likelihood'"
+        )
+    if data.domain in reranker.item_tokens:
+        raise ConfigError(
+            f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "
+            "cannot be adapted under them: adapt the prompt first, then train item tokens from it (`start`)"
+        )
+    reader = reranker.reader.for_domain(data.domain)
+    start = reader.prompt()
+    assert start is not None
+    if sizes is not None:
+        sizes.require_prompt(start)
+    domain = TaskDomain.build(
+        data,
+        recall or ALSRecall(),
+        reader.renderer,
+        n_candidates=reranker.config.n_candidates,
+        rounds=settings.rounds,
+        hold_out=settings.hold_out,
+        min_history=reranker.config.min_history,
+        seed=settings.seed,
+    )
+    domain = domain.read_by(domain.renderer, reranker.config.references, settings.seed)
+    support, judged = _split(domain, settings)
+    steps = settings.steps or (sizes.steps if sizes else _STEPS)
+    lists = _Lists(reader, domain, settings)
+    values = lists.values(start, sizes)
+    sampler = TaskSampler([support], negatives=settings.negatives, seed=settings.seed)
+    batches = [sampler.batch(step, settings.lists_per_step) for step in range(steps)]
+    lists.fit_coefficients(values, batches[0])
+    adapted = values[PROMPT]
+    for batch in tqdm(batches, unit="step", desc="adapt-domain", disable=not progress):
+        adapted = adapt(lists.loss, {**values, PROMPT: adapted}, batch, 1, settings.rate).detach()
+    before = lists.losses_by_user(values, judged)
+    after = lists.losses_by_user({**values, PROMPT: adapted}, judged)
+    gain = mean_interval(before - after, confidence=_CONFIDENCE, seed=settings.seed)
+    better = gain.low > 0
+    if better:
+        start = SoftPrompt(
+            vectors=adapted.float().cpu().numpy(),
+            name=data.domain,
+            base_model_id=start.base_model_id,
+            base_model_sha256=start.base_model_sha256,
+        )
+        reranker.reader.prompts.add_domain(data.domain, start)
+        unseen = min(reranker.config.moments, max(1, settings.hold_out))
+        reranker.config = reranker.config.model_copy(update={"moments": unseen})
+    return AdaptedDomain(
+        prompt=start,
+        better=better,
+        gain=gain,
+        loss=float(before.mean()),
+        steps=steps,
+        users=len({one.user_id for one in support.episodes}),
+        lists=steps * settings.lists_per_step,
+        sizes=sizes,
+        contexts=reader.contexts,
+    )
+
+
+class _Lists:
+    """Reads lists as the reader serves them: under the users' tokens where there is a context map."""
+
+    def __init__(self, reader: Reader, domain: TaskDomain, settings: AdaptationSettings) -> None:
+        lm = reader.packed_lm()
+        self._reader, self._device, self._negatives = reader, lm.device, settings.negatives
+        self._coefficients = [float(one) for one in reader.scoring.default_coefficients]
+        renderers, most = {domain.name: domain.renderer}, tokens_at_once(lm.device)
+        self._episodes = EpisodeReader(lm, renderers, conditional_logit, self._coefficients, max_tokens=most)
+        self.loss: ListReader = self._episodes
+        if reader.contexts is not None:
+            self.loss = ContextReader(self._episodes, lm, renderers, steps=0, max_tokens=most)
+
+    def values(self, prompt: SoftPrompt, sizes: StepSizes | None) -> dict[str, torch.Tensor]:
+        values = {PROMPT: torch.from_numpy(prompt.vectors.copy()).to(self._device)}
+        if sizes is not None:
+            values[RATE] = torch.from_numpy(sizes.rates).to(self._device)
+        if self._reader.contexts is not None:
+            values |= context_leaves(self._reader.contexts, self._device)
+        return values
+
+    def fit_coefficients(self, values: Values, episodes: Sequence[Episode]) -> None:
+        recording = Recording(self.loss)
+        with torch.no_grad():
+            for _ in recording.parts(values, episodes):
+                pass
+        self._episodes.coefficients = list(recording.fit(self._coefficients, evidence=True))
+
+    def losses_by_user(self, values: Values, domain: TaskDomain) -> NDArray[np.float64]:
+        """(users,) loss of each user's newest list, in nats; users in the order of the domain."""
+        newest = list({one.user_id: one for one in reversed(domain.episodes)}.values())  # rounds go back in time
+        sampler = TaskSampler([replace(domain, episodes=newest)], negatives=self._negatives)
+        with torch.no_grad():
+            parts = list(self.loss.parts(values, list(sampler.fixed(len(newest)))))
+        users = [one.user_id for part in parts for one in part.episodes]
+        read = cross_fitted_losses(parts, self._coefficients, conditional_logit, evidence=True)
+        losses: dict[UserId, float] = dict(zip(users, read.tolist(), strict=True))
+        return np.array([losses[one.user_id] for one in newest])
+
+
+def _split(domain: TaskDomain, settings: AdaptationSettings) -> tuple[TaskDomain, TaskDomain]:
+    """Episodes to learn from and episodes to be judged on, by different users."""
+    there = len({one.user_id for one in domain.episodes})
+    wanted = min(settings.users, there // 2)
+    if there - wanted < 2 or not wanted:
+        raise DataError(
+            f"domain {domain.name!r}: {there} users have a list with a chosen item in it; adapting needs one to learn "
+            "from and two to be judged on. Give more interactions, lower min_history or raise n_candidates"
+        )
+    rest, support = domain.split(wanted / there, settings.seed)
+    _, judged = rest.split(min(settings.judged_users, there - wanted) / (there - wanted), settings.seed + 1)
+    return support, judged

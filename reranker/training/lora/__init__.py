@@ -1,0 +1,1 @@
+"""LoRA training of the base model on histories."""

@@ -1,0 +1,305 @@
+"""The training loop: optimizer, curve, validation, checkpoints that a killed run goes on from exactly."""
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from reranker.errors import ConfigError, ModelError
+from reranker.training.algorithms import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
+from reranker.training.cavia import ContextReader
+from reranker.training.config import MetaConfig
+from reranker.training.engine_loss import EngineReader
+from reranker.training.evolution import Evolution
+from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
+from reranker.training.tasks import Episode, TaskSampler
+from reranker.training.torch_loss import EpisodeReader, Part, list_losses
+from reranker.utils.atomic_io import whole_file, write_json
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, CURVE = "checkpoint.pt", "curve.json"
+
+
+@dataclass(kw_only=True)
+class TrainingCurve:
+    """What happened so far.
+
+    Attributes:
+        losses: mean loss of the lists of each step.
+        validation: (step, mean loss of the validation lists after that many steps), cross-fitted where coefficients are
+            fitted; the first is the untrained prompt.
+        coefficients: (step, a, b, c) as they were fitted.
+        lists: lists read forward and backward.
+        without_llm: mean loss of the validation lists by the evidence alone (by chance, where none stands in the loss):
+            what a prompt that says anything has to be below.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    coefficients: list[tuple[int, float, float, float]] = field(default_factory=list)
+    lists: int = 0
+    without_llm: float | None = None
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """The step after which validation was best, and its loss."""
+        return min(self.validation, key=lambda pair: (pair[1], pair[0]))
+
+
+class MetaTrainer:
+    """Trains a soft prompt.
+
+    Args:
+        reader: reads episodes; its coefficients and weights are set by the trainer.
+        sampler: training episodes.
+        validation: fixed episodes that nothing is learned from.
+        start: (k, dim) where the prompt starts.
+        config: settings.
+        directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
+        contexts: reads lists through `reader` under adapted contexts of their users, or None.
+        leaves: parameters that are learned beside the prompt: those of the contexts and of item tokens.
+        fixed: names of parameters that stay as they start.
+        draws: the objective's random numbers; seeded anew at every step, and alike at every validation.
+
+    Raises:
+        ConfigError: the checkpoint in `directory` was made with other settings.
+    """
+
+    def __init__(
+        self,
+        reader: EpisodeReader | EngineReader,
+        sampler: TaskSampler,
+        validation: Sequence[Episode],
+        start: torch.Tensor,
+        config: MetaConfig,
+        directory: Path,
+        contexts: ContextReader | None = None,
+        leaves: Mapping[str, torch.Tensor] | None = None,
+        fixed: Collection[str] = (),
+        draws: torch.Generator | None = None,
+    ) -> None:
+        self.config = config
+        self.curve = TrainingCurve()
+        self.values = {
+            name: leaf.detach().clone().requires_grad_(name not in fixed)
+            for name, leaf in {PROMPT: start, **(leaves or {})}.items()
+        }
+        if config.meta_sgd:
+            self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
+        self.best = {name: value.detach().clone() for name, value in self.values.items()}
+        self._reader = reader
+        self._loss: ListReader = reader if contexts is None else contexts
+        self._draws = draws
+        self._recording = Recording(self._loss)
+        self._sampler = sampler
+        self._validation = validation
+        self._directory = directory
+        self._algorithm = _algorithm(config, self._recording, sampler, self.values[PROMPT])
+        learned = [value for value in self.values.values() if value.requires_grad]
+        self._optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
+        self._writer: Any = None
+        self._resume()
+
+    def run(self, progress: bool = False, watch: Callable[[int, float], None] | None = None) -> torch.Tensor:
+        """Trains to the last step, or until validation stops getting better; returns the (k, dim) prompt to keep.
+
+        Args:
+            progress: show a progress bar on stderr.
+            watch: called with step and loss of every validation, those before a resumed run's checkpoint first; what it
+                raises ends the run.
+        """
+        config = self.config
+        watch = watch or (lambda step, loss: None)
+        self._writer = _tensorboard(self._directory, len(self.curve.losses))
+        bar = tqdm(
+            total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
+        )
+        with bar, closing(self._writer) if self._writer else nullcontext():
+            if not self.curve.validation:
+                bar.set_postfix_str("reading lists for coefficients and validation")  # minutes without a step
+                self._first_coefficients()
+                self._validate()
+            for seen in self.curve.validation:
+                watch(*seen)
+            while (step := len(self.curve.losses)) < config.steps and not self._stalled():
+                loss = self._step(step)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4f}", valid=f"{self.curve.validation[-1][1]:.4f}")
+                if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+                    self._validate()
+                    watch(*self.curve.validation[-1])
+                if (step + 1) % config.checkpoint_every == 0:
+                    self._save()
+            self._save()
+        return self.kept[PROMPT]
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Of the best validation or of the last step, as the settings have it."""
+        if self.config.keep == "best":
+            return self.best
+        return {name: value.detach() for name, value in self.values.items()}
+
+    def _step(self, step: int) -> float:
+        config = self.config
+        for value in self.values.values():
+            value.grad = None
+        self._reseed(step + 1)
+        self._reader.title_weight, self._reader.category_weight = config.self_supervision(step)
+        loss = self._pretrain(step) if step < config.pretrain_steps else self._algorithm.accumulate(self.values, step)
+        if not np.isfinite(loss):
+            raise ModelError(f"training diverged at step {step} (loss {loss}): lower learning_rate")
+        leaves = [value for value in self.values.values() if value.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(leaves, config.clip))
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        self._optimizer.step()
+        self.curve.losses.append(loss)
+        self.curve.lists += config.lists_per_step
+        if config.refit_every and (step + 1) % config.refit_every == 0 and self._recording.window:
+            self._refit(step + 1)
+        self._scalar("loss", loss, step)
+        self._scalar("gradient_norm", norm, step)
+        return loss
+
+    def _pretrain(self, step: int) -> float:
+        """Item text alone."""
+        assert isinstance(self._reader, EpisodeReader)
+        episodes = self._sampler.batch(step, self.config.lists_per_step)
+        total = 0.0
+        for loss in self._reader.title_loss(self.values, episodes):
+            torch.autograd.backward(loss / len(episodes))
+            total += loss.item() / len(episodes)
+        return total
+
+    def _first_coefficients(self) -> None:
+        """Raw log-likelihoods beside log-odds: the untrained prompt is judged under coefficients that fit it."""
+        if self.config.refit_every:
+            count = max(self.config.first_fit_lists, self.config.lists_per_step)
+            with torch.no_grad():
+                for _ in self._recording.parts(self.values, self._sampler.batch(0, count)):
+                    pass
+            self._refit(0)
+
+    def _refit(self, step: int) -> None:
+        """Coefficients in closed form on the newest lists, near where they started: apart from the prompt."""
+        a, b, c = self._recording.fit(self.config.coefficients, self.config.evidence)
+        self._reader.coefficients = [a, b, c]
+        self.curve.coefficients.append((step, a, b, c))
+
+    def _validate(self) -> None:
+        """The objective alone, under coefficients of its own where they are fitted at all."""
+        self._reseed(0)
+        self._reader.title_weight = self._reader.category_weight = 0.0
+        with torch.no_grad():
+            parts = list(self._loss.parts(self.values, self._validation))
+        if self.config.refit_every:
+            around, evidence = self.config.coefficients, self.config.evidence
+            total = float(cross_fitted_losses(parts, around, self._reader.objective, evidence).sum())
+        else:
+            total = sum(part.loss.item() for part in parts)
+        if self.curve.without_llm is None:
+            self.curve.without_llm = self._without_llm(parts)
+        step = len(self.curve.losses)
+        self.curve.validation.append((step, total / len(self._validation)))
+        self._scalar("validation_loss", total / len(self._validation), step)
+        if self.curve.best[0] == step:
+            self.best = {name: value.detach().clone() for name, value in self.values.items()}
+
+    def _without_llm(self, parts: Sequence[Part]) -> float:
+        silent = [
+            list_losses(
+                [torch.zeros_like(one) for one in part.components],
+                part.episodes,
+                self._reader.coefficients,
+                self._reader.objective,
+                self.config.evidence,
+            ).sum()
+            for part in parts
+        ]
+        return float(torch.stack(silent).sum()) / len(self._validation)
+
+    def _reseed(self, number: int) -> None:
+        """Draws depend on the seed and a number alone, so that a resumed run sees the same."""
+        if self._draws is not None:
+            self._draws.manual_seed((self.config.seed << 32) + number)
+
+    def _stalled(self) -> bool:
+        if not self.config.patience:
+            return False
+        best = [loss for _, loss in self.curve.validation].index(self.curve.best[1])
+        return len(self.curve.validation) - 1 - best >= self.config.patience
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def _save(self) -> None:
+        state = {
+            "config": self.config.model_dump_json(),
+            "values": {name: value.detach() for name, value in self.values.items()},
+            "best": self.best,
+            "optimizer": self._optimizer.state_dict(),
+            "algorithm": self._algorithm.state(),
+            "window": self._recording.window,
+            "coefficients": self._reader.coefficients,
+            "curve": vars(self.curve),
+        }
+        with whole_file(self._directory / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+        write_json(self._directory / CURVE, vars(self.curve))
+
+    def _resume(self) -> None:
+        path = self._directory / CHECKPOINT
+        if not path.exists():
+            return
+        kept = torch.load(path, weights_only=True, map_location="cpu")  # a run may go on elsewhere
+        asked = {"relative": False, **json.loads(kept["config"])}  # there was nothing else before it was a setting
+        if MetaConfig.model_validate(asked) != self.config:
+            raise ConfigError(
+                f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
+            )
+        with torch.no_grad():
+            for name, value in self.values.items():
+                value.copy_(kept["values"][name])
+        self.best = {name: value.to(self.values[name].device) for name, value in kept["best"].items()}
+        self._optimizer.load_state_dict(kept["optimizer"])
+        self._algorithm.restore(kept.get("algorithm", {}))
+        self._recording.window = kept["window"]
+        self._reader.coefficients = list(kept["coefficients"])
+        self.curve = TrainingCurve(**kept["curve"])
+        logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
+
+
+def _algorithm(config: MetaConfig, loss: EpisodeLoss, sampler: TaskSampler, start: torch.Tensor) -> OuterAlgorithm:
+    if config.algorithm == "es":
+        return Evolution(
+            loss,
+            sampler,
+            config.lists_per_step,
+            start,
+            subspace=config.subspace,
+            sigma=config.sigma,
+            population=config.population,
+            seed=config.seed,
+        )
+    return algorithm_named(
+        config.algorithm, loss, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
+    )
+
+
+def _tensorboard(directory: Path, step: int) -> Any:
+    """A writer of scalars from `step` on, where TensorBoard is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=step)

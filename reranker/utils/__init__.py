@@ -1,0 +1,1 @@
+"""Small shared tools: files written whole, ids as JSON, safetensors, bootstrap statistics, settings."""

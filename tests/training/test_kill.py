@@ -1,0 +1,79 @@
+"""`reranker meta-train`, killed with SIGKILL and started again, writes what an undisturbed run writes, bit for bit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from safetensors.numpy import load_file
+
+from reranker.soft_tokens import CONTEXT_FILE
+from tests.engines.models import save_tiny_model
+from tests.training.toys import saved
+
+STEPS = 16
+
+
+def start(config: Path, out: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", "from reranker.cli import main; main()", "meta-train"]
+    return subprocess.Popen(
+        [*command, "--config", str(config), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+
+
+def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+    settings = {
+        "domains": [{"name": "shop", "data": str(saved(tmp_path / "data")), "family": "generic"}],
+        "reranker": {
+            "model": str(save_tiny_model(tmp_path / "tiny")),
+            "soft_tokens": 2,
+            "prompt": {"history_items": 3, "instruction": False},
+        },
+        "algorithm": "cavia",
+        "objective": "plackett_luce",
+        "inner_steps": 1,
+        "steps": STEPS,
+        "first_fit_lists": 16,
+        "lists_per_step": 2,
+        "learning_rate": 0.05,
+        "refit_every": 5,
+        "validate_every": 8,
+        "validation_lists": 2,
+        "checkpoint_every": 3,
+        "rounds": 1,
+        "hold_out": 1,
+        "min_history": 1,
+        "n_candidates": 6,
+        "dtype": "float32",
+    }
+    config = tmp_path / "meta.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(config, whole)
+
+    process = start(config, killed)
+    while not (killed / "curve.json").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "prompt").exists()
+    finish(start(config, killed))
+    finish(undisturbed)
+
+    assert (killed / "curve.json").read_text() == (whole / "curve.json").read_text()
+    for name in ("adapter_model.safetensors", CONTEXT_FILE):
+        again, expected = (load_file(folder / "prompt" / name) for folder in (killed, whole))
+        assert again.keys() == expected.keys()
+        assert all(again[key].tobytes() == expected[key].tobytes() for key in again), name
+    assert len(json.loads((killed / "curve.json").read_text())["losses"]) == STEPS
+    assert (killed / "curve.png").read_bytes()[:4] == b"\x89PNG"

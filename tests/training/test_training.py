@@ -1,0 +1,533 @@
+"""Learning a soft prompt on a tiny random model: what is read, that gradients are right, that runs resume exactly."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from candidate_gen import PopularityRecall
+from reranker.data.dataset import Dataset
+from reranker.engines.loading import HubTokenizer, load_causal_lm
+from reranker.engines.torch.engine import TorchEngine
+from reranker.engines.torch.packed_lm import PackedLM
+from reranker.errors import ConfigError, DataError
+from reranker.prompting import PromptRenderer, PromptSettings
+from reranker.scoring import LikelihoodScoring, ScoringList
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap, Support
+from reranker.soft_tokens.peft_format import load_peft
+from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.user_adaptation import ContextAdapter
+from reranker.training.algorithms import MAML, PROMPT, Pooled, Reptile, adapt, backward
+from reranker.training.cavia import ContextReader, context_leaves, context_map
+from reranker.training.config import DomainSource, MetaConfig
+from reranker.training.objectives import conditional_logit
+from reranker.training.run import meta_train
+from reranker.training.step_sizes import StepSizes
+from reranker.training.tasks import Augmentation, Episode, TaskDomain, TaskSampler
+from reranker.training.torch_loss import EpisodeReader
+from reranker.training.trainer import MetaTrainer
+from reranker.types import UserState
+from tests.training.toys import TITLES, circle, saved
+
+SETTINGS = PromptSettings(instruction=False, history_items=3, history_tokens=100)
+COEFFICIENTS = (0.3, 0.5, 1.0)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return circle()
+
+
+@pytest.fixture(scope="module")
+def domain(tiny: Path, data: Dataset) -> TaskDomain:
+    renderer = PromptRenderer.from_settings(SETTINGS, HubTokenizer(tiny), 512)
+    return TaskDomain.build(data, PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
+
+
+def packed(tiny: Path, dtype: torch.dtype = torch.float32) -> PackedLM:
+    return PackedLM(load_causal_lm(tiny, "float32", "cpu").to(dtype), torch.device("cpu"))
+
+
+def reader(lm: PackedLM, domain: TaskDomain, **options: Any) -> EpisodeReader:
+    return EpisodeReader(lm, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, **options)
+
+
+def prompt(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (0.1 * torch.randn((2, 32), generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+
+
+def mean_loss(loss: EpisodeReader, values: dict[str, torch.Tensor], episodes: Sequence[Episode]) -> float:
+    with torch.no_grad():
+        return sum(part.loss.item() for part in loss.parts(values, episodes)) / len(episodes)
+
+
+def test_episodes_are_earlier_than_what_is_held_out(domain: TaskDomain) -> None:
+    for one in domain.episodes:
+        user = int(str(one.user_id)[1:])
+        (chosen,) = [item["title"] for item, flag in zip(one.candidates, one.chosen, strict=True) if flag]
+        step = len(one.history)
+        assert [item["title"] for item in one.history] == [TITLES[(user + n) % 8] for n in range(step)]
+        assert chosen == TITLES[(user + step) % 8]
+        assert step in (3, 4)  # of 6 interactions the last is held out; two rounds replay the two before it
+
+
+def test_a_split_shares_no_user(domain: TaskDomain) -> None:
+    rest, apart = domain.split(0.25, seed=1)
+    assert {one.user_id for one in rest.episodes}.isdisjoint(one.user_id for one in apart.episodes)
+    assert len(rest.episodes) + len(apart.episodes) == len(domain.episodes)
+    assert apart.episodes
+
+
+def test_draws_depend_on_seed_and_step_alone(domain: TaskDomain) -> None:
+    def users(seed: int, step: int) -> list[object]:
+        return [one.user_id for one in TaskSampler([domain], seed=seed).batch(step, 20)]
+
+    assert users(0, 3) == users(0, 3)
+    assert users(0, 3) != users(0, 4)
+    assert users(0, 3) != users(1, 3)
+
+
+def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None:
+    for one in TaskSampler([domain], negatives=2).batch(0, 30):
+        whole = next(
+            two for two in domain.episodes if two.user_id == one.user_id and len(two.history) == len(one.history)
+        )
+        assert len(one.candidates) == 3
+        assert one.chosen.sum() == 1
+        places = [[id(item) for item in whole.candidates].index(id(item)) for item in one.candidates]
+        assert places == sorted(places)
+        assert one.evidence.tolist() == whole.evidence[places].tolist()
+
+
+def test_popular_negatives_come_from_outside_the_list(domain: TaskDomain) -> None:
+    for one in TaskSampler([domain], negatives=4, popular_share=0.5, seed=2).batch(0, 30):
+        assert len(set(one.candidate_ids)) == len(one.candidate_ids)
+        assert [item["title"] for item in one.candidates] == [TITLES[int(str(i)[1:])] for i in one.candidate_ids]
+        assert one.chosen.sum() == 1
+
+
+def test_augmentation(domain: TaskDomain) -> None:
+    history = tuple({"title": title, "category": "c"} for title in TITLES)
+    one = replace(domain.episodes[0], history=history, history_ids=tuple(range(len(TITLES))))
+    random = np.random.default_rng(0)
+    dropped = Augmentation(history_dropout=1.0).apply(one, random)
+    assert (dropped.history, dropped.history_ids) == ((history[-1],), (len(TITLES) - 1,))
+    assert {item["category"] for item in Augmentation(category_dropout=1.0).apply(one, random).history} == {""}
+    jittered = Augmentation(order_jitter=1.0).apply(one, random)
+    assert [item["title"] for item in jittered.history] == [*TITLES[1:], TITLES[0]]
+    assert jittered.history_ids == (*range(1, len(TITLES)), 0)
+
+
+def test_training_refers_to_two_histories_of_what_is_chosen(domain: TaskDomain) -> None:
+    many = [{"title": f"title {number}", "category": ""} for number in range(60)]
+    larger = replace(domain, popular=many)
+    read = larger.read_by(domain.renderer, 8, seed=1).renderer.references
+    assert [len(history) for history in read] == [12, 12]
+    assert all(item in many for history in read for item in history)
+    assert [len(larger.read_by(domain.renderer, count).renderer.references) for count in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize("n_references", [0, 2])
+def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain, n_references: int) -> None:
+    histories = [one.history for one in domain.episodes[-n_references:]] if n_references else []
+    domain = replace(domain, renderer=domain.renderer.referring_to(histories))
+    values = {"prompt": prompt()}
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    for part in reader(packed(tiny), domain).parts(values, domain.episodes[:6]):
+        lists = [ScoringList(history=e.history, candidates=e.candidates, soft_prompt=soft) for e in part.episodes]
+        for served, trained in zip(scoring.score_components(lists), part.components, strict=True):
+            np.testing.assert_allclose(trained.numpy(), served, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_finite_differences(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny, torch.float64), domain, title_weight=0.3, category_weight=0.4)
+    values = {"prompt": prompt(torch.float64)}
+    backward(loss, values, domain.episodes[:3])
+    gradient = values["prompt"].grad
+    assert gradient is not None
+
+    def total(vectors: torch.Tensor) -> float:
+        return mean_loss(loss, {"prompt": vectors}, domain.episodes[:3])
+
+    _check_differences(total, values["prompt"].detach(), gradient)
+
+
+def test_the_loss_does_not_depend_on_how_lists_are_grouped(tiny: Path, domain: TaskDomain) -> None:
+    lm, values = packed(tiny), {"prompt": prompt()}
+    weights = {"title_weight": 0.3, "category_weight": 0.4}
+    together = mean_loss(reader(lm, domain, max_tokens=100_000, **weights), values, domain.episodes[:8])
+    apart = mean_loss(reader(lm, domain, max_tokens=2, **weights), values, domain.episodes[:8])
+    assert together == pytest.approx(apart, abs=1e-5)
+
+
+def test_maml_differentiates_through_its_inner_steps(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny, torch.float64), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt(torch.float64)}
+    algorithm = MAML(loss, sampler, lists=6, inner_steps=2, rate=0.3, second_order=True)
+    algorithm.accumulate(values, step=0)
+    gradient = values["prompt"].grad
+    assert gradient is not None
+    _, support, query = sampler.task(0, 2)
+    size = values["prompt"].detach()
+
+    def after_adapting(vectors: torch.Tensor) -> float:
+        # The scale of a step is a constant to the gradient, so it must be one to the differences.
+        scaled = 0.3 * size.square().mean().sqrt() / vectors.square().mean().sqrt()
+        fast = adapt(loss, {"prompt": vectors.clone().requires_grad_()}, support, 2, float(scaled))
+        return mean_loss(loss, {"prompt": fast.detach()}, query)
+
+    _check_differences(after_adapting, size, gradient)
+
+
+def test_first_order_is_the_gradient_at_the_adapted_prompt(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt()}
+    MAML(loss, sampler, lists=6, inner_steps=2, rate=0.1, second_order=False).accumulate(values, step=0)
+    _, support, query = sampler.task(0, 2)
+    adapted = adapt(loss, {"prompt": prompt()}, support, 2, 0.1).detach().requires_grad_()
+    backward(loss, {"prompt": adapted}, query)
+    torch.testing.assert_close(values["prompt"].grad, adapted.grad)
+
+
+def test_reptile_points_where_the_inner_steps_went(tiny: Path, domain: TaskDomain) -> None:
+    loss = reader(packed(tiny), domain)
+    sampler = TaskSampler([domain])
+    values = {"prompt": prompt()}
+    Reptile(loss, sampler, lists=8, inner_steps=1, rate=0.2).accumulate(values, step=0)
+    _, support, query = sampler.task(0, 4)
+    episodes = support + query
+    first = adapt(loss, {"prompt": prompt()}, episodes[: len(episodes) // 2], 1, 0.2).detach()
+    second = adapt(loss, {"prompt": first.requires_grad_()}, episodes[len(episodes) // 2 :], 1, 0.2)
+    torch.testing.assert_close(values["prompt"].grad, (prompt() - second).detach())
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "reptile", "fomaml", "maml"])
+def test_the_loss_falls(tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path) -> None:
+    trainer = _trainer(
+        tiny, domain, tmp_path, algorithm=algorithm, steps=10, learning_rate=0.1, lists_per_step=8, refit_every=0
+    )
+    trainer.run()
+    before, after = trainer.curve.validation[0][1], trainer.curve.best[1]
+    assert after < 0.9 * before
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_the_curve_says_what_is_lost_without_the_llm(
+    tiny: Path, domain: TaskDomain, tmp_path: Path, evidence: bool
+) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=1, evidence=evidence)
+    trainer.run()
+    losses = []
+    for episode in TaskSampler([domain]).fixed(12):
+        odds = np.exp(episode.evidence if evidence else np.zeros(len(episode.candidates)))
+        losses.append(-np.log(odds[episode.chosen] / odds.sum()).sum())
+    assert trainer.curve.without_llm == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_first_coefficients_are_fitted_on_many_lists(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    curves = []
+    for name, lists in (("few", 1), ("more", 40)):
+        trainer = _trainer(tiny, domain, tmp_path / name, steps=1, first_fit_lists=lists)
+        trainer.run()
+        assert len(trainer._recording.window) == max(lists, 12) + 12
+        curves.append(trainer.curve.coefficients[0])
+    assert curves[0][0] == curves[1][0] == 0 and curves[0] != curves[1]
+
+
+def test_meta_sgd_learns_step_sizes(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, algorithm="fomaml", steps=3, meta_sgd=True)
+    trainer.run()
+    assert trainer.values["inner_rate"].detach().std().item() > 0
+
+
+def test_lists_are_read_under_the_tokens_that_serving_makes(tiny: Path, domain: TaskDomain) -> None:
+    """Trained as served: the contexts of `ContextAdapter`, as tokens of `ContextMap`, in the read-out of an engine."""
+    lm, contexts = packed(tiny), context_map_of(32)
+    values = {"prompt": prompt(), **context_leaves(contexts, lm.device)}
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    adapter = ContextAdapter(lm, domain.renderer, soft, contexts, steps=2)
+    for part in ContextReader(reader(lm, domain), lm, {domain.name: domain.renderer}, 2).parts(
+        values, domain.episodes[:6]
+    ):
+        states, _ = adapter.adapt([Support(state=UserState(user_id=e.user_id), items=e.history) for e in part.episodes])
+        lists = [
+            ScoringList(
+                history=e.history,
+                candidates=e.candidates,
+                soft_prompt=soft,
+                user_tokens=contexts.tokens(state.vector, state.support),
+            )
+            for e, state in zip(part.episodes, states, strict=True)
+        ]
+        for served, trained in zip(scoring.score_components(lists), part.components, strict=True):
+            np.testing.assert_allclose(trained.numpy(), served, atol=1e-3)
+
+
+def test_the_gradient_of_contexts_is_that_of_finite_differences(tiny: Path, domain: TaskDomain) -> None:
+    """All but the inner gradients' directions, which are constants to a first-order method: so no inner step here."""
+    lm = packed(tiny, torch.float64)
+    loss = ContextReader(reader(lm, domain), lm, {domain.name: domain.renderer}, steps=0)
+    leaves = {name: value.double() for name, value in context_leaves(context_map_of(32), lm.device).items()}
+    values = {"prompt": prompt(torch.float64), **{name: one.requires_grad_() for name, one in leaves.items()}}
+    backward(loss, values, domain.episodes[:3])
+    widths = {"base": 1e-3, "directions": 1e-3, "amortise": 2e-3, "log_shrinkage": 1e-1}
+    for name, width in widths.items():
+        leaf = values[f"context.{name}"]
+        assert leaf.grad is not None
+
+        def total(moved: torch.Tensor, name: str = name) -> float:
+            with torch.no_grad():
+                parts = loss.parts({**values, f"context.{name}": moved}, domain.episodes[:3])
+                return sum(part.loss.item() for part in parts) / 3
+
+        _check_differences(total, leaf.detach(), leaf.grad, width, rel=1e-2)
+
+
+def test_contexts_learn_how_far_to_move(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, algorithm="cavia", steps=4)
+    before = context_map(trainer.values)
+    trainer.run()
+    after = context_map(trainer.values)
+    for name in ("base", "directions", "amortise", "rates", "log_shrinkage"):
+        assert np.abs(getattr(after, name) - getattr(before, name)).max() > 0, name
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "fomaml"])
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    tiny: Path, domain: TaskDomain, algorithm: str, tmp_path: Path
+) -> None:
+    whole = _trainer(tiny, domain, tmp_path / "whole", algorithm=algorithm)
+    expected = whole.run()
+    broken = _trainer(tiny, domain, tmp_path / "broken", algorithm=algorithm)
+    step = broken._step
+    broken._step = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == 5 else step(number)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again = _trainer(tiny, domain, tmp_path / "broken", algorithm=algorithm)
+    assert len(again.curve.losses) == 4  # checkpoints are every second step
+    assert torch.equal(again.run(), expected)
+    assert again.curve == whole.curve
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    _trainer(tiny, domain, tmp_path, steps=2).run()
+    with pytest.raises(ConfigError, match="made with other settings"):
+        _trainer(tiny, domain, tmp_path, steps=2, learning_rate=0.5)
+
+
+def test_training_stops_when_validation_does(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=50, learning_rate=1e-12, validate_every=1, patience=2)
+    trainer.run()
+    assert len(trainer.curve.losses) < 50
+
+
+def test_what_is_kept_is_the_best_prompt_or_the_last(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    kept = {}
+    for keep in ("best", "last"):
+        trainer = _trainer(tiny, domain, tmp_path / keep, steps=4, learning_rate=50, validate_every=1, keep=keep)
+        trainer.run()
+        kept[keep] = trainer.kept[PROMPT]
+        assert trainer.curve.best[0] < 4  # such steps lead away, so that the two differ
+        assert torch.equal(trainer.kept[PROMPT], trainer.best[PROMPT] if keep == "best" else trainer.values[PROMPT])
+    assert not torch.equal(kept["best"], kept["last"])
+
+
+def test_pretraining_reads_item_text_alone(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    trainer = _trainer(tiny, domain, tmp_path, steps=8, pretrain_steps=8, refit_every=0)
+    trainer.run()
+    assert trainer.curve.losses[-1] < trainer.curve.losses[0]
+    assert trainer.curve.coefficients == []
+
+
+def test_titles_are_learned_from_their_categories(tiny: Path, domain: TaskDomain) -> None:
+    """The part that `category_weight` adds: −mean log p of the title where its category is asked for."""
+    one, values = domain.episodes[0], {"prompt": prompt()}
+    engine = TorchEngine(tiny, dtype="float32", device="cpu")
+    soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
+
+    def expected(items: Sequence[Any]) -> float:
+        request = domain.renderer.likelihood((), items, soft_prompt=soft, query="c").request
+        (scores,) = engine.span_log_likelihoods([request])
+        return -float(scores.sums.sum() / scores.counts.sum())
+
+    lm = packed(tiny)
+    with_part, without = (reader(lm, domain, category_weight=weight) for weight in (0.5, 0.0))
+    added = mean_loss(with_part, values, [one]) - mean_loss(without, values, [one])
+    chosen = [item for item, flag in zip(one.candidates, one.chosen, strict=True) if flag]
+    assert added == pytest.approx(0.5 * expected(chosen), abs=1e-3)
+    with torch.no_grad():
+        added = float(next(with_part.title_loss(values, [one])) - next(without.title_loss(values, [one])))
+    assert added == pytest.approx(0.5 * expected(one.candidates), abs=1e-3)
+    bare = replace(one, candidates=tuple({**item, "category": None} for item in one.candidates))
+    assert mean_loss(with_part, values, [bare]) == pytest.approx(mean_loss(without, values, [bare]), abs=1e-6)
+
+
+def test_scalars_reach_tensorboard(tiny: Path, domain: TaskDomain, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    _trainer(tiny, domain, tmp_path, steps=2).run()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert all(name in written for name in (b"loss", b"gradient_norm", b"validation_loss"))
+
+
+def test_nothing_to_learn_from(domain: TaskDomain) -> None:
+    empty, _ = domain.split(1.0, seed=0)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        TaskSampler([empty])
+
+
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "fomaml"])
+def test_a_run_from_tables_to_a_prompt(tiny: Path, algorithm: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "data")
+    config = MetaConfig.from_mapping(
+        {
+            "domains": [{"name": "shop", "data": str(folder), "family": "generic"}],
+            "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
+            "algorithm": algorithm,
+            "meta_sgd": algorithm == "fomaml",
+            "inner_steps": 1,
+            "context_dim": 5,
+            "steps": 2,
+            "first_fit_lists": 16,
+            "lists_per_step": 4,
+            "hold_out": 1,
+            "min_history": 1,
+            "n_candidates": 6,
+            "dtype": "bfloat16" if algorithm == "fomaml" else "float32",
+        }
+    )
+    trained = meta_train(config, tmp_path / "out")
+    written = load_peft(trained.prompt)
+    assert written.vectors.shape == (2, 32)
+    assert written.base_model_sha256
+    assert (tmp_path / "out" / "curve.json").exists()
+    assert (trained.prompt / CONTEXT_FILE).exists() == (algorithm == "cavia")
+    sizes = StepSizes.beside(trained.prompt)
+    assert (sizes is not None) == (algorithm == "fomaml")
+    if sizes is not None:
+        sizes.require_prompt(written)
+        assert sizes.steps == 1
+        assert sizes.rates.std() > 0
+    if algorithm == "cavia":
+        contexts = ContextMap.load(trained.prompt / CONTEXT_FILE)
+        assert (contexts.dim, contexts.base.shape) == (5, (4, 32))
+        assert contexts.base_model_sha256 == written.base_model_sha256
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["pooled", "cavia", "maml"])
+def test_a_gpu_reads_the_same_curve(tiny: Path, algorithm: str, tmp_path: Path) -> None:
+    saved(tmp_path / "data")
+    curves = []
+    for device in ("cpu", "cuda"):
+        values = {
+            "domains": [{"name": "shop", "data": str(tmp_path / "data"), "family": "generic"}],
+            "reranker": {"model": str(tiny), "soft_tokens": 2, "prompt": {"history_items": 3}},
+            "algorithm": algorithm,
+            "objective": "plackett_luce",
+            "steps": 2,
+            "first_fit_lists": 16,
+            "lists_per_step": 8,
+            "hold_out": 1,
+            "min_history": 1,
+            "n_candidates": 6,
+            "dtype": "float32",
+            "device": device,
+        }
+        curves.append(meta_train(MetaConfig.from_mapping(values), tmp_path / device).curve)
+    assert curves[1].losses == pytest.approx(curves[0].losses, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 3}, "stepz"),
+        ({"domains": []}, "domains"),
+        ({"reranker": {"soft_tokens": 0}}, "no prompt to train"),
+        ({"reranker": {"scoring": "labels"}}, "only 'likelihood'"),
+        ({"algorithm": "maml", "lists_per_step": 4}, "too small"),
+        ({"algorithm": "pooled", "meta_sgd": True}, "no inner steps on a prompt"),
+        ({"algorithm": "es", "pretrain_steps": 1}, "needs gradients"),
+        ({"domains": [{"name": "shop", "data": "one"}, {"name": "shop", "data": "two"}]}, "shop stand there twice"),
+        ({"held_out": [{"name": "shop", "data": "somewhere"}]}, "shop stand there twice"),
+        ({"validation_share": 0}, "no users are left to validate on"),
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    values = {"domains": [{"name": "shop", "data": "somewhere"}], **change}
+    with pytest.raises(ConfigError, match=message):
+        MetaConfig.from_mapping(values)
+
+
+def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) -> MetaTrainer:
+    values: dict[str, Any] = {
+        "domains": (DomainSource(name="generic", data="unused"),),
+        "coefficients": COEFFICIENTS,
+        "evidence": False,
+        "steps": 7,
+        "first_fit_lists": 16,
+        "lists_per_step": 12,
+        "learning_rate": 0.05,
+        "inner_steps": 1,
+        "warmup": 2,
+        "refit_every": 3,
+        "validate_every": 4,
+        "patience": 0,
+        "checkpoint_every": 2,
+        "clip": 100.0,
+        **changes,
+    }
+    config = MetaConfig.model_validate(values)
+    algorithm = config.algorithm
+    validation = list(TaskSampler([domain]).fixed(12))
+    sampler = TaskSampler([domain], seed=config.seed)
+    lm = packed(tiny)
+    lists = reader(lm, domain, evidence=config.evidence)
+    if algorithm != "cavia":
+        return MetaTrainer(lists, sampler, validation, prompt(), config, directory)
+    contexts = ContextReader(lists, lm, {domain.name: domain.renderer}, config.inner_steps)
+    leaves = context_leaves(context_map_of(32), lm.device)
+    return MetaTrainer(lists, sampler, validation, prompt(), config, directory, contexts, leaves)
+
+
+def context_map_of(dim: int) -> ContextMap:
+    """2 tokens from 3 floats, where every part matters."""
+    random = np.random.default_rng(1)
+    return ContextMap(
+        base=0.1 * random.standard_normal((2, dim)),
+        directions=0.1 * random.standard_normal((3, 2, dim)),
+        amortise=0.1 * random.standard_normal((dim + 1, 3)),
+        rates=np.array([0.1, 0.5, 1.0]),
+        log_shrinkage=np.zeros(1),
+    )
+
+
+def _check_differences(
+    total: Any, at: torch.Tensor, gradient: torch.Tensor, width: float = 1e-4, rel: float = 2e-3
+) -> None:
+    """Along directions drawn at random: fourth-order central differences (the model's norms compute in float32)."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        direction = torch.randn(at.shape, generator=generator, dtype=at.dtype)
+        near, far = (total(at + h * direction) - total(at - h * direction) for h in (width, 2 * width))
+        difference = (8 * near - far) / (12 * width)
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=rel, abs=5e-4)
+
+
+def test_pooled_is_the_mean_gradient(tiny: Path, domain: TaskDomain) -> None:
+    loss, sampler = reader(packed(tiny), domain), TaskSampler([domain])
+    values = {"prompt": prompt()}
+    Pooled(loss, sampler, 4).accumulate(values, step=3)
+    expected = {"prompt": prompt()}
+    for one in sampler.batch(3, 4):
+        for part in loss.parts(expected, [one]):
+            torch.autograd.backward(part.loss / 4)
+    torch.testing.assert_close(values["prompt"].grad, expected["prompt"].grad, atol=1e-5, rtol=1e-4)
