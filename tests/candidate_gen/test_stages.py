@@ -154,14 +154,14 @@ def test_blend_refuses_what_is_no_recall_stage() -> None:
 
 
 def test_a_stage_of_your_own_loads_once_registered(tmp_path: Path) -> None:
-    class Mine(PopularityRecall):
+    class RegisteredHere(PopularityRecall):
         pass
 
-    Mine().fit(checkerboard()).save(tmp_path)
-    with pytest.raises(BundleError, match="'Mine'"):
+    RegisteredHere().fit(checkerboard()).save(tmp_path)
+    with pytest.raises(BundleError, match="'RegisteredHere'"):
         load_recall(tmp_path)
-    register_recall(Mine)
-    assert type(load_recall(tmp_path)) is Mine
+    register_recall(RegisteredHere)
+    assert type(load_recall(tmp_path)) is RegisteredHere
 
 
 def test_the_wrong_class_is_refused(tmp_path: Path) -> None:
