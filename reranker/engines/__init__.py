@@ -3,6 +3,7 @@
     torch     packed forward pass; float32 is the numerical reference
     vllm      in-process vLLM with its prefix cache
     openai    any vLLM OpenAI server, over HTTP; no soft prompts
+    lexical   no model: texts as bags of words, what an LM has to beat
     scripted  no model: scores from a plain function, for tests
 
 To add an engine: write a class that passes `tests/contracts/engine.py` and give it a line in `_ENGINES`.
@@ -60,6 +61,14 @@ _ENGINES = {
         attribute="OpenAIEngine",
         packages=("httpx", "tenacity", "transformers"),
         extra="openai",
+        has_dtype=False,
+    ),
+    "lexical": _Entry(
+        module="reranker.engines.lexical",
+        attribute="LexicalEngine",
+        packages=(),
+        extra="",
+        has_model=False,
         has_dtype=False,
     ),
     "scripted": _Entry(
