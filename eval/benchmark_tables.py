@@ -17,6 +17,8 @@ from reranker.utils.replay import MOMENTS
 
 PROMPTS = Path(__file__).parent / "prompts"
 
+_LEXICAL = "engine=lexical,scoring=embedding"  # words in the LM's place, through the same spaces and head
+
 Gains = Mapping[str, Comparison]
 """Domain (or `POOLED`) -> one system over another."""
 
@@ -176,7 +178,8 @@ TABLES = {
         Table(
             name="known-users",
             asks="What is the default worth to users whose last choice is held out?",
-            variants={"default": "scoring=embedding"},
+            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            rivals=(("default", "lexical"),),
             runs=(
                 Run(
                     goals=(
@@ -190,7 +193,8 @@ TABLES = {
         Table(
             name="new-items",
             asks="And where nobody chose an item before?",
-            variants={"default": "scoring=embedding"},
+            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            rivals=(("default", "lexical"),),
             runs=tuple(Run(split="cold-items", draw=draw) for draw in _DRAWS),
             over_runs=(
                 ("llm.default", "text_alone"),
@@ -201,7 +205,8 @@ TABLES = {
         Table(
             name="new-users",
             asks="And to users of whom k interactions are known?",
-            variants={"default": "scoring=embedding"},
+            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            rivals=(("default", "lexical"),),
             runs=_cold_users(dict.fromkeys((1, 3, 5), (_SERVED,))),
         ),
         Table(

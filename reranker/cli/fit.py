@@ -1,5 +1,6 @@
 """`reranker fit`: learn a domain and save a bundle."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -21,7 +22,12 @@ from reranker.cli.options import (
 from reranker.config import ReadOut
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
+from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
+
+AUTO, LLM = "auto", "llm"
+SCORERS = (AUTO, LEXICAL, LLM)
+_NAMES_AN_LLM = ("model", "engine", "scoring", "dtype")
 
 
 def fit(
@@ -53,6 +59,14 @@ def fit(
             "--scoring", help=f"{', '.join(get_args(ReadOut))}; embedding, or likelihood with --prompt or a server"
         ),
     ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            "--scorer",
+            help="auto fits words and the LLM and serves the LLM only where it is worth more; lexical needs no model; "
+            "llm insists. By default auto, or llm where a model, engine, read-out or prompt is named",
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -60,6 +74,7 @@ def fit(
     """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
     from candidate_gen import ALSRecall
     from reranker.pipeline.bundle import require_place, require_storable
+    from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
 
     settings = given(
@@ -73,23 +88,55 @@ def fit(
     data = dataset_from_flags(dataset, interactions, items, domain)
     require_place(out)  # now, not after hours of reading
     require_storable(data)
-    reranker = Reranker.from_pretrained(prompt, **settings)
+    chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
+    if chosen_scorer == LEXICAL:
+        settings |= {"engine": LEXICAL, "scoring": "embedding"}
+    reranker = Reranker.from_pretrained(prompt if chosen_scorer != LEXICAL else "untrained", **settings)
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
             raise ConfigError("your own recall needs both --candidates and --held-out")
         served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
-        reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
+        if chosen_scorer == AUTO:
+            reranker = climb(reranker, data, candidates=served, held_out=chosen, progress=True)
+        else:
+            reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
     else:
         recall = ALSRecall(seed=reranker.config.seed).fit(data.interactions)
-        reranker.fit(data, recall, item_vectors=vectors, progress=True)
+        if chosen_scorer == AUTO:
+            reranker = climb(reranker, data, recall, progress=True)
+        else:
+            reranker.fit(data, recall, item_vectors=vectors, progress=True)
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
         typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
     reranker.save(out)
     assert reranker.blend is not None
+    if reranker.ladder is not None:
+        typer.echo(reranker.ladder.summary())
     typer.echo(f"{reranker.blend.guard.in_words()}")
     for line in reranker.blend.fused.in_words(most=6):
         typer.echo(f"  {line}")
     typer.echo(f"saved {out}")
+
+
+def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> str:
+    """Which scorer to fit; whoever names a model, an engine, a read-out or a prompt gets that and no ladder.
+
+    Raises:
+        ConfigError: there is no such scorer, or "lexical" beside a setting of the LLM.
+    """
+    of_llm = [name for name in _NAMES_AN_LLM if name in settings]
+    if asked is None:
+        return LLM if of_llm or named else AUTO
+    if asked not in SCORERS:
+        raise ConfigError(f"unknown scorer {asked!r}; choose one of {', '.join(SCORERS)}")
+    if asked == LEXICAL and (of_llm or named):
+        raise ConfigError(
+            f"--scorer lexical reads words without a model, so {', '.join(of_llm) or 'a trained prompt'} would be "
+            "ignored: leave it out, or take --scorer llm"
+        )
+    if asked == AUTO and named:
+        raise ConfigError("--scorer auto compares untrained readers: take --scorer llm with --prompt or --item-vectors")
+    return asked

@@ -21,7 +21,7 @@ ItemsOption = Annotated[Path | None, typer.Option("--items", help="item_id, titl
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="a known data set, such as ml-100k, or a folder")]
 DomainOption = Annotated[str | None, typer.Option("--domain", help="names the prompt family, such as movies or shop")]
 BundleOption = Annotated[Path, typer.Option("--bundle", help="folder that `reranker fit` wrote")]
-EngineOption = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm, openai or scripted")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm, openai, lexical or scripted")]
 BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="of --engine openai: http://host:8000/v1; or OPENAI_BASE_URL")
 ]

@@ -130,7 +130,7 @@ class LexicalEngine:
         read = [word for word in self._words(span.sequence, span.scored_from - 1, -1) if word]
         if not read:
             return np.zeros(self.model.dim, dtype=np.float32)
-        mean: NDArray[np.float32] = np.mean([self._vector(word) for word in read], axis=0, dtype=np.float32)
+        mean: NDArray[np.float32] = np.stack([self._vector(word) for word in read]).mean(axis=0)
         return mean
 
     def _log_likelihood(self, prefix: Counter[str], span: CandidateSpan) -> float:

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reranker.config import RerankerConfig
+from reranker.engines import load_engine
+from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
 from reranker.evaluation.baselines import (
     Embed,
@@ -30,6 +32,8 @@ SYSTEMS: dict[str, str] = {
     "gradient_boosted": "LambdaMART on the same features",
     "text_similarity": "recall evidence and MiniLM likeness to the history",
     "text_alone": "MiniLM likeness to the history, nothing else",
+    "lexical": "words alone, without a model: what an LLM alone has to beat",
+    "lexical_fused": "evidence and words: what the fused order has to beat",
     "zero_shot_likelihood": "the LLM's likelihood read-out with fixed coefficients",
     "zero_shot_labels": "the LLM asked yes or no of each candidate",
     "zero_shot_listwise": "the LLM asked to pick among all candidates",
@@ -44,6 +48,7 @@ _READ_OUTS = {
     "zero_shot_labels": "labels",
     "zero_shot_listwise": "listwise",
 }
+_LEXICAL: dict[str, type[LLMAlone] | type[Fused]] = {"lexical": LLMAlone, "lexical_fused": Fused}
 _LEARNED: dict[str, type[LLMAlone] | type[Fused] | type[Served]] = {"llm": LLMAlone, "fused": Fused, "served": Served}
 
 
@@ -126,6 +131,8 @@ class Suite:
         if name in _LEARNED:
             system = _LEARNED[name]
             return lambda seed: system(self.readings(self.config.scoring), self.fit_users, self.config.l2)
+        if name in _LEXICAL:
+            return lambda seed: _named(_LEXICAL[name](self._words(), self.fit_users, self.config.l2), name)
         if name in _READ_OUTS:
             return lambda seed: ZeroShot(name, self.readings(_READ_OUTS[name]))
         makers: dict[str, SystemFactory] = {
@@ -139,7 +146,21 @@ class Suite:
         }
         return makers[name]
 
+    def _words(self) -> Readings:
+        """The readings of the lexical engine: the default read-out with words in the LM's place."""
+        if LEXICAL not in self._readings:
+            config = self.config.model_copy(update={"scoring": "embedding", "engine": LEXICAL, "engine_options": {}})
+            self._readings[LEXICAL] = Readings(
+                load_engine(LEXICAL), config, self._families, self._progress, self._directory
+            )
+        return self._readings[LEXICAL]
+
     def _embedding(self) -> Embed:
         if self._embed is None:
             self._embed = MiniLM()
         return self._embed
+
+
+def _named(system: LLMAlone | Fused, name: str) -> LLMAlone | Fused:
+    system.name = name
+    return system

@@ -189,9 +189,9 @@ def decide(
             one list.
     """
     users = np.arange(len(recall)) if users is None else users
-    fused_minus_recall = mean_interval(_by_user(fused - recall, users), seed=seed)
-    features_minus_recall = mean_interval(_by_user(features - recall, users), seed=seed)
-    fused_minus_features = mean_interval(_by_user(fused - features, users), seed=seed)
+    fused_minus_recall = mean_interval(by_user(fused - recall, users), seed=seed)
+    features_minus_recall = mean_interval(by_user(features - recall, users), seed=seed)
+    fused_minus_features = mean_interval(by_user(fused - features, users), seed=seed)
     serve: Order = "recall"
     if fused_minus_recall.low > 0 and (fused_minus_features.mean > 0 or not features_minus_recall.low > 0):
         serve = "fused"
@@ -207,7 +207,7 @@ def decide(
     )
 
 
-def _by_user(values: NDArray[np.float64], users: IntArray) -> NDArray[np.float64]:
+def by_user(values: NDArray[np.float64], users: IntArray) -> NDArray[np.float64]:
     """(n_users,) means over the lists of each."""
     numbers = np.unique(users, return_inverse=True)[1]
     means: NDArray[np.float64] = np.bincount(numbers, weights=values) / np.bincount(numbers)
@@ -234,7 +234,7 @@ def _by_history(gain: NDArray[np.float64], n_known: IntArray, users: IntArray, s
             begins.append(int(n_known[behind].min()))
     groups = np.searchsorted(begins, n_known, side="right") - 1
     mine = [groups == number for number in range(len(begins))]
-    gains = [mean_interval(_by_user(gain[one], users[one]), seed=seed) for one in mine]
+    gains = [mean_interval(by_user(gain[one], users[one]), seed=seed) for one in mine]
     return tuple(
         HistoryGroup(at_least=begin, gain=one, reordered=one.mean > 0) for begin, one in zip(begins, gains, strict=True)
     )

@@ -1,7 +1,7 @@
 """What `Reranker.fit` learns: read-out coefficients, fusion weights and the guard's decision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.features import FEATURES
-from reranker.fusion.guard import GuardDecision, decide
+from reranker.fusion.guard import GuardDecision, by_user, decide
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
@@ -48,12 +48,15 @@ class Blend:
         fused: head over evidence and LLM components.
         features: head over evidence alone: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
+        validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two Blends of one fold
+            can be compared in pairs; empty where it was loaded.
     """
 
     coefficients: NDArray[np.float64]
     fused: FusionHead
     features: FusionHead
     guard: GuardDecision
+    validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -92,11 +95,15 @@ class Blend:
         )
         words = llm_words(words)
         evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
+        by_list = _cross_fitted(fold, read, words, l2, seed)
         return cls(
             coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
             fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users),
             features=evidence,
-            guard=_guard(fold, read, words, l2, seed),
+            guard=decide(
+                by_list["recall"], by_list["features"], by_list["fused"], fold.n_known, seed, fold.user_numbers
+            ),
+            validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
         )
 
     def orders(
@@ -153,8 +160,10 @@ def _coefficients(
     return coefficients
 
 
-def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int) -> GuardDecision:
-    """Compares the orders on lists of users that their weights were not fitted on (5-fold cross-fitting).
+def _cross_fitted(
+    fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Order -> (n_lists,) NDCG@10 on lists of users that its weights were not fitted on (5-fold cross-fitting).
 
     Recall and evidence are known for every list of the fold; what the LLM adds to the evidence is known on the lists it
     read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
@@ -179,4 +188,4 @@ def _guard(fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, se
     read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()
     by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
-    return decide(by_recall, by_features, by_fused, fold.n_known, seed, fold.user_numbers)
+    return {"recall": by_recall, "features": by_features, "fused": by_fused}

@@ -36,6 +36,7 @@ from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
 from reranker.fusion import Blend, EvidenceModel
+from reranker.fusion.ladder import Ladder
 from reranker.protocols import RecallStage
 from reranker.scoring import PriorStore, StateStore
 from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
@@ -73,6 +74,7 @@ class BundleState:
     contexts: ContextMap | None = None
     item_tokens: ItemTokens | None = None
     hidden_states: StateStore | None = None
+    ladder: Ladder | None = None
 
 
 def require_place(directory: Path) -> None:
@@ -155,6 +157,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
+            ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
         )
     except BundleError:
         raise
@@ -191,6 +194,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "reranker": metadata.version("reranker"),
         "domain": state.domain,
         "served": state.blend.guard.in_words(),
+        **({} if state.ladder is None else {"ladder": state.ladder.to_json()}),
         "model": asdict(state.model),
         "templates_sha256": state.templates_sha256,
         "config": json.loads(state.config.model_dump_json(exclude_unset=True)),

@@ -26,13 +26,14 @@ from reranker.data.schema import (
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.fusion import Blend, Choices, Order, as_order
 from reranker.fusion.features import chosen_items
+from reranker.fusion.ladder import Ladder
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explanation import Explanation, explain
 from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.llm_scorer import Reader
 from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
-from reranker.pipeline.windows import fold_from_logs, folds_from_recall
+from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import Engine, RecallStage, UserStore
 from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
@@ -54,6 +55,7 @@ class Reranker:
         blend: what `fit` learned, or None.
         recall: the recall stage the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
+        ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Reranker:
         self.reader = Reader(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
         self.states: dict[UserId, UserState] = {}
         self.blend: Blend | None = None
+        self.ladder: Ladder | None = None
         self.recall: RecallStage | None = None
         self._item_tokens = item_tokens or {}
         self._data: DomainData | None = None
@@ -141,19 +144,27 @@ class Reranker:
             DataError: a table is wrong, or there is nothing to learn from.
             ConfigError: neither recall nor logs were given, or both; or vectors that no item tokens were trained on.
         """
-        logs = None if candidates is None or held_out is None else (candidates, held_out)
-        if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
-            raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
+        folds = windows_of(data, recall, candidates, held_out, self.config)
+        return self.fit_windows(data, folds, recall, item_vectors=item_vectors, progress=progress)
+
+    def fit_windows(
+        self,
+        data: Dataset,
+        folds: Sequence[ValidationFold],
+        recall: RecallStage | None = None,
+        *,
+        item_vectors: pd.DataFrame | None = None,
+        progress: bool = False,
+    ) -> "Reranker":
+        """`fit` on windows that are made already, as `windows_of` makes them: several Rerankers can share them.
+
+        Raises:
+            DataError, ConfigError: as `fit` does.
+        """
         config = self.config
-        data.require_shared_items()
-        if logs is not None:
-            folds = [fold_from_logs(data, *logs)]
-        elif recall is not None:
-            folds = folds_from_recall(
-                data, recall, config.n_candidates, config.min_history, config.seed, config.moments
-            )
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
+        self.ladder = None
         self.blend = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.recall = recall
@@ -474,6 +485,7 @@ class Reranker:
                 contexts=reader.contexts,
                 item_tokens=reader.item_tokens,
                 hidden_states=reader.hidden_states,
+                ladder=self.ladder,
             ),
         )
 
@@ -509,6 +521,7 @@ class Reranker:
             hidden_states=state.hidden_states,
         )
         reranker.blend = state.blend
+        reranker.ladder = state.ladder
         reranker.recall = state.recall
         reranker._data = DomainData(
             items=state.items,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import (
     ITEM,
@@ -17,7 +18,7 @@ from reranker.data.schema import (
     validate_candidates,
     validate_interactions,
 )
-from reranker.errors import DataError
+from reranker.errors import ConfigError, DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.fusion.statistics import evidence_model
 from reranker.protocols import RecallStage
@@ -104,6 +105,29 @@ class ValidationFold:
             n_known=self.n_known,
             users=self.users,
         )
+
+
+def windows_of(
+    data: Dataset,
+    recall: RecallStage | None,
+    candidates: pd.DataFrame | None,
+    held_out: pd.DataFrame | None,
+    config: RerankerConfig,
+) -> list[ValidationFold]:
+    """The windows that `Reranker.fit` learns from, newest first: of a candidate generator, or of served lists.
+
+    Raises:
+        ConfigError: neither a generator nor lists were given, or both.
+        DataError: a table is wrong, or there is nothing to learn from.
+    """
+    logs = None if candidates is None or held_out is None else (candidates, held_out)
+    if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
+        raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
+    data.require_shared_items()
+    if logs is not None:
+        return [fold_from_logs(data, *logs)]
+    assert recall is not None
+    return folds_from_recall(data, recall, config.n_candidates, config.min_history, config.seed, config.moments)
 
 
 def folds_from_recall(

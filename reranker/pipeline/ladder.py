@@ -1,0 +1,75 @@
+"""Climbing the ladder: words and the LM read the same windows, and the dearer reader has to earn its price."""
+
+import logging
+import time
+
+import pandas as pd
+
+from reranker.data.dataset import Dataset
+from reranker.engines.lexical import LEXICAL
+from reranker.errors import ConfigError, ModelError
+from reranker.fusion.ladder import Ladder
+from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.windows import windows_of
+from reranker.protocols import RecallStage
+
+logger = logging.getLogger(__name__)
+
+LLM = "llm"
+
+
+def lexical_reranker(llm: Reranker) -> Reranker:
+    """A Reranker that reads words where the other reads with an LM, with the same settings otherwise."""
+    same = llm.config.model_dump(include={"n_candidates", "moments", "min_history", "fit_users", "l2", "seed"})
+    return Reranker.from_pretrained("untrained", engine=LEXICAL, scoring="embedding", **same)
+
+
+def climb(
+    llm: Reranker,
+    data: Dataset,
+    generator: RecallStage | None = None,
+    *,
+    candidates: pd.DataFrame | None = None,
+    held_out: pd.DataFrame | None = None,
+    progress: bool = False,
+) -> Reranker:
+    """Fits words and the LM on the same windows; returns the one to serve, with `ladder` set.
+
+    The LM is served only where its 95 % interval over the best cheaper rung (first-stage order, features, words) lies
+    above 0. Where it cannot be loaded it is left out, and `ladder.left_out` says why.
+
+    Args:
+        llm: an unfitted Reranker with the LM's settings.
+        data: interactions and items of the domain.
+        generator: a fitted candidate generator; or `candidates` and `held_out`, as for `Reranker.fit`.
+        candidates: lists served at one moment.
+        held_out: interactions after that moment.
+        progress: show progress bars on stderr.
+
+    Raises:
+        DataError: a table is wrong, or there is nothing to learn from.
+        ConfigError: neither a generator nor lists were given, or both.
+    """
+    words = lexical_reranker(llm)
+    windows = windows_of(data, generator, candidates, held_out, llm.config)
+    began = time.perf_counter()
+    words.fit_windows(data, windows, generator, progress=progress)
+    seconds = {LEXICAL: time.perf_counter() - began}
+    assert words.blend is not None
+    below = words.blend.validation
+    scores = {"first stage": below["recall"], "features": below["features"], LEXICAL: below["fused"]}
+    left_out = {}
+    began = time.perf_counter()
+    try:
+        llm.fit_windows(data, windows, generator, progress=progress)
+    except (ConfigError, ModelError) as error:  # no torch, or the model cannot be fetched: words can be served
+        left_out[LLM] = str(error)
+        logger.warning("the LLM is left out of the ladder: %s", error)
+    else:
+        seconds[LLM] = time.perf_counter() - began
+        assert llm.blend is not None
+        scores[LLM] = llm.blend.validation["fused"]
+    ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
+    served = llm if ladder.serves == LLM else words
+    served.ladder = ladder
+    return served

@@ -1,0 +1,54 @@
+"""Rungs judged by hand-made users, and the file format."""
+
+import numpy as np
+import pytest
+
+from reranker.errors import BundleError
+from reranker.fusion.ladder import Ladder
+
+RNG = np.random.default_rng(0)
+BASE = RNG.uniform(0.1, 0.6, 200)
+
+
+def ladder(llm_gain: float, lexical_gain: float = 0.1) -> Ladder:
+    noise = RNG.normal(0, 0.02, 200)
+    scores = {
+        "first stage": BASE,
+        "features": BASE + 0.05,
+        "lexical": BASE + 0.05 + lexical_gain,
+        "llm": BASE + 0.05 + lexical_gain + llm_gain + noise,
+    }
+    return Ladder.of(scores, {"lexical": 2.0, "llm": 100.0}, n_items=1000)
+
+
+def test_a_rung_is_served_only_where_its_interval_is_above_the_best_cheaper_one() -> None:
+    assert ladder(llm_gain=0.05).serves == "llm"
+    assert ladder(llm_gain=0.0).serves == "lexical"  # noise around nothing
+    assert ladder(llm_gain=-0.05).serves == "lexical"
+
+
+def test_a_rung_that_failed_is_not_what_the_next_one_has_to_beat() -> None:
+    found = ladder(llm_gain=0.2, lexical_gain=-0.1)
+    assert [rung.over for rung in found.rungs] == ["", "first stage", "features", "features"]
+    assert found.rungs[3].gain is not None
+    assert found.rungs[3].gain.mean == pytest.approx(0.1, abs=0.01)
+    assert found.serves == "llm"
+
+
+def test_the_first_stage_is_served_where_nothing_beats_it() -> None:
+    assert Ladder.of({"first stage": BASE, "features": BASE - 0.01, "lexical": BASE}, {}, 10).serves == "first stage"
+
+
+def test_the_summary_says_what_is_served_what_it_cost_and_that_the_llm_does_not_pay() -> None:
+    said = ladder(llm_gain=0.0).summary().splitlines()
+    assert [line.split("  ")[0] for line in said[1:5]] == ["first stage", "features", "lexical", "llm"]
+    assert said[3].endswith("<- served") and "500" in said[3]
+    assert "does not pay" in said[-1]
+    assert "does not pay" not in ladder(llm_gain=0.05).summary()
+
+
+def test_what_is_saved_comes_back() -> None:
+    found = ladder(llm_gain=0.05)
+    assert Ladder.from_json(found.to_json()) == found
+    with pytest.raises(BundleError, match="ladder"):
+        Ladder.from_json({"rungs": [{}], "serves": "llm", "left_out": {}})
