@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.table_io import read_table, write_table
+from reranker.engines.slices import in_slices
 from reranker.protocols import Engine
 from reranker.scoring.span_cache import SpanStore
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -54,4 +55,4 @@ class PriorStore(SpanStore[float]):
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[float]]:
-        return [scores.sums.tolist() for scores in engine.span_log_likelihoods(requests)]
+        return [scores.sums.tolist() for scores in in_slices(engine.span_log_likelihoods, requests)]

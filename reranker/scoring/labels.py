@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.base import ListReading, Scoring, ScoringList
@@ -37,7 +38,7 @@ class LabelScoring(Scoring):
             ).request
             for one in lists
         ]
-        scores = self._engine.label_log_probs(requests, self._label_token_ids)
+        scores = in_slices(lambda part: self._engine.label_log_probs(part, self._label_token_ids), requests)
         return [
             ListReading(components=log_probs, prompt_tokens=request.tokens)
             for log_probs, request in zip(scores, requests, strict=True)

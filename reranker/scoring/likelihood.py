@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
 from reranker.scoring.base import ListReading, Scoring, ScoringList
@@ -56,7 +57,7 @@ class LikelihoodScoring(Scoring):
             for one in lists
         ]
         priors = self._look_up_priors(lists, requests)
-        scores = self._engine.span_log_likelihoods(requests)
+        scores = in_slices(self._engine.span_log_likelihoods, requests)
         return [
             ListReading(
                 components=np.stack([spans.sums, spans.means, (spans.sums - prior) / spans.counts], axis=1),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.engines.slices import in_slices
 from reranker.errors import ConfigError
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
@@ -67,7 +68,7 @@ class ListwiseScoring(Scoring):
                 requests.append(rendered.request)
                 places.append((number, members))
         totals, tokens = [np.zeros(len(one.candidates)) for one in lists], [0] * len(lists)
-        scores = self._engine.label_log_probs(requests, self._label_token_ids)
+        scores = in_slices(lambda part: self._engine.label_log_probs(part, self._label_token_ids), requests)
         for (number, members), request, log_probs in zip(places, requests, scores, strict=True):
             labels = log_probs[0, : len(members)]
             totals[number][members] += labels - labels.mean()

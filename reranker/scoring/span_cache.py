@@ -31,6 +31,7 @@ class SpanStore(ABC, Generic[Value]):
     def __init__(self) -> None:
         self._values: dict[Key, Value] = {}
         self._lock = threading.RLock()
+        self._computing = 0  # a call may come from between two slices of another one's work, in the same thread
 
     def __len__(self) -> int:
         return len(self._values)
@@ -46,7 +47,8 @@ class SpanStore(ABC, Generic[Value]):
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
     ) -> list[list[Key]]:
         """Per (prefix, spans): the keys of the spans, under all of which there are values now."""
-        self._drop_oldest()
+        if not self._computing:
+            self._drop_oldest()
         keyed: list[list[Key]] = []
         missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
         model = (engine.model.sha256 or engine.model.model_id).encode()
@@ -87,7 +89,12 @@ class SpanStore(ABC, Generic[Value]):
                 requests.append(ScoringRequest(prefix=prefix, candidates=tuple(spans[name] for name in part)))
         if not requests:
             return
-        for part_keys, values in zip(keys, self._read(engine, requests), strict=True):
+        self._computing += 1
+        try:
+            read = self._read(engine, requests)
+        finally:
+            self._computing -= 1
+        for part_keys, values in zip(keys, read, strict=True):
             self._values.update(zip(part_keys, values, strict=True))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.engines.slices import in_slices
 from reranker.errors import ConfigError, ModelError
 from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates
@@ -336,7 +337,7 @@ class StateStore(SpanStore[Vectors]):
                 f"the engine {engine.name!r} gives no hidden states, which the embedding read-out compares: take "
                 "engine='torch' or 'vllm', or scoring='likelihood'"
             )
-        return [list(states.astype(np.float16)) for states in engine.span_states(requests)]
+        return [list(states.astype(np.float16)) for states in in_slices(engine.span_states, requests)]
 
 
 def _named(spaces: ItemSpaces | None) -> dict[str, EmbeddingSpace]:

@@ -1,17 +1,24 @@
-"""Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it."""
+"""Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it.
+
+A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, and a
+job whose caller has gone is given up.
+"""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from reranker.engines.slices import AbandonedError, Slicing, sliced
 from reranker.serve.errors import ProblemError
 
 logger = logging.getLogger(__name__)
 
+_LOOP_SECONDS = 5.0  # that a slice waits for the event loop
 _TURNS = 4  # of the loop from an answer to its last byte: waking the caller, routing, sending
 
 Job = TypeVar("Job")
@@ -42,6 +49,9 @@ class _Waiting(Generic[Job, Answer]):
     since: float
 
 
+_Batch = Sequence[_Waiting[Job, Answer]]
+
+
 class Batcher(Generic[Job, Answer]):
     """Collects jobs into batches.
 
@@ -51,6 +61,8 @@ class Batcher(Generic[Job, Answer]):
         queue: jobs that may wait.
         wait_seconds: how long a lone job waits for company.
         observe: called with the size of each batch and its seconds.
+        tokens_of: a job -> tokens that the engine will read for it, about.
+        slicing: how long jobs are cut; those of more than its tokens are long.
     """
 
     def __init__(
@@ -61,11 +73,16 @@ class Batcher(Generic[Job, Answer]):
         queue: int,
         wait_seconds: float,
         observe: Callable[[int, float], None] = lambda size, seconds: None,
+        tokens_of: Callable[[Job], int] = lambda job: 0,
+        slicing: Slicing | None = None,
     ) -> None:
         self._work = work
         self._batch = batch
         self._wait = wait_seconds
         self._observe = observe
+        self._tokens_of = tokens_of
+        self._slicing = slicing or Slicing(1024, 0.0)
+        self._stopped = False
         self._most = queue
         self._waiting: dict[_Waiting[Job, Answer], None] = {}  # in order of arrival
         self._arrived, self._idle = asyncio.Event(), asyncio.Event()
@@ -122,31 +139,83 @@ class Batcher(Generic[Job, Answer]):
             except TimeoutError:
                 logger.warning("shut down with %d requests in the queue", self.waiting)
             self._loop.cancel()
+        self._stopped = True  # a job in slices ends at the next one
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             wanted = await self._take()
-            started = time.perf_counter()
-            try:
-                if wanted:
-                    answers = await loop.run_in_executor(self._thread, self._work, [one.job for one in wanted])
-                    worked = time.perf_counter() - started
-                    self._observe(len(wanted), worked)
-                    for one, answer in zip(wanted, answers, strict=True):
-                        if isinstance(answer, Exception):
-                            _fail(one.future, answer)
-                        elif not one.future.done():
-                            waited = started - one.since
-                            one.future.set_result(Done(answer=answer, waited=waited, worked=worked, batch=len(wanted)))
-            except Exception as error:
-                logger.exception("a batch of %d failed", len(wanted))
-                for one in wanted:
-                    _fail(one.future, error)
+            if wanted:
+                long = self._is_long(wanted[0])
+                self._hand_out(*await loop.run_in_executor(self._thread, self._read, wanted, loop, long))
             await _let_out()
 
-    async def _take(self) -> list[_Waiting[Job, Answer]]:
+    def _read(
+        self, wanted: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop, long: bool
+    ) -> "tuple[_Batch[Job, Answer], Sequence[Answer | Exception], float, float]":
+        """A batch, its answers, when it began and how long it took; called in the engine's thread."""
+        started = time.perf_counter()
+        if long:
+            self._slicing.between = lambda: self._between(wanted, loop)
+        answers: Sequence[Answer | Exception]
+        try:
+            with sliced(self._slicing if long else None):
+                answers = self._work([one.job for one in wanted])
+        except Exception as error:
+            if not isinstance(error, AbandonedError):
+                logger.exception("a batch of %d failed", len(wanted))
+            answers = [error] * len(wanted)
+        return wanted, answers, started, time.perf_counter() - started
+
+    def _hand_out(
+        self,
+        wanted: "_Batch[Job, Answer]",
+        answers: Sequence[Answer | Exception],
+        started: float,
+        worked: float,
+    ) -> None:
+        self._observe(len(wanted), worked)
+        for one, answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, Exception):
+                _fail(one.future, answer)
+            elif not one.future.done():
+                waited = started - one.since
+                one.future.set_result(Done(answer=answer, waited=waited, worked=worked, batch=len(wanted)))
+
+    def _between(self, held: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop) -> None:
+        """Between two slices: gives up what nobody waits for, and reads one batch of short jobs."""
+        if self._stopped or all(one.future.done() for one in held):
+            raise AbandonedError("nobody waits for this ranking any more")
+        asked: Future[_Batch[Job, Answer]] = Future()
+
+        def take() -> None:
+            if asked.set_running_or_notify_cancel():
+                asked.set_result(self._take_short())
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(take)
+        try:
+            shorts = asked.result(_LOOP_SECONDS)
+        except TimeoutError:
+            if asked.cancel():
+                return
+            shorts = asked.result()
+        if shorts:
+            done = self._read(shorts, loop, long=False)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._hand_out, *done)
+
+    def _is_long(self, one: _Waiting[Job, Answer]) -> bool:
+        return self._tokens_of(one.job) > self._slicing.tokens
+
+    def _take_short(self) -> "_Batch[Job, Answer]":
+        taken = [one for one in self._live() if not self._is_long(one)][: self._batch]
+        for one in taken:
+            del self._waiting[one]
+        return taken
+
+    async def _take(self) -> "_Batch[Job, Answer]":
         """The jobs of the next batch, at least one unless its caller went away while it waited for company."""
         while not (live := self._live()):
             self._idle.set()
@@ -155,10 +224,10 @@ class Batcher(Generic[Job, Answer]):
         if len(live) == 1 and self._wait:
             await asyncio.sleep(self._wait)
             live = self._live()
-        taken = live[: self._batch]
-        for one in taken:
-            del self._waiting[one]
-        return taken
+        if live and self._is_long(live[0]):
+            del self._waiting[live[0]]
+            return live[:1]
+        return self._take_short()
 
     def _live(self) -> list[_Waiting[Job, Answer]]:
         """Those that wait and were not given up; what was goes with its caller, at the loop's next turn."""

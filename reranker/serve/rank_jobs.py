@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,31 @@ class Job:
 
     domain: Domain
     ranks: TextList | ItemList
+
+
+_CHARACTERS = 3  # of a token, at least, in most texts
+_MARKS = 8  # tokens around an item
+
+
+def tokens_of(job: Job) -> int:
+    """Tokens that the model will read for a job, about and at most: each text is cut to its budget.
+
+    Items of a catalogue whose states are kept count as one token each.
+    """
+    config = job.domain.reranker.reader.config
+    prompt = config.prompt
+    longest = prompt.title_tokens + prompt.category_tokens + prompt.description_tokens + _MARKS
+    if isinstance(job.ranks, ItemList):
+        return len(job.ranks.items) * (1 if config.compares_states else longest)
+    texts = job.ranks
+    history = min(sum(_tokens(item) for item in texts.history), prompt.history_tokens)
+    query = min(len(texts.query) // _CHARACTERS, prompt.query_tokens)
+    return history + query + sum(min(_tokens(document), longest) for document in texts.documents)
+
+
+def _tokens(item: object) -> int:
+    values = item.values() if isinstance(item, Mapping) else (item,)
+    return sum(len(value if isinstance(value, str) else str(value)) for value in values) // _CHARACTERS + _MARKS
 
 
 def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:

@@ -16,6 +16,9 @@ class ServeSettings(BaseModel):
         max_history: inline history items, and interactions of one call.
         queue: requests that may wait for the engine; the next is answered with 503 and retry-after.
         batch: requests given to the engine together, at most.
+        max_request_tokens: that the model would read for one list, about; more is answered with 413.
+        slice_tokens: lists of more are read in slices of so many, between which others have their turn.
+        slice_seconds: that a slice may take: `slice_tokens` follow what is measured; 0 leaves them as they are.
         batch_wait_ms: how long a lone request waits for company.
         timeout_seconds: for one answer, waiting included; then 504.
         body_seconds: in which a request's body has to arrive; then 408.
@@ -39,6 +42,9 @@ class ServeSettings(BaseModel):
     max_history: int = Field(default=1000, ge=1)
     queue: int = Field(default=256, ge=1)
     batch: int = Field(default=32, ge=1)
+    max_request_tokens: int = Field(default=200_000, ge=1)
+    slice_tokens: int = Field(default=1024, ge=1)
+    slice_seconds: float = Field(default=0.1, ge=0)
     batch_wait_ms: float = Field(default=2.0, ge=0)
     timeout_seconds: float = Field(default=60.0, gt=0)
     body_seconds: float = Field(default=10.0, gt=0)

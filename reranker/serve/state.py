@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.types import Scope
 
+from reranker.engines.slices import Slicing
 from reranker.protocols import VLLMHost
 from reranker.serve.auth import Key, Keys
 from reranker.serve.background_adaptation import Adaptation
@@ -22,7 +23,7 @@ from reranker.serve.observability.access_log import Books, access_log
 from reranker.serve.observability.metrics import Metrics
 from reranker.serve.observability.ranking_log import ScoreLog
 from reranker.serve.observability.tracing import Tracing
-from reranker.serve.rank_jobs import Job, Ranked, answer
+from reranker.serve.rank_jobs import Job, Ranked, answer, tokens_of
 from reranker.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Service:
             queue=settings.queue,
             wait_seconds=settings.batch_wait_ms / 1000,
             observe=self.metrics.batch_done,
+            tokens_of=tokens_of,
+            slicing=Slicing(settings.slice_tokens, settings.slice_seconds),
         )
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.hosted: dict[str, VLLMTexts] = {}  # by model name, where vLLM answers for the model

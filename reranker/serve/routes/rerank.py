@@ -17,7 +17,7 @@ from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError, broken
 from reranker.serve.ids import all_as_known
 from reranker.serve.observability.ranking_log import Entry
-from reranker.serve.rank_jobs import ItemList, Job, Ranked
+from reranker.serve.rank_jobs import ItemList, Job, Ranked, tokens_of
 from reranker.serve.schemas.rerank import LONGEST_ID, Document, RerankAnswer, RerankRequest
 from reranker.serve.state import BEARER, Service
 from reranker.types import UserState
@@ -77,6 +77,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     _check(service, body)
     user = await _user(domain, body)
     job = Job(domain=domain, ranks=_items(domain, body, user) if body.item_ids else _texts(domain, body, user))
+    _check_budget(service, job)
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
@@ -126,6 +127,14 @@ def _check(service: Service, body: RerankRequest) -> None:
         if values is not None and len(values) != len(body.item_ids):
             message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
             raise ProblemError(422, message, param=name, code="length")
+
+
+def _check_budget(service: Service, job: Job) -> None:
+    tokens, most = tokens_of(job), service.settings.max_request_tokens
+    if tokens > most:
+        field = "item_ids" if isinstance(job.ranks, ItemList) else "documents"
+        message = f"{field}: about {tokens} tokens to read, at most {most} a request: send fewer or shorter ones"
+        raise ProblemError(413, message, param=field, code="too_many_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
