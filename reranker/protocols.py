@@ -179,8 +179,12 @@ class UserStore(Protocol):
     A write that has returned survives a crash of the process. Errors of the storage itself raise StoreError.
     """
 
-    def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
+    def get(self, user_ids: Sequence[UserId], last: int | None = None) -> dict[UserId, UserState]:
         """The states of those who have one, in one batch; expired ones have none.
+
+        Args:
+            user_ids: whose.
+            last: interactions of each to read, the newest; all by default.
 
         Raises:
             DataError: one text instead of several ids.

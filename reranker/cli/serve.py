@@ -16,6 +16,7 @@ from reranker.cli.options import BaseUrlOption, DtypeOption, EngineOption, given
 from reranker.errors import ConfigError
 
 if TYPE_CHECKING:
+    from reranker.protocols import UserStore
     from reranker.serve.domains import Domain
 
 
@@ -53,6 +54,7 @@ def serve(
     from reranker.serve.auth import Keys, read_keys
     from reranker.serve.observability.tracing import otlp_tracing
     from reranker.serve.settings import ServeSettings
+    from reranker.stores import open_user_store
 
     if users_db and len(users_db) != len(bundle):
         raise ConfigError(f"{len(bundle)} bundles were given {len(users_db)} --users-db: give one for each, in order")
@@ -62,7 +64,10 @@ def serve(
     limits = ServeSettings.from_mapping(settings)
     drain = math.ceil(limits.drain_seconds)
     with _json_log():
-        domains = _domains(bundle, users_db or [None] * len(bundle), options, given(base_url=base_url))
+        stores: list[UserStore | None] = [None] * len(bundle)
+        if users_db:
+            stores = [open_user_store(where, timeout_seconds=limits.store_seconds) for where in users_db]
+        domains = _domains(bundle, stores, options, given(base_url=base_url))
         app = create_app(
             domains,
             settings=limits,
@@ -112,12 +117,11 @@ def _place(where: str) -> str:
 
 
 def _domains(
-    bundles: list[Path], stores: Sequence[str | None], options: dict[str, Any], of_engine: dict[str, Any]
+    bundles: list[Path], stores: "Sequence[UserStore | None]", options: dict[str, Any], of_engine: dict[str, Any]
 ) -> "list[Domain]":
     """The bundles with their users; those that would load the same engine share one."""
     from reranker.pipeline.reranker import Reranker
     from reranker.serve.domains import Domain
-    from reranker.stores import open_user_store
 
     rerankers = [Reranker.load(bundle, **options) for bundle in bundles]
     if of_engine:  # beside what a bundle says of its engine, as its tokenizer
@@ -127,10 +131,7 @@ def _domains(
         ]
     for number, reranker in enumerate(rerankers):
         any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
-    return [
-        Domain(reranker, None if where is None else open_user_store(where))
-        for reranker, where in zip(rerankers, stores, strict=True)
-    ]
+    return [Domain(reranker, store) for reranker, store in zip(rerankers, stores, strict=True)]
 
 
 def _keep_for_good() -> None:

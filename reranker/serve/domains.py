@@ -1,10 +1,10 @@
 """What one server serves: domains, a bundle each, with the users of each."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from reranker.errors import ConfigError
@@ -12,6 +12,7 @@ from reranker.pipeline.reranker import Reranker
 from reranker.protocols import UserStore
 from reranker.serve.errors import ProblemError
 from reranker.serve.ids import as_known, forms_of
+from reranker.serve.store_calls import StoreCalls
 from reranker.types import ItemId, UserState
 
 
@@ -57,12 +58,22 @@ class Domain:
         """A user's id as the bundle has it."""
         return as_known(given, self.users)
 
-    async def state_of(self, user: str | int) -> UserState | None:
-        """What the store keeps of a `user`, if there is one; item ids as the bundle has them."""
+    async def state_of(self, user: str | int, calls: StoreCalls, last: int | None = None) -> UserState | None:
+        """What the store keeps of a `user`, if there is one; item ids as the bundle has them.
+
+        Args:
+            user: as the bundle has it.
+            calls: in which the store is asked.
+            last: interactions wanted, the newest; all by default.
+
+        Raises:
+            ProblemError: the store does not answer in time.
+            StoreError: it fails.
+        """
         if self.store is None:
             return None
         forms = forms_of(user)
-        kept = await asyncio.to_thread(self.store.get, forms)
+        kept = await calls.run(partial(self.store.get, forms, last=last))
         found = next((kept[form] for form in forms if form in kept), None)
         if found is None:
             return None

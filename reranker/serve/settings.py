@@ -1,6 +1,7 @@
 """Settings of the endpoint."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +23,10 @@ class ServeSettings(BaseModel):
         batch_wait_ms: how long a lone request waits for company.
         timeout_seconds: for one answer, waiting included; then 504.
         body_seconds: in which a request's body has to arrive; then 408.
+        store_seconds: for one call of a user store, waiting included; then 504.
+        store_calls: calls of user stores at once.
+        on_store_failure: "refuse" answers a ranking with 503 or 504 where its user's state cannot be read; "stateless"
+            ranks by what the bundle knows of the user, and says so in `meta.state`.
         drain_seconds: that shutting down waits for requests in work.
         max_generated_tokens: of one text; more is answered with 422.
         generations: texts written at once, beside the ranking.
@@ -48,6 +53,9 @@ class ServeSettings(BaseModel):
     batch_wait_ms: float = Field(default=2.0, ge=0)
     timeout_seconds: float = Field(default=60.0, gt=0)
     body_seconds: float = Field(default=10.0, gt=0)
+    store_seconds: float = Field(default=5.0, gt=0)
+    store_calls: int = Field(default=8, ge=1)
+    on_store_failure: Literal["refuse", "stateless"] = "refuse"
     drain_seconds: float = Field(default=30.0, ge=0)
     max_generated_tokens: int = Field(default=4096, ge=1)
     generations: int = Field(default=4, ge=1)

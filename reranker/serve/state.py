@@ -25,6 +25,7 @@ from reranker.serve.observability.ranking_log import ScoreLog
 from reranker.serve.observability.tracing import Tracing
 from reranker.serve.rank_jobs import Job, Ranked, answer, tokens_of
 from reranker.serve.settings import ServeSettings
+from reranker.serve.store_calls import StoreCalls
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Service:
             tokens_of=tokens_of,
             slicing=Slicing(settings.slice_tokens, settings.slice_seconds),
         )
+        self.stores = StoreCalls(at_once=settings.store_calls, seconds=settings.store_seconds)
         self.generations = Generations(at_once=settings.generations, queue=settings.generation_queue)
         self.hosted: dict[str, VLLMTexts] = {}  # by model name, where vLLM answers for the model
         self.tracing = tracing
@@ -137,6 +139,7 @@ class Service:
             await asyncio.to_thread(self.score_log.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
+        self.stores.close()
         for domain in self.domains:
             if domain.store is not None:
                 domain.store.close()

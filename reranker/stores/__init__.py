@@ -6,14 +6,16 @@ To add a store: write a class that passes `tests/contracts/stores.py` and give i
 from pathlib import Path
 
 from reranker.protocols import UserStore
-from reranker.stores.records import MAX_DIM
+from reranker.stores.records import MAX_DIM, TIMEOUT_SECONDS
 from reranker.stores.redis_store import RedisUserStore
 from reranker.stores.sqlite_store import SqliteUserStore
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-def open_user_store(where: Path | str, ttl_seconds: float | None = None) -> UserStore:
+def open_user_store(
+    where: Path | str, ttl_seconds: float | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+) -> UserStore:
     """The store at a file path or a Redis URL.
 
     Raises:
@@ -21,8 +23,8 @@ def open_user_store(where: Path | str, ttl_seconds: float | None = None) -> User
         StoreError: the store cannot be opened.
     """
     if isinstance(where, str) and where.startswith(_REDIS_SCHEMES):
-        return RedisUserStore(where, ttl_seconds=ttl_seconds)
-    return SqliteUserStore(where, ttl_seconds)
+        return RedisUserStore(where, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds)
+    return SqliteUserStore(where, ttl_seconds, timeout_seconds)
 
 
 __all__ = ["MAX_DIM", "RedisUserStore", "SqliteUserStore", "open_user_store"]

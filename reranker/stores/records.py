@@ -26,6 +26,9 @@ from reranker.errors import BundleError, StoreError
 from reranker.types import ItemId, UserId, UserState
 from reranker.utils.id_json import decode_ids, encode_ids
 
+TIMEOUT_SECONDS = 30.0
+"""How long a store waits for its server or for other writers."""
+
 MAX_DIM = 64
 """Floats a context vector may have: 256 bytes."""
 
@@ -112,14 +115,19 @@ def interactions_record(user_id: UserId, interactions: Sequence[tuple[ItemId, fl
     return _part(_INTERACTIONS, _as_json([float(added_at), *map(list, zip(items, times, strict=True))]))
 
 
-def read_record(user_id: UserId, record: bytes) -> UserState:
+def read_record(user_id: UserId, record: bytes, last: int | None = None) -> UserState:
     """The state that `state_record` and `interactions_record` wrote.
+
+    Args:
+        user_id: whose.
+        record: all of it.
+        last: interactions to read, the newest; all by default. What stands before them is not decoded.
 
     Raises:
         StoreError: the record is damaged.
     """
     state = UserState(user_id=user_id)
-    interactions: list[tuple[ItemId, float | None]] = []
+    added: list[bytes] = []
     try:
         for tag, content in _parts(record):
             if tag == _STATE:
@@ -137,18 +145,28 @@ def read_record(user_id: UserId, record: bytes) -> UserState:
             elif tag == _VECTOR:
                 state = replace(state, vector=np.frombuffer(content, dtype="<f4").astype(np.float32))
             elif tag == _INTERACTIONS:
-                added_at, *pairs = json.loads(content)
-                items = decode_ids(item for item, _ in pairs)
-                interactions += zip(items, (time for _, time in pairs), strict=True)
-                state = replace(state, updated_at=max(state.updated_at, added_at))
+                added.append(content)
             else:
                 raise ValueError(f"unknown part {tag!r}")
+        newest: list[list[tuple[ItemId, float | None]]] = []
+        missing = math.inf if last is None else last
+        for content in reversed(added):
+            if missing <= 0 and newest:
+                break
+            added_at, *pairs = json.loads(content)
+            items = decode_ids(item for item, _ in pairs)
+            newest.append(list(zip(items, (time for _, time in pairs), strict=True)))
+            missing -= len(pairs)
+            state = replace(state, updated_at=max(state.updated_at, added_at))
     except (ValueError, TypeError, struct.error, BundleError) as error:
         raise StoreError(
             f"the stored state of user {user_id!r} is damaged ({error}). Restore the store from a backup, or forget "
             "this user"
         ) from error
-    return replace(state, interactions=tuple(interactions))
+    interactions = [pair for pairs in reversed(newest) for pair in pairs]
+    return replace(
+        state, interactions=tuple(interactions if last is None else interactions[max(0, len(interactions) - last) :])
+    )
 
 
 def _part(tag: bytes, content: bytes) -> bytes:

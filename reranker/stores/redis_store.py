@@ -9,6 +9,7 @@ from typing import Any
 
 from reranker.errors import ConfigError, StoreError
 from reranker.stores.records import (
+    TIMEOUT_SECONDS,
     context_record,
     interactions_record,
     read_record,
@@ -21,7 +22,6 @@ from reranker.types import ItemId, UserId, UserState
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 30.0
 _KEYS_A_CALL = 1000
 
 
@@ -45,13 +45,20 @@ class RedisUserStore:
         url: "redis://host:6379/0", "rediss://..." or "unix://...".
         prefix: begins every key, so that several bundles can share a server.
         ttl_seconds: a state expires this long after it was last written; None keeps it.
+        timeout_seconds: for an answer of the server.
 
     Raises:
         ConfigError: redis-py is not installed.
         StoreError: the URL is wrong or the server does not answer.
     """
 
-    def __init__(self, url: str, prefix: str = "reranker:user:", ttl_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "reranker:user:",
+        ttl_seconds: float | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         if ttl_seconds is not None and ttl_seconds < 0.001:
             raise StoreError(f"ttl_seconds must be at least 0.001, got {ttl_seconds}; None keeps states for ever")
         try:
@@ -69,8 +76,8 @@ class RedisUserStore:
             # No retries: an append whose answer was lost may have been done, and would be done twice.
             self._client: Any = redis.Redis.from_url(
                 url,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
+                socket_timeout=timeout_seconds,
+                socket_connect_timeout=timeout_seconds,
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
@@ -85,14 +92,14 @@ class RedisUserStore:
                 self._where,
             )
 
-    def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
+    def get(self, user_ids: Sequence[UserId], last: int | None = None) -> dict[UserId, UserState]:
         keys = user_keys(user_ids)
         if not keys:
             return {}
         with self._explained():
             records = self._client.mget([self.prefix + key for key in keys])
         return {
-            user_id: read_record(user_of(key), record)
+            user_id: read_record(user_of(key), record, last)
             for (key, user_id), record in zip(keys.items(), records, strict=True)
             if record is not None
         }

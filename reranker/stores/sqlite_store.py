@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reranker.errors import StoreError
 from reranker.stores.records import (
+    TIMEOUT_SECONDS,
     context_record,
     interactions_record,
     read_record,
@@ -24,7 +25,6 @@ from reranker.types import ItemId, UserId, UserState
 
 _APPLICATION_ID = 0x52524B55  # "RRKU" in the file's header: this file is ours
 _FORMAT = 1
-_BUSY_SECONDS = 30.0  # how long a writer waits for the others
 _PAGE_OF_USERS = 1000
 _EXPIRED_A_WRITE = 64  # rows that a write removes on its way, so that no write takes long
 
@@ -47,28 +47,32 @@ class SqliteUserStore:
     Args:
         path: the file; made when it does not exist. `path-wal` and `path-shm` beside it belong to it.
         ttl_seconds: a state expires this long after it was last written; None keeps it.
+        timeout_seconds: that a writer waits for the others.
 
     Raises:
         StoreError: the file is damaged, belongs to another program or cannot be opened.
     """
 
-    def __init__(self, path: Path | str, ttl_seconds: float | None = None) -> None:
+    def __init__(
+        self, path: Path | str, ttl_seconds: float | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         if ttl_seconds is not None and ttl_seconds <= 0:
             raise StoreError(f"ttl_seconds must be above 0, got {ttl_seconds}; None keeps states for ever")
         self.path = Path(path)
         self.ttl_seconds = ttl_seconds
+        self._busy_seconds = timeout_seconds
         self._closed = False
         self._of_parents: list[sqlite3.Connection] = []
         self._connect()
 
-    def get(self, user_ids: Sequence[UserId]) -> dict[UserId, UserState]:
+    def get(self, user_ids: Sequence[UserId], last: int | None = None) -> dict[UserId, UserState]:
         keys = user_keys(user_ids)
         with self._reading() as connection:
             rows = connection.execute(
                 f"SELECT key, record FROM users WHERE key IN (SELECT value FROM json_each(?)) AND {_LIVE}",
                 (json.dumps(list(keys)), time.time()),
             ).fetchall()
-        return {keys[key]: read_record(user_of(key), record) for key, record in rows}
+        return {keys[key]: read_record(user_of(key), record, last) for key, record in rows}
 
     def put(self, states: Iterable[UserState]) -> None:
         rows = [(user_key(state.user_id), state_record(state)) for state in states]
@@ -138,20 +142,25 @@ class SqliteUserStore:
         with self._lock:
             if not self._closed and self._pid == os.getpid():
                 self._connection.close()
+                with self._read_lock:
+                    self._reader.close()
             self._closed = True
 
     def _connect(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._lock, self._read_lock = threading.RLock(), threading.RLock()
         with self._explained():
-            self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._connection = self._open()
             try:
                 self._prepare(self._connection)
+                self._reader = self._open()  # whoever reads does not wait for a write in this process
+                self._reader.execute("PRAGMA query_only = ON")
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -178,7 +187,7 @@ class SqliteUserStore:
             raise StoreError(
                 f"the user store {self.path} cannot be used: {error}. Check that its directory exists and is "
                 "writable, that the disk has room, and that no process holds the file for longer than "
-                f"{_BUSY_SECONDS:.0f} s"
+                f"{self._busy_seconds:g} s"
             ) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(
@@ -188,19 +197,33 @@ class SqliteUserStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        if self._pid != os.getpid():
-            # A forked child must neither use nor close the parent's connection: SQLite's locks are not inherited.
-            self._of_parents.append(self._connection)
-            self._connect()
+        self._follow_fork()
+        with self._read_lock, self._explained():
+            self._require_open()
+            yield self._reader
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[sqlite3.Connection]:
+        """The connection that writes."""
+        self._follow_fork()
         with self._lock, self._explained():
-            if self._closed:
-                raise StoreError(f"the user store {self.path} was closed; open it again")
+            self._require_open()
             yield self._connection
+
+    def _follow_fork(self) -> None:
+        if self._pid != os.getpid():
+            # A forked child must neither use nor close the parent's connections: SQLite's locks are not inherited.
+            self._of_parents += [self._connection, self._reader]
+            self._connect()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the user store {self.path} was closed; open it again")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
-        with self._reading() as connection, _transaction(connection):
+        with self._alone() as connection, _transaction(connection):
             self._delete_expired(connection)
             yield connection
 
@@ -225,9 +248,10 @@ class SqliteUserStore:
 
     def _clear_traces(self, deletions: int) -> None:
         """Rewrites the file and empties the log; `deletions` is what was counted before."""
-        with self._reading() as connection:
+        with self._alone() as connection:
             connection.execute("VACUUM")
-            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            with self._read_lock:  # a read in this process would keep the log
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if busy:
                 raise StoreError(
                     f"the users are gone from {self.path}, but another process keeps reading an old state of it, so "

@@ -154,6 +154,14 @@ class StoreContract:
             store.put([state("first"), state("second", vector=np.zeros(65, dtype=np.float32))])
         assert list(store.user_ids()) == []
 
+    def test_the_newest_interactions_alone_can_be_read(self, store: UserStore) -> None:
+        for number in range(3):
+            store.append("u", [(f"{number}-{at}", float(at)) for at in range(3)])
+        whole = store.get(["u"])["u"].interactions
+        assert [item for item, _ in whole] == [f"{number}-{at}" for number in range(3) for at in range(3)]
+        for last in (0, 1, 3, 4, 9, 10):
+            assert store.get(["u"], last=last)["u"].interactions == whole[max(0, 9 - last) :]
+
     def test_append_adds_after_what_is_there(self, store: UserStore) -> None:
         store.put([state(interactions=(("a", 1.0),))])
         before = time.time()

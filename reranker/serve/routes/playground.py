@@ -58,7 +58,7 @@ def add_playground(app: FastAPI, service: Service) -> None:
             raise ProblemError(403, message, param="user", code="scope_missing")
         known = shown.user(user)
         table = await asyncio.to_thread(recall.recommend, [known], n)
-        state = await shown.state_of(known)
+        state = await shown.state_of(known, service.stores)
         history = shown.history(known, state)
         return {
             "user": for_javascript(known),

@@ -1,5 +1,6 @@
 """Reranking over HTTP."""
 
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from reranker.errors import StoreError
 from reranker.pipeline.results import TextList
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
@@ -21,6 +23,8 @@ from reranker.serve.rank_jobs import ItemList, Job, Ranked, tokens_of
 from reranker.serve.schemas.rerank import LONGEST_ID, Document, RerankAnswer, RerankRequest
 from reranker.serve.state import BEARER, Service
 from reranker.types import UserState
+
+logger = logging.getLogger(__name__)
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 
@@ -75,7 +79,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
         raise service.not_ready
     domain = service.domains.pick(model=body.model, domain=body.domain)
     _check(service, body)
-    user = await _user(domain, body)
+    user = await _user(service, domain, body)
     job = Job(domain=domain, ranks=_items(domain, body, user) if body.item_ids else _texts(domain, body, user))
     _check_budget(service, job)
     submitted = time.time_ns()
@@ -144,18 +148,27 @@ class _User:
     Attributes:
         id: as the bundle has it.
         state: what the store keeps.
+        unread: the store failed, and the ranking goes by the bundle alone.
     """
 
     id: str | int
     state: UserState | None
+    unread: bool = False
 
 
-async def _user(domain: Domain, body: RerankRequest) -> _User | None:
+async def _user(service: Service, domain: Domain, body: RerankRequest) -> _User | None:
     """The user that is named; None for a stranger, and where the request brings a history of its own."""
     if body.user is None or body.history is not None:
         return None
     known = domain.user(body.user)
-    return _User(id=known, state=await domain.state_of(known))
+    try:
+        state = await domain.state_of(known, service.stores, service.settings.max_history)
+    except (ProblemError, StoreError) as error:
+        if service.settings.on_store_failure == "refuse":
+            raise
+        logger.warning("ranked without what the store keeps of a user: %s", error)
+        return _User(id=known, state=None, unread=True)
+    return _User(id=known, state=state)
 
 
 def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
@@ -222,6 +235,7 @@ def _answer(
             "served": served,
             **({"guard": result.guard} if body.order else {}),
             "unknown_items": result.unknown_items,
+            **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
             **({"not_used": not_used} if (not_used := body.not_used) else {}),
             "api_version": {"version": "2"},

@@ -1,6 +1,5 @@
 """Personal state over HTTP. No vectors are taken from clients."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -36,7 +35,7 @@ def add_users(app: FastAPI, service: Service) -> None:
             message = f"{len(body.interactions)} interactions, at most {service.settings.max_history} a call"
             raise ProblemError(413, message, param="interactions", code="too_many")
         rows = [(as_known(one.item_id, domain.items), one.timestamp) for one in body.interactions]
-        state = await asyncio.to_thread(domain.append, domain.user(user), rows)
+        state = await service.stores.run(domain.append, domain.user(user), rows)
         adaptation = service.adaptations.get(domain.name)
         if adaptation is not None:
             adaptation.want(state.user_id)
@@ -48,7 +47,7 @@ def add_users(app: FastAPI, service: Service) -> None:
         found = {}
         for domain in service.domains:
             known = domain.user(user)
-            state = await domain.state_of(known)
+            state = await domain.state_of(known, service.stores)
             if state is not None or known in domain.users:
                 state = state or UserState(user_id=known)
                 vector = [float(one) for one in state.vector]
@@ -74,7 +73,7 @@ async def _forget(service: Service, domain: Domain, forms: Sequence[str | int]) 
     adaptation = service.adaptations.get(domain.name)
     if adaptation is not None:
         return await adaptation.forget(forms, domain.forget)
-    return await asyncio.to_thread(domain.forget, forms)
+    return await service.stores.run(domain.forget, forms, seconds=service.settings.timeout_seconds)
 
 
 def _kept(state: UserState) -> dict[str, Any]:

@@ -161,6 +161,7 @@ class RerankAnswer(BaseModel):
 
     `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.guard` which one
     the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue,
+    `meta.state` is "store_failed" where the ranking had to do without the store,
     `meta.known_user` whether anything is known here of the `user` whom it went by, and `meta.not_used` which fields of
     the request were not read, if any.
     """
