@@ -6,7 +6,6 @@ The JSON is written last and carries the hash of the arrays, so a half-written o
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError
 from reranker.utils.atomic_io import whole_file
+from reranker.utils.untrusted import read_json, read_npz
 
 HEADER_FILE, ARRAYS_FILE = "recall.json", "recall.npz"
 FORMAT_VERSION = 1
@@ -40,10 +40,10 @@ def read_header(directory: Path) -> dict[str, Any]:
     """
     path = directory / HEADER_FILE
     try:
-        header = json.loads(path.read_bytes())
+        header = read_json(path)
     except FileNotFoundError as error:
         raise BundleError(f"no recall stage in {directory}: {HEADER_FILE} does not exist") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BundleError(f"{path} is damaged: {error}. Fit and save the recall stage again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
         raise BundleError(f"{path} is not a recall stage of format {FORMAT_VERSION}. Fit and save it with this version")
@@ -66,9 +66,8 @@ def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[s
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != header.get("arrays_sha256"):
             raise BundleError(f"{path} does not belong to {HEADER_FILE} beside it. Fit and save the recall stage again")
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return header, {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        return header, read_npz(path)
+    except OSError as error:
         raise BundleError(f"{path} is missing or damaged: {error}. Fit and save the recall stage again") from error
 
 

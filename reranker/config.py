@@ -21,7 +21,7 @@ ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "
 def default_read_out(engine: str, trained: bool) -> ReadOut:
     """The read-out where none is asked for.
 
-    "embedding" is the one that adds to the cheap features without any training (docs/results.md). A remote server
+    "embedding" is the one that adds to the cheap features without any training. A remote server
     shows no hidden states, and what was trained was trained for "likelihood".
     """
     return "likelihood" if trained or engine == "openai" else "embedding"

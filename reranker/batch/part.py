@@ -48,14 +48,12 @@ class Engines:
 
     def reranker(self, bundle: Path) -> Reranker:
         """The bundle with this engine; the model is loaded when it is first needed, unless it has options."""
-        settings = {} if self.dtype is None else {"dtype": self.dtype}
-        reranker = Reranker.load(bundle, engine=self.name, **settings)
+        settings: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
+        reranker = Reranker.load(bundle, engine=self.name, trusted_options=self.options, **settings)
         if not self.options:
             return reranker
         config = reranker.config
-        engine = load_engine(
-            config.engine, config.model, dtype=config.dtype, **{**config.engine_options, **self.options}
-        )
+        engine = load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
         return Reranker.load(bundle, engine=engine, **settings)
 
 

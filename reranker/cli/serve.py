@@ -123,12 +123,7 @@ def _domains(
     from reranker.pipeline.reranker import Reranker
     from reranker.serve.domains import Domain
 
-    rerankers = [Reranker.load(bundle, **options) for bundle in bundles]
-    if of_engine:  # beside what a bundle says of its engine, as its tokenizer
-        engines = [{**reranker.config.engine_options, **of_engine} for reranker in rerankers]
-        rerankers = [
-            Reranker.load(bundle, **options, engine_options=one) for bundle, one in zip(bundles, engines, strict=True)
-        ]
+    rerankers = [Reranker.load(bundle, **options, trusted_options=of_engine) for bundle in bundles]
     for number, reranker in enumerate(rerankers):
         any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
     return [Domain(reranker, store) for reranker, store in zip(rerankers, stores, strict=True)]

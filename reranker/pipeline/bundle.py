@@ -16,12 +16,12 @@ recall/              the recall stage, where its class is registered (candidate_
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -44,10 +44,12 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
 from reranker.utils.atomic_io import whole_folder
 from reranker.utils.id_json import decode_ids, encode_ids
+from reranker.utils.untrusted import read_json, read_npz, read_yaml
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
+BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 _MANIFEST = "bundle.yaml"
 _TRIES = 5  # of reading a bundle that is being replaced
 _STATES = "states.npz"
@@ -139,7 +141,7 @@ def read_bundle(directory: Path) -> BundleState:
 def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
     _verify(directory, manifest["files"])
     try:
-        ids = json.loads((directory / "ids.json").read_text())
+        ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
         return BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
@@ -150,7 +152,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
             references=[decode_ids(one) for one in ids["references"]],
             reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
-            blend=Blend.from_json(json.loads((directory / "fusion.json").read_text())),
+            blend=Blend.from_json(read_json(directory / "fusion.json")),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
             recall=_read_recall(directory / "recall"),
@@ -161,7 +163,19 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         )
     except BundleError:
         raise
-    except (RerankerError, KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+    except (
+        RerankerError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        OSError,
+        pa.ArrowException,
+    ) as error:
         raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
 
 
@@ -200,7 +214,13 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
         "files": _hashes(directory),
     }
+    manifest["checksum"] = _checksum(manifest)
     (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest's other fields: against damage, not against somebody who writes both."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
@@ -238,10 +258,10 @@ def _read_recall(directory: Path) -> RecallStage | None:
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / _MANIFEST
     try:
-        manifest = yaml.safe_load(path.read_text())
+        manifest = read_yaml(path)
     except FileNotFoundError as error:
         raise BundleError(f"{directory} is no bundle: it has no {_MANIFEST}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
         raise BundleError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -250,6 +270,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         )
     if not isinstance(manifest.get("files"), dict):
         raise BundleError(f"{path} is damaged: it does not list the bundle's files")
+    if manifest.pop("checksum", None) != _checksum(manifest):
+        raise BundleError(f"{path} is damaged: it is not what was saved. Save the bundle again")
     return manifest
 
 
@@ -288,22 +310,87 @@ def _write_evidence(path: Path, evidence: EvidenceModel) -> None:
 
 
 def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> EvidenceModel:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves damaged files open
-        matrices = {
-            name: sparse.csr_array(
-                (arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"]),
-                shape=tuple(arrays[f"{name}_shape"]),
-            )
-            for name in _SPARSE
-        }
-        histories = np.split(arrays["history_rows"], np.cumsum(arrays["history_lengths"])[:-1])
-        return EvidenceModel(
-            index={item: row for row, item in enumerate(item_ids)},
-            histories=dict(zip(user_ids, histories, strict=True)),
-            vectors=arrays["vectors"],
-            popularity=arrays["popularity"],
-            recent_popularity=arrays["recent_popularity"],
-            co_visits=matrices["co_visits"],
-            transitions=matrices["transitions"],
-            categories=matrices["categories"],
+    arrays, n = read_npz(path), len(item_ids)
+    matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
+    rows, lengths = arrays["history_rows"], arrays["history_lengths"]
+    for name, fits in {
+        "vectors": arrays["vectors"].ndim == 2 and len(arrays["vectors"]) == n,
+        "popularity": arrays["popularity"].shape == (n,),
+        "recent_popularity": arrays["recent_popularity"].shape == (n,),
+        "history_lengths": lengths.ndim == 1 and bool((lengths >= 0).all()) and lengths.sum() == len(rows),
+        "history_rows": rows.ndim == 1 and rows.dtype.kind == "i" and bool(((rows >= 0) & (rows < n)).all()),
+        "co_visits": matrices["co_visits"].shape == (n, n),
+        "transitions": matrices["transitions"].shape == (n, n),
+        "categories": matrices["categories"].shape[0] == n,
+    }.items():
+        if not fits:
+            raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
+    return EvidenceModel(
+        index={item: row for row, item in enumerate(item_ids)},
+        histories=dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)),
+        vectors=arrays["vectors"],
+        popularity=arrays["popularity"],
+        recent_popularity=arrays["recent_popularity"],
+        co_visits=matrices["co_visits"],
+        transitions=matrices["transitions"],
+        categories=matrices["categories"],
+    )
+
+
+def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path) -> sparse.csr_array:
+    """A matrix whose indices all lie within it, of the bundle's items in its rows."""
+    shape = tuple(int(length) for length in arrays[f"{name}_shape"])
+    data, indices, indptr = (arrays[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
+    if len(shape) != 2 or shape[0] != n_rows or not 0 <= shape[1] <= np.iinfo(np.int32).max:
+        raise BundleError(f"{path} is damaged: {name!r} of shape {shape} does not fit the bundle's {n_rows} items")
+    matrix = sparse.csr_array((data, indices, indptr), shape=shape)
+    matrix.check_format(full_check=True)  # ValueError where an index lies outside
+    return matrix
+
+
+_HARMLESS = frozenset(
+    {
+        "compiled",
+        "device",
+        "dim",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_gib",
+        "max_batch_tokens",
+        "max_length",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "model_id",
+        "prompts_a_request",
+        "slots",
+        "tensor_parallel_size",
+        "tokenizer",
+    }
+)
+"""Options of engines that a bundle may bring along: sizes and speeds, nothing that runs code or reaches a host."""
+
+
+def require_harmless(directory: Path, config: RerankerConfig, trusted: Mapping[str, Any]) -> None:
+    """A bundle is data from elsewhere: addresses and options that act come from who loads it.
+
+    Args:
+        directory: of the bundle.
+        config: its settings.
+        trusted: options of who loads it, which stand in for the bundle's.
+
+    Raises:
+        BundleError: it names an engine option that it may not set; the message says how to give it.
+    """
+    mine = {BASE_URL: os.environ.get(BASE_URL_VARIABLE)}
+    acting = {
+        name: value
+        for name, value in config.engine_options.items()
+        if name not in _HARMLESS and name not in trusted and (value is None or mine.get(name) != value)
+    }
+    if acting:
+        shown = ", ".join(f"{name}={value!r}" for name, value in acting.items())
+        raise BundleError(
+            f"{directory / _MANIFEST} sets {shown} for the engine {config.engine!r}. A bundle may not choose that: if "
+            f"you trust it, give it yourself, as trusted_options={acting!r} to Reranker.load, or "
+            f"--base-url (or {BASE_URL_VARIABLE}) for an address"
         )

@@ -27,7 +27,7 @@ from reranker.errors import BundleError, ConfigError, DataError
 from reranker.fusion import Blend, Choices, Order, as_order
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
-from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle
+from reranker.pipeline.bundle import BundleState, read_bundle, require_harmless, write_bundle
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explanation import Explanation, explain
 from reranker.pipeline.fitting import read_folds
@@ -490,12 +490,21 @@ class Reranker:
         )
 
     @classmethod
-    def load(cls, directory: Path | str, *, engine: Engine | str | None = None, **settings: Any) -> "Reranker":
+    def load(
+        cls,
+        directory: Path | str,
+        *,
+        engine: Engine | str | None = None,
+        trusted_options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> "Reranker":
         """Reads a bundle.
 
         Args:
             directory: what `save` wrote.
             engine: an engine, or the name of one; by default the one the bundle was fitted with.
+            trusted_options: options of the engine; a bundle may set harmless ones only, addresses and whatever runs code
+                come from here.
             settings: fields of `RerankerConfig` to change, for instance dtype="float32".
 
         Raises:
@@ -504,7 +513,13 @@ class Reranker:
                 model.
         """
         state = read_bundle(Path(directory))
+        trusted = dict(trusted_options or {})
+        if "engine_options" not in settings and (engine is None or engine == state.config.engine):
+            require_harmless(Path(directory), state.config, trusted)
         engine, settings = _named_engine(engine, settings, state.config)
+        if trusted:
+            options = settings.get("engine_options", state.config.engine_options)
+            settings = {**settings, "engine_options": {**options, **trusted}}
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
         config.require_fitted_with(state.config)
         tokens = state.item_tokens

@@ -1,7 +1,7 @@
 """Embedding read-out: how near the model places a candidate's text to those of the history.
 
 The state of a text is the mean of the LM's last hidden states over its tokens, read by itself: without history, soft
-prompt or instruction (behind these, texts were placed worse: docs/results.md). Details (a description) follow the text
+prompt or instruction (behind these, texts were placed worse). Details (a description) follow the text
 and have a state of their own. States belong to the item, are computed once and kept, and a list of known items costs no
 pass of the model. Items are compared in two spaces: one is learned from the catalogue's texts, the other tells from
 text and details who chooses them. From these it is told, too, how often such an item is chosen.

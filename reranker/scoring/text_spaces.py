@@ -13,6 +13,7 @@ from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.span_cache import Key, SpanStore
 from reranker.types import CandidateSpan, ScoringRequest
+from reranker.utils.untrusted import read_npz
 
 DIMENSIONS = 128
 POWER = 0.25
@@ -42,7 +43,7 @@ class EmbeddingSpace:
         """From (n_texts, dim) states of a catalogue's texts.
 
         A power of 1/2 would whiten the directions, 0 would leave them as loud as they are; half way between was better
-        than either on the mean of six domains (docs/experiments.md).
+        than either on the mean of six domains (research/2026-11-experiments.md).
         """
         centre = states.mean(axis=0, dtype=np.float64)
         centred = states - centre
@@ -314,21 +315,20 @@ class StateStore(SpanStore[Vectors]):
     @classmethod
     def load(cls, path: Path) -> "StateStore":
         """Reads what `save` wrote."""
-        store = cls()
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            keys = zip(arrays["prompts"].tolist(), arrays["spans"].tolist(), strict=True)
-            store._values = dict(zip(keys, arrays["states"], strict=True))
-            spaces = {
-                name: EmbeddingSpace(centre=arrays[f"{name}_centre"], basis=arrays[f"{name}_basis"])
-                for name in ("names", *TEXT_PARTS)
-                if f"{name}_centre" in arrays
-            }
-            if spaces:
-                store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
-            if "taste" in arrays:
-                store.taste = TasteSpace(weights=arrays["taste"])
-            if "appeal" in arrays:
-                store.appeal = Appeal(weights=arrays["appeal"])
+        store, arrays = cls(), read_npz(path)
+        keys = zip(arrays["prompts"].tolist(), arrays["spans"].tolist(), strict=True)
+        store._values = dict(zip(keys, arrays["states"], strict=True))
+        spaces = {
+            name: EmbeddingSpace(centre=arrays[f"{name}_centre"], basis=arrays[f"{name}_basis"])
+            for name in ("names", *TEXT_PARTS)
+            if f"{name}_centre" in arrays
+        }
+        if spaces:
+            store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
+        if "taste" in arrays:
+            store.taste = TasteSpace(weights=arrays["taste"])
+        if "appeal" in arrays:
+            store.appeal = Appeal(weights=arrays["appeal"])
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:

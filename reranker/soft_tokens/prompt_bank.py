@@ -95,11 +95,11 @@ class PromptBank:
         bank = cls()
         try:
             if index["meta"] is not None:
-                bank.add_meta(load_peft(directory / index["meta"]))
+                bank.add_meta(load_peft(_within(directory, index["meta"])))
             for domain, folder in index["domains"]:
-                bank.add_domain(domain, load_peft(directory / folder))
+                bank.add_domain(domain, load_peft(_within(directory, folder)))
             for user_id, folder in index["users"]:
-                bank.add_user(user_id, load_peft(directory / folder))
+                bank.add_user(user_id, load_peft(_within(directory, folder)))
             if index.get("shipped"):
                 bank.shipped = load_peft(SHIPPED)
         except (KeyError, TypeError, ValueError) as error:
@@ -127,3 +127,15 @@ class PromptBank:
                 f"soft prompt {prompt.name!r} has width {prompt.dim}, those in the bank have {others[0].dim}: one bank "
                 "belongs to one base model"
             )
+
+
+def _within(directory: Path, folder: str) -> Path:
+    """A folder of the bank.
+
+    Raises:
+        PromptError: it lies outside.
+    """
+    found = (directory / folder).resolve()
+    if not found.is_relative_to(directory.resolve()):
+        raise PromptError(f"{directory / _INDEX} is damaged: {folder!r} lies outside the bank")
+    return found

@@ -13,6 +13,7 @@ from reranker.cli.app import app
 from reranker.cli.serve import _domains
 from tests.cli.test_commands import CONFIG
 from tests.pipeline import toys
+from tests.pipeline.signed import write_signed
 
 
 def run(*arguments):
@@ -122,13 +123,17 @@ def test_an_engine_named_again_keeps_its_options(folder, tmp_path):
     shutil.copytree(folder / "bundle", tmp_path / "bundle")
     place = tmp_path / "bundle" / "bundle.yaml"
     manifest = yaml.safe_load(place.read_text())
-    manifest["config"]["engine_options"] = {"a": 1}
-    place.write_text(yaml.safe_dump(manifest))
-    assert Reranker.load(tmp_path / "bundle", engine="scripted").config.engine_options == {"a": 1}
+    manifest["config"]["engine_options"] = {"slots": 1}
+    write_signed(place, manifest)
+    assert Reranker.load(tmp_path / "bundle", engine="scripted").config.engine_options == {"slots": 1}
     assert Reranker.load(tmp_path / "bundle", engine="torch").config.engine_options == {}
-    with pytest.raises(ConfigError, match="'a'"):  # the scripted engine has no such option
+    with pytest.raises(ConfigError, match="'slots'"):  # the scripted engine has no such option
         Engines(name="scripted", options={"max_length": 4096}).reranker(tmp_path / "bundle")
     url = {"base_url": "http://elsewhere/v1"}
-    for options, expected in (({}, {"a": 1, **url}), ({"engine": "scripted"}, {"a": 1, **url}), ({"engine": "o"}, url)):
+    for options, expected in (
+        ({}, {"slots": 1, **url}),
+        ({"engine": "scripted"}, {"slots": 1, **url}),
+        ({"engine": "o"}, url),
+    ):
         (domain,) = _domains([tmp_path / "bundle"], [None], options, url)
         assert domain.reranker.config.engine_options == expected

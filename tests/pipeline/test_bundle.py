@@ -1,6 +1,7 @@
 """A saved Reranker: the same rankings again, or a clear refusal."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from candidate_gen import ALSRecall, BlendRecall, PopularityRecall, register_recall
 from candidate_gen.registry import _CLASSES
@@ -21,6 +24,7 @@ from reranker.pipeline import bundle as bundle_files
 from reranker.pipeline.bundle import require_storable
 from reranker.prompting import PromptSettings
 from tests.pipeline import toys
+from tests.pipeline.signed import tampered, write_signed
 
 CHOSEN = ["g0i0", "g1i1", "g2i2", "g3i3", "unheard of"]
 LISTS = toys.lists_for(["u1", "u2", "stranger"], CHOSEN)
@@ -126,14 +130,14 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids
     pd.testing.assert_frame_equal(loaded.rerank(LISTS, order="fused"), other.rerank(LISTS, order="fused"))
-    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 7, "files": {}, "n": object()})
+    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 8, "files": {}, "n": object()})
     with pytest.raises(BundleError, match="was replaced 5 times"):
         Reranker.load(path)
 
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 7
+    assert manifest["format"] == 8
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -185,13 +189,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 7"),
-        ("format: 7\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 7"),
+        ("", "format None, this version reads 8"),
+        ("format: 8\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 8"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 7\nfiles: {}\n", "damaged: .*not part of the bundle"),
+        ("format: 8\nfiles: {}\n", "it is not what was saved"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
@@ -205,7 +209,7 @@ def test_a_manifest_without_a_key_is_refused(bundle, key):
     path = bundle / "bundle.yaml"
     manifest = yaml.safe_load(path.read_text())
     del manifest[key]
-    path.write_text(yaml.safe_dump(manifest))
+    write_signed(path, manifest)
     with pytest.raises(BundleError, match=key):
         Reranker.load(bundle)
 
@@ -214,7 +218,7 @@ def test_settings_of_a_later_version_are_refused(bundle):
     path = bundle / "bundle.yaml"
     manifest = yaml.safe_load(path.read_text())
     manifest["config"]["telepathy"] = True
-    path.write_text(yaml.safe_dump(manifest))
+    write_signed(path, manifest)
     with pytest.raises(BundleError, match="telepathy"):
         Reranker.load(bundle)
 
@@ -236,7 +240,7 @@ def test_well_signed_nonsense_is_refused(bundle):
             (bundle / name).write_bytes(content)
             manifest = yaml.safe_load(whole["bundle.yaml"])
             manifest["files"][name] = hashlib.sha256(content).hexdigest()
-            path.write_text(yaml.safe_dump(manifest))
+            write_signed(path, manifest)
             with pytest.raises(BundleError):
                 Reranker.load(bundle)
         (bundle / name).write_bytes(whole[name])
@@ -407,3 +411,121 @@ def test_a_full_disk_leaves_the_old_bundle_whole(reranker, bundle, tmp_path):
     command = [*command[:5], str(2 * sizes[-1])]
     assert "saved" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert json.loads((bundle / "fusion.json").read_text()) == json.loads((tmp_path / "other/fusion.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"trust_remote_code": True}, {"base_url": "http://127.0.0.1:9/v1"}, {"hf_overrides": "x"}, {"base_url": None}],
+)
+def test_a_bundle_may_not_choose_what_acts(bundle, options, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    path = bundle / "bundle.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["config"] |= {"engine": "openai", "engine_options": options}
+    write_signed(path, manifest)
+    with pytest.raises(BundleError, match=rf"sets {next(iter(options))}=.*may not choose"):
+        Reranker.load(bundle)
+    Reranker.load(bundle, trusted_options=options)  # the operator's own word
+
+
+def test_the_operators_own_address_is_no_choice_of_the_bundle(bundle, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    path = bundle / "bundle.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["config"] |= {"engine": "openai", "engine_options": {"base_url": "http://127.0.0.1:9/v1"}}
+    write_signed(path, manifest)
+    Reranker.load(bundle)
+
+
+def test_aliases_of_yaml_are_refused(bundle):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (bundle / "bundle.yaml").write_text("\n".join(lines))
+    with pytest.raises(BundleError, match="aliases are not read"):
+        Reranker.load(bundle)
+
+
+def test_deep_json_and_endless_numbers_are_refused(bundle):
+    whole = files_of(bundle)
+    for name in ("fusion.json", "ids.json", "recall/recall.json", "prompts/index.json"):
+        if name not in whole:
+            continue
+        for content in (b"[" * 200_000, b'{"a": ' + b"9" * 10_000 + b"}"):
+            tampered(bundle, name, content)
+            with pytest.raises(BundleError, match=str(bundle)):
+                Reranker.load(bundle)
+            tampered(bundle, name, whole[name])
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def test_arrays_that_lie_are_refused(bundle):
+    with np.load(bundle / "evidence.npz") as kept:
+        right = {name: kept[name] for name in kept.files}
+    wrong = {
+        "vectors": [np.full_like(right["vectors"], np.nan), right["vectors"][:-1], right["vectors"].astype(object)],
+        "popularity": [np.full_like(right["popularity"], np.inf), right["popularity"][:-1]],
+        "history_rows": [right["history_rows"] + 10_000, right["history_rows"] - 10_000],
+        "history_lengths": [-right["history_lengths"], right["history_lengths"] + 1],
+        "co_visits_indices": [right["co_visits_indices"] + 10_000],
+        "co_visits_shape": [np.array([1 << 40, 1 << 40]), np.array([3])],
+        "categories_shape": [np.array([len(right["popularity"]), -1])],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            tampered(bundle, "evidence.npz", npz(**{**right, name: value}))
+            with pytest.raises(BundleError, match="bundle"):
+                Reranker.load(bundle)
+    tampered(bundle, "evidence.npz", npz(**right))
+    assert Reranker.load(bundle).user_ids
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_before_it_is_unpacked(bundle):
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("vectors.npy", "w") as member:
+        for _ in range(200):
+            member.write(bytes(1 << 20))
+    tampered(bundle, "evidence.npz", bomb.getvalue())
+    with pytest.raises(BundleError, match="unpack to"):
+        Reranker.load(bundle)
+
+
+def test_an_array_that_claims_more_than_it_holds_is_refused(bundle):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 43,)})
+    lie = io.BytesIO()
+    with zipfile.ZipFile(lie, "w") as archive:
+        archive.writestr("vectors.npy", header.getvalue() + bytes(64))
+    tampered(bundle, "evidence.npz", lie.getvalue())
+    with pytest.raises(BundleError, match="claims"):
+        Reranker.load(bundle)
+
+
+def test_paths_out_of_the_bundle_are_refused(bundle):
+    path = bundle / "prompts" / "index.json"
+    index = json.loads(path.read_text())
+    index["domains"] = [["generic", "../../elsewhere"]]
+    tampered(bundle, "prompts/index.json", json.dumps(index).encode())
+    with pytest.raises(BundleError, match="outside the bank"):
+        Reranker.load(bundle)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_bytes_a_bundle_holds_only_bundle_errors_come_out(bundle, data):
+    whole = files_of(bundle)
+    name = data.draw(st.sampled_from(sorted(set(whole) - {"bundle.yaml"})))
+    content = bytearray(whole[name])
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    tampered(bundle, name, bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))]))
+    try:
+        Reranker.load(bundle)
+    except BundleError:
+        pass
+    finally:
+        tampered(bundle, name, whole[name])

@@ -1,0 +1,115 @@
+"""Reading files that come from elsewhere: bounded before anything is allocated, and nothing in them acts."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from reranker.errors import BundleError
+
+MOST_YAML_BYTES = 4 << 20
+MOST_JSON_BYTES = 1 << 30
+SMALL_ARRAYS_BYTES = 64 << 20
+"""Arrays of so many bytes are read however well they were compressed."""
+
+MOST_COMPRESSION = 100
+"""Above that, arrays may not be this many times larger than the file: ours are some ten times larger at most."""
+
+_FORMAT: Any = np.lib.format  # has no types
+
+
+class _NoAliases(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read: they can stand for billions of values")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> Any:
+    """A small YAML document without aliases.
+
+    Raises:
+        BundleError: it is too large, nested too deeply, or no such document.
+        OSError: it cannot be read.
+    """
+    if path.stat().st_size > MOST_YAML_BYTES:
+        raise BundleError(f"{path} is damaged: it has {path.stat().st_size} bytes, {MOST_YAML_BYTES} at most are read")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_NoAliases)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document.
+
+    Raises:
+        BundleError: it is too large, nested too deeply, or no JSON.
+        OSError: it cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise BundleError(f"{path} is damaged: it has {path.stat().st_size} bytes, {MOST_JSON_BYTES} at most are read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or a number of too many digits
+        raise BundleError(f"{path} is damaged: {str(error)[:200]}") from error
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file, all finite.
+
+    Raises:
+        BundleError: a member claims more than it holds, unpacks to far more than the file, holds objects or a value
+            that is not finite, or the file is no npz.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return arrays_of(file, path)
+    except (BundleError, OSError):
+        raise
+    except Exception as error:  # zip, zlib and NumPy's header parser raise a dozen kinds of what damaged bytes hold
+        raise BundleError(f"{path} is damaged: {error}") from error
+
+
+def arrays_of(file: BinaryIO, path: Path) -> dict[str, NDArray[Any]]:
+    """`read_npz` of an open file; `path` is for messages."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > SMALL_ARRAYS_BYTES + MOST_COMPRESSION * size:
+            raise BundleError(f"{path} is damaged: its {size} bytes unpack to {total}, which is refused")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise BundleError(f"{path} is damaged: it holds {name!r} twice")
+            with archive.open(member) as opened:
+                arrays[name] = _array(opened, member.file_size, name, path)
+    return arrays
+
+
+def _array(opened: Any, size: int, name: str, path: Path) -> NDArray[Any]:
+    content = io.BytesIO(opened.read(size))
+    version = _FORMAT.read_magic(content)
+    read = _FORMAT.read_array_header_1_0 if version == (1, 0) else _FORMAT.read_array_header_2_0
+    shape, _, dtype = read(content)
+    if dtype.hasobject:
+        raise BundleError(f"{path} is damaged: {name!r} holds objects, which are not read")
+    claimed = dtype.itemsize
+    for length in shape:
+        claimed *= int(length)
+    if claimed != len(content.getbuffer()) - content.tell():
+        raise BundleError(f"{path} is damaged: {name!r} claims {claimed} bytes and holds another number")
+    content.seek(0)
+    array: NDArray[Any] = _FORMAT.read_array(content, allow_pickle=False)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BundleError(f"{path} is damaged: {name!r} holds a value that is not finite")
+    return array
