@@ -503,8 +503,8 @@ class Reranker:
         Args:
             directory: what `save` wrote.
             engine: an engine, or the name of one; by default the one the bundle was fitted with.
-            trusted_options: options of the engine; a bundle may set harmless ones only, addresses and whatever runs code
-                come from here.
+            trusted_options: options of the engine; a bundle may set harmless ones only, so addresses and whatever runs
+                code come from here.
             settings: fields of `RerankerConfig` to change, for instance dtype="float32".
 
         Raises:
