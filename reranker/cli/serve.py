@@ -4,11 +4,13 @@ import contextlib
 import gc
 import logging
 import math
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +20,9 @@ from reranker.errors import ConfigError
 if TYPE_CHECKING:
     from reranker.protocols import UserStore
     from reranker.serve.domains import Domain
+
+_LEAVE_SECONDS = 2.5  # from an engine's death being seen to the exit, at most; answers go out before
+_FLUSH_SECONDS = 0.5
 
 
 def serve(
@@ -49,6 +54,7 @@ def serve(
         import uvicorn
 
         from reranker.serve.app import create_app
+        from reranker.serve.http_limits import BoundedHttp
     except ImportError as error:
         raise ConfigError(f"serving needs more packages ({error}): pip install 'reranker[serve]'") from error
     from reranker.serve.auth import Keys, read_keys
@@ -75,22 +81,49 @@ def serve(
             score_log=score_log,
             tracing=otlp_tracing() if otel else None,
             when_loaded=_keep_for_good,
-            when_dead=lambda: setattr(server, "should_exit", True),
+            when_dead=lambda: _end(server),
         )
         server = uvicorn.Server(
             uvicorn.Config(
-                app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain
+                app,
+                host=host,
+                port=port,
+                http=BoundedHttp,
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=drain,
             )
         )
         # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
         sys.setswitchinterval(0.0001)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
-        died = any(domain.dead for domain in domains)
+        if any(domain.dead for domain in domains):
+            _leave()
         for domain in domains:  # vLLM's processes would outlive this one
             domain.reranker.reader.close()
-    if died or not server.started:
+    if not server.started:
         raise typer.Exit(1)
+
+
+def _end(server: Any) -> None:
+    """Ends the server after an engine's process has died: in good order if that is quick, and in any case soon.
+
+    Threads that wait for the dead process, or for the lock of one that does, never return; the interpreter would wait
+    for them at its end.
+    """
+    server.should_exit = True
+    timer = threading.Timer(_LEAVE_SECONDS, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> NoReturn:
+    """Exit code 1 at once, once the log is out."""
+    flushing = threading.Thread(target=logging.shutdown, daemon=True)
+    flushing.start()
+    flushing.join(_FLUSH_SECONDS)
+    os._exit(1)
 
 
 def _require_different(stores: Sequence[str]) -> None:

@@ -83,6 +83,7 @@ class Batcher(Generic[Job, Answer]):
         self._tokens_of = tokens_of
         self._slicing = slicing or Slicing(1024, 0.0)
         self._stopped = False
+        self._held: set[_Waiting[Job, Answer]] = set()  # those who wait or are in work
         self._most = queue
         self._waiting: dict[_Waiting[Job, Answer], None] = {}  # in order of arrival
         self._arrived, self._idle = asyncio.Event(), asyncio.Event()
@@ -121,6 +122,7 @@ class Batcher(Generic[Job, Answer]):
             raise ProblemError(503, f"{self._most} requests are waiting already", code="overloaded", retry_after=1.0)
         waiting = _Waiting(job, future, time.perf_counter())
         self._waiting[waiting] = None
+        self._held.add(waiting)
         self._idle.clear()
         self._arrived.set()
         timer = loop.call_later(timeout, _expire, future, timeout)
@@ -129,6 +131,13 @@ class Batcher(Generic[Job, Answer]):
         finally:
             timer.cancel()
             self._waiting.pop(waiting, None)
+            self._held.discard(waiting)
+
+    def fail_all(self, problem: ProblemError) -> None:
+        """Answers everybody with this at once, and whoever comes later: nothing will be read any more."""
+        self._closing = self._stopped = True
+        for waiting in list(self._held):
+            _fail(waiting.future, problem)
 
     async def close(self, drain_seconds: float) -> None:
         """Takes no more jobs and finishes those it has, as far as the time allows."""

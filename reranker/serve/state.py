@@ -29,7 +29,7 @@ from reranker.serve.store_calls import StoreCalls
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # between two looks at the models' processes
+_LOOK_SECONDS = 0.25  # between two looks at the models' processes
 
 
 class Service:
@@ -132,7 +132,7 @@ class Service:
         """Finishes what is in work, then writes and sends what is left."""
         if self._watch is not None:
             self._watch.cancel()
-        drain = self.settings.drain_seconds
+        drain = 0.0 if self.dead else self.settings.drain_seconds
         await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
         await asyncio.gather(*(one.close(drain) for one in self.adaptations.values()))
         if self.score_log is not None:
@@ -150,7 +150,10 @@ class Service:
     async def _watch_models(self) -> None:
         while not self.dead:
             await asyncio.sleep(_LOOK_SECONDS)
-        logger.error("%s", self.not_ready)
+        problem = self.not_ready
+        logger.error("%s", problem)
+        self.batcher.fail_all(problem)  # threads that wait for the dead process may never return
+        self.generations.fail_all(problem)
         self._when_dead()
 
     async def logged_rows(self, users: Sequence[str | int]) -> int:

@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import uvicorn
 
+from reranker.serve.http_limits import BoundedHttp
+
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serves on a free port of this machine until the block ends; yields the base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, http=BoundedHttp, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     deadline = time.monotonic() + 30

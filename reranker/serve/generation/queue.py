@@ -29,6 +29,7 @@ class Generations:
         self._held = 0
         self._closing = False
         self._gone: set[threading.Event] = set()
+        self._mails: set[asyncio.Queue[Any]] = set()  # of those who wait for pieces
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="reranker-writer")
 
     @property
@@ -68,6 +69,7 @@ class Generations:
 
         self._held += 1
         self._gone.add(gone)
+        self._mails.add(mail)
         work = self._threads.submit(_work, write, gone, send)
         work.add_done_callback(ended)
         until = loop.time() + timeout
@@ -84,8 +86,15 @@ class Generations:
                     return
                 yield one
         finally:
+            self._mails.discard(mail)
             gone.set()
             work.cancel()
+
+    def fail_all(self, problem: ProblemError) -> None:
+        """Ends every text with this at once, and takes no more."""
+        self._closing = True
+        for mail in self._mails:
+            mail.put_nowait(problem)
 
     async def close(self, drain_seconds: float) -> None:
         """Takes no more texts and lets those it has end, as far as the time allows."""

@@ -15,6 +15,7 @@ from reranker.protocols import Generator
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError, problem_of
+from reranker.serve.generation.constraints import check_constraints
 from reranker.serve.generation.limits import Limits, Tally
 from reranker.serve.schemas.generation import SamplingFields
 from reranker.serve.schemas.openai_responses import DONE, STREAM_HEADERS, Shape, event, usage
@@ -38,6 +39,7 @@ async def write(
     domain, soft = service.domains.writer(body.model)
     engine = _generator(service, domain)
     limits.check(body, service.settings.max_generated_tokens)
+    check_constraints(body)
     if hosted := service.hosted.get(body.model):
         tally = Tally(metrics=service.metrics, request=request)
         return await hosted.answer(service.generations, service.settings, request, body, limits, tally)

@@ -1,0 +1,72 @@
+"""kill -9 of each of vLLM's processes in each state of the server: exit code 1 soon, errors in JSON until then."""
+
+import threading
+import time
+
+import httpx
+import pytest
+
+from candidate_gen import PopularityRecall
+from reranker import Reranker
+from tests.pipeline import toys
+from tests.serve.process import Process
+
+pytest.importorskip("vllm")
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+SECONDS = 5
+CHAT = {"messages": [{"role": "user", "content": "Count from 1 to 500."}], "max_tokens": 900, "temperature": 0}
+TEXTS = {"query": "", "documents": [f"The {number}th film of a long series about trains" for number in range(1500)]}
+STATES = {"idle": (), "chat": ("chat",), "ranking": ("rank",), "chat and ranking": ("chat", "rank")}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    data = toys.taste_dataset()
+    config = toys.config(engine="torch", model="smollm2-135m", dtype="float32", soft_tokens=8, fit_users=10)
+    path = tmp_path_factory.mktemp("dead") / "bundle"
+    Reranker(config).fit(data, PopularityRecall().fit(data.interactions)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("victim", ["model", "other"])
+@pytest.mark.parametrize("state", STATES)
+def test_the_server_ends_with_an_error(bundle, state, victim):
+    psutil = pytest.importorskip("psutil")
+    server = Process(bundle, "--engine", "vllm", seconds=300)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    by_size = sorted(children, key=lambda child: child.memory_info().rss, reverse=True)
+    engines = [child for child in by_size if child.memory_info().rss > 100 << 20]  # not the resource tracker
+    if victim == "other" and len(engines) < 2:
+        server.process.kill()
+        server.process.communicate()
+        pytest.skip("this vLLM runs the model in one process")
+    answers = {}
+
+    def ask(what):
+        path, body = ("/v1/chat/completions", {"model": "toy", **CHAT}) if what == "chat" else ("/rerank", TEXTS)
+        try:
+            answers[what] = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+        except httpx.TransportError as error:
+            answers[what] = error
+
+    threads = [threading.Thread(target=ask, args=(what,)) for what in STATES[state]]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    assert not answers, {what: answer.text for what, answer in answers.items()}  # all are in flight
+    killed = time.monotonic()
+    engines[0 if victim == "model" else 1].kill()
+    lines = server.process.communicate(timeout=60)[1].decode()
+    took = time.monotonic() - killed
+    for thread in threads:
+        thread.join()
+    assert server.process.returncode == 1 and "the model's process is gone" in lines
+    assert took < SECONDS, f"{took:.1f} s"
+    for answer in answers.values():
+        assert isinstance(answer, httpx.Response), answer
+        assert answer.status_code in (500, 503)
+        assert answer.json()["error"]["code"] in ("engine_failed", "engine_dead")
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
