@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from reranker.batch.inputs import ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
 from reranker.batch.row_checks import REJECTED_SCHEMA
+from reranker.data.csv_quotes import require_closed_quotes
 from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.table_io import NO_ROW, separator_of
 from reranker.errors import DataError
@@ -43,6 +44,11 @@ def converted(
     Raises:
         DataError: a file cannot be read as text or lacks a column.
     """
+    for file in files:
+        try:
+            require_closed_quotes(file, separator_of(file), of_pairs=True)
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error}") from error
     columns = [columns_of(_header(file), str(file)) for file in files]
     types = {
         name: pa.string()

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from reranker.data.csv_quotes import require_closed_quotes
 from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER
 from reranker.errors import DataError
 from reranker.utils.atomic_io import whole_file
@@ -211,6 +212,7 @@ def _read_csv(path: Path, ids: Sequence[str]) -> pd.DataFrame:
 def _written(path: Path, ids: Sequence[str]) -> pd.DataFrame:
     """A CSV as it is written: ids and texts are texts."""
     separator = separator_of(path)
+    require_closed_quotes(path, separator)
     _require_rows(path, separator)
     # Whole columns at once: else each block of rows would be of a type of its own.
     return pd.read_csv(
