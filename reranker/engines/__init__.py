@@ -12,6 +12,7 @@ To add an engine: write a class that passes `tests/contracts/engine.py` and give
 import importlib
 import importlib.util
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from reranker.protocols import Engine
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+
+V2_RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
+"""vLLM's own switch of its model runner; what reads spans and states here needs V1's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,10 @@ def choose_engine() -> EngineChoice:
         return EngineChoice(name="torch", reason="no GPU: on a CPU its packed likelihood is the fastest")
     if _missing("vllm"):
         return EngineChoice(name="torch", reason="vLLM is not installed")
-    return EngineChoice(name="vllm", reason="there is a GPU and vLLM is installed")
+    if os.environ.get(V2_RUNNER_VARIABLE) != "0":
+        reason = f"vLLM's V2 runner, its default on a GPU, shows no hidden states; {V2_RUNNER_VARIABLE}=0 takes V1"
+        return EngineChoice(name="torch", reason=reason)
+    return EngineChoice(name="vllm", reason=f"there is a GPU, and {V2_RUNNER_VARIABLE}=0 chose vLLM's V1 runner")
 
 
 def load_engine(

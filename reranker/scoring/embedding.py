@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.data.schema import TITLE, UNTITLED
+from reranker.engines.lexical import LEXICAL
 from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
@@ -56,6 +57,12 @@ class EmbeddingScoring(Scoring):
             "llm_taste_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
             "llm_appeal": "how often items with such texts are chosen (log), as the LM's hidden states tell",
         }
+        if engine.name == LEXICAL:
+            for name, words in self.components.items():
+                words = words.replace(", in the LM's hidden states", "").replace(
+                    "the LM's hidden states tell", "words tell"
+                )
+                self.components[name] = words.replace("the LM tells", "words tell")
         self.default_coefficients = np.array([*([1.0, 2.0, 1.0, 2.0, 2.0] * 2), 0.0])
         self.states = StateStore() if states is None else states
         self._engine = engine

@@ -11,9 +11,9 @@ from reranker.errors import ConfigError
 
 
 def test_names() -> None:
-    assert available_engines() == ["openai", "scripted", "torch", "vllm"]
+    assert available_engines() == ["lexical", "openai", "scripted", "torch", "vllm"]
     assert load_engine("scripted").name == "scripted"
-    with pytest.raises(ConfigError, match="auto, openai, scripted, torch, vllm"):
+    with pytest.raises(ConfigError, match="auto, lexical, openai, scripted, torch, vllm"):
         load_engine("vlm")
     with pytest.raises(ConfigError, match="colour"):
         load_engine("scripted", colour="red")
@@ -47,3 +47,15 @@ def test_a_gpu_is_taken_where_there_is_one_and_nothing_else_is_asked_for(
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert chosen_device(asked) == chosen
+
+
+@pytest.mark.parametrize(("switch", "name"), [(None, "torch"), ("1", "torch"), ("0", "vllm")])
+def test_auto_on_a_gpu_takes_vllm_only_with_the_runner_that_shows_hidden_states(monkeypatch, switch, name):
+    pytest.importorskip("vllm")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", switch)
+    choice = choose_engine()
+    assert choice.name == name
+    assert "VLLM_USE_V2_MODEL_RUNNER=0" in choice.reason
