@@ -20,6 +20,8 @@ class Method(StrEnum):
     ITEM_KNN = "item-knn"
     POPULARITY = "popularity"
     BLEND = "blend"
+    CO_VISIT = "co-visit"
+    ALS_CO_VISIT = "als-co-visit"
 
 
 def recall(
@@ -32,13 +34,15 @@ def recall(
     exclude_seen: Annotated[bool, typer.Option(help="leave out what a user already chose")] = True,
 ) -> None:
     """Propose candidates: user_id, item_id, score, rank."""
-    from candidate_gen import ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall
+    from candidate_gen import ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall, PopularityRecall
 
     makers: dict[Method, Callable[[], RecallStage]] = {
         Method.ALS: ALSRecall,
         Method.ITEM_KNN: ItemKNNRecall,
         Method.POPULARITY: PopularityRecall,
         Method.BLEND: lambda: BlendRecall([ALSRecall(), ItemKNNRecall(), PopularityRecall()]),
+        Method.CO_VISIT: CoVisitGenerator,
+        Method.ALS_CO_VISIT: lambda: BlendRecall([ALSRecall(), CoVisitGenerator()]),
     }
     table = validate_interactions(read_table(interactions))
     wanted = table if users is None else read_users(users, {USER: table[USER]})
