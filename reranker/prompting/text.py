@@ -2,8 +2,9 @@
 
 import math
 import numbers
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from reranker.protocols import Tokenizer
 
@@ -12,6 +13,15 @@ MAX_CHARACTERS = 2000
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 _JOINERS = frozenset({"\u200c", "\u200d"})
+_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
+_REGIONS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))  # two make a flag
+
+_WORD = re.compile(r"[^ ]+")
+# Thai to Burmese, Khmer, CJK signs, kana, Han, full-width forms: written without spaces between words.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+_BLOCK = 16  # characters
 
 
 def clean_text(text: str) -> str:
@@ -45,27 +55,67 @@ def field_text(value: object) -> str:
 
 
 def cut_to_tokens(text: str, limit: int, tokenizer: Tokenizer) -> str:
-    """The longest beginning of `text` that takes at most `limit` tokens behind a space.
+    """The beginning of a cleaned text that takes at most `limit` tokens behind a space, in whole words.
 
-    Found by bisection over characters, so that no character is ever cut in two.
+    Words are counted one by one and added until one does not fit. So the cut depends on the words that stay and the
+    next one, never on what comes later: whether a text fits is not monotone in its length under BPE. Scripts without
+    spaces are cut between characters, and so is a first word that is too long by itself.
     """
     if limit <= 0:
         return ""
-    # The whole text is often the answer. Longer text is looked at only as far as `limit` tokens can plausibly reach.
-    if len(text) <= 64 * limit and _fits(text, limit, tokenizer):
-        return text
-    low, high = 0, min(len(text), 64 * limit)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fits(text[:middle], limit, tokenizer):
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip()
+    ends = _fitting(text, _blocks(text), limit, tokenizer)
+    if not ends:  # not even the first word
+        ends = _fitting(text, [(0, _boundaries(text, 0, text.find(" ")))], limit, tokenizer)
+    # Words in a row seldom take more tokens than one by one, but nothing forbids a tokenizer to.
+    while ends and len(tokenizer.encode(f" {text[: ends[-1]]}")) > limit:
+        ends.pop()
+    return text[: ends[-1]] if ends else ""
 
 
-def _fits(text: str, limit: int, tokenizer: Tokenizer) -> bool:
-    return len(tokenizer.encode(f" {text}")) <= limit
+def _fitting(text: str, blocks: Iterable[tuple[int, Sequence[int]]], limit: int, tokenizer: Tokenizer) -> list[int]:
+    """Places where `text` may be cut, up to the first that takes more than `limit` tokens, block by block."""
+    fitting, used = list[int](), 0
+    for begin, ends in blocks:
+        space = " " if begin == 0 or text[begin - 1] == " " else ""
+        taken = 0
+        for end in ends:
+            taken = len(tokenizer.encode(space + text[begin:end]))
+            if used + taken > limit:
+                return fitting
+            fitting.append(end)
+        used += taken
+    return fitting
+
+
+def _blocks(text: str) -> Iterator[tuple[int, list[int]]]:
+    """Where each word begins and where it may be cut: behind it, and in scripts without spaces behind each character.
+    Such words come in blocks, so that the work does not grow with the square of their length."""
+    for word in _WORD.finditer(text):
+        if _UNSPACED.search(word.group()) is None:
+            yield word.start(), [word.end()]
+            continue
+        begin, ends = word.start(), list[int]()
+        for end in _boundaries(text, *word.span()):
+            if end < word.end() and not (_UNSPACED.match(text, end) or _UNSPACED.match(text, end - 1)):
+                continue  # within a word of another script
+            ends.append(end)
+            if len(ends) == _BLOCK:
+                yield begin, ends
+                begin, ends = end, []
+        if ends:
+            yield begin, ends
+
+
+def _boundaries(text: str, begin: int, end: int) -> list[int]:
+    """Ends of the visible characters in text[begin:end], or to its end for -1; what joins others to one is none."""
+    end = len(text) if end < 0 else end
+    return [at for at in range(begin + 1, end) if not _joins(text[at - 1], text[at])] + [end]
+
+
+def _joins(before: str, after: str) -> bool:
+    if after in _JOINERS or before in _JOINERS or unicodedata.category(after).startswith("M"):
+        return True
+    return after in _SKIN_TONES or (before in _REGIONS and after in _REGIONS)
 
 
 def _visible(text: Sequence[str], position: int) -> str:

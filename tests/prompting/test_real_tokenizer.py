@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reranker.errors import PromptError
-from reranker.prompting import PromptRenderer, PromptSettings, families
+from reranker.prompting import PromptRenderer, PromptSettings, clean_text, families
+from reranker.prompting.text import cut_to_tokens
 from reranker.protocols import Tokenizer
 
 pytestmark = pytest.mark.model
@@ -52,6 +53,35 @@ def test_no_title_gives_a_special_token_or_moves_a_boundary(pieces: list[str]) -
     assert ids[: span.scored_from] == separator
     assert ids[-1:] == newline
     assert 1 <= len(ids) - len(separator) - 1 <= 16
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.text(min_size=1) | st.sampled_from(["Dry", "Erase", "Markers,", "银河铁道之夜", "👨\u200d👩\u200d👧"]),
+        min_size=1,
+    ),
+    st.text(),
+    st.integers(1, 48),
+)
+def test_texts_that_are_equal_up_to_the_cut_are_cut_alike(pieces: list[str], other: str, limit: int) -> None:
+    text = clean_text(" ".join(pieces))
+    cut = cut_to_tokens(text, limit, tokenizer())
+    assert text.startswith(cut)
+    assert not cut or len(tokenizer().encode(f" {cut}")) <= limit
+    assert cut_to_tokens(cut, limit, tokenizer()) == cut
+    end = text.find(" ", len(cut) + 1)
+    if len(cut) < len(text):
+        changed = clean_text((text if end < 0 else text[:end]) + " " + other)
+        assert cut_to_tokens(changed, limit, tokenizer()) == cut
+
+
+def test_a_title_of_an_office_product_is_cut_between_words() -> None:
+    title = "EXPO Low-Odor Dry Erase Markers, Chisel Tip, Assorted Colors, 8-Count, with Magnetic Eraser and Spray"
+    cuts = [cut_to_tokens(title, limit, tokenizer()) for limit in range(1, 40)]
+    assert cuts[-1] == title
+    assert all(title.startswith(cut) and title[len(cut) :][:1] in ("", " ") for cut in cuts[2:])
+    assert [len(cut) for cut in cuts] == sorted(len(cut) for cut in cuts)
 
 
 def test_the_terminator_is_how_the_next_separator_begins() -> None:

@@ -1,6 +1,7 @@
 import math
 import time
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from reranker.engines.scripted import ByteTokenizer
 from reranker.prompting import clean_text
 from reranker.prompting.text import MAX_CHARACTERS, cut_to_tokens, field_text
+from reranker.protocols import Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -90,12 +92,59 @@ def test_cut_never_splits_a_character() -> None:
     assert cut_to_tokens("ééé", 4, ByteTokenizer()) == "é"
 
 
+@pytest.mark.parametrize(
+    ("text", "limit", "cut"),
+    [
+        ("Dry Erase Markers", 11, "Dry Erase"),  # never "Dry Erase M"
+        ("Dry Erase Markers", 18, "Dry Erase Markers"),
+        ("Incomprehensible", 5, "Inco"),
+        ("银河铁道之夜", 7, "银河"),  # a space and three bytes each
+        ("Thomas und 银河铁道", 15, "Thomas und 银"),
+        ("iPhone手机壳", 11, "iPhone手"),
+        ("iPhone手机壳", 6, "iPhon"),  # not even the first word
+        ("手机iPhone壳", 12, "手机"),
+        ("a 👨\u200d👩\u200d👧", 10, "a"),
+        ("e\u0301e\u0301e\u0301", 8, "e\u0301e\u0301"),
+        ("🇫🇷🇩🇪", 10, ""),
+    ],
+)
+def test_cut_falls_between_words_or_where_there_are_none_between_characters(text: str, limit: int, cut: str) -> None:
+    assert cut_to_tokens(text, limit, ByteTokenizer()) == cut
+
+
+class Merging:
+    """A letter is a token, but "ab" is one token, too: longer text can take fewer tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.replace("ab", "\0").encode())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode().replace("\0", "ab")
+
+
+WORDS = st.lists(st.text(alphabet="ab銀河é", min_size=1, max_size=6), min_size=1, max_size=12)
+
+
 @settings(deadline=None)
-@given(st.text(min_size=1), st.integers(1, 20))
-def test_cut_text_is_the_longest_beginning_that_fits(text: str, limit: int) -> None:
-    tokenizer, text = ByteTokenizer(), clean_text(text)
+@given(WORDS, WORDS, st.integers(1, 12), st.sampled_from([ByteTokenizer(), Merging()]))
+def test_cut_depends_on_what_stays_and_the_next_word_alone(
+    words: list[str], others: list[str], limit: int, tokenizer: Tokenizer
+) -> None:
+    text = " ".join(words)
     cut = cut_to_tokens(text, limit, tokenizer)
     assert text.startswith(cut)
-    assert cut == "" or len(tokenizer.encode(f" {cut}")) <= limit
-    longer = text[: len(cut) + 1]
-    assert cut == text or longer.endswith(" ") or len(tokenizer.encode(f" {longer}")) > limit
+    assert not cut or len(tokenizer.encode(f" {cut}")) <= limit
+    assert cut_to_tokens(cut, limit, tokenizer) == cut
+    if len(cut) < len(text):
+        end = text.find(" ", len(cut) + 1)
+        next_word = text if end < 0 else text[:end]
+        assert cut_to_tokens(" ".join([next_word, *others]), limit, tokenizer) == cut
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(alphabet="abc", min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 30))
+def test_as_many_whole_words_as_fit_are_kept(words: list[str], limit: int) -> None:
+    text = " ".join(words)
+    lengths = np.cumsum([1 + len(word) for word in words])  # a byte a token, the space included
+    whole = int(np.sum(lengths <= limit))
+    assert cut_to_tokens(text, limit, ByteTokenizer()) == (" ".join(words[:whole]) if whole else text[: limit - 1])
