@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from candidate_gen import ALSRecall
+from eval import candidate_table
 from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
@@ -46,6 +47,9 @@ METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 LAST = "leave-last"
 COST = "cost"
+KNOWN = (*TABLES, candidate_table.NAME, COST)
+QUICK = 2
+"""Domains of a quick run."""
 ADAPTED = 200
 """Users that are adapted for the table of what that costs, where no number is given."""
 FIT_LISTS = 300
@@ -56,7 +60,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="folder with one folder a domain; without it, ml-100k")] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/meta"),
     domains: Annotated[str, typer.Option(help="comma-separated; all with order in time, and ml-100k, by default")] = "",
-    table: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(TABLES)}, {COST}; all by default")] = None,
+    table: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(KNOWN)}; all by default")] = None,
     variant: Annotated[list[str] | None, typer.Option(help=SYNTAX)] = None,
     rival: Annotated[list[str] | None, typer.Option(help="A:B compares variant A with variant B, too")] = None,
     split: Annotated[str, typer.Option(help=f"of the variants, one of {', '.join(SPLITS)}; {LAST} by default")] = "",
@@ -70,6 +74,10 @@ def main(
     ] = MOMENTS,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
+    scorer: Annotated[
+        str, typer.Option(help=f"of --table candidates: {', '.join(candidate_table.SCORERS)}")
+    ] = candidate_table.DEFAULT_SCORER,
+    quick: Annotated[bool, typer.Option("--quick", help="two domains only")] = False,
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
 ) -> None:
     """Judges the tables, or the variants against each other, the recall order and the linear control."""
@@ -79,7 +87,9 @@ def main(
                 "--rival, --draw, --support, --moments and --untrained go with --variant or --split: tables have their "
                 "own"
             )
-        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family)
+        if quick and not domains:
+            domains = ",".join((ordered_domains(data) if data else [PROPOSED])[:QUICK])
+        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family, scorer)
         return
     if table:
         raise ConfigError("--table has its own variants and split: give either it or --variant and --split")
@@ -99,10 +109,9 @@ def main(
 
 def _chosen(names: Sequence[str] | None, data: Path | None) -> list[str]:
     """The tables that were asked for; else all, or without data those that are there in minutes."""
-    known = [*TABLES, COST]
-    if strange := [name for name in names or () if name not in known]:
-        raise ConfigError(f"--table {', '.join(strange)}: there are {', '.join(known)}")
-    return list(names or (known if data else [name for name, one in TABLES.items() if not one.reads_lists]))
+    if strange := [name for name in names or () if name not in KNOWN]:
+        raise ConfigError(f"--table {', '.join(strange)}: there are {', '.join(KNOWN)}")
+    return list(names or (KNOWN if data else [name for name, one in TABLES.items() if not one.reads_lists]))
 
 
 def _tables(
@@ -114,6 +123,7 @@ def _tables(
     fit_users: int,
     engine: str,
     family: str,
+    scorer: str,
 ) -> None:
     """Prints and writes tables one after another, then what they must reach."""
     checks: list[Check] = []
@@ -122,6 +132,9 @@ def _tables(
         report(checks, out / "meta.json", environment, lambda line: None)  # what is known if the rest is cut off
         if name == COST:
             checks += adaptation_cost(users or ADAPTED)
+            continue
+        if name == candidate_table.NAME:
+            checks += _candidates(data, domains, users, fit_users, engine, family, scorer, out)
             continue
         table = TABLES[name]
         variants = [Variant.parse(f"{one}={text}", engine, family) for one, text in table.variants.items()]
@@ -146,6 +159,40 @@ def _tables(
         checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
     typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
     report(checks, out / "meta.json", environment, typer.echo)
+
+
+def _candidates(
+    data: Path | None,
+    domains: str,
+    users: int,
+    fit_users: int,
+    engine: str,
+    family: str,
+    scorer: str,
+    out: Path,
+) -> list[Check]:
+    """The table of candidate generators, each with the whole ranker behind it."""
+    if scorer not in candidate_table.SCORERS:
+        raise ConfigError(f"--scorer {scorer}: there are {', '.join(candidate_table.SCORERS)}")
+    variant = Variant.parse(f"{scorer}={candidate_table.SCORERS[scorer]}", engine, family)
+    system = "linear" if scorer == candidate_table.FEATURES else f"served.{scorer}"
+
+    def factories(domain: str) -> dict[str, SystemFactory]:
+        learned = _systems(variant, [domain], fit_users or None, out / "readings" / scorer)
+        return {
+            name: make
+            for name, make in (_controls(("recall", "linear")) | learned).items()
+            if name in (candidate_table.FIRST_STAGE, system)
+        }
+
+    typer.echo(f"\n{candidate_table.NAME}: {candidate_table.ASKS}")
+    return candidate_table.run(
+        lambda split: _folds(data, domains, split, 1, users, 0),
+        system,
+        factories,
+        out / candidate_table.NAME / scorer,
+        typer.echo,
+    )
 
 
 def judge(

@@ -1,0 +1,174 @@
+"""End to end: what a candidate generator is worth to the list that is served, at equal length.
+
+`python -m eval.benchmark --data DIR --table candidates` prints it. Each generator is fitted on the training part, and
+so is the whole ranker on its lists (windows, features, read-out, guard); NDCG@10 of what would be served counts a
+missed choice as 0. Generators are compared by pairs of the same users.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from candidate_gen import ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall
+from eval.benchmark_tables import Gains, above, below
+from eval.checks import Check, at_least, at_most, told
+from reranker.errors import ConfigError
+from reranker.evaluation import Fold, Settings, evaluate
+from reranker.evaluation.metrics import per_user_metrics
+from reranker.evaluation.runner import SystemFactory
+from reranker.evaluation.significance import POOLED, compare
+from reranker.pipeline.lists import CandidateLists
+from reranker.protocols import RecallStage
+from reranker.utils.atomic_io import write_text
+
+NAME = "candidates"
+ASKS = "What is a candidate generator worth to the list that is served, at a length of 50?"
+METRIC, LENGTH = "ndcg@10", 50
+FIRST_STAGE = "recall"
+BASE, TARGET = "als", 12.0
+CHALLENGER = "als+co_visit"
+GENERATORS: dict[str, Callable[[], RecallStage]] = {
+    BASE: ALSRecall,
+    CHALLENGER: lambda: BlendRecall([ALSRecall(), CoVisitGenerator()]),
+    "als+item_knn": lambda: BlendRecall([ALSRecall(), ItemKNNRecall()]),
+}
+SPLITS = ("temporal", "leave-last")
+FEATURES, DEFAULT_SCORER = "features", "lexical"
+SCORERS = {
+    FEATURES: "",
+    DEFAULT_SCORER: "engine=lexical,scoring=embedding",
+    "llm": "scoring=embedding",
+}
+"""Scorer -> the variant that ranks; "features" is the ranker on interaction features alone."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """One generator on one domain.
+
+    Attributes:
+        served: (users,) NDCG@10 of the list that is served.
+        first: (users,) NDCG@10 of the generator's own order.
+        recall: (users,) share of the choices that are in the list.
+    """
+
+    served: NDArray[np.float64]
+    first: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
+def measure(
+    fold: Fold, generator: RecallStage, system: str, factories: Mapping[str, SystemFactory], out: Path
+) -> Measured:
+    """Ranks the generator's lists by `system`, which learns on lists of the same generator, made on earlier windows."""
+    settings = Settings(
+        candidates=(LENGTH,), protocols=("end_to_end",), compared=(METRIC,), covered_only=True, rivals=()
+    )
+    results = evaluate([fold], generator, factories, settings, out)
+    runs = {run.system: run for run in results.runs}
+
+    def of(name: str) -> NDArray[np.float64]:
+        run = runs[name]
+        return per_user_metrics(run.lists, run.scores, "end_to_end", (10,))[METRIC].to_numpy(dtype=np.float64)
+
+    lists: CandidateLists = runs[system].lists
+    return Measured(served=of(system), first=of(FIRST_STAGE), recall=lists.n_found / lists.n_relevant)
+
+
+def run(
+    folds_of: Callable[[str], Sequence[Fold]],
+    system: str,
+    factories_of: Callable[[str], Mapping[str, SystemFactory]],
+    out: Path,
+    say: Callable[[str], None],
+    generators: Mapping[str, Callable[[], RecallStage]] = GENERATORS,
+    splits: Sequence[str] = SPLITS,
+) -> list[Check]:
+    """Prints one line a domain and generator, and what the fusion must reach; rows and intervals go to `out`.
+
+    Args:
+        folds_of: split -> its folds.
+        system: whose order is served.
+        factories_of: domain -> `system` and `FIRST_STAGE`, new ones at each call, so that no list outlives its use.
+        say: takes each line.
+
+    Raises:
+        ConfigError: the base generator is not among them.
+    """
+    if BASE not in generators:
+        raise ConfigError(f"generators are compared with {BASE!r}, which is not among {', '.join(generators)}")
+    checks: list[Check] = []
+    for split in splits:
+        rows, measured = [], {name: dict[str, Measured]() for name in generators}
+        say(f"\n{split}, {LENGTH} candidates, ranked by {system}")
+        say(f"{'domain':<22} {'generator':<20} {'users':>6} {'recall@50':>10} {'first stage':>12} {'served':>8}  gain")
+        for fold in folds_of(split):
+            for name, make in generators.items():
+                one = measure(fold, make(), system, factories_of(fold.domain), out / split / name.replace("+", "_"))
+                measured[name][fold.domain] = one
+                gains = compare(
+                    {fold.domain: (one.served, measured[BASE][fold.domain].served)},
+                    system=name,
+                    versus=BASE,
+                    metric=METRIC,
+                )
+                row = {
+                    "split": split,
+                    "domain": fold.domain,
+                    "generator": name,
+                    "users": len(one.served),
+                    "recall": float(one.recall.mean()),
+                    "first_stage": float(one.first.mean()),
+                    "served": float(one.served.mean()),
+                    "gain": gains[0].relative,
+                    "gain_low": gains[0].relative_low,
+                    "gain_high": gains[0].relative_high,
+                }
+                rows.append(row)
+                say(_line(row, name != BASE))
+        write_text(out / split / "domains.csv", pd.DataFrame(rows).to_csv(index=False))
+        for name in generators:
+            if name != BASE:
+                checks += _checks(split, name, _gains(measured, name), required=name == CHALLENGER)
+    return checks
+
+
+def _line(row: Mapping[str, object], compared: bool) -> str:
+    gain = f"{row['gain']:+.1%} [{row['gain_low']:+.1%}, {row['gain_high']:+.1%}]" if compared else ""
+    return (
+        f"{row['domain']:<22} {row['generator']:<20} {row['users']:>6} {row['recall']:>10.4f} "
+        f"{row['first_stage']:>12.4f} {row['served']:>8.4f}  {gain}"
+    )
+
+
+def _gains(measured: Mapping[str, Mapping[str, Measured]], name: str) -> Gains:
+    """Domain or pooled -> gain over the base generator."""
+    values = {domain: (one.served, measured[BASE][domain].served) for domain, one in measured[name].items()}
+    return {one.domain: one for one in compare(values, system=name, versus=BASE, metric=METRIC)}
+
+
+def _checks(split: str, name: str, gains: Gains, required: bool) -> list[Check]:
+    together = gains.get(POOLED) or next(iter(gains.values()))
+    words = f"{split}: {name} over {BASE}, pooled"
+    interval = f"[{together.relative_low:+.1%}, {together.relative_high:+.1%}], {together.n_users} users"
+    domains = [one for domain, one in gains.items() if domain != POOLED]
+    if not required:
+        return [
+            told(f"{words} {interval}", 100 * together.relative, "%"),
+            told(f"{split}: {name}, domains below 0", sum(map(below, domains)), "domains"),
+        ]
+    gain = at_least(words, 100 * together.relative, TARGET, "%")
+    return [
+        Check(
+            name=gain.name,
+            value=gain.value,
+            target=f"{gain.target}, interval above 0; {interval}",
+            passed=gain.passed and above(together),
+            unit="%",
+        ),
+        at_most(f"{split}: {name}, domains below 0", sum(map(below, domains)), 0, "domains"),
+    ]

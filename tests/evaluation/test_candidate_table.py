@@ -1,0 +1,70 @@
+"""The table of candidate generators, on a world where one of them is better by construction."""
+
+import pandas as pd
+import pytest
+import typer.testing
+
+from candidate_gen import ItemKNNRecall, PopularityRecall
+from eval import benchmark, candidate_table
+from reranker.config import RerankerConfig
+from reranker.data.splits import leave_last_k
+from reranker.errors import ConfigError
+from reranker.evaluation.registry import Suite
+from tests.pipeline import toys
+
+
+def factories(domain):
+    return Suite(RerankerConfig(), lambda: None).factories(("recall", "linear"))
+
+
+def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch):
+    """Items of one's own taste against the most popular: of 32 items, 8 are of a taste, of which a user saw 4."""
+    monkeypatch.setattr(candidate_table, "LENGTH", 4)
+    data = toys.taste_dataset(users=80)
+    lines = []
+    checks = candidate_table.run(
+        lambda split: [leave_last_k(data)],
+        "linear",
+        factories,
+        tmp_path,
+        lines.append,
+        generators={"als": PopularityRecall, "als+co_visit": ItemKNNRecall},
+        splits=("leave-last",),
+    )
+    rows = pd.read_csv(tmp_path / "leave-last" / "domains.csv").set_index("generator")
+    # Four items of the taste are left, and four are listed: nothing is missed.
+    assert rows.loc["als+co_visit", "recall"] == 1.0
+    assert rows.loc["als", "recall"] < 0.5
+    assert rows.loc["als+co_visit", "gain_low"] > 0.12
+    assert (rows["users"] == 80).all()
+    gain, below = checks
+    assert gain.passed and gain.value == pytest.approx(100 * rows.loc["als+co_visit", "gain"])
+    assert (below.value, below.passed) == (0, True)
+    assert any(line.startswith(data.domain) and "als+co_visit" in line for line in lines)
+
+
+def test_the_same_generator_twice_reaches_nothing(tmp_path):
+    checks = candidate_table.run(
+        lambda split: [leave_last_k(toys.taste_dataset(users=20))],
+        "linear",
+        factories,
+        tmp_path,
+        lambda line: None,
+        generators={"als": PopularityRecall, "als+co_visit": PopularityRecall},
+        splits=("leave-last",),
+    )
+    assert [(check.value, check.passed) for check in checks] == [(0.0, False), (0, True)]
+
+
+def test_a_table_without_what_it_compares_with_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="compared with 'als'"):
+        candidate_table.run(lambda split: [], "linear", factories, tmp_path, print, generators={"x": PopularityRecall})
+
+
+def test_an_unknown_scorer_is_refused(tmp_path):
+    app = typer.Typer()
+    app.command()(benchmark.main)
+    with pytest.raises(ConfigError, match="--scorer gold: there are features, lexical, llm"):
+        typer.testing.CliRunner().invoke(
+            app, ["--table", "candidates", "--scorer", "gold", "--out", str(tmp_path)], catch_exceptions=False
+        )
