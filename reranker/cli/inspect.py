@@ -1,5 +1,6 @@
 """`reranker inspect`: one user's prompt as the model sees it."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from reranker.data.schema import ITEM, RECALL_RANK, USER
 from reranker.errors import DataError
 
 
+class Language(StrEnum):
+    """Of the sentences of `--explain`."""
+
+    EN = "en"
+    ZH = "zh"
+
+
 def inspect(
     bundle: BundleOption,
     user: Annotated[str, typer.Option("--user", help="user id")],
@@ -18,6 +26,9 @@ def inspect(
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="candidates shown")] = 10,
     n: Annotated[int, typer.Option("--n", min=1, help="candidates proposed, without --candidates")] = 50,
+    why: Annotated[
+        Language | None, typer.Option("--explain", help="contributions and reasons, in this language, not the prompt")
+    ] = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -34,7 +45,18 @@ def inspect(
     table = table[table[USER].map(str) == user]
     if table.empty:
         raise DataError(f"user {user!r} has no candidates; check the id")
-    seen = reranker.explain(table, k)
+    if why is not None:
+        found = reranker.explain(table[USER].iloc[0], table, k)
+        typer.echo(f"user {user}: log-odds against the list's mean, by group; effects of the history in brackets\n")
+        typer.echo(found.table())
+        typer.echo(
+            "\n"
+            + "\n".join(
+                f"{one.title}: {said}" for one, said in zip(found.items, found.sentences(why.value), strict=True)
+            )
+        )
+        return
+    seen = reranker.inspect(table, k)
     typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items were read\n")
     for span in seen.prompt.spans:
         typer.echo(f"[{span.start:4d}..{span.end:4d}) {span.kind:14s} {span.text!r}")

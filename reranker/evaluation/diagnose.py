@@ -17,7 +17,9 @@ from reranker.evaluation.diagnostics import (
     row_shuffles,
     shuffled_users,
 )
+from reranker.evaluation.faithfulness import deletion_of
 from reranker.evaluation.runner import Run, SystemFactory
+from reranker.explain import DeletionTest
 from reranker.pipeline.lists import CandidateLists
 from reranker.utils.statistics import Interval
 
@@ -29,13 +31,15 @@ METRIC = "ndcg@10"
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Three tests of one system on one fold.
+    """Tests of one system on one fold.
 
     Attributes:
         n_users: covered test users that were looked at.
         order: how much the order of the rows in the input matters.
         shuffled_users: NDCG@10 lost when every user gets another's history: how much of the gain is personal.
         obfuscated_titles: NDCG@10 lost when titles say nothing: how much of the gain comes from the words.
+        deletion: whether the items of the history that an explanation names carry the first candidate; None where no
+            user has enough of them.
     """
 
     domain: str
@@ -46,6 +50,7 @@ class Diagnosis:
     order: OrderInvariance
     shuffled_users: Interval
     obfuscated_titles: Interval
+    deletion: DeletionTest | None = None
 
     def record(self) -> dict[str, object]:
         """One flat record for results.json."""
@@ -58,6 +63,7 @@ class Diagnosis:
             "n_users": self.n_users,
             **asdict(self.order),
             **{f"{name}_{key}": value for name, one in losses.items() for key, value in one.to_dict().items()},
+            **({} if self.deletion is None else self.deletion.record()),
         }
 
 
@@ -120,6 +126,7 @@ def _diagnoses(
                 order=order_invariance(system, sample, shuffled),
                 shuffled_users=gain_lost(system, sample, strangers, METRIC, "covered"),
                 obfuscated_titles=gain_lost(system, sample, nameless, METRIC, "covered"),
+                deletion=deletion_of(system, sample, seed=seed),
             )
 
 
@@ -133,6 +140,7 @@ HEADER = (
     "largest score change",
     f"{METRIC} lost, shuffled users",
     f"{METRIC} lost, obfuscated titles",
+    "deletion AUC",
 )
 
 
@@ -149,6 +157,9 @@ def diagnosis_cells(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
             f"{one.order.max_score_change:.2g}",
             str(one.shuffled_users),
             str(one.obfuscated_titles),
+            ""
+            if one.deletion is None
+            else f"{one.deletion.auc.mean:.3f} [{one.deletion.auc.low:.3f}, {one.deletion.auc.high:.3f}]",
         ]
         for one in diagnoses
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reranker.config import RerankerConfig, default_read_out
 from reranker.data.catalog import Catalog
@@ -24,13 +25,16 @@ from reranker.data.schema import (
     validate_items,
 )
 from reranker.errors import BundleError, ConfigError, DataError
-from reranker.fusion import Blend, Choices, Order, as_order
+from reranker.explain import Explanation
+from reranker.fusion import Blend, Choices, FusionHead, Order, as_order
+from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.bundle import BundleState, read_bundle, require_harmless, write_bundle
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
-from reranker.pipeline.explanation import Explanation, explain
+from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import read_folds
+from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.llm_scorer import Reader
 from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
 from reranker.pipeline.windows import ValidationFold, windows_of
@@ -390,7 +394,36 @@ class Reranker:
         refuse_single(users, "user ids", "users")
         return sum(self.states.pop(user, None) is not None for user in users)
 
-    def explain(self, candidates: pd.DataFrame, k: int | None = None) -> Explanation:
+    def explain(
+        self,
+        user: UserId,
+        candidates: pd.DataFrame | Sequence[ItemId],
+        k: int | None = None,
+        *,
+        history: Sequence[ItemId] | None = None,
+        order: Order | None = None,
+        state: UserState | None = None,
+    ) -> Explanation:
+        """Why each candidate of one user's list stands where it does.
+
+        Contributions of the head's columns are exact: they add up to the score's difference from the list's mean. Each
+        of the newest items of the history is left out once; the list that came in stays as it is.
+
+        Args:
+            user: whose list; what `fit` knows of the history counts.
+            candidates: item ids, best first, or a table with `item_id` and `score` or `rank`.
+            k: candidates explained, the best; all by default.
+            history: items chosen, oldest first, in place of what is known.
+            order: explain this order whatever the guard decided.
+            state: the user's adapted context.
+
+        Raises:
+            DataError: nothing was fitted, the table breaks its contract or holds no row of the user.
+            ConfigError: an unknown order.
+        """
+        return explain_list(self, user, candidates, k, history=history, order=order, state=state)
+
+    def inspect(self, candidates: pd.DataFrame, k: int | None = None) -> Inspection:
         """One user's list as the model sees it: prompt, spans, tokens, components and weights.
 
         Raises:
@@ -399,10 +432,44 @@ class Reranker:
         lists = validate_candidates(candidates)
         data, blend = self._fitted()
         if lists[USER].nunique() != 1:
-            raise DataError(f"explain takes one user's list, got {lists[USER].nunique()} users")
+            raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
         one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
         components = self.reader.components([one])[0]
-        return explain(self.rerank(lists, k), lists, one, components, self.reader.scoring, self.reader.renderer, blend)
+        ranked = self.rerank(lists, k)
+        return inspect_list(ranked, lists, one, components, self.reader.scoring, self.reader.renderer, blend)
+
+    def head_columns(
+        self,
+        candidates: pd.DataFrame,
+        order: Order,
+        *,
+        histories: Mapping[UserId, IntArray] | None = None,
+        states: Mapping[UserId, UserState] | None = None,
+    ) -> tuple[FusionHead, NDArray[np.float64]]:
+        """The head behind an order and the (rows, n_columns) values that it weighs, of a validated candidates table.
+
+        Args:
+            candidates: a validated candidates table.
+            order: "fused" or "features"; the model reads for the first alone.
+            histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            states: users' adapted contexts; what `adapt` kept by default.
+
+        Raises:
+            DataError: nothing was fitted.
+            ConfigError: the order that came in has no head.
+        """
+        data, blend = self._fitted()
+        known = data.evidence.histories if histories is None else histories
+        features = data.evidence.features(candidates, known)
+        if order == "features":
+            return blend.features, features
+        if order != "fused":
+            raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
+        adapted = self.states if states is None else states
+        lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
+        raw = np.concatenate(self.reader.components(lists))
+        list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
+        return blend.fused, np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
 
     def score_all(
         self,

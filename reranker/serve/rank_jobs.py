@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import RerankerError
+from reranker.explain import HISTORY_ITEMS, Language
 from reranker.fusion import Order
 from reranker.pipeline.results import TextList
 from reranker.serve.domains import Domain
@@ -32,6 +33,8 @@ class ItemList:
         state: what the store keeps of the user.
         history: items chosen before, oldest first, in place of what is known of the user.
         order: to serve whatever the guard decided.
+        explained: how many of the best are explained.
+        language: of the sentences.
     """
 
     items: Sequence[ItemId]
@@ -40,6 +43,8 @@ class ItemList:
     state: UserState | None = None
     history: Sequence[ItemId] | None = None
     order: Order | None = None
+    explained: int = 0
+    language: Language = "en"
 
     def chosen(self, domain: Domain) -> Sequence[ItemId]:
         """The items to go by, oldest first."""
@@ -59,6 +64,7 @@ class Ranked:
         guard: which one the guard decided on; None for texts.
         unknown_items: items that are not in the catalogue.
         prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
+        explanations: of the best, in that order; empty where none was asked for.
     """
 
     order: tuple[int, ...]
@@ -67,6 +73,7 @@ class Ranked:
     guard: str | None = None
     unknown_items: int = 0
     prompt_tokens: int = 0
+    explanations: tuple[dict[str, Any], ...] = ()
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
@@ -99,7 +106,8 @@ def tokens_of(job: Job) -> int:
     prompt = config.prompt
     longest = prompt.title_tokens + prompt.category_tokens + prompt.description_tokens + _MARKS
     if isinstance(job.ranks, ItemList):
-        return len(job.ranks.items) * (1 if config.compares_states else longest)
+        readings = 2 + HISTORY_ITEMS if job.ranks.explained else 1
+        return len(job.ranks.items) * readings * (1 if config.compares_states else longest)
     texts = job.ranks
     history = min(sum(_tokens(item) for item in texts.history), prompt.history_tokens)
     query = min(len(texts.query) // _CHARACTERS, prompt.query_tokens)
@@ -187,10 +195,26 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 guard=guard,
                 unknown_items=sum(item not in domain.items for item in one.items),
                 prompt_tokens=tokens,
+                explanations=_explained(domain, one),
             )
         )
         begin += length
     return results
+
+
+def _explained(domain: Domain, one: ItemList) -> tuple[dict[str, Any], ...]:
+    if not one.explained:
+        return ()
+    table = pd.DataFrame({ITEM: pd.Series(list(one.items), dtype=object), SCORE: _recall_scores(one)})
+    found = domain.reranker.explain(
+        0,
+        table.assign(**{RANK: recall_ranks(one.recall_scores, len(table))}),
+        one.explained,
+        history=one.chosen(domain),
+        order=one.order,
+        state=one.state,
+    )
+    return tuple(found.record(one.language)["items"])
 
 
 def _recall_scores(one: ItemList) -> NDArray[np.float64]:

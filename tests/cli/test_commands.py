@@ -93,6 +93,12 @@ def test_inspect_shows_spans_and_scores(folder):
     )
 
 
+def test_inspect_explains(folder):
+    said, _ = run("inspect", "--bundle", folder / "bundle", "--user", "u1", "--n", 5, "--k", 3, "--explain", "zh")
+    assert "served:" in said and "first_stage" in said
+    assert sum(mark in said for mark in ("因为您", "选", "推荐")) >= 1
+
+
 def test_inspect_shows_texts_where_states_are_compared(folder):
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
     run("fit", *tables, "--config", folder / "settings.yaml", "--n", 12, "--out", folder / "by-states")

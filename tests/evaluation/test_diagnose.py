@@ -9,6 +9,7 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.evaluation import Settings, evaluate, leave_last_k, write_report
 from reranker.evaluation.baselines import RecallOrder
 from reranker.evaluation.diagnose import diagnose, diagnosis_table
+from reranker.evaluation.faithfulness import deletion_of
 from reranker.evaluation.registry import Suite
 from tests.evaluation.test_diagnostics import ByPlace
 from tests.evaluation.toys import lists_of
@@ -99,3 +100,28 @@ def test_a_fold_where_recall_found_nothing_gives_nothing():
     lists = lists_of({"u": "a b"}, {"u": "c"})
     (some,) = run({"recall": lambda _: RecallOrder()}).runs
     assert diagnose([replace(some, system="linear", lists=lists)], {}, users=5) == []
+
+
+def test_the_deletion_test_finds_what_a_personal_system_goes_by():
+    class Last(RecallOrder):
+        """Scores a candidate by how often its taste is in the history."""
+
+        name = "llm"
+
+        def score(self, lists):
+            first = lists.fold.items.set_index("item_id").title.str.split().str[0]
+            liked = {user: part.map(first).tolist() for user, part in lists.fold.history.groupby("user_id").item_id}
+            rows = zip(lists.candidates.user_id, lists.candidates.item_id.map(first), strict=True)
+            return np.array([float(liked.get(user, []).count(word)) for user, word in rows])
+
+    # Six items of the past: three of the taste that stands first, three of the other.
+    users = [f"u{user}" for user in range(20)]
+    past = dict.fromkeys(users, "a0 b0 a1 b1 a2 b2")
+    lists = lists_of(dict.fromkeys(users, "a3 b3 b4 a4"), dict.fromkeys(users, "a3"), past)
+    items = lists.fold.items
+    titled = items.assign(title=[f"{item[0]} {item}" for item in items["item_id"]])
+    lists = replace(lists, fold=replace(lists.fold, items=titled))
+    found = deletion_of(Last(), lists, seed=1)
+    assert found is not None and found.auc.mean == 1 and found.auc.n == 20
+    assert found.named.mean == pytest.approx(1.5) and found.others.mean == pytest.approx(-1.5)
+    assert deletion_of(Last(), lists, deleted=4) is None

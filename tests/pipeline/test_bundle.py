@@ -66,7 +66,7 @@ def test_everything_else_comes_back_too(reranker, bundle):
     assert loaded.rank("zorblax", CHOSEN) == reranker.rank("zorblax", CHOSEN)
     users = ["u1", "u5", "nobody"]
     pd.testing.assert_frame_equal(loaded.recall.recommend(users, 6), reranker.recall.recommend(users, 6))
-    assert loaded.explain(LISTS[LISTS["user_id"] == "u1"]).candidate_texts
+    assert loaded.inspect(LISTS[LISTS["user_id"] == "u1"]).candidate_texts
 
 
 def test_a_loaded_bundle_is_saved_as_it_was(bundle, tmp_path):

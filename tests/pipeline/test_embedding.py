@@ -171,7 +171,7 @@ def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine
 
 def test_explained(engine: toys.WatchedEngine) -> None:
     reranker = fitted(engine)
-    explanation = reranker.explain(reranker.recall.recommend(["u0"], 12))
+    explanation = reranker.inspect(reranker.recall.recommend(["u0"], 12))
     assert explanation.components[0] == "llm_near_last" and explanation.values.shape == (12, 11)
     titles = reranker.titles(explanation.ranked["item_id"].tolist())
     assert [text.strip() for text in explanation.candidate_texts] == titles

@@ -333,13 +333,13 @@ def test_the_input_tables_are_not_touched(reranker, candidates):
     pd.testing.assert_frame_equal(candidates, before)
 
 
-@pytest.mark.parametrize("call", ["rerank", "save", "explain", "user_ids"])
+@pytest.mark.parametrize("call", ["rerank", "save", "inspect", "user_ids"])
 def test_an_unfitted_reranker_says_so(call, candidates, tmp_path):
     unfitted = Reranker(toys.config(), ScriptedEngine())
     calls = {
         "rerank": lambda: unfitted.rerank(candidates),
         "save": lambda: unfitted.save(tmp_path / "bundle"),
-        "explain": lambda: unfitted.explain(candidates),
+        "inspect": lambda: unfitted.inspect(candidates),
         "user_ids": lambda: unfitted.user_ids,
     }
     with pytest.raises(DataError, match="call fit"):
@@ -347,9 +347,9 @@ def test_an_unfitted_reranker_says_so(call, candidates, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explain_shows_what_the_model_read(reranker, candidates):
+def test_inspect_shows_what_the_model_read(reranker, candidates):
     mine = candidates[candidates["user_id"] == "u2"]
-    seen = reranker.explain(mine, 3)
+    seen = reranker.inspect(mine, 3)
     pd.testing.assert_frame_equal(seen.ranked, reranker.rerank(mine, 3))
     titles = dict(zip(toys.items()["item_id"], toys.items()["title"], strict=True))
     assert seen.candidate_texts == [f"\n- {titles[item]}\n" for item in seen.ranked["item_id"]]
@@ -360,7 +360,7 @@ def test_explain_shows_what_the_model_read(reranker, candidates):
     assert [span.kind for span in seen.prompt.spans] == ["domain_tokens", "instruction", "history"]
     assert seen.prompt.history_given == seen.prompt.history_kept == 5
     with pytest.raises(DataError, match="one user's list, got 4"):
-        reranker.explain(candidates)
+        reranker.inspect(candidates)
 
 
 class TestRank:

@@ -297,7 +297,7 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
     assert kept is not None and reranker.reader.item_tokens is not None
     assert kept.sha256 == reranker.reader.item_tokens.sha256
     pd.testing.assert_frame_equal(again.score_all(candidates), with_tokens)
-    seen = again.explain(recall.recommend(["u3"], 6))
+    seen = again.inspect(recall.recommend(["u3"], 6))
     assert [len(one.sequence.vectors) for one in seen.prompt.request.candidates] == [
         int(item in kept.table.item_ids) for item in recall.recommend(["u3"], 6)["item_id"]
     ]

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from reranker.errors import StoreError
 from reranker.pipeline.results import TextList
+from reranker.serve.auth import Key
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError, broken
@@ -80,7 +81,12 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     domain = service.domains.pick(model=body.model, domain=body.domain)
     _check(service, body)
     user = await _user(service, domain, body)
-    job = Job(domain=domain, ranks=_items(domain, body, user) if body.item_ids else _texts(domain, body, user))
+    if body.explain and user is not None:
+        _check_reader(service.key_of(request.scope))
+    explains = bool(body.explain) and not service.settings.shadow  # what shadow mode answers has no reasons
+    job = Job(
+        domain=domain, ranks=_items(domain, body, user, explains) if body.item_ids else _texts(domain, body, user)
+    )
     _check_budget(service, job)
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
@@ -122,8 +128,8 @@ def _check(service: Service, body: RerankRequest) -> None:
             if not (document if isinstance(document, str) else document.words).strip():
                 message = f"documents.{number} has no text: give a text, or an object with text or title"
                 raise ProblemError(422, message, param=f"documents.{number}", code="empty")
-        for name in ("recall_scores", "order"):
-            if getattr(body, name) is not None:
+        for name in ("recall_scores", "order", "explain"):
+            if getattr(body, name) not in (None, False):
                 raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
         return
     for name in ("documents", "recall_scores"):
@@ -131,6 +137,15 @@ def _check(service: Service, body: RerankRequest) -> None:
         if values is not None and len(values) != len(body.item_ids):
             message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
             raise ProblemError(422, message, param=name, code="length")
+
+
+def _check_reader(key: Key) -> None:
+    if not key.may("admin"):
+        message = (
+            f"explain: the key {key.name!r} may not read users, and explanations name what they chose: send the "
+            "history with the request"
+        )
+        raise ProblemError(403, message, param="explain", code="scope_missing")
 
 
 def _check_budget(service: Service, job: Job) -> None:
@@ -184,7 +199,7 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     )
 
 
-def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
+def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bool) -> ItemList:
     """The history of a user is looked up in the engine's thread."""
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
@@ -201,6 +216,8 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None) -> ItemList:
         items=items,
         recall_scores=body.recall_scores,
         order=body.order,
+        explained=min(body.top_n or len(items), len(items)) if explains else 0,
+        language=body.explain if isinstance(body.explain, str) else "en",
         user=None if user is None else user.id,
         state=None if user is None else user.state,
         history=None if body.history is None else all_as_known(given, domain.items),
@@ -226,6 +243,8 @@ def _answer(
     if ids := body.item_ids:
         for one, index in zip(results, order, strict=False):
             one["item_id"] = ids[index]
+    for one, reasons in zip(results, result.explanations, strict=False):
+        one["explanation"] = {name: value for name, value in reasons.items() if name != "item_id"}
     return {
         "id": request.state.request_id,
         "model": domain.name,
@@ -237,11 +256,15 @@ def _answer(
             "unknown_items": result.unknown_items,
             **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
-            **({"not_used": not_used} if (not_used := body.not_used) else {}),
+            **({"not_used": not_used} if (not_used := _not_used(service, body)) else {}),
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
         },
     }
+
+
+def _not_used(service: Service, body: RerankRequest) -> list[str]:
+    return [*body.not_used, *(["explain"] if body.explain and service.settings.shadow else [])]
 
 
 def _entry(service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked) -> Entry:

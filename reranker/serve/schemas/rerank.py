@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
+from reranker.explain import Language
 from reranker.fusion import Order
 
 LONGEST_ID = 500
@@ -107,6 +108,8 @@ class RerankRequest(UnreadFields):
         domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: put before the query.
         raw_scores: log-odds instead of shares of 1.
+        explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
+            `item_ids`.
         use_activation: vLLM's; false asks for raw scores, too.
 
     `meta.not_used` names those of `UnreadFields` that were given.
@@ -127,6 +130,7 @@ class RerankRequest(UnreadFields):
     domain: str | None = None
     instruction: Text | None = Field(default=None, max_length=5_000)
     raw_scores: bool | None = None
+    explain: bool | Language | None = None
     use_activation: bool | None = None
 
     @property
@@ -148,12 +152,17 @@ class RerankRequest(UnreadFields):
 
 
 class Result(BaseModel):
-    """One place of the answer; `document` and `item_id` only where they were asked for or given."""
+    """One place of the answer; `document`, `item_id` and `explanation` only where they were asked for or given.
+
+    `explanation` holds `contributions` (group of columns -> log-odds; they sum to `above_mean`, the raw score minus the
+    list's mean), `history` (`item_id, title, effect` of the user's items, left out one by one) and a `sentence`.
+    """
 
     index: int
     relevance_score: float
     document: dict[str, Any] | None = None
     item_id: Id | None = None
+    explanation: dict[str, Any] | None = None
 
 
 class RerankAnswer(BaseModel):

@@ -14,7 +14,7 @@ from reranker.scoring.embedding import NEWEST
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Explanation:
+class Inspection:
     """A ranked list and everything that went into it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Explanation:
     weights: list[str]
 
 
-def explain(
+def inspect_list(
     ranked: pd.DataFrame,
     lists: pd.DataFrame,
     one: ScoringList,
@@ -46,8 +46,8 @@ def explain(
     scoring: Scoring,
     renderer: PromptRenderer,
     blend: Blend,
-) -> Explanation:
-    """Puts an explanation together; `components` are in the row order of `lists`, one user's candidates."""
+) -> Inspection:
+    """Puts an inspection together; `components` are in the row order of `lists`, one user's candidates."""
     read_out = scoring.name.split("+")[0]
     render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
     shown = one.candidates if render is not None else one.candidates[:2]
@@ -71,7 +71,7 @@ def explain(
     place = {item: row for row, item in enumerate(lists[ITEM])}
     rows = [place[item] for item in ranked[ITEM]]
     spans = prompt.request.candidates
-    return Explanation(
+    return Inspection(
         ranked=ranked,
         prompt=prompt,
         components=list(scoring.components),

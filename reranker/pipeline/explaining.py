@@ -1,0 +1,138 @@
+"""One user's list, explained: what `Reranker.explain` does."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reranker.data.schema import ITEM, RANK, RECALL_RANK, SCORE, USER, validate_candidates
+from reranker.errors import DataError
+from reranker.explain import Explanation, HistoryEffect, ItemExplanation, contributions, history_effects
+from reranker.explain.history import HISTORY_ITEMS, ScoreHistories
+from reranker.fusion import Order
+from reranker.types import ItemId, UserId, UserState
+
+if TYPE_CHECKING:
+    from reranker.pipeline.reranker import Reranker
+
+
+def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId]) -> pd.DataFrame:
+    """The validated list of one user.
+
+    Args:
+        user: whose.
+        candidates: item ids, best first; or a candidates table, with or without `user_id`.
+
+    Raises:
+        DataError: no row is the user's, or the table breaks its contract.
+    """
+    if not isinstance(candidates, pd.DataFrame):
+        if isinstance(candidates, str | bytes):
+            raise DataError(f"candidates: one text instead of several item ids ({candidates!r}); give a list of them")
+        items = pd.Series(list(candidates), dtype=object)
+        candidates = pd.DataFrame({ITEM: items, RANK: np.arange(1, len(items) + 1)})
+    if USER not in candidates:
+        candidates = candidates.assign(**{USER: pd.Series([user] * len(candidates), dtype=object).to_numpy()})
+    mine = candidates[candidates[USER] == user]
+    if mine.empty:
+        raise DataError(f"explain: the candidates hold no row of user {user!r}; check the id and its type")
+    return validate_candidates(mine)
+
+
+def history_scores(
+    reranker: "Reranker", candidates: pd.DataFrame, order: Order, state: UserState | None = None
+) -> ScoreHistories[int]:
+    """What scores one validated list under other histories, given as rows of the evidence index.
+
+    Args:
+        reranker: fitted.
+        candidates: one user's list.
+        order: "fused" or "features".
+        state: the user's adapted context, which stays as it is.
+    """
+
+    def score(histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        n = len(candidates)
+        many = pd.concat([candidates] * len(histories), ignore_index=True)
+        many[USER] = np.repeat(np.arange(len(histories)), n)
+        head, values = reranker.head_columns(
+            many,
+            order,
+            histories={number: np.array(one, dtype=np.int64) for number, one in enumerate(histories)},
+            states={} if state is None else dict.fromkeys(range(len(histories)), state),
+        )
+        return head.score(values).reshape(len(histories), n)
+
+    return score
+
+
+def explain_list(
+    reranker: "Reranker",
+    user: UserId,
+    candidates: pd.DataFrame | Sequence[ItemId],
+    k: int | None = None,
+    *,
+    history: Sequence[ItemId] | None = None,
+    order: Order | None = None,
+    state: UserState | None = None,
+    history_items: int = HISTORY_ITEMS,
+) -> Explanation:
+    """As `Reranker.explain` has it."""
+    lists = one_list(user, candidates)
+    data, blend = reranker._fitted()
+    newer = None if history is None else {user: history}
+    histories = data.evidence.histories_with(newer)
+    state = reranker.states.get(user) if state is None else state
+    states = {} if state is None else {user: state}
+    ranked = reranker.rerank(lists, interactions=newer, order=order, states=states)
+    served: Order = ranked.attrs["served"][0]
+    rows = [int(row) for row in histories.get(user, ())]
+    place = {item: at for at, item in enumerate(lists[ITEM])}
+    at_rank = [place[item] for item in ranked[ITEM]]
+    scores = ranked[SCORE].to_numpy(dtype=np.float64)
+    if served in ("fused", "features"):
+        head, values = reranker.head_columns(lists, served, histories=histories, states=states)
+        found = contributions(list(head.columns), head.logit.weights, values)
+        columns = dict(zip(found.columns, found.values[at_rank].T, strict=True))
+        groups = {group: values[at_rank] for group, values in found.groups.items()}
+        score = history_scores(reranker, lists, served, state)
+        positions, effects = history_effects(score, rows, history_items)
+        effects = effects[:, at_rank] if positions else effects
+    else:
+        groups = {"first_stage": scores - scores.mean()}
+        columns, positions, effects = {}, [], np.zeros((0, len(ranked)))
+    past = [data.evidence.item_ids[rows[position]] for position in positions]
+    past_titles = reranker.titles(past)
+    titles = reranker.titles(ranked[ITEM].tolist())
+    items = []
+    for number in range(len(ranked) if k is None else min(k, len(ranked))):
+        moved = [
+            HistoryEffect(item_id=item, title=title, position=position, effect=float(effect))
+            for item, title, position, effect in zip(
+                past, past_titles, positions, effects[:, number] if positions else (), strict=True
+            )
+        ]
+        items.append(
+            ItemExplanation(
+                item_id=ranked[ITEM].iloc[number],
+                title=titles[number],
+                rank=number + 1,
+                first_stage_rank=int(ranked[RECALL_RANK].iloc[number]),
+                score=float(scores[number]),
+                contributions={group: float(values[number]) for group, values in groups.items()},
+                columns={name: float(values[number]) for name, values in columns.items()},
+                history=tuple(sorted(moved, key=lambda one: -abs(one.effect))),
+            )
+        )
+    return Explanation(
+        user_id=user,
+        domain=reranker.reader.domain,
+        order=served,
+        mean=float(scores.mean()),
+        guard=blend.guard.in_words(),
+        items=tuple(items),
+        history_known=len(rows),
+        history_used=len(positions),
+    )
