@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from reranker.data.formats import TAKEN, files_under, folders_under, table_format
 from reranker.data.schema import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
-from reranker.data.table_io import TABLE_SUFFIXES, files_under, folders_under
 from reranker.errors import ConfigError, DataError
 
 ORIGIN_FILE, ORIGIN_ROW = "_file", "_row"
@@ -190,14 +190,14 @@ def input_files(path: Path, what: str) -> tuple[Path, ...]:
         DataError: there is nothing to read, or a link leads nowhere.
     """
     if path.is_file():
-        if not path.name.endswith(TABLE_SUFFIXES):
-            raise DataError(f"{what}: cannot read {path}; expected one of {', '.join(TABLE_SUFFIXES)}")
+        if table_format(path) is None:
+            raise DataError(f"{what}: cannot read {path}; expected one of {TAKEN}")
         return (path,)
     files = files_under(path) if path.is_dir() else ()
-    found = sorted(file for file in files if file.name.endswith(TABLE_SUFFIXES))
+    found = sorted(file for file in files if table_format(file) is not None)
     if not found:
         reason = "holds no table" if path.is_dir() else "does not exist"
-        raise DataError(f"{what}: {path} {reason}; give a file or a folder of {', '.join(TABLE_SUFFIXES)}")
+        raise DataError(f"{what}: {path} {reason}; give a file or a folder of {TAKEN}")
     return tuple(found)
 
 

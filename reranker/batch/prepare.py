@@ -1,6 +1,7 @@
 """From the user's files to a table in the order of its users, and the cut into parts. Copies lie in OUT/_run."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from reranker.batch.external_sort import sorted_by_user, sorted_copy
 from reranker.batch.inputs import Columns, InputTable, column_names, input_files
 from reranker.batch.part import STATE
 from reranker.batch.partition import Cut, cut
+from reranker.data.formats import is_text
 from reranker.data.schema import ITEM, USER
-from reranker.data.table_io import is_csv
 from reranker.errors import DataError
 
 _COPIES = ("candidates", "interactions")
@@ -32,14 +33,14 @@ class Prepared:
         candidates: in the order of its users.
         file_names: what its files are called by the user.
         cut: the parts.
-        malformed_lines: CSV lines that are no rows, kept in OUT/_run/candidates/malformed.parquet.
+        malformed: lines of text that are no rows by their reasons, kept in OUT/_run/candidates/malformed.parquet.
         interactions: in the order of their users, or None.
     """
 
     candidates: InputTable
     file_names: tuple[str, ...]
     cut: Cut
-    malformed_lines: int
+    malformed: Counter[str]
     interactions: InputTable | None
 
 
@@ -61,12 +62,12 @@ def prepare(
     newer = () if interactions is None else input_files(interactions, "interactions")
 
     def texts() -> AbstractSet[str]:
-        if not newer or any(map(is_csv, newer)):
+        if not newer or any(map(is_text, newer)):
             return known()
         return known() & {ITEM} | _texts(_opened_parquet(newer, columns.of_interactions)) & {USER}
 
     table, malformed = _opened(files, columns.of_candidates, folder / "candidates", texts)
-    if table.total_rows + malformed == 0:
+    if table.total_rows + malformed.total() == 0:
         raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
     copy = folder / "candidates" / "sorted.parquet"
     parts = cut(table, part_users)
@@ -79,7 +80,7 @@ def prepare(
         candidates=table,
         file_names=_names(files, candidates),
         cut=parts,
-        malformed_lines=malformed,
+        malformed=malformed,
         interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder),
     )
 
@@ -100,7 +101,11 @@ def _histories(path: Path, files: Sequence[Path], columns: Columns, candidates: 
     place, texts = folder / "interactions", _texts(candidates)
     table, malformed = _opened(files, columns.of_interactions, place, lambda: texts)
     if malformed:
-        raise DataError(f"interactions: {malformed} lines of {path} have too many or too few fields; repair them")
+        first = pq.ParquetFile(place / "malformed.parquet").read_row_group(0).to_pylist()[0]
+        raise DataError(
+            f"interactions: {malformed.total()} lines of {path} are no rows; the first is line {first['line_number']} "
+            f"of {first['file']}: {first['reason']}. Repair them"
+        )
     for name in (USER, ITEM):
         if table.types[name] != candidates.types[name]:
             raise DataError(
@@ -131,12 +136,14 @@ def _opened_parquet(files: Sequence[Path], columns_of: ColumnsOf) -> InputTable:
     return InputTable.open(files, columns_of(column_names(files[0]), str(files[0])))
 
 
-def _opened(files: Sequence[Path], columns_of: ColumnsOf, folder: Path, texts: Texts) -> tuple[InputTable, int]:
-    text = [is_csv(file) for file in files]
+def _opened(
+    files: Sequence[Path], columns_of: ColumnsOf, folder: Path, texts: Texts
+) -> tuple[InputTable, Counter[str]]:
+    text = [is_text(file) for file in files]
     if not any(text):
-        return _opened_parquet(files, columns_of), 0
+        return _opened_parquet(files, columns_of), Counter()
     if not all(text):
-        raise DataError(f"{files[0].parent} holds CSV beside parquet; give one kind")
+        raise DataError(f"{files[0].parent} holds text beside parquet; give one kind")
     complete = folder / "complete"
     if complete.exists():
         return reopened(folder)

@@ -19,13 +19,14 @@ REJECTED_SCHEMA = pa.schema(
     [
         ("file", pa.string()),
         ("row", pa.int64()),
+        ("line_number", pa.int64()),
         *((name, pa.string()) for name in _TEXT_COLUMNS),
         ("line", pa.string()),
         ("reason", pa.string()),
     ]
 )
 """Of rejected.parquet: where a row stood (0 is the first row of the file), its values as text, and why it was rejected.
-`line` holds a CSV line that could not be cut into fields."""
+`line` holds a line of text that is no row, and `line_number` where it stands in the file, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

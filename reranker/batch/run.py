@@ -37,7 +37,7 @@ from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
 from reranker.batch.row_checks import REJECTED_SCHEMA
 from reranker.data.schema import ITEM, USER
-from reranker.data.table_io import NO_ROW, are_texts
+from reranker.data.table_io import are_texts
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Order
 from reranker.pipeline.bundle import read_bundle
@@ -274,11 +274,10 @@ def _summary(records: list[Record], prepared: Prepared) -> Summary:
     rejected: Counter[str] = Counter()
     for record in records:
         rejected.update(record["rejected"])
-    if prepared.malformed_lines:
-        rejected[NO_ROW] += prepared.malformed_lines
+    rejected.update(prepared.malformed)
     names = ("ranked", "written", "users", "users_without_candidates", "users_kept", "unknown_users", "unknown_items")
     counts = {name: sum(record[name] for record in records) for name in names}
-    rows = prepared.candidates.total_rows + prepared.malformed_lines
+    rows = prepared.candidates.total_rows + prepared.malformed.total()
     if counts["ranked"] + rejected.total() != rows:
         raise DataError(
             f"{rows} rows came in, {counts['ranked']} were ranked and {rejected.total()} rejected: an input changed "
@@ -301,4 +300,6 @@ def _collect_rejected(out: Path, parts: int) -> None:
     with whole_file(out / _REJECTED) as temporary, pq.ParquetWriter(temporary, REJECTED_SCHEMA) as writer:
         for path in (malformed_file(out), *(rejected_file(out, part) for part in range(parts))):
             if path.exists():
-                writer.write_table(pq.read_table(path))
+                with pq.ParquetFile(path) as rows:
+                    for batch in rows.iter_batches():
+                        writer.write_batch(batch)

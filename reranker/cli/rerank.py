@@ -9,8 +9,9 @@ import typer
 import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
+from reranker.data.formats import holds_text
 from reranker.data.schema import ITEM, USER
-from reranker.data.table_io import holds_csv, like_known, read_table, write_table
+from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError
 
 _TABLES = (".parquet", ".csv")
@@ -83,7 +84,7 @@ def rerank(
     reranker = engines.reranker(bundle)
     known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
     if newer is not None and interactions is not None:
-        users = known[USER] if holds_csv(interactions) else newer[USER]
+        users = known[USER] if holds_text(interactions) else newer[USER]
         table = like_known(table, candidates, {**known, USER: users})
         newer = like_known(newer, interactions, {**known, USER: table[USER]})
     else:

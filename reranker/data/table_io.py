@@ -1,37 +1,33 @@
-"""Tables in files: parquet, CSV and TSV. What stands in them is checked by `tables`."""
+"""Tables in files: parquet, CSV and its kin, JSON lines. What stands in them is checked by `schema`."""
 
-import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+import json
+import logging
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
-from reranker.data.csv_quotes import require_closed_quotes
-from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER
+from reranker.data.formats import TAKEN, TableFormat, files_under, holds_text, is_text, open_rows, table_format
+from reranker.data.parquet_files import read_parquet
+from reranker.data.row_blocks import NO_OBJECT, NO_ROW, RejectedLine, RowFile
+from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER, VECTOR
+from reranker.data.text_values import IdKind, inferred
 from reranker.errors import DataError
 from reranker.utils.atomic_io import whole_file
 
-CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-TABLE_SUFFIXES = (".parquet", *CSV_SUFFIXES)
-NO_ROW = "the line has too many or too few fields"
-"""Why a line of a CSV is no row."""
+logger = logging.getLogger(__name__)
 
 _TEXTS = (TITLE, CATEGORY, DESCRIPTION)
-_BLOCK_BYTES = 1 << 24  # no row may be longer
 _SHOWN_CHARACTERS = 200
 
 
 def read_table(
     path: Path | str, ids: Sequence[str] = (USER, ITEM), known: Mapping[str, Iterable[Hashable]] | None = None
 ) -> pd.DataFrame:
-    """Reads a .parquet, .csv or .tsv file (also .gz), or a directory of such, of one kind.
+    """Reads a file of `formats.TABLE_SUFFIXES`, or a directory of such, of one kind.
 
     In a CSV only an empty field is missing; title, category and description stay as they are written.
 
@@ -46,8 +42,8 @@ def read_table(
     if not path.exists():
         raise DataError(f"no table at {path}: the file does not exist")
     try:
-        return like_known(_reader(path, ids)(path), path, known or {})
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
+        return like_known(_read(path, ids), path, known or {})
+    except (OSError, ValueError, DataError) as error:
         raise DataError(f"cannot read {path} as a table: {error}") from error
 
 
@@ -74,7 +70,7 @@ def like_known(frame: pd.DataFrame, path: Path, known: Mapping[str, Iterable[Has
         path: what the table was read from.
         known: column -> ids known so far; may be many.
     """
-    if not holds_csv(path):
+    if not holds_text(path):
         return frame
     texts = [name for name, ids in known.items() if name in frame and are_texts(ids)]
     numbers = [name for name in texts if pd.api.types.is_integer_dtype(frame[name])]
@@ -92,56 +88,6 @@ def are_texts(known: Iterable[Hashable]) -> bool:
         elif isinstance(one, Number):
             return False
     return found
-
-
-def is_csv(file: Path) -> bool:
-    """True for CSV and TSV, also .gz."""
-    return file.name.endswith(CSV_SUFFIXES)
-
-
-def holds_csv(path: Path) -> bool:
-    """True for a CSV or TSV, and for a folder with one."""
-    return bool(_csvs_in(path)) if path.is_dir() else is_csv(path)
-
-
-def separator_of(file: Path) -> str:
-    """What stands between two fields of a CSV or TSV."""
-    return "\t" if file.name.endswith((".tsv", ".tsv.gz")) else ","
-
-
-def files_under(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those in it, linked ones too; names that begin with . or _ are left out.
-
-    A folder is looked into once, by its own name where it has one here, so that links may lead back to where they are.
-
-    Raises:
-        DataError: a link leads nowhere.
-    """
-    for inner in folders_under(folder):
-        yield from (entry for entry in _entries(inner) if entry.is_file())
-
-
-def folders_under(folder: Path) -> Iterator[Path]:
-    """The folder and the folders in it, as `files_under` looks into them."""
-    seen: set[Path] = set()
-    folders, links = [folder], list[Path]()
-    while folders or links:
-        inner = (folders or links).pop(0)
-        if (place := inner.resolve()) in seen:
-            continue
-        seen.add(place)
-        yield inner
-        for entry in _entries(inner):
-            if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(entry)
-
-
-def _entries(folder: Path) -> list[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
-    for entry in entries:
-        if entry.is_symlink() and not entry.exists():
-            raise DataError(f"{entry} is a link to {entry.readlink()}, which does not exist: mend or remove it")
-    return entries
 
 
 def write_table(frame: pd.DataFrame, path: Path | str) -> None:
@@ -180,85 +126,95 @@ def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:
             raise DataError(f"cannot write {path}: column {column!r} holds tuples. Convert these ids to str")
 
 
-def _reader(path: Path, ids: Sequence[str]) -> Callable[[Path], pd.DataFrame]:
-    if path.is_dir():
-        return partial(_read_csvs, ids=ids) if holds_csv(path) else pd.read_parquet
-    if is_csv(path):
-        return partial(_read_csv, ids=ids)
-    if path.suffix == ".parquet":
-        return pd.read_parquet
-    raise ValueError("expected .parquet, .csv or .tsv")
-
-
-def _csvs_in(folder: Path) -> list[Path]:
-    return sorted(filter(is_csv, files_under(folder)))
-
-
-def _read_csvs(folder: Path, ids: Sequence[str]) -> pd.DataFrame:
-    files = _csvs_in(folder)
-    if any(file.suffix == ".parquet" for file in files_under(folder)):
-        raise ValueError("it holds CSV beside parquet; give one kind")
-    frames = [_written(file, ids) for file in files]
-    for file, frame in zip(files, frames, strict=True):
-        if set(frame) != set(frames[0]):
-            raise ValueError(f"{file} has other columns than {files[0]}; give all of them one header")
-    return _as_numbers(pd.concat(frames, ignore_index=True), ids)
-
-
-def _read_csv(path: Path, ids: Sequence[str]) -> pd.DataFrame:
-    return _as_numbers(_written(path, ids), ids)
-
-
-def _written(path: Path, ids: Sequence[str]) -> pd.DataFrame:
-    """A CSV as it is written: ids and texts are texts."""
-    separator = separator_of(path)
-    require_closed_quotes(path, separator)
-    _require_rows(path, separator)
-    # Whole columns at once: else each block of rows would be of a type of its own.
-    return pd.read_csv(
+def _read(path: Path, ids: Sequence[str]) -> pd.DataFrame:
+    files = _tables_under(path) if path.is_dir() else [path]
+    if all(table_format(file) == TableFormat.PARQUET for file in files):
+        return read_parquet(files, path)
+    if not all(map(is_text, files)):
+        raise DataError("it holds text beside parquet; give one kind" if path.is_dir() else f"expected {TAKEN}")
+    tables = [_texts_of(file, ids, inside=path.is_dir()) for file in files]
+    for file, (table, _) in zip(files, tables, strict=True):
+        if set(table.column_names) != set(tables[0][0].column_names):
+            raise DataError(f"{file} has other columns than {files[0]}; give all of them one header")
+    return _frame(
+        pa.concat_tables([table.select(tables[0][0].column_names) for table, _ in tables]),
+        ids,
+        set().union(*(quoted for _, quoted in tables)),
         path,
-        sep=separator,
-        dtype=dict.fromkeys((*ids, *_TEXTS), str),
-        low_memory=False,
-        keep_default_na=False,
-        na_values=[""],
     )
 
 
-def _as_numbers(frame: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
-    """Ids become numbers only where that loses nothing."""
-    for column in ids:
-        if column in frame:
-            with suppress(ValueError, OverflowError):
-                numbers = frame[column].astype(np.int64)
-                if (numbers.astype(str) == frame[column]).all():
-                    frame[column] = numbers
-    return frame
+def _tables_under(folder: Path) -> list[Path]:
+    files = sorted(file for file in files_under(folder) if table_format(file) is not None)
+    if not files:
+        raise DataError(f"the folder holds no table; give a file or a folder of {TAKEN}")
+    return files
 
 
-def _require_rows(path: Path, separator: str) -> None:
-    """Refuses lines that are no rows: pandas would fill them up, or take the first column for names of rows.
+def _texts_of(file: Path, ids: Sequence[str], inside: bool) -> tuple[Any, set[str]]:
+    """(a pyarrow table of texts, columns in which JSON says that numbers are texts).
 
     Raises:
-        ValueError: some line has more or fewer fields than the first.
+        DataError: a line is no row.
     """
-    bad: list[Any] = []
+    first: RejectedLine | None = None
+    bad, blocks = 0, list[Any]()
+    try:
+        rows: RowFile = open_rows(file, ids)
+        for block in rows.blocks():
+            blocks.append(block.rows)
+            bad += len(block.rejected)
+            first = first or next(iter(block.rejected), None)
+    except DataError as error:
+        raise DataError(f"{file.name}: {error}" if inside else str(error)) from error
+    if first is not None:
+        raise DataError(f"{f'{file.name}: ' if inside else ''}{_why(first, bad - 1, len(rows.columns))}")
+    empty = pa.table({name: pa.array([], pa.string()) for name in rows.columns})
+    return pa.concat_tables([empty, *blocks], promote_options="default"), set(getattr(rows, "quoted", ()))
 
-    def keep(line: Any) -> str:
-        bad.append(line)
-        return "skip"
 
-    rows = pacsv.open_csv(
-        pa.input_stream(str(path), compression="detect"),
-        read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False, autogenerate_column_names=True),
-        parse_options=pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=pacsv.ConvertOptions(include_columns=["f0"], column_types={"f0": pa.string()}),
+def _why(line: RejectedLine, others: int, width: int) -> str:
+    more = f" (and {others} more such lines)" if others else ""
+    counts = f", {line.fields} where the header has {width}" if line.reason == NO_ROW else ""
+    hint = {
+        NO_ROW: "Put fields that hold a separator in double quotes",
+        NO_OBJECT: "Write one object a line",
+    }.get(
+        line.reason,
+        'Close the quote, or write a quote within a field as "". If a text is meant to run over lines, '
+        "store the table as parquet or JSON lines",
     )
-    for _ in rows:
-        pass
-    if bad:
-        first, more = bad[0], f" (and {len(bad) - 1} more such lines)" if len(bad) > 1 else ""
-        raise ValueError(
-            f"line {first.number}: {NO_ROW}, {first.actual_columns} where the header has {first.expected_columns}: "
-            f"{first.text[:_SHOWN_CHARACTERS]!r}{more}. Put fields that hold a separator in double quotes"
-        )
+    return f"line {line.number}: {line.reason}{counts}: {line.text[:_SHOWN_CHARACTERS]!r}{more}. {hint}"
+
+
+def _frame(table: Any, ids: Sequence[str], quoted: set[str], path: Path) -> pd.DataFrame:
+    """Texts as what they stand for, a whole column at once."""
+    columns: dict[str, pd.Series] = {}
+    for name in table.column_names:
+        values = table.column(name).combine_chunks()
+        if name in ids:
+            kind = IdKind()
+            if name not in quoted:
+                kind.see(values)
+            if kind.heals:
+                logger.warning(
+                    "%s: column %r holds whole numbers with a decimal point, such as %r: read as whole numbers",
+                    path,
+                    name,
+                    values.drop_null()[0].as_py(),
+                )
+            columns[name] = pd.Series(kind.read(values).to_pandas())
+        elif name == VECTOR:
+            columns[name] = _vectors(values)
+        else:
+            columns[name] = pd.Series(values.to_pandas()) if name in (*_TEXTS, *quoted) else inferred(values)
+    return pd.DataFrame(columns)
+
+
+def _vectors(values: Any) -> pd.Series:
+    """Lists of numbers that are written as JSON; other texts stay, for whoever validates them."""
+    try:
+        lists = [None if value is None else json.loads(value) for value in values.to_pylist()]
+    except ValueError:
+        return inferred(values)
+    return pd.Series(lists, dtype=object)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from reranker import Reranker
-from reranker.batch import Columns, Engines, OfflineRun
+from reranker.batch import Columns, Engines
 from reranker.errors import ConfigError, DataError, RerankerError
 from tests.batch.conftest import PART_USERS
 from tests.batch.helpers import manifest, offline, ranking, rejected, write
@@ -213,9 +213,12 @@ def test_a_run_whose_rankings_would_be_read_as_candidates_is_refused(bundle, tmp
         assert len(ranking(tmp_path, out)) == len(candidates)
 
 
-def test_a_quote_that_swallows_rows_ends_the_run(bundle, tmp_path):
+def test_a_quote_that_would_swallow_rows_costs_its_own_line(bundle, tmp_path):
     """Once: 2 of 4 rows, no user 259, exit 0."""
     rows = 'user_id,item_id,score,title\n817,333,0.9,A\n817,742,0.8,"B\n259,255,0.9,C\n259,286,0.8,D\n'
     (tmp_path / "in.csv").write_text(rows)
-    with pytest.raises(DataError, match=r"in\.csv: line 3: .*swallow line 4"):
-        OfflineRun(bundle=bundle, candidates=tmp_path / "in.csv", out=tmp_path / "out").run()
+    summary = offline(bundle, tmp_path, "in.csv", order="recall").run()
+    assert (summary["rows"], summary["ranked"], summary["rejected_rows"]) == (4, 3, 1)
+    assert ranking(tmp_path)["user_id"].tolist() == ["259", "259", "817"]
+    found = rejected(tmp_path).iloc[0]
+    assert (found["row"], found["line_number"], found["line"]) == (1, 3, '817,742,0.8,"B')

@@ -124,7 +124,7 @@ class TestFolders:
         with pytest.raises(DataError, match=r"b\.csv has other columns than .*a\.csv"):
             read_table(tmp_path)
         (tmp_path / "b.csv").rename(tmp_path / "b.parquet")
-        with pytest.raises(DataError, match="holds CSV beside parquet"):
+        with pytest.raises(DataError, match="holds text beside parquet"):
             read_table(tmp_path)
 
     def test_linked_folders_are_looked_into_once(self, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Parquet files as one table: folders of parts, empty ones, hive partitions, an index that pandas kept, old times."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reranker.data.text_values import IdKind
+from reranker.errors import DataError
+
+INT96_UNIT = "us"
+"""Times of Spark and Impala are int96; read as nanoseconds, years after 2262 would wrap."""
+
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+
+
+def read_parquet(files: Sequence[Path], root: Path) -> pd.DataFrame:
+    """The rows of files in their order, with columns for folders named `key=value` on the way from `root`.
+
+    Parts may lack values, even all of them, and their numbers may be of other widths. What pandas kept as a named
+    index is a column.
+
+    Raises:
+        DataError: a file is no parquet, or a column is of types that do not go together.
+    """
+    folders = folder_values(files, root)
+    tables = []
+    for at, file in enumerate(files):
+        try:
+            table = pq.read_table(file, partitioning=None, coerce_int96_timestamp_unit=INT96_UNIT)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"cannot read {file.name} as parquet: {error}") from error
+        for name, values in folders.items():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.repeat(values[at], len(table)))
+        tables.append(table)
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"the files hold columns of types that do not go together: {error}. Store one type") from error
+    return with_columns(table.to_pandas())
+
+
+def folder_values(files: Sequence[Path], root: Path) -> dict[str, Any]:
+    """Hive partitions: name -> a pyarrow array with the value of each file, numbers where all are."""
+    found: list[dict[str, str]] = []
+    for file in files:
+        parts = file.relative_to(root).parts[:-1] if file != root else ()
+        pairs = (part.split("=", 1) for part in parts if "=" in part)
+        found.append({name: unquote(value) for name, value in pairs})
+    values = {}
+    for name in dict.fromkeys(name for one in found for name in one):
+        texts = pa.array([None if (text := one.get(name)) == _NULL_FOLDER else text for one in found], pa.string())
+        kind = IdKind()
+        kind.see(texts)
+        values[name] = kind.read(texts)
+    return values
+
+
+def with_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the named levels of its index as columns; what has no name only counts rows."""
+    named = [level for level in frame.index.names if level is not None and level not in frame.columns]
+    return frame.reset_index(level=named) if named else frame

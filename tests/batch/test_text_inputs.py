@@ -1,0 +1,143 @@
+"""Tables in text: both ways of ranking read them alike, and no row is lost between them."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reranker.batch.csv_input import converted
+from reranker.batch.inputs import Columns
+from reranker.data.table_io import read_table
+from reranker.errors import DataError
+from tests.batch.helpers import offline, ranking
+
+KEY = ["user_id", "item_id"]
+
+
+def both(path, folder):
+    """(rows of the whole table, rows of the offline run's copy, lines that it rejected); None for what was refused."""
+    (folder / "copy").mkdir()
+    try:
+        whole = list(read_table(path)[KEY].itertuples(index=False, name=None))
+    except DataError:
+        whole = None
+    try:
+        table, malformed = converted([path], [path.name], Columns().of_candidates, folder / "copy")
+    except DataError:
+        return whole, None, Counter()
+    rows = pq.read_table(table.files[0]).select(KEY).to_pylist()
+    return whole, [tuple(row.values()) for row in rows], malformed
+
+
+BODY = st.lists(st.sampled_from([*'12a",\n\r;\té', "1,7,0.5\n", '1,7,"5\n']), max_size=14).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=BODY.map(str.encode) | st.binary(max_size=30), encoding=st.sampled_from(["utf-8", "utf-16"]))
+def test_both_ways_read_a_table_alike(tmp_path_factory, body, encoding):
+    folder = tmp_path_factory.mktemp("both")
+    (folder / "t.csv").write_bytes("user_id,item_id,score\n".encode(encoding) + body)
+    whole, offline_rows, malformed = both(folder / "t.csv", folder)
+    if offline_rows is None or malformed:
+        assert whole is None
+    else:
+        assert [tuple(map(_plain, row)) for row in whole] == [tuple(map(_plain, row)) for row in offline_rows]
+
+
+def _plain(value):
+    return None if pd.isna(value) else value
+
+
+ROWS = [("1", "g0i1", 0.5), ("1", "g1i1", 1.0), ("2", "g0i1", 2.0)]
+
+
+def written(path):
+    """The rows as the name of the file wants them."""
+    name = path.name.lower()
+    if ".jsonl" in name or ".ndjson" in name:
+        text = "".join(json.dumps({"user_id": u, "item_id": i, "score": s}) + "\n" for u, i, s in ROWS)
+    else:
+        separator = "\t" if ".tsv" in name else ";" if "semicolon" in name else "|" if "bar" in name else ","
+        text = "".join(separator.join(map(str, row)) + "\n" for row in [(*KEY, "score"), *ROWS])
+    content = text.encode("utf-16" if "utf-16" in name else "utf-8-sig" if "bom" in name else "utf-8")
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+NAMES = [
+    "t.csv", "t.CSV", "t.csv.gz", "t.CSV.GZ", "t.tsv", "t.tsv.gz", "semicolon.csv", "bar.csv", "utf-16.csv",
+    "utf-16.csv.gz", "bom.csv", "t.jsonl", "t.ndjson", "t.jsonl.gz", "utf-16.jsonl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_form_of_a_table_is_taken_by_both_ways(bundle, tmp_path, name):
+    written(tmp_path / name)
+    whole = read_table(tmp_path / name, known={"user_id": ["u1"], "item_id": ["g0i1"]})
+    assert list(whole.itertuples(index=False, name=None)) == ROWS
+    assert offline(bundle, tmp_path, name, order="recall").run()["ranked"] == 3
+    found = ranking(tmp_path)
+    assert set(found[[*KEY, "recall_score"]].itertuples(index=False, name=None)) == set(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv.gz", gzip.compress(b"user_id,item_id,score\n" + b"1,g0i1,0.5\n" * 9000)[:-20], "damaged or cut off"),
+        ("t.csv", b"user_id,item_id,score\n1,\xe9,2\n", "line 2: byte 0xe9 is not UTF-8"),
+        ("t.csv", b"user_id,item_id,score\n1,\0,2\n", "line 2: it holds a NUL"),
+        ("t.csv", "user_id,item_id,score\n1,2,3\n".encode("utf-16")[:-1], "no whole utf-16"),
+        ("t.jsonl", b"[]\n", "no line at its beginning is a JSON object"),
+        ("t.xlsx", b"", "expected .*jsonl"),
+    ],
+)
+def test_both_ways_refuse_a_file_with_the_reason(bundle, tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}.*{said}"):
+        read_table(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}.*{said}"):
+        offline(bundle, tmp_path, name).run()
+
+
+def test_json_lines_that_are_no_objects_are_rejected_with_their_line(bundle, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"user_id": 1, "item_id": "g0i1", "score": 1}\n\n[1]\n{"user_id": 2, "item_id": "g1i1"\n')
+    with pytest.raises(DataError, match=r"line 3: the line is no JSON object: '\[1\]' \(and 1 more"):
+        read_table(path)
+    summary = offline(bundle, tmp_path, "t.jsonl", order="recall").run()
+    assert (summary["ranked"], summary["rejected"]) == (1, {"the line is no JSON object": 2})
+
+
+def test_json_says_which_ids_are_texts_and_keeps_lists_of_categories(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"item_id": "7", "title": "A", "tags": ["x", "y"], "year": 1984}\n{"item_id": "8", "title": 1984}\n'
+    )
+    read = read_table(path)
+    assert read["item_id"].tolist() == ["7", "8"] and read["title"].tolist() == ["A", "1984"]
+    assert read["tags"][0] == "x, y" and read["year"][0] == 1984
+
+
+@pytest.mark.parametrize("known", [["u1", "196"], [196]])
+def test_ids_that_pandas_wrote_as_decimals_are_healed_in_both_ways(bundle, tmp_path, known, caplog):
+    pd.DataFrame({"user_id": [196.0, None], "item_id": ["g0i1", "g1i1"], "score": [1, 2]}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    read = read_table(tmp_path / "t.csv", known={"user_id": known})
+    assert str(read["user_id"].iloc[0]).removesuffix(".0") == "196"
+    assert "with a decimal point, such as '196.0'" in caplog.text
+    offline(bundle, tmp_path, "t.csv", order="recall").run()  # the bundle's users are texts
+    assert ranking(tmp_path)["user_id"].tolist() == ["196"]
+
+
+def test_a_long_field_is_read_alike(tmp_path):
+    text = "x" * 3_000_000
+    (tmp_path / "t.csv").write_text(f'user_id,item_id,score,title\n1,{text},1,A\n2,7,1,"{text}"\n')
+    whole, offline_rows, malformed = both(Path(tmp_path / "t.csv"), tmp_path)
+    assert whole == [("1", text), ("2", "7")] or whole == [(1, text), (2, "7")]
+    assert offline_rows == whole and not malformed
