@@ -1,22 +1,22 @@
-"""Recall stages: who proposes the candidates that the reranker orders. Importing this loads no implicit."""
+"""Candidate generators: who proposes the candidates that the reranker orders. Importing this loads no implicit."""
 
-from candidate_gen.als import ALSRecall
+from candidate_gen.als import ALSGenerator
 from candidate_gen.co_visit import CoVisitGenerator
-from candidate_gen.item_knn import ItemKNNRecall
-from candidate_gen.popularity import PopularityRecall
-from candidate_gen.reciprocal_rank import BlendRecall
-from candidate_gen.registry import can_load, load_recall, register_recall
+from candidate_gen.item_knn import ItemKNNGenerator
+from candidate_gen.popularity import PopularityGenerator
+from candidate_gen.reciprocal_rank import ReciprocalRankFusion
+from candidate_gen.registry import can_load, load_generator, register_generator
 
-for _stage_class in (ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall, PopularityRecall):
-    register_recall(_stage_class)
+for _stage_class in (ALSGenerator, ReciprocalRankFusion, CoVisitGenerator, ItemKNNGenerator, PopularityGenerator):
+    register_generator(_stage_class)
 
 __all__ = [
-    "ALSRecall",
-    "BlendRecall",
+    "ALSGenerator",
     "CoVisitGenerator",
-    "ItemKNNRecall",
-    "PopularityRecall",
+    "ItemKNNGenerator",
+    "PopularityGenerator",
+    "ReciprocalRankFusion",
     "can_load",
-    "load_recall",
-    "register_recall",
+    "load_generator",
+    "register_generator",
 ]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidate_gen.backend import implicit_library, require_at_least
-from candidate_gen.base import ScoringRecall
+from candidate_gen.base import ScoringGenerator
 from candidate_gen.matrix import InteractionMatrix, lookup
 from reranker.types import IntArray, ItemId, UserId
 
 
-class ALSRecall(ScoringRecall):
+class ALSGenerator(ScoringGenerator):
     """Alternating least squares: score = user factor · item factor, an estimate of preference, roughly 0..1.
 
     Scores of different users are on one scale. The same seed and data give the same factors, whatever the number of
@@ -48,8 +48,8 @@ class ALSRecall(ScoringRecall):
         seed: int = 0,
         use_weights: bool = False,
     ) -> None:
-        require_at_least("ALSRecall", 1, factors=factors, iterations=iterations)
-        require_at_least("ALSRecall", 0, regularization=regularization, alpha=alpha, seed=seed)
+        require_at_least("ALSGenerator", 1, factors=factors, iterations=iterations)
+        require_at_least("ALSGenerator", 0, regularization=regularization, alpha=alpha, seed=seed)
         self.factors = factors
         self.regularization = regularization
         self.alpha = alpha

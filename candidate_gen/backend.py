@@ -24,7 +24,7 @@ def implicit_library() -> Iterator[ModuleType]:
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ConfigError(
-            f"this recall stage needs the package 'implicit' ({error}): pip install 'reranker[cpu]', [gpu] or [torch]"
+            f"this generator needs the package 'implicit' ({error}): pip install 'reranker[cpu]', [gpu] or [torch]"
         ) from error
     with threadpool_limits(1, "blas"):
         yield implicit

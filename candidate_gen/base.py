@@ -1,4 +1,4 @@
-"""What every recall stage with a score for each (user, item) pair shares: top n, fallback, save and load.
+"""What every candidate generator with a score for each (user, item) pair shares: top n, fallback, save and load.
 
 A stage adds three things: `_fit` (learn), `_score` (a dense block of scores) and `_arrays`/`_restore` (its state).
 """
@@ -23,8 +23,8 @@ from reranker.utils.id_json import decode_ids, encode_ids
 _SCORES_PER_BLOCK = 2**23  # 64 MB of float64 at a time, whatever the size of the catalogue
 
 
-class ScoringRecall(ABC):
-    """A recall stage that can score every item of the catalogue for a user.
+class ScoringGenerator(ABC):
+    """A candidate generator that can score every item of the catalogue for a user.
 
     `recommend` lists are exact: sorted by score, ties by popularity. A user whose unseen catalogue is shorter than n
     gets fewer rows; one who has nothing left gets none and is counted in `frame.attrs["empty_users"]`.
@@ -98,7 +98,7 @@ class ScoringRecall(ABC):
         return candidates_table(users, columns, scores, fitted, fallback_users=len(unknown))
 
     def save(self, directory: Path) -> None:
-        """Writes recall.json and recall.npz under `directory`, never pickle.
+        """Writes generator.json and generator.npz under `directory`, never pickle.
 
         Raises:
             ConfigError: not fitted.
@@ -125,7 +125,7 @@ class ScoringRecall(ABC):
         """Reads what `save` wrote.
 
         Raises:
-            BundleError: a file is missing, damaged, or holds another kind of recall stage.
+            BundleError: a file is missing, damaged, or holds another kind of candidate generator.
         """
         header, arrays = read_stage(Path(directory), cls.__name__)
         try:
@@ -138,7 +138,9 @@ class ScoringRecall(ABC):
                 user_ids=user_ids, item_ids=item_ids, matrix=matrix, popularity=arrays["popularity"]
             )
         except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise BundleError(f"the recall stage in {directory} is damaged: {error}. Fit and save it again") from error
+            raise BundleError(
+                f"the candidate generator in {directory} is damaged: {error}. Fit and save it again"
+            ) from error
         return stage
 
     @abstractmethod

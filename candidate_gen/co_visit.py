@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidate_gen.backend import require_at_least
-from candidate_gen.base import ScoringRecall
+from candidate_gen.base import ScoringGenerator
 from candidate_gen.matrix import InteractionMatrix, lookup
 from reranker.data.schema import ITEM, TIMESTAMP, USER, validate_interactions
 from reranker.errors import ConfigError
@@ -18,7 +18,7 @@ from reranker.types import IntArray
 _CELLS_PER_BLOCK = 2**24  # co-visit counts held at once before pruning: about 200 MB
 
 
-class CoVisitGenerator(ScoringRecall):
+class CoVisitGenerator(ScoringGenerator):
     """Co-visits of the newest choices: score(i) = Σ_j decay^j · cos(i, h_j), h_0 the user's newest item.
 
     cos(i, h) is the cosine of the two items' columns of users, n(i and h) / sqrt(n(i) n(h)). An item chosen several

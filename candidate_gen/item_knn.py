@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidate_gen.backend import implicit_library, require_at_least
-from candidate_gen.base import ScoringRecall
+from candidate_gen.base import ScoringGenerator
 from candidate_gen.matrix import InteractionMatrix
 from reranker.errors import ConfigError
 from reranker.types import IntArray
@@ -16,7 +16,7 @@ from reranker.types import IntArray
 SIMILARITIES = ("cosine", "bm25")
 
 
-class ItemKNNRecall(ScoringRecall):
+class ItemKNNGenerator(ScoringGenerator):
     """Nearest neighbours between items: score = mean similarity of the candidate to the items the user chose.
 
     Items without any neighbour in the user's history score 0 and follow at the end, most popular first.
@@ -32,9 +32,11 @@ class ItemKNNRecall(ScoringRecall):
     name = "item_knn"
 
     def __init__(self, neighbours: int = 20, similarity: str = "cosine") -> None:
-        require_at_least("ItemKNNRecall", 1, neighbours=neighbours)
+        require_at_least("ItemKNNGenerator", 1, neighbours=neighbours)
         if similarity not in SIMILARITIES:
-            raise ConfigError(f"ItemKNNRecall: similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}")
+            raise ConfigError(
+                f"ItemKNNGenerator: similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}"
+            )
         self.neighbours = neighbours
         self.similarity = similarity
         self._similarities = sp.csr_matrix(np.zeros((0, 0), dtype=np.float32))

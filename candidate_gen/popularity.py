@@ -1,16 +1,16 @@
-"""The most chosen items, the same for everyone: the baseline that every recall stage should beat."""
+"""The most chosen items, the same for everyone: the baseline that every candidate generator should beat."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_gen.base import ScoringRecall
+from candidate_gen.base import ScoringGenerator
 from candidate_gen.matrix import InteractionMatrix
 from reranker.types import IntArray
 
 
-class PopularityRecall(ScoringRecall):
+class PopularityGenerator(ScoringGenerator):
     """Score = share of the users who chose the item, 0..1. A user who repeats a choice counts once."""
 
     name = "popularity"

@@ -1,4 +1,4 @@
-"""Several recall stages as one, by reciprocal rank fusion.
+"""Several candidate generators as one, by reciprocal rank fusion.
 
 Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods" (2009).
 """
@@ -13,15 +13,15 @@ import pandas as pd
 from candidate_gen.backend import require_at_least
 from candidate_gen.base import distinct_users
 from candidate_gen.matrix import id_column
-from candidate_gen.registry import load_recall
+from candidate_gen.registry import load_generator
 from candidate_gen.storage import read_stage, write_stage
 from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import BundleError, ConfigError
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.types import ItemId, UserId
 
 
-class BlendRecall:
+class ReciprocalRankFusion:
     """Score = Σ over the stages of 1 / (k + rank); an item that a stage does not list gets nothing from it.
 
     Each stage proposes n items, each item is listed once, and the best n remain; ties go to the earlier stage's order.
@@ -29,22 +29,22 @@ class BlendRecall:
     `frame.attrs["empty_users"]` counts users for whom no stage had anything left.
 
     Args:
-        stages: at least one recall stage; any object of the `RecallStage` protocol.
+        stages: at least one candidate generator; any object of the `CandidateGenerator` protocol.
         k: how slowly the weight falls with the rank; 60 in the paper.
 
     Raises:
-        ConfigError: no stages, something that is not a recall stage, or k < 0.
+        ConfigError: no stages, something that is not a candidate generator, or k < 0.
     """
 
-    name = "blend"
+    name = "reciprocal_rank_fusion"
 
-    def __init__(self, stages: Sequence[RecallStage], k: float = 60) -> None:
+    def __init__(self, stages: Sequence[CandidateGenerator], k: float = 60) -> None:
         if not stages:
-            raise ConfigError("BlendRecall needs at least one recall stage, got none")
+            raise ConfigError("ReciprocalRankFusion needs at least one candidate generator, got none")
         for stage in stages:
-            if not isinstance(stage, RecallStage):
-                raise ConfigError(f"BlendRecall: {stage!r} is not a recall stage (see reranker.protocols.RecallStage)")
-        require_at_least("BlendRecall", 0, k=k)
+            if not isinstance(stage, CandidateGenerator):
+                raise ConfigError(f"ReciprocalRankFusion: {stage!r} is no candidate generator (see reranker.protocols)")
+        require_at_least("ReciprocalRankFusion", 0, k=k)
         self.stages = list(stages)
         self.k = k
 
@@ -94,7 +94,7 @@ class BlendRecall:
         return frame
 
     def save(self, directory: Path) -> None:
-        """Writes recall.json and recall.npz, and each stage into a numbered folder beside them, never pickle.
+        """Writes generator.json and generator.npz, and each stage into a numbered folder beside them, never pickle.
 
         Raises:
             ConfigError: not fitted.
@@ -112,7 +112,7 @@ class BlendRecall:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Reads what `save` wrote; stages of your own must be registered (`register_recall`).
+        """Reads what `save` wrote; stages of your own must be registered (`register_generator`).
 
         Raises:
             BundleError: a file is missing, damaged, or holds a class that is not known.
@@ -121,6 +121,6 @@ class BlendRecall:
         header, _ = read_stage(directory, cls.__name__)
         try:
             k, count = header["settings"]["k"], len(header["stages"])
-            return cls([load_recall(directory / str(index)) for index in range(count)], k=k)
+            return cls([load_generator(directory / str(index)) for index in range(count)], k=k)
         except (KeyError, TypeError, ConfigError) as error:
-            raise BundleError(f"the recall stage in {directory} is damaged: {error!r}. Save it again") from error
+            raise BundleError(f"the candidate generator in {directory} is damaged: {error!r}. Save it again") from error

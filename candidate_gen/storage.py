@@ -1,4 +1,4 @@
-"""A recall stage on disk: recall.json names the class, its settings and ids; recall.npz holds the arrays.
+"""A candidate generator on disk: generator.json names the class, its settings and ids; generator.npz holds the arrays.
 
 The JSON is written last and carries the hash of the arrays, so a half-written or mixed-up pair is noticed on loading.
 """
@@ -17,7 +17,7 @@ from reranker.errors import BundleError
 from reranker.utils.atomic_io import whole_file
 from reranker.utils.untrusted import read_json, read_npz
 
-HEADER_FILE, ARRAYS_FILE = "recall.json", "recall.npz"
+HEADER_FILE, ARRAYS_FILE = "generator.json", "generator.npz"
 FORMAT_VERSION = 1
 
 
@@ -42,11 +42,13 @@ def read_header(directory: Path) -> dict[str, Any]:
     try:
         header = read_json(path)
     except FileNotFoundError as error:
-        raise BundleError(f"no recall stage in {directory}: {HEADER_FILE} does not exist") from error
+        raise BundleError(f"no candidate generator in {directory}: {HEADER_FILE} does not exist") from error
     except OSError as error:
-        raise BundleError(f"{path} is damaged: {error}. Fit and save the recall stage again") from error
+        raise BundleError(f"{path} is damaged: {error}. Fit and save the candidate generator again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
-        raise BundleError(f"{path} is not a recall stage of format {FORMAT_VERSION}. Fit and save it with this version")
+        raise BundleError(
+            f"{path} is not a candidate generator of format {FORMAT_VERSION}. Fit and save it with this version"
+        )
     return header
 
 
@@ -59,16 +61,20 @@ def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[s
     header = read_header(directory)
     if header.get("class") != class_name:
         raise BundleError(
-            f"{directory} holds {header.get('class')}, not {class_name}. candidate_gen.load_recall finds the class"
+            f"{directory} holds {header.get('class')}, not {class_name}. candidate_gen.load_generator finds the class"
         )
     path = directory / ARRAYS_FILE
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != header.get("arrays_sha256"):
-            raise BundleError(f"{path} does not belong to {HEADER_FILE} beside it. Fit and save the recall stage again")
+            raise BundleError(
+                f"{path} does not belong to {HEADER_FILE} beside it. Fit and save the candidate generator again"
+            )
         return header, read_npz(path)
     except OSError as error:
-        raise BundleError(f"{path} is missing or damaged: {error}. Fit and save the recall stage again") from error
+        raise BundleError(
+            f"{path} is missing or damaged: {error}. Fit and save the candidate generator again"
+        ) from error
 
 
 def _write(path: Path, content: bytes) -> None:

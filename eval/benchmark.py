@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from eval import candidate_table
 from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
@@ -42,7 +42,7 @@ from reranker.utils.replay import MOMENTS
 
 LEARNED = ("llm", "fused", "served")
 TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
-"""System -> the control by MiniLM that knows as much: both the text alone, or both the recall evidence, too."""
+"""System -> the control by MiniLM that knows as much: both the text alone, or both the interaction features, too."""
 METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 LAST = "leave-last"
@@ -68,7 +68,7 @@ def main(
     draw: Annotated[int, typer.Option(min=0, help="which items or users --split draws: its seed")] = 0,
     users: Annotated[int, typer.Option(help="test users a domain; 0 for all")] = 0,
     fit_users: Annotated[int, typer.Option(help="lists for fitting, a domain; 0: as `fit` by embedding, else 300")] = 0,
-    moments: Annotated[
+    windows: Annotated[
         int,
         typer.Option(min=1, help="choices a user that teach; 1 where a prompt was trained on older ones"),
     ] = MOMENTS,
@@ -80,11 +80,11 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="two domains only")] = False,
     untrained: Annotated[bool | None, typer.Option(help=f"judge {UNTRAINED!r}, too; yes beside --variant")] = None,
 ) -> None:
-    """Judges the tables, or the variants against each other, the recall order and the linear control."""
+    """Judges the tables, or the variants against each other, the first-stage order and the linear control."""
     if not variant and not split:
-        if rival or draw or untrained or support != 1 or moments != MOMENTS:
+        if rival or draw or untrained or support != 1 or windows != MOMENTS:
             raise ConfigError(
-                "--rival, --draw, --support, --moments and --untrained go with --variant or --split: tables have their "
+                "--rival, --draw, --support, --windows and --untrained go with --variant or --split: tables have their "
                 "own"
             )
         if quick and not domains:
@@ -103,8 +103,8 @@ def main(
     if draw and split in UNDRAWN:
         raise ConfigError(f"--draw {draw}: --split {split} draws nothing")
     folds = _folds(data, domains, split, support, users, draw)
-    asked = {"variants": texts, "split": split, "support": support, "draw": draw, "users": users, "moments": moments}
-    judge(folds, variants, duels, out, fit_users, asked, moments)
+    asked = {"variants": texts, "split": split, "support": support, "draw": draw, "users": users, "windows": windows}
+    judge(folds, variants, duels, out, fit_users, asked, windows)
 
 
 def _chosen(names: Sequence[str] | None, data: Path | None) -> list[str]:
@@ -143,7 +143,7 @@ def _tables(
             label = f"{name}, {run.label}" if run.label else name
             typer.echo(f"\n{label}: {table.asks}\n")
             asked = {"table": name, "variants": table.variants, "split": run.split, "support": run.support}
-            asked |= {"draw": run.draw, "users": users, "moments": table.moments}
+            asked |= {"draw": run.draw, "users": users, "windows": table.windows}
             results = judge(
                 _folds(data, domains, run.split, run.support, users, run.draw, table.domains),
                 variants,
@@ -151,7 +151,7 @@ def _tables(
                 out / name / run.folder,
                 fit_users or table.fit_users,
                 asked,
-                table.moments,
+                table.windows,
                 out / "readings",
             )
             runs.append(gains_by_pair(results.comparisons, METRIC))
@@ -175,13 +175,13 @@ def _candidates(
     if scorer not in candidate_table.SCORERS:
         raise ConfigError(f"--scorer {scorer}: there are {', '.join(candidate_table.SCORERS)}")
     variant = Variant.parse(f"{scorer}={candidate_table.SCORERS[scorer]}", engine, family)
-    system = "linear" if scorer == candidate_table.FEATURES else f"served.{scorer}"
+    system = "baseline" if scorer == candidate_table.FEATURES else f"served.{scorer}"
 
     def factories(domain: str) -> dict[str, SystemFactory]:
         learned = _systems(variant, [domain], fit_users or None, out / "readings" / scorer)
         return {
             name: make
-            for name, make in (_controls(("recall", "linear")) | learned).items()
+            for name, make in (_controls(("first_stage", "baseline")) | learned).items()
             if name in (candidate_table.FIRST_STAGE, system)
         }
 
@@ -202,7 +202,7 @@ def judge(
     out: Path,
     fit_users: int,
     asked: dict[str, object],
-    moments: int = MOMENTS,
+    windows: int = MOMENTS,
     readings: Path | None = None,
 ) -> Results:
     """Runs the variants on the folds, prints and writes.
@@ -211,24 +211,24 @@ def judge(
         duels: names of variants that are compared with each other.
         fit_users: lists for fitting, a domain, where a variant names no number of its own; 0 for the default.
         asked: goes into `meta.json`, beside the machine.
-        moments: choices a user, at most, that weights are fitted on.
+        windows: choices a user, at most, that weights are fitted on.
         readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
     """
     texts = TEXT_CONTROLS if any(one.cold_items for one in folds) else {}
     if texts and find_spec(PACKAGE) is None:
         typer.echo(f"{', '.join(texts.values())} are left out: pip install {PACKAGE.replace('_', '-')}", err=True)
         texts = {}
-    factories = _controls(("recall", "linear", *texts.values()))
+    factories = _controls(("first_stage", "baseline", *texts.values()))
     rivals: list[tuple[str, str]] = []
     for one in variants:
         lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
         kept = readings / one.name if readings else out / one.name / "readings"
         factories |= _systems(one, [fold.domain for fold in folds], lists, kept)
-        rivals += [(f"fused.{one.name}", "linear"), (f"served.{one.name}", "linear")]
+        rivals += [(f"fused.{one.name}", "baseline"), (f"served.{one.name}", "baseline")]
         rivals += [(f"{system}.{one.name}", control) for system, control in texts.items()]
     rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
-    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, moments=moments)
-    results = evaluate(folds, ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
+    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, windows=windows)
+    results = evaluate(folds, ALSGenerator(), factories, settings, out, lambda line: typer.echo(line, err=True))
     write_results(results, out)
     text = comparison_table(results) + "\n\n" + gain_matrix(results)
     write_text(out / "table.md", text + "\n")
@@ -331,10 +331,10 @@ def _checks(
     checks: list[Check] = []
     for name in variants:
         targets = [
-            (f"fused.{name}", "recall", "at least +15 %", _well_above),
-            (f"fused.{name}", "linear", "interval above 0", above),
-            (f"served.{name}", "recall", "interval not below 0", _not_below),
-            (f"served.{name}", "linear", "interval not below 0", _not_below),
+            (f"fused.{name}", "first_stage", "at least +15 %", _well_above),
+            (f"fused.{name}", "baseline", "interval above 0", above),
+            (f"served.{name}", "first_stage", "interval not below 0", _not_below),
+            (f"served.{name}", "baseline", "interval not below 0", _not_below),
         ]
         targets += [(f"{system}.{name}", control, "interval above 0", above) for system, control in texts.items()]
         targets += [
@@ -373,7 +373,7 @@ def _not_below(gain: Comparison) -> bool:
 
 
 def _check(gain: Comparison, target: str, passed: bool) -> Check:
-    """In percent; where the other scores 0, as of items that recall never proposes, in units of the metric."""
+    """In percent; where the other scores 0, as of items that the first stage never proposes, in units of the metric."""
     value, unit = 100 * gain.relative, "%"
     interval = f"[{gain.relative_low:+.1%}, {gain.relative_high:+.1%}]"
     if not isfinite(gain.relative):

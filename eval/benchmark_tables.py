@@ -114,7 +114,7 @@ class Table:
         variants: name -> settings, as `--variant` has them.
         rivals: pairs of variants that are compared, too.
         domains: the only ones that it is about; all where there are none.
-        moments: choices a user that teach; 1 where a prompt was trained on older ones.
+        windows: choices a user that teach; 1 where a prompt was trained on older ones.
         fit_users: lists that teach, a domain; 0 for the default.
         over_runs: pairs of systems whose gain over all domains is to be above 0 in the mean of the runs.
         reads_lists: whether the model reads lists, which takes hours without a GPU.
@@ -126,7 +126,7 @@ class Table:
     runs: tuple[Run, ...]
     rivals: tuple[tuple[str, str], ...] = ()
     domains: tuple[str, ...] = ()
-    moments: int = MOMENTS
+    windows: int = MOMENTS
     fit_users: int = 0
     over_runs: tuple[tuple[str, str], ...] = ()
     reads_lists: bool = False
@@ -167,7 +167,7 @@ def _cold_users(least: Mapping[int, tuple[Goal, ...]]) -> tuple[Run, ...]:
     return tuple(Run(split="cold-users", support=k, goals=goals) for k, goals in least.items())
 
 
-_SERVED = Goal(system="served.default", versus="recall", reach=none_below)
+_SERVED = Goal(system="served.default", versus="first_stage", reach=none_below)
 _DRAWS = range(4)
 _CAVIA = f"scoring=likelihood,soft_prompt={PROMPTS / 'cavia'}"
 _LEFT_OUT = ("interactive_fiction", "office_products", "video_games", "movies")
@@ -183,9 +183,9 @@ TABLES = {
             runs=(
                 Run(
                     goals=(
-                        Goal(system="fused.default", versus="recall", reach=each_at_least(15)),
-                        Goal(system="fused.default", versus="linear", reach=domains_above(3)),
-                        Goal(system="fused.default", versus="linear", reach=none_below),
+                        Goal(system="fused.default", versus="first_stage", reach=each_at_least(15)),
+                        Goal(system="fused.default", versus="baseline", reach=domains_above(3)),
+                        Goal(system="fused.default", versus="baseline", reach=none_below),
                     )
                 ),
             ),
@@ -199,7 +199,7 @@ TABLES = {
             over_runs=(
                 ("llm.default", "text_alone"),
                 ("fused.default", "text_similarity"),
-                ("fused.default", "linear"),
+                ("fused.default", "baseline"),
             ),
         ),
         Table(
@@ -227,7 +227,7 @@ TABLES = {
                     )
                 ),
             ),
-            moments=1,
+            windows=1,
             fit_users=1000,
             reads_lists=True,
         ),
@@ -242,7 +242,7 @@ TABLES = {
             rivals=(("pooled", "untrained"), ("fomaml", "untrained"), ("fomaml", "pooled")),
             runs=(Run(goals=(Goal(system="llm.fomaml", versus="llm.pooled", reach=together_at_least(5)),)),),
             domains=_LEFT_OUT,
-            moments=1,
+            windows=1,
             fit_users=1000,
             reads_lists=True,
         ),
@@ -261,7 +261,7 @@ TABLES = {
                 }
             ),
             domains=("interactive_fiction", "giftware_retail"),
-            moments=1,
+            windows=1,
             fit_users=100,
             reads_lists=True,
         ),

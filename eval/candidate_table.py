@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall
+from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion
 from eval.benchmark_tables import Gains, above, below
 from eval.checks import Check, at_least, at_most, told
 from reranker.errors import ConfigError
@@ -22,28 +22,28 @@ from reranker.evaluation.metrics import per_user_metrics
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import POOLED, compare
 from reranker.pipeline.lists import CandidateLists
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.utils.atomic_io import write_text
 
 NAME = "candidates"
 ASKS = "What is a candidate generator worth to the list that is served, at a length of 50?"
 METRIC, LENGTH = "ndcg@10", 50
-FIRST_STAGE = "recall"
+FIRST_STAGE = "first_stage"
 BASE, TARGET = "als", 12.0
 CHALLENGER = "als+co_visit"
-GENERATORS: dict[str, Callable[[], RecallStage]] = {
-    BASE: ALSRecall,
-    CHALLENGER: lambda: BlendRecall([ALSRecall(), CoVisitGenerator()]),
-    "als+item_knn": lambda: BlendRecall([ALSRecall(), ItemKNNRecall()]),
+GENERATORS: dict[str, Callable[[], CandidateGenerator]] = {
+    BASE: ALSGenerator,
+    CHALLENGER: lambda: ReciprocalRankFusion([ALSGenerator(), CoVisitGenerator()]),
+    "als+item_knn": lambda: ReciprocalRankFusion([ALSGenerator(), ItemKNNGenerator()]),
 }
 SPLITS = ("temporal", "leave-last")
-FEATURES, DEFAULT_SCORER = "features", "lexical"
+FEATURES, DEFAULT_SCORER = "baseline", "lexical"
 SCORERS = {
     FEATURES: "",
     DEFAULT_SCORER: "engine=lexical,scoring=embedding",
     "llm": "scoring=embedding",
 }
-"""Scorer -> the variant that ranks; "features" is the ranker on interaction features alone."""
+"""Scorer -> the variant that ranks; "baseline" is the ranker on interaction features alone."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +62,7 @@ class Measured:
 
 
 def measure(
-    fold: Fold, generator: RecallStage, system: str, factories: Mapping[str, SystemFactory], out: Path
+    fold: Fold, generator: CandidateGenerator, system: str, factories: Mapping[str, SystemFactory], out: Path
 ) -> Measured:
     """Ranks the generator's lists by `system`, which learns on lists of the same generator, made on earlier windows."""
     settings = Settings(
@@ -85,7 +85,7 @@ def run(
     factories_of: Callable[[str], Mapping[str, SystemFactory]],
     out: Path,
     say: Callable[[str], None],
-    generators: Mapping[str, Callable[[], RecallStage]] = GENERATORS,
+    generators: Mapping[str, Callable[[], CandidateGenerator]] = GENERATORS,
     splits: Sequence[str] = SPLITS,
 ) -> list[Check]:
     """Prints one line a domain and generator, and what the fusion must reach; rows and intervals go to `out`.

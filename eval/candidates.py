@@ -14,26 +14,26 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from candidate_gen import ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall
+from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion
 from eval.domains import folds_left, load_domain, ordered_domains
 from reranker.data.schema import ITEM, RANK, USER
 from reranker.data.splits import global_temporal, leave_last_k
 from reranker.evaluation import Fold
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.utils.statistics import bootstrap_means, mean_interval
 
 LENGTH, CUT = 50, 10
 BASE = "als"
-SYSTEMS: dict[str, Callable[[], RecallStage]] = {
-    BASE: ALSRecall,
+SYSTEMS: dict[str, Callable[[], CandidateGenerator]] = {
+    BASE: ALSGenerator,
     "co_visit": CoVisitGenerator,
-    "als+co_visit": lambda: BlendRecall([ALSRecall(), CoVisitGenerator()]),
-    "als+item_knn": lambda: BlendRecall([ALSRecall(), ItemKNNRecall()]),
+    "als+co_visit": lambda: ReciprocalRankFusion([ALSGenerator(), CoVisitGenerator()]),
+    "als+item_knn": lambda: ReciprocalRankFusion([ALSGenerator(), ItemKNNGenerator()]),
 }
 SPLITS: dict[str, Callable[[Any], Fold]] = {"global_temporal": global_temporal, "leave_last": leave_last_k}
 
 
-def per_user(fold: Fold, stage: RecallStage) -> NDArray[np.float64]:
+def per_user(fold: Fold, stage: CandidateGenerator) -> NDArray[np.float64]:
     """(users, 2) recall@50 and NDCG@10 of a stage fitted on the training part, in the order of `fold.users`."""
     table = stage.fit(fold.train).recommend(fold.users, n=LENGTH)
     targets = fold.held_out.groupby(USER)[ITEM].agg(set).to_dict()
@@ -45,8 +45,8 @@ def per_user(fold: Fold, stage: RecallStage) -> NDArray[np.float64]:
     discounts = 1 / np.log2(np.arange(2, CUT + 2))
     gain = np.where(ranks <= CUT, discounts[np.minimum(ranks, CUT) - 1], 0.0)
     ideal = np.cumsum(discounts)[np.minimum(counts, CUT) - 1]
-    recall = np.bincount(rows, minlength=len(counts)) / counts
-    return np.column_stack([recall, np.bincount(rows, weights=gain, minlength=len(counts)) / ideal])
+    generator = np.bincount(rows, minlength=len(counts)) / counts
+    return np.column_stack([generator, np.bincount(rows, weights=gain, minlength=len(counts)) / ideal])
 
 
 def pooled(values: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]]) -> list[float]:
@@ -75,7 +75,7 @@ def run(data_dir: Path, out: Path, quick: bool = False) -> dict[str, Any]:
             for system, make in SYSTEMS.items():
                 measured[system][fold.domain] = values = per_user(fold, make())
                 row: dict[str, Any] = {"domain": fold.domain, "system": system, "users": len(values)}
-                for column, metric in enumerate(("recall", "ndcg")):
+                for column, metric in enumerate(("first_stage", "ndcg")):
                     difference = mean_interval((values - measured[BASE][fold.domain])[:, column])
                     row[metric] = float(values[:, column].mean())
                     row[f"{metric}_difference"] = [float(bound) for bound in (difference.low, difference.high)]
@@ -86,7 +86,7 @@ def run(data_dir: Path, out: Path, quick: bool = False) -> dict[str, Any]:
                 metric: pooled(
                     [v[:, column] for v in by_domain.values()], [v[:, column] for v in measured[BASE].values()]
                 )
-                for column, metric in enumerate(("recall", "ndcg"))
+                for column, metric in enumerate(("first_stage", "ndcg"))
             }
             for system, by_domain in measured.items()
             if system != BASE

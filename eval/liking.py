@@ -7,7 +7,7 @@ _SERVED = "n => document.querySelector('#status').textContent.includes(`, ${n} l
 
 
 def seconds_a_like(url: str, likes: int) -> list[float]:
-    """Seconds from each click to the list that knows of it, of a stranger who likes one item after another.
+    """Seconds from each click to the list that knows of it, of a new user who likes one item after another.
 
     Returns:
         Nothing where Playwright or a Chromium is missing.

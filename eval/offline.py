@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from eval.checks import Check, machine, report
 from reranker import Dataset, Reranker, RerankerConfig
 from reranker.batch import OfflineRun
@@ -115,7 +115,7 @@ def _unsorted(work: Path) -> list[Check]:
         table = pd.read_parquet(work / f"{name}.parquet").sample(frac=1.0, random_state=0)
         table.to_parquet(work / f"{name}-shuffled.parquet", index=False)
     runs = [
-        _rerank(work, name, f"shuffled-{name}", "--order", "recall", candidates=f"{name}-shuffled.parquet")
+        _rerank(work, name, f"shuffled-{name}", "--order", "first_stage", candidates=f"{name}-shuffled.parquet")
         for name in ("small", "large")
     ]
     memory = runs[1].peak_mib / runs[0].peak_mib
@@ -203,7 +203,7 @@ def _write_bundle(directory: Path) -> None:
     items = pd.DataFrame({"item_id": np.arange(ITEMS), "title": [" ".join(rng.choice(words, 2)) for _ in range(ITEMS)]})
     data = Dataset(interactions=_interactions(200, rng), items=items, domain="toy")
     config = RerankerConfig(engine="scripted", fit_users=50, prompt=PromptSettings(title_tokens=32, history_tokens=512))
-    Reranker(config).fit(data, PopularityRecall().fit(data.interactions)).save(directory)
+    Reranker(config).fit(data, PopularityGenerator().fit(data.interactions)).save(directory)
 
 
 def _write_tables(work: Path, name: str, users: int) -> None:

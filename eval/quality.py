@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain
 from reranker.config import RerankerConfig, default_read_out
 from reranker.data.dataset import Dataset
@@ -30,7 +30,7 @@ from reranker.pipeline.llm_scorer import engine_of
 from reranker.utils.atomic_io import write_text
 
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")
-ZERO_SHOT = ("recall", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")
+ZERO_SHOT = ("first_stage", "zero_shot_likelihood", "zero_shot_labels", "zero_shot_listwise")
 SUPPORTS = (1, 3, 5)
 
 
@@ -73,7 +73,9 @@ def main(
         progress=True,
         directory=out / "readings",
     )
-    chosen = tuple(dict.fromkeys(("recall", *(filter(None, systems.split(",")) if systems else default_systems()))))
+    chosen = tuple(
+        dict.fromkeys(("first_stage", *(filter(None, systems.split(",")) if systems else default_systems())))
+    )
     settings = Settings(candidates=list_lengths(candidates), seeds=tuple(range(seeds)), covered_only=True)
     factories = suite.factories(chosen)
     outside = external_factories(external or (), SYSTEMS, names)
@@ -82,11 +84,11 @@ def main(
         folds = _folds(data, names, split, support, test_users)
         if not folds:
             continue
-        parts.append(evaluate(folds, ALSRecall(), factories | ({} if parts else outside), settings, out, _say))
+        parts.append(evaluate(folds, ALSGenerator(), factories | ({} if parts else outside), settings, out, _say))
         if len(parts) == 1 and not systems:
             smaller = [_relabelled(fold.sample_users(zero_shot_users), zero_shot_users) for fold in folds]
-            short = replace(settings, candidates=settings.candidates[:1], moments=1)  # nothing is fitted on them
-            zero_shot = evaluate(smaller, ALSRecall(), suite.factories(ZERO_SHOT), short, out, _say)
+            short = replace(settings, candidates=settings.candidates[:1], windows=1)  # nothing is fitted on them
+            zero_shot = evaluate(smaller, ALSGenerator(), suite.factories(ZERO_SHOT), short, out, _say)
     if not parts:
         raise DataError(f"--splits {splits}: none leaves any of {', '.join(names)} a test fold; the reasons are above")
     looked_at = [run for run in parts[0].runs if run.lists.n == settings.candidates[0]]

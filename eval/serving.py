@@ -10,7 +10,7 @@ a request is printed, and how long it waited for a processor that something else
 With the real model, 16 clients at once are compared with one after another, in turns, after every list was read once:
 titles' priors are computed at first sight and kept, so the way that went first would pay for both. The target is for
 likelihoods, which the model reads for every list. By the default read-out it has read every item before: what company
-gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a stranger
+gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a new user
 likes some items in the playground, too. Writes DIR/serving.json and exits 0 when it ran.
 """
 
@@ -34,7 +34,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from eval.checks import at_least, at_most, machine, report, told
 from eval.liking import seconds_a_like
 from reranker import Reranker, load_dataset
@@ -102,17 +102,21 @@ def _gain_of_company(url: str, bodies: list[dict[str, object]]) -> float:
 def _bundles(work: Path, requests: int, candidates: int) -> list[dict[str, object]]:
     """Fitted bundles, scripted and real, and bodies of requests for different users."""
     data = load_dataset("ml-100k")
-    recall = ALSRecall().fit(data.interactions)
+    generator = ALSGenerator().fit(data.interactions)
     # The scripted engine by the read-out that asks it for every list.
     for name, settings in {"scripted": {"engine": "scripted", "scoring": "likelihood"}, **REAL}.items():
-        reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, recall)
+        reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, generator)
         # Whatever the guard found on twenty lists: what is measured here is the order that costs most.
-        reranker.blend = replace(reranker.blend, guard=reranker.blend.guard.overruled("fused"))
+        reranker.fusion_model = replace(reranker.fusion_model, guard=reranker.fusion_model.guard.overruled("fused"))
         reranker.save(work / name)
     users = data.interactions["user_id"].unique().tolist()
-    lists = recall.recommend(users, n=candidates)
+    lists = generator.recommend(users, n=candidates)
     bodies = [
-        {"user": str(user), "item_ids": part["item_id"].astype(str).tolist(), "recall_scores": part["score"].tolist()}
+        {
+            "user": str(user),
+            "item_ids": part["item_id"].astype(str).tolist(),
+            "first_stage_scores": part["score"].tolist(),
+        }
         for user, part in lists.groupby("user_id", sort=False)
     ]
     return [bodies[number % len(bodies)] for number in range(requests)]

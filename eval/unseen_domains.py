@@ -77,7 +77,7 @@ def main(
     variants = [Variant(name=UNTRAINED, config=served), *trained]
     duels = [*((one, UNTRAINED) for one in rivals), *((one, rivals[0]) for one in rivals[1:])]
     folds = [meta.fold(data, name, "leave-last", users=users) for name in names]
-    asked = {"algorithms": rivals, "adapt_users": adapt_users, "judge_users": judge_users, "moments": _UNSEEN_MOMENTS}
+    asked = {"algorithms": rivals, "adapt_users": adapt_users, "judge_users": judge_users, "windows": _UNSEEN_MOMENTS}
     meta.judge(folds, variants, duels, out / "judged", fit_users, asked, _UNSEEN_MOMENTS)
 
 
@@ -103,7 +103,7 @@ def _prompt(
             reranker, load_domain(data, name), sizes=StepSizes.beside(trained.prompt), settings=adaptation
         )
         adapted.save(folder)
-        return adapted.in_words()
+        return adapted.summary()
 
     _once(folder / _RECORD, {"training": settings.model_dump(mode="json"), "adaptation": vars(adaptation)}, make)
 

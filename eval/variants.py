@@ -20,7 +20,7 @@ SYNTAX = (
 )
 _SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
 _MINILM = "minilm"
-_OF_ALL = ("moments", "min_history", "n_candidates")  # lists are made once, for all variants
+_OF_ALL = ("windows", "min_history", "n_candidates")  # lists are made once, for all variants
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import pandas as pd
 from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from reranker import Reranker, load_dataset
 from reranker.adapters.implicit_recommender import RerankedRecommender
 
@@ -17,8 +17,8 @@ model = AlternatingLeastSquares(factors=64, random_state=0)
 model.fit(matrix, show_progress=False)
 
 reranker = Reranker.from_pretrained("default")
-reranker.fit(data, ALSRecall(factors=64).fit(data.interactions))
-print(reranker.blend.guard.in_words())
+reranker.fit(data, ALSGenerator(factors=64).fit(data.interactions))
+print(reranker.fusion_model.guard.summary())
 
 recommender = RerankedRecommender(model, reranker, user_ids, item_ids)
 ids, scores = recommender.recommend(np.array([0, 1]), matrix[[0, 1]], N=5)

@@ -33,5 +33,5 @@ model = CandidateRankingModel(
     feature_collector=reranker.collector,
 )
 model.fit(dataset)
-print(reranker.reranker.blend.guard.in_words())
+print(reranker.reranker.fusion_model.guard.summary())
 print(model.recommend(users=dataset.user_id_map.external_ids[:2], dataset=dataset, k=5, filter_viewed=True))

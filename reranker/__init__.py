@@ -1,7 +1,7 @@
 """Rerank recommendation candidates with a causal LLM: never worse than the list that came in.
 
-Importing this loads no torch, no vllm, no transformers and no implicit: engines and recall stages load theirs on first
-use.
+Importing this loads no torch, no vllm, no transformers and no implicit: engines and candidate generators load theirs on
+first use.
 """
 
 from reranker.config import RerankerConfig

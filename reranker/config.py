@@ -42,10 +42,10 @@ class RerankerConfig(SettingsModel):
         references: histories of random items; by "likelihood" a title has to be likelier behind the user's history than
             behind these. Each item is read behind all of them, once. 0 compares with no history at all.
         soft_tokens: length of the soft prompt; 0 for none.
-        n_candidates: length of the recall lists that `fit` learns on; make it the length you will serve.
-        fit_users: how many lists the LLM scores in `fit`, at most, drawn from all moments alike; by default
+        n_candidates: length of the first-stage lists that `fit` learns on; make it the length you will serve.
+        fit_users: how many lists the LLM scores in `fit`, at most, drawn from all windows alike; by default
             `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other read-outs.
-        moments: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
+        windows: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
             ones only where the newer gave few lists (`reranker.utils.replay.ENOUGH_LISTS`).
         min_history: users with fewer interactions than this before the held-out one teach nothing.
         l2: ridge penalty of the fusion head.
@@ -63,7 +63,7 @@ class RerankerConfig(SettingsModel):
     soft_tokens: int = Field(default=16, ge=0)
     n_candidates: int = Field(default=50, ge=2)
     fit_users: int | None = Field(default=None, ge=10)
-    moments: int = Field(default=MOMENTS, ge=1)
+    windows: int = Field(default=MOMENTS, ge=1)
     min_history: int = Field(default=1, ge=1)
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)

@@ -8,7 +8,7 @@ RerankerError
 ├── EngineError   the inference engine refused or failed a request
 ├── StoreError    user state cannot be read or written
 └── BundleError   a saved bundle is corrupt, incomplete or belongs to another model
-    └── UnknownStageError   it holds a recall stage of a class that is not registered
+    └── UnknownGeneratorError   it holds a candidate generator of a class that is not registered
 
 Each message says what was wrong, where, and what to do about it.
 """
@@ -46,5 +46,5 @@ class BundleError(RerankerError):
     """A saved bundle is corrupt, incomplete or belongs to another model."""
 
 
-class UnknownStageError(BundleError):
-    """A saved recall stage is of a class that is not registered here."""
+class UnknownGeneratorError(BundleError):
+    """A saved candidate generator is of a class that is not registered here."""

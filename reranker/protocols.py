@@ -1,4 +1,4 @@
-"""The interfaces between the parts: recall stage, tokenizer, engine, user store. Contract suites: tests/contracts."""
+"""Interfaces between parts: candidate generator, tokenizer, engine, user store. Contract suites: tests/contracts."""
 
 from collections.abc import Generator as Pieces
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ from reranker.types import (
 
 
 @runtime_checkable
-class RecallStage(Protocol):
+class CandidateGenerator(Protocol):
     """Proposes items for users."""
 
     name: str
 
     def clone(self) -> Self:
-        """An unfitted copy with the same settings: how a validation fold gets a recall that has not seen it."""
+        """An unfitted copy with the same settings: how a validation fold gets a first stage that has not seen it."""
 
     def fit(self, interactions: pd.DataFrame) -> Self:
         """Learns from an interactions table (`user_id, item_id`, optional `timestamp`, `weight`). Returns self."""
@@ -50,7 +50,7 @@ class RecallStage(Protocol):
 
 @runtime_checkable
 class HasItemFactors(Protocol):
-    """A recall stage that knows where items lie: its space measures how alike two items are."""
+    """A candidate generator that knows where items lie: its space measures how alike two items are."""
 
     @property
     def item_ids(self) -> list[ItemId]:

@@ -15,7 +15,7 @@ NEEDS = {
     "rerankers_ranker": "rerankers",
 }
 SHOWN = {
-    "bring_your_own_recall": "serving the",
+    "own_candidate_generator": "serving the",
     "implicit_recommend": "user 851: ",
     "langchain_compressor": "Aliens",
     "llama_index_postprocessor": "Aliens",
@@ -24,7 +24,7 @@ SHOWN = {
 }
 
 
-SLOW = {"bring_your_own_recall", "implicit_recommend"}  # half a minute and one, for they fit; `make test-examples`
+SLOW = {"own_candidate_generator", "implicit_recommend"}  # half a minute and one, for they fit; `make test-examples`
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 

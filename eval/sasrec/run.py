@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from eval.domains import chosen_domains, load_domain
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Settings, evaluate, leave_last_k, propose
-from reranker.evaluation.baselines import LinearControl, RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder, LinearControl
 from reranker.evaluation.external import constant, export_lists, read_external
 from reranker.evaluation.reporting.files import write_results
 from reranker.evaluation.reporting.html import write_report
@@ -44,7 +44,7 @@ def main(
     length: Annotated[int, typer.Option(min=1, help="newest items of a history that count")] = 50,
     candidates: Annotated[str, typer.Option(help="list lengths, comma-separated; the longest is scored")] = "50,200",
 ) -> None:
-    """Trains SASRec on each domain, scores the candidate lists and judges it beside recall and the linear control."""
+    """Train SASRec on each domain and judge it beside the first stage and the features."""
     lengths = list_lengths(candidates)
     python = _environment(venv or out / "venv")
     folds: list[Fold] = []
@@ -60,14 +60,14 @@ def main(
         raise DataError(f"none of the domains {domains!r} has an order in time: SASRec needs sequences")
     sasrec = read_external(f"{NAME}={out / NAME}", [fold.domain for fold in folds])
     systems: dict[str, SystemFactory] = {
-        "recall": lambda _: RecallOrder(),
-        "linear": lambda _: LinearControl(),
+        "first_stage": lambda _: FirstStageOrder(),
+        "baseline": lambda _: LinearControl(),
         NAME: constant(sasrec),
     }
-    settings = Settings(candidates=lengths, covered_only=True, rivals=((NAME, "linear"),))
-    results = evaluate(folds, ALSRecall(), systems, settings, out, _say)
+    settings = Settings(candidates=lengths, covered_only=True, rivals=((NAME, "baseline"),))
+    results = evaluate(folds, ALSGenerator(), systems, settings, out, _say)
     write_results(results, out)
-    write_report(results, out / "report.html", title="SASRec beside recall and linear", focus=NAME)
+    write_report(results, out / "report.html", title="SASRec beside the first stage and the baseline", focus=NAME)
     table = comparison_table(results)
     write_text(out / "table.md", table + "\n")
     typer.echo(table)
@@ -75,7 +75,7 @@ def main(
 
 def _score(fold: Fold, python: Path, out: Path, n: int, options: tuple[str, ...]) -> None:
     """Writes OUT/sasrec/<domain>.parquet, unless it is there for the same lists and options."""
-    lists = propose(fold, ALSRecall(), n)
+    lists = propose(fold, ALSGenerator(), n)
     scores = out / NAME / f"{fold.domain}.parquet"
     key, kept = f"{lists.fingerprint} {' '.join(options)}", scores.with_suffix(".key")
     if scores.exists() and kept.exists() and kept.read_text() == key:

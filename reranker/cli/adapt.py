@@ -1,4 +1,4 @@
-"""`reranker adapt`: contexts for the users of a bundle."""
+"""`reranker users adapt`: contexts for the users of a bundle."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +34,6 @@ def adapt(
     finally:
         store.close()
     typer.echo(
-        f"{report.users} users adapted in {report.seconds:.1f} s ({report.tokens} tokens), {report.strangers} without "
+        f"{report.users} users adapted in {report.seconds:.1f} s ({report.tokens} tokens), {report.new_users} without "
         f"interactions, {report.drifted} drifted; nats a token {report.loss_before:.3f} -> {report.loss_after:.3f}"
     )

@@ -1,4 +1,4 @@
-"""`reranker adapt-domain`: a trained prompt, adapted to your domain in a few steps."""
+"""`reranker train adapt`: a trained prompt, adapted to your domain in a few steps."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from reranker.cli.options import (
 
 
 def adapt_domain(
-    start: Annotated[str, typer.Option("--start", help="a prompt that `meta-train` wrote, default, or untrained")],
+    start: Annotated[str, typer.Option("--start", help="a prompt that `train prompt` wrote, default, or untrained")],
     out: Annotated[Path, typer.Option("--out", help="folder for the domain's prompt")],
     interactions: InteractionsOption = None,
     items: ItemsOption = None,
@@ -28,7 +28,7 @@ def adapt_domain(
     config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
     model: ModelOption = None,
     dtype: DtypeOption = None,
-    n: Annotated[int | None, typer.Option("--n", help="length of the recall lists")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="as many as the prompt was trained for")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="step size, where the prompt has learned none")] = None,
     users: Annotated[int | None, typer.Option("--users", min=1, help="users to learn from (100)")] = None,
@@ -65,4 +65,4 @@ def adapt_domain(
     sizes = StepSizes.beside(Path(start))
     adapted = run(reranker, data, sizes=sizes, settings=adaptation, progress=True)
     adapted.save(out)
-    typer.echo(f"{adapted.in_words()}; prompt in {out}")
+    typer.echo(f"{adapted.summary()}; prompt in {out}")

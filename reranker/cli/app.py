@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -9,6 +10,7 @@ from reranker.cli import (
     adapt,
     adapt_domain,
     add_items,
+    candidates,
     data,
     demo,
     evaluate,
@@ -19,7 +21,6 @@ from reranker.cli import (
     models,
     prompts,
     quantise_base,
-    recall,
     rerank,
     serve,
     tune_base,
@@ -34,20 +35,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (demo.demo, fit.fit, recall.recall, rerank.rerank, evaluate.evaluate, inspect.inspect):
+for command in (demo.demo, fit.fit, rerank.rerank, evaluate.evaluate, serve.serve, inspect.inspect):
     app.command()(command)
-app.command("data")(data.data)
-app.command("tune-base")(tune_base.tune_base)
-app.command("quantise-base")(quantise_base.quantise_base)
-app.command("meta-train")(meta_train.meta_train)
-app.command("meta-search")(meta_search.meta_search)
-app.command("adapt-domain")(adapt_domain.adapt_domain)
+
+_GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "data": (
+        "Fetch and check tables, propose candidates, add items.",
+        {"show": data.data, "candidates": candidates.candidates, "add-items": add_items.add_items},
+    ),
+    "train": (
+        "Learn soft prompts over domains, adapt them to one, tune a base model.",
+        {
+            "prompt": meta_train.meta_train,
+            "search": meta_search.meta_search,
+            "adapt": adapt_domain.adapt_domain,
+            "base": tune_base.tune_base,
+        },
+    ),
+    "models": ("Fetch and look at base models.", {"show": models.models, "quantise": quantise_base.quantise_base}),
+    "users": ("Contexts of the users of a bundle.", {"adapt": adapt.adapt}),
+    "keys": ("Keys of the endpoint.", {"add": serve.serve_key}),
+}
+for _name, (_help, _commands) in _GROUPS.items():
+    _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
+    for _command, _function in _commands.items():
+        _group.command(_command)(_function)
+    app.add_typer(_group)
 app.add_typer(prompts.prompts)
-app.command("models")(models.models)
-app.command("add-items")(add_items.add_items)
-app.command("adapt")(adapt.adapt)
-app.command("serve")(serve.serve)
-app.command("serve-key")(serve.serve_key)
 
 
 @app.callback()

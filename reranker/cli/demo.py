@@ -17,7 +17,7 @@ def demo(
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Rerank real recall lists of real users with a real LLM, and print what it gained."""
+    """Rerank real first-stage lists of real users with a real LLM, and print what it gained."""
     from reranker.cli.demo_run import run_demo
 
     run_demo(out, typer.echo, users=users, fit_users=fit_users, **given(engine=engine, dtype=dtype))

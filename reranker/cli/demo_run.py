@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSRecall, PopularityRecall
+from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker.data.builtin import load_dataset
 from reranker.data.schema import ITEM, RANK, RECALL_RANK, SCORE, USER
 from reranker.data.splits import leave_last_k
@@ -29,7 +29,7 @@ SYSTEMS = {
     "als": "ALS (the list that came in)",
     "popularity": "popularity",
     "llm": "LLM alone",
-    "features": "fusion without the LLM",
+    "baseline": "fusion without the LLM",
     "fused": "fused",
 }
 Echo = Callable[[str], None]
@@ -63,11 +63,11 @@ class _Stopwatch:
 
 def _as_served(reranker: Reranker, lists: CandidateLists, scores: pd.DataFrame) -> NDArray[np.float64]:
     """(rows,) of `scores` the column that each list's user is served."""
-    if reranker.blend is None:
-        return scores["recall"].to_numpy()
-    guard = reranker.blend.guard
+    if reranker.fusion_model is None:
+        return scores["first_stage"].to_numpy()
+    guard = reranker.fusion_model.guard
     n_known = np.array([len(reranker.history(user)) for user in lists.fold.users])
-    return np.where(guard.holds_for(n_known)[lists.list_index], scores[guard.serve], scores["recall"])
+    return np.where(guard.holds_for(n_known)[lists.list_index], scores[guard.serve], scores["first_stage"])
 
 
 def run_demo(
@@ -90,26 +90,26 @@ def run_demo(
     watch = _Stopwatch()
     with watch.stage("data"):
         fold = leave_last_k(load_dataset("ml-100k"), 1).sample_users(users)
-    with watch.stage("recall"):
-        recall = ALSRecall(factors=64).fit(fold.train)
-        lists = propose(fold, recall, N_CANDIDATES)
+    with watch.stage("first_stage"):
+        generator = ALSGenerator(factors=64).fit(fold.train)
+        lists = propose(fold, generator, N_CANDIDATES)
     reranker = Reranker.from_pretrained("default", n_candidates=N_CANDIDATES, fit_users=fit_users, **settings)
     with watch.stage("model"):
         model = reranker.reader.engine.model
     with watch.stage("fit"):
-        reranker.fit(fold.data, recall, progress=progress)
+        reranker.fit(fold.data, generator, progress=progress)
     covered = lists.of_users(lists.covered)
     with watch.stage("rerank"):
         scores = reranker.score_all(covered.candidates, progress=progress)
-        served = reranker.blend.guard.serve if reranker.blend is not None else "recall"
+        served = reranker.fusion_model.guard.serve if reranker.fusion_model is not None else "first_stage"
         ranked = ranking(covered.candidates, _as_served(reranker, covered, scores))
     with watch.stage("save"):
         reranker.save(out / "bundle")
         write_table(ranked, out / "ranked.parquet")
         write_table(lists.candidates, out / "candidates.parquet")
-    popular = PopularityRecall().fit(fold.train).recommend(fold.users, len(fold.items))
+    popular = PopularityGenerator().fit(fold.train).recommend(fold.users, len(fold.items))
     scores["popularity"] = covered.candidates.merge(popular, on=[USER, ITEM], how="left")[f"{SCORE}_y"].to_numpy()
-    scores["als"] = scores["recall"]
+    scores["als"] = scores["first_stage"]
     per_user = {
         system: per_user_metrics(covered, scores[system].to_numpy(), "end_to_end", (10,))[list(METRICS)]
         for system in SYSTEMS
@@ -141,14 +141,14 @@ def _summary(
             system: {metric: float(frame[metric].mean()) for metric in METRICS} for system, frame in per_user.items()
         },
         "fused_minus_als": minus("als"),
-        "fused_minus_features": minus("features"),
+        "fused_minus_baseline": minus("baseline"),
         "seconds": {**seconds, "total": sum(seconds.values())},
         "n_users": len(per_user["als"]),
         "n_users_scored_by_llm": llm_users,
         "engine": reranker.reader.engine.name,
         "model": model_id,
         "served": served,
-        "guard": reranker.blend.guard.to_json() if reranker.blend is not None else None,
+        "guard": reranker.fusion_model.guard.to_json() if reranker.fusion_model is not None else None,
     }
 
 
@@ -168,15 +168,15 @@ def _report(result: DemoResult, reranker: Reranker, lists: CandidateLists) -> It
         values = summary["systems"][system]
         yield f"{title:30s}" + "".join(f"{values[metric]:10.4f}" for metric in METRICS)
     yield "\ndifference with 95 % interval (paired bootstrap over users)"
-    for other, name in (("als", "fused - ALS"), ("features", "fused - fusion without the LLM")):
+    for other, name in (("als", "fused - ALS"), ("baseline", "fused - fusion without the LLM")):
         for metric, title in METRICS.items():
             interval = _difference(per_user, other, metric)
             share = interval.mean / max(per_user[other][metric].mean(), 1e-12)
             yield f"{name:32s}{title:8s} {interval}  ({share:+.1%})"
-    if reranker.blend is not None:
-        yield f"\n{reranker.blend.guard.in_words()}"
+    if reranker.fusion_model is not None:
+        yield f"\n{reranker.fusion_model.guard.summary()}"
         yield "what the blend weighs most:"
-        yield from (f"  {line}" for line in reranker.blend.fused.in_words(most=6))
+        yield from (f"  {line}" for line in reranker.fusion_model.fused.summary(most=6))
     yield from _examples(result, lists)
     yield "\nseconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
 

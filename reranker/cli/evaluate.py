@@ -31,7 +31,7 @@ class Split(StrEnum):
 
 
 class Protocol(StrEnum):
-    """How users count whose target recall missed."""
+    """How users count whose target the first stage missed."""
 
     END_TO_END = "end_to_end"
     COVERED = "covered"
@@ -78,7 +78,7 @@ def evaluate(
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
-    from candidate_gen import ALSRecall
+    from candidate_gen import ALSGenerator
     from reranker.config import RerankerConfig, default_read_out
     from reranker.data import splits
     from reranker.evaluation import Settings
@@ -106,7 +106,7 @@ def evaluate(
         fold = fold.sample_users(users)
     lengths = list_lengths(candidates)
     if export is not None:
-        export_lists(propose(fold, ALSRecall(), max(lengths), inject=inject), export)
+        export_lists(propose(fold, ALSGenerator(), max(lengths), inject=inject), export)
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
     assert out is not None
@@ -123,9 +123,9 @@ def evaluate(
         covered_only=not all_lists,
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
     )
-    factories = suite.factories(tuple(dict.fromkeys(("recall", *names))))
+    factories = suite.factories(tuple(dict.fromkeys(("first_stage", *names))))
     factories |= external_factories(external or (), SYSTEMS)
-    results = run([fold], ALSRecall(), factories, settings, out, lambda line: typer.echo(line, err=True))
+    results = run([fold], ALSGenerator(), factories, settings, out, lambda line: typer.echo(line, err=True))
     diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
     write_results(results, out, [one.record() for one in diagnoses])
     write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged", diagnoses=diagnoses)
@@ -133,5 +133,5 @@ def evaluate(
     if diagnoses:
         typer.echo(f"\n{diagnosis_table(diagnoses)}")
     elif diagnose:
-        typer.echo("\nnothing to diagnose: none of llm, fused, served, linear was run on a user whose target is listed")
+        typer.echo("\nnothing to diagnose: no llm, fused, served or baseline was run on a user whose target is listed")
     typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")

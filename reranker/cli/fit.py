@@ -37,12 +37,13 @@ def fit(
     dataset: DatasetOption = None,
     domain: DomainOption = None,
     candidates: Annotated[
-        Path | None, typer.Option("--candidates", help="your own recall lists, served before --held-out was chosen")
+        Path | None,
+        typer.Option("--candidates", help="your own first-stage lists, served before --held-out was chosen"),
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
     prompt: Annotated[
         str,
-        typer.Option("--prompt", help="folder of a trained prompt, as `meta-train` writes it; default; untrained"),
+        typer.Option("--prompt", help="folder of a trained prompt, as `train prompt` writes it; default; untrained"),
     ] = "default",
     item_vectors: Annotated[
         Path | None,
@@ -67,12 +68,12 @@ def fit(
             "llm insists. By default auto, or llm where a model, engine, read-out or prompt is named",
         ),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="length of the recall lists to learn on")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
 ) -> None:
-    """Learn a domain from interactions and save a bundle; recall is ALS unless you bring your own lists."""
-    from candidate_gen import ALSRecall
+    """Learn a domain from interactions and save a bundle; the first stage is ALS unless you bring your own lists."""
+    from candidate_gen import ALSGenerator
     from reranker.pipeline.bundle import require_place, require_storable
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
@@ -96,27 +97,27 @@ def fit(
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
-            raise ConfigError("your own recall needs both --candidates and --held-out")
+            raise ConfigError("your own first stage needs both --candidates and --held-out")
         served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
         if chosen_scorer == AUTO:
             reranker = climb(reranker, data, candidates=served, held_out=chosen, progress=True)
         else:
             reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
     else:
-        recall = ALSRecall(seed=reranker.config.seed).fit(data.interactions)
+        generator = ALSGenerator(seed=reranker.config.seed).fit(data.interactions)
         if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, recall, progress=True)
+            reranker = climb(reranker, data, generator, progress=True)
         else:
-            reranker.fit(data, recall, item_vectors=vectors, progress=True)
+            reranker.fit(data, generator, item_vectors=vectors, progress=True)
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
         typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
     reranker.save(out)
-    assert reranker.blend is not None
+    assert reranker.fusion_model is not None
     if reranker.ladder is not None:
         typer.echo(reranker.ladder.summary())
-    typer.echo(f"{reranker.blend.guard.in_words()}")
-    for line in reranker.blend.fused.in_words(most=6):
+    typer.echo(f"{reranker.fusion_model.guard.summary()}")
+    for line in reranker.fusion_model.fused.summary(most=6):
         typer.echo(f"  {line}")
     typer.echo(f"saved {out}")
 

@@ -22,7 +22,7 @@ def inspect(
     bundle: BundleOption,
     user: Annotated[str, typer.Option("--user", help="user id")],
     candidates: Annotated[
-        Path | None, typer.Option("--candidates", help="candidates table; the bundle's own recall by default")
+        Path | None, typer.Option("--candidates", help="candidates table; the bundle's own first stage by default")
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="candidates shown")] = 10,
     n: Annotated[int, typer.Option("--n", min=1, help="candidates proposed, without --candidates")] = 50,
@@ -38,10 +38,10 @@ def inspect(
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     if candidates is not None:
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
-    elif reranker.recall is not None:
-        table = reranker.recall.recommend([_as_known(user, reranker.user_ids)], n)
+    elif reranker.generator is not None:
+        table = reranker.generator.recommend([_as_known(user, reranker.user_ids)], n)
     else:
-        raise DataError("the bundle holds no recall stage: give --candidates")
+        raise DataError("the bundle holds no candidate generator: give --candidates")
     table = table[table[USER].map(str) == user]
     if table.empty:
         raise DataError(f"user {user!r} has no candidates; check the id")
@@ -60,7 +60,7 @@ def inspect(
     typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items were read\n")
     for span in seen.prompt.spans:
         typer.echo(f"[{span.start:4d}..{span.end:4d}) {span.kind:14s} {span.text!r}")
-    typer.echo(f"\n{'rank':>4} {'recall':>6} {'score':>8}  " + "  ".join(f"{name:>10}" for name in seen.components))
+    typer.echo(f"\n{'rank':>4} {'generator':>6} {'score':>8}  " + "  ".join(f"{name:>10}" for name in seen.components))
     for row, values, tokens, text in zip(
         seen.ranked.itertuples(index=False), seen.values, seen.candidate_tokens, seen.candidate_texts, strict=True
     ):

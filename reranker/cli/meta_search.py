@@ -1,4 +1,4 @@
-"""`reranker meta-search`: which settings of `meta-train` are best."""
+"""`reranker train search`: which settings of `train prompt` are best."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,4 +25,4 @@ def meta_search(
         values = ", ".join(f"{name} {value}" for name, value in one.values.items())
         loss = "-" if one.loss is None else f"{one.loss:.4f}"
         typer.echo(f"{'*' if number == found.best else ' '}{number:3d}  {one.state:8s}  {loss}  {values}  {one.reason}")
-    typer.echo(f"best settings in {found.settings}: reranker meta-train --config {found.settings} --out RUN")
+    typer.echo(f"best settings in {found.settings}: reranker train prompt --config {found.settings} --out RUN")

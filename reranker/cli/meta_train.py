@@ -1,4 +1,4 @@
-"""`reranker meta-train`: learn a soft prompt over many domains."""
+"""`reranker train prompt`: learn a soft prompt over many domains."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ def meta_train(
     config: Annotated[Path, typer.Option("--config", help="YAML with the fields of MetaConfig")],
     out: Annotated[Path, typer.Option("--out", help="folder for prompt, checkpoint and curve")],
 ) -> None:
-    """Train a soft prompt on what users chose from recall lists; a killed run goes on exactly where it stopped."""
+    """Train a soft prompt on what users chose from first-stage lists; a killed run goes on exactly where it stopped."""
     from reranker.training.config import MetaConfig
     from reranker.training.run import meta_train as run
 

@@ -32,7 +32,7 @@ def rerank(
         list[str] | None, typer.Option("--engine-option", help="key=value for the engine: tensor_parallel_size=2")
     ] = None,
     order: Annotated[
-        str | None, typer.Option("--order", help="serve fused, features or recall whatever the guard decided")
+        str | None, typer.Option("--order", help="serve fused, features or the first stage whatever the guard decided")
     ] = None,
     user_col: Annotated[str | None, typer.Option("--user-col", help="your name of user_id")] = None,
     item_col: Annotated[str | None, typer.Option("--item-col", help="your name of item_id")] = None,
@@ -104,7 +104,7 @@ def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def _kept(report: dict[str, Any]) -> str:
-    return f", recall's for {report['users_kept']} users by the guard" if report["users_kept"] else ""
+    return f", the first stage's for {report['users_kept']} users by the guard" if report["users_kept"] else ""
 
 
 def _report(summary: dict[str, Any], out: Path) -> None:

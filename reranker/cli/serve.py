@@ -1,4 +1,4 @@
-"""`reranker serve` and `reranker serve-key`: the endpoint and its keys."""
+"""`reranker serve` and `reranker keys add`: the endpoint and its keys."""
 
 import contextlib
 import gc
@@ -36,7 +36,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="keys that `reranker serve-key` wrote; without it, anyone may ask"),
+        typer.Option("--api-key-file", help="keys that `reranker keys add` wrote; without it, anyone may ask"),
     ] = None,
     users_db: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""`reranker tune-base`: teach the base model how the titles of your domains follow one another."""
+"""`reranker train base`: teach the base model how the titles of your domains follow one another."""
 
 from pathlib import Path
 from typing import Annotated

@@ -21,7 +21,7 @@ TIMESTAMP, WEIGHT = "timestamp", "weight"
 TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
 SCORE, RANK = "score", "rank"
 VECTOR = "vector"
-RECALL_SCORE, RECALL_RANK = "recall_score", "recall_rank"
+RECALL_SCORE, RECALL_RANK = "first_stage_score", "first_stage_rank"
 
 CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]
 RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK]
@@ -105,8 +105,8 @@ def mixed_as_texts(items: pd.DataFrame) -> pd.DataFrame:
 def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.DataFrame:
     """Returns a copy with `user_id, item_id, score, rank`; users in order of appearance, each list by rank.
 
-    `rank` decides the recall order. Without it, lists are ranked by descending score (ties keep row order); without
-    `score`, the score is the reciprocal rank.
+    `rank` decides the first-stage order. Without it, lists are ranked by descending score (ties keep row order);
+    without `score`, the score is the reciprocal rank.
 
     Raises:
         DataError: empty table, missing column, missing id, duplicate (user, item), duplicate rank, score or rank that

@@ -1,4 +1,4 @@
-"""Splits: what recall may see, what is known of the test users, and what they chose next.
+"""Splits: what the first stage may see, what is known of the test users, and what they chose next.
 
 Targets are always new to the user: a held-out row whose (user, item) pair is also in the training part is a repeat, is
 dropped from the targets and counted. So "training and targets share no pair" holds for every fold and can be checked.
@@ -29,7 +29,7 @@ class Fold:
         ordered: True when time decided the split; only then may results speak of sequence or recency.
         seed: of the random choices in the split; 0 where there are none.
         items: the item table, cold items included.
-        train: interactions that recall, statistics and prompts may see.
+        train: interactions that the first stage, statistics and prompts may see.
         history: what is known of each test user when the list is ranked; rows of `train`.
         held_out: `user_id, item_id`, distinct: what the test users chose.
         cold_items: items that nobody chose in `train`, on purpose; empty in most splits.

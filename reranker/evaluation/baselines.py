@@ -27,10 +27,10 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 _TEXT_COLUMNS = (TITLE, CATEGORY, DESCRIPTION)
 
 
-class RecallOrder:
+class FirstStageOrder:
     """The list as it came in."""
 
-    name = "recall"
+    name = "first_stage"
     stochastic = False
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
@@ -41,7 +41,7 @@ class RecallOrder:
 
 
 class Popularity:
-    """The most chosen first; ties in recall order."""
+    """The most chosen first; ties in first-stage order."""
 
     name = "popularity"
     stochastic = False
@@ -72,7 +72,7 @@ class RandomOrder:
 class LinearControl:
     """Conditional logit on the evidence features: the fusion head without the LLM."""
 
-    name = "linear"
+    name = "baseline"
     stochastic = False
 
     def __init__(self, l2: float = 1.0) -> None:
@@ -132,7 +132,7 @@ class TextSimilarity:
     Args:
         embed: texts -> unit vectors; `text_embedding.MiniLM()` is the reference.
         l2: ridge of the conditional logit.
-        alone: without the recall evidence, as the LLM alone is.
+        alone: without the interaction features, as the LLM alone is.
     """
 
     stochastic = False
@@ -153,7 +153,7 @@ class TextSimilarity:
         return np.asarray(_fitted(self.logit, self.name).score(self.features(lists)))
 
     def features(self, lists: CandidateLists) -> Features:
-        """(rows, 5): recall score, minus log rank, likeness to the last item, best and mean of the last five.
+        """(rows, 5): first-stage score, minus log rank, likeness to the last item, best and mean of the last five.
 
         (rows, 3) without the first two, where the texts stand alone.
         """

@@ -23,8 +23,8 @@ from reranker.explain import DeletionTest
 from reranker.pipeline.lists import CandidateLists
 from reranker.utils.statistics import Interval
 
-DIAGNOSED = ("llm", "fused", "served", "linear")
-"""Systems worth the question; `linear` reads no titles and shows what the evidence alone loses."""
+DIAGNOSED = ("llm", "fused", "served", "baseline")
+"""Systems worth the question; `baseline` reads no titles and shows what the baseline loses."""
 
 METRIC = "ndcg@10"
 
@@ -77,16 +77,16 @@ def diagnose(
 ) -> list[Diagnosis]:
     """Fits each of `systems` that was run once more, on the lists it was fitted on, and tests it.
 
-    A system whose scores came from disk reads its fitting lists again. Folds in which recall found no target have
-    nothing to lose and give nothing.
+    A system whose scores came from disk reads its fitting lists again. Folds in which the first stage found no target
+    have nothing to lose and give nothing.
 
     What changes for the systems:
-    - shuffled rows: nothing but the order; recall rank and score travel with the item.
+    - shuffled rows: nothing but the order; first-stage rank and score travel with the item.
     - shuffled users: the history in the prompt, and the evidence that is computed from it (likeness, co-visits,
-      transitions, category, history length). The candidates with their recall score and rank stay the user's own, as
-      do the statistics of the items; so what a personal recall stage gives is not counted as lost.
+      transitions, category, history length). The candidates with their first-stage score and rank stay the user's own,
+      as do the statistics of the items; so what a personal candidate generator gives is not counted as lost.
     - obfuscated titles: titles, and every other text of the items. Of the evidence only the category overlap goes;
-      `linear`, which reads no titles, loses just that.
+      `baseline`, which reads no titles, loses just that.
 
     Args:
         runs: of an evaluation.
@@ -113,7 +113,7 @@ def _diagnoses(
             continue
         sample = _sample(lists, users, seed)
         shuffled = row_shuffles(sample, shuffles, seed)
-        strangers = shuffled_users(sample, seed)
+        new_users = shuffled_users(sample, seed)
         nameless = obfuscated_titles(sample, seed)
         for run in asked:
             system = factories[run.system](run.seed).fit(run.fitting)
@@ -124,7 +124,7 @@ def _diagnoses(
                 candidates=lists.n,
                 n_users=int(sample.covered.sum()),
                 order=order_invariance(system, sample, shuffled),
-                shuffled_users=gain_lost(system, sample, strangers, METRIC, "covered"),
+                shuffled_users=gain_lost(system, sample, new_users, METRIC, "covered"),
                 obfuscated_titles=gain_lost(system, sample, nameless, METRIC, "covered"),
                 deletion=deletion_of(system, sample, seed=seed),
             )

@@ -42,7 +42,7 @@ RowShuffle = tuple[IntArray, CandidateLists]
 
 
 def row_shuffles(lists: CandidateLists, shuffles: int = 3, seed: int = 0) -> list[RowShuffle]:
-    """The same lists in shuffled row order, recall rank and score travelling with the item."""
+    """The same lists in shuffled row order, first-stage rank and score travelling with the item."""
     rng = np.random.default_rng(seed)
     orders = [np.lexsort((rng.random(len(lists.list_index)), lists.list_index)) for _ in range(shuffles)]
     return [(order, replace(lists, candidates=lists.candidates.iloc[order].reset_index(drop=True))) for order in orders]
@@ -198,7 +198,7 @@ def by_bucket(values: pd.Series, buckets: Sequence[str]) -> pd.DataFrame:
 
 
 def rank_movement(lists: CandidateLists, ranked: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(targets found,) places that each target in a list moved up against the recall order."""
+    """(targets found,) places that each target in a list moved up against the first-stage order."""
     return np.asarray(lists.candidates[RANK].to_numpy() - ranked, dtype=np.int64)[lists.relevant]
 
 

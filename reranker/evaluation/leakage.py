@@ -1,6 +1,6 @@
 """Leak checks: they run in every evaluation, and each raises a DataError that names the leak.
 
-recall_saw_target       the training part, or the recall stage itself, knows a held-out pair
+generator_saw_target       the training part, or the candidate generator itself, knows a held-out pair
 history_holds_target    what is shown of a user contains the answer
 fitted_on_test          weights were fitted on held-out pairs of the test users
 prior_saw_user          the "prior" of an item differs between users, so it was computed with the user's history
@@ -16,7 +16,7 @@ from reranker.data.schema import ITEM, USER
 from reranker.data.splits import Fold, pairs_in
 from reranker.errors import DataError
 from reranker.pipeline.lists import CandidateLists
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 
 PRIOR_TOLERANCE = 1e-3
 """Nats. Batches change the last bits of a sum of log-probabilities; a prior that saw the user differs by far more."""
@@ -26,29 +26,33 @@ def check_fold(fold: Fold) -> None:
     """Training part and histories share no pair with the targets; cold items are in neither.
 
     Raises:
-        DataError: recall_saw_target or history_holds_target.
+        DataError: generator_saw_target or history_holds_target.
     """
-    _refuse(fold, "recall_saw_target", fold.held_out[pairs_in(fold.held_out, fold.train)], "are in the training part")
+    _refuse(
+        fold, "generator_saw_target", fold.held_out[pairs_in(fold.held_out, fold.train)], "are in the training part"
+    )
     _refuse(fold, "history_holds_target", fold.held_out[pairs_in(fold.held_out, fold.history)], "are in the history")
     cold = fold.train[fold.train[ITEM].isin(list(fold.cold_items))]
-    _refuse(fold, "recall_saw_target", cold[[USER, ITEM]], "are of cold items, yet in the training part")
+    _refuse(fold, "generator_saw_target", cold[[USER, ITEM]], "are of cold items, yet in the training part")
 
 
-def check_recall(recall: RecallStage, fold: Fold, users: int = 50, seed: int = 0) -> None:
-    """Asks a fitted recall stage, as a black box, whether it has seen held-out pairs.
+def check_generator(generator: CandidateGenerator, fold: Fold, users: int = 50, seed: int = 0) -> None:
+    """Asks a fitted candidate generator, as a black box, whether it has seen held-out pairs.
 
     A stage that leaves seen items out proposes a target to its user only when told not to leave any out: then it was
     fitted on that pair. Looks at a random sample of test users.
 
     Raises:
-        DataError: recall_saw_target.
+        DataError: generator_saw_target.
     """
     sample = fold.sample_users(users, seed)
     size = len(fold.items)
-    everything = recall.recommend(sample.users, n=size, exclude_seen=False)
-    unseen = recall.recommend(sample.users, n=size, exclude_seen=True)
+    everything = generator.recommend(sample.users, n=size, exclude_seen=False)
+    unseen = generator.recommend(sample.users, n=size, exclude_seen=True)
     known = pairs_in(sample.held_out, everything) & ~pairs_in(sample.held_out, unseen)
-    _refuse(fold, "recall_saw_target", sample.held_out[known], f"are known to recall stage {recall.name!r}")
+    _refuse(
+        fold, "generator_saw_target", sample.held_out[known], f"are known to candidate generator {generator.name!r}"
+    )
 
 
 def check_fitting(fitted: Iterable[CandidateLists], fold: Fold) -> None:

@@ -12,13 +12,13 @@ from reranker.data.schema import RANK
 from reranker.errors import ConfigError
 from reranker.evaluation.base import ReadingCost
 from reranker.evaluation.baselines import stacked
-from reranker.evaluation.score_cache import Components, Readings
+from reranker.evaluation.score_cache import Components, ScoreCache
 from reranker.fusion import (
     FEATURES,
-    Blend,
     Choices,
     ConditionalLogit,
     FusionHead,
+    FusionModel,
     fit_fused,
     llm_columns,
     llm_words,
@@ -33,7 +33,7 @@ class _LLMSystem:
 
     stochastic = False
 
-    def __init__(self, readings: Readings) -> None:
+    def __init__(self, readings: ScoreCache) -> None:
         self.readings = readings
 
     @property
@@ -49,7 +49,7 @@ class _LLMSystem:
 class _LearnedSystem(_LLMSystem):
     """An LLM system that is fitted on lists, of which the model reads at most `fit_users`."""
 
-    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+    def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings)
         self.fit_users = fit_users
         self.l2 = l2
@@ -62,7 +62,7 @@ class _LearnedSystem(_LLMSystem):
 class ZeroShot(_LLMSystem):
     """A read-out with its default coefficients: nothing learned, nothing mixed in."""
 
-    def __init__(self, name: str, readings: Readings) -> None:
+    def __init__(self, name: str, readings: ScoreCache) -> None:
         super().__init__(readings)
         self.name = name
 
@@ -76,11 +76,11 @@ class ZeroShot(_LLMSystem):
 
 
 class LLMAlone(_LearnedSystem):
-    """A read-out with coefficients learned on the validation lists; no recall evidence."""
+    """A read-out with coefficients learned on the validation lists; no interaction features."""
 
     name = "llm"
 
-    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+    def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings, fit_users, l2)
         self._logit: ConditionalLogit | None = None
 
@@ -103,7 +103,7 @@ class Fused(_LearnedSystem):
 
     name = "fused"
 
-    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+    def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings, fit_users, l2)
         self.head: FusionHead | None = None
 
@@ -137,18 +137,18 @@ class Fused(_LearnedSystem):
 
 
 class Served(_LearnedSystem):
-    """What the product serves: the fused order, the evidence alone or the recall order, as its guard decides."""
+    """What the product serves: the fused order, the baseline or the first-stage order, as its guard decides."""
 
     name = "served"
 
-    def __init__(self, readings: Readings, fit_users: int | None = 500, l2: float = 1.0) -> None:
+    def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings, fit_users, l2)
-        self.blend: Blend | None = None
+        self.fusion_model: FusionModel | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
         domains = {part.fold.domain for part in lists}
         if len(domains) != 1:
-            raise ConfigError(f"system {self.name!r} is fitted on moments of one domain, got {sorted(domains)}")
+            raise ConfigError(f"system {self.name!r} is fitted on windows of one domain, got {sorted(domains)}")
         components: dict[int, Components] = {}
         before = 0
         for taught in self.readings.teaching(lists, self.fit_users):
@@ -156,27 +156,29 @@ class Served(_LearnedSystem):
             components |= {before + int(number): raw[taught.list_index == number] for number in numbers}
             before += len(taught.fold.users)
         words = self.readings.reader(domains.pop()).scoring.components
-        self.blend = Blend.fit(Choices.joined([_choices(part) for part in lists]), components, words, self.l2)
+        self.fusion_model = FusionModel.fit(
+            Choices.joined([_choices(part) for part in lists]), components, words, self.l2
+        )
         return self
 
     def score(self, lists: CandidateLists) -> Components:
-        if self.blend is None:
+        if self.fusion_model is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
-        guard, recall = self.blend.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
-        if guard.serve == "recall":
-            return recall
-        if guard.serve == "features":
-            scores = self.blend.features.score(lists.evidence)
+        guard, generator = self.fusion_model.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
+        if guard.serve == "first_stage":
+            return generator
+        if guard.serve == "baseline":
+            scores = self.fusion_model.features.score(lists.evidence)
         else:
-            scores = self.blend.orders(lists.evidence, self.readings.of(lists), lists.list_index)[guard.serve]
-        return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, recall)
+            scores = self.fusion_model.orders(lists.evidence, self.readings.of(lists), lists.list_index)[guard.serve]
+        return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, generator)
 
     def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
         """The share of the users who are served the fused order: the model has no part in the others."""
         cost = super().reading_cost(lists)
-        if self.blend is None:
+        if self.fusion_model is None:
             return cost
-        guard = self.blend.guard
+        guard = self.fusion_model.guard
         if guard.serve != "fused":
             return ReadingCost(tokens=0, seconds=0.0)
         share = float(guard.holds_for(lists.n_known).mean())
@@ -188,7 +190,7 @@ def _choices(lists: CandidateLists) -> Choices:
         features=lists.evidence,
         list_index=lists.list_index,
         chosen=lists.relevant,
-        recall_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),
+        first_stage_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),
         n_relevant=lists.n_relevant,
         n_known=lists.n_known,
         users=lists.fold.users,

@@ -1,7 +1,7 @@
 """Ranking metrics per test user, computed by pytrec_eval (the TREC evaluation program), and catalogue metrics.
 
-Ties: equal scores keep the order that recall proposed. trec_eval would break them by document id, so it is given our
-own ranks as strictly decreasing scores. A system with constant scores therefore equals the recall order.
+Ties: equal scores keep the order that the first stage proposed. trec_eval would break them by document id, so it is
+given our own ranks as strictly decreasing scores. A system with constant scores therefore equals the first-stage order.
 
 Per user: ndcg@k (binary gain, log2 discount), recall@k, precision@k, f1@k, hr@k, mrr, map; user_auc (covered only, ties
 count half); novelty@k and average_popularity@k of what is shown. Over the catalogue: coverage@k, gini@k, auc.
@@ -52,7 +52,7 @@ def check_scores(lists: CandidateLists, scores: Scores, system: str) -> Scores:
 
 
 def ranks(lists: CandidateLists, scores: Scores) -> IntArray:
-    """(rows,) 1-based rank of each candidate in its user's list by descending score, ties in recall order."""
+    """(rows,) 1-based rank of each candidate in its user's list by descending score, ties in first-stage order."""
     order = np.lexsort((lists.candidates[RANK].to_numpy(), -scores, lists.list_index))
     starts = np.searchsorted(lists.list_index[order], lists.list_index[order])
     result = np.empty(len(order), dtype=np.int64)
@@ -74,11 +74,11 @@ def require_trec() -> Any:
 
 
 def require_covered(lists: CandidateLists) -> None:
-    """Raises DataError where recall found no target, so that the covered protocol has no user."""
+    """Raises DataError where the first stage found no target, so that the covered protocol has no user."""
     if not lists.covered.any():
         raise DataError(
             f"domain {lists.fold.domain!r}, split {lists.fold.split!r}: no list of {lists.n} holds a target, so "
-            "the covered protocol has no user; ask recall for more candidates or use end_to_end"
+            "the covered protocol has no user; ask the first stage for more candidates or use end_to_end"
         )
 
 

@@ -10,27 +10,27 @@ from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
 from reranker.evaluation.baselines import (
     Embed,
+    FirstStageOrder,
     GradientBoosted,
     LinearControl,
     Popularity,
     RandomOrder,
-    RecallOrder,
     TextSimilarity,
 )
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
-from reranker.evaluation.score_cache import Readings
+from reranker.evaluation.score_cache import ScoreCache
 from reranker.evaluation.text_embedding import PACKAGE, MiniLM
 from reranker.protocols import Engine
 from reranker.soft_tokens.checkpoint import Trained
 
 SYSTEMS: dict[str, str] = {
-    "recall": "the list as it came in",
+    "first_stage": "the list as it came in",
     "popularity": "the most chosen first",
     "random": "a random order",
-    "linear": "conditional logit on the evidence features: the fusion without the LLM",
+    "baseline": "conditional logit on the evidence features: the fusion without the LLM",
     "gradient_boosted": "LambdaMART on the same features",
-    "text_similarity": "recall evidence and MiniLM likeness to the history",
+    "text_similarity": "interaction features and MiniLM likeness to the history",
     "text_alone": "MiniLM likeness to the history, nothing else",
     "lexical": "words alone, without a model: what an LLM alone has to beat",
     "lexical_fused": "evidence and words: what the fused order has to beat",
@@ -39,7 +39,7 @@ SYSTEMS: dict[str, str] = {
     "zero_shot_listwise": "the LLM asked to pick among all candidates",
     "llm": "the LLM alone, coefficients learned",
     "fused": "evidence and LLM",
-    "served": "what the never-worse guard lets through: fused, linear or recall",
+    "served": "what the never-worse guard lets through: fused, baseline or first_stage",
 }
 """Name -> what it is."""
 
@@ -53,7 +53,7 @@ _LEARNED: dict[str, type[LLMAlone] | type[Fused] | type[Served]] = {"llm": LLMAl
 
 
 def default_systems() -> tuple[str, ...]:
-    """Every system that is installed here, but for those that cost most and gain least, and texts without recall."""
+    """Every system that is installed here, but for those that cost most and gain least, and texts alone."""
     left_out = {"zero_shot_labels", "zero_shot_listwise", "text_alone"}
     if find_spec("lightgbm") is None:
         left_out.add("gradient_boosted")
@@ -97,7 +97,7 @@ class Suite:
         self._progress = progress
         self._engine: Engine | None = None
         self._embed: Embed | None = None
-        self._readings: dict[str, Readings] = {}
+        self._readings: dict[str, ScoreCache] = {}
 
     def factories(self, names: Sequence[str]) -> dict[str, SystemFactory]:
         """Name -> factory.
@@ -110,13 +110,13 @@ class Suite:
             raise ConfigError(f"unknown systems {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
         return {name: self._factory(name) for name in names}
 
-    def readings(self, read_out: str) -> Readings:
+    def readings(self, read_out: str) -> ScoreCache:
         """The readings that all systems of a read-out share."""
         if read_out not in self._readings:
             if self._engine is None:
                 self._engine = self._load()
             config = self.config.model_copy(update={"scoring": read_out})
-            self._readings[read_out] = Readings(
+            self._readings[read_out] = ScoreCache(
                 self._engine,
                 config,
                 self._families,
@@ -136,21 +136,21 @@ class Suite:
         if name in _READ_OUTS:
             return lambda seed: ZeroShot(name, self.readings(_READ_OUTS[name]))
         makers: dict[str, SystemFactory] = {
-            "recall": lambda seed: RecallOrder(),
+            "first_stage": lambda seed: FirstStageOrder(),
             "popularity": lambda seed: Popularity(),
             "random": RandomOrder,
-            "linear": lambda seed: LinearControl(self.config.l2),
+            "baseline": lambda seed: LinearControl(self.config.l2),
             "gradient_boosted": lambda seed: GradientBoosted(seed=seed),
             "text_similarity": lambda seed: TextSimilarity(self._embedding(), self.config.l2),
             "text_alone": lambda seed: TextSimilarity(self._embedding(), self.config.l2, alone=True),
         }
         return makers[name]
 
-    def _words(self) -> Readings:
+    def _words(self) -> ScoreCache:
         """The readings of the lexical engine: the default read-out with words in the LM's place."""
         if LEXICAL not in self._readings:
             config = self.config.model_copy(update={"scoring": "embedding", "engine": LEXICAL, "engine_options": {}})
-            self._readings[LEXICAL] = Readings(
+            self._readings[LEXICAL] = ScoreCache(
                 load_engine(LEXICAL), config, self._families, self._progress, self._directory
             )
         return self._readings[LEXICAL]

@@ -18,7 +18,7 @@ from reranker.data.splits import Fold
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.base import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
 from reranker.evaluation.kept import read_scores, score_key, score_path, write_scores
-from reranker.evaluation.leakage import check_fitting, check_fold, check_priors, check_recall
+from reranker.evaluation.leakage import check_fitting, check_fold, check_generator, check_priors
 from reranker.evaluation.metrics import (
     CUTOFFS,
     catalogue_metrics,
@@ -30,7 +30,7 @@ from reranker.evaluation.metrics import (
 )
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
 from reranker.pipeline.lists import PROTOCOLS, CandidateLists, ListProtocol, propose
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.utils.replay import MOMENTS, replay
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Settings:
         rivals: further pairs (system, versus) to compare, those of them that were run.
         compared: metrics with comparisons, in the first protocol and with the first list length.
         fitting_users: at most this many users in each fold that systems are fitted on; None for all.
-        moments: how many of each user's newest choices before the target systems are fitted on, at most.
+        windows: how many of each user's newest choices before the target systems are fitted on, at most.
         inject: put missed targets into the lists; labelled.
         covered_only: score only lists that hold a target. No user's metric changes, for the others are 0 under every
             order; catalogue metrics then describe these lists only. Saves an LLM most of its work.
@@ -68,11 +68,11 @@ class Settings:
     ks: tuple[int, ...] = CUTOFFS
     protocols: tuple[ListProtocol, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0,)
-    baseline: str = "recall"
-    rivals: tuple[tuple[str, str], ...] = (("fused", "linear"), ("served", "linear"))
+    baseline: str = "first_stage"
+    rivals: tuple[tuple[str, str], ...] = (("fused", "baseline"), ("served", "baseline"))
     compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
     fitting_users: int | None = None
-    moments: int = MOMENTS
+    windows: int = MOMENTS
     inject: bool = False
     covered_only: bool = False
     fingerprint: str = ""
@@ -135,7 +135,7 @@ class Results:
 
 def evaluate(
     folds: Sequence[Fold],
-    recall: RecallStage,
+    generator: CandidateGenerator,
     systems: Mapping[str, SystemFactory],
     settings: Settings | None = None,
     out: Path | None = None,
@@ -162,18 +162,18 @@ def evaluate(
     for fold in folds:
         check_fold(fold)
         most = max(settings.candidates)
-        longest = propose(fold, recall, most, inject=settings.inject)
+        longest = propose(fold, generator, most, inject=settings.inject)
         if settings.covered_only:
             longest = longest.of_users(longest.covered)
-        fitting = [lists for source in fold.sources or (fold,) for lists in _fitting(source, recall, most, settings)]
+        fitting = [lists for source in fold.sources or (fold,) for lists in _fitting(source, generator, most, settings)]
         check_fitting(fitting, fold)
-        if longest.recall is not None:
-            check_recall(longest.recall, fold)
+        if longest.generator is not None:
+            check_generator(longest.generator, fold)
         for n in settings.candidates:
-            lists = longest if n == most else _shorter(longest, recall, n)
+            lists = longest if n == most else _shorter(longest, generator, n)
             if "end_to_end" not in settings.protocols:
                 require_covered(lists)  # now, and not when all of it was read
-            shorter = fitting if n == most else [_shorter(part, recall, n) for part in fitting]
+            shorter = fitting if n == most else [_shorter(part, generator, n) for part in fitting]
             for name, build in systems.items():
                 runs += _run_seeds(name, build, lists, shorter, settings, out, progress)
     per_user = {id(run): _per_user(run, settings) for run in runs}
@@ -195,7 +195,7 @@ def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings
             raise ConfigError(f"compared metric {metric!r} needs the cutoff {k} among ks={settings.ks}")
 
 
-def _fitting(fold: Fold, recall: RecallStage, n: int, settings: Settings) -> list[CandidateLists]:
+def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settings) -> list[CandidateLists]:
     """Where systems may learn: lists of the training part, from its newest moment back, as `Reranker.fit` replays them.
 
     A temporal split is cut earlier and earlier. Of cold items there is one moment: each would take further items out.
@@ -204,21 +204,21 @@ def _fitting(fold: Fold, recall: RecallStage, n: int, settings: Settings) -> lis
     def propose_before(newer: Fold) -> tuple[Fold, CandidateLists]:
         past = newer.validation()
         users = settings.fitting_users
-        return past, propose(past if users is None else past.sample_users(users), recall, n)
+        return past, propose(past if users is None else past.sample_users(users), generator, n)
 
-    moments = replay(
+    windows = replay(
         lambda: propose_before(fold),
         lambda newer: propose_before(newer[0]),
         lambda moment: int(moment[1].covered.sum()),
-        1 if fold.cold_items else settings.moments,
+        1 if fold.cold_items else settings.windows,
     )
-    return [lists for _, lists in moments]
+    return [lists for _, lists in windows]
 
 
-def _shorter(lists: CandidateLists, recall: RecallStage, n: int) -> CandidateLists:
+def _shorter(lists: CandidateLists, generator: CandidateGenerator, n: int) -> CandidateLists:
     """Heads of the longest lists, unless their tail matters (injected targets and cold items stand last)."""
     if lists.injected or lists.fold.cold_items:
-        return propose(lists.fold, recall, n, inject=lists.injected)
+        return propose(lists.fold, generator, n, inject=lists.injected)
     return lists.top(n)
 
 
@@ -287,7 +287,7 @@ def _fit_and_score(
 
 
 def _per_user(run: Run, settings: Settings) -> dict[ListProtocol, pd.DataFrame]:
-    """Protocol -> per-user metrics; the covered protocol is left out of a fold in which recall found nothing."""
+    """Protocol -> per-user metrics; the covered one is left out of a fold in which nothing was found."""
     wanted = [protocol for protocol in settings.protocols if protocol == "end_to_end" or run.lists.covered.any()]
     return {protocol: per_user_metrics(run.lists, run.scores, protocol, settings.ks) for protocol in wanted}
 

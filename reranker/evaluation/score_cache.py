@@ -21,7 +21,7 @@ from reranker.evaluation.kept import read_scores, reading_key, reading_path, wri
 from reranker.fusion.features import chosen_items
 from reranker.hub import resolve_model, settings_sha256
 from reranker.pipeline.lists import CandidateLists
-from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring import StateStore, reference_histories
 from reranker.soft_tokens import Support
@@ -53,7 +53,7 @@ class _Reading:
     cost: ReadingCost
 
 
-class Readings:
+class ScoreCache:
     """What one read-out says of candidate lists; each `CandidateLists` is read once and kept.
 
     Args:
@@ -89,7 +89,7 @@ class Readings:
         self.families = families or {}
         self.progress = progress
         self._engine = CountingEngine(engine)
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, LLMScorer] = {}
         self._kept: dict[int, _Reading] = {}
         self._first: dict[str, CandidateLists] = {}
         self._teaching: dict[
@@ -160,14 +160,14 @@ class Readings:
         except ModelError:  # a scripted engine
             return ""
 
-    def teaching(self, moments: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[CandidateLists]:
-        """The lists with a target in them, for only these teach: at most `most` a domain, drawn from all its moments
+    def teaching(self, windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[CandidateLists]:
+        """The lists with a target in them, for only these teach: at most `most` a domain, drawn from all its windows
         alike, and the same at every call."""
-        key = tuple(map(id, moments)), most, seed
+        key = tuple(map(id, windows)), most, seed
         if key not in self._teaching:
-            drawn = [np.flatnonzero(lists.covered) for lists in moments]
-            for domain in {lists.fold.domain for lists in moments}:
-                mine = [number for number, lists in enumerate(moments) if lists.fold.domain == domain]
+            drawn = [np.flatnonzero(lists.covered) for lists in windows]
+            for domain in {lists.fold.domain for lists in windows}:
+                mine = [number for number, lists in enumerate(windows) if lists.fold.domain == domain]
                 ends = np.cumsum([len(drawn[number]) for number in mine])
                 if most is not None and ends[-1] > most:
                     kept = np.zeros(ends[-1], dtype=np.bool_)
@@ -176,16 +176,16 @@ class Readings:
                         drawn[number] = drawn[number][part]
             taught = [
                 lists.of_users(np.isin(np.arange(len(lists.fold.users)), users))
-                for lists, users in zip(moments, drawn, strict=True)
+                for lists, users in zip(windows, drawn, strict=True)
             ]
-            self._teaching[key] = list(moments), taught
+            self._teaching[key] = list(windows), taught
         return self._teaching[key][1]
 
-    def reader(self, domain: str) -> Reader:
+    def reader(self, domain: str) -> LLMScorer:
         """The reader of a domain: its templates, soft prompt and priors."""
         if domain not in self._readers:
             trained = self._trained.get(domain, Trained())
-            self._readers[domain] = Reader(
+            self._readers[domain] = LLMScorer(
                 self.config,
                 self.families.get(domain, domain),
                 trained.bank if "likelihood" in self.config.read_outs else PromptBank(meta=trained.prompt),
@@ -213,7 +213,7 @@ class Readings:
         if path is None or not path.exists():
             return None
         states = StateStore.load(path)
-        states.spaces = states.taste = states.appeal = None
+        states.spaces = states.cf_projection = states.predicted_popularity = None
         return states
 
     def _keep_states(self, domain: str, states: StateStore) -> None:

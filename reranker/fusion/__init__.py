@@ -6,16 +6,16 @@ from reranker.fusion.conditional_logit import ConditionalLogit, standardise_with
 from reranker.fusion.features import FEATURES, EvidenceModel
 from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
-from reranker.fusion.model import Blend
+from reranker.fusion.model import FusionModel
 from reranker.utils.statistics import ndcg_by_list
 
 __all__ = [
     "FEATURES",
-    "Blend",
     "Choices",
     "ConditionalLogit",
     "EvidenceModel",
     "FusionHead",
+    "FusionModel",
     "GuardDecision",
     "HistoryGroup",
     "Order",

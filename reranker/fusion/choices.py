@@ -13,13 +13,13 @@ from reranker.types import IntArray, UserId
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choices:
-    """Lists of one or several moments and what was chosen from them.
+    """Lists of one or several windows and what was chosen from them.
 
     Attributes:
         features: (rows, len(FEATURES)) evidence features.
         list_index: (rows,) 0-based number of the list.
         chosen: (rows,) True where the user chose the item next.
-        recall_rank: (rows,) 1-based rank in the list that came in.
+        first_stage_rank: (rows,) 1-based rank in the list that came in.
         n_relevant: (n_lists,) held-out items of the user, proposed or not.
         n_known: (n_lists,) interactions known of the user when the list was made.
         users: (n_lists,) whose list it is; a user has one list a moment.
@@ -28,23 +28,23 @@ class Choices:
     features: NDArray[np.float64]
     list_index: IntArray
     chosen: NDArray[np.bool_]
-    recall_rank: IntArray
+    first_stage_rank: IntArray
     n_relevant: IntArray
     n_known: IntArray
     users: Sequence[UserId]
 
     @classmethod
-    def joined(cls, moments: Sequence[Self]) -> Self:
-        """The lists of several moments, numbered on from one to the next."""
-        before = np.cumsum([0, *(len(one.users) for one in moments[:-1])])
+    def joined(cls, windows: Sequence[Self]) -> Self:
+        """The lists of several windows, numbered on from one to the next."""
+        before = np.cumsum([0, *(len(one.users) for one in windows[:-1])])
         return cls(
-            features=np.concatenate([one.features for one in moments]),
-            list_index=np.concatenate([one.list_index + n for one, n in zip(moments, before, strict=True)]),
-            chosen=np.concatenate([one.chosen for one in moments]),
-            recall_rank=np.concatenate([one.recall_rank for one in moments]),
-            n_relevant=np.concatenate([one.n_relevant for one in moments]),
-            n_known=np.concatenate([one.n_known for one in moments]),
-            users=[user for one in moments for user in one.users],
+            features=np.concatenate([one.features for one in windows]),
+            list_index=np.concatenate([one.list_index + n for one, n in zip(windows, before, strict=True)]),
+            chosen=np.concatenate([one.chosen for one in windows]),
+            first_stage_rank=np.concatenate([one.first_stage_rank for one in windows]),
+            n_relevant=np.concatenate([one.n_relevant for one in windows]),
+            n_known=np.concatenate([one.n_known for one in windows]),
+            users=[user for one in windows for user in one.users],
         )
 
     @cached_property

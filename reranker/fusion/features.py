@@ -1,4 +1,4 @@
-"""What cheap statistics say of a candidate: recall, popularity, similarity, co-visitation, sequence, category.
+"""What cheap statistics say of a candidate: the first stage, popularity, similarity, co-visitation, sequence, category.
 
 The same features serve the fusion head and the linear control of the evaluation, so that a comparison of the two
 measures the LLM and nothing else.
@@ -31,19 +31,19 @@ CO_VISIT_WINDOW = 100
 """Only a user's newest interactions count as co-visits, so that one heavy user cannot fill the matrix."""
 
 FEATURES: dict[str, str] = {
-    "recall_score": "the recall stage's score",
-    "recall_rank": "a better place in the recall list (minus log rank)",
+    "first_stage_score": "the candidate generator's score",
+    "first_stage_rank": "a better place in the first-stage list (minus log rank)",
     "popularity": "how many chose it (log)",
     "recent_popularity": "how many chose it lately (log)",
-    "similarity_last": "likeness to the newest item of the history (cosine in recall space)",
-    "similarity_best": "likeness to the most alike of the last five (cosine in recall space)",
-    "similarity_mean": "mean likeness to the last five (cosine in recall space)",
+    "similarity_last": "likeness to the newest item of the history (cosine in collaborative space)",
+    "similarity_best": "likeness to the most alike of the last five (cosine in collaborative space)",
+    "similarity_mean": "mean likeness to the last five (cosine in collaborative space)",
     "covisit_last": "chosen by the same users as the newest item",
     "covisit_mean": "chosen by the same users as the last five",
     "transition_last": "how often it directly followed the newest item (log)",
     "category_overlap": "shares categories with the last five",
     "popularity_x_length": "popularity, for users with a long history",
-    "recall_x_length": "the recall score, for users with a long history",
+    "recall_x_length": "the first-stage score, for users with a long history",
 }
 """Feature name -> what it says in words; also the column order."""
 
@@ -54,8 +54,8 @@ class EvidenceModel:
 
     Attributes:
         index: item id -> row of the arrays below.
-        vectors: (n_items, factors) unit-length item vectors of the recall space; rows of zeros where there is none.
-        popularity, recent_popularity: (n_items,) interaction counts.
+        vectors: (n_items, factors) unit-length item vectors of the collaborative space; rows of zeros where there is
+        none. popularity, recent_popularity: (n_items,) interaction counts.
         co_visits: (n_items, n_items) CSR, cosine of the two items' user sets.
         transitions: (n_items, n_items) CSR, how often column directly followed row; empty without timestamps.
         categories: (n_items, n_categories) CSR of 0/1.
@@ -83,10 +83,10 @@ class EvidenceModel:
         """Learns from validated tables, sorted by time when they carry timestamps.
 
         Args:
-            interactions: what the recall stage was allowed to see, and nothing later.
+            interactions: what the candidate generator was allowed to see, and nothing later.
             items: the item table; its `category` column may hold several, separated by commas, semicolons or bars.
             item_ids: ids of the rows of `vectors`.
-            vectors: (len(item_ids), factors) item vectors of the recall space; (0, 0) for none.
+            vectors: (len(item_ids), factors) item vectors of the collaborative space; (0, 0) for none.
         """
         ids = list(dict.fromkeys([*items[ITEM], *interactions[ITEM]]))
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
@@ -175,7 +175,7 @@ class EvidenceModel:
         return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
 
     def history(self, user: UserId, histories: Mapping[UserId, IntArray] | None = None) -> list[ItemId]:
-        """The user's items, oldest first; empty for a stranger.
+        """The user's items, oldest first; empty for a new user.
 
         Args:
             user: whose.
@@ -185,7 +185,7 @@ class EvidenceModel:
         return [self.item_ids[row] for row in known.get(user, ())]
 
     def n_known(self, users: Iterable[UserId], histories: Mapping[UserId, IntArray] | None = None) -> IntArray:
-        """(n_users,) how many interactions are known of each; 0 of a stranger.
+        """(n_users,) how many interactions are known of each; 0 of a new user.
 
         Args:
             histories: other histories than those of `fit`, as `histories_with` gives them.
@@ -298,7 +298,7 @@ def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_arr
 def chosen_items(
     catalog: Catalog, evidence: EvidenceModel
 ) -> tuple[list[Item], NDArray[np.float32], NDArray[np.float64]]:
-    """Items that have a text, their (n, n_factors) vectors in the recall space and (n,) how often each was chosen."""
+    """Items with a text, their (n, n_factors) vectors in the collaborative space, (n,) how often each was chosen."""
     rows = [row for row, item in enumerate(evidence.item_ids) if item in catalog]
     items = catalog.items(evidence.item_ids[row] for row in rows)
     return items, evidence.vectors[rows], evidence.popularity[rows]

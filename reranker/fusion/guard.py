@@ -1,7 +1,7 @@
 """The never-worse guard: a new order is served only where a validation fold says it beats the order that came in.
 
 Where it wins on the whole, it may still lose for users of whom little is known, so users are judged by how much that
-is, too; and users with fewer known interactions than the fold covers keep the recall order.
+is, too; and users with fewer known interactions than the fold covers keep the first-stage order.
 """
 
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from reranker.errors import BundleError, ConfigError
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval
 
-Order = Literal["fused", "features", "recall"]
-"""Which order is served: LLM and evidence, evidence alone, or the recall order untouched."""
+Order = Literal["fused", "baseline", "first_stage"]
+"""Which order is served: LLM and evidence, the baseline, or the first-stage order untouched."""
 
 METRIC = "NDCG@10"
 
@@ -25,7 +25,7 @@ HISTORY_BOUNDS = (1, 6, 11, 21)
 
 FEWEST_USERS = 20
 """A group with fewer users is judged with the next one. Who is newer than the 20th newest user of the fold keeps the
-recall order."""
+first-stage order."""
 
 
 def as_order(name: str) -> Order:
@@ -46,8 +46,8 @@ class HistoryGroup:
 
     Attributes:
         at_least: known interactions, up to those of the next group.
-        gain: NDCG@10 of the order that the guard chose, minus that of the recall order.
-        reordered: True where the group is served the chosen order, False where it keeps the recall order.
+        gain: NDCG@10 of the order that the guard chose, minus that of the first-stage order.
+        reordered: True where the group is served the chosen order, False where it keeps the first-stage order.
     """
 
     at_least: int
@@ -61,29 +61,30 @@ class GuardDecision:
 
     Attributes:
         serve: the order served.
-        fused_minus_recall, fused_minus_features, features_minus_recall: NDCG@10 differences on the validation fold by
-            paired bootstrap over users, weights cross-fitted; a user whose item recall missed counts as 0.
-        by_history: users by what is known of them, least first; empty if and only if the recall order is served.
+        fused_minus_first_stage, fused_minus_baseline, baseline_minus_first_stage: NDCG@10 differences on the validation
+            fold by paired bootstrap over users, weights cross-fitted; a user whose item the first stage missed counts
+            as 0.
+        by_history: users by what is known of them, least first; empty if and only if the first-stage order is served.
     """
 
     serve: Order
-    fused_minus_recall: Interval
-    fused_minus_features: Interval
-    features_minus_recall: Interval
+    fused_minus_first_stage: Interval
+    fused_minus_baseline: Interval
+    baseline_minus_first_stage: Interval
     by_history: tuple[HistoryGroup, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.serve == "recall") == bool(self.by_history):
+        if (self.serve == "first_stage") == bool(self.by_history):
             raise ValueError(f"guard: serves {self.serve!r} to {len(self.by_history)} groups of users")
 
     def overruled(self, order: Order, at_least: int = 0) -> "GuardDecision":
         """Serves `order` to everyone of whom `at_least` interactions are known, whatever was found."""
-        gain = self.fused_minus_recall if order == "fused" else self.features_minus_recall
-        groups = () if order == "recall" else (HistoryGroup(at_least=at_least, gain=gain, reordered=True),)
+        gain = self.fused_minus_first_stage if order == "fused" else self.baseline_minus_first_stage
+        groups = () if order == "first_stage" else (HistoryGroup(at_least=at_least, gain=gain, reordered=True),)
         return replace(self, serve=order, by_history=groups)
 
     def holds_for(self, n_known: IntArray) -> NDArray[np.bool_]:
-        """(n_users,) True where `serve` is served, from (n_users,) known interactions; the others keep the recall
+        """(n_users,) True where `serve` is served, from (n_users,) known interactions; the others keep the first stage
         order."""
         bounds = [group.at_least for group in self.by_history]
         reordered = np.array([False, *(group.reordered for group in self.by_history)])  # first: newer than any of them
@@ -92,46 +93,50 @@ class GuardDecision:
 
     def orders(self, n_known: IntArray) -> list[Order]:
         """What each user is served, from (n_users,) known interactions."""
-        return [self.serve if holds else "recall" for holds in self.holds_for(n_known)]
+        return [self.serve if holds else "first_stage" for holds in self.holds_for(n_known)]
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """What is served and why, for the log and for `bundle.yaml`."""
         return "; ".join([self._served_in_words(), *self._kept_in_words()])
 
     def _kept_in_words(self) -> list[str]:
-        """Who keeps the recall order although another one is served."""
+        """Who keeps the first-stage order although another one is served."""
         kept = []
         if self.by_history and (fewest := self.by_history[0].at_least):
-            kept.append(f"users with fewer than {fewest} known interactions keep the recall order: too few were seen")
+            kept.append(
+                f"users with fewer than {fewest} known interactions keep the first-stage order: too few were seen"
+            )
         ends = [following.at_least - 1 for _, following in pairwise(self.by_history)]
         for group, end in zip(self.by_history, [*ends, None], strict=False):
             if not group.reordered:
                 up_to = " or more" if end is None else f" to {end}" if end > group.at_least else ""
                 kept.append(
-                    f"users with {group.at_least}{up_to} known interactions keep the recall order ({group.gain} "
+                    f"users with {group.at_least}{up_to} known interactions keep the first-stage order ({group.gain} "
                     f"{METRIC} on {group.gain.n} of them)"
                 )
         return kept
 
     def _served_in_words(self) -> str:
-        n = self.fused_minus_recall.n
-        if self.serve == "recall":
+        n = self.fused_minus_first_stage.n
+        if self.serve == "first_stage":
             return (
-                f"serving the recall order: on {n} validation users neither the fused order ({self.fused_minus_recall} "
-                f"{METRIC}) nor the evidence alone ({self.features_minus_recall}) beats it with the interval above 0"
+                f"serving the first-stage order: on {n} validation users neither the fused order "
+                f"({self.fused_minus_first_stage} {METRIC}) nor "
+                f"the baseline ({self.baseline_minus_first_stage}) beats it with the interval above 0"
             )
-        if self.serve == "features":
+        if self.serve == "baseline":
             return (
-                f"serving the evidence without the LLM: on {n} validation users it beats the recall order "
-                f"({self.features_minus_recall} {METRIC}) and the LLM does not add to it ({self.fused_minus_features})"
+                f"serving the baseline (no LLM): on {n} validation users it beats the first-stage order "
+                f"({self.baseline_minus_first_stage} {METRIC}) and the LLM does not add to it "
+                f"({self.fused_minus_baseline})"
             )
         return (
-            f"serving the fused order: on {n} validation users it beats the recall order ({self.fused_minus_recall} "
-            f"{METRIC}); against the evidence alone {self.fused_minus_features}"
+            f"serving the fused order: on {n} validation users it beats the first-stage order "
+            f"({self.fused_minus_first_stage} {METRIC}); against the baseline {self.fused_minus_baseline}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        names = ("fused_minus_recall", "fused_minus_features", "features_minus_recall")
+        names = ("fused_minus_first_stage", "fused_minus_baseline", "baseline_minus_first_stage")
         intervals: dict[str, Interval] = {name: getattr(self, name) for name in names}
         groups = [
             {"at_least": one.at_least, "gain": _as_json(one.gain), "reordered": one.reordered}
@@ -155,9 +160,9 @@ class GuardDecision:
                 raise ValueError(f"unknown order {data['serve']!r}")
             return cls(
                 serve=data["serve"],
-                fused_minus_recall=Interval(**data["fused_minus_recall"]),
-                fused_minus_features=Interval(**data["fused_minus_features"]),
-                features_minus_recall=Interval(**data["features_minus_recall"]),
+                fused_minus_first_stage=Interval(**data["fused_minus_first_stage"]),
+                fused_minus_baseline=Interval(**data["fused_minus_baseline"]),
+                baseline_minus_first_stage=Interval(**data["baseline_minus_first_stage"]),
                 by_history=tuple(
                     HistoryGroup(
                         at_least=int(one["at_least"]), gain=Interval(**one["gain"]), reordered=bool(one["reordered"])
@@ -170,7 +175,7 @@ class GuardDecision:
 
 
 def decide(
-    recall: NDArray[np.float64],
+    generator: NDArray[np.float64],
     features: NDArray[np.float64],
     fused: NDArray[np.float64],
     n_known: IntArray,
@@ -179,30 +184,30 @@ def decide(
 ) -> GuardDecision:
     """Chooses the order to serve from (n_lists,) NDCG@10 values of the three orders on the validation fold.
 
-    An order is eligible when its 95 % interval against the recall order lies above 0. Among the eligible the higher
-    mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading with
-    the LLM would be for nothing.
+    An order is eligible when its 95 % interval against the first-stage order lies above 0. Among the eligible the
+    higher mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading
+    with the LLM would be for nothing.
 
     Args:
         n_known: (n_lists,) interactions known of each user when the list was made.
         users: (n_lists,) number of each list's user, who counts once, by the mean over his lists; by default each has
             one list.
     """
-    users = np.arange(len(recall)) if users is None else users
-    fused_minus_recall = mean_interval(by_user(fused - recall, users), seed=seed)
-    features_minus_recall = mean_interval(by_user(features - recall, users), seed=seed)
-    fused_minus_features = mean_interval(by_user(fused - features, users), seed=seed)
-    serve: Order = "recall"
-    if fused_minus_recall.low > 0 and (fused_minus_features.mean > 0 or not features_minus_recall.low > 0):
+    users = np.arange(len(generator)) if users is None else users
+    fused_minus_first_stage = mean_interval(by_user(fused - generator, users), seed=seed)
+    baseline_minus_first_stage = mean_interval(by_user(features - generator, users), seed=seed)
+    fused_minus_baseline = mean_interval(by_user(fused - features, users), seed=seed)
+    serve: Order = "first_stage"
+    if fused_minus_first_stage.low > 0 and (fused_minus_baseline.mean > 0 or not baseline_minus_first_stage.low > 0):
         serve = "fused"
-    elif features_minus_recall.low > 0:
-        serve = "features"
-    gain = {"fused": fused - recall, "features": features - recall}
+    elif baseline_minus_first_stage.low > 0:
+        serve = "baseline"
+    gain = {"fused": fused - generator, "baseline": features - generator}
     return GuardDecision(
         serve=serve,
-        fused_minus_recall=fused_minus_recall,
-        fused_minus_features=fused_minus_features,
-        features_minus_recall=features_minus_recall,
+        fused_minus_first_stage=fused_minus_first_stage,
+        fused_minus_baseline=fused_minus_baseline,
+        baseline_minus_first_stage=baseline_minus_first_stage,
         by_history=_by_history(gain[serve], n_known, users, seed) if serve in gain else (),
     )
 

@@ -1,4 +1,4 @@
-"""The fusion head: LLM score and recall evidence, blended by a conditional logit."""
+"""The fusion head: LLM score and interaction features, blended by a conditional logit."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +50,7 @@ class FusionHead:
         """(rows,) utilities; only differences within a list mean anything."""
         return self.logit.score(features)
 
-    def in_words(self, most: int | None = None) -> list[str]:
+    def summary(self, most: int | None = None) -> list[str]:
         """One line a column, strongest first: what one standard deviation does to the odds of being chosen."""
         lines = []
         weights = self.logit.weights
@@ -98,7 +98,7 @@ def fit_fused(
     seed: int = 0,
     users: IntArray | None = None,
 ) -> FusionHead:
-    """A head over evidence and LLM columns, pulled towards what the evidence alone taught.
+    """A head over evidence and LLM columns, pulled towards what the baseline taught.
 
     The LLM reads a sample of the lists, the evidence is known for all: the weights of `evidence`, fitted on all, are
     the centre of the ridge, so that the smaller sample has to teach little more than what the LLM adds. How hard the
@@ -106,7 +106,7 @@ def fit_fused(
     orders like the evidence.
 
     Args:
-        evidence: head fitted on the evidence alone.
+        evidence: head fitted on the baseline.
         words: LLM column -> what it says.
         features: (rows, evidence columns + LLM columns), z-scored within lists.
         l2: the weakest ridge considered.

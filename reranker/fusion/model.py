@@ -40,13 +40,13 @@ class _ReadLists:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Blend:
+class FusionModel:
     """How components of the LLM and evidence become one order.
 
     Attributes:
         coefficients: (n_components,) of the LLM alone; differences within a list are log-odds.
         fused: head over evidence and LLM components.
-        features: head over evidence alone: what the guard falls back on, and the control of every comparison.
+        features: head over the baseline: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two Blends of one fold
             can be compared in pairs; empty where it was loaded.
@@ -66,7 +66,7 @@ class Blend:
         words: dict[str, str],
         l2: float = 1.0,
         seed: int = 0,
-    ) -> "Blend":
+    ) -> "FusionModel":
         """Fits everything on the fold.
 
         Args:
@@ -101,7 +101,7 @@ class Blend:
             fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users),
             features=evidence,
             guard=decide(
-                by_list["recall"], by_list["features"], by_list["fused"], fold.n_known, seed, fold.user_numbers
+                by_list["first_stage"], by_list["baseline"], by_list["fused"], fold.n_known, seed, fold.user_numbers
             ),
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
         )
@@ -109,7 +109,7 @@ class Blend:
     def orders(
         self, features: NDArray[np.float64], raw: NDArray[np.float64], list_index: IntArray
     ) -> dict[str, NDArray[np.float64]]:
-        """(rows,) scores by evidence alone (`features`), LLM alone (`llm`) and both (`fused`).
+        """(rows,) scores by the baseline (`features`), LLM alone (`llm`) and both (`fused`).
 
         Args:
             features: (rows, len(FEATURES)) evidence.
@@ -118,7 +118,7 @@ class Blend:
         """
         both = np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
         return {
-            "features": self.features.score(features),
+            "baseline": self.features.score(features),
             "llm": raw @ self.coefficients,
             "fused": self.fused.score(both),
         }
@@ -127,12 +127,12 @@ class Blend:
         return {
             "coefficients": self.coefficients.tolist(),
             "fused": self.fused.to_json(),
-            "features": self.features.to_json(),
+            "baseline": self.features.to_json(),
             "guard": self.guard.to_json(),
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Blend":
+    def from_json(cls, data: dict[str, Any]) -> "FusionModel":
         """Reads what `to_json` wrote.
 
         Raises:
@@ -142,7 +142,7 @@ class Blend:
             return cls(
                 coefficients=np.asarray(data["coefficients"], dtype=np.float64),
                 fused=FusionHead.from_json(data["fused"]),
-                features=FusionHead.from_json(data["features"]),
+                features=FusionHead.from_json(data["baseline"]),
                 guard=GuardDecision.from_json(data["guard"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -182,10 +182,12 @@ def _cross_fitted(
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
             head = fit_fused(evidence, words, *others, l2, seed, read.users)
             fused[mine_read] = head.score(read.features[mine_read])
-    by_recall = ndcg_by_list(-fold.recall_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant)
+    by_first_stage = ndcg_by_list(
+        -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant
+    )
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
     lists = np.unique(fold.list_index[read.rows])
     read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()
     by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
-    return {"recall": by_recall, "features": by_features, "fused": by_fused}
+    return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_fused}

@@ -10,7 +10,7 @@ item_tokens.safetensors  item vectors and what makes them soft tokens, where the
 priors.parquet       log-likelihood of titles behind the reference histories
 states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
-recall/              the recall stage, where its class is registered (candidate_gen.register_recall)
+generator/           the candidate generator, where its class is registered (candidate_gen.register_generator)
 """
 
 import hashlib
@@ -34,10 +34,10 @@ from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table, write_table
-from reranker.errors import BundleError, DataError, RerankerError, UnknownStageError
-from reranker.fusion import Blend, EvidenceModel
+from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
+from reranker.fusion import EvidenceModel, FusionModel
 from reranker.fusion.ladder import Ladder
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.scoring import PriorStore, StateStore
 from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
 from reranker.soft_tokens.prompt_bank import PromptBank
@@ -69,10 +69,10 @@ class BundleState:
     evidence: EvidenceModel
     references: Sequence[Sequence[ItemId]]
     reference_items: pd.DataFrame
-    blend: Blend
+    fusion_model: FusionModel
     prompts: PromptBank
     priors: PriorStore
-    recall: RecallStage | None
+    generator: CandidateGenerator | None
     contexts: ContextMap | None = None
     item_tokens: ItemTokens | None = None
     hidden_states: StateStore | None = None
@@ -152,10 +152,10 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
             references=[decode_ids(one) for one in ids["references"]],
             reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
-            blend=Blend.from_json(read_json(directory / "fusion.json")),
+            fusion_model=FusionModel.from_json(read_json(directory / "fusion.json")),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
-            recall=_read_recall(directory / "recall"),
+            generator=_read_generator(directory / "generator"),
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
@@ -189,7 +189,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "reference_items": encode_ids(state.reference_items[ITEM]),
     }
     (directory / "ids.json").write_text(json.dumps(ids))
-    (directory / "fusion.json").write_text(json.dumps(state.blend.to_json(), indent=1))
+    (directory / "fusion.json").write_text(json.dumps(state.fusion_model.to_json(), indent=1))
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
     write_table(state.reference_items.drop(columns=ITEM), directory / "reference_items.parquet")
     _write_evidence(directory / "evidence.npz", evidence)
@@ -201,13 +201,13 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         state.contexts.save(directory / CONTEXT_FILE)
     if state.item_tokens is not None:
         state.item_tokens.save(directory / ITEM_TOKENS_FILE)
-    if state.recall is not None:
-        _write_recall(state.recall, directory / "recall")
+    if state.generator is not None:
+        _write_generator(state.generator, directory / "generator")
     manifest = {
         "format": FORMAT_VERSION,
         "reranker": metadata.version("reranker"),
         "domain": state.domain,
-        "served": state.blend.guard.in_words(),
+        "served": state.fusion_model.guard.summary(),
         **({} if state.ladder is None else {"ladder": state.ladder.to_json()}),
         "model": asdict(state.model),
         "templates_sha256": state.templates_sha256,
@@ -229,7 +229,7 @@ def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
     return items
 
 
-def _write_recall(stage: RecallStage, directory: Path) -> None:
+def _write_generator(stage: CandidateGenerator, directory: Path) -> None:
     # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
     from candidate_gen import can_load
 
@@ -237,21 +237,21 @@ def _write_recall(stage: RecallStage, directory: Path) -> None:
         stage.save(directory)
     else:
         logger.warning(
-            "the recall stage (%s) is not saved with the bundle, which can do without: make its class known by "
-            "candidate_gen.register_recall to have it saved",
+            "the candidate generator (%s) is not saved with the bundle, which can do without: make its class known by "
+            "candidate_gen.register_generator to have it saved",
             type(stage).__name__,
         )
 
 
-def _read_recall(directory: Path) -> RecallStage | None:
-    from candidate_gen import load_recall
+def _read_generator(directory: Path) -> CandidateGenerator | None:
+    from candidate_gen import load_generator
 
     if not directory.is_dir():
         return None
     try:
-        return load_recall(directory)
-    except UnknownStageError as error:  # nothing but further fitting needs it
-        logger.warning("the bundle's recall stage is left out: %s", error)
+        return load_generator(directory)
+    except UnknownGeneratorError as error:  # nothing but further fitting needs it
+        logger.warning("the bundle's candidate generator is left out: %s", error)
         return None
 
 

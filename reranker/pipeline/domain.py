@@ -12,9 +12,9 @@ from reranker.data.schema import ITEM, mixed_as_texts, require_ids_like
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
 from reranker.fusion.statistics import evidence_model
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.scoring import reference_histories
-from reranker.soft_tokens import RECALL, ItemTokens, VectorTable
+from reranker.soft_tokens import COLLABORATIVE, ItemTokens, VectorTable
 from reranker.types import ItemId
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,15 @@ class DomainData:
     reference_items: pd.DataFrame
 
     @classmethod
-    def build(cls, data: Dataset, recall: RecallStage | None, references: int = 0, seed: int = 0) -> "DomainData":
-        """Learns from the whole data set, in the item space of `recall`; draws that many references by `seed`."""
+    def build(
+        cls, data: Dataset, generator: CandidateGenerator | None, references: int = 0, seed: int = 0
+    ) -> "DomainData":
+        """Learns from the whole data set, in the item space of `generator`; draws that many references by `seed`."""
         drawn = reference_histories(data.items[ITEM].tolist(), references, seed)
         return cls(
             items=data.items,
             catalog=Catalog(data.items),
-            evidence=evidence_model(data.interactions, data.items, recall),
+            evidence=evidence_model(data.interactions, data.items, generator),
             references=drawn,
             reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
         )
@@ -86,8 +88,8 @@ def domain_tokens(
         if tokens is None:
             raise ConfigError(
                 f"item vectors were given, but no item tokens were trained for the domain {data.domain!r} "
-                f"({', '.join(map(repr, trained)) or 'nor for any other'}): run `reranker meta-train` with item_tokens "
-                "on these vectors and start from the prompt it writes"
+                f"({', '.join(map(repr, trained)) or 'nor for any other'}): run `reranker train prompt` with "
+                "item_tokens on these vectors and start from the prompt it writes"
             )
         tokens = tokens.extended(VectorTable.from_frame(item_vectors))
     if tokens is not None:
@@ -98,9 +100,9 @@ def domain_tokens(
 def with_newer_items(tokens: ItemTokens | None, evidence: EvidenceModel) -> ItemTokens | None:
     """Item tokens with the items that came after they were trained, where `evidence` gives vectors of their kind.
 
-    Only tokens over a recall stage's space grow so; a stage of another kind adds nothing.
+    Only tokens over a candidate generator's space grow so; a stage of another kind adds nothing.
     """
-    if tokens is None or tokens.table.name != RECALL:
+    if tokens is None or tokens.table.name != COLLABORATIVE:
         return tokens
     try:
         newer = VectorTable.build(evidence.item_ids, evidence.vectors)

@@ -49,7 +49,7 @@ def history_scores(
     Args:
         reranker: fitted.
         candidates: one user's list.
-        order: "fused" or "features".
+        order: "fused" or "baseline".
         state: the user's adapted context, which stays as it is.
     """
 
@@ -81,7 +81,7 @@ def explain_list(
 ) -> Explanation:
     """As `Reranker.explain` has it."""
     lists = one_list(user, candidates)
-    data, blend = reranker._fitted()
+    data, fusion_model = reranker._fitted()
     newer = None if history is None else {user: history}
     histories = data.evidence.histories_with(newer)
     state = reranker.states.get(user) if state is None else state
@@ -92,7 +92,7 @@ def explain_list(
     place = {item: at for at, item in enumerate(lists[ITEM])}
     at_rank = [place[item] for item in ranked[ITEM]]
     scores = ranked[SCORE].to_numpy(dtype=np.float64)
-    if served in ("fused", "features"):
+    if served in ("fused", "baseline"):
         head, values = reranker.head_columns(lists, served, histories=histories, states=states)
         found = contributions(list(head.columns), head.logit.weights, values)
         columns = dict(zip(found.columns, found.values[at_rank].T, strict=True))
@@ -131,7 +131,7 @@ def explain_list(
         domain=reranker.reader.domain,
         order=served,
         mean=float(scores.mean()),
-        guard=blend.guard.in_words(),
+        guard=fusion_model.guard.summary(),
         items=tuple(items),
         history_known=len(rows),
         history_used=len(positions),

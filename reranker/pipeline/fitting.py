@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from reranker.data.catalog import Catalog
 from reranker.fusion.features import chosen_items
 from reranker.pipeline.domain import with_newer_items
-from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.windows import ValidationFold
 from reranker.soft_tokens import ItemTokens
 from reranker.types import IntArray
 
 
 def read_folds(
-    reader: Reader,
+    reader: LLMScorer,
     catalog: Catalog,
     folds: Sequence[ValidationFold],
     wanted: IntArray,
     tokens: ItemTokens | None,
     progress: bool = False,
 ) -> dict[int, NDArray[np.float64]]:
-    """Reads lists of several moments; the reader is left with the tastes and item tokens of the last one.
+    """Reads lists of several windows; the reader is left with the tastes and item tokens of the last one.
 
     Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of that
     moment, without gradient steps.

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM
-from reranker.fusion import Blend
+from reranker.fusion import FusionModel
 from reranker.prompting import PromptRenderer, RenderedPrompt
 from reranker.scoring import Scoring, ScoringList
 from reranker.scoring.embedding import NEWEST
@@ -45,7 +45,7 @@ def inspect_list(
     components: NDArray[np.float64],
     scoring: Scoring,
     renderer: PromptRenderer,
-    blend: Blend,
+    fusion_model: FusionModel,
 ) -> Inspection:
     """Puts an inspection together; `components` are in the row order of `lists`, one user's candidates."""
     read_out = scoring.name.split("+")[0]
@@ -78,6 +78,6 @@ def inspect_list(
         values=components[rows],
         candidate_texts=[prompt.candidate_texts[row] if each else "" for row in rows],
         candidate_tokens=[spans[row].sequence.token_ids.tolist() if each else [] for row in rows],
-        guard=blend.guard.in_words(),
-        weights=blend.fused.in_words(),
+        guard=fusion_model.guard.summary(),
+        weights=fusion_model.fused.summary(),
     )

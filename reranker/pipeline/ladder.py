@@ -11,7 +11,7 @@ from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ LLM = "llm"
 
 def lexical_reranker(llm: Reranker) -> Reranker:
     """A Reranker that reads words where the other reads with an LM, with the same settings otherwise."""
-    same = llm.config.model_dump(include={"n_candidates", "moments", "min_history", "fit_users", "l2", "seed"})
+    same = llm.config.model_dump(include={"n_candidates", "windows", "min_history", "fit_users", "l2", "seed"})
     return Reranker.from_pretrained("untrained", engine=LEXICAL, scoring="embedding", **same)
 
 
 def climb(
     llm: Reranker,
     data: Dataset,
-    generator: RecallStage | None = None,
+    generator: CandidateGenerator | None = None,
     *,
     candidates: pd.DataFrame | None = None,
     held_out: pd.DataFrame | None = None,
@@ -55,9 +55,9 @@ def climb(
     began = time.perf_counter()
     words.fit_windows(data, windows, generator, progress=progress)
     seconds = {LEXICAL: time.perf_counter() - began}
-    assert words.blend is not None
-    below = words.blend.validation
-    scores = {"first stage": below["recall"], "features": below["features"], LEXICAL: below["fused"]}
+    assert words.fusion_model is not None
+    below = words.fusion_model.validation
+    scores = {"first stage": below["first_stage"], "baseline": below["baseline"], LEXICAL: below["fused"]}
     left_out = {}
     began = time.perf_counter()
     try:
@@ -67,8 +67,8 @@ def climb(
         logger.warning("the LLM is left out of the ladder: %s", error)
     else:
         seconds[LLM] = time.perf_counter() - began
-        assert llm.blend is not None
-        scores[LLM] = llm.blend.validation["fused"]
+        assert llm.fusion_model is not None
+        scores[LLM] = llm.fusion_model.validation["fused"]
     ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
     served = llm if ladder.serves == LLM else words
     served.ladder = ladder

@@ -1,7 +1,8 @@
 """The lists that every system ranks, and the two ways to count them.
 
-`end_to_end`: all test users; a target that recall missed counts as zero. `covered`: users with at least one target in
-their list, and only those targets. Positives are never added to a list unless asked for, and then the label says so.
+`end_to_end`: all test users; a target that the first stage missed counts as zero. `covered`: users with at least one
+target in their list, and only those targets. Positives are never added to a list unless asked for, and then the label
+says so.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from reranker.data.splits import Fold, pairs_in
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
 from reranker.fusion.statistics import evidence_model
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray
 
 ListProtocol = Literal["end_to_end", "covered"]
@@ -33,22 +34,22 @@ class CandidateLists:
         fold: where they come from.
         candidates: validated candidates table.
         n: how many were asked for per user.
-        recall: the stage, fitted on `fold.train`; None when the table came from outside.
+        the first stage: the stage, fitted on `fold.train`; None when the table came from outside.
         injected: True when missed targets were put in: such results are not comparable with others.
     """
 
     fold: Fold
     candidates: pd.DataFrame
     n: int
-    recall: RecallStage | None = None
+    generator: CandidateGenerator | None = None
     injected: bool = False
 
     def __post_init__(self) -> None:
-        strangers = ~self.candidates[USER].isin(self.fold.users).to_numpy()
-        if strangers.any():
-            first = self.candidates[USER].iloc[int(np.flatnonzero(strangers)[0])]
+        new_users = ~self.candidates[USER].isin(self.fold.users).to_numpy()
+        if new_users.any():
+            first = self.candidates[USER].iloc[int(np.flatnonzero(new_users)[0])]
             raise DataError(
-                f"table 'candidates': {int(strangers.sum())} rows are for users outside the test fold, first "
+                f"table 'candidates': {int(new_users.sum())} rows are for users outside the test fold, first "
                 f"{first!r}; keep the fold's users only"
             )
 
@@ -83,7 +84,7 @@ class CandidateLists:
     @cached_property
     def statistics(self) -> EvidenceModel:
         """The fusion head's own statistics, learned from `fold.train` only."""
-        return evidence_model(self.fold.train, self.fold.items, self.recall)
+        return evidence_model(self.fold.train, self.fold.items, self.generator)
 
     @cached_property
     def evidence(self) -> NDArray[np.float64]:
@@ -141,16 +142,16 @@ def list_lengths(text: str) -> tuple[int, ...]:
     return lengths
 
 
-def propose(fold: Fold, recall: RecallStage, n: int, inject: bool = False) -> CandidateLists:
-    """Lists by a fresh copy of `recall`, fitted on the fold's training part and nothing else.
+def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = False) -> CandidateLists:
+    """Lists by a fresh copy of `generator`, fitted on the fold's training part and nothing else.
 
-    In a fold with cold items, which no recall stage can propose, half of every list is cold items: the same random ones
-    for every user, after recall's own.
+    In a fold with cold items, which no candidate generator can propose, half of every list is cold items: the same
+    random ones for every user, after the first stage's own.
 
     Args:
         inject: put missed targets at the end of the list, in place of the last candidates. Labelled in every result.
     """
-    fitted = recall.clone().fit(fold.train)
+    fitted = generator.clone().fit(fold.train)
     own = n - n // 2 if fold.cold_items else n
     table = fitted.recommend(fold.users, n=own)
     if fold.cold_items:
@@ -158,7 +159,7 @@ def propose(fold: Fold, recall: RecallStage, n: int, inject: bool = False) -> Ca
     table = validate_candidates(table)
     if inject:
         table = _with_targets(table, fold, n)
-    return CandidateLists(fold=fold, candidates=table, n=n, recall=fitted, injected=inject)
+    return CandidateLists(fold=fold, candidates=table, n=n, generator=fitted, injected=inject)
 
 
 def _with_cold_items(table: pd.DataFrame, fold: Fold, n: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from reranker.scoring import (
     EmbeddingScoring,
     LabelScoring,
     LikelihoodScoring,
-    ListReading,
+    ListScores,
     ListwiseScoring,
     PriorStore,
     Scoring,
@@ -82,7 +82,7 @@ class LazyEngine:
             engine.close()
 
 
-class Reader:
+class LLMScorer:
     """Reads what a causal LM says of lists, in one domain.
 
     Args:
@@ -124,17 +124,17 @@ class Reader:
         self._renderer: PromptRenderer | None = None
         self._scoring: Scoring | None = None
         self._written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
-        self._of_texts: Reader | None = None
+        self._of_texts: LLMScorer | None = None
         self._packed: PackedLM | None = None
         self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
 
-    def for_domain(self, domain: str, takes_engine: bool = False) -> "Reader":
+    def for_domain(self, domain: str, takes_engine: bool = False) -> "LLMScorer":
         """The same model and prompts in another domain; nothing that was fitted comes along.
 
         Args:
             takes_engine: `close` of the new one frees the engine, for it stands in this one's place.
         """
-        reader = Reader(self.config, domain, self.prompts, contexts=self.contexts)
+        reader = LLMScorer(self.config, domain, self.prompts, contexts=self.contexts)
         reader._engine, reader._owns_engine = self._engine, takes_engine and self._owns_engine
         return reader
 
@@ -169,7 +169,7 @@ class Reader:
         if self._owns_engine:
             self._engine.close()
 
-    def share_engine(self, other: "Reader") -> bool:
+    def share_engine(self, other: "LLMScorer") -> bool:
         """Reads with the other's engine from now on, if both would load the same one; nothing is loaded by this.
 
         Returns:
@@ -204,7 +204,7 @@ class Reader:
             return self._scoring
 
     @property
-    def of_texts(self) -> "Reader":
+    def of_texts(self) -> "LLMScorer":
         """What reads texts that belong to no catalogue: by likelihood where this reader compares states, which mean
         something in the space of a catalogue only."""
         if not self.config.compares_states:
@@ -213,7 +213,7 @@ class Reader:
             if self._of_texts is None:
                 config = self.config.model_copy(update={"scoring": "likelihood"})
                 # No references: a text that nobody sent before would be read behind each of them, for every request.
-                self._of_texts = Reader(config, self.domain, self.prompts, model=self._model, contexts=self.contexts)
+                self._of_texts = LLMScorer(config, self.domain, self.prompts, model=self._model, contexts=self.contexts)
                 self._of_texts.share_engine(self)
             return self._of_texts
 
@@ -262,7 +262,7 @@ class Reader:
         """The user's own soft tokens.
 
         An adapted user's come from the kept context; another's, and those of a context that was adapted under another
-        map, from the text of the history alone, without a gradient step; a stranger gets those of z = 0.
+        map, from the text of the history alone, without a gradient step; a new user gets those of z = 0.
 
         Raises:
             PromptError: the map belongs to another model.
@@ -288,7 +288,7 @@ class Reader:
         """
         if self.contexts is None:
             raise ConfigError(
-                "there is no context map, so nothing can be adapted to users: train one with `reranker meta-train` "
+                "there is no context map, so nothing can be adapted to users: train one with `reranker train prompt` "
                 "and algorithm: cavia, and start from the prompt it writes"
             )
         self.contexts.require_model(self.engine.model)
@@ -343,7 +343,7 @@ class Reader:
 
         Args:
             items: those of `learn_items`, and in their order.
-            vectors: (n_items, n_factors) of them in the recall space; zeros say nothing.
+            vectors: (n_items, n_factors) of them in the collaborative space; zeros say nothing.
             counts: (n_items,) how often each was chosen.
         """
         if self.config.compares_states and self.hidden_states.spaces is not None:
@@ -367,7 +367,7 @@ class Reader:
         Args:
             candidates: a validated candidates table.
             catalog: the items' texts.
-            history_of: user id -> the user's items, oldest first; empty for a stranger.
+            history_of: user id -> the user's items, oldest first; empty for a new user.
             states: users' adapted contexts; others start from the text of their histories.
         """
         lists = []
@@ -391,7 +391,7 @@ class Reader:
         """Per list: (n_candidates, n_components), of `read`."""
         return [one.components for one in self.read(lists, progress)]
 
-    def read(self, lists: Sequence[ScoringList], progress: bool = False) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList], progress: bool = False) -> list[ListScores]:
         """What the model says of each list, and the tokens it read for that.
 
         Lists with histories of like length go to the engine together, so that its batches need little padding.
@@ -402,7 +402,7 @@ class Reader:
         if self.item_tokens is not None:
             self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
-        readings: dict[int, ListReading] = {}
+        readings: dict[int, ListScores] = {}
         with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
             for start in range(0, len(lists), LISTS_PER_CALL):
                 part = by_length[start : start + LISTS_PER_CALL]

@@ -1,4 +1,4 @@
-"""The public face: a recall list goes in, and an order comes out that a validation fold says is not worse."""
+"""The public face: a first-stage list goes in, and an order comes out that a validation fold says is not worse."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ from reranker.data.schema import (
 )
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explain import Explanation
-from reranker.fusion import Blend, Choices, FusionHead, Order, as_order
+from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
@@ -35,10 +35,10 @@ from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.inspection import Inspection, inspect_list
-from reranker.pipeline.llm_scorer import Reader
-from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, ranking, recall_scores
+from reranker.pipeline.llm_scorer import LLMScorer
+from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, first_stage_scores, ranking
 from reranker.pipeline.windows import ValidationFold, windows_of
-from reranker.protocols import Engine, RecallStage, UserStore
+from reranker.protocols import CandidateGenerator, Engine, UserStore
 from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reranker:
-    """Reranks candidate lists with a causal LM, this domain's soft prompt and recall evidence.
+    """Reranks candidate lists with a causal LM, this domain's soft prompt and interaction features.
 
     Build one with `from_pretrained`, `fit` it on a domain, `rerank` lists; or `load` a saved bundle. The model is
     loaded when it is first needed.
@@ -57,7 +57,7 @@ class Reranker:
         config: the settings.
         reader: the language model's half: engine, prompts, read-out.
         blend: what `fit` learned, or None.
-        recall: the recall stage the Reranker was fitted with, or None.
+        the first stage: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
         ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
     """
@@ -72,11 +72,11 @@ class Reranker:
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
-        self.reader = Reader(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
+        self.reader = LLMScorer(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
         self.states: dict[UserId, UserState] = {}
-        self.blend: Blend | None = None
+        self.fusion_model: FusionModel | None = None
         self.ladder: Ladder | None = None
-        self.recall: RecallStage | None = None
+        self.generator: CandidateGenerator | None = None
         self._item_tokens = item_tokens or {}
         self._data: DomainData | None = None
 
@@ -89,11 +89,11 @@ class Reranker:
         Args:
             name: "default", which reads by likelihood behind the shipped prompt where the base model is the one it was
                 made for; "untrained", which never does; or a directory with a soft prompt to start from. What
-                `meta-train` writes beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users
+                `train prompt` writes beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users
                 contexts of their own, `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was
                 trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
-            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `moments` 1 where a
+            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `windows` 1 where a
                 prompt was trained: it may have been taught by the choices before the newest, and weights that are
                 fitted on those would trust it too much, and so would the guard.
 
@@ -104,7 +104,7 @@ class Reranker:
         engine, settings = _named_engine(engine, settings)
         is_trained = str(name) not in (DEFAULT, UNTRAINED)
         runs = str(settings.get("engine", "auto")) if engine is None else engine.name
-        defaults = {"scoring": default_read_out(runs, is_trained)} | ({"moments": 1} if is_trained else {})
+        defaults = {"scoring": default_read_out(runs, is_trained)} | ({"windows": 1} if is_trained else {})
         settings = {**defaults, **settings}
         config = RerankerConfig.from_mapping(settings)
         trained = Trained.named(name, config.scoring)
@@ -118,7 +118,7 @@ class Reranker:
     def fit(
         self,
         data: Dataset,
-        recall: RecallStage | None = None,
+        generator: CandidateGenerator | None = None,
         *,
         candidates: pd.DataFrame | None = None,
         held_out: pd.DataFrame | None = None,
@@ -127,18 +127,18 @@ class Reranker:
     ) -> "Reranker":
         """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
 
-        Either give a fitted `recall` stage: each user's last interaction is held out, a clone of the stage is fitted on
-        the rest and proposes lists; where these are few, the interaction before it teaches in the same way, and so on
-        (`moments`). Or give what your own recall served: `candidates`, and in `held_out` what the users
+        Either give a fitted `generator`: each user's last interaction is held out, a clone of the stage is fitted
+        on the rest and proposes lists; where these are few, the interaction before it teaches in the same way, and so
+        on (`windows`). Or give what your own first stage served: `candidates`, and in `held_out` what the users
         chose afterwards.
 
         Args:
             data: interactions and items of the domain, up to now.
-            recall: the stage whose lists will be reranked; saved with the bundle.
+            the first stage: the stage whose lists will be reranked; saved with the bundle.
             candidates: lists served at one moment.
             held_out: interactions after that moment.
             item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
-                on such vectors; tokens over the recall space find theirs by themselves.
+                on such vectors; tokens over the collaborative space find theirs by themselves.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -146,16 +146,17 @@ class Reranker:
 
         Raises:
             DataError: a table is wrong, or there is nothing to learn from.
-            ConfigError: neither recall nor logs were given, or both; or vectors that no item tokens were trained on.
+            ConfigError: neither the first stage nor logs were given, or both; or vectors that no item tokens were
+                trained on.
         """
-        folds = windows_of(data, recall, candidates, held_out, self.config)
-        return self.fit_windows(data, folds, recall, item_vectors=item_vectors, progress=progress)
+        folds = windows_of(data, generator, candidates, held_out, self.config)
+        return self.fit_windows(data, folds, generator, item_vectors=item_vectors, progress=progress)
 
     def fit_windows(
         self,
         data: Dataset,
         folds: Sequence[ValidationFold],
-        recall: RecallStage | None = None,
+        generator: CandidateGenerator | None = None,
         *,
         item_vectors: pd.DataFrame | None = None,
         progress: bool = False,
@@ -169,10 +170,10 @@ class Reranker:
         tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
         self.ladder = None
-        self.blend = None  # if this fails, nothing old must be served over new data
+        self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
-        self.recall = recall
-        self._data = DomainData.build(data, recall, config.references, config.seed)
+        self.generator = generator
+        self._data = DomainData.build(data, generator, config.references, config.seed)
         self.reader.refer_to(self._data.reference_histories)
         self.reader.learn_items(self._data.catalog.items(self.item_ids))
         choices = Choices.joined([fold.choices for fold in folds])
@@ -180,8 +181,8 @@ class Reranker:
         components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
         self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
-        self.blend = Blend.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
-        logger.info("domain %r: %s", data.domain, self.blend.guard.in_words())
+        self.fusion_model = FusionModel.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
+        logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
         return self
 
     def add_items(self, items: pd.DataFrame) -> int:
@@ -222,16 +223,16 @@ class Reranker:
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
                 of the users they contain.
-            order: serve this order whatever the guard decided: "fused", "features" or "recall".
+            order: serve this order whatever the guard decided: "fused", "baseline" or "first_stage".
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
             progress: show a progress bar on stderr.
 
         Returns:
-            `user_id, item_id, score, rank, recall_score, recall_rank`, users in the order they came in. `score` never
-            rises down a list; fused and features scores are log-odds within the list. `attrs["report"]` holds a
-            `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of recall for users
-            of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`, and
-            `attrs["prompt_tokens"]` how many tokens the model read for it.
+            `user_id, item_id, score, rank, first_stage_score, first_stage_rank`, users in the order they came in.
+            `score` never rises down a list; fused and baseline scores are log-odds within the list. `attrs["report"]`
+            holds a `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of the first
+            stage for users of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`,
+            and `attrs["prompt_tokens"]` how many tokens the model read for it.
 
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
@@ -258,7 +259,7 @@ class Reranker:
         ranked = ranking(lists, served.scores)
         report = RerankReport.of(lists, served, data.catalog)
         if report.unknown_users or report.unknown_items:
-            logger.warning(report.in_words())
+            logger.warning(report.summary())
         if k is not None:
             ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
         ranked.attrs.update(
@@ -282,8 +283,8 @@ class Reranker:
     ) -> list[RankedDocument]:
         """Ranks texts by how well they follow `history` and `query`; no ids, no fit needed. Best first.
 
-        There is no recall list here, hence no evidence and no guard: equal scores keep the order that came in. Where
-        the read-out is "embedding", texts are read by likelihood: they belong to no catalogue.
+        There is no first-stage list here, hence no evidence and no guard: equal scores keep the order that came in.
+        Where the read-out is "embedding", texts are read by likelihood: they belong to no catalogue.
 
         Args:
             query: what is asked for, or "recently watched: ...".
@@ -315,8 +316,8 @@ class Reranker:
         reader = self.reader.of_texts
         read = reader.read([lists[number].scoring_list(reader) for number in wanted])
         coefficients = reader.scoring.default_coefficients
-        if self.blend is not None and reader is self.reader:
-            coefficients = self.blend.coefficients
+        if self.fusion_model is not None and reader is self.reader:
+            coefficients = self.fusion_model.coefficients
         readings = dict(zip(wanted, read, strict=True))
         return [
             (one.ranked(readings[number].components @ coefficients), readings[number].prompt_tokens)
@@ -430,13 +431,13 @@ class Reranker:
             DataError: the table breaks its contract or holds more than one user.
         """
         lists = validate_candidates(candidates)
-        data, blend = self._fitted()
+        data, fusion_model = self._fitted()
         if lists[USER].nunique() != 1:
             raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
         one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
         components = self.reader.components([one])[0]
         ranked = self.rerank(lists, k)
-        return inspect_list(ranked, lists, one, components, self.reader.scoring, self.reader.renderer, blend)
+        return inspect_list(ranked, lists, one, components, self.reader.scoring, self.reader.renderer, fusion_model)
 
     def head_columns(
         self,
@@ -450,7 +451,7 @@ class Reranker:
 
         Args:
             candidates: a validated candidates table.
-            order: "fused" or "features"; the model reads for the first alone.
+            order: "fused" or "baseline"; the model reads for the first alone.
             histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
 
@@ -458,18 +459,18 @@ class Reranker:
             DataError: nothing was fitted.
             ConfigError: the order that came in has no head.
         """
-        data, blend = self._fitted()
+        data, fusion_model = self._fitted()
         known = data.evidence.histories if histories is None else histories
         features = data.evidence.features(candidates, known)
-        if order == "features":
-            return blend.features, features
+        if order == "baseline":
+            return fusion_model.features, features
         if order != "fused":
             raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
         adapted = self.states if states is None else states
         lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
         raw = np.concatenate(self.reader.components(lists))
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        return blend.fused, np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
+        return fusion_model.fused, np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
 
     def score_all(
         self,
@@ -488,13 +489,13 @@ class Reranker:
             progress: show a progress bar on stderr.
 
         Returns:
-            (rows) columns `recall`, `features` (evidence alone), `llm` (read-out alone), `fused` (both).
+            (rows) columns `first_stage`, `baseline` (the baseline), `llm` (read-out alone), `fused` (both).
             `attrs["prompt_tokens"]` holds how many tokens the model read for each list.
 
         Raises:
             DataError: nothing was fitted.
         """
-        data, blend = self._fitted()
+        data, fusion_model = self._fitted()
         known = data.evidence.histories if histories is None else histories
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
         adapted = self.states if states is None else states
@@ -502,13 +503,13 @@ class Reranker:
         read = self.reader.read(lists, progress)
         raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        orders = blend.orders(data.evidence.features(candidates, known), raw, list_index)
-        scores = pd.DataFrame({"recall": recall_scores(candidates), **orders}, index=candidates.index)
+        orders = fusion_model.orders(data.evidence.features(candidates, known), raw, list_index)
+        scores = pd.DataFrame({"first_stage": first_stage_scores(candidates), **orders}, index=candidates.index)
         scores.attrs["prompt_tokens"] = [one.prompt_tokens for one in read]
         return scores
 
     def history(self, user_id: UserId) -> list[ItemId]:
-        """What the user chose before `fit`, oldest first; empty for a stranger."""
+        """What the user chose before `fit`, oldest first; empty for a new user."""
         return self._require_data().evidence.history(user_id)
 
     def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
@@ -532,7 +533,7 @@ class Reranker:
             DataError: nothing was fitted.
             BundleError: the folder cannot be written; what stood there before is untouched.
         """
-        data, blend = self._fitted()
+        data, fusion_model = self._fitted()
         reader = self.reader
         write_bundle(
             Path(directory),
@@ -545,10 +546,10 @@ class Reranker:
                 evidence=data.evidence,
                 references=data.references,
                 reference_items=data.reference_items,
-                blend=blend,
+                fusion_model=fusion_model,
                 prompts=reader.prompts_to_keep(),
                 priors=reader.priors,
-                recall=self.recall,
+                generator=self.generator,
                 contexts=reader.contexts,
                 item_tokens=reader.item_tokens,
                 hidden_states=reader.hidden_states,
@@ -591,7 +592,7 @@ class Reranker:
         config.require_fitted_with(state.config)
         tokens = state.item_tokens
         reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
-        reranker.reader = Reader(
+        reranker.reader = LLMScorer(
             config,
             state.domain,
             state.prompts,
@@ -602,9 +603,9 @@ class Reranker:
             item_tokens=tokens,
             hidden_states=state.hidden_states,
         )
-        reranker.blend = state.blend
+        reranker.fusion_model = state.fusion_model
         reranker.ladder = state.ladder
-        reranker.recall = state.recall
+        reranker.generator = state.generator
         reranker._data = DomainData(
             items=state.items,
             catalog=Catalog(state.items),
@@ -630,12 +631,12 @@ class Reranker:
         progress: bool,
     ) -> ServedScores:
         """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
-        data, blend = self._fitted()
+        data, fusion_model = self._fitted()
         list_index, users = pd.factorize(lists[USER])
         n_known = data.evidence.n_known(users, histories)
-        guard = blend.guard.overruled(as_order(order)) if order else blend.guard
+        guard = fusion_model.guard.overruled(as_order(order)) if order else fusion_model.guard
         holds = guard.holds_for(n_known)
-        scores, tokens = recall_scores(lists), np.zeros(len(users), dtype=np.int64)
+        scores, tokens = first_stage_scores(lists), np.zeros(len(users), dtype=np.int64)
         rows = holds[list_index]
         if rows.any():
             part = lists[rows].reset_index(drop=True)
@@ -643,11 +644,11 @@ class Reranker:
                 every = self.score_all(part, histories=histories, states=states, progress=progress)
                 scores[rows], tokens[holds] = every[guard.serve].to_numpy(), every.attrs["prompt_tokens"]
             else:
-                scores[rows] = blend.features.score(data.evidence.features(part, histories))
+                scores[rows] = fusion_model.features.score(data.evidence.features(part, histories))
         return ServedScores(
             order=guard.serve,
             orders=guard.orders(n_known),
-            guard=blend.guard.orders(n_known),
+            guard=fusion_model.guard.orders(n_known),
             n_known=n_known,
             scores=scores,
             prompt_tokens=tokens,
@@ -655,14 +656,14 @@ class Reranker:
 
     def _require_data(self) -> DomainData:
         if self._data is None:
-            raise DataError("this Reranker knows no domain yet: call fit(data, recall) or load a bundle first")
+            raise DataError("this Reranker knows no domain yet: call fit(data, the first stage) or load a bundle first")
         return self._data
 
-    def _fitted(self) -> tuple[DomainData, Blend]:
+    def _fitted(self) -> tuple[DomainData, FusionModel]:
         data = self._require_data()
-        if self.blend is None:
-            raise DataError("this Reranker was not fitted: call fit(data, recall) or load a bundle first")
-        return data, self.blend
+        if self.fusion_model is None:
+            raise DataError("this Reranker was not fitted: call fit(data, the first stage) or load a bundle first")
+        return data, self.fusion_model
 
 
 def _named_engine(

@@ -21,7 +21,7 @@ from reranker.data.schema import (
 )
 from reranker.errors import DataError
 from reranker.fusion import Order
-from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.scoring import ScoringList
 from reranker.types import IntArray, UserState
 
@@ -59,7 +59,7 @@ class TextList:
     history: Sequence[str | Item] = ()
     state: UserState | None = None
 
-    def scoring_list(self, reader: Reader) -> ScoringList:
+    def scoring_list(self, reader: LLMScorer) -> ScoringList:
         """What the read-out gets, with the soft tokens that the reader has for domain and user.
 
         Raises:
@@ -91,7 +91,7 @@ class ServedScores:
 
     Attributes:
         order: what the guard chose, or what was asked for.
-        orders: what each list is served: `order`, or the recall order that the guard keeps.
+        orders: what each list is served: `order`, or the first-stage order that the guard keeps.
         guard: the same by the guard alone, whatever was asked for.
         n_known: (n_users,) interactions known of each user.
         scores: (rows,)
@@ -113,8 +113,8 @@ class RerankReport:
     Attributes:
         served: the order that the guard chose, or that was asked for.
         users, candidates: how many came in.
-        users_kept: users who keep the recall order although `served` is another: the guard says so of users of whom as
-            much is known.
+        users_kept: users who keep the first-stage order although `served` is another: the guard says so of users of
+            whom as much is known.
         unknown_users: users without history here; they are ranked by what does not need one.
         unknown_items: candidate rows whose item is not in the item table; shown to the model as "(untitled)".
     """
@@ -138,14 +138,14 @@ class RerankReport:
             unknown_items=sum(item not in catalog for item in lists[ITEM]),
         )
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         return (
             f"{self.unknown_users} of {self.users} users have no history and {self.unknown_items} of "
             f"{self.candidates} candidates are not in the item table"
         )
 
 
-def recall_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
+def first_stage_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
     """The scores that came in; reciprocal ranks for a list whose scores contradict its ranks."""
     scores, ranks = lists[SCORE].to_numpy(dtype=np.float64), lists[RANK].to_numpy()
     users = pd.factorize(lists[USER])[0]
@@ -154,7 +154,7 @@ def recall_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
-    """Best first within each user; ties keep the recall order. Always a permutation of `lists`."""
+    """Best first within each user; ties keep the first-stage order. Always a permutation of `lists`."""
     groups = lists.groupby(USER, sort=False).ngroup().to_numpy()
     order = np.lexsort((lists[RANK].to_numpy(), -scores, groups))
     if not np.array_equal(np.sort(order), np.arange(len(lists))):

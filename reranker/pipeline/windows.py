@@ -21,7 +21,7 @@ from reranker.data.schema import (
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.fusion.statistics import evidence_model
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray, UserId
 from reranker.utils.replay import MOMENTS, replay
 
@@ -59,18 +59,18 @@ class ValidationFold:
         before: pd.DataFrame,
         held_out: pd.DataFrame,
         candidates: pd.DataFrame,
-        recall: RecallStage | None,
+        generator: CandidateGenerator | None,
     ) -> "ValidationFold":
         """Puts a fold together.
 
         Args:
             data: gives the items.
-            before: interactions that recall and features may see.
+            before: interactions that the first stage and features may see.
             held_out: what the users chose after that.
             candidates: lists proposed at that moment.
-            recall: gives the item space, if it has one; fitted on `before`.
+            the first stage: gives the item space, if it has one; fitted on `before`.
         """
-        evidence = evidence_model(before, data.items, recall)
+        evidence = evidence_model(before, data.items, generator)
         pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
         chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
         list_index, users = pd.factorize(candidates[USER])
@@ -100,7 +100,7 @@ class ValidationFold:
             features=self.features,
             list_index=self.list_index,
             chosen=self.chosen,
-            recall_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
+            first_stage_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
             n_relevant=self.n_relevant,
             n_known=self.n_known,
             users=self.users,
@@ -109,7 +109,7 @@ class ValidationFold:
 
 def windows_of(
     data: Dataset,
-    recall: RecallStage | None,
+    generator: CandidateGenerator | None,
     candidates: pd.DataFrame | None,
     held_out: pd.DataFrame | None,
     config: RerankerConfig,
@@ -121,20 +121,19 @@ def windows_of(
         DataError: a table is wrong, or there is nothing to learn from.
     """
     logs = None if candidates is None or held_out is None else (candidates, held_out)
-    if (recall is None) == (logs is None) or (candidates is None) != (held_out is None):
-        raise ConfigError("fit needs either recall=, or candidates= and held_out= together")
+    if (generator is None) == (logs is None) or (candidates is None) != (held_out is None):
+        raise ConfigError("fit needs either generator=, or candidates= and held_out= together")
     data.require_shared_items()
     if logs is not None:
         return [fold_from_logs(data, *logs)]
-    assert recall is not None
-    return folds_from_recall(data, recall, config.n_candidates, config.min_history, config.seed, config.moments)
+    assert generator is not None
+    return folds_from_generator(data, generator, config.n_candidates, config.min_history, config.seed, config.windows)
 
 
-def folds_from_recall(
-    data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0, moments: int = MOMENTS
+def folds_from_generator(
+    data: Dataset, generator: CandidateGenerator, n: int, min_history: int, seed: int = 0, windows: int = MOMENTS
 ) -> list[ValidationFold]:
-    """`fold_from_recall` of the data, and of what was known before each of these folds, newest first, as `replay` has
-    it.
+    """`fold_from_generator` of the data, and of what was known before each of these folds, newest first.
 
     Raises:
         DataError: of the newest.
@@ -142,23 +141,25 @@ def folds_from_recall(
 
     def fold(known: pd.DataFrame) -> ValidationFold:
         past = Dataset(interactions=known, items=data.items, domain=data.domain)
-        return fold_from_recall(past, recall, n, min_history, seed)
+        return fold_from_generator(past, generator, n, min_history, seed)
 
     return replay(
-        lambda: fold_from_recall(data, recall, n, min_history, seed),
+        lambda: fold_from_generator(data, generator, n, min_history, seed),
         lambda newer: fold(newer.before),
         lambda one: len(one.choices.covered_lists()),
-        moments,
+        windows,
     )
 
 
-def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: int, seed: int = 0) -> ValidationFold:
-    """Holds each user's last interaction out, fits a clone of `recall` on the rest and lets it propose lists.
+def fold_from_generator(
+    data: Dataset, generator: CandidateGenerator, n: int, min_history: int, seed: int = 0
+) -> ValidationFold:
+    """Holds each user's last interaction out, fits a clone of `generator` on the rest and lets it propose lists.
 
     Without timestamps there is no "last": a random interaction is held out instead.
 
     Raises:
-        DataError: no user has enough interactions, or recall finds none of the held-out items.
+        DataError: no user has enough interactions, or the first stage finds none of the held-out items.
     """
     interactions = data.interactions
     if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
@@ -173,13 +174,13 @@ def fold_from_recall(data: Dataset, recall: RecallStage, n: int, min_history: in
             "Give more interactions or lower min_history"
         )
     before, held_out = interactions[~held].reset_index(drop=True), interactions[held]
-    earlier = recall.clone().fit(before)
+    earlier = generator.clone().fit(before)
     candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
     return ValidationFold.build(data, before, held_out, candidates, earlier)
 
 
 def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:
-    """A fold from the user's own recall: lists it served, and what was chosen afterwards.
+    """A fold from the user's own first stage: lists it served, and what was chosen afterwards.
 
     Rows of `data.interactions` that are in `held_out` are left out of the evidence; earlier choices of the same item
     stay.

@@ -118,7 +118,7 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None = None,
         candidate_vectors: ItemVectors | None = None,
     ) -> list[RenderedPrompt]:
-        """What `likelihood` renders behind each reference, or for a stranger where there is none: how likely each title
+        """What `likelihood` renders behind each reference, or for a new user where there is none: how likely each title
         is whoever the user is, in the mean."""
         return [
             self.likelihood(history, candidates, soft_prompt, candidate_vectors=candidate_vectors)

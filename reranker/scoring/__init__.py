@@ -1,6 +1,6 @@
 """Read-outs: how preferences are read from a causal LM."""
 
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 from reranker.scoring.calibration import PriorStore, reference_histories
 from reranker.scoring.combined import CombinedScoring
 from reranker.scoring.embedding import EmbeddingScoring
@@ -15,7 +15,7 @@ __all__ = [
     "EmbeddingSpace",
     "LabelScoring",
     "LikelihoodScoring",
-    "ListReading",
+    "ListScores",
     "ListwiseScoring",
     "PriorStore",
     "Scoring",

@@ -16,7 +16,7 @@ class ScoringList:
     """One list to score, in words.
 
     Attributes:
-        history: the user's items, oldest first; empty for a stranger.
+        history: the user's items, oldest first; empty for a new user.
         candidates: the items to score; at least one.
         soft_prompt: the domain's soft tokens, or None.
         user_tokens: the user's own soft tokens, or None.
@@ -35,7 +35,7 @@ class ScoringList:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ListReading:
+class ListScores:
     """What was read of a list.
 
     Attributes:
@@ -62,7 +62,7 @@ class Scoring(Protocol):
     components: dict[str, str]
     default_coefficients: NDArray[np.float64]
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """What the model says of each list, and the tokens it read for that."""
 
     def score_components(self, lists: Sequence[ScoringList]) -> list[NDArray[np.float64]]:

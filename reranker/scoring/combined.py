@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 
 
 class CombinedScoring(Scoring):
@@ -18,10 +18,10 @@ class CombinedScoring(Scoring):
         others = np.zeros(sum(len(part.components) for part in rest))
         self.default_coefficients = np.concatenate([first.default_coefficients, others])
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """Per list: the components of all parts, and the tokens they read together."""
         return [
-            ListReading(
+            ListScores(
                 components=np.concatenate([one.components for one in readings], axis=1),
                 prompt_tokens=sum(one.prompt_tokens for one in readings),
             )

@@ -17,7 +17,7 @@ from reranker.engines.lexical import LEXICAL
 from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 from reranker.scoring.text_spaces import Appeal, StateStore, TasteSpace, Vectors
 from reranker.types import IntArray
 
@@ -50,12 +50,12 @@ class EmbeddingScoring(Scoring):
             "llm_near_mean": f"mean nearness of its text to the last {FEW}",
             "llm_near_recent": f"mean nearness of its text to the last {NEWEST}, newer ones first",
             "llm_near_any": f"soft maximum of the nearness of its text to the last {NEWEST}",
-            "llm_taste_last": "likeness of who chooses it and the newest item, as the LM's hidden states tell",
-            "llm_taste_best": f"likeness of who chooses it and the most alike of the last {FEW}, as the LM tells",
-            "llm_taste_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
-            "llm_taste_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
-            "llm_taste_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
-            "llm_appeal": "how often items with such texts are chosen (log), as the LM's hidden states tell",
+            "cf_projection_last": "likeness of who chooses it and the newest item, as the LM's hidden states tell",
+            "cf_projection_best": f"likeness of who chooses it and the most alike of the last {FEW}, as the LM tells",
+            "cf_projection_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
+            "cf_projection_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
+            "cf_projection_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
+            "predicted_popularity": "how often items with such texts are chosen (log), as the LM's hidden states tell",
         }
         if engine.name == LEXICAL:
             for name, words in self.components.items():
@@ -80,7 +80,7 @@ class EmbeddingScoring(Scoring):
 
         Args:
             items: the catalogue, as `learn` had it.
-            vectors: (n_items, n_factors) of them in the recall space; those of zeros, or without any factor, say
+            vectors: (n_items, n_factors) of them in the collaborative space; those of zeros, or without any factor, say
                 nothing.
             counts: (n_items,) how often each was chosen.
             seed: as in `learn`, so that these texts are known already.
@@ -93,14 +93,14 @@ class EmbeddingScoring(Scoring):
         sample = _sample(len(items), seed)
         chosen = sample[counts[sample] > 0]
         rows = np.union1d(most, chosen)  # mostly the same items: each is looked up once
-        taste, appeal = None, None
+        cf_projection, predicted_popularity = None, None
         if len(rows):
             placed = self.states.whole(self._engine, self._texts(items, rows))
             if len(most):
-                taste = TasteSpace.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
+                cf_projection = TasteSpace.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
             if len(chosen):
-                appeal = Appeal.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
-        self.states.keep_choices(taste, appeal)
+                predicted_popularity = Appeal.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
+        self.states.keep_choices(cf_projection, predicted_popularity)
 
     def _texts(self, items: Sequence[Item], rows: IntArray) -> ItemTexts:
         return self._renderer.item_texts([items[row] for row in rows])
@@ -109,7 +109,7 @@ class EmbeddingScoring(Scoring):
         """Reads the items' texts now, so that no list waits for it."""
         self.states.look_up(self._engine, self._renderer.item_texts(items))
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """Per list: (n_candidates, 11), cosines and appeal. States belong to items: no token is read for a list."""
         if not lists:
             return []
@@ -118,15 +118,21 @@ class EmbeddingScoring(Scoring):
         every = [item for part in texts for item in part]
         placed = self.states.look_up(self._engine, self._renderer.item_texts(every))
         silent = [not _says_something(item) for item in every]
-        placed.near[silent] = placed.taste[silent] = 0  # else all items without a text would be alike
-        placed.appeal[silent] = 0
+        placed.near[silent] = placed.cf_projection[silent] = 0  # else all items without a text would be alike
+        placed.predicted_popularity[silent] = 0
         readings = []
-        for one, near, taste, appeal in zip(
-            lists, *(np.split(part, ends) for part in (placed.near, placed.taste, placed.appeal)), strict=True
+        for one, near, cf_projection, predicted_popularity in zip(
+            lists,
+            *(np.split(part, ends) for part in (placed.near, placed.cf_projection, placed.predicted_popularity)),
+            strict=True,
         ):
             n = len(one.candidates)
-            columns = [nearness(near[:n], near[n:]), nearness(taste[:n], taste[n:]), appeal[:n, None]]
-            readings.append(ListReading(components=np.hstack(columns).astype(np.float64), prompt_tokens=0))
+            columns = [
+                nearness(near[:n], near[n:]),
+                nearness(cf_projection[:n], cf_projection[n:]),
+                predicted_popularity[:n, None],
+            ]
+            readings.append(ListScores(components=np.hstack(columns).astype(np.float64), prompt_tokens=0))
         return readings
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 
 
 class LabelScoring(Scoring):
@@ -24,7 +24,7 @@ class LabelScoring(Scoring):
         self.default_coefficients = np.full(len(words), -1.0 / max(1, len(words) - 1))
         self.default_coefficients[0] = 1.0
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """Per list: (n_candidates, n_labels) log-probabilities in nats."""
         requests = [
             self._renderer.labels(
@@ -40,6 +40,6 @@ class LabelScoring(Scoring):
         ]
         scores = in_slices(lambda part: self._engine.label_log_probs(part, self._label_token_ids), requests)
         return [
-            ListReading(components=log_probs, prompt_tokens=request.tokens)
+            ListScores(components=log_probs, prompt_tokens=request.tokens)
             for log_probs, request in zip(scores, requests, strict=True)
         ]

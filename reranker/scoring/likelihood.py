@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 from reranker.scoring.calibration import PriorStore
 from reranker.types import ScoringRequest, TokenSequence
 
@@ -42,7 +42,7 @@ class LikelihoodScoring(Scoring):
         self._engine = engine
         self._renderer = renderer
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """Per list: (n_candidates, 3) sum, mean and gain, in nats."""
         requests = [
             self._renderer.likelihood(
@@ -59,7 +59,7 @@ class LikelihoodScoring(Scoring):
         priors = self._look_up_priors(lists, requests)
         scores = in_slices(self._engine.span_log_likelihoods, requests)
         return [
-            ListReading(
+            ListScores(
                 components=np.stack([spans.sums, spans.means, (spans.sums - prior) / spans.counts], axis=1),
                 prompt_tokens=request.tokens,
             )

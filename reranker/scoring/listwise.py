@@ -14,7 +14,7 @@ from reranker.engines.slices import in_slices
 from reranker.errors import ConfigError
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListReading, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scoring, ScoringList
 from reranker.types import IntArray, ScoringRequest
 
 
@@ -46,7 +46,7 @@ class ListwiseScoring(Scoring):
         self._seed = seed
         self._label_token_ids = renderer.listwise_label_ids(window)
 
-    def read(self, lists: Sequence[ScoringList]) -> list[ListReading]:
+    def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
         """Per list: (n_candidates, 1) in nats above the window's mean."""
         requests: list[ScoringRequest] = []
         places: list[tuple[int, IntArray]] = []
@@ -74,7 +74,7 @@ class ListwiseScoring(Scoring):
             totals[number][members] += labels - labels.mean()
             tokens[number] += request.tokens
         return [
-            ListReading(components=_shared(total / self._permutations, keys)[:, None], prompt_tokens=count)
+            ListScores(components=_shared(total / self._permutations, keys)[:, None], prompt_tokens=count)
             for total, keys, count in zip(totals, shown, tokens, strict=True)
         ]
 

@@ -111,13 +111,13 @@ class ItemSpaces:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TasteSpace:
-    """What is read of an item says who chooses it: hidden states, mapped to the recall stage's item vectors.
+    """What is read of an item says who chooses it: hidden states, mapped to the candidate generator's item vectors.
 
     A linear map from content to collaborative vectors (the idea of CB2CF, Barkan et al. 2019), learned from the items
     that were chosen. It places every item, those that nobody chose yet included.
 
     Attributes:
-        weights: (n, n_factors) from `ItemSpaces.whole` to the recall space, whose mean is taken out.
+        weights: (n, n_factors) from `ItemSpaces.whole` to the collaborative space, whose mean is taken out.
     """
 
     weights: Vectors
@@ -128,7 +128,7 @@ class TasteSpace:
 
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
-            vectors: (n_items, n_factors) of the items in the recall space; only their directions count.
+            vectors: (n_items, n_factors) of the items in the collaborative space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
         """
         return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _TASTE_RIDGE))
@@ -197,8 +197,8 @@ class Placed:
     """
 
     near: Vectors
-    taste: Vectors
-    appeal: Vectors
+    cf_projection: Vectors
+    predicted_popularity: Vectors
 
 
 class StateStore(SpanStore[Vectors]):
@@ -206,15 +206,15 @@ class StateStore(SpanStore[Vectors]):
 
     Attributes:
         spaces: None compares the states of names as they are.
-        taste: None where the recall stage has no item vectors, or none were shown.
+        taste: None where the candidate generator has no item vectors, or none were shown.
         appeal: None where no choices were shown.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.spaces: ItemSpaces | None = None
-        self.taste: TasteSpace | None = None
-        self.appeal: Appeal | None = None
+        self.cf_projection: TasteSpace | None = None
+        self.predicted_popularity: Appeal | None = None
         self._placed: dict[Key, tuple[Vectors, Vectors, np.float32]] = {}  # by the key of an item's longest span
 
     def learn(self, engine: Engine, items: ItemTexts) -> None:
@@ -222,9 +222,9 @@ class StateStore(SpanStore[Vectors]):
         self.spaces = ItemSpaces.fit(self.states(engine, items))
         self.keep_choices(None, None)
 
-    def keep_choices(self, taste: TasteSpace | None, appeal: Appeal | None) -> None:
+    def keep_choices(self, cf_projection: TasteSpace | None, predicted_popularity: Appeal | None) -> None:
         """What is told of choices from now on; what was placed is placed anew."""
-        self.taste, self.appeal = taste, appeal
+        self.cf_projection, self.predicted_popularity = cf_projection, predicted_popularity
         self._placed = {}
 
     def whole(self, engine: Engine, items: ItemTexts) -> Vectors:
@@ -250,8 +250,12 @@ class StateStore(SpanStore[Vectors]):
                 if longest not in self._placed:  # one by one: in a batch the last bits depend on the other rows
                     self._placed[longest] = self._place(self._state(spans, keys))
                 placed.append(self._placed[longest])
-        near, taste, appeal = zip(*placed, strict=True)
-        return Placed(near=np.stack(near), taste=np.stack(taste), appeal=np.stack(appeal))
+        near, cf_projection, predicted_popularity = zip(*placed, strict=True)
+        return Placed(
+            near=np.stack(near),
+            cf_projection=np.stack(cf_projection),
+            predicted_popularity=np.stack(predicted_popularity),
+        )
 
     def states(self, engine: Engine, items: ItemTexts) -> Vectors:
         """(n_items, 1 + n_parts, dim): of title and category in one, then of each part, zeros where an item has none.
@@ -280,15 +284,15 @@ class StateStore(SpanStore[Vectors]):
         return np.stack([name, *(np.zeros_like(name) if state is None else state for state in states)])
 
     def _place(self, state: Vectors) -> tuple[Vectors, Vectors, np.float32]:
-        taste, appeal = np.zeros(0, dtype=np.float32), np.float32(0)
+        cf_projection, predicted_popularity = np.zeros(0, dtype=np.float32), np.float32(0)
         if self.spaces is None:
-            return unit(state[0]), taste, appeal
+            return unit(state[0]), cf_projection, predicted_popularity
         whole = self.spaces.whole(state)
-        if self.taste is not None:
-            taste = self.taste.place(whole)
-        if self.appeal is not None:
-            appeal = np.float32(self.appeal.of(whole))
-        return self.spaces.near(state), taste, appeal
+        if self.cf_projection is not None:
+            cf_projection = self.cf_projection.place(whole)
+        if self.predicted_popularity is not None:
+            predicted_popularity = np.float32(self.predicted_popularity.of(whole))
+        return self.spaces.near(state), cf_projection, predicted_popularity
 
     def _drop(self, key: Key) -> None:
         super()._drop(key)
@@ -305,10 +309,10 @@ class StateStore(SpanStore[Vectors]):
         }
         for name, space in _named(self.spaces).items():
             arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
-        if self.taste is not None:
-            arrays["taste"] = self.taste.weights
-        if self.appeal is not None:
-            arrays["appeal"] = self.appeal.weights
+        if self.cf_projection is not None:
+            arrays["cf_projection"] = self.cf_projection.weights
+        if self.predicted_popularity is not None:
+            arrays["predicted_popularity"] = self.predicted_popularity.weights
         with path.open("wb") as file:  # a path without .npz would get it
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -325,10 +329,10 @@ class StateStore(SpanStore[Vectors]):
         }
         if spaces:
             store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
-        if "taste" in arrays:
-            store.taste = TasteSpace(weights=arrays["taste"])
-        if "appeal" in arrays:
-            store.appeal = Appeal(weights=arrays["appeal"])
+        if "cf_projection" in arrays:
+            store.cf_projection = TasteSpace(weights=arrays["cf_projection"])
+        if "predicted_popularity" in arrays:
+            store.predicted_popularity = Appeal(weights=arrays["predicted_popularity"])
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:

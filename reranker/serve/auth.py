@@ -127,9 +127,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         keys = tuple(Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in entries)
         wrong = [key.name for key in keys if set(key.scopes) - set(SCOPES) or len(bytes.fromhex(key.sha256)) != 32]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"cannot read API keys from {path}: {error!r}. Make them with `reranker serve-key`"
-        ) from error
+        raise ConfigError(f"cannot read API keys from {path}: {error!r}. Make them with `reranker keys add`") from error
     if wrong or not keys:
-        raise ConfigError(f"{path}: {wrong or 'no key at all'}: make keys with `reranker serve-key`")
+        raise ConfigError(f"{path}: {wrong or 'no key at all'}: make keys with `reranker keys add`")
     return keys

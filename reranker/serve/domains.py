@@ -123,7 +123,7 @@ class Domain:
     @property
     def card(self) -> dict[str, Any]:
         """What the bundle is, for GET /v1/models."""
-        config, blend, contexts = self.reranker.config, self.reranker.blend, self.reranker.reader.contexts
+        config, fusion_model, contexts = self.reranker.config, self.reranker.fusion_model, self.reranker.reader.contexts
         return {
             "domain": self.name,
             "base_model": self.base,
@@ -132,8 +132,8 @@ class Domain:
             "scoring": config.scoring,
             "items": len(self.items),
             "users": len(self.users),
-            "serves": blend.guard.serve if blend else "llm",
-            "why": blend.guard.in_words() if blend else "",
+            "serves": fusion_model.guard.serve if fusion_model else "llm",
+            "why": fusion_model.guard.summary() if fusion_model else "",
         }
 
 

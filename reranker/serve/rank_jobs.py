@@ -27,9 +27,9 @@ class ItemList:
     """Items of the catalogue to rank.
 
     Attributes:
-        items: in the order of the recall stage.
-        recall_scores: the recall stage's score of each; None goes by the order.
-        user: as the bundle knows the user; None for a stranger.
+        items: in the order of the candidate generator.
+        first_stage_scores: the candidate generator's score of each; None goes by the order.
+        user: as the bundle knows the user; None for a new user.
         state: what the store keeps of the user.
         history: items chosen before, oldest first, in place of what is known of the user.
         order: to serve whatever the guard decided.
@@ -38,7 +38,7 @@ class ItemList:
     """
 
     items: Sequence[ItemId]
-    recall_scores: Sequence[float] | None
+    first_stage_scores: Sequence[float] | None
     user: str | int | None = None
     state: UserState | None = None
     history: Sequence[ItemId] | None = None
@@ -59,7 +59,7 @@ class Ranked:
 
     Attributes:
         order: positions in the list that came in, best first.
-        scores: log-odds of each, in that order; reciprocal ranks where the recall order is served.
+        scores: log-odds of each, in that order; reciprocal ranks where the first-stage order is served.
         served: which order this is.
         guard: which one the guard decided on; None for texts.
         unknown_items: items that are not in the catalogue.
@@ -77,7 +77,7 @@ class Ranked:
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
-        if self.served == "recall":
+        if self.served == "first_stage":
             return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
         best = max(self.scores, default=0.0)
         odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length
@@ -144,8 +144,8 @@ def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> li
     return ranked
 
 
-def recall_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
-    """(n,) ranks from 1 in the request's order: by the recall scores, ties as they came; without scores 1 to n."""
+def first_stage_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
+    """(n,) ranks from 1 in the request's order: by the first-stage scores, ties as they came; without scores 1 to n."""
     ranks = np.arange(1, n + 1)
     if scores is not None:
         ranks[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")] = np.arange(1, n + 1)
@@ -172,8 +172,8 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         {
             USER: np.repeat(np.arange(len(lists)), lengths),
             ITEM: pd.Series([item for one in lists for item in one.items], dtype=object),
-            RANK: np.concatenate([recall_ranks(one.recall_scores, len(one.items)) for one in lists]),
-            SCORE: np.concatenate([_recall_scores(one) for one in lists]),
+            RANK: np.concatenate([first_stage_ranks(one.first_stage_scores, len(one.items)) for one in lists]),
+            SCORE: np.concatenate([_first_stage_scores(one) for one in lists]),
         }
     )
     ranked = domain.reranker.rerank(
@@ -205,10 +205,10 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
 def _explained(domain: Domain, one: ItemList) -> tuple[dict[str, Any], ...]:
     if not one.explained:
         return ()
-    table = pd.DataFrame({ITEM: pd.Series(list(one.items), dtype=object), SCORE: _recall_scores(one)})
+    table = pd.DataFrame({ITEM: pd.Series(list(one.items), dtype=object), SCORE: _first_stage_scores(one)})
     found = domain.reranker.explain(
         0,
-        table.assign(**{RANK: recall_ranks(one.recall_scores, len(table))}),
+        table.assign(**{RANK: first_stage_ranks(one.first_stage_scores, len(table))}),
         one.explained,
         history=one.chosen(domain),
         order=one.order,
@@ -217,8 +217,8 @@ def _explained(domain: Domain, one: ItemList) -> tuple[dict[str, Any], ...]:
     return tuple(found.record(one.language)["items"])
 
 
-def _recall_scores(one: ItemList) -> NDArray[np.float64]:
+def _first_stage_scores(one: ItemList) -> NDArray[np.float64]:
     """Those given, else reciprocal ranks."""
-    if one.recall_scores is None:
+    if one.first_stage_scores is None:
         return 1.0 / np.arange(1, len(one.items) + 1)
-    return np.asarray(one.recall_scores, dtype=np.float64)
+    return np.asarray(one.first_stage_scores, dtype=np.float64)

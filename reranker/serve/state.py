@@ -220,7 +220,7 @@ class Service:
         return hosted
 
 
-BEARER = HTTPBearer(auto_error=False, description="a key of `reranker serve-key`; none where the server knows no keys")
+BEARER = HTTPBearer(auto_error=False, description="a key of `reranker keys add`; none where the server knows no keys")
 """How OpenAPI describes keys; `Service.let_in` checks them."""
 
 

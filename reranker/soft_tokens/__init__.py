@@ -8,16 +8,16 @@ from reranker.soft_tokens.item_projector import (
     load_item_tokens,
     save_item_tokens,
 )
-from reranker.soft_tokens.item_vectors import RECALL, VectorTable
+from reranker.soft_tokens.item_vectors import COLLABORATIVE, VectorTable
 from reranker.soft_tokens.support import DRIFT_NATS, AdaptReport, Support, unseen
 from reranker.soft_tokens.user_context import CONTEXT_FILE, SUPPORT_ITEMS, ContextMap, history_features
 
 __all__ = [
+    "COLLABORATIVE",
     "CONTEXT_FILE",
     "DRIFT_NATS",
     "ITEM_TOKENS_FILE",
     "ITEM_TOKENS_FOLDER",
-    "RECALL",
     "SUPPORT_ITEMS",
     "WEIGHTS",
     "AdaptReport",

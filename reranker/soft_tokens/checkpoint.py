@@ -1,4 +1,4 @@
-"""What `meta-train` leaves in a folder: a soft prompt, and what was learned beside it."""
+"""What `train prompt` leaves in a folder: a soft prompt, and what was learned beside it."""
 
 import hashlib
 from collections.abc import Mapping

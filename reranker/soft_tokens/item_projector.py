@@ -6,7 +6,7 @@ it is, then the projector. An item without a vector gets no token: its prompt is
 **A projector is worth nothing without the vectors it was trained on.** Two fits of a factor model differ by a rotation
 (measured: mean cosine 0.0 between fits with two seeds), so a projector learned over one fit says nothing of the next,
 let alone of another domain. Hence a projector belongs to one domain and one table, and both are kept in one file: `fit`
-takes them into the bundle together. A newer fit of the same recall stage, or a longer table, can add items
+takes them into the bundle together. A newer fit of the same candidate generator, or a longer table, can add items
 (`VectorTable.extended`), which are rotated to where the old ones lie; the old ones keep the vectors they had.
 """
 

@@ -1,4 +1,4 @@
-"""Vectors of items from anywhere: a recall stage's factors, or embeddings of their pictures, sounds or texts."""
+"""Vectors of items from anywhere: a candidate generator's factors, or embeddings of their pictures, sounds or texts."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ from reranker.utils.id_json import encode_ids
 
 logger = logging.getLogger(__name__)
 
-RECALL = "recall"
-"""Name of tables that a recall stage's item space gave."""
+COLLABORATIVE = "collaborative"
+"""Name of tables that a candidate generator's item space gave."""
 
 _SAME = 0.99  # correlation from which two tables are taken for one space as it is
 _ALIGNED = 0.6  # and from which a rotation of the one is taken for the other
@@ -30,20 +30,22 @@ _CHECKED_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VectorTable:
-    """One vector an item, at unit length: only directions count, as for the likeness of items in recall space.
+    """One vector an item, at unit length: only directions count, as for the likeness of items in collaborative space.
 
     Attributes:
         item_ids: the items that have a vector.
         vectors: (n_items, d) float32.
-        name: where they come from: "recall", or the name of a file.
+        name: where they come from: "collaborative", or the name of a file.
     """
 
     item_ids: Sequence[ItemId]
     vectors: NDArray[np.float32]
-    name: str = RECALL
+    name: str = COLLABORATIVE
 
     @classmethod
-    def build(cls, item_ids: Sequence[ItemId], vectors: NDArray[np.float32], name: str = RECALL) -> "VectorTable":
+    def build(
+        cls, item_ids: Sequence[ItemId], vectors: NDArray[np.float32], name: str = COLLABORATIVE
+    ) -> "VectorTable":
         """From (len(item_ids), d) vectors of any length; rows of zeros are left out, and counted in the log.
 
         Raises:

@@ -49,7 +49,7 @@ class AdaptReport:
 
     Attributes:
         users: how many were adapted.
-        strangers: users without interactions; nothing was done.
+        new users: users without interactions; nothing was done.
         drifted: users whose support loss rose by `DRIFT_NATS`: their step sizes grew.
         tokens: read forward and backward, padding not included.
         loss_before: mean over users of the support loss at the first step, in nats a token; NaN without users.
@@ -58,7 +58,7 @@ class AdaptReport:
     """
 
     users: int
-    strangers: int
+    new_users: int
     drifted: int
     tokens: int
     loss_before: float

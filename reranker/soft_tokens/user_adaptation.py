@@ -137,7 +137,7 @@ class ContextAdapter:
         before, after = (float(one) for one in sums / len(told)) if told else (float("nan"), float("nan"))
         report = AdaptReport(
             users=len(told),
-            strangers=len(users) - len(told),
+            new_users=len(users) - len(told),
             drifted=drifted,
             tokens=tokens,
             loss_before=before,

@@ -2,9 +2,9 @@
 
 Only the context vector z is adapted to a user, and only z is kept of them (CAVIA, Zintgraf et al. 2019). It starts from
 the text of the user's history by a linear map, moves by a few gradient steps with a step size for each coordinate, and
-is shrunk towards 0, a stranger's context, as long as little is known.
+is shrunk towards 0, a new user's context, as long as little is known.
 
-The start is read off the text, not off the recall stage's user factors: two fits of a factor model differ by a
+The start is read off the text, not off the candidate generator's user factors: two fits of a factor model differ by a
 rotation, so a map learned over one fit says nothing about the next, let alone about another domain.
 """
 
@@ -36,7 +36,7 @@ class ContextMap:
     """tokens = base + Σ_i n/(n+τ) · z_i · directions_i, for a user with n interactions.
 
     Attributes:
-        base: (k, dim) float32, the tokens of a stranger.
+        base: (k, dim) float32, the tokens of a new user.
         directions: (d, k, dim) float32, d <= 64.
         amortise: (dim + 1, d) float32: `history_features` to z before any gradient step.
         rates: (d,) float32: how far each coordinate moves in a step along a gradient of unit root mean square.
@@ -120,7 +120,7 @@ class ContextMap:
         """The k soft tokens of a user.
 
         Args:
-            vector: (d,) context; (0,) is a stranger's.
+            vector: (d,) context; (0,) is a new user's.
             support: interactions it was adapted on.
 
         Raises:

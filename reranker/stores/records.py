@@ -7,7 +7,7 @@ A record is a row of parts, so that interactions can be added at its end without
     interactions  JSON: when they were added, and [item id, timestamp] each, oldest first; any number of such parts
 
 Each part is a tag, a length, a CRC-32 and its bytes. Of states and vectors the last ones count. A record that only ever
-had interactions added has no state: then the user is a stranger who did something. No pickle, so reading a record never
+had interactions added has no state: then the user is a new user who did something. No pickle, so reading a record never
 runs code.
 """
 

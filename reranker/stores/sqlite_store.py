@@ -192,7 +192,7 @@ class SqliteUserStore:
         except sqlite3.DatabaseError as error:
             raise StoreError(
                 f"the user store {self.path} is damaged ({error}). Restore it from a backup; or move it away with its "
-                "-wal and -shm files, and every user starts again as a stranger"
+                "-wal and -shm files, and every user starts again as a new user"
             ) from error
 
     @contextlib.contextmanager

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from reranker.data.dataset import Dataset
 from reranker.errors import ConfigError, DataError
-from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.reranker import Reranker
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.peft_format import save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
@@ -24,7 +24,7 @@ from reranker.training.objectives import conditional_logit
 from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
 from reranker.training.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.training.tasks import Episode, TaskDomain, TaskSampler
-from reranker.training.torch_loss import EpisodeReader, Values, tokens_at_once
+from reranker.training.torch_loss import TorchLoss, Values, tokens_at_once
 from reranker.types import UserId
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -45,7 +45,7 @@ class AdaptationSettings:
         negatives: candidates beside the chosen ones, from the same list.
         rounds: choices replayed a user to learn from.
         hold_out: newest interactions of each user that adapting must not see: on these alone, or the newest of them,
-            `Reranker.fit` learns afterwards (`moments`).
+            `Reranker.fit` learns afterwards (`windows`).
         seed: of every draw.
 
     Raises:
@@ -98,7 +98,7 @@ class AdaptedDomain:
     sizes: StepSizes | None
     contexts: ContextMap | None
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """One sentence."""
         kept = "the adapted prompt is kept" if self.better else "NOT better: the prompt it started from is kept"
         sizes = "learned step sizes" if self.sizes else "one step size"
@@ -109,7 +109,7 @@ class AdaptedDomain:
         )
 
     def save(self, directory: Path) -> None:
-        """Writes the prompt in PEFT format, with step sizes and context map beside it, as `meta-train` does.
+        """Writes the prompt in PEFT format, with step sizes and context map beside it, as `train prompt` does.
 
         Raises:
             PromptError: `directory` holds something else than a prompt.
@@ -125,7 +125,7 @@ class AdaptedDomain:
 def adapt_domain(
     reranker: Reranker,
     data: Dataset,
-    recall: RecallStage | None = None,
+    generator: CandidateGenerator | None = None,
     *,
     sizes: StepSizes | None = None,
     settings: AdaptationSettings | None = None,
@@ -134,14 +134,14 @@ def adapt_domain(
     """Adapts the prompt that `reranker` would read this domain with; call it before `Reranker.fit`.
 
     A better prompt joins the reranker's bank under the domain's name, so that `fit` uses it and `save` keeps it; and
-    `moments` of its config goes down to what the prompt has not seen.
-    Lists are replayed as in `meta-train`, with a recall stage that has not seen what was chosen; the prompts are
-    compared each under coefficients fitted to it, on the other half of the lists.
+    `windows` of its config goes down to what the prompt has not seen.
+    Lists are replayed as in `train prompt`, with a candidate generator that has not seen what was chosen; the prompts
+    are compared each under coefficients fitted to it, on the other half of the lists.
 
     Args:
         reranker: from `Reranker.from_pretrained`; its `n_candidates` and `min_history` shape the lists.
         data: interactions and items of the domain.
-        recall: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
+        the first stage: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
         sizes: learned step sizes, `StepSizes.beside(folder of the prompt)`.
         settings: of the adaptation.
         progress: show a progress bar on stderr.
@@ -172,7 +172,7 @@ def adapt_domain(
         sizes.require_prompt(start)
     domain = TaskDomain.build(
         data,
-        recall or ALSRecall(),
+        generator or ALSGenerator(),
         reader.renderer,
         n_candidates=reranker.config.n_candidates,
         rounds=settings.rounds,
@@ -203,8 +203,8 @@ def adapt_domain(
             base_model_sha256=start.base_model_sha256,
         )
         reranker.reader.prompts.add_domain(data.domain, start)
-        unseen = min(reranker.config.moments, max(1, settings.hold_out))
-        reranker.config = reranker.config.model_copy(update={"moments": unseen})
+        unseen = min(reranker.config.windows, max(1, settings.hold_out))
+        reranker.config = reranker.config.model_copy(update={"windows": unseen})
     return AdaptedDomain(
         prompt=start,
         better=better,
@@ -221,12 +221,12 @@ def adapt_domain(
 class _Lists:
     """Reads lists as the reader serves them: under the users' tokens where there is a context map."""
 
-    def __init__(self, reader: Reader, domain: TaskDomain, settings: AdaptationSettings) -> None:
+    def __init__(self, reader: LLMScorer, domain: TaskDomain, settings: AdaptationSettings) -> None:
         lm = reader.packed_lm()
         self._reader, self._device, self._negatives = reader, lm.device, settings.negatives
         self._coefficients = [float(one) for one in reader.scoring.default_coefficients]
         renderers, most = {domain.name: domain.renderer}, tokens_at_once(lm.device)
-        self._episodes = EpisodeReader(lm, renderers, conditional_logit, self._coefficients, max_tokens=most)
+        self._episodes = TorchLoss(lm, renderers, conditional_logit, self._coefficients, max_tokens=most)
         self.loss: ListReader = self._episodes
         if reader.contexts is not None:
             self.loss = ContextReader(self._episodes, lm, renderers, steps=0, max_tokens=most)

@@ -27,7 +27,7 @@ class LossPart(Protocol):
 
 
 class EpisodeLoss(Protocol):
-    """What the algorithms need of `EpisodeReader`."""
+    """What the algorithms need of `TorchLoss`."""
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[LossPart]:
         """The episodes in groups, each read once."""

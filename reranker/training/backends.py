@@ -13,9 +13,9 @@ from reranker.prompting import PromptRenderer
 from reranker.protocols import Tokenizer
 from reranker.soft_tokens import ItemTokens
 from reranker.training.config import MetaConfig
-from reranker.training.engine_loss import EngineReader
+from reranker.training.engine_loss import EngineLoss
 from reranker.training.objectives import Objective
-from reranker.training.torch_loss import EpisodeReader, Shifts, tokens_at_once
+from reranker.training.torch_loss import Shifts, TorchLoss, tokens_at_once
 from reranker.types import ModelInfo
 
 
@@ -41,7 +41,7 @@ class ModelSide(Protocol):
         objective: Objective,
         item_tokens: Mapping[str, ItemTokens],
         shifts: Shifts,
-    ) -> EpisodeReader | EngineReader:
+    ) -> TorchLoss | EngineLoss:
         """What reads episodes, under the item tokens and behind the prompt of each domain."""
 
     def close(self) -> None:
@@ -67,8 +67,8 @@ class TorchSide:
         objective: Objective,
         item_tokens: Mapping[str, ItemTokens],
         shifts: Shifts,
-    ) -> EpisodeReader:
-        return EpisodeReader(
+    ) -> TorchLoss:
+        return TorchLoss(
             self.packed,
             renderers,
             objective,
@@ -100,7 +100,9 @@ class EngineSide:
         self.model, self.tokenizer = self._engine.model, self._engine.tokenizer
         self.device = torch.device("cpu")
         self._config = config
-        self.embed_tokens(self.tokenizer.encode("\n"))  # an engine without vectors says so now, not after the recall
+        self.embed_tokens(
+            self.tokenizer.encode("\n")
+        )  # an engine without vectors says so now, not after the first stage
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._engine.embed_tokens(token_ids)
@@ -111,9 +113,9 @@ class EngineSide:
         objective: Objective,
         item_tokens: Mapping[str, ItemTokens],
         shifts: Shifts,
-    ) -> EngineReader:
+    ) -> EngineLoss:
         assert not item_tokens, "MetaConfig refuses them with es"
-        return EngineReader(
+        return EngineLoss(
             self._engine, renderers, objective, self._config.coefficients, evidence=self._config.evidence, shifts=shifts
         )
 

@@ -14,7 +14,7 @@ from reranker.prompting import PromptRenderer
 from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.soft_tokens.user_adaptation import SupportReader, context_tensors, span_tokens, unit, user_tokens
 from reranker.training.tasks import Episode
-from reranker.training.torch_loss import PROMPT, EpisodeReader, Part, Values, prompt_in, stand_in
+from reranker.training.torch_loss import PROMPT, Part, TorchLoss, Values, prompt_in, stand_in
 
 _PREFIX = "context."
 
@@ -31,7 +31,7 @@ def context_map(values: Values, base_model_id: str = "", base_model_sha256: str 
 
 
 class ContextReader:
-    """An `EpisodeReader` under which every user has soft tokens of their own.
+    """An `TorchLoss` under which every user has soft tokens of their own.
 
     Args:
         reader: reads the lists.
@@ -43,7 +43,7 @@ class ContextReader:
 
     def __init__(
         self,
-        reader: EpisodeReader,
+        reader: TorchLoss,
         lm: PackedLM,
         renderers: Mapping[str, PromptRenderer],
         steps: int,
@@ -53,7 +53,7 @@ class ContextReader:
         self._support = SupportReader(lm, max_tokens)
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
-        """As `EpisodeReader.parts`, each user's context adapted first."""
+        """As `TorchLoss.parts`, each user's context adapted first."""
         own = _own(values)
         k, dim = own["base"].shape
         counts = torch.tensor([len(one.history) for one in episodes], device=own["base"].device)

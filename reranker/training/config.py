@@ -1,4 +1,4 @@
-"""Settings of `reranker meta-train`."""
+"""Settings of `reranker train prompt`."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ class DomainSource(BaseModel):
         data: folder with interactions and items, or the name of a known data set.
         family: template family; by the domain's name without it.
         item_vectors: table of `item_id` and `vector` (or numeric columns) that item tokens are projected from; the
-            recall stage's item factors without it.
+            candidate generator's item factors without it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,13 +65,13 @@ class MetaConfig(SettingsModel):
         item_token_hidden: width of the projector's hidden layer.
         negatives: candidates beside the chosen ones, from the same list.
         popular_share: share of them drawn by popularity from the catalogue instead.
-        n_candidates: length of the recall lists.
+        n_candidates: length of the first-stage lists.
         rounds: choices replayed a user.
         hold_out: newest interactions of each user that training must not see.
         min_history: interactions a user has before the choice, at least.
         temperature: domains are drawn ∝ size^temperature.
         history_dropout, category_dropout, order_jitter: augmentation of histories.
-        evidence: the recall evidence stands inside the loss.
+        evidence: the interaction features stands inside the loss.
         coefficients: of sum, mean and gain in the utility.
         refit_every: steps after which the coefficients are fitted anew on the newest lists; 0 keeps them.
         first_fit_lists: lists that they are fitted on before the first step, unless a step reads more.
@@ -92,7 +92,7 @@ class MetaConfig(SettingsModel):
             through, choose their own.
     """
 
-    REFUSAL: ClassVar[str] = "meta-train settings: {problems}"
+    REFUSAL: ClassVar[str] = "train prompt settings: {problems}"
 
     domains: tuple[DomainSource, ...] = Field(min_length=1)
     held_out: tuple[DomainSource, ...] = ()

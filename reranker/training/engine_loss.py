@@ -1,4 +1,4 @@
-"""Reading episodes through an engine: what `EpisodeReader` computes, without gradients and wherever the model runs."""
+"""Reading episodes through an engine: what `TorchLoss` computes, without gradients and wherever the model runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -24,7 +24,7 @@ from reranker.training.torch_loss import (
 from reranker.types import TokenSequence
 
 
-class EngineReader:
+class EngineLoss:
     """The loss of episodes under a prompt, by the read-out that serves.
 
     Args:
@@ -56,7 +56,7 @@ class EngineReader:
         self.objective, self._evidence = objective, evidence
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
-        """As `EpisodeReader.parts`, one part a domain, without a graph.
+        """As `TorchLoss.parts`, one part a domain, without a graph.
 
         Raises:
             EngineError: the engine takes no vectors, or a prompt does not fit.

@@ -22,7 +22,7 @@ ReadList = dict[str, torch.Tensor]
 
 
 class ListReader(Protocol):
-    """Reads lists under a prompt: `EpisodeReader`, `ContextReader`, `EngineReader`."""
+    """Reads lists under a prompt: `TorchLoss`, `ContextReader`, `EngineLoss`."""
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
         """The episodes in groups, each read once."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from reranker.data.builtin import load_dataset
 from reranker.errors import ConfigError
 from reranker.prompting import PromptRenderer, family_for_domain
@@ -23,7 +23,7 @@ from reranker.training.item_projection import projector_leaves, trained_item_tok
 from reranker.training.objectives import objective_named
 from reranker.training.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.training.tasks import Augmentation, TaskDomain, TaskSampler
-from reranker.training.torch_loss import EpisodeReader, Shifts, tokens_at_once
+from reranker.training.torch_loss import Shifts, TorchLoss, tokens_at_once
 from reranker.training.trainer import MetaTrainer, TrainingCurve
 from reranker.types import ModelInfo
 from reranker.utils.atomic_io import write_json
@@ -113,7 +113,7 @@ def _train(
     reader = side.reader(renderers, objective_named(config.objective, generator=draws), tokens, start.shifts)
     contexts, leaves = None, {}
     if config.algorithm == "cavia":
-        assert isinstance(side, TorchSide) and isinstance(reader, EpisodeReader)
+        assert isinstance(side, TorchSide) and isinstance(reader, TorchLoss)
         contexts = ContextReader(reader, side.packed, renderers, config.inner_steps, tokens_at_once(side.device))
         leaves = context_leaves(_start_contexts(config, side, domains[0].renderer), side.device)
     fixed = {PROMPT, *leaves} if tokens else ()
@@ -160,7 +160,7 @@ def _domain(source: DomainSource, config: MetaConfig, side: ModelSide, replayed:
     if source not in replayed:
         replayed[source] = TaskDomain.build(
             load_dataset(source.data, domain=source.name),
-            ALSRecall(),
+            ALSGenerator(),
             renderer,
             n_candidates=config.n_candidates,
             rounds=config.rounds,

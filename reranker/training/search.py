@@ -1,4 +1,4 @@
-"""A Bayesian search over the settings of `meta-train`: TPE (Bergstra et al. 2011) with a median pruner, by Optuna."""
+"""A Bayesian search over the settings of `train prompt`: TPE (Bergstra et al. 2011) with a median pruner, by Optuna."""
 
 import csv
 import hashlib
@@ -47,7 +47,7 @@ class SearchResult:
     Attributes:
         trials: in the order they were made, those of earlier calls included.
         best: number of the best one.
-        settings: YAML that `meta-train --config` takes.
+        settings: YAML that `train prompt --config` takes.
     """
 
     trials: Sequence[Trial]

@@ -1,4 +1,4 @@
-"""What `reranker meta-search` may vary: fields of `MetaConfig` with ranges or choices, checked before anything runs."""
+"""What `reranker train search` may vary: fields of `MetaConfig` with ranges or choices, checked before it runs."""
 
 import copy
 import json

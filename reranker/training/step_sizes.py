@@ -16,7 +16,7 @@ _RATES, _STEPS = "inner_rate", "inner_steps"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepSizes:
-    """What `meta-train` with an inner loop over prompts leaves beside the prompt.
+    """What `train prompt` with an inner loop over prompts leaves beside the prompt.
 
     Attributes:
         rates: (k, dim) float32, in units of the prompt's root mean square.

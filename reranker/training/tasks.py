@@ -1,4 +1,4 @@
-"""Tasks of meta-learning: what users chose next from lists that a recall stage proposed at that moment."""
+"""Tasks of meta-learning: what users chose next from lists that a candidate generator proposed at that moment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from reranker.data.splits import without_newest
 from reranker.errors import DataError
 from reranker.fusion import FEATURES, FusionHead
 from reranker.fusion.head import assign_folds
-from reranker.pipeline.windows import ValidationFold, fold_from_recall
+from reranker.pipeline.windows import ValidationFold, fold_from_generator
 from reranker.prompting import PromptRenderer
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 from reranker.scoring import reference_histories
 from reranker.soft_tokens import VectorTable
 from reranker.types import ItemId, UserId
@@ -35,9 +35,9 @@ class Episode:
         domain: name of the domain.
         user_id: whose list it is.
         history: the support set: the user's items before that moment, oldest first.
-        candidates: the list, as the recall stage ordered it.
+        candidates: the list, as the candidate generator ordered it.
         chosen: (n_candidates,) the query set: True where the user chose the item next; at least one.
-        evidence: (n_candidates,) log-odds from recall evidence alone, by a head that has not seen this list.
+        evidence: (n_candidates,) log-odds from interaction features alone, by a head that has not seen this list.
         history_ids: ids of the history's items.
         candidate_ids: ids of the candidates.
     """
@@ -63,7 +63,8 @@ class TaskDomain:
         popular_ids: their ids.
         popularity: (len(popular),) how often each was chosen.
         renderer: of the domain's templates.
-        space: item vectors of the recall space at the earliest replayed moment: they know of no choice in `episodes`.
+        space: item vectors of the collaborative space at the earliest replayed moment: they know of no choice in
+            `episodes`.
     """
 
     name: str
@@ -78,7 +79,7 @@ class TaskDomain:
     def build(
         cls,
         data: Dataset,
-        recall: RecallStage,
+        generator: CandidateGenerator,
         renderer: PromptRenderer,
         *,
         n_candidates: int = 50,
@@ -87,11 +88,11 @@ class TaskDomain:
         min_history: int = 3,
         seed: int = 0,
     ) -> "TaskDomain":
-        """Replays the domain: for each round a recall stage is fitted on what came before and proposes lists.
+        """Replays the domain: for each round a candidate generator is fitted on what came before and proposes lists.
 
         Args:
             data: the domain; without timestamps there is no earlier and later, so one round with random choices.
-            recall: the kind of stage; clones of it are fitted.
+            the first stage: the kind of stage; clones of it are fitted.
             renderer: of the domain's templates.
             n_candidates: length of a list.
             rounds: choices replayed a user: the newest that may be seen, the one before it, ...
@@ -107,7 +108,7 @@ class TaskDomain:
         for number in range(rounds if ordered else 1):
             past = without_newest(data, hold_out + (number if ordered else 0), seed)
             try:
-                fold = fold_from_recall(past, recall, n_candidates, min_history, seed)
+                fold = fold_from_generator(past, generator, n_candidates, min_history, seed)
                 episodes += _episodes(data, fold, seed)
                 earliest = fold.evidence
             except DataError:
@@ -239,7 +240,7 @@ class TaskSampler:
         chosen, others = np.flatnonzero(episode.chosen), np.flatnonzero(~episode.chosen)
         n_popular = round(self._popular_share * min(self._negatives, len(others)))
         kept = random.permutation(others)[: max(0, self._negatives - n_popular)]
-        rows = np.sort(np.concatenate([chosen, kept]))  # as the recall stage ordered them
+        rows = np.sort(np.concatenate([chosen, kept]))  # as the candidate generator ordered them
         candidates = [episode.candidates[row] for row in rows]
         candidate_ids = [episode.candidate_ids[row] for row in rows]
         evidence = episode.evidence[rows]

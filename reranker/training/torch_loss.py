@@ -46,7 +46,7 @@ class Part:
     episodes: Sequence[Episode]
 
 
-class EpisodeReader:
+class TorchLoss:
     """The loss of episodes under a prompt.
 
     Utility of a candidate = evidence + coefficients · the components of `LikelihoodScoring`: the prompt is trained as

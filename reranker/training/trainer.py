@@ -16,11 +16,11 @@ from reranker.errors import ConfigError, ModelError
 from reranker.training.algorithms import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
 from reranker.training.cavia import ContextReader
 from reranker.training.config import MetaConfig
-from reranker.training.engine_loss import EngineReader
+from reranker.training.engine_loss import EngineLoss
 from reranker.training.evolution import Evolution
 from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
 from reranker.training.tasks import Episode, TaskSampler
-from reranker.training.torch_loss import EpisodeReader, Part, list_losses
+from reranker.training.torch_loss import Part, TorchLoss, list_losses
 from reranker.utils.atomic_io import whole_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class TrainingCurve:
             fitted; the first is the untrained prompt.
         coefficients: (step, a, b, c) as they were fitted.
         lists: lists read forward and backward.
-        without_llm: mean loss of the validation lists by the evidence alone (by chance, where none stands in the loss):
+        without_llm: mean loss of the validation lists by the baseline (by chance, where none stands in the loss):
             what a prompt that says anything has to be below.
     """
 
@@ -75,7 +75,7 @@ class MetaTrainer:
 
     def __init__(
         self,
-        reader: EpisodeReader | EngineReader,
+        reader: TorchLoss | EngineLoss,
         sampler: TaskSampler,
         validation: Sequence[Episode],
         start: torch.Tensor,
@@ -172,7 +172,7 @@ class MetaTrainer:
 
     def _pretrain(self, step: int) -> float:
         """Item text alone."""
-        assert isinstance(self._reader, EpisodeReader)
+        assert isinstance(self._reader, TorchLoss)
         episodes = self._sampler.batch(step, self.config.lists_per_step)
         total = 0.0
         for loss in self._reader.title_loss(self.values, episodes):

@@ -37,7 +37,7 @@ def replay(
     while len(found) < most and sum(map(n_lists, found)) < ENOUGH_LISTS:
         try:
             found.append(earlier(found[-1]))
-        except DataError as error:  # histories are too short, or recall finds nothing of them
+        except DataError as error:  # histories are too short, or the first stage finds nothing of them
             logger.info("no moment before the newest %d is replayed: %s", len(found), error)
             break
         except Exception as error:  # a stage of somebody's own, on less data than it is used to

@@ -6,7 +6,7 @@ import pytest
 from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 
-from candidate_gen import ALSRecall
+from candidate_gen import ALSGenerator
 from reranker import Reranker
 from reranker.adapters.implicit_recommender import RerankedRecommender
 from reranker.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ LOWEST = np.finfo(np.float32).min
 def world():
     """A fitted Reranker, an implicit model, its matrix, and the ids of rows and columns."""
     data = toys.taste_dataset()
-    reranker = Reranker(toys.config()).fit(data, ALSRecall(factors=8).fit(data.interactions))
+    reranker = Reranker(toys.config()).fit(data, ALSGenerator(factors=8).fit(data.interactions))
     users, user_ids = pd.factorize(data.interactions["user_id"])
     columns = {item: number for number, item in enumerate(data.items["item_id"])}
     items = data.interactions["item_id"].map(columns).to_numpy()

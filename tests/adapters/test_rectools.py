@@ -50,7 +50,9 @@ def test_two_stages(data, dataset):
     two_stages = model(ours, PopularModel()).fit(dataset)
     users = dataset.user_id_map.external_ids[:20]
     found = two_stages.recommend(users, dataset, k=3, filter_viewed=True)
-    assert ours.reranker.blend.guard.fused_minus_recall.low > 0  # taste shows in the titles, popularity knows none
+    assert (
+        ours.reranker.fusion_model.guard.fused_minus_first_stage.low > 0
+    )  # taste shows in the titles, popularity knows none
     lists = two_stages.cand_gen_dict["PopularModel_1"].generate_candidates(users, dataset, True, for_train=False)
     expected = ours.reranker.rerank(lists.rename(columns={Columns.Score: "score", Columns.Rank: "rank"}), 3)
     got = found.groupby(Columns.User, sort=False)[Columns.Item].apply(list).to_dict()

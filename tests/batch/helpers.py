@@ -9,7 +9,7 @@ from tests.batch.conftest import PART_USERS
 
 
 def offline(bundle, folder, table="candidates.parquet", out="out", **settings):
-    settings = {"part_users": PART_USERS, "order": "features", **settings}
+    settings = {"part_users": PART_USERS, "order": "baseline", **settings}
     return OfflineRun(bundle=bundle, candidates=folder / table, out=folder / out, **settings)
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError, DataError
@@ -24,7 +24,7 @@ def of_kind(kind):
         item_id=[KINDS[kind](numbers[one]) for one in rows["item_id"]],
     )
     data = Dataset(interactions=rows, items=items)
-    return Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -38,9 +38,11 @@ def digits(request, tmp_path_factory):
 @pytest.mark.parametrize("given", [True, False])
 def test_ids_of_a_csv_are_of_the_bundles_kind(digits, tmp_path, given):
     bundle, reranker = digits
-    candidates = reranker.recall.recommend(reranker.user_ids, 4)
+    candidates = reranker.generator.recommend(reranker.user_ids, 4)
     candidates.to_csv(tmp_path / "c.csv", index=False)
-    reranker.recall.recommend(reranker.user_ids, 2)[["user_id", "item_id"]].to_csv(tmp_path / "newer.csv", index=False)
+    reranker.generator.recommend(reranker.user_ids, 2)[["user_id", "item_id"]].to_csv(
+        tmp_path / "newer.csv", index=False
+    )
     summary = offline(bundle, tmp_path, "c.csv", interactions=tmp_path / "newer.csv").run(
         reranker=reranker if given else None
     )
@@ -65,7 +67,7 @@ def test_users_of_a_csv_are_of_the_kind_that_the_other_table_has(bundle, tmp_pat
 @pytest.mark.parametrize("word", ["NA", "null", "None", "nan"])
 def test_words_of_a_csv_are_ids(bundle, tmp_path, word):
     (tmp_path / "c.csv").write_text(f"user_id,item_id,score\n{word},g0i1,1\n{word},{word},2\n,g0i1,3\n")
-    offline(bundle, tmp_path, "c.csv", order="recall").run()
+    offline(bundle, tmp_path, "c.csv", order="first_stage").run()
     assert ranking(tmp_path)[["user_id", "item_id"]].to_numpy().tolist() == [[word, word], [word, "g0i1"]]
     assert rejected(tmp_path)["reason"].tolist() == ["user_id is missing"]
 
@@ -76,7 +78,7 @@ def numbered():
     data = toys.taste_dataset()
     rows = data.interactions.assign(user_id=[int(one[1:]) for one in data.interactions["user_id"]])
     data = Dataset(interactions=rows, items=data.items)
-    return Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @pytest.mark.parametrize("part_users", [1, 2, 3])
@@ -88,7 +90,7 @@ def test_the_cut_decides_nothing_where_few_users_have_newer_histories(numbered, 
     numbered.save(tmp_path / "bundle")
     settings = {"interactions": tmp_path / "newer.parquet", "part_users": part_users}
     offline(tmp_path / "bundle", tmp_path, "c.parquet", **settings).run(reranker=numbered)
-    expected = numbered.rerank(candidates, interactions=newer, order="features")
+    expected = numbered.rerank(candidates, interactions=newer, order="baseline")
     expected, found = expected.sort_values(["user_id", "rank"], ignore_index=True), ranking(tmp_path)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-9)
     for table in (candidates, newer):  # nor does it where the items are of another kind than the bundle's

@@ -137,7 +137,7 @@ def test_a_changed_input_is_refused(bundle, finished, change):
     [
         ({"k": 3}, r"k \(None, now 3\)"),
         ({"part_users": 8}, r"part_users \(7, now 8\)"),
-        ({"order": "recall"}, "order"),
+        ({"order": "first_stage"}, "order"),
         ({"engines": Engines(dtype="float32")}, "dtype"),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_engines_options_and_the_cluster_may_change(bundle, finished):
 def test_another_bundle_is_refused_unless_forced(bundle, finished, tmp_path):
     other = tmp_path / "other"
     reranker = Reranker.load(bundle)
-    reranker.blend = toys.fitted(seed=5, l2=7.0).blend
+    reranker.fusion_model = toys.fitted(seed=5, l2=7.0).fusion_model
     reranker.save(other)
     record(finished, 3).unlink()
     with pytest.raises(DataError, match="changed: the bundle"):

@@ -14,7 +14,7 @@ from tests.batch.helpers import manifest, offline, ranking, rejected, write
 
 
 def in_memory(bundle, candidates, **options):
-    ranked = Reranker.load(bundle).rerank(candidates, order="features", **options)
+    ranked = Reranker.load(bundle).rerank(candidates, order="baseline", **options)
     ranked.attrs = {}
     return ranked
 
@@ -35,7 +35,7 @@ def test_the_parts_are_what_rerank_returns(bundle, folder, candidates):
         "written": 300,
         "users": 60,
         "parts": 9,
-        "served": ["features"],
+        "served": ["baseline"],
     }
     assert summary["unknown_users"] == 60  # the bundle calls them u0, u1, ...
     assert summary == json.loads((folder / "out" / "summary.json").read_text())
@@ -70,7 +70,7 @@ def test_files_in_a_folder_are_one_table_whatever_their_row_groups(bundle, tmp_p
 def test_unsorted_rows_are_sorted_and_keep_the_order_of_equal_scores(bundle, folder, candidates):
     shuffled = candidates.sample(frac=1, random_state=1).assign(score=1.0)
     write(shuffled, folder / "candidates.parquet")
-    offline(bundle, folder, order="recall").run()
+    offline(bundle, folder, order="first_stage").run()
     expected = shuffled.sort_values("user_id", kind="stable")[["user_id", "item_id"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(ranking(folder)[["user_id", "item_id"]], expected)
     assert not (folder / "out" / "_run" / "candidates").exists()  # the sorted copy is gone
@@ -81,7 +81,7 @@ def test_whole_numbers_stay_what_they_are(bundle, folder):
     table = pd.DataFrame(rows, columns=["user_id", "item_id", "score"])
     write(table, folder / "candidates.parquet")
     write(table[["user_id", "item_id"]], folder / "newer.parquet")  # the bundle's users have texts for ids
-    offline(bundle, folder, order="recall", interactions=folder / "newer.parquet").run()
+    offline(bundle, folder, order="first_stage", interactions=folder / "newer.parquet").run()
     assert ranking(folder)["user_id"].tolist() == [2**60 + 3] * 2 + [2**60 + 5] * 2
 
 
@@ -127,14 +127,14 @@ def test_csv_gives_what_parquet_gives(bundle, folder, candidates, suffix):
 
 def test_csv_ids_that_are_all_numbers_are_texts_where_the_bundles_are(bundle, tmp_path):
     (tmp_path / "c.csv").write_text("user_id,item_id,score\n1,7,0.5\n1,x8,0.25\n2,7,0.5\n")
-    offline(bundle, tmp_path, "c.csv", order="recall").run()
+    offline(bundle, tmp_path, "c.csv", order="first_stage").run()
     assert ranking(tmp_path)["user_id"].tolist() == ["1", "1", "2"]
     assert ranking(tmp_path)["item_id"].tolist() == ["7", "x8", "7"]
 
 
 def test_csv_ids_with_leading_zeros_stay_texts(bundle, tmp_path):
     (tmp_path / "c.csv").write_text("user_id,item_id,score\n007,7,0.5\n7,07,0.25\n")
-    offline(bundle, tmp_path, "c.csv", order="recall").run()
+    offline(bundle, tmp_path, "c.csv", order="first_stage").run()
     assert ranking(tmp_path)["user_id"].tolist() == ["007", "7"] and rejected(tmp_path).empty
     assert ranking(tmp_path)["item_id"].tolist() == ["7", "07"]
 

@@ -8,10 +8,10 @@ import pytest
 
 from candidate_gen import CoVisitGenerator, co_visit
 from reranker.errors import ConfigError
-from tests.contracts.recall import RecallContract, random_interactions
+from tests.contracts.generator import GeneratorContract, random_interactions
 
 
-class TestCoVisit(RecallContract):
+class TestCoVisit(GeneratorContract):
     @pytest.fixture
     def stage(self) -> CoVisitGenerator:
         return CoVisitGenerator()

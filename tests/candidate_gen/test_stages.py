@@ -1,4 +1,4 @@
-"""Each recall stage against the contract, and what is particular to it."""
+"""Each candidate generator against the contract, and what is particular to it."""
 
 import subprocess
 import sys
@@ -8,30 +8,37 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import ALSRecall, BlendRecall, ItemKNNRecall, PopularityRecall, load_recall, register_recall
+from candidate_gen import (
+    ALSGenerator,
+    ItemKNNGenerator,
+    PopularityGenerator,
+    ReciprocalRankFusion,
+    load_generator,
+    register_generator,
+)
 from reranker.errors import BundleError, ConfigError
-from tests.contracts.recall import RecallContract, checkerboard, random_interactions
+from tests.contracts.generator import GeneratorContract, checkerboard, random_interactions
 
 
-class TestALS(RecallContract):
+class TestALS(GeneratorContract):
     @pytest.fixture
-    def stage(self) -> ALSRecall:
-        return ALSRecall(factors=8)
+    def stage(self) -> ALSGenerator:
+        return ALSGenerator(factors=8)
 
     def test_the_seed_decides(self) -> None:
         table = random_interactions()
-        first, same, other = (ALSRecall(factors=8, seed=seed).fit(table).item_factors([1, 2]) for seed in (0, 0, 1))
+        first, same, other = (ALSGenerator(factors=8, seed=seed).fit(table).item_factors([1, 2]) for seed in (0, 0, 1))
         np.testing.assert_array_equal(first, same)
         assert np.abs(first - other).max() > 1e-3
 
     def test_scores_are_products_of_the_factors(self) -> None:
-        stage = ALSRecall(factors=8).fit(random_interactions())
+        stage = ALSGenerator(factors=8).fit(random_interactions())
         frame = stage.recommend([4, 9], n=6)
         expected = (stage.user_factors(frame["user_id"]) * stage.item_factors(frame["item_id"])).sum(axis=1)
         np.testing.assert_allclose(frame["score"], expected, atol=1e-6)
 
     def test_unknown_ids_have_zero_factors(self) -> None:
-        stage = ALSRecall(factors=8).fit(checkerboard())
+        stage = ALSGenerator(factors=8).fit(checkerboard())
         factors = stage.item_factors(["nowhere", "i3"])
         assert factors.shape == (2, 8)
         assert not factors[0].any()
@@ -40,9 +47,9 @@ class TestALS(RecallContract):
         assert stage.item_factors([]).shape == (0, 8)
 
     def test_factors_survive_saving(self, tmp_path: Path) -> None:
-        stage = ALSRecall(factors=8).fit(checkerboard())
+        stage = ALSGenerator(factors=8).fit(checkerboard())
         stage.save(tmp_path)
-        loaded = ALSRecall.load(tmp_path)
+        loaded = ALSGenerator.load(tmp_path)
         np.testing.assert_array_equal(loaded.item_factors(stage.item_ids), stage.item_factors(stage.item_ids))
         np.testing.assert_array_equal(loaded.user_factors(stage.user_ids), stage.user_factors(stage.user_ids))
         assert loaded.settings == stage.settings
@@ -51,35 +58,35 @@ class TestALS(RecallContract):
         table = random_interactions()
         weighted = table.assign(rating=np.arange(len(table)) % 5 + 1.0)
         users = table["user_id"].unique()
-        plain = ALSRecall(factors=8).fit(table).user_factors(users)
-        np.testing.assert_array_equal(ALSRecall(factors=8).fit(weighted).user_factors(users), plain)
-        heavy = ALSRecall(factors=8, use_weights=True).fit(weighted).user_factors(users)
+        plain = ALSGenerator(factors=8).fit(table).user_factors(users)
+        np.testing.assert_array_equal(ALSGenerator(factors=8).fit(weighted).user_factors(users), plain)
+        heavy = ALSGenerator(factors=8, use_weights=True).fit(weighted).user_factors(users)
         assert np.abs(heavy - plain).max() > 1e-3
 
     def test_a_weight_of_zero_is_seen_but_no_evidence(self) -> None:
         table = checkerboard().assign(weight=1.0)
         table.loc[table["user_id"] == 0, "weight"] = 0.0
-        stage = ALSRecall(factors=8, use_weights=True).fit(table)
+        stage = ALSGenerator(factors=8, use_weights=True).fit(table)
         assert not set(table[table["user_id"] == 0]["item_id"]) & set(stage.recommend([0], n=20)["item_id"])
         np.testing.assert_allclose(stage.user_factors([0]), 0.0, atol=1e-6)
 
     @pytest.mark.parametrize("setting", [{"factors": 0}, {"iterations": 0}, {"alpha": -1.0}, {"regularization": -0.1}])
     def test_impossible_settings_are_refused(self, setting: dict[str, int]) -> None:
         with pytest.raises(ConfigError, match=next(iter(setting))):
-            ALSRecall(**setting)
+            ALSGenerator(**setting)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "bm25"])
-class TestItemKNN(RecallContract):
+class TestItemKNN(GeneratorContract):
     @pytest.fixture
-    def stage(self, similarity: str) -> ItemKNNRecall:
-        return ItemKNNRecall(neighbours=10, similarity=similarity)
+    def stage(self, similarity: str) -> ItemKNNGenerator:
+        return ItemKNNGenerator(neighbours=10, similarity=similarity)
 
 
 def test_item_knn_score_is_the_mean_cosine_to_the_history() -> None:
     # a is chosen by {1, 2, 3}, b by {1, 2}, c by {3}; user 3 has chosen a and c, user 4 only d.
     rows = [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (3, "a"), (3, "c"), (4, "d")]
-    stage = ItemKNNRecall().fit(pd.DataFrame(rows, columns=["user_id", "item_id"]))
+    stage = ItemKNNGenerator().fit(pd.DataFrame(rows, columns=["user_id", "item_id"]))
     frame = stage.recommend([3], n=5)
     assert frame["item_id"].tolist() == ["b", "d"]
     cosine_a_b = 2 / np.sqrt(3 * 2)
@@ -88,33 +95,33 @@ def test_item_knn_score_is_the_mean_cosine_to_the_history() -> None:
 
 def test_item_knn_refuses_impossible_settings() -> None:
     with pytest.raises(ConfigError, match="neighbours"):
-        ItemKNNRecall(neighbours=0)
+        ItemKNNGenerator(neighbours=0)
     with pytest.raises(ConfigError, match="cosine, bm25"):
-        ItemKNNRecall(similarity="jaccard")
+        ItemKNNGenerator(similarity="jaccard")
 
 
-class TestPopularity(RecallContract):
+class TestPopularity(GeneratorContract):
     personal = False
 
     @pytest.fixture
-    def stage(self) -> PopularityRecall:
-        return PopularityRecall()
+    def stage(self) -> PopularityGenerator:
+        return PopularityGenerator()
 
 
 def test_popularity_is_the_share_of_users_with_ties_in_order_of_appearance() -> None:
     rows = [(1, "late"), (1, "late"), (1, "hit"), (2, "hit"), (3, "hit"), (3, "tie"), (4, "new")]
-    frame = PopularityRecall().fit(pd.DataFrame(rows, columns=["user_id", "item_id"])).recommend(["x"], n=4)
+    frame = PopularityGenerator().fit(pd.DataFrame(rows, columns=["user_id", "item_id"])).recommend(["x"], n=4)
     assert frame["item_id"].tolist() == ["hit", "late", "tie", "new"]
     assert frame["score"].tolist() == [0.75, 0.25, 0.25, 0.25]
 
 
-class TestBlend(RecallContract):
+class TestBlend(GeneratorContract):
     @pytest.fixture
-    def stage(self) -> BlendRecall:
-        return BlendRecall([ALSRecall(factors=8), ItemKNNRecall(neighbours=10)])
+    def stage(self) -> ReciprocalRankFusion:
+        return ReciprocalRankFusion([ALSGenerator(factors=8), ItemKNNGenerator(neighbours=10)])
 
 
-class FixedOrder(PopularityRecall):
+class FixedOrder(PopularityGenerator):
     """Proposes what it was told to, so that a blend can be worked out by hand."""
 
     def __init__(self, items: str = "") -> None:
@@ -131,43 +138,45 @@ class FixedOrder(PopularityRecall):
 
 
 def test_blend_is_reciprocal_rank_fusion() -> None:
-    frame = BlendRecall([FixedOrder("abc"), FixedOrder("cd")], k=60).recommend(["u"], n=4)
+    frame = ReciprocalRankFusion([FixedOrder("abc"), FixedOrder("cd")], k=60).recommend(["u"], n=4)
     assert frame["item_id"].tolist() == ["c", "a", "b", "d"]  # b and d tie: the first stage goes first
     np.testing.assert_allclose(frame["score"], [1 / 63 + 1 / 61, 1 / 61, 1 / 62, 1 / 62])
     assert frame["rank"].tolist() == [1, 2, 3, 4]
 
 
 def test_blend_of_blends_and_its_settings_survive_saving(tmp_path: Path) -> None:
-    stage = BlendRecall([BlendRecall([ALSRecall(factors=4), PopularityRecall()], k=3), ItemKNNRecall()], k=7)
+    stage = ReciprocalRankFusion(
+        [ReciprocalRankFusion([ALSGenerator(factors=4), PopularityGenerator()], k=3), ItemKNNGenerator()], k=7
+    )
     stage.fit(random_interactions()).save(tmp_path)
-    loaded = BlendRecall.load(tmp_path)
-    assert [type(inner).__name__ for inner in loaded.stages] == ["BlendRecall", "ItemKNNRecall"]
+    loaded = ReciprocalRankFusion.load(tmp_path)
+    assert [type(inner).__name__ for inner in loaded.stages] == ["ReciprocalRankFusion", "ItemKNNGenerator"]
     assert loaded.k == 7
     pd.testing.assert_frame_equal(loaded.recommend(range(9), n=8), stage.recommend(range(9), n=8))
 
 
-def test_blend_refuses_what_is_no_recall_stage() -> None:
+def test_blend_refuses_what_is_no_generator() -> None:
     with pytest.raises(ConfigError, match="at least one"):
-        BlendRecall([])
-    with pytest.raises(ConfigError, match="'als' is not a recall stage"):
-        BlendRecall(["als"])
+        ReciprocalRankFusion([])
+    with pytest.raises(ConfigError, match="'als' is not a candidate generator"):
+        ReciprocalRankFusion(["als"])
 
 
 def test_a_stage_of_your_own_loads_once_registered(tmp_path: Path) -> None:
-    class RegisteredHere(PopularityRecall):
+    class RegisteredHere(PopularityGenerator):
         pass
 
     RegisteredHere().fit(checkerboard()).save(tmp_path)
     with pytest.raises(BundleError, match="'RegisteredHere'"):
-        load_recall(tmp_path)
-    register_recall(RegisteredHere)
-    assert type(load_recall(tmp_path)) is RegisteredHere
+        load_generator(tmp_path)
+    register_generator(RegisteredHere)
+    assert type(load_generator(tmp_path)) is RegisteredHere
 
 
 def test_the_wrong_class_is_refused(tmp_path: Path) -> None:
-    PopularityRecall().fit(checkerboard()).save(tmp_path)
-    with pytest.raises(BundleError, match="holds PopularityRecall, not ALSRecall"):
-        ALSRecall.load(tmp_path)
+    PopularityGenerator().fit(checkerboard()).save(tmp_path)
+    with pytest.raises(BundleError, match="holds PopularityGenerator, not ALSGenerator"):
+        ALSGenerator.load(tmp_path)
 
 
 def test_importing_loads_no_implicit() -> None:

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     assert "serving" in fitted
     assert f"saved {folder / 'bundle'}" in fitted
     proposed, _ = run(
-        "recall",
+        "first_stage",
         "--interactions",
         tables[1],
         "--method",
@@ -111,11 +111,11 @@ def test_items_are_added_to_a_bundle(folder):
     table = pd.DataFrame({"item_id": ["new", "g0i1"], "title": ["zorblax 9", "zomzik 9"]})
     table.to_csv(folder / "new.csv", index=False)
     bundles = ("--bundle", folder / "bundle", "--items", folder / "new.csv", "--out", folder / "larger")
-    said, _ = run("add-items", *bundles)
+    said, _ = run("data", "add-items", *bundles)
     assert f"1 items added, 1 given new texts: saved {folder / 'larger'}" in said
     assert Reranker.load(folder / "larger").titles(["new", "g0i1", "g0i2"])[:2] == ["zorblax 9", "zomzik 9"]
     assert Reranker.load(folder / "bundle").titles(["new"]) == ["(untitled)"]
-    run("add-items", "--bundle", folder / "larger", "--items", folder / "new.csv")
+    run("data", "add-items", "--bundle", folder / "larger", "--items", folder / "new.csv")
     assert len(Reranker.load(folder / "larger").item_ids) == 33
 
 
@@ -143,12 +143,12 @@ def test_fit_takes_a_trained_prompt_and_newer_item_vectors(folder):
 
 def test_data_and_models_describe(folder):
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
-    said, _ = run("data", *tables, "--out", folder / "checked")
+    said, _ = run("data", "show", *tables, "--out", folder / "checked")
     assert "interactions  240, with timestamps" in said
     assert "items         32, 0 without a title, 0 interactions" in said
     assert len(pd.read_parquet(folder / "checked" / "interactions.parquet")) == 240
-    assert "ml-100k" in run("data")[0].split()
-    assert "smollm2-135m" in run("models")[0].split()
+    assert "ml-100k" in run("data", "show")[0].split()
+    assert "smollm2-135m" in run("models", "show")[0].split()
 
 
 def test_our_errors_are_one_line_and_code_1(folder):
@@ -180,14 +180,16 @@ def test_a_result_that_cannot_be_written_is_one_line(folder):
         "--candidates",
         candidates,
         "--order",
-        "recall",
+        "first_stage",
         "--out",
         folder / "file/r.parquet",
     )
     assert "file" in message
 
 
-@pytest.mark.parametrize("arguments", [["fly"], ["rerank"], ["rerank", "--k", "many"], ["recall", "--method", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["fly"], ["rerank"], ["rerank", "--k", "many"], ["first_stage", "--method", "x"]]
+)
 def test_wrong_usage_is_code_2(arguments):
     _, stderr = run(*arguments, code=2)
     assert "Usage" in stderr
@@ -225,12 +227,12 @@ def test_fit_says_before_its_work_that_it_cannot_save(folder, tmp_path):
     assert "Timestamp" in said.splitlines()[-1] and "user/s" not in said
 
 
-@pytest.mark.parametrize("command", ["inspect", "adapt", "recall"])
+@pytest.mark.parametrize("command", ["inspect", "adapt", "first_stage"])
 def test_a_table_without_users_is_one_line(folder, tmp_path, command):
     (tmp_path / "t.csv").write_text("x\n1\n")
     flags = {
         "inspect": ("--bundle", folder / "bundle", "--user", "u1", "--candidates", tmp_path / "t.csv"),
         "adapt": ("--bundle", folder / "bundle", "--users-db", tmp_path / "u.db", "--users", tmp_path / "t.csv"),
-        "recall": ("--interactions", folder / "interactions.csv", "--users", tmp_path / "t.csv", "--out", "o.csv"),
+        "first_stage": ("--interactions", folder / "interactions.csv", "--users", tmp_path / "t.csv", "--out", "o.csv"),
     }
     assert "lacks the column 'user_id'; it has ['x']" in refused(command, *flags[command])

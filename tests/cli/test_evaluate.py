@@ -32,14 +32,14 @@ def test_an_evaluation_with_an_external_system_and_diagnoses(tables, tmp_path):
     scores = pd.read_parquet(tmp_path / "lists" / "candidates.parquet")
     scores.drop(columns="rank").to_parquet(tmp_path / "scores.parquet")
     outside = ("--external", f"mine={tmp_path / 'scores.parquet'}", "--diagnose", 5)
-    shown, _ = run("evaluate", *tables, "--systems", "linear,llm", *outside, "--out", tmp_path / "out")
+    shown, _ = run("evaluate", *tables, "--systems", "baseline,llm", *outside, "--out", tmp_path / "out")
     assert "obfuscated titles" in shown
     document = read_results(tmp_path / "out" / "results.json")
     mean = {row["system"]: row["value"] for row in document["rows"] if row["metric"] == "mrr"}
-    assert set(mean) == {"recall", "linear", "llm", "mine"}
-    assert mean["mine"] == pytest.approx(mean["recall"])
+    assert set(mean) == {"first_stage", "baseline", "llm", "mine"}
+    assert mean["mine"] == pytest.approx(mean["first_stage"])
     tested = [one for one in document["diagnostics"] if "kendall_tau" in one]
-    assert [one["system"] for one in tested] == ["llm", "linear"]
+    assert [one["system"] for one in tested] == ["llm", "baseline"]
     assert tested[0]["kendall_tau"] == pytest.approx(1)
     assert "Where the gain comes from" in (tmp_path / "out" / "report.html").read_text()
 
@@ -57,7 +57,7 @@ def test_a_domain_without_times_is_judged_at_random_and_refused_in_order(tables,
         tmp_path / "untimed.parquet",
         *tables[2:],
         "--systems",
-        "linear",
+        "baseline",
         "--out",
         tmp_path / "o",
     )

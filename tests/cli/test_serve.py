@@ -74,11 +74,11 @@ def test_databases_that_differ_are_taken():
 
 def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
     keys = tmp_path / "keys.json"
-    made = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "shop"])
+    made = CliRunner().invoke(app, ["keys", "add", "--file", str(keys), "--name", "shop"])
     assert made.exit_code == 0 and made.output.startswith("rr-") and made.output.strip() not in keys.read_text()
-    again = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "shop"])
+    again = CliRunner().invoke(app, ["keys", "add", "--file", str(keys), "--name", "shop"])
     assert again.exit_code == 1 and "already has a key called 'shop'" in str(again.exception)
-    odd = CliRunner().invoke(app, ["serve-key", "--file", str(keys), "--name", "x", "--scope", "fly"])
+    odd = CliRunner().invoke(app, ["keys", "add", "--file", str(keys), "--name", "x", "--scope", "fly"])
     assert odd.exit_code == 1 and "choose of rank, adapt, admin" in str(odd.exception)
     limits = tmp_path / "limits.yaml"
     limits.write_text("max_documents: 0\n")

@@ -36,7 +36,17 @@ def folder(tmp_path_factory):
         pd.read_parquet(folder / f"{name}.parquet").to_csv(folder / f"{name}.csv", index=False)
     (folder / "settings.yaml").write_text(CONFIG)
     run("fit", *tables(folder), *options(folder), "--out", folder / "bundle")
-    run("recall", "--interactions", folder / "i.parquet", "--method", "popularity", "--n", 6, "--out", folder / "c.csv")
+    run(
+        "first_stage",
+        "--interactions",
+        folder / "i.parquet",
+        "--method",
+        "popularity",
+        "--n",
+        6,
+        "--out",
+        folder / "c.csv",
+    )
     return folder
 
 
@@ -51,7 +61,7 @@ def options(folder):
 @pytest.mark.parametrize("interactions", [(), ("i.csv",), ("i.parquet",)])
 def test_rerank_finds_ids_of_a_csv(folder, tmp_path, interactions):
     newer = [flag for name in interactions for flag in ("--interactions", folder / name)]
-    flags = ("--bundle", folder / "bundle", "--candidates", folder / "c.csv", "--order", "features", *newer)
+    flags = ("--bundle", folder / "bundle", "--candidates", folder / "c.csv", "--order", "baseline", *newer)
     for out in ("ranked.parquet", "run"):
         assert "0 users without history, 0 candidates not in" in run("rerank", *flags, "--out", tmp_path / out)
     ranked, in_parts = (pd.read_parquet(tmp_path / name) for name in ("ranked.parquet", "run/ranking"))
@@ -62,7 +72,7 @@ def test_rerank_finds_ids_of_a_csv(folder, tmp_path, interactions):
 def test_users_are_of_the_kind_that_newer_histories_have(folder, tmp_path):
     newer = pd.read_parquet(folder / "i.parquet").astype({"user_id": int})
     newer.to_parquet(tmp_path / "newer.parquet")
-    flags = ("--bundle", folder / "bundle", "--candidates", folder / "c.csv", "--order", "features")
+    flags = ("--bundle", folder / "bundle", "--candidates", folder / "c.csv", "--order", "baseline")
     run("rerank", *flags, "--interactions", tmp_path / "newer.parquet", "--out", tmp_path / "ranked.parquet")
     assert set(pd.read_parquet(tmp_path / "ranked.parquet")["user_id"]) == set(range(48))
 
@@ -71,7 +81,17 @@ def test_inspect_and_add_items_find_ids_of_a_csv(folder, tmp_path):
     flags = ("--bundle", folder / "bundle", "--user", "1", "--candidates", folder / "c.csv", "--k", 3)
     assert "user 1: 5 of 5 history items were read" in run("inspect", *flags)
     (tmp_path / "new.csv").write_text("item_id,title\n1,zorblax 99\n100,mippel 100\n")
-    said = run("add-items", "--bundle", folder / "bundle", "--items", tmp_path / "new.csv", "--out", tmp_path / "more")
+    said = run(
+        "data",
+        "data",
+        "add-items",
+        "--bundle",
+        folder / "bundle",
+        "--items",
+        tmp_path / "new.csv",
+        "--out",
+        tmp_path / "more",
+    )
     assert said.startswith("1 items added, 1 given new texts")
     assert Reranker.load(tmp_path / "more").titles(["1", "100"]) == ["zorblax 99", "mippel 100"]
 
@@ -86,22 +106,22 @@ def test_fit_finds_ids_of_lists_and_choices_in_a_csv(folder, tmp_path, held_out)
     else:
         chosen.to_parquet(tmp_path / "chosen.parquet")
     lists = ("--interactions", tmp_path / "i.parquet", "--method", "popularity", "--n", 25, "--out", tmp_path / "c.csv")
-    run("recall", *lists)
+    run("first_stage", *lists)
     logs = ("--candidates", tmp_path / "c.csv", "--held-out", tmp_path / f"chosen.{held_out}")
     flags = ("--interactions", tmp_path / "i.parquet", "--items", folder / "t.parquet", *options(folder), *logs)
     assert "saved" in run("fit", *flags, "--out", tmp_path / "bundle")
 
 
-def test_recall_takes_users_from_a_csv(folder, tmp_path):
+def test_first_stage_takes_users_from_a_csv(folder, tmp_path):
     (tmp_path / "users.csv").write_text("user_id\n1\n2\n")
     flags = ("--interactions", folder / "i.parquet", "--users", tmp_path / "users.csv", "--method", "popularity")
-    assert "of 2 users" in run("recall", *flags, "--out", tmp_path / "c.parquet")
+    assert "of 2 users" in run("first_stage", *flags, "--out", tmp_path / "c.parquet")
 
 
 def test_zeros_of_newer_histories_under_canonical_names_are_kept(folder, tmp_path):
     (tmp_path / "c.csv").write_text("customer,sku,s\n007,1,0.5\n007,2,0.25\n008,1,0.5\n")
     (tmp_path / "newer.csv").write_text("user_id,item_id\n007,1\n008,2\n")
-    names = ("--user-col", "customer", "--item-col", "sku", "--score-col", "s", "--order", "features")
+    names = ("--user-col", "customer", "--item-col", "sku", "--score-col", "s", "--order", "baseline")
     flags = ("--bundle", folder / "bundle", "--candidates", tmp_path / "c.csv", *names)
     for out in ("ranked.parquet", "run"):
         said = run("rerank", *flags, "--interactions", tmp_path / "newer.csv", "--out", tmp_path / out)
@@ -114,7 +134,7 @@ def test_a_folder_of_csv_is_reranked(folder, tmp_path, out):
     for name, part in (("a.csv", lines[1:100]), ("deeper/b.csv", lines[100:])):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text("\n".join([lines[0], *part]) + "\n")
-    flags = ("--bundle", folder / "bundle", "--candidates", tmp_path / "in", "--order", "features")
+    flags = ("--bundle", folder / "bundle", "--candidates", tmp_path / "in", "--order", "baseline")
     said = run("rerank", *flags, "--out", tmp_path / out)
     assert f"wrote {len(lines) - 1} rows of 48 users" in said and "0 users without history" in said
 

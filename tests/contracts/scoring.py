@@ -76,8 +76,8 @@ class ScoringContract:
 
     def test_a_stranger_and_a_query_can_be_scored(self, scoring: Scoring) -> None:
         candidates = titled("mipfen", "zorblax")
-        stranger = ScoringList(history=[], candidates=candidates)
+        new_user = ScoringList(history=[], candidates=candidates)
         asking = ScoringList(history=[], candidates=candidates, query="zorblax zorblax zorblax")
-        cold, asked = (values @ scoring.default_coefficients for values in scoring.score_components([stranger, asking]))
+        cold, asked = (values @ scoring.default_coefficients for values in scoring.score_components([new_user, asking]))
         assert np.isfinite(cold).all()
         assert asked[1] - asked[0] > cold[1] - cold[0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from candidate_gen import ItemKNNRecall
+from candidate_gen import ItemKNNGenerator
 from reranker.data.splits import leave_last_k
 from reranker.evaluation.base import System
 from reranker.pipeline.lists import propose
@@ -13,7 +13,7 @@ class SystemContract:
     def _lists(self):
         lines = [f"u{user}: " + " ".join(f"i{(user * 5 + step) % 12}" for step in range(6)) for user in range(40)]
         fold = leave_last_k(toys.dataset(lines))
-        return propose(fold.validation(), ItemKNNRecall(), 6), propose(fold, ItemKNNRecall(), 6)
+        return propose(fold.validation(), ItemKNNGenerator(), 6), propose(fold, ItemKNNGenerator(), 6)
 
     def test_is_a_system(self, system):
         assert isinstance(system, System)

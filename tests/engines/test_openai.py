@@ -89,7 +89,7 @@ def test_the_probe_says_what_works(tiny: Path) -> None:
     with running(Server(tiny, ways=frozenset({"echo", "tokenize"}))) as server:
         found = probe_server(server.base_url)
         assert (found.model, found.likelihood, found.labels, found.max_length) == ("tiny", "echo", "appended", 512)
-        shown = CliRunner().invoke(app, ["models", "--probe", server.base_url]).output
+        shown = CliRunner().invoke(app, ["models", "show", "--probe", server.base_url]).output
     assert "likelihood        yes  echo" in shown
     assert "soft prompts      no" in shown
     assert found.reasons["prompt_logprobs"].endswith("400: prompt_logprobs is not supported")

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from candidate_gen import ItemKNNRecall, PopularityRecall
+from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker.data.splits import leave_last_k
 from reranker.errors import ConfigError, DataError, ModelError
 from reranker.evaluation.baselines import (
+    FirstStageOrder,
     GradientBoosted,
     LinearControl,
     Popularity,
     RandomOrder,
-    RecallOrder,
     TextSimilarity,
 )
 from reranker.evaluation.metrics import per_user_metrics, ranks
@@ -24,10 +24,10 @@ def colour(texts):
     return np.array([[1.0, 0.0] if "red" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
 
 
-class TestRecallOrder(SystemContract):
+class TestFirstStageOrder(SystemContract):
     @pytest.fixture
     def system(self):
-        return RecallOrder()
+        return FirstStageOrder()
 
 
 class TestPopularity(SystemContract):
@@ -60,9 +60,9 @@ class TestTextSimilarity(SystemContract):
         return TextSimilarity(colour)
 
 
-def test_recall_order_is_the_list_as_it_came():
+def test_first_stage_order_is_the_list_as_it_came():
     lists = lists_of({"u": "c a b"}, {"u": "a"})
-    assert ranks(lists, RecallOrder().fit([]).score(lists)).tolist() == [1, 2, 3]
+    assert ranks(lists, FirstStageOrder().fit([]).score(lists)).tolist() == [1, 2, 3]
 
 
 def test_popularity_counts_training_interactions():
@@ -79,12 +79,12 @@ def test_random_order_follows_its_seed():
 def test_linear_control_learns_the_sequence_that_popularity_cannot_see(chain):
     """On the ring the next item always follows the last one, so the transition count says it all."""
     fold = leave_last_k(chain)
-    lists = propose(fold, PopularityRecall(), 12)
-    system = LinearControl().fit([propose(fold.validation(), PopularityRecall(), 12)])
+    lists = propose(fold, PopularityGenerator(), 12)
+    system = LinearControl().fit([propose(fold.validation(), PopularityGenerator(), 12)])
     learned = per_user_metrics(lists, system.score(lists), "covered", ks=[1])["hr@1"].mean()
-    recall = per_user_metrics(lists, RecallOrder().score(lists), "covered", ks=[1])["hr@1"].mean()
+    generator = per_user_metrics(lists, FirstStageOrder().score(lists), "covered", ks=[1])["hr@1"].mean()
     assert learned == 1
-    assert recall < 0.5
+    assert generator < 0.5
 
 
 def test_text_similarity_follows_the_words():
@@ -92,8 +92,8 @@ def test_text_similarity_follows_the_words():
     lines = [f"u{n}: " + " ".join(np.roll(red if n % 2 else blue, n // 2)) for n in range(24)]
     data = dataset(lines)
     fold = leave_last_k(data)
-    system = TextSimilarity(colour).fit([propose(fold.validation(), PopularityRecall(), 6)])
-    lists = propose(fold, PopularityRecall(), 6)
+    system = TextSimilarity(colour).fit([propose(fold.validation(), PopularityGenerator(), 6)])
+    lists = propose(fold, PopularityGenerator(), 6)
     found = per_user_metrics(lists, system.score(lists), "covered", ks=[1])["hr@1"].mean()
     assert found == 1
 
@@ -112,7 +112,7 @@ def test_the_text_controls_read_category_and_description():
     assert seen == ["a (tin, can): by X, 1990", "b: by Y", "h"]
 
 
-def test_texts_alone_know_nothing_of_the_recall_list():
+def test_texts_alone_know_nothing_of_the_first_stage_list():
     lists = lists_of({"u": "red1 blue1"}, {"u": "blue1"})
     both, alone = TextSimilarity(colour), TextSimilarity(colour, alone=True)
     assert (both.name, alone.name) == ("text_similarity", "text_alone")
@@ -138,7 +138,7 @@ def test_evidence_is_the_fusion_heads_own(chain):
     from reranker.fusion import FEATURES
 
     fold = leave_last_k(chain)
-    lists = propose(fold, ItemKNNRecall(), 5)
+    lists = propose(fold, ItemKNNGenerator(), 5)
     assert lists.evidence.shape == (len(lists.candidates), len(FEATURES))
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import typer.testing
 
-from candidate_gen import ItemKNNRecall, PopularityRecall
+from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from eval import benchmark, candidate_table
 from reranker.config import RerankerConfig
 from reranker.data.splits import leave_last_k
@@ -14,7 +14,7 @@ from tests.pipeline import toys
 
 
 def factories(domain):
-    return Suite(RerankerConfig(), lambda: None).factories(("recall", "linear"))
+    return Suite(RerankerConfig(), lambda: None).factories(("recall", "baseline"))
 
 
 def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch):
@@ -24,11 +24,11 @@ def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch)
     lines = []
     checks = candidate_table.run(
         lambda split: [leave_last_k(data)],
-        "linear",
+        "baseline",
         factories,
         tmp_path,
         lines.append,
-        generators={"als": PopularityRecall, "als+co_visit": ItemKNNRecall},
+        generators={"als": PopularityGenerator, "als+co_visit": ItemKNNGenerator},
         splits=("leave-last",),
     )
     rows = pd.read_csv(tmp_path / "leave-last" / "domains.csv").set_index("generator")
@@ -46,11 +46,11 @@ def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch)
 def test_the_same_generator_twice_reaches_nothing(tmp_path):
     checks = candidate_table.run(
         lambda split: [leave_last_k(toys.taste_dataset(users=20))],
-        "linear",
+        "baseline",
         factories,
         tmp_path,
         lambda line: None,
-        generators={"als": PopularityRecall, "als+co_visit": PopularityRecall},
+        generators={"als": PopularityGenerator, "als+co_visit": PopularityGenerator},
         splits=("leave-last",),
     )
     assert [(check.value, check.passed) for check in checks] == [(0.0, False), (0, True)]
@@ -58,7 +58,9 @@ def test_the_same_generator_twice_reaches_nothing(tmp_path):
 
 def test_a_table_without_what_it_compares_with_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="compared with 'als'"):
-        candidate_table.run(lambda split: [], "linear", factories, tmp_path, print, generators={"x": PopularityRecall})
+        candidate_table.run(
+            lambda split: [], "baseline", factories, tmp_path, print, generators={"x": PopularityGenerator}
+        )
 
 
 def test_an_unknown_scorer_is_refused(tmp_path):

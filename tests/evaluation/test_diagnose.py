@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.evaluation import Settings, evaluate, leave_last_k, write_report
-from reranker.evaluation.baselines import RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder
 from reranker.evaluation.diagnose import diagnose, diagnosis_table
 from reranker.evaluation.faithfulness import deletion_of
 from reranker.evaluation.registry import Suite
@@ -16,7 +16,7 @@ from tests.evaluation.toys import lists_of
 from tests.pipeline import toys
 
 
-class Named(RecallOrder):
+class Named(FirstStageOrder):
     """Prefers what shares its title's first word with the history: personal, and by words only."""
 
     name = "llm"
@@ -36,11 +36,11 @@ class Named(RecallOrder):
 
 def run(systems):
     fold = leave_last_k(toys.taste_dataset())
-    return evaluate([fold], PopularityRecall(), systems, Settings(candidates=(12,), covered_only=True))
+    return evaluate([fold], PopularityGenerator(), systems, Settings(candidates=(12,), covered_only=True))
 
 
 def test_a_personal_system_that_goes_by_words_loses_both():
-    systems = {"recall": lambda _: RecallOrder(), "llm": lambda _: Named()}
+    systems = {"first_stage": lambda _: FirstStageOrder(), "llm": lambda _: Named()}
     (found,) = diagnose(run(systems).runs, systems, users=8)
     assert found.system == "llm"
     assert found.n_users == 8
@@ -55,7 +55,7 @@ def test_position_bias_is_reported():
     class Biased(ByPlace):
         name = "served"
 
-    systems = {"recall": lambda _: RecallOrder(), "served": lambda _: Biased()}
+    systems = {"first_stage": lambda _: FirstStageOrder(), "served": lambda _: Biased()}
     (found,) = diagnose(run(systems).runs, systems, users=1000)
     assert found.order.position_preference == pytest.approx(1)
     assert found.order.kendall_tau < 0.5
@@ -65,7 +65,7 @@ def test_position_bias_is_reported():
 
 
 def test_systems_are_fitted_on_the_lists_of_the_run_and_others_are_left_alone():
-    systems = {"recall": lambda _: RecallOrder(), "llm": lambda _: Named()}
+    systems = {"first_stage": lambda _: FirstStageOrder(), "llm": lambda _: Named()}
     results = run(systems)
     assert results.runs[0].fitting[0].fold.held_out.item_id.tolist()
     before = Named.fitted
@@ -77,18 +77,18 @@ def test_systems_are_fitted_on_the_lists_of_the_run_and_others_are_left_alone():
 
 def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_path):
     suite = Suite(RerankerConfig(engine="scripted", prompt=toys.PROMPT), ScriptedEngine, fit_users=8)
-    systems = suite.factories(("recall", "linear", "llm", "fused", "served"))
+    systems = suite.factories(("first_stage", "baseline", "llm", "fused", "served"))
     results = run(systems)
     read = suite.readings("likelihood")
     before = read.count
     found = diagnose(results.runs, systems, users=10)
     assert read.count == before + 4  # the sample, shuffled rows, shuffled users, obfuscated titles
-    assert [one.system for one in found] == ["llm", "fused", "served", "linear"]
+    assert [one.system for one in found] == ["llm", "fused", "served", "baseline"]
     assert all(one.order.max_score_change < 1e-9 for one in found)
     by_name = {one.system: one for one in found}
     assert by_name["llm"].shuffled_users.low > 0
     assert by_name["llm"].obfuscated_titles.mean > 0
-    assert by_name["linear"].obfuscated_titles.mean == 0
+    assert by_name["baseline"].obfuscated_titles.mean == 0
     write_report(results, tmp_path / "report.html", diagnoses=found)
     text = (tmp_path / "report.html").read_text()
     assert "Where the gain comes from" in text
@@ -96,14 +96,14 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
     assert diagnosis_table(found).count("\n") == 5
 
 
-def test_a_fold_where_recall_found_nothing_gives_nothing():
+def test_a_fold_where_first_stage_found_nothing_gives_nothing():
     lists = lists_of({"u": "a b"}, {"u": "c"})
-    (some,) = run({"recall": lambda _: RecallOrder()}).runs
-    assert diagnose([replace(some, system="linear", lists=lists)], {}, users=5) == []
+    (some,) = run({"first_stage": lambda _: FirstStageOrder()}).runs
+    assert diagnose([replace(some, system="baseline", lists=lists)], {}, users=5) == []
 
 
 def test_the_deletion_test_finds_what_a_personal_system_goes_by():
-    class Last(RecallOrder):
+    class Last(FirstStageOrder):
         """Scores a candidate by how often its taste is in the history."""
 
         name = "llm"

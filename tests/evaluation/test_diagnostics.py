@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.data.splits import leave_last_k
-from reranker.evaluation.baselines import LinearControl, RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder, LinearControl
 from reranker.evaluation.diagnostics import (
     by_bucket,
     calibration,
@@ -21,14 +21,14 @@ from reranker.pipeline.lists import propose
 from tests.evaluation.toys import lists_of
 
 
-class ByPlace(RecallOrder):
+class ByPlace(FirstStageOrder):
     """Prefers whatever stands first in the input: pure position bias."""
 
     def score(self, lists):
         return -np.arange(len(lists.candidates), dtype=float)
 
 
-class ByTitle(RecallOrder):
+class ByTitle(FirstStageOrder):
     """Knows one title by heart."""
 
     def score(self, lists):
@@ -38,7 +38,7 @@ class ByTitle(RecallOrder):
 
 def test_an_invariant_system_keeps_its_order():
     lists = lists_of({"u": "a b c d", "v": "d c b a"}, {"u": "a", "v": "a"})
-    found = order_invariance(RecallOrder(), lists)
+    found = order_invariance(FirstStageOrder(), lists)
     assert found.kendall_tau == 1
     assert found.max_score_change == 0
     assert abs(found.position_preference) < 1
@@ -55,15 +55,15 @@ def test_a_position_biased_system_is_found_out():
 
 def test_shuffled_users_all_get_another_history_and_the_personal_gain_goes(chain):
     fold = leave_last_k(chain)
-    lists = propose(fold, PopularityRecall(), 12)
+    lists = propose(fold, PopularityGenerator(), 12)
     swapped = shuffled_users(lists, seed=1)
     pairs = {(u, i) for u, i in zip(lists.fold.history.user_id, lists.fold.history.item_id, strict=True)}
     moved = {(u, i) for u, i in zip(swapped.fold.history.user_id, swapped.fold.history.item_id, strict=True)}
     assert pairs != moved
     assert len(swapped.fold.history) == len(lists.fold.history)
-    system = LinearControl().fit([propose(fold.validation(), PopularityRecall(), 12)])
+    system = LinearControl().fit([propose(fold.validation(), PopularityGenerator(), 12)])
     assert gain_lost(system, lists, swapped).low > 0
-    assert gain_lost(RecallOrder(), lists, swapped).mean == 0
+    assert gain_lost(FirstStageOrder(), lists, swapped).mean == 0
 
 
 def test_obfuscated_titles_take_away_what_is_known_by_name():

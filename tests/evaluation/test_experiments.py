@@ -42,15 +42,15 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("domains")
     for name in ("movies", "anime"):
         (folder / name).mkdir()
-        taste = toys.taste_dataset()
-        taste.interactions.to_parquet(folder / name / "interactions.parquet")
-        taste.items.to_parquet(folder / name / "items.parquet")
+        cf_projection = toys.taste_dataset()
+        cf_projection.interactions.to_parquet(folder / name / "interactions.parquet")
+        cf_projection.items.to_parquet(folder / name / "items.parquet")
     return folder
 
 
 @pytest.fixture
 def venv(tmp_path):
-    """Looks like a finished environment; its interpreter scores the lists in recall order and counts its calls."""
+    """Looks like a finished environment; its interpreter scores the lists in first-stage order and counts its calls."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(FAKE_PYTHON.format(python=sys.executable))
@@ -75,10 +75,10 @@ def test_sasrec_is_judged_beside_the_controls_and_joins_the_big_table(data, venv
     assert (tmp_path / "peer" / "sasrec" / "movies.parquet.calls").read_text() == "x"
     rows = read_results(tmp_path / "peer" / "results.json")["rows"]
     mrr = {row["system"]: row["value"] for row in rows if row["metric"] == "mrr" and row["candidates"] == 12}
-    assert mrr["sasrec"] == pytest.approx(mrr["recall"])
+    assert mrr["sasrec"] == pytest.approx(mrr["first_stage"])
 
     out = tmp_path / "quality"
-    flags = ("--data", data, "--domains", "all", "--systems", "linear", "--candidates", "12,8", "--out", out)
+    flags = ("--data", data, "--domains", "all", "--systems", "baseline", "--candidates", "12,8", "--out", out)
     splits = ("--splits", SPLITS, "--external", f"sasrec={tmp_path / 'peer' / 'sasrec'}")
     done = invoke(quality.main, *flags, *splits, "--diagnose", 5)
     assert done.exit_code == 0
@@ -90,7 +90,7 @@ def test_sasrec_is_judged_beside_the_controls_and_joins_the_big_table(data, venv
     places = {(row["domain"], row["split"]) for row in document["rows"] if row["system"] == "sasrec"}
     assert places == {("movies", "leave_last_1")}
     assert {row["candidates"] for row in document["rows"]} == {8, 12}
-    assert [one["system"] for one in document["diagnostics"] if "kendall_tau" in one] == ["linear", "linear"]
+    assert [one["system"] for one in document["diagnostics"] if "kendall_tau" in one] == ["baseline", "baseline"]
     assert "8 candidates" in (out / "table.md").read_text()
 
 
@@ -107,15 +107,15 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         for row in read_results(tmp_path / "results.json")["rows"]
     }
     assert values["fused.few", "ndcg", 10] != values["fused.same", "ndcg", 10]
-    gain = values["fused.soft", "ndcg", 10] / values["recall", "ndcg", 10] - 1
-    assert checks["movies: fused.soft over recall"]["value"] == pytest.approx(100 * gain)
-    assert checks["movies: fused.soft over recall"]["passed"] == (gain >= 0.15)
+    gain = values["fused.soft", "ndcg", 10] / values["first_stage", "ndcg", 10] - 1
+    assert checks["movies: fused.soft over first_stage"]["value"] == pytest.approx(100 * gain)
+    assert checks["movies: fused.soft over first_stage"]["passed"] == (gain >= 0.15)
     with pytest.raises(ConfigError, match="'fast' is not SETTING=VALUE"):
         invoke(meta.main, *flags, "--variant", "new=fast")
     with pytest.raises(ConfigError, match="speed"):
         invoke(meta.main, *flags, "--variant", "new=speed=1")
-    with pytest.raises(ConfigError, match="moments cannot differ"):
-        invoke(meta.main, *flags, "--variant", "new=moments=1")
+    with pytest.raises(ConfigError, match="windows cannot differ"):
+        invoke(meta.main, *flags, "--variant", "new=windows=1")
     with pytest.raises(ConfigError, match="--split leave-last draws nothing"):
         invoke(meta.main, *flags, "--split", "leave-last", "--draw", 3)
     with pytest.raises(ConfigError, match="'soft:hard' is not A:B"):
@@ -142,7 +142,7 @@ def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data
     document = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert document["environment"]["variants"] == ["default=scoring=embedding"]
     names = {one["name"] for one in document["checks"]}
-    assert {"ml-100k: fused.default over recall", "ml-100k: fused.default over linear"} <= names
+    assert {"ml-100k: fused.default over first_stage", "ml-100k: fused.default over baseline"} <= names
     assert not [name for name in names if "untrained" in name or name.startswith("books")]
     with pytest.raises(ConfigError, match="movies needs --data"):
         invoke(meta.main, "--domains", "movies", *flags)
@@ -165,13 +165,13 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
     gains = {
         one["domain"]: one
         for one in read_results(tmp_path / "known-users" / "results.json")["comparisons"]
-        if (one["system"], one["versus"], one["metric"]) == ("fused.default", "recall", "ndcg@10")
+        if (one["system"], one["versus"], one["metric"]) == ("fused.default", "first_stage", "ndcg@10")
     }
     least = 100 * min(gains[name]["relative"] for name in ("movies", "ml-100k"))
-    check = checks["known-users: fused.default over recall, least of a domain"]
+    check = checks["known-users: fused.default over the first stage, least of a domain"]
     assert check["value"] == pytest.approx(least) and check["passed"] == (least >= 15)
-    assert checks["known-users: fused.default over linear, domains above 0"]["target"] == ">= 3"
-    assert "new-items: fused.default over linear, mean of 4 runs" in checks
+    assert checks["known-users: fused.default over baseline, domains above 0"]["target"] == ">= 3"
+    assert "new-items: fused.default over baseline, mean of 4 runs" in checks
     assert checks["new-items: llm.default over text_alone, mean of 0 runs"]["value"] is None
     wanted = [(tmp_path / "new-items" / f"draw{n}" / "runs" / QRELS).read_text() for n in (1, 2)]
     assert wanted[0] != wanted[1]  # other items are new
@@ -180,8 +180,8 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
         invoke(meta.main, *flags, "--table", "gold")
     with pytest.raises(ConfigError, match="--table has its own variants and split"):
         invoke(meta.main, *flags, "--table", "cost", "--split", "leave-last")
-    for own in (("--draw", 1), ("--moments", 3), ("--support", 5), ("--rival", "a:b")):
-        with pytest.raises(ConfigError, match="--moments and --untrained go with --variant or --split"):
+    for own in (("--draw", 1), ("--windows", 3), ("--support", 5), ("--rival", "a:b")):
+        with pytest.raises(ConfigError, match="--windows and --untrained go with --variant or --split"):
             invoke(meta.main, *flags, *own)
 
 
@@ -202,7 +202,7 @@ def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(dat
     checks = {one["name"]: one for one in json.loads((out / "judged" / "meta.json").read_text())["checks"]}
     assert {"movies: llm.fomaml over llm.pooled", "games: fused.pooled over fused.untrained"} <= set(checks)
     judged = json.loads((out / "judged" / "meta.json").read_text())["environment"]
-    assert judged["moments"] == 1  # older choices taught the prompts
+    assert judged["windows"] == 1  # older choices taught the prompts
     seen = json.loads((out / "runs" / "pooled" / "movies" / "config.json").read_text())["domains"]
     assert [one["name"] for one in seen] == ["games"]
     again = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)
@@ -239,7 +239,7 @@ def test_what_cannot_be_run_is_said(data, venv, tmp_path):
 def test_gains_over_an_order_that_scores_nothing_are_told_in_the_metrics_own_units(tmp_path):
     nothing = dict.fromkeys(("relative", "relative_low", "relative_high"), float("nan"))
     sizes = {"mean": 0.06, "low": 0.05, "high": 0.07, "p": 0.0, "p_holm": 0.0, "n_users": 9, "detectable": 0.01}
-    gain = Comparison(domain="d", system="fused.x", versus="recall", metric="ndcg@10", **sizes, **nothing)
+    gain = Comparison(domain="d", system="fused.x", versus="first_stage", metric="ndcg@10", **sizes, **nothing)
     found = meta._check(gain, "at least +15 %", meta._well_above(gain))
     assert (found.value, found.unit, found.passed) == (0.06, "ndcg@10", True)
     assert "[+0.0500, +0.0700] over 0" in found.target

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import ItemKNNRecall, PopularityRecall
+from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
-from reranker.evaluation.baselines import RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder
 from reranker.evaluation.external import (
     ExternalDomains,
     ExternalScores,
@@ -92,7 +92,7 @@ def test_a_folder_holds_a_table_a_domain(tmp_path):
 def test_names_must_be_free(tmp_path):
     table([("u", "a", 1.0)]).to_parquet(tmp_path / "s.parquet")
     argument = f"mine={tmp_path / 's.parquet'}"
-    assert external_factories([argument], ("recall",))["mine"](0).name == "mine"
+    assert external_factories([argument], ("first_stage",))["mine"](0).name == "mine"
     for arguments, taken in (([argument], ("mine",)), ([argument, argument], ())):
         with pytest.raises(ConfigError, match="'mine': the name is taken"):
             external_factories(arguments, taken)
@@ -100,20 +100,20 @@ def test_names_must_be_free(tmp_path):
 
 def test_changed_scores_are_not_taken_from_the_last_run(chain, tmp_path):
     fold = leave_last_k(chain)
-    lists = propose(fold, PopularityRecall(), 5)
+    lists = propose(fold, PopularityGenerator(), 5)
 
     def judged(sign):
         scores = lists.candidates[["user_id", "item_id"]].assign(score=sign * lists.candidates["rank"].astype(float))
         mine = ExternalScores("mine", scores)
-        systems = {"recall": lambda _: RecallOrder(), "mine": lambda _: mine}
-        return evaluate([fold], PopularityRecall(), systems, Settings(candidates=(5,)), tmp_path).runs[1].scores
+        systems = {"first_stage": lambda _: FirstStageOrder(), "mine": lambda _: mine}
+        return evaluate([fold], PopularityGenerator(), systems, Settings(candidates=(5,)), tmp_path).runs[1].scores
 
     assert np.array_equal(judged(1), -judged(-1))
 
 
 def test_an_export_holds_no_answers(chain, tmp_path):
     fold = leave_last_k(chain)
-    lists = propose(fold, ItemKNNRecall(), 5)
+    lists = propose(fold, ItemKNNGenerator(), 5)
     export_lists(lists, tmp_path)
     train = pd.read_parquet(tmp_path / "train.parquet")
     shown = set(zip(train.user_id, train.item_id, strict=True))

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.data.splits import cold_items, leave_last_k
 from reranker.errors import DataError
-from reranker.evaluation.leakage import check_fitting, check_fitting_pairs, check_fold, check_priors, check_recall
+from reranker.evaluation.leakage import check_fitting, check_fitting_pairs, check_fold, check_generator, check_priors
 from reranker.pipeline.lists import propose
 from tests.evaluation.toys import lists_of
 
@@ -30,7 +30,7 @@ def test_clean_folds_pass(fold, chain):
 
 
 def test_training_part_with_a_target(fold):
-    with pytest.raises(DataError, match=r"leak 'recall_saw_target'.*2 \(user, item\) pairs.*'u0', 'i5'"):
+    with pytest.raises(DataError, match=r"leak 'generator_saw_target'.*2 \(user, item\) pairs.*'u0', 'i5'"):
         check_fold(replace(fold, train=with_targets(fold.train, fold)))
 
 
@@ -41,22 +41,22 @@ def test_history_with_a_target(fold):
 
 def test_training_part_with_a_cold_item(chain):
     fold = cold_items(chain)
-    leaked = pd.DataFrame({"user_id": ["stranger"], "item_id": [fold.cold_items[0]]})
-    with pytest.raises(DataError, match=r"leak 'recall_saw_target'.*cold items"):
+    leaked = pd.DataFrame({"user_id": ["new_user"], "item_id": [fold.cold_items[0]]})
+    with pytest.raises(DataError, match=r"leak 'generator_saw_target'.*cold items"):
         check_fold(replace(fold, train=pd.concat([fold.train, leaked])))
 
 
-def test_recall_stage_fitted_on_everything(fold, chain):
-    check_recall(PopularityRecall().fit(fold.train), fold)
-    with pytest.raises(DataError, match=r"leak 'recall_saw_target'.*known to recall stage 'popularity'"):
-        check_recall(PopularityRecall().fit(chain.interactions), fold)
+def test_generator_fitted_on_everything(fold, chain):
+    check_generator(PopularityGenerator().fit(fold.train), fold)
+    with pytest.raises(DataError, match=r"leak 'generator_saw_target'.*known to candidate generator 'popularity'"):
+        check_generator(PopularityGenerator().fit(chain.interactions), fold)
 
 
 def test_fusion_fitted_on_the_test_lists(fold):
-    recall = PopularityRecall()
-    check_fitting([propose(fold.validation(), recall, 5)], fold)
+    generator = PopularityGenerator()
+    check_fitting([propose(fold.validation(), generator, 5)], fold)
     with pytest.raises(DataError, match="leak 'fitted_on_test'"):
-        check_fitting([propose(fold, recall, 5)], fold)
+        check_fitting([propose(fold, generator, 5)], fold)
 
 
 def test_fusion_fitted_elsewhere_on_test_pairs(fold):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
@@ -14,12 +14,12 @@ from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation import llm_systems as llm
-from reranker.evaluation.baselines import RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder
 from reranker.evaluation.counting_engine import CountingEngine, SentenceEngine
 from reranker.evaluation.diagnostics import obfuscated_titles
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
-from reranker.evaluation.score_cache import Readings
-from reranker.fusion import Blend, Choices, fit_fused
+from reranker.evaluation.score_cache import ScoreCache
+from reranker.fusion import Choices, FusionModel, fit_fused
 from reranker.soft_tokens import ContextMap, ItemTokens, VectorTable
 from reranker.soft_tokens.checkpoint import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -31,7 +31,7 @@ from tests.scoring.readers import own_labels
 
 def readings(read_out="likelihood", **settings):
     config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, "scoring": read_out, **settings})
-    return Readings(ScriptedEngine(), config)
+    return ScoreCache(ScriptedEngine(), config)
 
 
 @pytest.fixture(params=["likelihood", "embedding", "labels", "listwise"])
@@ -62,7 +62,7 @@ class TestFused(SystemContract):
 def lists():
     """(validation, test) lists in a world where taste shows in the titles."""
     fold = leave_last_k(toys.taste_dataset())
-    return propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)
+    return propose(fold.validation(), PopularityGenerator(), 12), propose(fold, PopularityGenerator(), 12)
 
 
 def test_gains_are_over_the_reference_histories_that_fit_draws():
@@ -70,11 +70,11 @@ def test_gains_are_over_the_reference_histories_that_fit_draws():
     fold = leave_last_k(data)
     read = readings(references=3)
     seen = []
-    for lists in (propose(fold.validation(), PopularityRecall(), 12), propose(fold, PopularityRecall(), 12)):
+    for lists in (propose(fold.validation(), PopularityGenerator(), 12), propose(fold, PopularityGenerator(), 12)):
         read.of(lists)
         seen.append(read.reader("toy").renderer.references)
-    recall = PopularityRecall().fit(data.interactions)
-    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(data, recall)
+    generator = PopularityGenerator().fit(data.interactions)
+    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(data, generator)
     assert seen == [fitted.reader.renderer.references] * 2
     assert len(seen[0]) == 3
 
@@ -83,9 +83,9 @@ def test_states_of_titles_are_read_once_for_all_splits_and_runs(lists, tmp_path)
     validation, test = lists
     config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
     engine = toys.WatchedEngine()
-    first = Readings(engine, config, directory=tmp_path).of(test)
+    first = ScoreCache(engine, config, directory=tmp_path).of(test)
     assert engine.states_read == len(test.fold.items)
-    again = Readings(engine, config, directory=tmp_path)
+    again = ScoreCache(engine, config, directory=tmp_path)
     again.of(validation)
     assert engine.states_read == len(test.fold.items)
     np.testing.assert_array_equal(again.of(test), first)
@@ -96,7 +96,7 @@ def test_readings_on_disk_are_used_again_unless_something_changed(lists, tmp_pat
 
     def kept(**settings):
         config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, **settings})
-        return Readings(ScriptedEngine(), config, directory=tmp_path)
+        return ScoreCache(ScriptedEngine(), config, directory=tmp_path)
 
     first, again, other = kept(), kept(), kept(soft_tokens=3)
     read = first.of(test)
@@ -111,7 +111,7 @@ def test_readings_of_a_domain_do_not_depend_on_the_domains_beside_it(lists, tmp_
     config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
 
     def kept(domain, family):
-        return Readings(ScriptedEngine(), config, {domain: family}, directory=tmp_path)
+        return ScoreCache(ScriptedEngine(), config, {domain: family}, directory=tmp_path)
 
     first, beside, other = kept("elsewhere", "books"), kept("elsewhere", "games"), kept(test.fold.domain, "games")
     for one in (first, beside, other):
@@ -121,7 +121,7 @@ def test_readings_of_a_domain_do_not_depend_on_the_domains_beside_it(lists, tmp_
 
     trained = {"elsewhere": Trained(contexts=ContextMap.initial(np.zeros(8, dtype=np.float32), 2, 4))}
     adapted = [
-        Readings(ScriptedEngine(), config, directory=tmp_path, trained=trained, adapt_steps=steps) for steps in (1, 2)
+        ScoreCache(ScriptedEngine(), config, directory=tmp_path, trained=trained, adapt_steps=steps) for steps in (1, 2)
     ]
     for one in adapted:
         one.of(test)
@@ -155,9 +155,9 @@ def test_item_tokens_are_those_of_the_domain_that_is_judged(lists):
     def with_tokens(domain):
         config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
         trained = {"toy": Trained(item_tokens={domain: tokens})}
-        return Readings(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
+        return ScoreCache(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
 
-    bare = Readings(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
+    bare = ScoreCache(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
     assert not np.array_equal(with_tokens("toy").of(test), bare.of(test))
     assert np.array_equal(with_tokens("movies").of(test), bare.of(test))
     assert len({one.fingerprint for one in (bare, with_tokens("toy"), with_tokens("movies"))}) == 3
@@ -177,45 +177,45 @@ def test_only_covered_lists_teach_and_always_the_same(lists):
 
 
 @pytest.fixture
-def moments(lists):
-    return [lists[0], propose(lists[0].fold.validation(), PopularityRecall(), 12)]
+def windows(lists):
+    return [lists[0], propose(lists[0].fold.validation(), PopularityGenerator(), 12)]
 
 
-def test_moments_teach_alike(lists, moments):
+def test_moments_teach_alike(lists, windows):
     read = readings()
-    found = [int(one.covered.sum()) for one in moments]
-    assert [one.n_found.sum() for one in read.teaching(moments, None)] == found
-    drawn = [[int(one.covered.sum()) for one in read.teaching(moments, 6, seed)] for seed in range(40)]
+    found = [int(one.covered.sum()) for one in windows]
+    assert [one.n_found.sum() for one in read.teaching(windows, None)] == found
+    drawn = [[int(one.covered.sum()) for one in read.teaching(windows, 6, seed)] for seed in range(40)]
     assert {sum(one) for one in drawn} == {6}
     assert np.mean(drawn, axis=0) == pytest.approx(6 * np.array(found) / sum(found), abs=0.6)
-    elsewhere = replace(moments[1], fold=replace(moments[1].fold, domain="elsewhere"))
-    assert [int(one.covered.sum()) for one in read.teaching([moments[0], elsewhere], 6)] == [6, 6]  # a domain
+    elsewhere = replace(windows[1], fold=replace(windows[1].fold, domain="elsewhere"))
+    assert [int(one.covered.sum()) for one in read.teaching([windows[0], elsewhere], 6)] == [6, 6]  # a domain
     for system in (Fused(read, fit_users=4), Served(read, fit_users=4), LLMAlone(read, fit_users=4)):
-        assert np.isfinite(system.fit(moments).score(lists[1])).all()
+        assert np.isfinite(system.fit(windows).score(lists[1])).all()
 
 
-def test_served_and_fused_learn_from_moments_as_the_product_does(moments, monkeypatch):
-    read, users = readings(), [user for one in moments for user in one.fold.users]
+def test_served_and_fused_learn_from_moments_as_the_product_does(windows, monkeypatch):
+    read, users = readings(), [user for one in windows for user in one.fold.users]
     words = read.reader("toy").scoring.components
     choices = Choices(
-        features=np.concatenate([one.evidence for one in moments]),
-        list_index=np.concatenate([moments[0].list_index, moments[1].list_index + len(moments[0].fold.users)]),
-        chosen=np.concatenate([one.relevant for one in moments]),
-        recall_rank=np.concatenate([one.candidates["rank"].to_numpy() for one in moments]),
-        n_relevant=np.concatenate([one.n_relevant for one in moments]),
-        n_known=np.concatenate([one.n_known for one in moments]),
+        features=np.concatenate([one.evidence for one in windows]),
+        list_index=np.concatenate([windows[0].list_index, windows[1].list_index + len(windows[0].fold.users)]),
+        chosen=np.concatenate([one.relevant for one in windows]),
+        first_stage_rank=np.concatenate([one.candidates["rank"].to_numpy() for one in windows]),
+        n_relevant=np.concatenate([one.n_relevant for one in windows]),
+        n_known=np.concatenate([one.n_known for one in windows]),
         users=users,
     )
     assert len(users) > 1.5 * len(set(users))
-    raw = np.concatenate([read.of(one) for one in moments])
+    raw = np.concatenate([read.of(one) for one in windows])
     components = {int(number): raw[choices.list_index == number] for number in choices.covered_lists()}
     assert len(components) < len(users)
-    by_hand = Blend.fit(choices, components, words)
-    assert Served(read, fit_users=None).fit(moments).blend.to_json() == by_hand.to_json()
+    by_hand = FusionModel.fit(choices, components, words)
+    assert Served(read, fit_users=None).fit(windows).fusion_model.to_json() == by_hand.to_json()
     with monkeypatch.context() as patch:
         seen = {}
         patch.setattr(llm, "fit_fused", lambda *given, **named: seen.update(named) or fit_fused(*given, **named))
-        head = Fused(read, fit_users=None).fit(moments).head
+        head = Fused(read, fit_users=None).fit(windows).head
     np.testing.assert_allclose(head.logit.weights, by_hand.fused.logit.weights, atol=1e-4)
     assert seen["users"].tolist() == choices.user_numbers.tolist()  # held out together
 
@@ -235,13 +235,13 @@ def test_a_list_is_read_once_and_its_cost_is_kept(lists):
 def test_a_shared_reading_costs_each_system_the_same():
     read = readings()
     systems = {
-        "recall": lambda _: RecallOrder(),
+        "first_stage": lambda _: FirstStageOrder(),
         "zero_shot_likelihood": lambda _: ZeroShot("zero_shot_likelihood", read),
         "llm": lambda _: LLMAlone(read),
     }
-    found = evaluate([leave_last_k(toys.taste_dataset())], PopularityRecall(), systems, Settings(candidates=(12,)))
-    recall, first, second = found.runs
-    assert np.isnan(recall.tokens)
+    found = evaluate([leave_last_k(toys.taste_dataset())], PopularityGenerator(), systems, Settings(candidates=(12,)))
+    generator, first, second = found.runs
+    assert np.isnan(generator.tokens)
     assert first.tokens == second.tokens > 0
     assert second.score_seconds >= read.cost(second.lists).seconds
 
@@ -251,7 +251,7 @@ def test_states_of_another_arithmetic_are_read_anew(lists, tmp_path):
     config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
     for dtype in ("bfloat16", "float32"):
         engine = toys.WatchedEngine()
-        Readings(engine, config.model_copy(update={"dtype": dtype}), directory=tmp_path).of(lists[1])
+        ScoreCache(engine, config.model_copy(update={"dtype": dtype}), directory=tmp_path).of(lists[1])
         assert engine.states_read > 0
 
 
@@ -266,9 +266,9 @@ def test_edited_templates_are_another_reading(tmp_path):
 
 def test_an_order_without_the_model_costs_no_tokens():
     fold = leave_last_k(toys.random_dataset(seed=1))
-    served = Served(readings()).fit([propose(fold.validation(), PopularityRecall(), 12)])
-    assert served.blend.guard.serve == "recall"
-    assert served.reading_cost(propose(fold, PopularityRecall(), 12)).tokens == 0
+    served = Served(readings()).fit([propose(fold.validation(), PopularityGenerator(), 12)])
+    assert served.fusion_model.guard.serve == "first_stage"
+    assert served.reading_cost(propose(fold, PopularityGenerator(), 12)).tokens == 0
 
 
 def test_the_fingerprint_changes_with_what_changes_scores():
@@ -304,27 +304,27 @@ def test_a_sentence_encoder_takes_the_place_of_the_hidden_states(lists):
 
     config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
     engine = SentenceEngine(ScriptedEngine(), embed)
-    read = Readings(engine, config)
+    read = ScoreCache(engine, config)
     components = read.of(test)
     assert {title for item, title in titles.items() if item in set(test.candidates["item_id"])} <= seen
     assert np.ptp(components[:, :5], axis=0).all()  # popularity has no item vectors, so no tastes
-    assert not np.allclose(components, Readings(ScriptedEngine(), config).of(test))
-    assert read.fingerprint != Readings(ScriptedEngine(), config).fingerprint
+    assert not np.allclose(components, ScoreCache(ScriptedEngine(), config).of(test))
+    assert read.fingerprint != ScoreCache(ScriptedEngine(), config).fingerprint
 
 
 def test_served_follows_the_guard(lists):
     validation, test = lists
     read = readings()
     served = Served(read).fit([validation])
-    orders = served.blend.orders(test.evidence, read.of(test), test.list_index)
-    orders["recall"] = -test.candidates["rank"].to_numpy(dtype=float)
-    assert np.array_equal(served.score(test), orders[served.blend.guard.serve])
+    orders = served.fusion_model.orders(test.evidence, read.of(test), test.list_index)
+    orders["first_stage"] = -test.candidates["rank"].to_numpy(dtype=float)
+    assert np.array_equal(served.score(test), orders[served.fusion_model.guard.serve])
     elsewhere = replace(validation, fold=replace(validation.fold, domain="elsewhere"))
-    with pytest.raises(ConfigError, match=r"moments of one domain, got .*'elsewhere', 'toy'"):
+    with pytest.raises(ConfigError, match=r"windows of one domain, got .*'elsewhere', 'toy'"):
         Served(read).fit([validation, elsewhere])
 
 
-def test_served_keeps_the_recall_order_of_new_users_who_lost_by_the_other():
+def test_served_keeps_the_first_stage_order_of_new_users_who_lost_by_the_other():
     rng = np.random.default_rng(0)
     table = toys.items(per_group=12)
     rows = [(f"u{user}", f"g{user % 4}i{item}") for user in range(120) for item in rng.permutation(12)[:10]]
@@ -335,24 +335,24 @@ def test_served_keeps_the_recall_order_of_new_users_who_lost_by_the_other():
         rows += [(f"n{user}", item) for item in chosen]
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(timestamp=range(len(rows)))
     fold = leave_last_k(Dataset(interactions=interactions, items=table, domain="toy"))
-    validation, test = (propose(one, PopularityRecall(), 28) for one in (fold.validation(), fold))
+    validation, test = (propose(one, PopularityGenerator(), 28) for one in (fold.validation(), fold))
     read = readings()
     served = Served(read).fit([validation])
-    assert served.blend.guard.serve == "fused"
+    assert served.fusion_model.guard.serve == "fused"
     new = np.array([user.startswith("n") for user in fold.users])
-    assert np.array_equal(served.blend.guard.holds_for(test.n_known), ~new)
+    assert np.array_equal(served.fusion_model.guard.holds_for(test.n_known), ~new)
     scores, rows_of_new = served.score(test), new[test.list_index]
-    fused = served.blend.orders(test.evidence, read.of(test), test.list_index)["fused"]
+    fused = served.fusion_model.orders(test.evidence, read.of(test), test.list_index)["fused"]
     assert np.array_equal(scores[rows_of_new], -test.candidates["rank"].to_numpy(dtype=float)[rows_of_new])
     assert np.array_equal(scores[~rows_of_new], fused[~rows_of_new])
     assert served.reading_cost(test).tokens == round(read.cost(test).tokens * 2 / 3)  # 120 of 180 users
 
 
-def test_served_keeps_the_recall_order_when_nothing_helps():
+def test_served_keeps_the_first_stage_order_when_nothing_helps():
     fold = leave_last_k(toys.random_dataset(seed=1))
-    served = Served(readings()).fit([propose(fold.validation(), PopularityRecall(), 12)])
-    assert served.blend.guard.serve == "recall"
-    test = propose(fold, PopularityRecall(), 12)
+    served = Served(readings()).fit([propose(fold.validation(), PopularityGenerator(), 12)])
+    assert served.fusion_model.guard.serve == "first_stage"
+    test = propose(fold, PopularityGenerator(), 12)
     assert np.array_equal(served.score(test), -test.candidates["rank"].to_numpy(dtype=float))
 
 
@@ -369,7 +369,7 @@ def test_a_run_that_was_killed_learns_the_space_from_the_same_catalogue(lists, t
 
     def read(folder, *asked):
         config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
-        kept = Readings(ScriptedEngine(), config, directory=folder)
+        kept = ScoreCache(ScriptedEngine(), config, directory=folder)
         return [kept.of(one) for one in asked]
 
     whole = read(tmp_path / "whole", test, nameless)
@@ -383,7 +383,7 @@ def test_readings_of_a_model_with_other_settings_are_not_used_again(lists, tmp_p
     config = RerankerConfig(engine="torch", model=str(model), scoring="embedding", dtype="float32", soft_tokens=0)
 
     def read(folder):
-        return Readings(TorchEngine(model, dtype="float32"), config, directory=folder).of(test)
+        return ScoreCache(TorchEngine(model, dtype="float32"), config, directory=folder).of(test)
 
     first = read(tmp_path / "kept")
     settings = json.loads((model / "config.json").read_text())

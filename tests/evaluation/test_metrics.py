@@ -67,13 +67,13 @@ def test_covered_without_a_covered_user_is_an_error():
         per_user_metrics(lists, by_rank(lists), "covered")
 
 
-def test_scores_decide_and_ties_keep_the_recall_order():
+def test_scores_decide_and_ties_keep_the_first_stage_order():
     lists = lists_of({"u": "a b c d"}, {"u": "d"})
     assert ranks(lists, np.array([0.5, 2.0, 2.0, 0.5])).tolist() == [3, 1, 2, 4]
     assert ranks(lists, np.zeros(4)).tolist() == [1, 2, 3, 4]
 
 
-def test_constant_scores_equal_the_recall_order_in_every_metric():
+def test_constant_scores_equal_the_first_stage_order_in_every_metric():
     lists = lists_of(
         {f"u{n}": " ".join(f"i{m}" for m in range(15)) for n in range(15)}, {f"u{n}": f"i{n}" for n in range(15)}
     )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
@@ -23,7 +23,7 @@ def suite(loaded=None):
 def judged(names, **settings):
     factories = suite().factories(names)
     fold = leave_last_k(toys.taste_dataset())
-    return evaluate([fold], PopularityRecall(), factories, Settings(candidates=(12,), **settings))
+    return evaluate([fold], PopularityGenerator(), factories, Settings(candidates=(12,), **settings))
 
 
 def test_every_system_is_built_under_its_name():
@@ -36,7 +36,7 @@ def test_every_system_is_built_under_its_name():
 def test_the_model_is_loaded_once_and_only_when_needed():
     loaded = []
     built = suite(loaded)
-    built.factories(("recall", "linear"))["linear"](0)
+    built.factories(("first_stage", "baseline"))["baseline"](0)
     assert loaded == []
     for build in built.factories(("llm", "zero_shot_labels", "fused")).values():
         build(0)
@@ -44,17 +44,17 @@ def test_the_model_is_loaded_once_and_only_when_needed():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="unknown systems oracle; there are recall"):
-        suite().factories(("recall", "oracle"))
+    with pytest.raises(ConfigError, match="unknown systems oracle; there are first_stage"):
+        suite().factories(("first_stage", "oracle"))
 
 
 def test_leaving_out_lists_without_a_target_changes_no_users_metric():
-    names = ("recall", "popularity", "linear")
+    names = ("first_stage", "popularity", "baseline")
     whole, covered = (judged(names, covered_only=only).rows for only in (False, True))
     for rows in (whole, covered):
         assert set(rows.system) == set(names)
     keys = ["system", "protocol", "metric", "k"]
-    per_user = ["ndcg", "hr", "mrr", "recall", "map"]
+    per_user = ["ndcg", "hr", "mrr", "first_stage", "map"]
     left, right = (rows[rows.metric.isin(per_user)].sort_values(keys) for rows in (whole, covered))
     assert left[keys].astype(str).to_numpy().tolist() == right[keys].astype(str).to_numpy().tolist()
     assert len(left)
@@ -63,25 +63,25 @@ def test_leaving_out_lists_without_a_target_changes_no_users_metric():
 
 
 def test_rivals_are_compared_and_tabled():
-    results = judged(("recall", "linear", "fused", "served"), covered_only=True)
+    results = judged(("first_stage", "baseline", "fused", "served"), covered_only=True)
     pairs = {(one.system, one.versus) for one in results.comparisons}
-    assert {("fused", "linear"), ("served", "linear"), ("fused", "recall")} <= pairs
+    assert {("fused", "baseline"), ("served", "baseline"), ("fused", "first_stage")} <= pairs
     lines = comparison_table(results).splitlines()
     assert lines[0].startswith("| domain | split | users | system | ndcg@10 |")
-    assert sum("| fused |" in line and "| linear |" in line for line in lines) == 1
-    assert sum("| recall | 0." in line for line in lines) == 1
+    assert sum("| fused |" in line and "| baseline |" in line for line in lines) == 1
+    assert sum("| first_stage | 0." in line for line in lines) == 1
     assert len({line.count("|") for line in lines}) == 1
 
 
 def test_list_lengths_are_tabled_side_by_side():
-    factories = suite().factories(("recall", "popularity"))
+    factories = suite().factories(("first_stage", "popularity"))
     fold = leave_last_k(toys.taste_dataset())
-    results = evaluate([fold], PopularityRecall(), factories, Settings(candidates=(12, 6)))
+    results = evaluate([fold], PopularityGenerator(), factories, Settings(candidates=(12, 6)))
     header, _, *lines = length_table(results).splitlines()
     assert header == "| ndcg@10 | split | system | 6 candidates | 12 candidates |"
-    assert [line.split(" | ")[2] for line in lines] == ["recall", "popularity"]
+    assert [line.split(" | ")[2] for line in lines] == ["first_stage", "popularity"]
     values = [float(cell) for cell in lines[0].strip("| ").split(" | ")[3:]]
     rows = results.rows
-    at = (rows.system == "recall") & (rows.metric == "ndcg") & (rows.k == 10) & (rows.protocol == "end_to_end")
+    at = (rows.system == "first_stage") & (rows.metric == "ndcg") & (rows.k == 10) & (rows.protocol == "end_to_end")
     wanted = rows[at].set_index("candidates")["value"]
     assert values == pytest.approx([wanted[6], wanted[12]], abs=1e-4)

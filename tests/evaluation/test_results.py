@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import pytrec_eval
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.errors import DataError
 from reranker.evaluation import (
     Results,
@@ -18,16 +18,16 @@ from reranker.evaluation import (
     write_report,
     write_results,
 )
-from reranker.evaluation.baselines import LinearControl, RandomOrder, RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder, LinearControl, RandomOrder
 from tests.evaluation.toys import dataset
 
-SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
+SYSTEMS = {"first_stage": lambda _: FirstStageOrder(), "random": RandomOrder, "baseline": lambda _: LinearControl()}
 
 
 @pytest.fixture(scope="module")
 def results():
     lines = [f"u {user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
-    return evaluate([leave_last_k(dataset(lines))], PopularityRecall(), SYSTEMS, Settings(candidates=(8,)))
+    return evaluate([leave_last_k(dataset(lines))], PopularityGenerator(), SYSTEMS, Settings(candidates=(8,)))
 
 
 def test_what_is_written_is_read(results, tmp_path):
@@ -93,7 +93,7 @@ def test_report_is_one_file_with_all_plots(results, tmp_path):
     ids = re.findall(r'<clipPath id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     for words in (
-        "ndcg@10 against recall",
+        "ndcg@10 against first_stage",
         "by history length",
         "by popularity",
         "rank movement",
@@ -106,7 +106,7 @@ def test_report_is_one_file_with_all_plots(results, tmp_path):
 def test_report_of_an_unordered_domain_says_so(tmp_path):
     lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
     fold = leave_random_k(dataset(lines, ordered=False), seed=1)
-    results = evaluate([fold], PopularityRecall(), SYSTEMS, Settings(candidates=(8,)))
+    results = evaluate([fold], PopularityGenerator(), SYSTEMS, Settings(candidates=(8,)))
     write_report(results, tmp_path / "report.html")
     assert "nothing here speaks of sequence" in (tmp_path / "report.html").read_text()
 
@@ -114,21 +114,23 @@ def test_report_of_an_unordered_domain_says_so(tmp_path):
 def test_report_without_comparisons_still_has_the_values(tmp_path):
     lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
     fold = leave_last_k(dataset(lines))
-    only = {"recall": SYSTEMS["recall"]}
-    results = evaluate([fold], PopularityRecall(), only, Settings(candidates=(8,)))
+    only = {"first_stage": SYSTEMS["first_stage"]}
+    results = evaluate([fold], PopularityGenerator(), only, Settings(candidates=(8,)))
     write_report(results, tmp_path / "report.html")
-    assert "toy · recall" in (tmp_path / "report.html").read_text()
+    assert "toy · first_stage" in (tmp_path / "report.html").read_text()
 
 
 def test_report_keeps_splits_and_rivals_apart(tmp_path):
     lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
     data = dataset(lines)
-    settings = Settings(candidates=(8,), rivals=(("random", "linear"),))
-    parts = [evaluate([fold], PopularityRecall(), SYSTEMS, settings) for fold in (leave_last_k(data), cold_users(data))]
-    write_report(Results.combined(parts), tmp_path / "report.html", focus="linear")
+    settings = Settings(candidates=(8,), rivals=(("random", "baseline"),))
+    parts = [
+        evaluate([fold], PopularityGenerator(), SYSTEMS, settings) for fold in (leave_last_k(data), cold_users(data))
+    ]
+    write_report(Results.combined(parts), tmp_path / "report.html", focus="baseline")
     text = (tmp_path / "report.html").read_text()
     for split in ("leave_last_1", "cold_users_1"):
-        assert f"toy, {split} · linear" in text
-        for versus in ("recall", "linear"):
+        assert f"toy, {split} · baseline" in text
+        for versus in ("first_stage", "baseline"):
             assert f"ndcg@10 against {versus}, {split}" in text
     assert text.count("<svg") == 2 + 4  # a plot a split against the baseline, and the closer look

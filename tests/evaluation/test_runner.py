@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.cli.demo_run import run_demo
 from reranker.data.splits import cold_items, unseen_domain
 from reranker.errors import ConfigError, DataError
@@ -23,15 +23,15 @@ from reranker.evaluation import (
     write_results,
 )
 from reranker.evaluation.base import ReadingCost
-from reranker.evaluation.baselines import LinearControl, RandomOrder, RecallOrder
+from reranker.evaluation.baselines import FirstStageOrder, LinearControl, RandomOrder
 from reranker.evaluation.kept import write_scores
 from reranker.evaluation.reporting.text import comparison_table, gain_matrix
 from tests.evaluation.toys import dataset
 
-SYSTEMS = {"recall": lambda _: RecallOrder(), "random": RandomOrder, "linear": lambda _: LinearControl()}
+SYSTEMS = {"first_stage": lambda _: FirstStageOrder(), "random": RandomOrder, "baseline": lambda _: LinearControl()}
 
 
-class Counting(RecallOrder):
+class Counting(FirstStageOrder):
     """Counts how often it is asked, and says how many tokens that took."""
 
     name = "counting"
@@ -45,7 +45,7 @@ class Counting(RecallOrder):
         return ReadingCost(tokens=120, seconds=40.0)
 
 
-class Scripted(RecallOrder):
+class Scripted(FirstStageOrder):
     """Gives what a function of the lists says."""
 
     name = "scripted"
@@ -57,7 +57,7 @@ class Scripted(RecallOrder):
         return self.function(lists)
 
 
-class PriorOf(RecallOrder):
+class PriorOf(FirstStageOrder):
     name = "prior_of"
 
     def __init__(self, priors):
@@ -71,7 +71,7 @@ def fold(chain):
 
 def run(fold, systems=SYSTEMS, **kwargs):
     settings = Settings(candidates=(5,), ks=(1, 10), **kwargs.pop("settings", {}))
-    return evaluate([fold], PopularityRecall(), systems, settings, **kwargs)
+    return evaluate([fold], PopularityGenerator(), systems, settings, **kwargs)
 
 
 def value(results, system, metric, k, protocol="end_to_end"):
@@ -87,14 +87,14 @@ def test_rows_and_comparisons(fold):
         *("metric", "k", "value", "low", "high", "n_users"),
     ]
     assert set(results.rows.protocol) == {"end_to_end", "covered"}
-    assert value(results, "linear", "hr", 1, "covered") == [1]
+    assert value(results, "baseline", "hr", 1, "covered") == [1]
     covered = results.runs[0].lists.covered.mean()
     assert 0 < covered < 1
-    assert value(results, "linear", "hr", 1) == pytest.approx([covered])
+    assert value(results, "baseline", "hr", 1) == pytest.approx([covered])
     intervals = results.rows[results.rows.metric == "ndcg"]
     assert (intervals.low <= intervals["value"]).all()
     assert (intervals["value"] <= intervals.high).all()
-    best = [c for c in results.comparisons if c.system == "linear" and c.metric == "ndcg@10"]
+    best = [c for c in results.comparisons if c.system == "baseline" and c.metric == "ndcg@10"]
     assert len(best) == 1
     assert best[0].low > 0
     assert best[0].p_holm >= best[0].p
@@ -102,7 +102,7 @@ def test_rows_and_comparisons(fold):
 
 
 def test_every_list_length(fold):
-    results = evaluate([fold], PopularityRecall(), SYSTEMS, Settings(candidates=(3, 5), compared=()))
+    results = evaluate([fold], PopularityGenerator(), SYSTEMS, Settings(candidates=(3, 5), compared=()))
     assert set(results.rows.candidates) == {3, 5}
     assert {run.lists.candidates["rank"].max() for run in results.runs} == {3, 5}
 
@@ -110,12 +110,12 @@ def test_every_list_length(fold):
 def test_only_stochastic_systems_run_once_a_seed(fold):
     results = run(fold, settings={"seeds": (0, 1, 2)})
     counts = results.rows[(results.rows.metric == "mrr") & (results.rows.protocol == "covered")].system.value_counts()
-    assert counts.to_dict() == {"random": 3, "recall": 1, "linear": 1}
+    assert counts.to_dict() == {"random": 3, "first_stage": 1, "baseline": 1}
     random = [c for c in results.comparisons if c.system == "random" and c.metric == "mrr"]
     seeds = results.rows[(results.rows.system == "random") & (results.rows.metric == "mrr")]
-    recall = results.rows[(results.rows.system == "recall") & (results.rows.metric == "mrr")]
+    generator = results.rows[(results.rows.system == "first_stage") & (results.rows.metric == "mrr")]
     end = seeds.protocol == "end_to_end"
-    base = recall[recall.protocol == "end_to_end"]["value"].item()
+    base = generator[generator.protocol == "end_to_end"]["value"].item()
     assert random[0].mean == pytest.approx(seeds[end]["value"].mean() - base)
 
 
@@ -123,7 +123,11 @@ def test_a_killed_run_goes_on_where_it_stopped(fold, tmp_path):
     def killed(lists):
         raise KeyboardInterrupt
 
-    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting(), "scripted": lambda _: Scripted(killed)}
+    systems = {
+        "first_stage": SYSTEMS["first_stage"],
+        "counting": lambda _: Counting(),
+        "scripted": lambda _: Scripted(killed),
+    }
     Counting.asked = 0
     with pytest.raises(KeyboardInterrupt):
         run(fold, systems, out=tmp_path)
@@ -136,7 +140,7 @@ def test_a_killed_run_goes_on_where_it_stopped(fold, tmp_path):
 
 
 def test_scores_of_other_data_or_settings_are_not_used_again(fold, tmp_path):
-    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()}
+    systems = {"first_stage": SYSTEMS["first_stage"], "counting": lambda _: Counting()}
     Counting.asked = 0
     run(fold, systems, out=tmp_path)
     run(fold.sample_users(20), systems, out=tmp_path)
@@ -147,7 +151,7 @@ def test_scores_of_other_data_or_settings_are_not_used_again(fold, tmp_path):
 
 def test_scores_of_other_code_are_not_used_again(fold, tmp_path):
     """Kept under another version, the key does not fit, and the file is computed again."""
-    systems = {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()}
+    systems = {"first_stage": SYSTEMS["first_stage"], "counting": lambda _: Counting()}
     Counting.asked = 0
     results = run(fold, systems, out=tmp_path)
     (path,) = (tmp_path / "scores").glob("*counting*")
@@ -159,7 +163,7 @@ def test_scores_of_other_code_are_not_used_again(fold, tmp_path):
 
 @pytest.mark.parametrize("part", ["items", "train", "history", "held_out"])
 def test_lists_with_other_contents_have_another_fingerprint(fold, part):
-    lists = propose(fold, PopularityRecall(), 5)
+    lists = propose(fold, PopularityGenerator(), 5)
     changed = getattr(fold, part).copy()
     column = "title" if part == "items" else "item_id"
     changed.loc[0, column] = "another"
@@ -168,16 +172,16 @@ def test_lists_with_other_contents_have_another_fingerprint(fold, part):
     assert replace(lists).fingerprint == lists.fingerprint
 
 
-def test_constant_scores_are_the_recall_order_and_all_tied(fold, tmp_path):
+def test_constant_scores_are_the_first_stage_order_and_all_tied(fold, tmp_path):
     flat = {
-        "recall": SYSTEMS["recall"],
+        "first_stage": SYSTEMS["first_stage"],
         "scripted": lambda _: Scripted(lambda lists: np.zeros(len(lists.candidates))),
     }
     results = run(fold, flat)
     for one in results.comparisons:
         assert (one.mean, one.low, one.high, one.p_holm) == (0, 0, 0, 1)
         assert not one.decided
-        assert one.power_note == f"toy: scripted gives every one of 40 users the {one.metric} of recall"
+        assert one.power_note == f"toy: scripted gives every one of 40 users the {one.metric} of first stage"
     document = write_results(results, tmp_path)
     assert document["diagnostics"][1]["tied_share"] == 1
     write_report(results, tmp_path / "report.html")
@@ -193,7 +197,7 @@ def test_users_with_one_interaction_only_train():
 
 
 def test_a_system_is_left_out_of_domains_it_does_not_cover(fold):
-    class Elsewhere(RecallOrder):
+    class Elsewhere(FirstStageOrder):
         name = "elsewhere"
         domains = frozenset({"books"})
 
@@ -205,16 +209,16 @@ def test_a_system_is_left_out_of_domains_it_does_not_cover(fold):
 
 def test_a_half_written_score_file_is_computed_again(fold, tmp_path, caplog):
     run(fold, out=tmp_path)
-    (broken,) = (tmp_path / "scores").glob("*linear*")
+    (broken,) = (tmp_path / "scores").glob("*baseline*")
     broken.write_bytes(broken.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
         results = run(fold, out=tmp_path)
     assert "computed again" in caplog.text
-    assert value(results, "linear", "hr", 1, "covered") == [1]
+    assert value(results, "baseline", "hr", 1, "covered") == [1]
 
 
 def test_cost_per_user(fold):
-    results = run(fold, {"recall": SYSTEMS["recall"], "counting": lambda _: Counting()})
+    results = run(fold, {"first_stage": SYSTEMS["first_stage"], "counting": lambda _: Counting()})
     assert results.runs[1].cost["tokens_per_user"] == pytest.approx(120 / 40)
     assert results.runs[1].cost["ms_per_user"] > 1000
     assert np.isnan(results.runs[0].cost["tokens_per_user"])
@@ -232,14 +236,14 @@ def test_a_reading_that_comes_from_disk_costs_what_it_took(fold):
         def reading_cost(self, lists):
             return super().reading_cost(lists) if self.read else None
 
-    results = run(fold, {"recall": SYSTEMS["recall"], "counting": lambda _: FromDisk()})
+    results = run(fold, {"first_stage": SYSTEMS["first_stage"], "counting": lambda _: FromDisk()})
     assert results.runs[1].cost["ms_per_user"] == pytest.approx(1000)  # 40 seconds, 40 users
 
 
 def test_without_a_target_among_candidates_the_covered_protocol_is_refused_at_once(fold):
     unseen = replace(fold, held_out=fold.held_out.assign(item_id="nobody proposes it"))
     asked = []
-    systems = {"recall": lambda _: asked.append(1) or RecallOrder()}
+    systems = {"first_stage": lambda _: asked.append(1) or FirstStageOrder()}
     with pytest.raises(DataError, match="holds a target, so the covered protocol has no user"):
         run(unseen, systems, settings={"protocols": ("covered",)})
     assert asked == []
@@ -247,7 +251,7 @@ def test_without_a_target_among_candidates_the_covered_protocol_is_refused_at_on
 
 def test_scores_that_are_not_finite_name_system_and_user(fold):
     bad = {
-        "recall": SYSTEMS["recall"],
+        "first_stage": SYSTEMS["first_stage"],
         "scripted": lambda _: Scripted(lambda lists: np.full(len(lists.candidates), np.nan)),
     }
     with pytest.raises(DataError, match=r"'scripted'.*not finite.*user 'u0'"):
@@ -260,22 +264,28 @@ def test_leaks_stop_the_evaluation(fold, chain):
 
     with pytest.raises(DataError, match="leak 'fitted_on_test'"):
         run(replace(fold, resplit=leaking_validation))
-    with pytest.raises(DataError, match="leak 'recall_saw_target'"):
+    with pytest.raises(DataError, match="leak 'generator_saw_target'"):
         run(replace(fold, train=chain.interactions))
-    personal = {"recall": SYSTEMS["recall"], "prior_of": lambda _: PriorOf(lambda lists: lists.list_index * 1.0)}
+    personal = {
+        "first_stage": SYSTEMS["first_stage"],
+        "prior_of": lambda _: PriorOf(lambda lists: lists.list_index * 1.0),
+    }
     with pytest.raises(DataError, match="leak 'prior_saw_user'"):
         run(fold, personal)
-    plain = {"recall": SYSTEMS["recall"], "prior_of": lambda _: PriorOf(lambda lists: np.zeros(len(lists.list_index)))}
+    plain = {
+        "first_stage": SYSTEMS["first_stage"],
+        "prior_of": lambda _: PriorOf(lambda lists: np.zeros(len(lists.list_index))),
+    }
     assert len(run(fold, plain).runs) == 2
 
 
 @pytest.mark.parametrize(
     ("systems", "settings", "message"),
     [
-        ({"random": RandomOrder}, {}, "baseline 'recall'"),
+        ({"random": RandomOrder}, {}, "baseline 'first_stage'"),
         (SYSTEMS, {"compared": ("ndcg@7",)}, "cutoff 7"),
         (SYSTEMS, {"seeds": ()}, "at least one"),
-        ({"recall": SYSTEMS["recall"], "mine": RandomOrder}, {}, "'mine' built a system called 'random'"),
+        ({"first_stage": SYSTEMS["first_stage"], "mine": RandomOrder}, {}, "'mine' built a system called 'random'"),
     ],
 )
 def test_settings_that_cannot_work(fold, systems, settings, message):
@@ -287,7 +297,7 @@ def test_without_pytrec_eval_nothing_is_begun(fold, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytrec_eval", None)
     begun = []
     with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
-        evaluate([fold], PopularityRecall(), {"recall": lambda: begun.append(1) or RecallOrder()})
+        evaluate([fold], PopularityGenerator(), {"first_stage": lambda: begun.append(1) or FirstStageOrder()})
     with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
         run_demo(Path("nowhere"), begun.append)
     assert not begun
@@ -295,7 +305,7 @@ def test_without_pytrec_eval_nothing_is_begun(fold, monkeypatch):
 
 def test_folds_of_one_domain_twice_are_refused(fold):
     with pytest.raises(DataError, match="different domains"):
-        evaluate([fold, fold], PopularityRecall(), SYSTEMS)
+        evaluate([fold, fold], PopularityGenerator(), SYSTEMS)
 
 
 def test_splits_can_be_put_together(fold, chain):
@@ -306,33 +316,33 @@ def test_splits_can_be_put_together(fold, chain):
 
 def test_each_domain_is_compared_under_its_own_split(fold, chain):
     other = replace(leave_random_k(chain), domain="unordered")
-    results = evaluate([fold, other], PopularityRecall(), SYSTEMS, Settings(candidates=(5,)))
+    results = evaluate([fold, other], PopularityGenerator(), SYSTEMS, Settings(candidates=(5,)))
     assert {(one.domain, one.split) for one in results.comparisons} == {
         ("toy", "leave_last_1"),
         ("unordered", "leave_random_1"),
         ("pooled", "leave_last_1+leave_random_1"),
     }
     shown = comparison_table(results)
-    assert "| unordered | leave_random_1 | 40 | linear |" in shown
-    line = next(line for line in shown.splitlines() if line.startswith("| unordered") and "| linear |" in line)
-    assert "| recall | " in line
-    assert "leave_random_1 | linear | recall |" in gain_matrix(results)
+    assert "| unordered | leave_random_1 | 40 | baseline |" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| unordered") and "| baseline |" in line)
+    assert "| first_stage | " in line
+    assert "leave_random_1 | baseline | first_stage |" in gain_matrix(results)
 
 
 def test_a_gain_over_nothing_is_a_difference(fold):
     worst = {
-        "recall": lambda _: RecallOrder(),
+        "first_stage": lambda _: FirstStageOrder(),
         "scripted": lambda _: Scripted(lambda lists: -lists.relevant.astype(float)),
-        "linear": SYSTEMS["linear"],
+        "baseline": SYSTEMS["baseline"],
     }
     settings = Settings(candidates=(5,), ks=(1,), compared=("hr@1",), baseline="scripted", rivals=())
-    results = evaluate([fold], PopularityRecall(), worst, settings)
+    results = evaluate([fold], PopularityGenerator(), worst, settings)
     for table in (comparison_table(results, "hr@1"), gain_matrix(results, "hr@1")):
         assert "nan" not in table
         assert "+0." in table
 
 
-class Taught(RecallOrder):
+class Taught(FirstStageOrder):
     """Remembers what it was fitted on."""
 
     name = "taught"
@@ -347,17 +357,17 @@ class Taught(RecallOrder):
 
 def taught(fold, **settings):
     system = Taught()
-    run(fold, {"recall": lambda _: RecallOrder(), "taught": lambda _: system}, settings=settings)
+    run(fold, {"first_stage": lambda _: FirstStageOrder(), "taught": lambda _: system}, settings=settings)
     return system.on
 
 
 def test_systems_are_fitted_on_several_moments_before_the_target():
     fold = leave_last_k(dataset([f"u{n}: a b c d e" if n % 2 else f"u{n}: e d c b a" for n in range(6)]))
-    moments = taught(fold)
-    chosen = [set(one.fold.held_out.item_id) for one in moments]
+    windows = taught(fold)
+    chosen = [set(one.fold.held_out.item_id) for one in windows]
     assert chosen == [{"d", "b"}, {"c"}, {"b", "d"}]  # newest first; the target before them, one known item behind
-    assert [len(one.fold.train) for one in moments] == [18, 12, 6]
-    assert len(taught(fold, moments=2)) == 2
+    assert [len(one.fold.train) for one in windows] == [18, 12, 6]
+    assert len(taught(fold, windows=2)) == 2
     assert [len(one.fold.users) for one in taught(fold, fitting_users=4)] == [4, 4, 4]
 
 

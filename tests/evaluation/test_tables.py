@@ -22,12 +22,12 @@ def gain(domain, relative, low=None, high=None, metric="ndcg@10"):
     low, high = relative - 0.1 if low is None else low, relative + 0.1 if high is None else high
     shares = {"relative": relative, "relative_low": low, "relative_high": high}
     rest = {"p": 0.5, "p_holm": 0.5, "n_users": 9, "detectable": 0.0}
-    pair = {"domain": domain, "system": "fused.x", "versus": "recall", "metric": metric}
+    pair = {"domain": domain, "system": "fused.x", "versus": "first_stage", "metric": metric}
     return Comparison(**pair, mean=relative, low=low, high=high, **shares, **rest)
 
 
 GAINS = {
-    ("fused.x", "recall"): {
+    ("fused.x", "first_stage"): {
         "a": gain("a", 0.3),
         "b": gain("b", 0.05),
         "c": gain("c", -0.3),
@@ -49,14 +49,14 @@ GAINS = {
     ],
 )
 def test_a_goal_looks_at_the_domains_or_at_all_together(reach, words, value, passed):
-    check = Goal(system="fused.x", versus="recall", reach=reach).check("new", GAINS)
-    assert check.name == ("new: fused.x over recall" + (f", {words}" if words else ""))
+    check = Goal(system="fused.x", versus="first_stage", reach=reach).check("new", GAINS)
+    assert check.name == ("new: fused.x over first_stage" + (f", {words}" if words else ""))
     assert (check.value, check.passed) == (pytest.approx(value), passed)
 
 
 def test_a_share_of_nothing_is_no_least_gain():
-    gains = {("fused.x", "recall"): {"a": gain("a", 0.2), "b": gain("b", float("nan"))}}
-    assert Goal(system="fused.x", versus="recall", reach=each_at_least(15)).check("new", gains).value == 20
+    gains = {("fused.x", "first_stage"): {"a": gain("a", 0.2), "b": gain("b", float("nan"))}}
+    assert Goal(system="fused.x", versus="first_stage", reach=each_at_least(15)).check("new", gains).value == 20
 
 
 def test_what_was_not_compared_is_told_without_a_verdict():
@@ -66,14 +66,14 @@ def test_what_was_not_compared_is_told_without_a_verdict():
 
 
 def test_the_mean_of_runs_has_an_interval_by_how_they_differ():
-    runs = [{("fused.x", "recall"): {"a": gain("a", share)}} for share in (0.1, 0.2, 0.6)]
-    check = mean_of_runs("items", "fused.x", "recall", runs)
+    runs = [{("fused.x", "first_stage"): {"a": gain("a", share)}} for share in (0.1, 0.2, 0.6)]
+    check = mean_of_runs("items", "fused.x", "first_stage", runs)
     # Standard deviation 26.4575, its error 15.2753, 4.3027 of them for two degrees of freedom: 30 +- 65.72.
     assert check.value == pytest.approx(30) and not check.passed
     assert "[-35.7%, +95.7%]" in check.target
-    close = [{("fused.x", "recall"): {"a": gain("a", share)}} for share in (0.19, 0.2, 0.21)]
-    assert mean_of_runs("items", "fused.x", "recall", close).passed
-    assert mean_of_runs("items", "fused.x", "recall", runs[:1]).verdict == "-"
+    close = [{("fused.x", "first_stage"): {"a": gain("a", share)}} for share in (0.19, 0.2, 0.21)]
+    assert mean_of_runs("items", "fused.x", "first_stage", close).passed
+    assert mean_of_runs("items", "fused.x", "first_stage", runs[:1]).verdict == "-"
 
 
 def test_gains_are_found_by_pair_and_metric():
@@ -100,7 +100,7 @@ def test_every_variant_can_be_built_and_every_goal_is_about_what_is_compared(tab
         (f"{system}.{name}", other)
         for name in variants
         for system in ("fused", "served")
-        for other in ("recall", "linear")
+        for other in ("first_stage", "baseline")
     }
     for run in table.runs:
         assert {(goal.system, goal.versus) for goal in run.goals} <= compared

@@ -21,7 +21,7 @@ def test_contributions_by_hand():
 @pytest.mark.parametrize(
     ("column", "group"),
     [
-        ("recall_score", "first_stage"),
+        ("first_stage_score", "first_stage"),
         ("first_stage_rank", "first_stage"),
         ("recent_popularity", "recency"),
         ("popularity_x_length", "popularity"),
@@ -111,7 +111,7 @@ def reranker() -> Reranker:
 CANDIDATES = [f"g{group}i{number}" for group in range(4) for number in range(3)]
 
 
-@pytest.mark.parametrize("order", ["fused", "features"])
+@pytest.mark.parametrize("order", ["fused", "baseline"])
 def test_contributions_add_up_to_what_is_served(reranker, order):
     found = reranker.explain("u1", CANDIDATES, order=order)
     assert found.order == order and len(found.items) == 12

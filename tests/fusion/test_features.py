@@ -72,7 +72,7 @@ def test_features_by_hand() -> None:
     # b shares x with a: mean over the history (c, a) of shared categories = (0 + 1) / 2; c: (1 + 1) / 2.
     assert column(features, "category_overlap") == pytest.approx(z([0.5, 1.0, 0.0]))
     assert column(features, "popularity") == pytest.approx(z(list(np.log1p([2, 1, 0]))))
-    assert column(features, "recall_rank") == pytest.approx(z(list(-np.log([1, 2, 3]))))
+    assert column(features, "first_stage_rank") == pytest.approx(z(list(-np.log([1, 2, 3]))))
 
 
 def test_long_histories_turn_the_weight_of_popularity() -> None:
@@ -98,7 +98,7 @@ def test_without_timestamps_nothing_follows_anything() -> None:
 
 
 def test_strangers_and_unknown_items_are_finite() -> None:
-    features = model().features(candidates("stranger", ["a", "never seen", "b"]))
+    features = model().features(candidates("new_user", ["a", "never seen", "b"]))
     assert np.isfinite(features).all()
     assert column(features, "popularity")[1] == column(features, "popularity").min()
     assert column(features, "similarity_last").tolist() == [0, 0, 0]

@@ -19,11 +19,11 @@ def lists(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_words_name_the_strongest_first_with_its_odds() -> None:
     head = FusionHead.fit(COLUMNS, *lists(100))
-    first, second = head.in_words()
+    first, second = head.summary()
     assert first.startswith("good +") and "goodness" in first and second.startswith("noise")
     weight = head.logit.weights[0]
     assert f"odds x{np.exp(weight):.2f}" in first
-    assert head.in_words(most=1) == [first]
+    assert head.summary(most=1) == [first]
 
 
 def test_json_round_trip_scores_the_same() -> None:

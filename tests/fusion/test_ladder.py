@@ -14,7 +14,7 @@ def ladder(llm_gain: float, lexical_gain: float = 0.1) -> Ladder:
     noise = RNG.normal(0, 0.02, 200)
     scores = {
         "first stage": BASE,
-        "features": BASE + 0.05,
+        "baseline": BASE + 0.05,
         "lexical": BASE + 0.05 + lexical_gain,
         "llm": BASE + 0.05 + lexical_gain + llm_gain + noise,
     }
@@ -29,19 +29,19 @@ def test_a_rung_is_served_only_where_its_interval_is_above_the_best_cheaper_one(
 
 def test_a_rung_that_failed_is_not_what_the_next_one_has_to_beat() -> None:
     found = ladder(llm_gain=0.2, lexical_gain=-0.1)
-    assert [rung.over for rung in found.rungs] == ["", "first stage", "features", "features"]
+    assert [rung.over for rung in found.rungs] == ["", "first stage", "baseline", "baseline"]
     assert found.rungs[3].gain is not None
     assert found.rungs[3].gain.mean == pytest.approx(0.1, abs=0.01)
     assert found.serves == "llm"
 
 
 def test_the_first_stage_is_served_where_nothing_beats_it() -> None:
-    assert Ladder.of({"first stage": BASE, "features": BASE - 0.01, "lexical": BASE}, {}, 10).serves == "first stage"
+    assert Ladder.of({"first stage": BASE, "baseline": BASE - 0.01, "lexical": BASE}, {}, 10).serves == "first stage"
 
 
 def test_the_summary_says_what_is_served_what_it_cost_and_that_the_llm_does_not_pay() -> None:
     said = ladder(llm_gain=0.0).summary().splitlines()
-    assert [line.split("  ")[0] for line in said[1:5]] == ["first stage", "features", "lexical", "llm"]
+    assert [line.split("  ")[0] for line in said[1:5]] == ["first stage", "baseline", "lexical", "llm"]
     assert said[3].endswith("<- served") and "500" in said[3]
     assert "does not pay" in said[-1]
     assert "does not pay" not in ladder(llm_gain=0.05).summary()

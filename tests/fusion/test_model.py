@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reranker.fusion import FEATURES, Blend, Choices, FusionHead
+from reranker.fusion import FEATURES, Choices, FusionHead, FusionModel
 
 SIZE = 10
 WORDS = {"llm": "what the model says"}
@@ -20,7 +20,7 @@ def fold(users: int, evidence: float, seed: int = 0) -> Choices:
         features=features.reshape(-1, len(FEATURES)),
         list_index=np.repeat(np.arange(users), SIZE),
         chosen=chosen.ravel(),
-        recall_rank=np.tile(np.arange(1, SIZE + 1), users),
+        first_stage_rank=np.tile(np.arange(1, SIZE + 1), users),
         n_relevant=np.ones(users, dtype=np.int64),
         n_known=np.full(users, 30),
         users=range(users),
@@ -38,39 +38,41 @@ def readings(fold: Choices, lists: range, strength: float, seed: int = 1) -> dic
 
 def test_evidence_is_judged_on_all_lists_not_only_on_those_the_llm_read() -> None:
     choices = fold(users=600, evidence=1.0)
-    guard = Blend.fit(choices, readings(choices, range(10), strength=0.0), WORDS).guard
-    assert guard.features_minus_recall.n == 600 and guard.features_minus_recall.low > 0
-    assert guard.serve in ("features", "fused")  # ten lists could not have shown it
+    guard = FusionModel.fit(choices, readings(choices, range(10), strength=0.0), WORDS).guard
+    assert guard.baseline_minus_first_stage.n == 600 and guard.baseline_minus_first_stage.low > 0
+    assert guard.serve in ("baseline", "fused")  # ten lists could not have shown it
 
 
 def test_an_llm_of_noise_read_on_few_lists_leaves_the_order_of_the_evidence() -> None:
     choices = fold(users=600, evidence=1.0)
-    blend = Blend.fit(choices, readings(choices, range(20), strength=0.0), WORDS)
-    evidence, llm = np.split(blend.fused.logit.weights, [len(FEATURES)])
-    assert list(blend.fused.columns) == [*FEATURES, "llm", "llm_x_popularity"]
+    fusion_model = FusionModel.fit(choices, readings(choices, range(20), strength=0.0), WORDS)
+    evidence, llm = np.split(fusion_model.fused.logit.weights, [len(FEATURES)])
+    assert list(fusion_model.fused.columns) == [*FEATURES, "llm", "llm_x_popularity"]
     assert np.abs(llm).max() < 0.1
-    assert np.abs(evidence - blend.features.logit.weights).max() < 0.1
+    assert np.abs(evidence - fusion_model.features.logit.weights).max() < 0.1
 
 
 def test_an_llm_that_knows_more_is_served() -> None:
     choices = fold(users=300, evidence=0.5)
-    blend = Blend.fit(choices, readings(choices, range(150), strength=2.0), WORDS)
-    assert blend.guard.serve == "fused"
-    assert blend.guard.fused_minus_features.low > 0
-    assert dict(zip(blend.fused.columns, blend.fused.logit.weights, strict=True))["llm"] > 1.0
+    fusion_model = FusionModel.fit(choices, readings(choices, range(150), strength=2.0), WORDS)
+    assert fusion_model.guard.serve == "fused"
+    assert fusion_model.guard.fused_minus_baseline.low > 0
+    assert dict(zip(fusion_model.fused.columns, fusion_model.fused.logit.weights, strict=True))["llm"] > 1.0
 
 
 def test_what_the_llm_adds_is_extrapolated_from_the_lists_it_read() -> None:
     choices = fold(users=400, evidence=0.5)
     known = readings(choices, range(400), strength=2.0)
-    everything = Blend.fit(choices, known, WORDS).guard.fused_minus_features
-    half = Blend.fit(choices, {number: known[number] for number in range(0, 400, 2)}, WORDS).guard.fused_minus_features
+    everything = FusionModel.fit(choices, known, WORDS).guard.fused_minus_baseline
+    half = FusionModel.fit(
+        choices, {number: known[number] for number in range(0, 400, 2)}, WORDS
+    ).guard.fused_minus_baseline
     assert half.n == everything.n == 400
     assert abs(half.mean - everything.mean) < 0.05
     assert half.high - half.low > everything.high - everything.low
 
 
-def test_users_whose_item_recall_missed_count_as_zero() -> None:
+def test_users_whose_item_first_stage_missed_count_as_zero() -> None:
     choices = fold(users=200, evidence=1.0)
     missed = np.isin(choices.list_index, np.arange(100))
     chosen = choices.chosen & ~missed
@@ -78,14 +80,14 @@ def test_users_whose_item_recall_missed_count_as_zero() -> None:
         features=choices.features,
         list_index=choices.list_index,
         chosen=chosen,
-        recall_rank=choices.recall_rank,
+        first_stage_rank=choices.first_stage_rank,
         n_relevant=choices.n_relevant,
         n_known=choices.n_known,
         users=choices.users,
     )
-    guard = Blend.fit(halved, readings(halved, range(100, 200), strength=3.0), WORDS).guard
-    assert guard.fused_minus_recall.n == 200
-    assert guard.fused_minus_recall.mean < 0.5  # at most 1 - recall on half of the users
+    guard = FusionModel.fit(halved, readings(halved, range(100, 200), strength=3.0), WORDS).guard
+    assert guard.fused_minus_first_stage.n == 200
+    assert guard.fused_minus_first_stage.mean < 0.5  # at most 1 - the first stage on half of the users
 
 
 def test_moments_are_numbered_on_and_users_stay_who_they_are() -> None:
@@ -95,7 +97,7 @@ def test_moments_are_numbered_on_and_users_stay_who_they_are() -> None:
     assert both.user_numbers.tolist() == [0, 1, 2, 2, 0]
     assert np.array_equal(both.features, np.concatenate([newer.features, older.features]))
     assert np.array_equal(both.chosen, np.concatenate([newer.chosen, older.chosen]))
-    assert len(both.recall_rank) == 5 * SIZE and len(both.n_known) == len(both.n_relevant) == 5
+    assert len(both.first_stage_rank) == 5 * SIZE and len(both.n_known) == len(both.n_relevant) == 5
 
 
 def test_only_lists_with_a_chosen_item_teach() -> None:
@@ -111,10 +113,10 @@ def test_only_lists_with_a_chosen_item_teach() -> None:
 def test_lists_that_repeat_a_user_do_not_make_the_guard_surer() -> None:
     choices = fold(users=60, evidence=0.5)
     known = readings(choices, range(60), strength=0.3)
-    once = Blend.fit(choices, known, WORDS).guard.features_minus_recall
+    once = FusionModel.fit(choices, known, WORDS).guard.baseline_minus_first_stage
     twice = Choices.joined([choices, choices])
     again = known | {60 + number: read for number, read in known.items()}
-    same = Blend.fit(twice, again, WORDS).guard.features_minus_recall
+    same = FusionModel.fit(twice, again, WORDS).guard.baseline_minus_first_stage
     assert same.n == once.n == 60
     assert same.high - same.low > 0.9 * (once.high - once.low)
 
@@ -125,11 +127,11 @@ def test_noise_that_a_user_has_in_all_his_lists_is_not_taken_for_knowledge() -> 
     four = Choices.joined([choices] * 4)
     known = {number: noise[number % 40] for number in range(160)}
     words = {f"llm{number}": "noise" for number in range(25)}
-    careful = Blend.fit(four, known, words)
-    fooled = Blend.fit(replace(four, users=range(160)), known, words)
+    careful = FusionModel.fit(four, known, words)
+    fooled = FusionModel.fit(replace(four, users=range(160)), known, words)
     evidence = len(FEATURES)
-    assert fooled.guard.fused_minus_features.low > 0.1
-    assert careful.guard.fused_minus_features.mean < 0.05
+    assert fooled.guard.fused_minus_baseline.low > 0.1
+    assert careful.guard.fused_minus_baseline.mean < 0.05
     largest = [np.abs(one.fused.logit.weights[evidence:]).max() for one in (careful, fooled)]
     assert largest[0] < 0.2 * largest[1]
 
@@ -146,10 +148,10 @@ def test_lists_of_users_with_many_moments_are_extrapolated_like_others() -> None
         + random.standard_normal((SIZE, 1))
         for number in range(240)
     }
-    everything = Blend.fit(choices, known, WORDS).guard.fused_minus_features.mean
+    everything = FusionModel.fit(choices, known, WORDS).guard.fused_minus_baseline.mean
     parts = [choices.covered_lists(120, seed) for seed in range(12)]
     estimates = [
-        Blend.fit(choices, {n: known[n] for n in part.tolist()}, WORDS).guard.fused_minus_features.mean
+        FusionModel.fit(choices, {n: known[n] for n in part.tolist()}, WORDS).guard.fused_minus_baseline.mean
         for part in parts
     ]
     assert np.mean(estimates) == pytest.approx(everything, abs=0.03)
@@ -164,7 +166,7 @@ def test_what_the_llm_says_of_items_that_few_chose_can_count_more() -> None:
     best = utility.reshape(-1, SIZE).argmax(axis=1)
     choices = replace(choices, chosen=(best[:, None] == np.arange(SIZE)).ravel())
     known = dict(enumerate(said.reshape(-1, SIZE, 1)))
-    weights = dict(zip(*_columns(Blend.fit(choices, known, WORDS).fused), strict=True))
+    weights = dict(zip(*_columns(FusionModel.fit(choices, known, WORDS).fused), strict=True))
     assert weights["llm"] > 0.3
     assert weights["llm_x_popularity"] < -0.3
 

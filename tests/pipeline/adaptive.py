@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.peft_format import save_peft
@@ -17,7 +17,7 @@ DIM = 32
 
 
 def save_trained(folder: Path) -> Path:
-    """As `meta-train` with `cavia` leaves it; the context matters much."""
+    """As `train prompt` with `cavia` leaves it; the context matters much."""
     random = np.random.default_rng(0)
     save_peft(SoftPrompt(vectors=0.1 * random.standard_normal((2, DIM)).astype(np.float32)), folder)
     ContextMap(
@@ -42,14 +42,14 @@ def fitted_with_contexts(tiny: Path, trained: Path) -> Reranker:
         trained, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=16,
         prompt={"instruction": False, "history_items": 2, "title_tokens": 8},
     )  # fmt: skip
-    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+    return reranker.fit(data, PopularityGenerator().fit(data.interactions))
 
 
 def that_reads(folder: Path) -> Reranker:
     """All of it under `folder`; whatever was learned, the order that is served hangs on the LLM as on the evidence."""
     reranker = fitted_with_contexts(save_tiny_model(folder / "tiny"), save_trained(folder / "prompt"))
-    assert reranker.blend is not None
-    fused, guard = reranker.blend.fused, reranker.blend.guard
+    assert reranker.fusion_model is not None
+    fused, guard = reranker.fusion_model.fused, reranker.fusion_model.guard
     fused = replace(fused, logit=replace(fused.logit, weights=np.ones(len(fused.columns))))
-    reranker.blend = replace(reranker.blend, fused=fused, guard=guard.overruled("fused"))
+    reranker.fusion_model = replace(reranker.fusion_model, fused=fused, guard=guard.overruled("fused"))
     return reranker

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.errors import BundleError, ConfigError, PromptError
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
@@ -33,14 +33,14 @@ def fitted(tiny: Path, trained: Path) -> Reranker:
 
 
 def scores(reranker: Reranker, user: str = "u3", **options: object) -> np.ndarray:
-    assert reranker.recall is not None
-    return reranker.score_all(reranker.recall.recommend([user], 6), **options)["llm"].to_numpy()  # type: ignore[arg-type]
+    assert reranker.generator is not None
+    return reranker.score_all(reranker.generator.recommend([user], 6), **options)["llm"].to_numpy()  # type: ignore[arg-type]
 
 
 def test_adapting_changes_the_scores_of_those_adapted(fitted: Reranker) -> None:
     before, other = scores(fitted), scores(fitted, "u4")
     report = fitted.adapt(["u3", "u3", "nobody"])
-    assert (report.users, report.strangers) == (1, 1)
+    assert (report.users, report.new_users) == (1, 1)
     assert np.abs(scores(fitted) - before).max() > 1e-3
     np.testing.assert_array_equal(scores(fitted, "u4"), other)
     assert fitted.states["u3"].support == len(fitted.history("u3"))
@@ -58,10 +58,10 @@ def test_a_store_gets_contexts_and_gives_newer_interactions(fitted: Reranker, tm
     first = fitted.adapt(["u3"], store=store)
     assert fitted.states == {}
     store.append("u3", [("g1i0", 1.0)])
-    store.append("stranger", [("g2i0", None)])
-    second = fitted.adapt(["u3", "stranger"], store=store)
-    found = store.get(["u3", "stranger"])
-    assert (found["u3"].support, found["stranger"].support) == (known + 1, 1)
+    store.append("new_user", [("g2i0", None)])
+    second = fitted.adapt(["u3", "new_user"], store=store)
+    found = store.get(["u3", "new_user"])
+    assert (found["u3"].support, found["new_user"].support) == (known + 1, 1)
     assert found["u3"].interactions == (("g1i0", 1.0),)
     assert second.tokens < 2 * first.tokens  # two users with one title each
     assert fitted.adapt(["u3"], store=store).users == 0  # nothing new
@@ -85,9 +85,9 @@ def test_contexts_are_in_the_bundle(fitted: Reranker, tmp_path: Path) -> None:
 def test_the_stranger_gets_the_base_and_the_told_a_start(fitted: Reranker) -> None:
     contexts = fitted.reader.contexts
     assert contexts is not None
-    stranger = fitted.reader.user_tokens([], None)
-    assert stranger is not None
-    np.testing.assert_array_equal(stranger.vectors, contexts.base)
+    new_user = fitted.reader.user_tokens([], None)
+    assert new_user is not None
+    np.testing.assert_array_equal(new_user.vectors, contexts.base)
     told = fitted.reader.user_tokens([{"title": "zorblax", "category": ""}], None)
     assert told is not None
     assert np.abs(told.vectors - contexts.base).max() > 0.1
@@ -122,7 +122,7 @@ def test_a_context_of_another_map_is_adapted_anew_and_not_read_before(fitted: Re
         assert not fitted.is_behind(old)
         fitted.reader.contexts = replace(map_of, directions=map_of.directions[::-1])
         try:
-            candidates = fitted.recall.recommend(["u3"], 6)
+            candidates = fitted.generator.recommend(["u3"], 6)
             bare = fitted.score_all(candidates, states={})["llm"].to_numpy()
             np.testing.assert_array_equal(fitted.score_all(candidates, states={"u3": old})["llm"].to_numpy(), bare)
             assert fitted.is_behind(old)
@@ -141,7 +141,7 @@ def test_after_a_fit_on_another_history_new_interactions_are_read(tiny: Path, tr
         fitted.adapt(["u3"], store=store)
         data = toys.taste_dataset(users=16)
         newest = data.interactions.groupby("user_id", sort=False).tail(3)
-        fitted.fit(replace(data, interactions=newest), PopularityRecall().fit(newest))
+        fitted.fit(replace(data, interactions=newest), PopularityGenerator().fit(newest))
         assert len(fitted.history("u3")) == 3
         assert fitted.adapt(["u3"], store=store).users == 1
         assert store.get(["u3"])["u3"].support == 4

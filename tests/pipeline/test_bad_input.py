@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from tests.pipeline import toys
@@ -115,12 +115,12 @@ def odd():
     items = data.items.assign(title=data.items["title"].astype(object).where(plain, titles))
     data = Dataset(interactions=data.interactions, items=items, domain="toy")
     engine = toys.WatchedEngine()
-    return Reranker(toys.config(), engine).fit(data, PopularityRecall().fit(data.interactions)), engine
+    return Reranker(toys.config(), engine).fit(data, PopularityGenerator().fit(data.interactions)), engine
 
 
 def test_odd_titles_fit_rank_and_survive_a_bundle(odd, tmp_path):
     reranker, _ = odd
-    candidates = toys.lists_for(["u0", "u1", "stranger"], [*odd_titles(), "g1i0", "g2i0"])
+    candidates = toys.lists_for(["u0", "u1", "new_user"], [*odd_titles(), "g1i0", "g2i0"])
     ranked = reranker.rerank(candidates, order="fused")
     assert len(ranked) == 30
     assert np.isfinite(ranked["score"]).all()
@@ -154,7 +154,7 @@ def test_documents_of_any_text_can_be_ranked():
 def test_items_without_a_title_everywhere_can_be_fitted():
     data = toys.taste_dataset()
     data = Dataset(interactions=data.interactions, items=data.items.assign(title=""), domain="toy")
-    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityRecall().fit(data.interactions))
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
     ranked = reranker.rerank(toys.lists_for(["u1"], ["g0i0", "g1i1"]), order="fused")
     assert len(ranked) == 2
     assert np.isfinite(ranked["score"]).all()

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from candidate_gen import ALSRecall, BlendRecall, PopularityRecall, register_recall
+from candidate_gen import ALSGenerator, PopularityGenerator, ReciprocalRankFusion, register_generator
 from candidate_gen.registry import _CLASSES
 from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
@@ -27,15 +27,15 @@ from tests.pipeline import toys
 from tests.pipeline.signed import tampered, write_signed
 
 CHOSEN = ["g0i0", "g1i1", "g2i2", "g3i3", "unheard of"]
-LISTS = toys.lists_for(["u1", "u2", "stranger"], CHOSEN)
-ORDERS = ("fused", "features", "recall")
+LISTS = toys.lists_for(["u1", "u2", "new_user"], CHOSEN)
+ORDERS = ("fused", "baseline", "first_stage")
 
 
 @pytest.fixture(scope="module")
 def reranker():
     data = toys.taste_dataset()
     data = Dataset(interactions=data.interactions, items=data.items.assign(category="a|b", year=1999), domain="toy")
-    return Reranker(toys.config(), ScriptedEngine()).fit(data, ALSRecall(factors=4).fit(data.interactions))
+    return Reranker(toys.config(), ScriptedEngine()).fit(data, ALSGenerator(factors=4).fit(data.interactions))
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_a_loaded_bundle_ranks_the_same(reranker, bundle, order):
 
 def test_everything_else_comes_back_too(reranker, bundle):
     loaded = Reranker.load(str(bundle))
-    assert loaded.blend.guard == reranker.blend.guard
+    assert loaded.fusion_model.guard == reranker.fusion_model.guard
     assert loaded.config == reranker.config
     assert loaded.user_ids == reranker.user_ids
     assert loaded.rank("zorblax", CHOSEN) == reranker.rank("zorblax", CHOSEN)
     users = ["u1", "u5", "nobody"]
-    pd.testing.assert_frame_equal(loaded.recall.recommend(users, 6), reranker.recall.recommend(users, 6))
+    pd.testing.assert_frame_equal(loaded.generator.recommend(users, 6), reranker.generator.recommend(users, 6))
     assert loaded.inspect(LISTS[LISTS["user_id"] == "u1"]).candidate_texts
 
 
@@ -89,7 +89,7 @@ def test_kept_priors_are_not_computed_again(reranker, tmp_path):
 def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     data = toys.taste_dataset(per_group=16)
     fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(
-        data, ALSRecall(factors=4).fit(data.interactions)
+        data, ALSGenerator(factors=4).fit(data.interactions)
     )
     fitted.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle")
@@ -116,7 +116,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     path = tmp_path / "bundle"
     reranker.save(path)
     data = toys.taste_dataset(users=30)
-    other = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityRecall().fit(data.interactions))
+    other = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
     read, calls = bundle_files._read_evidence, []
 
     def replaced_meanwhile(*arguments):
@@ -181,8 +181,8 @@ def test_each_changed_file_is_named(bundle):
 
 
 def test_an_added_file_is_named(bundle):
-    (bundle / "recall" / "extra.pkl").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(BundleError, match=r"recall/extra\.pkl not part of the bundle"):
+    (bundle / "generator" / "extra.pkl").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BundleError, match=r"generator/extra\.pkl not part of the bundle"):
         Reranker.load(bundle)
 
 
@@ -233,7 +233,7 @@ def test_well_signed_nonsense_is_refused(bundle):
         "evidence.npz": [b"", b"PK\x03\x04 cut off", whole["evidence.npz"][:-50]],
         "items.parquet": [b"PAR1"],
         "priors.parquet": [whole["items.parquet"]],
-        "recall/recall.npz": [whole["evidence.npz"]],
+        "generator/generator.npz": [whole["evidence.npz"]],
     }
     for name, contents in nonsense.items():
         for content in contents:
@@ -257,7 +257,7 @@ def test_a_half_written_bundle_is_refused(bundle, tmp_path):
 
 def test_a_bundle_of_another_model_is_refused_when_the_model_is_met(bundle):
     loaded = Reranker.load(bundle, engine=ScriptedEngine(dim=8))
-    assert len(loaded.rerank(LISTS, order="recall")) == len(LISTS)  # needs no model
+    assert len(loaded.rerank(LISTS, order="first_stage")) == len(LISTS)  # needs no model
     for _ in range(2):  # also the second time
         with pytest.raises(BundleError, match=r"width 16.*width 8"):
             loaded.rerank(LISTS, order="fused")
@@ -329,38 +329,38 @@ def test_ids_that_need_pickle_are_refused_and_leave_nothing(tmp_path):
     data = toys.taste_dataset()
     users = data.interactions["user_id"].map(lambda user: frozenset([user]))
     data = Dataset(interactions=data.interactions.assign(user_id=users), items=data.items, domain="toy")
-    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, ALSRecall(factors=4).fit(data.interactions))
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, ALSGenerator(factors=4).fit(data.interactions))
     with pytest.raises(DataError, match="frozenset"):
         reranker.save(tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("blended", [False, True])
-def test_a_recall_of_ones_own_is_left_out(tmp_path, caplog, blended):
-    class Mine(PopularityRecall):
+def test_a_first_stage_of_ones_own_is_left_out(tmp_path, caplog, blended):
+    class Mine(PopularityGenerator):
         pass
 
     data = toys.taste_dataset()
-    recall = (BlendRecall([PopularityRecall(), Mine()]) if blended else Mine()).fit(data.interactions)
-    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, recall).save(tmp_path / "bundle")
-    assert f"the recall stage ({type(recall).__name__}) is not saved with the bundle" in caplog.text
+    generator = (ReciprocalRankFusion([PopularityGenerator(), Mine()]) if blended else Mine()).fit(data.interactions)
+    Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, generator).save(tmp_path / "bundle")
+    assert f"the candidate generator ({type(generator).__name__}) is not saved with the bundle" in caplog.text
     loaded = Reranker.load(tmp_path / "bundle")
-    assert loaded.recall is None
+    assert loaded.generator is None
     assert len(loaded.rerank(LISTS, order="fused")) == len(LISTS)
 
 
-def test_a_recall_of_ones_own_that_is_registered_is_kept(tmp_path, monkeypatch, caplog):
-    class Mine(PopularityRecall):
+def test_a_first_stage_of_ones_own_that_is_registered_is_kept(tmp_path, monkeypatch, caplog):
+    class Mine(PopularityGenerator):
         pass
 
     data = toys.taste_dataset()
-    monkeypatch.setitem(_CLASSES, "Mine", register_recall(Mine))
+    monkeypatch.setitem(_CLASSES, "Mine", register_generator(Mine))
     fitted = Reranker(toys.config(), ScriptedEngine()).fit(data, Mine().fit(data.interactions))
     fitted.save(tmp_path / "bundle")
-    assert type(Reranker.load(tmp_path / "bundle").recall) is Mine
+    assert type(Reranker.load(tmp_path / "bundle").generator) is Mine
     monkeypatch.delitem(_CLASSES, "Mine")
-    assert Reranker.load(tmp_path / "bundle").recall is None
-    assert "the bundle's recall stage is left out" in caplog.text
+    assert Reranker.load(tmp_path / "bundle").generator is None
+    assert "the bundle's candidate generator is left out" in caplog.text
 
 
 def test_items_that_cannot_be_stored_are_refused_before_anything_is_read():
@@ -447,7 +447,7 @@ def test_aliases_of_yaml_are_refused(bundle):
 
 def test_deep_json_and_endless_numbers_are_refused(bundle):
     whole = files_of(bundle)
-    for name in ("fusion.json", "ids.json", "recall/recall.json", "prompts/index.json"):
+    for name in ("fusion.json", "ids.json", "generator/generator.json", "prompts/index.json"):
         if name not in whole:
             continue
         for content in (b"[" * 200_000, b'{"a": ' + b"9" * 10_000 + b"}"):

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.data.catalog import Catalog
 from reranker.data.schema import validate_candidates
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
-from reranker.fusion import Blend, Choices
+from reranker.fusion import Choices, FusionModel
 from reranker.fusion.features import chosen_items
 from reranker.fusion.statistics import evidence_model
-from reranker.pipeline.windows import fold_from_recall, folds_from_recall
+from reranker.pipeline.windows import fold_from_generator, folds_from_generator
 from tests.pipeline import toys
 
 
@@ -29,7 +29,7 @@ def engine() -> toys.WatchedEngine:
 def fitted(engine: ScriptedEngine) -> Reranker:
     data = toys.taste_dataset()
     reranker = Reranker.from_pretrained(engine=engine, prompt=toys.PROMPT, n_candidates=12, fit_users=None)
-    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+    return reranker.fit(data, PopularityGenerator().fit(data.interactions))
 
 
 def test_it_is_the_default_where_the_engine_shows_states(engine: toys.WatchedEngine) -> None:
@@ -43,7 +43,7 @@ def test_known_items_cost_no_pass_of_the_model(engine: toys.WatchedEngine) -> No
     reranker = fitted(engine)
     items = len(toys.items())
     assert engine.states_read == items and not engine.calls
-    lists = reranker.recall.recommend(["u0", "u1", "nobody"], 12)
+    lists = reranker.generator.recommend(["u0", "u1", "nobody"], 12)
     ranked = reranker.rerank(lists, order="fused")
     assert sorted(ranked["item_id"]) == sorted(lists["item_id"])
     assert engine.states_read == items and not engine.calls
@@ -53,7 +53,7 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
     """Popularity cannot tell the four tastes apart, the letters of the titles can."""
     reranker = fitted(engine)
     users = [f"u{number}" for number in range(8)]
-    scores = reranker.score_all(lists := reranker.recall.recommend(users, 12))
+    scores = reranker.score_all(lists := reranker.generator.recommend(users, 12))
     own = lists["user_id"].str[1:].astype(int) % 4 == lists["item_id"].str[1].astype(int)
     assert scores["llm"][own].mean() > scores["llm"][~own].mean() + 1.0
 
@@ -61,15 +61,15 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
 def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.WatchedEngine) -> None:
     data = toys.taste_dataset()
     reranker = fitted(engine)
-    served = reranker.reader.hidden_states.taste
-    before_last = fold_from_recall(
-        data, reranker.recall, 12, reranker.config.min_history, reranker.config.seed
+    served = reranker.reader.hidden_states.cf_projection
+    before_last = fold_from_generator(
+        data, reranker.generator, 12, reranker.config.min_history, reranker.config.seed
     ).evidence
-    everything = evidence_model(data.interactions, data.items, reranker.recall)
+    everything = evidence_model(data.interactions, data.items, reranker.generator)
     learned = []
     for evidence in (before_last, everything):
         reranker.reader.learn_choices(*chosen_items(Catalog(data.items), evidence))
-        learned.append(reranker.reader.hidden_states.taste.weights)
+        learned.append(reranker.reader.hidden_states.cf_projection.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
 
@@ -78,16 +78,16 @@ def test_every_moment_is_read_with_what_was_known_before_it(
     engine: toys.WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: dict[str, Any] = {}
-    fit = Blend.fit
+    fit = FusionModel.fit
 
-    def watched(choices: Choices, components: Mapping[int, Any], *rest: Any) -> Blend:
+    def watched(choices: Choices, components: Mapping[int, Any], *rest: Any) -> FusionModel:
         taken.update(choices=choices, components=components)
         return fit(choices, components, *rest)
 
-    monkeypatch.setattr(Blend, "fit", watched)
+    monkeypatch.setattr(FusionModel, "fit", watched)
     data, reranker = toys.taste_dataset(), fitted(engine)
     config = reranker.config
-    folds = folds_from_recall(data, reranker.recall, 12, config.min_history, config.seed, config.moments)
+    folds = folds_from_generator(data, reranker.generator, 12, config.min_history, config.seed, config.windows)
     assert len(folds) > 2
     begin, seen = 0, []
     for fold in folds:
@@ -103,7 +103,7 @@ def test_every_moment_is_read_with_what_was_known_before_it(
 
 def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: Path) -> None:
     reranker = fitted(engine)
-    lists = reranker.recall.recommend(["u0", "u5"], 12)
+    lists = reranker.generator.recommend(["u0", "u5"], 12)
     reranker.save(tmp_path / "bundle")
     fresh = toys.WatchedEngine(dim=64)
     again = Reranker.load(tmp_path / "bundle", engine=fresh)
@@ -171,7 +171,7 @@ def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine
 
 def test_explained(engine: toys.WatchedEngine) -> None:
     reranker = fitted(engine)
-    explanation = reranker.inspect(reranker.recall.recommend(["u0"], 12))
+    explanation = reranker.inspect(reranker.generator.recommend(["u0"], 12))
     assert explanation.components[0] == "llm_near_last" and explanation.values.shape == (12, 11)
     titles = reranker.titles(explanation.ranked["item_id"].tolist())
     assert [text.strip() for text in explanation.candidate_texts] == titles

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import ItemKNNRecall, PopularityRecall
+from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.pipeline.windows import fold_from_logs
@@ -21,28 +21,28 @@ def hit_places(ranked, targets):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_choices_are_served_in_the_recall_order(seed):
+def test_random_choices_are_served_in_the_first_stage_order(seed):
     data = toys.random_dataset(seed=seed)
-    recall = PopularityRecall().fit(data.interactions)
-    reranker = Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, recall)
-    assert reranker.blend.guard.serve == "recall"
-    assert "serving the recall order" in reranker.blend.guard.in_words()
-    served = reranker.rerank(recall.recommend(reranker.user_ids, 10))
-    assert (served["rank"] == served["recall_rank"]).all()
-    assert served.attrs["report"]["served"] == "recall"
+    generator = PopularityGenerator().fit(data.interactions)
+    reranker = Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, generator)
+    assert reranker.fusion_model.guard.serve == "first_stage"
+    assert "serving the first-stage order" in reranker.fusion_model.guard.summary()
+    served = reranker.rerank(generator.recommend(reranker.user_ids, 10))
+    assert (served["rank"] == served["first_stage_rank"]).all()
+    assert served.attrs["report"]["served"] == "first_stage"
 
 
 def test_taste_is_served_and_brings_unseen_choices_up():
     data = toys.taste_dataset(users=60)
     last = ~data.interactions.duplicated("user_id", keep="last")
     past = Dataset(interactions=data.interactions[~last], items=data.items, domain="toy")
-    recall = PopularityRecall().fit(past.interactions)
-    reranker = Reranker(toys.config(n_candidates=28, min_history=2), ScriptedEngine()).fit(past, recall)
-    assert reranker.blend.guard.serve != "recall"
-    assert reranker.blend.guard.fused_minus_recall.low > 0
-    lists = recall.recommend(reranker.user_ids, 28)
+    generator = PopularityGenerator().fit(past.interactions)
+    reranker = Reranker(toys.config(n_candidates=28, min_history=2), ScriptedEngine()).fit(past, generator)
+    assert reranker.fusion_model.guard.serve != "first_stage"
+    assert reranker.fusion_model.guard.fused_minus_first_stage.low > 0
+    lists = generator.recommend(reranker.user_ids, 28)
     targets = dict(zip(data.interactions[last]["user_id"], data.interactions[last]["item_id"], strict=True))
-    before, after = (hit_places(reranker.rerank(lists, order=order), targets) for order in ("recall", None))
+    before, after = (hit_places(reranker.rerank(lists, order=order), targets) for order in ("first_stage", None))
     assert len(before) == len(after) == 60  # 28 of 32 items are unseen: every target is proposed
     assert after.mean() < 0.6 * before.mean()
 
@@ -50,9 +50,9 @@ def test_taste_is_served_and_brings_unseen_choices_up():
 def test_titles_decide_among_items_that_nobody_chose_yet():
     data, candidates, held_out = toys.cold_logs()
     reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, candidates=candidates, held_out=held_out)
-    assert reranker.blend.guard.serve == "fused"
-    assert reranker.blend.guard.fused_minus_features.low > 0  # evidence knows nothing of new items
-    weights = toys.weights_of(reranker.blend.fused)
+    assert reranker.fusion_model.guard.serve == "fused"
+    assert reranker.fusion_model.guard.fused_minus_baseline.low > 0  # evidence knows nothing of new items
+    weights = toys.weights_of(reranker.fusion_model.fused)
     assert weights["llm_sum"] + weights["llm_mean"] + weights["llm_gain"] > 0.5
     assert weights["covisit_mean"] == pytest.approx(0.0, abs=0.01)
     targets = dict(zip(held_out["user_id"], held_out["item_id"], strict=True))
@@ -60,17 +60,17 @@ def test_titles_decide_among_items_that_nobody_chose_yet():
     assert np.mean(places <= 2) > 0.8  # two of each list are of the user's taste
 
 
-def test_an_llm_that_says_nothing_is_not_served_in_place_of_recall():
+def test_an_llm_that_says_nothing_is_not_served_in_place_of_first_stage():
     data, candidates, held_out = toys.cold_logs()
     constant = ScriptedEngine(lambda prefix, span: np.full(len(span), -1.0))
     reranker = Reranker(toys.config(), constant).fit(data, candidates=candidates, held_out=held_out)
-    assert reranker.blend.guard.serve == "recall"
+    assert reranker.fusion_model.guard.serve == "first_stage"
 
 
-def test_recall_never_sees_what_is_held_out():
+def test_first_stage_never_sees_what_is_held_out():
     data = toys.taste_dataset(users=40)
-    spy = toys.SpyRecall(toys.items()["item_id"])
-    Reranker(toys.config(n_candidates=32, moments=3), ScriptedEngine()).fit(data, spy)
+    spy = toys.SpyGenerator(toys.items()["item_id"])
+    Reranker(toys.config(n_candidates=32, windows=3), ScriptedEngine()).fit(data, spy)
     assert [len(seen) for seen in spy.fits] == [4 * 40, 3 * 40, 2 * 40]
     for moment, seen in enumerate(spy.fits, start=1):
         later = data.interactions.groupby("user_id").tail(moment)
@@ -84,12 +84,12 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
     data = toys.taste_dataset(users=40)
 
     def fits(**settings):
-        spy = toys.SpyRecall(toys.items()["item_id"])
+        spy = toys.SpyGenerator(toys.items()["item_id"])
         Reranker(toys.config(n_candidates=32, **settings), ScriptedEngine()).fit(data, spy)
         return len(spy.fits)
 
     assert fits() == 4  # of 5 interactions one has to be known before the choice
-    assert fits(moments=1) == 1
+    assert fits(windows=1) == 1
     assert fits(min_history=3) == 2
     monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", 41)
     assert fits() == 2
@@ -98,7 +98,7 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
 
 
 def test_a_stage_that_fails_on_less_data_does_not_fail_fit(caplog):
-    class NeedsMuch(toys.SpyRecall):
+    class NeedsMuch(toys.SpyGenerator):
         def fit(self, interactions):
             if len(interactions) < 3 * 40:
                 raise ValueError("too little data")
@@ -121,21 +121,21 @@ def test_older_moments_teach_what_the_newest_taught():
     newest = frame.groupby("user_id").tail(1).index
     frame.loc[newest, "item_id"] = np.random.default_rng(0).choice(data.items["item_id"], len(newest))
     mixed = Dataset(interactions=frame.drop_duplicates(["user_id", "item_id"]), items=data.items, domain="toy")
-    recall = PopularityRecall().fit(mixed.interactions)
+    generator = PopularityGenerator().fit(mixed.interactions)
     one, all_of_them = (
-        Reranker(toys.config(n_candidates=28, moments=moments), ScriptedEngine()).fit(mixed, recall).blend
-        for moments in (1, 5)
+        Reranker(toys.config(n_candidates=28, windows=windows), ScriptedEngine()).fit(mixed, generator).fusion_model
+        for windows in (1, 5)
     )
     assert one.features.logit.n_choices < 41 < 100 < all_of_them.features.logit.n_choices
     assert all_of_them.features.logit.log_likelihood > one.features.logit.log_likelihood
-    assert all_of_them.guard.fused_minus_recall.n == 40  # users, not lists
+    assert all_of_them.guard.fused_minus_first_stage.n == 40  # users, not lists
 
 
 def test_the_prompts_of_the_fold_do_not_show_what_is_held_out():
     engine = toys.WatchedEngine()
     data = toys.taste_dataset(users=40)
-    spy = toys.SpyRecall(toys.items()["item_id"])
-    Reranker(toys.config(n_candidates=32, soft_tokens=0, moments=2), engine).fit(data, spy)
+    spy = toys.SpyGenerator(toys.items()["item_id"])
+    Reranker(toys.config(n_candidates=32, soft_tokens=0, windows=2), engine).fit(data, spy)
     titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
     expected = {
         "".join(f"\n- {titles[item]}" for item in part["item_id"][:-left_out])
@@ -148,20 +148,22 @@ def test_the_prompts_of_the_fold_do_not_show_what_is_held_out():
 
 def test_new_users_get_the_order_that_other_new_users_were_better_off_with():
     data = toys.taste_dataset(users=400)
-    recall = PopularityRecall().fit(data.interactions)
+    generator = PopularityGenerator().fit(data.interactions)
     new = data.interactions["user_id"].isin([f"u{user}" for user in range(100)])
     from_end = data.interactions.groupby("user_id").cumcount(ascending=False)
     shown = Dataset(interactions=data.interactions[~new | (from_end < 3)], items=data.items, domain="toy")
     guards = [
-        Reranker(toys.config(n_candidates=28, moments=1), ScriptedEngine()).fit(one, recall).blend.guard
+        Reranker(toys.config(n_candidates=28, windows=1), ScriptedEngine()).fit(one, generator).fusion_model.guard
         for one in (data, shown)
     ]
-    assert all(guard.serve != "recall" for guard in guards)
+    assert all(guard.serve != "first_stage" for guard in guards)
     assert [group.at_least for group in guards[0].by_history] == [4]  # nobody has fewer than 4 known
     assert guards[0].holds_for(np.array([0, 2, 4])).tolist() == [False, False, True]
     assert [group.at_least for group in guards[1].by_history] == [2]
     assert guards[1].holds_for(np.array([0, 2, 4])).tolist() == [False, True, True]
-    earlier = Reranker(toys.config(n_candidates=28, moments=3), ScriptedEngine()).fit(data, recall).blend.guard
+    earlier = (
+        Reranker(toys.config(n_candidates=28, windows=3), ScriptedEngine()).fit(data, generator).fusion_model.guard
+    )
     assert earlier.by_history[0].at_least == 2  # all were as new once
     assert earlier.holds_for(np.array([0, 1, 2])).tolist() == [False, False, True]
 
@@ -169,7 +171,7 @@ def test_new_users_get_the_order_that_other_new_users_were_better_off_with():
 def test_after_fit_histories_are_complete():
     data = toys.taste_dataset(users=40)
     engine = toys.WatchedEngine()
-    reranker = Reranker(toys.config(soft_tokens=0), engine).fit(data, PopularityRecall().fit(data.interactions))
+    reranker = Reranker(toys.config(soft_tokens=0), engine).fit(data, PopularityGenerator().fit(data.interactions))
     engine.calls.clear()
     reranker.rerank(toys.lists_for(["u3"], ["g0i0", "g1i1"]), order="fused")
     titles = dict(zip(data.items["item_id"], data.items["title"], strict=True))
@@ -181,7 +183,7 @@ def test_rows_held_out_are_left_out_of_the_evidence_of_logs():
     data, candidates, held_out = toys.cold_logs()
     both = Dataset(interactions=pd.concat([data.interactions, held_out]), items=data.items, domain="toy")
     models = [
-        Reranker(toys.config(), ScriptedEngine()).fit(one, candidates=candidates, held_out=held_out).blend
+        Reranker(toys.config(), ScriptedEngine()).fit(one, candidates=candidates, held_out=held_out).fusion_model
         for one in (data, both)
     ]
     assert models[0].to_json() == models[1].to_json()
@@ -210,13 +212,13 @@ def test_tables_whose_ids_have_nothing_in_common_are_refused():
     items = data.items.assign(item_id=range(len(data.items)))
     with pytest.raises(DataError, match="no item_id of one is in the other"):
         Reranker(toys.config(), ScriptedEngine()).fit(
-            Dataset(interactions=data.interactions, items=items), PopularityRecall().fit(data.interactions)
+            Dataset(interactions=data.interactions, items=items), PopularityGenerator().fit(data.interactions)
         )
 
 
 def test_fitting_twice_gives_the_same():
     first, second = toys.fitted(), toys.fitted()
-    assert first.blend.to_json() == second.blend.to_json()
+    assert first.fusion_model.to_json() == second.fusion_model.to_json()
 
 
 def test_fit_users_limits_what_the_llm_reads():
@@ -225,7 +227,7 @@ def test_fit_users_limits_what_the_llm_reads():
     known = [prefix.split("Chosen before:")[1].count("\n- ") for prefix in engine.prefixes()]
     read = [one for one in known if one]  # priors are read without a history
     assert len(read) == 10
-    assert len(set(read)) > 2  # of all moments alike: the guard reckons with a random sample
+    assert len(set(read)) > 2  # of all windows alike: the guard reckons with a random sample
 
 
 def test_what_a_read_out_reads_by_default():
@@ -236,10 +238,10 @@ def test_what_a_read_out_reads_by_default():
 
 def test_a_table_without_timestamps_is_enough():
     data = toys.taste_dataset(ordered=False)
-    recall = ItemKNNRecall().fit(data.interactions)
-    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, recall)
-    assert reranker.blend.guard.serve in ("fused", "features", "recall")
-    assert len(reranker.rerank(recall.recommend(["u1"], 5), order="fused")) == 5
+    generator = ItemKNNGenerator().fit(data.interactions)
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, generator)
+    assert reranker.fusion_model.guard.serve in ("fused", "baseline", "first_stage")
+    assert len(reranker.rerank(generator.recommend(["u1"], 5), order="fused")) == 5
 
 
 def test_a_second_domain_starts_afresh():
@@ -247,10 +249,10 @@ def test_a_second_domain_starts_afresh():
     reranker = toys.fitted(engine)
     data = toys.random_dataset(seed=9)
     other = Dataset(interactions=data.interactions, items=data.items, domain="movies")
-    recall = PopularityRecall().fit(other.interactions)
-    reranker.fit(other, recall)
-    fresh = Reranker(toys.config(), engine).fit(other, recall)
-    assert reranker.blend.to_json() == fresh.blend.to_json()
+    generator = PopularityGenerator().fit(other.interactions)
+    reranker.fit(other, generator)
+    fresh = Reranker(toys.config(), engine).fit(other, generator)
+    assert reranker.fusion_model.to_json() == fresh.fusion_model.to_json()
     assert reranker.reader.templates.family == "movies"
 
 
@@ -263,30 +265,30 @@ class TestRefused:
     def reranker(self):
         return Reranker(toys.config(), ScriptedEngine())
 
-    def test_neither_recall_nor_logs(self, reranker, data):
-        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+    def test_neither_first_stage_nor_logs(self, reranker, data):
+        with pytest.raises(ConfigError, match="generator=, or candidates= and held_out="):
             reranker.fit(data)
 
     def test_half_of_the_logs(self, reranker):
         data, candidates, held_out = toys.cold_logs()
         for half in ({"candidates": candidates}, {"held_out": held_out}):
-            with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
+            with pytest.raises(ConfigError, match="generator=, or candidates= and held_out="):
                 reranker.fit(data, **half)
 
-    def test_recall_and_logs(self, reranker):
+    def test_first_stage_and_logs(self, reranker):
         data, candidates, held_out = toys.cold_logs()
-        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
-            reranker.fit(data, PopularityRecall(), candidates=candidates, held_out=held_out)
+        with pytest.raises(ConfigError, match="generator=, or candidates= and held_out="):
+            reranker.fit(data, PopularityGenerator(), candidates=candidates, held_out=held_out)
 
-    def test_recall_and_half_of_the_logs(self, reranker):
+    def test_first_stage_and_half_of_the_logs(self, reranker):
         data, candidates, _ = toys.cold_logs()
-        with pytest.raises(ConfigError, match="recall=, or candidates= and held_out="):
-            reranker.fit(data, PopularityRecall(), candidates=candidates)
+        with pytest.raises(ConfigError, match="generator=, or candidates= and held_out="):
+            reranker.fit(data, PopularityGenerator(), candidates=candidates)
 
     def test_histories_that_are_too_short(self, data):
         reranker = Reranker(toys.config(min_history=5), ScriptedEngine())
         with pytest.raises(DataError, match="no user has more than 5 interactions"):
-            reranker.fit(data, PopularityRecall().fit(data.interactions))
+            reranker.fit(data, PopularityGenerator().fit(data.interactions))
 
     @pytest.mark.parametrize("column", ["user_id", "item_id"])
     def test_logs_whose_ids_do_not_match(self, reranker, column):
@@ -297,9 +299,9 @@ class TestRefused:
         with pytest.raises(DataError, match=f"'held_out', column '{column}': the ids are of kind number"):
             reranker.fit(data, candidates=candidates, held_out=held_out.assign(**{column: range(len(held_out))}))
 
-    def test_recall_that_finds_nothing(self, reranker, data):
+    def test_first_stage_that_finds_nothing(self, reranker, data):
         with pytest.raises(DataError, match="nothing to learn from"):
-            reranker.fit(data, toys.SpyRecall(["never chosen", "nor this"]))
+            reranker.fit(data, toys.SpyGenerator(["never chosen", "nor this"]))
 
     def test_a_single_list_to_learn_from(self, reranker):
         data, candidates, held_out = toys.cold_logs()
@@ -308,7 +310,7 @@ class TestRefused:
 
     def test_a_failed_fit_leaves_the_reranker_unfitted(self, reranker, data):
         with pytest.raises(DataError):
-            reranker.fit(data, toys.SpyRecall(["never chosen"]))
+            reranker.fit(data, toys.SpyGenerator(["never chosen"]))
         with pytest.raises(DataError, match="call fit"):
             reranker.rerank(toys.table([("u1", "g0i0", 1.0)]))
 
@@ -331,10 +333,10 @@ def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
 
     monkeypatch.setattr("reranker.pipeline.llm_scorer.engine_of", lambda config: loads.append(config) or Engine())
     data = toys.taste_dataset()
-    recall = PopularityRecall().fit(data.interactions)
+    generator = PopularityGenerator().fit(data.interactions)
     reranker, readers = Reranker(toys.config()), []
     for _ in range(3):
-        reranker.fit(data, recall)
+        reranker.fit(data, generator)
         readers.append(weakref.ref(reranker.reader))
     gc.collect()
     assert [one() is not None for one in readers] == [False, False, True]

@@ -2,12 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import ALSRecall, PopularityRecall
+from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker.data.splits import cold_items, leave_last_k
 from reranker.errors import DataError
 from reranker.fusion import FEATURES
 from reranker.pipeline.lists import CandidateLists, propose
-from reranker.pipeline.windows import folds_from_recall
+from reranker.pipeline.windows import folds_from_generator
 from tests.evaluation.toys import lists_of
 
 
@@ -21,9 +21,9 @@ def test_relevance_is_aligned_with_rows_and_users():
     assert lists.covered.tolist() == [False, True]
 
 
-def test_recall_never_sees_the_test_and_positives_are_not_injected(chain):
+def test_first_stage_never_sees_the_test_and_positives_are_not_injected(chain):
     fold = leave_last_k(chain)
-    lists = propose(fold, PopularityRecall(), 3)
+    lists = propose(fold, PopularityGenerator(), 3)
     assert lists.candidates.groupby("user_id").size().eq(3).all()
     assert 0 < lists.covered.sum() < len(fold.users)
     assert lists.label("end_to_end") == "end_to_end"
@@ -31,7 +31,7 @@ def test_recall_never_sees_the_test_and_positives_are_not_injected(chain):
 
 def test_injected_positives_are_labelled(chain):
     fold = leave_last_k(chain)
-    lists = propose(fold, PopularityRecall(), 3, inject=True)
+    lists = propose(fold, PopularityGenerator(), 3, inject=True)
     assert lists.covered.all()
     assert lists.candidates.groupby("user_id").size().eq(3).all()
     assert lists.label("covered") == "covered+injected"
@@ -39,7 +39,7 @@ def test_injected_positives_are_labelled(chain):
 
 def test_cold_items_get_the_second_half_of_every_list_the_same_for_all(chain):
     fold = cold_items(chain, share=0.25)
-    lists = propose(fold, PopularityRecall(), 6)
+    lists = propose(fold, PopularityGenerator(), 6)
     tails = lists.candidates[lists.candidates["rank"] > 3].groupby("user_id").item_id.agg(tuple)
     assert tails.nunique() == 1
     assert set(tails.iloc[0]) == set(fold.cold_items)
@@ -61,15 +61,17 @@ def test_parts_of_lists_share_the_statistics_that_were_worked_out():
 
 def test_candidates_of_strangers_are_refused(chain):
     fold = leave_last_k(chain)
-    table = PopularityRecall().fit(fold.train).recommend(["nobody"], n=2)
+    table = PopularityGenerator().fit(fold.train).recommend(["nobody"], n=2)
     with pytest.raises(DataError, match="outside the test fold, first 'nobody'"):
         CandidateLists(fold=fold, candidates=table, n=2)
 
 
-@pytest.mark.parametrize("recall", [PopularityRecall(), ALSRecall(factors=4)], ids=["without item vectors", "with"])
-def test_the_judge_knows_what_fit_knows(chain, recall):
-    judged = propose(leave_last_k(chain), recall, 3)
-    (fitted, *_) = folds_from_recall(chain, recall, 3, min_history=1)
+@pytest.mark.parametrize(
+    "first_stage", [PopularityGenerator(), ALSGenerator(factors=4)], ids=["without item vectors", "with"]
+)
+def test_the_judge_knows_what_fit_knows(chain, generator):
+    judged = propose(leave_last_k(chain), generator, 3)
+    (fitted, *_) = folds_from_generator(chain, generator, 3, min_history=1)
     rows = ["user_id", "item_id"]
     ours = pd.DataFrame(judged.evidence, columns=list(FEATURES)).join(judged.candidates[rows])
     theirs = pd.DataFrame(fitted.features, columns=list(FEATURES)).join(fitted.candidates[rows])

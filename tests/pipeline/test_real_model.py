@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker, load_dataset
 from reranker.cli.demo_run import run_demo
 from reranker.engines.torch.engine import TorchEngine
@@ -54,11 +54,11 @@ def test_order_in_does_not_change_scores_out(engine, data, read_out):
 
 
 def test_fit_save_load_rerank(engine, data, tmp_path):
-    recall = PopularityRecall().fit(data.interactions)
+    generator = PopularityGenerator().fit(data.interactions)
     reranker = Reranker.from_pretrained(
-        "default", engine=engine, scoring="likelihood", dtype="float32", n_candidates=40, fit_users=10, moments=1
-    ).fit(data, recall)
-    lists = recall.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
+        "default", engine=engine, scoring="likelihood", dtype="float32", n_candidates=40, fit_users=10, windows=1
+    ).fit(data, generator)
+    lists = generator.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
     ranked = reranker.rerank(lists, order="fused")
     assert ranked["score"].nunique() == 16
     shuffled = reranker.rerank(lists.iloc[::-1], order="fused")
@@ -86,8 +86,8 @@ def test_the_demo_writes_its_four_files(tmp_path):
         "summary.json",
     }
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert set(summary["systems"]) == {"als", "popularity", "llm", "features", "fused"}
-    for difference in ("fused_minus_als", "fused_minus_features"):
+    assert set(summary["systems"]) == {"als", "popularity", "llm", "baseline", "fused"}
+    for difference in ("fused_minus_als", "fused_minus_baseline"):
         for interval in summary[difference].values():
             assert interval["low"] <= interval["mean"] <= interval["high"]
     assert summary["n_users"] == 40

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from candidate_gen import ALSRecall, PopularityRecall
+from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.data.schema import RANKING_COLUMNS, validate_candidates
 from reranker.engines.scripted import ScriptedEngine
@@ -18,7 +18,7 @@ from reranker.pipeline import llm_scorer as reader
 from reranker.scoring import ScoringList
 from tests.pipeline import toys
 
-ORDERS = ("fused", "features", "recall")
+ORDERS = ("fused", "baseline", "first_stage")
 CHOSEN = ["g0i0", "g1i1", "g2i2", "g3i3", "g0i4", "g1i5"]
 
 
@@ -43,7 +43,7 @@ def check_ranking(ranked, candidates):
         assert len(part) == len(given)
         assert set(part["item_id"]) == set(given["item_id"])
         assert part["rank"].tolist() == list(range(1, len(part) + 1))
-        assert sorted(part["recall_rank"]) == part["rank"].tolist()
+        assert sorted(part["first_stage_rank"]) == part["rank"].tolist()
         assert (np.diff(part["score"]) <= 0).all()
     assert np.isfinite(ranked["score"]).all()
 
@@ -62,26 +62,26 @@ def test_a_ranking_is_a_permutation_with_falling_scores(reranker, candidates, or
     }
 
 
-def test_what_recall_said_is_kept(reranker, candidates):
+def test_what_first_stage_said_is_kept(reranker, candidates):
     ranked = reranker.rerank(candidates, order="fused")
     both = ranked.merge(candidates, on=["user_id", "item_id"], suffixes=("", "_in"))
-    assert (both["recall_score"] == both["score_in"]).all()
+    assert (both["first_stage_score"] == both["score_in"]).all()
     expected = candidates.groupby("user_id")["score"].rank(ascending=False).astype(int)
     in_ranks = candidates.assign(expected=expected).merge(ranked, on=["user_id", "item_id"])
-    assert (in_ranks["expected"] == in_ranks["recall_rank"]).all()
+    assert (in_ranks["expected"] == in_ranks["first_stage_rank"]).all()
 
 
-def test_the_recall_order_is_left_alone_whatever_was_learned(reranker, candidates):
-    ranked = reranker.rerank(candidates, order="recall")
+def test_the_first_stage_order_is_left_alone_whatever_was_learned(reranker, candidates):
+    ranked = reranker.rerank(candidates, order="first_stage")
     best_first = candidates.sort_values("score", ascending=False)
     for user, ordered in toys.in_order(ranked).items():
         assert ordered == best_first[best_first["user_id"] == user]["item_id"].tolist()
-    assert (ranked["rank"] == ranked["recall_rank"]).all()
+    assert (ranked["rank"] == ranked["first_stage_rank"]).all()
 
 
-def test_ranks_decide_the_recall_order_where_scores_disagree(reranker):
+def test_ranks_decide_the_first_stage_order_where_scores_disagree(reranker):
     upside_down = pd.DataFrame({"user_id": "u1", "item_id": CHOSEN, "score": range(6), "rank": range(1, 7)})
-    ranked = reranker.rerank(upside_down, order="recall")
+    ranked = reranker.rerank(upside_down, order="first_stage")
     assert ranked["item_id"].tolist() == CHOSEN
     check_ranking(ranked, upside_down)
 
@@ -130,7 +130,7 @@ def test_users_do_not_change_each_others_scores(reranker, candidates):
         pd.testing.assert_frame_equal(part, same, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("order", ["features", "recall"])
+@pytest.mark.parametrize("order", ["baseline", "first_stage"])
 def test_a_list_with_strange_scores_leaves_the_others_as_they_are(reranker, candidates, order):
     """Scores as large as times in nanoseconds, and against their ranks."""
     strange = pd.DataFrame({"user_id": "odd", "item_id": CHOSEN, "score": np.arange(6) * 1e17 + 1.7e18})
@@ -144,7 +144,7 @@ def test_a_list_with_strange_scores_leaves_the_others_as_they_are(reranker, cand
 @settings(max_examples=25, deadline=None)
 def test_any_lists_come_out_as_permutations(reranker, data):
     catalogue = [*CHOSEN, "unheard of", 5, ("a", 1)]
-    users = data.draw(st.lists(st.sampled_from(["u1", "u2", "stranger", 3, (1, "x")]), min_size=1, unique=True))
+    users = data.draw(st.lists(st.sampled_from(["u1", "u2", "new_user", 3, (1, "x")]), min_size=1, unique=True))
     rows = [
         (user, item, data.draw(st.floats(-1e6, 1e6)))
         for user in users
@@ -176,8 +176,8 @@ def test_ids_leave_as_they_came(make_id, tmp_path):
     items = data.items.assign(item_id=_renamed(data.items["item_id"], item_ids))
     data = Dataset(interactions=interactions, items=items, domain="toy")
     candidates = toys.lists_for([users["u3"], users["u0"]], list(item_ids.values())[::4])
-    recall = ALSRecall(factors=4).fit(data.interactions)
-    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, recall)
+    generator = ALSGenerator(factors=4).fit(data.interactions)
+    reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, generator)
     ranked = reranker.rerank(candidates, order="fused")
     check_ranking(ranked, candidates)
     assert {type(value) for value in ranked["item_id"]} == {type(value) for value in candidates["item_id"]}
@@ -198,16 +198,16 @@ def test_numbers_and_their_texts_are_different_ids(reranker):
 
 @pytest.mark.parametrize("interactions", [None, {1: ["g0i0"]}])
 def test_users_of_another_type_than_those_of_fit_are_refused(reranker, interactions):
-    """Of ids that a CSV turned into numbers, none would be found, and the recall order would be served to all."""
+    """Of ids that a CSV turned into numbers, none would be found, and the first-stage order would be served to all."""
     numbers, texts = toys.lists_for([1, 2], CHOSEN), toys.lists_for(["u1", "u2"], CHOSEN)
     with pytest.raises(DataError, match="column 'user_id': the ids are of kind number"):
         reranker.rerank(numbers if interactions is None else texts, interactions=interactions)
-    assert len(reranker.rerank(pd.concat([numbers, texts]), order="features")) == len(numbers) + len(texts)
+    assert len(reranker.rerank(pd.concat([numbers, texts]), order="baseline")) == len(numbers) + len(texts)
 
 
 def test_unknown_users_and_items_are_ranked_and_counted(reranker, caplog):
     candidates = toys.table(
-        [("u1", "g0i0", 3.0), ("u1", "novelty", 2.0), ("stranger", "g0i0", 2.0), ("stranger", "other novelty", 1.0)]
+        [("u1", "g0i0", 3.0), ("u1", "novelty", 2.0), ("new_user", "g0i0", 2.0), ("new_user", "other novelty", 1.0)]
     )
     ranked = reranker.rerank(candidates, order="fused")
     check_ranking(ranked, candidates)
@@ -242,24 +242,24 @@ def test_newer_interactions_make_a_stranger_known(reranker):
     assert reranker.rerank(candidates, interactions=newer).attrs["report"]["unknown_users"] == 0
 
 
-def test_the_guard_keeps_the_recall_order_of_users_of_whom_too_little_is_known():
+def test_the_guard_keeps_the_first_stage_order_of_users_of_whom_too_little_is_known():
     engine = toys.WatchedEngine()
     reranker = toys.fitted(engine)
-    reranker.blend = toys.served(reranker.blend, "fused", from_known=3)
-    lists = toys.lists_for(["u0", "stranger", "u1", "new"], CHOSEN)
+    reranker.fusion_model = toys.served(reranker.fusion_model, "fused", from_known=3)
+    lists = toys.lists_for(["u0", "new_user", "u1", "new"], CHOSEN)
     engine.calls.clear()
     ranked = reranker.rerank(lists, interactions={"new": ["g2i1", "g2i2"], "u1": ["g2i1", "g2i2", "g2i3"]})
     check_ranking(ranked, lists)
     users = ranked["user_id"].unique().tolist()
     orders = dict(zip(users, ranked.attrs["served"], strict=True))
-    assert orders == {"u0": "fused", "stranger": "recall", "u1": "fused", "new": "recall"}
+    assert orders == {"u0": "fused", "new_user": "first_stage", "u1": "fused", "new": "first_stage"}
     assert ranked.attrs["report"]["users_kept"] == 2
     read = dict(zip(users, ranked.attrs["prompt_tokens"], strict=True))
     assert {user for user in users if read[user] > 0} == {"u0", "u1"}
     histories = [prefix.split("Chosen before:")[1] for prefix in engine.prefixes()]
     assert len([one for one in histories if one]) == 2  # nothing is read for nothing
-    kept = ranked[ranked["user_id"].isin(["stranger", "new"])]
-    assert (kept["rank"] == kept["recall_rank"]).all() and (kept["score"] == kept["recall_score"]).all()
+    kept = ranked[ranked["user_id"].isin(["new_user", "new"])]
+    assert (kept["rank"] == kept["first_stage_rank"]).all() and (kept["score"] == kept["first_stage_score"]).all()
     every = reranker.rerank(lists, interactions={"u1": ["g2i1", "g2i2", "g2i3"]}, order="fused")
     assert every.attrs["served"] == ["fused"] * 4  # who insists gets it
     for user in ("u0", "u1"):
@@ -278,7 +278,7 @@ def test_a_history_of_unknown_items_is_no_history(reranker):
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_candidate(reranker, order):
     ranked = reranker.rerank(toys.table([("u1", "g0i0", 4.5)]), order=order)
-    assert ranked[["item_id", "rank", "recall_score", "recall_rank"]].values.tolist() == [["g0i0", 1, 4.5, 1]]
+    assert ranked[["item_id", "rank", "first_stage_score", "first_stage_rank"]].values.tolist() == [["g0i0", 1, 4.5, 1]]
 
 
 def test_five_thousand_candidates(reranker):
@@ -289,11 +289,11 @@ def test_five_thousand_candidates(reranker):
     assert ranked.attrs["report"]["unknown_items"] == 4994
 
 
-def test_equal_scores_keep_the_recall_order(reranker):
+def test_equal_scores_keep_the_first_stage_order(reranker):
     ids = [f"unheard {number}" for number in range(6)]  # nothing is known of any: the LLM reads "(untitled)"
-    candidates = pd.DataFrame({"user_id": "stranger", "item_id": ids, "rank": [4, 1, 6, 2, 5, 3]})
-    flat = reranker.rerank(candidates.assign(score=1.0), order="recall")
-    assert flat["recall_rank"].tolist() == [1, 2, 3, 4, 5, 6]
+    candidates = pd.DataFrame({"user_id": "new_user", "item_id": ids, "rank": [4, 1, 6, 2, 5, 3]})
+    flat = reranker.rerank(candidates.assign(score=1.0), order="first_stage")
+    assert flat["first_stage_rank"].tolist() == [1, 2, 3, 4, 5, 6]
     assert flat["score"].nunique() == 1
 
 
@@ -388,7 +388,7 @@ class TestRank:
         one = reranker.reader.components(
             [_scoring_list(reranker, "zorblax", ["zorblax", "mipfen"])],
         )[0]
-        expected = one @ reranker.blend.coefficients
+        expected = one @ reranker.fusion_model.coefficients
         assert {result.index: result.score for result in ranked} == pytest.approx(dict(enumerate(expected)))
 
     def test_nothing_to_rank(self):
@@ -434,6 +434,6 @@ def _scoring_list(reranker, query, titles):
 def test_every_read_out_fits_and_ranks(scoring, soft_tokens, candidates):
     data = toys.taste_dataset()
     reranker = Reranker(toys.config(scoring=scoring, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
-    reranker.fit(data, PopularityRecall().fit(data.interactions))
+    reranker.fit(data, PopularityGenerator().fit(data.interactions))
     check_ranking(reranker.rerank(candidates, order="fused"), candidates)
     assert reranker.rank("zorblax", ["mipfen", "zorblax"])[0].rank == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
-from reranker.fusion import Blend, ConditionalLogit, FusionHead, Order
+from reranker.fusion import ConditionalLogit, FusionHead, FusionModel, Order
 from reranker.prompting import PromptSettings
 from reranker.types import ScoringRequest, SpanScores
 
@@ -83,15 +83,15 @@ def cold_logs(users: int = 48, seed: int = 0) -> tuple[Dataset, pd.DataFrame, pd
 
 
 def fitted(engine: ScriptedEngine | None = None, **settings: Any) -> Reranker:
-    """A Reranker fitted on tastes, behind a popularity recall."""
+    """A Reranker fitted on tastes, behind popular candidates."""
     data = taste_dataset()
-    recall = PopularityRecall().fit(data.interactions)
-    return Reranker(config(**settings), engine or ScriptedEngine()).fit(data, recall)
+    generator = PopularityGenerator().fit(data.interactions)
+    return Reranker(config(**settings), engine or ScriptedEngine()).fit(data, generator)
 
 
-def served(blend: Blend, order: Order, from_known: int = 0) -> Blend:
+def served(fusion_model: FusionModel, order: Order, from_known: int = 0) -> FusionModel:
     """The blend with a guard that serves `order` to users of whom that many interactions are known."""
-    return replace(blend, guard=blend.guard.overruled(order, from_known))
+    return replace(fusion_model, guard=fusion_model.guard.overruled(order, from_known))
 
 
 def table(rows: Iterable[Sequence[Any]], columns: str = "user_id item_id score") -> pd.DataFrame:
@@ -156,8 +156,8 @@ class WatchedEngine(ScriptedEngine):
         ]
 
 
-class SpyRecall:
-    """A recall stage that remembers what it and its clones were fitted on, and proposes what it is told to."""
+class SpyGenerator:
+    """A candidate generator that remembers what it and its clones were fitted on, and proposes what it is told to."""
 
     name = "spy"
 

@@ -80,8 +80,8 @@ def test_span_texts_are_what_the_tokens_say() -> None:
 
 def test_the_prior_is_the_likelihood_of_a_stranger_without_own_tokens() -> None:
     made = renderer()
-    (prior,), stranger = made.priors(titled("Alien"), soft(2)), made.likelihood([], titled("Alien"), soft(2))
-    assert list(prior.request.prefix.token_ids) == list(stranger.request.prefix.token_ids)
+    (prior,), new_user = made.priors(titled("Alien"), soft(2)), made.likelihood([], titled("Alien"), soft(2))
+    assert list(prior.request.prefix.token_ids) == list(new_user.request.prefix.token_ids)
     assert prior.spans[-1].text == "Watched before:"
 
 

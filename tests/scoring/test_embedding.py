@@ -125,13 +125,13 @@ def test_tastes_by_hand() -> None:
     east, north = [1.0, 0.0], [0.0, 1.0]
     placed = np.array([east, east, north, north], dtype=np.float32)
     vectors = np.array([[5.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], dtype=np.float32)  # only directions count
-    taste = TasteSpace.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
+    cf_projection = TasteSpace.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
     # Roots of the counts weigh east 4 and north 1.5; their mean vector is (4, 1.5) / 5.5; the ridge is half their sum.
     centred = np.array([[1.5, -1.5], [-4.0, 4.0]]) / 5.5
     expected = np.array([4.0 / 6.75, 1.5 / 4.25])[:, None] * centred
-    np.testing.assert_allclose(taste.weights, expected, atol=1e-6)
+    np.testing.assert_allclose(cf_projection.weights, expected, atol=1e-6)
     np.testing.assert_allclose(
-        taste.place(placed[[0, 2]]), [[0.5**0.5, -(0.5**0.5)], [-(0.5**0.5), 0.5**0.5]], atol=1e-6
+        cf_projection.place(placed[[0, 2]]), [[0.5**0.5, -(0.5**0.5)], [-(0.5**0.5), 0.5**0.5]], atol=1e-6
     )
 
 
@@ -145,8 +145,8 @@ def test_tastes_reach_items_that_nobody_chose() -> None:
     one = ScoringList(history=items[:3], candidates=titled("zorblax new", "mipfen new"))
     assert not scoring.score_components([one])[0][:, 5:].any()
     scoring.learn_choices(items, vectors, np.ones(16))
-    taste = scoring.score_components([one])[0][:, 5:10]
-    assert (taste[0] > 0).all() and (taste[0] > taste[1] + 0.5).all()
+    cf_projection = scoring.score_components([one])[0][:, 5:10]
+    assert (cf_projection[0] > 0).all() and (cf_projection[0] > cf_projection[1] + 0.5).all()
 
 
 def test_only_chosen_items_teach_tastes() -> None:
@@ -158,15 +158,15 @@ def test_only_chosen_items_teach_tastes() -> None:
     scoring.learn_choices(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:2]))
     expected = TasteSpace.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
-    np.testing.assert_allclose(scoring.states.taste.weights, expected.weights, atol=1e-6)
+    np.testing.assert_allclose(scoring.states.cf_projection.weights, expected.weights, atol=1e-6)
     one = ScoringList(history=items[:1], candidates=items[1:2])
     assert scoring.score_components([one])[0][:, 5:10].any()
     scoring.learn_choices(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
-    assert scoring.states.taste is None
+    assert scoring.states.cf_projection is None
     later = ScoringList(history=items[:1], candidates=items[1:])
     assert not scoring.score_components([later])[0][:, 5:].any()
     scoring.learn_choices(items, vectors, np.zeros(4))
-    assert scoring.states.taste is None and scoring.states.appeal is None
+    assert scoring.states.cf_projection is None and scoring.states.predicted_popularity is None
 
 
 def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
@@ -186,13 +186,13 @@ def test_appeal_reaches_items_that_nobody_chose() -> None:
     scoring.learn(items)
     counts = np.array([100.0] * 8 + [2.0] * 8 + [0.0])
     scoring.learn_choices(items, np.zeros((17, 0), dtype=np.float32), counts)
-    stranger = ScoringList(history=[], candidates=titled("zorblax new", "mipfen new", ""))
-    often, seldom, silent = scoring.score_components([stranger])[0][:, 10]
+    new_user = ScoringList(history=[], candidates=titled("zorblax new", "mipfen new", ""))
+    often, seldom, silent = scoring.score_components([new_user])[0][:, 10]
     assert often > 0.1 and seldom < -0.1
     assert silent == 0
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:16]))
     expected = Appeal.fit(scoring.states.spaces.whole(states), counts[:16])  # what nobody chose teaches nothing
-    np.testing.assert_allclose(scoring.states.appeal.weights, expected.weights, atol=1e-6)
+    np.testing.assert_allclose(scoring.states.predicted_popularity.weights, expected.weights, atol=1e-6)
 
 
 def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
@@ -204,7 +204,7 @@ def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
     assert engine.states_read == 6
     scoring.learn_choices(items, np.zeros((40, 0), dtype=np.float32), np.arange(40.0), seed=3)
     assert engine.states_read == 6  # the same that the spaces were learned from
-    assert scoring.states.appeal is not None
+    assert scoring.states.predicted_popularity is not None
 
 
 def test_descriptions_tell_tastes_and_not_nearness() -> None:
@@ -288,7 +288,12 @@ def test_round_trip(tmp_path, described: bool) -> None:
 def test_an_empty_store_round_trips(tmp_path) -> None:
     StateStore().save(tmp_path / "states.npz")
     loaded = StateStore.load(tmp_path / "states.npz")
-    assert len(loaded) == 0 and loaded.spaces is None and loaded.taste is None and loaded.appeal is None
+    assert (
+        len(loaded) == 0
+        and loaded.spaces is None
+        and loaded.cf_projection is None
+        and loaded.predicted_popularity is None
+    )
 
 
 def test_an_engine_without_states_is_named() -> None:

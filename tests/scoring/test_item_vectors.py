@@ -62,13 +62,13 @@ def test_a_prior_knows_the_candidates_token_and_nothing_of_the_history():
     scoring = LikelihoodScoring(engine, renderer())
     shared = {"candidates": titled(*TITLES[3:]), "candidate_vectors": vectors(engine, 1)}
     fan = ScoringList(history=titled("Alien"), history_vectors=vectors(engine, 0), **shared)
-    stranger = ScoringList(history=[], **shared)
+    new_user = ScoringList(history=[], **shared)
     fans = scoring.score_components([fan])[0]
     (prior,) = engine.calls[0]
     assert prior.prefix.is_plain
     assert [span.sequence.is_plain for span in prior.candidates] == [True, False]
-    strangers = scoring.score_components([stranger])[0]
-    np.testing.assert_allclose(strangers[:, 1] - strangers[:, 2], fans[:, 1] - fans[:, 2], rtol=0, atol=1e-12)
+    new_users = scoring.score_components([new_user])[0]
+    np.testing.assert_allclose(new_users[:, 1] - new_users[:, 2], fans[:, 1] - fans[:, 2], rtol=0, atol=1e-12)
     assert len(scoring.priors) == 2
     other = ScoringList(history=[], candidates=titled(*TITLES[3:]), candidate_vectors=vectors(engine, 0, 1))
     scoring.score_components([other])

@@ -113,4 +113,4 @@ def test_another_soft_prompt_has_priors_of_its_own():
     assert len(scoring.priors) == 3
     assert values[1][0, 0] > values[0][0, 0]  # zzz is likelier behind three vectors that read as z
     assert values[2][0, 0] == pytest.approx(values[0][0, 0])
-    assert [one[0, 2] for one in values] == [0.0] * 3  # what is likely for a stranger is likely for anybody
+    assert [one[0, 2] for one in values] == [0.0] * 3  # what is likely for a new user is likely for anybody

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from tests.pipeline import toys
 from tests.serve.process import Process
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory):
     data = toys.taste_dataset()
     config = toys.config(engine="torch", model="smollm2-135m", dtype="float32", soft_tokens=8, fit_users=10)
     path = tmp_path_factory.mktemp("dead") / "bundle"
-    Reranker(config).fit(data, PopularityRecall().fit(data.interactions)).save(path)
+    Reranker(config).fit(data, PopularityGenerator().fit(data.interactions)).save(path)
     return path
 
 

@@ -5,7 +5,7 @@ import signal
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
@@ -27,8 +27,8 @@ def fitted(domain, seed=0, **settings):
     if domain == "shop":
         interactions["item_id"] = [f"g{(int(item[1]) + 1) % 4}{item[2:]}" for item in interactions["item_id"]]
     data = Dataset(interactions=interactions, items=data.items, domain=domain)
-    recall = PopularityRecall().fit(data.interactions)
-    return Reranker(toys.config(**settings), ScriptedEngine()).fit(data, recall)
+    generator = PopularityGenerator().fit(data.interactions)
+    return Reranker(toys.config(**settings), ScriptedEngine()).fit(data, generator)
 
 
 @pytest.fixture(scope="module")

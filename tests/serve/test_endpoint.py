@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import EngineError
@@ -57,8 +57,8 @@ def fitted():
     """Fitted on tastes; whatever the guard found, the fused order is served."""
     engine = Gate()
     data = toys.taste_dataset()
-    reranker = Reranker(toys.config(), engine).fit(data, PopularityRecall().fit(data.interactions))
-    reranker.blend = toys.served(reranker.blend, "fused")
+    reranker = Reranker(toys.config(), engine).fit(data, PopularityGenerator().fit(data.interactions))
+    reranker.fusion_model = toys.served(reranker.fusion_model, "fused")
     return reranker
 
 
@@ -110,7 +110,7 @@ def test_objects_raw_scores_top_n_and_documents(server, fitted):
 def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
     table = pd.DataFrame({"user_id": "u0", "item_id": ITEMS, "score": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]})
     expected = fitted.rerank(table)
-    answer = post(server, user="u0", item_ids=ITEMS, recall_scores=[6, 5, 4, 3, 2, 1], raw_scores=True).json()
+    answer = post(server, user="u0", item_ids=ITEMS, first_stage_scores=[6, 5, 4, 3, 2, 1], raw_scores=True).json()
     assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
     assert [one["relevance_score"] for one in answer["results"]] == pytest.approx(expected["score"].tolist())
     assert answer["meta"] | {"served": "fused", "unknown_items": 0} == answer["meta"]
@@ -118,14 +118,14 @@ def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
 
 def test_the_guard_decides_user_by_user_unless_an_order_is_asked_for(fitted, engine):
     guarded = copy(fitted)
-    guarded.blend = toys.served(fitted.blend, "fused", from_known=3)
+    guarded.fusion_model = toys.served(fitted.fusion_model, "fused", from_known=3)
     bodies = [
         {"history": ["g1i2", "g1i3", "g1i4"]},
         {"history": ["g1i2", "g1i3"]},
         {},
         {"history": ["g1i2", "g1i3"], "order": "fused"},
-        {"history": ["g1i2", "g1i3", "g1i4"], "order": "recall"},
-        {"history": ["g1i2", "g1i3"], "order": "features"},
+        {"history": ["g1i2", "g1i3", "g1i4"], "order": "first_stage"},
+        {"history": ["g1i2", "g1i3"], "order": "baseline"},
     ]
     table = pd.DataFrame({"user_id": "one", "item_id": ITEMS, "rank": range(1, len(ITEMS) + 1)})
     with serving(create_app(guarded)) as url, concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
@@ -135,9 +135,16 @@ def test_the_guard_decides_user_by_user_unless_an_order_is_asked_for(fitted, eng
         time.sleep(0.5)
         engine.open.set()
         answers = [one.result().json() for one in asked]
-    assert [one["meta"]["served"] for one in answers] == ["fused", "recall", "recall", "fused", "recall", "features"]
+    assert [one["meta"]["served"] for one in answers] == [
+        "fused",
+        "first_stage",
+        "first_stage",
+        "fused",
+        "first_stage",
+        "baseline",
+    ]
     decided = [one["meta"].get("guard") for one in answers]
-    assert decided == [None, None, None, "recall", "fused", "recall"]  # said where the caller overruled it
+    assert decided == [None, None, None, "first_stage", "fused", "first_stage"]  # said where the caller overruled it
     for body, answer in zip(bodies, answers, strict=True):
         history = {"one": body.get("history", [])}
         expected = fitted.rerank(table, interactions=history, order=answer["meta"]["served"])
@@ -220,11 +227,11 @@ def test_ids_with_slashes(server):
 
 
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
-    taste = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
-    assert taste["results"][0]["item_id"] in ("g1i1", "g1i7")
-    assert taste["meta"]["unknown_items"] == 1
-    stranger = post(server, item_ids=ITEMS, history=["g1i2", "g1i3", "g1i4"]).json()
-    assert stranger["results"][0]["item_id"] == taste["results"][0]["item_id"]
+    cf_projection = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
+    assert cf_projection["results"][0]["item_id"] in ("g1i1", "g1i7")
+    assert cf_projection["meta"]["unknown_items"] == 1
+    new_user = post(server, item_ids=ITEMS, history=["g1i2", "g1i3", "g1i4"]).json()
+    assert new_user["results"][0]["item_id"] == cf_projection["results"][0]["item_id"]
 
 
 def test_interactions_change_the_next_answer_until_they_are_forgotten(server, fitted, tmp_path):
@@ -373,7 +380,7 @@ def test_shadow_mode_answers_the_order_that_came_in(fitted):
         wait_until_ready(url)
         answer = post(url, user="u0", item_ids=ITEMS).json()
     assert [one["item_id"] for one in answer["results"]] == ITEMS
-    assert answer["meta"]["served"] == "recall"
+    assert answer["meta"]["served"] == "first_stage"
 
 
 def test_keys_scopes_and_rates(fitted, tmp_path):
@@ -394,8 +401,8 @@ def test_keys_scopes_and_rates(fitted, tmp_path):
         assert status(None, documents=["x"]) == status("wrong", documents=["x"]) == 401
         for path in ("/v1/rerank", "/v1/chat/completions", "/v1/users/u1/interactions"):
             assert status(None, path, colour="red") == 401  # before the body is looked at
-            strangers = httpx.post(f"{url}{path}", content=b"x" * 5_000_000)
-            assert strangers.status_code == 401 and strangers.headers["connection"] == "close"
+            new_users = httpx.post(f"{url}{path}", content=b"x" * 5_000_000)
+            assert new_users.status_code == 401 and new_users.headers["connection"] == "close"
         assert status(ranks, "/v1/users/u1/interactions", **rows) == 403
         assert status(adapts, "/v1/users/u1/interactions", **rows) == 200
         assert status(adapts, "/v1/users/u1", "DELETE") == 403
@@ -460,13 +467,13 @@ BAD = [
     ({"documents": ["x"], "top_n": -1}, 422, "top_n"),
     ({"documents": ["x"], "model": "gpt"}, 404, "model"),
     ({"documents": ["x"], "domain": "shoes"}, 404, "domain"),
-    ({"documents": ["x"], "recall_scores": [1.0]}, 422, "recall_scores"),
+    ({"documents": ["x"], "first_stage_scores": [1.0]}, 422, "first_stage_scores"),
     ({"documents": ["x"], "order": "fused"}, 422, "order"),
     ({"item_ids": ["a"], "order": "best"}, 422, "order"),
     ({"documents": ["x"], "colour": "red"}, 422, "colour"),
     ({"item_ids": ["a", "a"]}, 422, "item_ids"),
-    ({"item_ids": ["a", "b"], "recall_scores": [1.0]}, 422, "recall_scores"),
-    ({"item_ids": ["a"], "recall_scores": ["high"]}, 422, "recall_scores.0"),
+    ({"item_ids": ["a", "b"], "first_stage_scores": [1.0]}, 422, "first_stage_scores"),
+    ({"item_ids": ["a"], "first_stage_scores": ["high"]}, 422, "first_stage_scores.0"),
     ({"item_ids": ["a", "b"], "documents": ["x"]}, 422, "documents"),
     ({"item_ids": ["a"], "history": [{"title": "x"}]}, 422, "history"),
     ({"item_ids": ["a"], "history": ["x"] * 1001}, 413, "history"),
@@ -506,9 +513,9 @@ def test_bad_bodies(fitted):
             alien = httpx.post(f"{url}{path}", content=b'{"model": "\xff"}', headers=headers)
             assert alien.status_code == 400 and alien.json()["error"]["code"] == "invalid_json"
         infinite = httpx.post(
-            f"{url}/rerank", content=b'{"item_ids": ["a"], "recall_scores": [Infinity]}', headers=headers
+            f"{url}/rerank", content=b'{"item_ids": ["a"], "first_stage_scores": [Infinity]}', headers=headers
         )
-        assert infinite.status_code == 422 and infinite.json()["error"]["param"] == "recall_scores.0"
+        assert infinite.status_code == 422 and infinite.json()["error"]["param"] == "first_stage_scores.0"
         assert post(url, documents=["x" * 3000]).status_code == 413
         chunks = httpx.post(f"{url}/rerank", content=(b"x" * 500 for _ in range(10)), headers=headers)
         assert chunks.status_code == 413

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.serve.app import create_app
@@ -38,7 +38,7 @@ class Stepping(ScriptedEngine):
 @pytest.fixture(scope="module")
 def fitted():
     data = toys.taste_dataset()
-    return Reranker(toys.config(), Stepping()).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config(), Stepping()).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_nothing_of_a_forgotten_user_is_in_the_files(tmp_path):
         assert b"leaver" not in bytes_of(database)
         kept = httpx.get(f"{url}/v1/users/stays").json()["domains"]["toy"]["interactions"]
         assert len(kept) == 200 and b"stays-chose-39-4" in bytes_of(database)
-        add(url, "leaver", 1)  # who comes back is a stranger
+        add(url, "leaver", 1)  # who comes back is a new user
         assert len(httpx.get(f"{url}/v1/users/leaver").json()["domains"]["toy"]["interactions"]) == 5
         assert httpx.delete(f"{url}/v1/users/leaver").json()["forgotten"]
     assert b"leaver" not in bytes_of(database)

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import EngineError
@@ -65,7 +65,7 @@ def reranker_on(engine, vectors=None):
     bank = PromptBank()
     if vectors is not None:
         bank.add_domain("toy", vectors)
-    return Reranker(toys.config(), engine, bank).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config(), engine, bank).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +398,7 @@ def test_the_real_model_talks():
 
     data = toys.taste_dataset()
     settings = {"engine": "torch", "model": "smollm2-135m", "dtype": "float32", "soft_tokens": 8, "fit_users": 10}
-    reranker = Reranker(toys.config(**settings)).fit(data, PopularityRecall().fit(data.interactions))
+    reranker = Reranker(toys.config(**settings)).fit(data, PopularityGenerator().fit(data.interactions))
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     with serving(create_app(reranker)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:

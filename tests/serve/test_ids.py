@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.serve.app import create_app
 from reranker.serve.auth import Keys, new_key, read_keys
@@ -55,7 +55,7 @@ def numbered(users):
     for frame in (chosen, table):
         frame["item_id"] = frame["item_id"].str[1].astype(int) * 10 + frame["item_id"].str[3].astype(int)
     data = Dataset(interactions=chosen, items=table, domain="toy")
-    return Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config()).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 def best(url, user):
@@ -177,7 +177,7 @@ def test_only_admin_sees_what_others_stored(tmp_path):
         assert shown("rank", "users").json()["users"] == [] and len(shown("admin", "users").json()["users"]) == 48
         refused = shown("rank", "list", user="u1")
         assert refused.status_code == 403 and refused.json()["error"]["param"] == "user"
-        assert shown("rank", "list").json()["stranger"] and shown("admin", "list", user="u1").json()["history"]
+        assert shown("rank", "list").json()["new_user"] and shown("admin", "list", user="u1").json()["history"]
 
 
 def test_a_long_user_is_refused(tmp_path):

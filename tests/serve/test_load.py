@@ -16,7 +16,7 @@ REQUESTS, AT_ONCE = 200, 16
 
 
 def bodies():
-    """Lists of items for users and strangers, and texts, all of different lengths and orders."""
+    """Lists of items for users and new users, and texts, all of different lengths and orders."""
     rng = np.random.default_rng(0)
     catalogue = [f"g{group}i{number}" for group in range(4) for number in range(8)]
     for number in range(REQUESTS):
@@ -27,7 +27,7 @@ def bodies():
             continue
         items = [catalogue[at] for at in drawn]
         body = {"user": f"u{rng.integers(60)}", "item_ids": items, "raw_scores": True}  # 48 of them are known
-        yield {**body, "recall_scores": rng.random(len(items)).tolist()} if number % 2 else body
+        yield {**body, "first_stage_scores": rng.random(len(items)).tolist()} if number % 2 else body
 
 
 async def answers_to(url, asked, at_once):
@@ -55,7 +55,7 @@ def did(url, user, group):
 def test_nobody_gets_anothers_answer(tmp_path):
     asked = list(bodies())
     reranker = toys.fitted()
-    reranker.blend = toys.served(reranker.blend, "fused")
+    reranker.fusion_model = toys.served(reranker.fusion_model, "fused")
     with serving(create_app(reranker, store=SqliteUserStore(tmp_path / "users.db"))) as url:
         wait_until_ready(url)
         for number in range(40, 60):  # eight who are known, and twelve who are not: each has a taste of his own

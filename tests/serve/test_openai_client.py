@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.serve.app import create_app
 from reranker.serve.auth import Keys, new_key, read_keys
@@ -21,7 +21,7 @@ ASKED = {"query": "", "documents": DOCUMENTS, "history": ["zorblax zomzik 1"]}
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     data = toys.taste_dataset()
-    reranker = Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
+    reranker = Reranker(toys.config()).fit(data, PopularityGenerator().fit(data.interactions))
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     secret = new_key(file, "client", ["rank"])
     with serving(create_app(reranker, keys=Keys(read_keys(file)))) as url:
@@ -99,5 +99,5 @@ def test_errors_are_the_clients_own(client, url):
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.UnprocessableEntityError, match="one answer"):
         client.chat.completions.create(model="toy", messages=[{"role": "user", "content": json.dumps(ASKED)}], n=2)
-    with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{url[0]}/v1", api_key="no") as stranger:
-        stranger.models.list()
+    with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=f"{url[0]}/v1", api_key="no") as new_user:
+        new_user.models.list()

@@ -122,7 +122,7 @@ def test_forgetting_waits_for_the_adaptation_under_way(server, store, tmp_path):
     assert kept(server, "leaver") is None
     for file in tmp_path.glob("users.db*"):
         assert b"leaver" not in file.read_bytes()
-    did(server, "leaver", "g3i0")  # who comes back is a stranger who did one thing
+    did(server, "leaver", "g3i0")  # who comes back is a new user who did one thing
     assert len(adapted(server, "leaver", 1)["interactions"]) == 1
 
 

@@ -8,7 +8,7 @@ import shutil
 import httpx
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.serve.app import create_app
 from reranker.stores import SqliteUserStore
@@ -19,8 +19,8 @@ from tests.serve.live import serving, wait_until_ready
 @pytest.fixture(scope="module")
 def reranker():
     data = toys.taste_dataset()
-    reranker = Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
-    reranker.blend = toys.served(reranker.blend, "fused", from_known=2)
+    reranker = Reranker(toys.config()).fit(data, PopularityGenerator().fit(data.interactions))
+    reranker.fusion_model = toys.served(reranker.fusion_model, "fused", from_known=2)
     return reranker
 
 
@@ -30,16 +30,16 @@ def url(reranker):
         yield url
 
 
-def test_it_is_told_what_recall_proposes(url, reranker):
+def test_it_is_told_what_first_stage_proposes(url, reranker):
     told = httpx.get(f"{url}/playground/users").json()
     assert told["of"] == 48 and told["users"][:3] == ["u0", "u1", "u2"]
     shown = httpx.get(f"{url}/playground/list", params={"user": "u3", "n": 7}).json()
-    expected = reranker.recall.recommend(["u3"], 7)
+    expected = reranker.generator.recommend(["u3"], 7)
     assert [one["id"] for one in shown["candidates"]] == expected["item_id"].tolist()
-    assert shown["recall_scores"] == expected["score"].tolist() and not shown["stranger"]
+    assert shown["first_stage_scores"] == expected["score"].tolist() and not shown["new_user"]
     assert [one["id"] for one in shown["history"]] == reranker.history("u3")
-    stranger = httpx.get(f"{url}/playground/list", params={"user": ""}).json()
-    assert stranger["stranger"] and stranger["history"] == [] and len(stranger["candidates"]) == 20
+    new_user = httpx.get(f"{url}/playground/list", params={"user": ""}).json()
+    assert new_user["new_user"] and new_user["history"] == [] and len(new_user["candidates"]) == 20
     assert httpx.get(f"{url}/playground/list", params={"n": 0}).json()["error"]["param"] == "n"
 
 
@@ -50,7 +50,7 @@ def test_it_is_told_what_users_did_since(reranker, tmp_path):
             assert httpx.post(f"{url}/v1/users/{user}/interactions", json=rows).status_code == 200
         known, new = (httpx.get(f"{url}/playground/list", params={"user": user}).json() for user in ("u3", "new"))
     assert [one["id"] for one in known["history"]] == [*reranker.history("u3"), "g3i2"]
-    assert [one["id"] for one in new["history"]] == ["g3i2"] and not new["stranger"]
+    assert [one["id"] for one in new["history"]] == ["g3i2"] and not new["new_user"]
 
 
 BEYOND = 1_300_000_000_000_000_000
@@ -72,8 +72,8 @@ def numbered(shift):
             table["user_id"] = [number(users, name) for name in table["user_id"]]
         tables.append(table)
     data = Dataset(interactions=tables[0], items=tables[1], domain="toy")
-    fitted = Reranker(toys.config()).fit(data, PopularityRecall().fit(data.interactions))
-    fitted.blend = toys.served(fitted.blend, "fused", from_known=2)
+    fitted = Reranker(toys.config()).fit(data, PopularityGenerator().fit(data.interactions))
+    fitted.fusion_model = toys.served(fitted.fusion_model, "fused", from_known=2)
     return fitted
 
 
@@ -96,10 +96,13 @@ def test_numbers_come_back_whole_from_a_page(shift, large):
         assert set(map(int, users)) == set(fitted.user_ids)
         for user in users[:2]:
             shown = as_javascript(httpx.get(f"{url}/playground/list", params={"user": user, "n": 12}))
-            assert not shown["stranger"] and int(shown["user"]) == int(user)
+            assert not shown["new_user"] and int(shown["user"]) == int(user)
             history = [one["id"] for one in shown["history"]]
             assert list(map(int, history)) == fitted.history(int(user))
-            asked = {"item_ids": [one["id"] for one in shown["candidates"]], "recall_scores": shown["recall_scores"]}
+            asked = {
+                "item_ids": [one["id"] for one in shown["candidates"]],
+                "first_stage_scores": shown["first_stage_scores"],
+            }
             asked |= {"order": "fused", "raw_scores": True}
             by_id, by_items = (
                 httpx.post(f"{url}/v1/rerank", json={**asked, **more}).json()
@@ -160,13 +163,13 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing runs off a phone
     page.fill("#user", "")
     page.keyboard.press("Enter")
-    says(page, "status", "a stranger, 0 liked")
+    says(page, "status", "a new user, 0 liked")
     before = titles(page, "after")
     assert sorted(before) == sorted(titles(page, "before"))
     for number, like in enumerate(["quxard quxley 1", "quxard quxley 2"], start=1):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
-        other = " (the guard would serve recall)" if number < 2 else ""  # too little is known of a stranger
+        other = " (the guard would serve the first stage)" if number < 2 else ""  # too little is known of a new user
         says(page, "status", f", {number} liked; served: fused{other};")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
     after = titles(page, "after")
@@ -221,12 +224,12 @@ def test_large_numbers_are_shown_and_sent_whole(large):
 def test_any_order_can_be_looked_at(page):
     page.fill("#user", "")
     page.keyboard.press("Enter")
-    says(page, "status", "a stranger, 0 liked; served: fused (the guard would serve recall);")
-    page.select_option("#order", "features")
-    says(page, "status", "served: features (the guard would serve recall);")
-    for order in ("recall", "the guard decides"):
+    says(page, "status", "a new user, 0 liked; served: fused (the guard would serve the first stage);")
+    page.select_option("#order", "baseline")
+    says(page, "status", "served: features (the guard would serve the first stage);")
+    for order in ("first_stage", "the guard decides"):
         page.select_option("#order", label=order)
-        says(page, "status", "served: recall;")
+        says(page, "status", "served: the first stage;")
         assert titles(page, "after") == titles(page, "before")
     page.locator("#after button").first.click()
     says(page, "why", "first stage")

@@ -22,7 +22,7 @@ SCORES = [1.0, 4.0, 3.0, 2.0]
 @pytest.fixture(scope="module")
 def fitted():
     reranker = toys.fitted()
-    reranker.blend = toys.served(reranker.blend, "fused")
+    reranker.fusion_model = toys.served(reranker.fusion_model, "fused")
     return reranker
 
 
@@ -33,7 +33,7 @@ def entry(n=3, **changes):
         "domain": "movies",
         "user": 7,
         "items": [f"i{at}" for at in range(n)],
-        "recall_scores": None,
+        "first_stage_scores": None,
     }
     return Entry(**{**given, "ranked": ranked, "top_n": None, "shadow": False, **changes})
 
@@ -52,11 +52,11 @@ def log_of(fitted, folder, asked, **settings):
 
 
 def test_a_ranking_by_hand():
-    rows = table_of([entry(recall_scores=[0.5, 0.9, 0.5], top_n=2, seconds=1.5)]).to_pandas()
+    rows = table_of([entry(first_stage_scores=[0.5, 0.9, 0.5], top_n=2, seconds=1.5)]).to_pandas()
     assert rows["item_id"].tolist() == ["i2", "i1", "i0"]
     assert rows["position"].tolist() == [2, 1, 0]
-    assert rows["recall_rank"].tolist() == [3, 1, 2]  # of equal scores the first is better
-    assert rows["recall_score"].tolist() == [0.5, 0.9, 0.5]
+    assert rows["first_stage_rank"].tolist() == [3, 1, 2]  # of equal scores the first is better
+    assert rows["first_stage_score"].tolist() == [0.5, 0.9, 0.5]
     assert rows["rank"].tolist() == [1, 2, 3] and rows["score"].tolist() == [3.0, 2.0, 1.0]
     assert rows["shown"].tolist() == [True, True, False]
     assert set(rows["user_id"]) == {"7"} and set(rows["kind"]) == {"items"}
@@ -71,7 +71,7 @@ def test_in_shadow_mode_shown_goes_by_the_order_that_came_in():
 
 def test_every_answered_ranking_is_there_after_the_end_and_no_text_is(fitted, tmp_path):
     asked = [
-        {"user": "u0", "item_ids": ITEMS, "recall_scores": SCORES, "raw_scores": True},
+        {"user": "u0", "item_ids": ITEMS, "first_stage_scores": SCORES, "raw_scores": True},
         {"query": "secret wish", "documents": ["secret title", "zorblax"], "history": ["secret past"]},
         {"documents": []},  # refused: not a ranking
     ]
@@ -80,11 +80,11 @@ def test_every_answered_ranking_is_there_after_the_end_and_no_text_is(fitted, tm
     items = rows[rows["request_id"] == answers[0]["id"]]
     assert items["item_id"].tolist() == [one["item_id"] for one in answers[0]["results"]]
     assert items["score"].tolist() == pytest.approx([one["relevance_score"] for one in answers[0]["results"]])
-    assert items.set_index("item_id")["recall_rank"].to_dict() == {"g1i1": 4, "g0i1": 1, "g2i1": 2, "g3i1": 3}
+    assert items.set_index("item_id")["first_stage_rank"].to_dict() == {"g1i1": 4, "g0i1": 1, "g2i1": 2, "g3i1": 3}
     assert set(items["served"]) == {"fused"} and not items["shadow"].any()
     texts = rows[rows["request_id"] == answers[1]["id"]]
     assert texts["item_id"].tolist() == [str(one["index"]) for one in answers[1]["results"]]
-    assert set(texts["kind"]) == {"texts"} and texts["user_id"].isna().all() and texts["recall_score"].isna().all()
+    assert set(texts["kind"]) == {"texts"} and texts["user_id"].isna().all() and texts["first_stage_score"].isna().all()
     assert "secret" not in rows.to_string()
     assert [file.suffix for file in (tmp_path / "log").iterdir()] == [".parquet"]
 

@@ -37,7 +37,7 @@ def aim(case):
             case.body["domain"] = "toy"
         if case.body.get("documents"):
             case.body.pop("item_ids", None)
-            case.body.pop("recall_scores", None)
+            case.body.pop("first_stage_scores", None)
 
 
 def statuses(operation, mode):

@@ -20,7 +20,7 @@ READ = SOFT + len(INSTRUCTION + "Chosen before:\n- old\nLooking for: ab\nChosen:
 
 def fitted(serve):
     reranker = toys.fitted()
-    reranker.blend = toys.served(reranker.blend, serve)
+    reranker.fusion_model = toys.served(reranker.fusion_model, serve)
     return reranker
 
 
@@ -49,7 +49,7 @@ def test_items_of_a_stranger(url):
 
 
 def test_nothing_is_read_where_the_guard_serves_an_order_without_the_model():
-    with serving(create_app(fitted("features"))) as url:
+    with serving(create_app(fitted("baseline"))) as url:
         wait_until_ready(url)
         assert rerank(url, {"item_ids": ["g0i1", "g2i7"]}) == {"total_tokens": 0, "documents": 2}
         assert rerank(url, ASKED)["total_tokens"] == READ

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.errors import ConfigError
 from reranker.serve.app import create_app
@@ -50,7 +50,7 @@ def fitted_on(engine, **options):
     data = toys.taste_dataset()
     settings = {"engine": engine, "model": BASE, "dtype": "float32", "soft_tokens": 8, "fit_users": 10}
     reranker = Reranker(toys.config(**settings, engine_options=options))
-    return reranker.fit(data, PopularityRecall().fit(data.interactions))
+    return reranker.fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @pytest.fixture(scope="module")

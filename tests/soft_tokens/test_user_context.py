@@ -150,7 +150,7 @@ def test_steps_lower_the_support_loss(lm: PackedLM, renderer: PromptRenderer) ->
     users = [fresh(1, "alpha", "beta"), fresh(2, "gamma"), fresh(3, "delta", "omega", "sigma")]
     _, report = ContextAdapter(lm, renderer, PROMPT, small(), steps=8).adapt(users)
     assert report.loss_after < report.loss_before
-    assert (report.users, report.strangers) == (3, 0)
+    assert (report.users, report.new_users) == (3, 0)
 
 
 def test_a_step_by_hand(lm: PackedLM, renderer: PromptRenderer) -> None:
@@ -200,7 +200,7 @@ def test_the_common_beginning_is_read_apart_without_a_difference(tiny: Path, lm:
 def test_users_do_not_touch_each_other(lm: PackedLM, renderer: PromptRenderer) -> None:
     users = [fresh(1, "alpha", "beta"), fresh(2, "gamma"), fresh(3), fresh(4, "delta", "omega", "sigma")]
     together, report = ContextAdapter(lm, renderer, PROMPT, small()).adapt(users)
-    assert report.strangers == 1
+    assert report.new_users == 1
     assert together[2] is users[2].state
     apart = ContextAdapter(lm, renderer, PROMPT, small(), max_tokens=1)
     for user, state in zip(users, together, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker, RerankerConfig
 from reranker.errors import ConfigError, DataError, PromptError
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap, ItemTokens, VectorTable
@@ -37,13 +37,13 @@ def opened(tiny: Path, folder: Path) -> Reranker:
 
 def adapted(reranker: Reranker, sizes: StepSizes | None = None, **changes: Any) -> AdaptedDomain:
     settings = AdaptationSettings(**{"users": 12, "lists_per_step": 12, "rounds": 2, "rate": 0.5, **changes})
-    return adapt_domain(reranker, circle(40), PopularityRecall(), sizes=sizes, settings=settings)
+    return adapt_domain(reranker, circle(40), PopularityGenerator(), sizes=sizes, settings=settings)
 
 
 def test_weights_are_not_fitted_on_what_may_have_taught_a_trained_prompt(tiny: Path, trained: Path) -> None:
-    assert opened(tiny, trained).config.moments == 1
-    assert opened(tiny, Path("default")).config.moments == RerankerConfig().moments > 1
-    assert Reranker.from_pretrained(trained, engine="torch", model=str(tiny), moments=3).config.moments == 3
+    assert opened(tiny, trained).config.windows == 1
+    assert opened(tiny, Path("default")).config.windows == RerankerConfig().windows > 1
+    assert Reranker.from_pretrained(trained, engine="torch", model=str(tiny), windows=3).config.windows == 3
 
 
 def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path
     result = adapted(reranker, steps=4)
     assert result.better and result.gain.low > 0
     assert (result.steps, result.users, result.lists, result.gain.n) == (4, 12, 48, 28)
-    assert reranker.config.moments == 1  # older choices taught the prompt
+    assert reranker.config.windows == 1  # older choices taught the prompt
     bank = reranker.reader.prompts
     assert bank.level("generic") == "domain" and bank.level("elsewhere") == "meta"
     data = circle(40)
-    reranker.fit(data, PopularityRecall().fit(data.interactions))
+    reranker.fit(data, PopularityGenerator().fit(data.interactions))
     read = reranker.reader.soft_prompt()
     assert read is not None
     np.testing.assert_array_equal(read.vectors, result.prompt.vectors)
@@ -72,7 +72,7 @@ def test_a_worse_prompt_is_not_kept(tiny: Path, trained: Path) -> None:
     assert not result.better and result.gain.mean < 0
     np.testing.assert_array_equal(result.prompt.vectors, load_peft(trained).vectors)
     assert reranker.reader.prompts.level("generic") == "meta"
-    assert "NOT better" in result.in_words()
+    assert "NOT better" in result.summary()
 
 
 def test_learned_step_sizes_say_what_moves_and_how_often(tiny: Path, trained: Path) -> None:
@@ -110,18 +110,18 @@ def test_lists_are_read_under_the_users_tokens(tiny: Path, trained: Path, tmp_pa
 
 def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
     with pytest.raises(DataError, match="a chosen item"):
-        adapt_domain(opened(tiny, trained), circle(2), PopularityRecall())
+        adapt_domain(opened(tiny, trained), circle(2), PopularityGenerator())
     none = Reranker.from_pretrained(engine="torch", model=str(tiny), soft_tokens=0)
     with pytest.raises(ConfigError, match="no prompt to adapt"):
-        adapt_domain(none, circle(), PopularityRecall())
+        adapt_domain(none, circle(), PopularityGenerator())
     by_states = Reranker.from_pretrained(engine="torch", model=str(tiny))
     with pytest.raises(ConfigError, match="scoring='likelihood'"):
-        adapt_domain(by_states, circle(), PopularityRecall())
+        adapt_domain(by_states, circle(), PopularityGenerator())
     table = VectorTable.build(["i0"], np.ones((1, 4), dtype=np.float32))
     tokens = ItemTokens.initial(table, np.ones(DIM, dtype=np.float32), 3, domain="generic", candidates=True)
     behind = Reranker(RerankerConfig(engine="torch", model=str(tiny)), item_tokens={"generic": tokens})
     with pytest.raises(ConfigError, match="adapt the prompt first"):
-        adapt_domain(behind, circle(), PopularityRecall())
+        adapt_domain(behind, circle(), PopularityGenerator())
     with pytest.raises(ConfigError, match="users is 0"):
         AdaptationSettings(users=0)
 
@@ -132,7 +132,7 @@ def test_the_command(tiny: Path, trained: Path, tmp_path: Path) -> None:
     StepSizes(rates=np.full((K, DIM), 0.5), steps=2).save(tmp_path / "prompt" / STEP_SIZES_FILE)
     (tmp_path / "settings.yaml").write_text("min_history: 1\nprompt: {history_items: 3, title_tokens: 8}\n")
     said, _ = run(
-        "adapt-domain", "--start", tmp_path / "prompt", "--dataset", folder, "--domain", "generic", "--model", tiny,
+        "train", "adapt", "--start", tmp_path / "prompt", "--dataset", folder, "--domain", "generic", "--model", tiny,
         "--dtype", "float32", "--config", tmp_path / "settings.yaml", "--n", 6, "--users", 12, "--lists-per-step", 12,
         "--out", tmp_path / "domain",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.engines.loading import load_causal_lm
 from reranker.engines.scripted import ScriptedEngine
 from reranker.engines.torch.engine import TorchEngine
@@ -19,12 +19,12 @@ from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.protocols import Engine
 from reranker.soft_tokens.peft_format import load_peft
 from reranker.training.config import DomainSource, MetaConfig
-from reranker.training.engine_loss import EngineReader
+from reranker.training.engine_loss import EngineLoss
 from reranker.training.evolution import Evolution
 from reranker.training.objectives import conditional_logit
 from reranker.training.run import meta_train
 from reranker.training.tasks import Episode, TaskDomain, TaskSampler
-from reranker.training.torch_loss import EpisodeReader, Values
+from reranker.training.torch_loss import TorchLoss, Values
 from reranker.training.trainer import MetaTrainer
 from reranker.types import ScoringRequest, SpanScores
 from tests.engines.server import Server, running
@@ -36,7 +36,9 @@ COEFFICIENTS = (0.3, 0.5, 1.0)
 
 def domain_for(engine: Engine) -> TaskDomain:
     renderer = PromptRenderer.from_settings(SETTINGS, engine.tokenizer, 512)
-    return TaskDomain.build(circle(), PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
+    return TaskDomain.build(
+        circle(), PopularityGenerator(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1
+    )
 
 
 def start() -> torch.Tensor:
@@ -85,9 +87,9 @@ def test_an_engine_reads_the_losses_that_training_reads(tiny: Path, engine: Torc
     lm = PackedLM(load_causal_lm(tiny, "float32", "cpu"), torch.device("cpu"))
     options: dict[str, Any] = {"title_weight": 0.3, "category_weight": 0.4, "evidence": True}
     renderers = {domain.name: domain.renderer}
-    readers: list[EpisodeReader | EngineReader] = [
-        EpisodeReader(lm, renderers, conditional_logit, COEFFICIENTS, **options),
-        EngineReader(engine, renderers, conditional_logit, COEFFICIENTS, **options),
+    readers: list[TorchLoss | EngineLoss] = [
+        TorchLoss(lm, renderers, conditional_logit, COEFFICIENTS, **options),
+        EngineLoss(engine, renderers, conditional_logit, COEFFICIENTS, **options),
     ]
     values, episodes = {"prompt": start()}, domain.episodes[:8]
     with torch.no_grad():
@@ -111,7 +113,7 @@ class Counting:
 def test_members_read_the_same_lists_through_the_protocol_alone() -> None:
     engine = Counting(ScriptedEngine(dim=32))
     domain = domain_for(engine)
-    reader = EngineReader(engine, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS)
+    reader = EngineLoss(engine, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS)
     evolution = Evolution(reader, TaskSampler([domain]), 24, start(), population=6)
     evolution.accumulate({"prompt": start()}, 0)
     lists = [requests for requests in engine.lists if len(requests) == 4]  # the others are priors
@@ -140,7 +142,7 @@ def trainer(engine: Engine, directory: Path, **changes: Any) -> MetaTrainer:
     }
     config = MetaConfig.model_validate(values)
     domain = domain_for(engine)
-    reader = EngineReader(engine, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, evidence=False)
+    reader = EngineLoss(engine, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, evidence=False)
     validation = list(TaskSampler([domain]).fixed(12))
     return MetaTrainer(reader, TaskSampler([domain]), validation, start(), config, directory)
 

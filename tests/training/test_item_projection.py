@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from candidate_gen import ALSRecall, PopularityRecall
+from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker import Reranker
 from reranker.data.dataset import Dataset
 from reranker.data.table_io import write_table
@@ -31,7 +31,7 @@ from reranker.training.item_projection import projector_leaves
 from reranker.training.objectives import conditional_logit
 from reranker.training.run import meta_train
 from reranker.training.tasks import Episode, TaskDomain, TaskSampler
-from reranker.training.torch_loss import EpisodeReader
+from reranker.training.torch_loss import TorchLoss
 from reranker.training.trainer import MetaTrainer
 
 DIM = 32
@@ -52,7 +52,7 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def domain(tiny: Path, data: Dataset) -> TaskDomain:
     renderer = PromptRenderer.from_settings(SETTINGS, HubTokenizer(tiny), 512)
-    return TaskDomain.build(data, PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
+    return TaskDomain.build(data, PopularityGenerator(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
 
 
 @pytest.fixture
@@ -74,11 +74,9 @@ def packed(tiny: Path, dtype: torch.dtype = torch.float32) -> PackedLM:
     return PackedLM(load_causal_lm(tiny, "float32", "cpu").to(dtype), torch.device("cpu"))
 
 
-def reader(lm: PackedLM, domain: TaskDomain, tokens: ItemTokens, **options: Any) -> EpisodeReader:
+def reader(lm: PackedLM, domain: TaskDomain, tokens: ItemTokens, **options: Any) -> TorchLoss:
     renderers = {domain.name: domain.renderer}
-    return EpisodeReader(
-        lm, renderers, conditional_logit, (1.0, 0.5, -1.0), item_tokens={domain.name: tokens}, **options
-    )
+    return TorchLoss(lm, renderers, conditional_logit, (1.0, 0.5, -1.0), item_tokens={domain.name: tokens}, **options)
 
 
 def prompt() -> torch.Tensor:
@@ -234,7 +232,9 @@ def test_vectors_know_of_no_choice_that_is_replayed(data: Dataset, tiny: Path) -
     items = pd.concat([data.items, pd.DataFrame({"item_id": ["new"], "title": ["new"], "category": ["c"]})])
     world = Dataset(interactions=pd.concat([data.interactions, late]), items=items, domain="generic")
     renderer = PromptRenderer.from_settings(SETTINGS, HubTokenizer(tiny), 512)
-    built = TaskDomain.build(world, PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=0, min_history=1)
+    built = TaskDomain.build(
+        world, PopularityGenerator(), renderer, n_candidates=6, rounds=2, hold_out=0, min_history=1
+    )
     assert "new" not in built.space.item_ids
     assert set(built.space.item_ids) == set(ITEMS)
 
@@ -287,9 +287,9 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
         trained.prompt, engine="torch", model=str(tiny), dtype="float32", soft_tokens=2, n_candidates=6, min_history=1,
         prompt={"instruction": False, "history_items": 3},
     )  # fmt: skip
-    recall = PopularityRecall().fit(data.interactions)
-    reranker.fit(data, recall)
-    candidates = recall.recommend(["u3", "stranger"], 6)
+    generator = PopularityGenerator().fit(data.interactions)
+    reranker.fit(data, generator)
+    candidates = generator.recommend(["u3", "new_user"], 6)
     with_tokens = reranker.score_all(candidates)
     reranker.save(tmp_path / "bundle")
     again = Reranker.load(tmp_path / "bundle")
@@ -297,28 +297,28 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
     assert kept is not None and reranker.reader.item_tokens is not None
     assert kept.sha256 == reranker.reader.item_tokens.sha256
     pd.testing.assert_frame_equal(again.score_all(candidates), with_tokens)
-    seen = again.inspect(recall.recommend(["u3"], 6))
+    seen = again.inspect(generator.recommend(["u3"], 6))
     assert [len(one.sequence.vectors) for one in seen.prompt.request.candidates] == [
-        int(item in kept.table.item_ids) for item in recall.recommend(["u3"], 6)["item_id"]
+        int(item in kept.table.item_ids) for item in generator.recommend(["u3"], 6)["item_id"]
     ]
     reranker.reader.item_tokens = None
     assert np.abs(reranker.score_all(candidates)["llm"] - with_tokens["llm"]).max() > 1e-4
 
     if own_table:
         more = pd.concat([clip, pd.DataFrame({"item_id": ["i6"], "vector": [[1.0, 0, 0, 0, 0]]})])
-        again.fit(data, recall, item_vectors=more)
+        again.fit(data, generator, item_vectors=more)
         assert again.reader.item_tokens is not None
         assert list(again.reader.item_tokens.table.item_ids) == ITEMS[:7]
         with pytest.raises(DataError, match="another space"):
-            again.fit(data, recall, item_vectors=clip.assign(vector=clip["vector"].tolist()[::-1]))
+            again.fit(data, generator, item_vectors=clip.assign(vector=clip["vector"].tolist()[::-1]))
 
 
 def test_items_that_came_later_get_the_tokens_of_their_rotated_vectors(
     data: Dataset, tokens: ItemTokens, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Tokens over a recall space meet another fit of it with one item more; a space of another kind adds nothing."""
-    recall = ALSRecall(factors=3).fit(data.interactions)
-    space = VectorTable.build(ITEMS, recall.item_factors(ITEMS))
+    """Tokens over a collaborative space meet another fit of it with one item more; other spaces add nothing."""
+    generator = ALSGenerator(factors=3).fit(data.interactions)
+    space = VectorTable.build(ITEMS, generator.item_factors(ITEMS))
     turn = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0].astype(np.float32)
     trained = VectorTable.build(ITEMS[:7], space.vectors[:7] @ turn)
     known = replace(tokens, table=trained, inner=tokens.inner[:3])
@@ -340,8 +340,8 @@ def test_items_that_came_later_get_the_tokens_of_their_rotated_vectors(
 def test_vectors_that_nothing_was_trained_on_are_refused(data: Dataset) -> None:
     reranker = Reranker.from_pretrained("default", engine="scripted")
     vectors = pd.DataFrame({"item_id": ITEMS, "x": range(8)})
-    with pytest.raises(ConfigError, match="run `reranker meta-train` with item_tokens"):
-        reranker.fit(data, PopularityRecall().fit(data.interactions), item_vectors=vectors)
+    with pytest.raises(ConfigError, match="run `reranker train prompt` with item_tokens"):
+        reranker.fit(data, PopularityGenerator().fit(data.interactions), item_vectors=vectors)
 
 
 def test_a_table_of_other_items_is_refused(tiny: Path, data: Dataset, tmp_path: Path) -> None:

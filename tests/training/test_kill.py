@@ -1,4 +1,4 @@
-"""`reranker meta-train`, killed with SIGKILL and started again, writes what an undisturbed run writes, bit for bit."""
+"""`reranker train prompt`, killed and started again, writes what an undisturbed run writes, bit for bit."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ STEPS = 16
 
 
 def start(config: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", "from reranker.cli import main; main()", "meta-train"]
+    command = [sys.executable, "-c", "from reranker.cli import main; main()", "train", "prompt"]
     return subprocess.Popen(
         [*command, "--config", str(config), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -158,7 +158,7 @@ def test_the_merged_model_says_what_the_adapter_says(tiny: Path, data: Dataset, 
 
 
 def test_impossible_settings_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"tune-base settings: learning_rate: .* greater than 0; speed: "):
+    with pytest.raises(ConfigError, match=r"train base settings: learning_rate: .* greater than 0; speed: "):
         BaseTuningConfig.from_mapping({"learning_rate": 0, "speed": 1})
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.config import RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.engines.torch.engine import TorchEngine
 from reranker.errors import ConfigError, PromptError
-from reranker.evaluation.score_cache import Readings
-from reranker.pipeline.llm_scorer import Reader
+from reranker.evaluation.score_cache import ScoreCache
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.soft_tokens import ContextMap
 from reranker.soft_tokens.checkpoint import SHIPPED, Trained
@@ -27,11 +27,11 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.training.algorithms import EpisodeLoss
 from reranker.training.cavia import ContextReader, context_leaves
 from reranker.training.config import MetaConfig
-from reranker.training.engine_loss import EngineReader
+from reranker.training.engine_loss import EngineLoss
 from reranker.training.objectives import conditional_logit
 from reranker.training.run import meta_train
 from reranker.training.tasks import Episode, TaskDomain
-from reranker.training.torch_loss import EpisodeReader
+from reranker.training.torch_loss import TorchLoss
 from tests.training.toys import circle, saved
 
 SOFT = 32  # the first words of all instructions are the same, and the tiny model reads bytes
@@ -51,7 +51,7 @@ def renderers(engine: TorchEngine) -> dict[str, PromptRenderer]:
 def episodes(renderers: dict[str, PromptRenderer]) -> list[Episode]:
     """Two of each domain."""
     made = TaskDomain.build(
-        circle(), PopularityRecall(), renderers["shop"], n_candidates=6, rounds=2, hold_out=1, min_history=1
+        circle(), PopularityGenerator(), renderers["shop"], n_candidates=6, rounds=2, hold_out=1, min_history=1
     ).episodes
     return [replace(one, domain=domain) for domain in FAMILIES for one in made[:2]]
 
@@ -80,14 +80,14 @@ def test_a_shift_is_what_a_domains_own_prompt_adds(
 
     def losses(shifts: Mapping[str, torch.Tensor], prompt: torch.Tensor, some: list[Episode]) -> list[float]:
         values = {"prompt": prompt, **(context_leaves(map_, engine.packed_lm.device) if kind == "contexts" else {})}
-        reader: EpisodeLoss = EpisodeReader(
+        reader: EpisodeLoss = TorchLoss(
             engine.packed_lm, renderers, conditional_logit, COEFFICIENTS, evidence=False, shifts=shifts
         )
         if kind == "contexts":
-            assert isinstance(reader, EpisodeReader)
+            assert isinstance(reader, TorchLoss)
             reader = ContextReader(reader, engine.packed_lm, renderers, steps=2)
         if kind == "engine":
-            reader = EngineReader(engine, renderers, conditional_logit, COEFFICIENTS, evidence=False, shifts=shifts)
+            reader = EngineLoss(engine, renderers, conditional_logit, COEFFICIENTS, evidence=False, shifts=shifts)
         with torch.no_grad():
             return [float(part.loss) for part in reader.parts(values, some)]
 
@@ -164,7 +164,7 @@ def test_a_relative_prompt_is_read_beside_the_domains_instruction(engine: TorchE
     config = RerankerConfig(model=str(tiny), engine="torch", soft_tokens=16, scoring="likelihood")
     relative = SoftPrompt(vectors=offset().numpy(), relative=True)
     for domain, family in FAMILIES.items():
-        reader = Reader(config, domain, PromptBank(meta=relative), engine=engine)
+        reader = LLMScorer(config, domain, PromptBank(meta=relative), engine=engine)
         soft = reader.soft_prompt()
         assert soft is not None
         renderer = PromptRenderer.from_settings(PromptSettings(family=family), engine.tokenizer)
@@ -184,7 +184,7 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
     def read(soft_tokens: int, prompt: SoftPrompt) -> bool:
         """Whether it is what is read."""
         config = RerankerConfig(engine="scripted", soft_tokens=soft_tokens, scoring="likelihood")
-        reader = Reader(config, "movies", PromptBank(shipped=prompt), engine=engine)
+        reader = LLMScorer(config, "movies", PromptBank(shipped=prompt), engine=engine)
         soft = reader.soft_prompt()
         assert soft is not None
         alone = SoftPrompt.from_instruction(engine, reader.renderer.instruction_token_ids(), soft_tokens)
@@ -206,7 +206,7 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
 def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scoring: str, ships: bool) -> None:
     reranker = Reranker.from_pretrained("default", engine="torch", scoring=scoring)
     assert (reranker.reader.prompts.shipped is not None) == ships
-    assert reranker.config.moments == RerankerConfig().moments  # your data did not teach it
+    assert reranker.config.windows == RerankerConfig().windows  # your data did not teach it
 
 
 @pytest.mark.parametrize("name", ["default", "untrained"])
@@ -232,7 +232,7 @@ def test_the_judge_of_the_command_line_reads_what_fit_would() -> None:
     for scoring, ships in (("likelihood", True), ("labels", False)):
         config = RerankerConfig(engine="scripted", scoring=scoring)
         alone, behind = (
-            Readings(engine, config, trained={"movies": one}).reader("movies").soft_prompt()
+            ScoreCache(engine, config, trained={"movies": one}).reader("movies").soft_prompt()
             for one in (Trained(), Trained(shipped=small))
         )
         assert alone is not None and behind is not None

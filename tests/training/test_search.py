@@ -89,7 +89,7 @@ def test_settings_that_fail_are_pruned_with_the_reason(base: dict[str, Any], tmp
     (tmp_path / "meta.yaml").write_text(yaml.safe_dump(base))
     (tmp_path / "space.yaml").write_text("population: [4, 9]\n")
     said, _ = run(
-        "meta-search", "--config", tmp_path / "meta.yaml", "--space", tmp_path / "space.yaml", "--trials", 4,
+        "train", "search", "--config", tmp_path / "meta.yaml", "--space", tmp_path / "space.yaml", "--trials", 4,
         "--out", tmp_path / "out",
     )  # fmt: skip
     trials = [line for line in said.splitlines() if "population" in line]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker.data.dataset import Dataset
 from reranker.engines.loading import HubTokenizer, load_causal_lm
 from reranker.engines.torch.engine import TorchEngine
@@ -28,7 +28,7 @@ from reranker.training.objectives import conditional_logit
 from reranker.training.run import meta_train
 from reranker.training.step_sizes import StepSizes
 from reranker.training.tasks import Augmentation, Episode, TaskDomain, TaskSampler
-from reranker.training.torch_loss import EpisodeReader
+from reranker.training.torch_loss import TorchLoss
 from reranker.training.trainer import MetaTrainer
 from reranker.types import UserState
 from tests.training.toys import TITLES, circle, saved
@@ -45,22 +45,22 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def domain(tiny: Path, data: Dataset) -> TaskDomain:
     renderer = PromptRenderer.from_settings(SETTINGS, HubTokenizer(tiny), 512)
-    return TaskDomain.build(data, PopularityRecall(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
+    return TaskDomain.build(data, PopularityGenerator(), renderer, n_candidates=6, rounds=2, hold_out=1, min_history=1)
 
 
 def packed(tiny: Path, dtype: torch.dtype = torch.float32) -> PackedLM:
     return PackedLM(load_causal_lm(tiny, "float32", "cpu").to(dtype), torch.device("cpu"))
 
 
-def reader(lm: PackedLM, domain: TaskDomain, **options: Any) -> EpisodeReader:
-    return EpisodeReader(lm, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, **options)
+def reader(lm: PackedLM, domain: TaskDomain, **options: Any) -> TorchLoss:
+    return TorchLoss(lm, {domain.name: domain.renderer}, conditional_logit, COEFFICIENTS, **options)
 
 
 def prompt(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return (0.1 * torch.randn((2, 32), generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
 
 
-def mean_loss(loss: EpisodeReader, values: dict[str, torch.Tensor], episodes: Sequence[Episode]) -> float:
+def mean_loss(loss: TorchLoss, values: dict[str, torch.Tensor], episodes: Sequence[Episode]) -> float:
     with torch.no_grad():
         return sum(part.loss.item() for part in loss.parts(values, episodes)) / len(episodes)
 

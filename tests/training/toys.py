@@ -28,7 +28,7 @@ def saved(folder: Path, users: int = 24) -> Path:
 
 
 def run_without_model(data: Path) -> dict[str, Any]:
-    """Settings of `meta-train` on the tables in `data`, through the scripted engine: seconds."""
+    """Settings of `train prompt` on the tables in `data`, through the scripted engine: seconds."""
     return {
         "domains": [{"name": "shop", "data": str(data), "family": "generic"}],
         "reranker": {"engine": "scripted", "soft_tokens": 2, "prompt": {"history_items": 3}},

@@ -151,7 +151,7 @@ def _costs(runs: Sequence[Run]) -> str:
         )
     note = (
         "A reading that several systems share counts in full for each in the first two columns, and once, for the "
-        "first of them, in the last. Equal scores keep the recall order."
+        "first of them, in the last. Equal scores keep the first-stage order."
     )
     table = _table(header, [[name, *cells] for name, cells in rows.items()])
     return _section("Latency, tokens and ties", f"{table}<p class=note>{note}</p>")

@@ -53,7 +53,7 @@ def rank_movement_plot(movement: NDArray[np.int64]) -> str:
     figure, axes = _figure(height=2.6)
     axes.hist(movement, bins=min(41, max(5, int(np.ptp(movement)) + 1)), color=ACCENT)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("places the target moved up against recall")
+    axes.set_xlabel("places the target moved up against the first stage")
     axes.set_ylabel("targets")
     return _svg(figure, "movement")
 

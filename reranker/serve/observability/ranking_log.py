@@ -9,12 +9,12 @@ One row for each candidate of each answered ranking:
     kind          "items" or "texts"
     item_id       as text; for texts, which are not kept, the position in the request
     position      from 0, in the request's list: `index` of the answer
-    recall_rank   from 1: by the recall scores, else by position
-    recall_score  as given; null without
+    first_stage_rank   from 1: by the first-stage scores, else by position
+    first_stage_score  as given; null without
     rank          from 1, in the order that `served` names
-    score         log-odds; reciprocal ranks where `served` is "recall"
+    score         log-odds; reciprocal ranks where `served` is "first_stage"
     shown         whether the caller got this candidate (`top_n` cuts the answer)
-    served        "fused", "features", "llm" or "recall"
+    served        "fused", "baseline", "llm" or "first_stage"
     shadow        True: the caller got the order of `position`; `rank` is what would have been served
 """
 
@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reranker.errors import ConfigError, StoreError
-from reranker.serve.rank_jobs import Ranked, recall_ranks
+from reranker.serve.rank_jobs import Ranked, first_stage_ranks
 from reranker.utils.atomic_io import remove_leftovers, whole_file
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("item_id", pa.string()),
         ("position", pa.int32()),
-        ("recall_rank", pa.int32()),
-        ("recall_score", pa.float64()),
+        ("first_stage_rank", pa.int32()),
+        ("first_stage_score", pa.float64()),
         ("rank", pa.int32()),
         ("score", pa.float64()),
         ("shown", pa.bool_()),
@@ -71,7 +71,7 @@ class Entry:
         domain: whose bundle ranked it.
         user: whom it was for, or None.
         items: ids in the order of the request; None for texts.
-        recall_scores: in the order of the request, or None.
+        first_stage_scores: in the order of the request, or None.
         ranked: what the engine's thread gave.
         top_n: results that the caller got; None for all.
         shadow: the caller got the order that came in.
@@ -82,7 +82,7 @@ class Entry:
     domain: str
     user: object | None
     items: Sequence[object] | None
-    recall_scores: Sequence[float] | None
+    first_stage_scores: Sequence[float] | None
     ranked: Ranked
     top_n: int | None
     shadow: bool
@@ -276,7 +276,7 @@ def _table(entry: Entry) -> pa.Table:
     order = np.asarray(entry.ranked.order, dtype=np.int64)
     n = len(order)
     shown = order if entry.shadow else np.arange(n)
-    given = None if entry.recall_scores is None else np.asarray(entry.recall_scores, dtype=np.float64)
+    given = None if entry.first_stage_scores is None else np.asarray(entry.first_stage_scores, dtype=np.float64)
     columns: dict[str, Any] = {
         "request_id": [entry.request_id] * n,
         "time": [round(entry.seconds * 1e6)] * n,
@@ -285,8 +285,8 @@ def _table(entry: Entry) -> pa.Table:
         "kind": ["texts" if entry.items is None else "items"] * n,
         "item_id": [str(at) if entry.items is None else str(entry.items[at]) for at in order.tolist()],
         "position": order,
-        "recall_rank": recall_ranks(entry.recall_scores, n)[order],
-        "recall_score": [None] * n if given is None else given[order],
+        "first_stage_rank": first_stage_ranks(entry.first_stage_scores, n)[order],
+        "first_stage_score": [None] * n if given is None else given[order],
         "rank": np.arange(1, n + 1),
         "score": entry.ranked.scores,
         "shown": shown < (n if entry.top_n is None else entry.top_n),

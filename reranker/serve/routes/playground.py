@@ -49,23 +49,23 @@ def add_playground(app: FastAPI, service: Service) -> None:
         domain: Annotated[str | None, Query(max_length=500)] = None,
     ) -> dict[str, Any]:
         shown = service.domains.pick(domain=domain)
-        recall = shown.reranker.recall
-        if recall is None:
-            message = "this bundle holds no recall stage, so there is no list to show: fit it with one"
+        generator = shown.reranker.generator
+        if generator is None:
+            message = "this bundle holds no candidate generator, so there is no list to show: fit it with one"
             raise ProblemError(404, message, code="no_recall")
         if user and not key.may("admin"):
-            message = f"the key {key.name!r} may not read users: leave the user empty, for a stranger"
+            message = f"the key {key.name!r} may not read users: leave the user empty, for a new user"
             raise ProblemError(403, message, param="user", code="scope_missing")
         known = shown.user(user)
-        table = await asyncio.to_thread(recall.recommend, [known], n)
+        table = await asyncio.to_thread(generator.recommend, [known], n)
         state = await shown.state_of(known, service.stores)
         history = shown.history(known, state)
         return {
             "user": for_javascript(known),
-            "stranger": state is None and known not in shown.users,
+            "new_user": state is None and known not in shown.users,
             "history": _items(shown, history),
             "candidates": _items(shown, table[ITEM].tolist()),
-            "recall_scores": table[SCORE].astype(float).tolist(),
+            "first_stage_scores": table[SCORE].astype(float).tolist(),
         }
 
 

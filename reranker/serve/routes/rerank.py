@@ -56,7 +56,7 @@ def _lean_route(service: Service) -> type[APIRoute]:
     class LeanRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             async def handle(request: Request) -> Response:
-                service.let_in(request, "rank")  # before the body is looked at: what a stranger sends is not parsed
+                service.let_in(request, "rank")  # before the body is looked at: what a new user sends is not parsed
                 message = await request.receive()  # with the whole body: `BodyLimits` stands before
                 try:
                     body = RerankRequest.model_validate_json(message["body"])
@@ -97,7 +97,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
         service.score_log.add(_entry(service, domain, request, body, result))
     state = request.state
     state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
-    served = "recall" if service.settings.shadow else result.served
+    served = "first_stage" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
     counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
@@ -128,11 +128,11 @@ def _check(service: Service, body: RerankRequest) -> None:
             if not (document if isinstance(document, str) else document.words).strip():
                 message = f"documents.{number} has no text: give a text, or an object with text or title"
                 raise ProblemError(422, message, param=f"documents.{number}", code="empty")
-        for name in ("recall_scores", "order", "explain"):
+        for name in ("first_stage_scores", "order", "explain"):
             if getattr(body, name) not in (None, False):
                 raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
         return
-    for name in ("documents", "recall_scores"):
+    for name in ("documents", "first_stage_scores"):
         values = getattr(body, name)
         if values is not None and len(values) != len(body.item_ids):
             message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
@@ -172,7 +172,7 @@ class _User:
 
 
 async def _user(service: Service, domain: Domain, body: RerankRequest) -> _User | None:
-    """The user that is named; None for a stranger, and where the request brings a history of its own."""
+    """The user that is named; None for a new user, and where the request brings a history of its own."""
     if body.user is None or body.history is not None:
         return None
     known = domain.user(body.user)
@@ -214,7 +214,7 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bo
             raise ProblemError(422, message, param=f"history.{number}", code="invalid_field")
     return ItemList(
         items=items,
-        recall_scores=body.recall_scores,
+        first_stage_scores=body.first_stage_scores,
         order=body.order,
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
         language=body.explain if isinstance(body.explain, str) else "en",
@@ -231,7 +231,7 @@ def _answer(
     order, served = result.order, result.served
     scores = result.scores if body.wants_raw_scores else result.shares()
     if service.settings.shadow:
-        order, served = tuple(range(len(order))), "recall"
+        order, served = tuple(range(len(order))), "first_stage"
         scores = tuple(1.0 / (place + 1) for place in order)
     results: list[dict[str, object]] = [
         {"index": index, "relevance_score": score}
@@ -273,7 +273,7 @@ def _entry(service: Service, domain: Domain, request: Request, body: RerankReque
         domain=domain.name,
         user=body.user if service.settings.score_log_users else None,
         items=body.item_ids,
-        recall_scores=body.recall_scores,
+        first_stage_scores=body.first_stage_scores,
         ranked=result,
         top_n=body.top_n or None,
         shadow=service.settings.shadow,

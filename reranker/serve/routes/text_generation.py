@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from reranker.errors import RerankerError
-from reranker.pipeline.llm_scorer import Reader
+from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.protocols import Generator
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
@@ -92,7 +92,9 @@ def _generator(service: Service, domain: Domain) -> Generator:
     return engine
 
 
-def _prompts(reader: Reader, engine: Generator, with_soft: bool, encode: Encode, limits: Limits) -> list[TokenSequence]:
+def _prompts(
+    reader: LLMScorer, engine: Generator, with_soft: bool, encode: Encode, limits: Limits
+) -> list[TokenSequence]:
     soft = reader.soft_prompt() if with_soft else None
     vocabulary = reader.model.vocab_size
     prompts = []

@@ -100,11 +100,11 @@ class RerankRequest(UnreadFields):
         top_n: results wanted; all by default, and by 0.
         return_documents: put each document into its result.
         user: whom it is for.
-        item_ids: items of the catalogue, in the order of the recall stage.
-        recall_scores: the recall stage's score of each item.
+        item_ids: items of the catalogue, in the order of the candidate generator.
+        first_stage_scores: the candidate generator's score of each item.
         history: what was chosen before, oldest first: item ids with `item_ids`, else texts or objects. Goes before what
             is stored for `user`, whose id and context are not used then.
-        order: serve this order of `item_ids`, whatever the guard decided: "fused", "features" or "recall".
+        order: serve this order of `item_ids`, whatever the guard decided: "fused", "baseline" or "first_stage".
         domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: put before the query.
         raw_scores: log-odds instead of shares of 1.
@@ -124,7 +124,7 @@ class RerankRequest(UnreadFields):
     return_documents: bool | None = None
     user: Id | None = None
     item_ids: list[Id] | None = None
-    recall_scores: list[FiniteFloat] | None = None
+    first_stage_scores: list[FiniteFloat] | None = None
     history: list[_IdOrText | Document] | None = None
     order: Order | None = None
     domain: str | None = None
@@ -168,8 +168,8 @@ class Result(BaseModel):
 class RerankAnswer(BaseModel):
     """Best first.
 
-    `meta.served` says which order this is: fused, features, recall or llm (texts have no guard), `meta.guard` which one
-    the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue,
+    `meta.served` says which order this is: fused, baseline, first_stage or llm (texts have no guard), `meta.guard`
+    which one the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue,
     `meta.state` is "store_failed" where the ranking had to do without the store,
     `meta.known_user` whether anything is known here of the `user` whom it went by, and `meta.not_used` which fields of
     the request were not read, if any.

@@ -47,7 +47,7 @@ class BaseTuningConfig(SettingsModel):
         seed: of adapters and draws.
     """
 
-    REFUSAL: ClassVar[str] = "tune-base settings: {problems}"
+    REFUSAL: ClassVar[str] = "train base settings: {problems}"
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)

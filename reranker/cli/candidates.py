@@ -1,4 +1,4 @@
-"""`reranker recall`: candidates for users, by a recall stage alone."""
+"""`reranker data show candidates`: candidates for users, by a candidate generator alone."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -10,21 +10,21 @@ import typer
 from reranker.cli.options import read_users
 from reranker.data.schema import ITEM, USER, require_ids_like, validate_interactions
 from reranker.data.table_io import read_table, write_table
-from reranker.protocols import RecallStage
+from reranker.protocols import CandidateGenerator
 
 
 class Method(StrEnum):
-    """Recall stages that need no settings."""
+    """Candidate generators that need no settings."""
 
     ALS = "als"
     ITEM_KNN = "item-knn"
     POPULARITY = "popularity"
-    BLEND = "blend"
+    FUSION = "als-item-knn-popularity"
     CO_VISIT = "co-visit"
     ALS_CO_VISIT = "als-co-visit"
 
 
-def recall(
+def candidates(
     interactions: Annotated[Path, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight")],
     out: Annotated[Path, typer.Option("--out", help="candidates table to write (parquet, csv)")],
     method: Annotated[Method, typer.Option("--method")] = Method.ALS,
@@ -34,15 +34,21 @@ def recall(
     exclude_seen: Annotated[bool, typer.Option(help="leave out what a user already chose")] = True,
 ) -> None:
     """Propose candidates: user_id, item_id, score, rank."""
-    from candidate_gen import ALSRecall, BlendRecall, CoVisitGenerator, ItemKNNRecall, PopularityRecall
+    from candidate_gen import (
+        ALSGenerator,
+        CoVisitGenerator,
+        ItemKNNGenerator,
+        PopularityGenerator,
+        ReciprocalRankFusion,
+    )
 
-    makers: dict[Method, Callable[[], RecallStage]] = {
-        Method.ALS: ALSRecall,
-        Method.ITEM_KNN: ItemKNNRecall,
-        Method.POPULARITY: PopularityRecall,
-        Method.BLEND: lambda: BlendRecall([ALSRecall(), ItemKNNRecall(), PopularityRecall()]),
+    makers: dict[Method, Callable[[], CandidateGenerator]] = {
+        Method.ALS: ALSGenerator,
+        Method.ITEM_KNN: ItemKNNGenerator,
+        Method.POPULARITY: PopularityGenerator,
+        Method.FUSION: lambda: ReciprocalRankFusion([ALSGenerator(), ItemKNNGenerator(), PopularityGenerator()]),
         Method.CO_VISIT: CoVisitGenerator,
-        Method.ALS_CO_VISIT: lambda: BlendRecall([ALSRecall(), CoVisitGenerator()]),
+        Method.ALS_CO_VISIT: lambda: ReciprocalRankFusion([ALSGenerator(), CoVisitGenerator()]),
     }
     table = validate_interactions(read_table(interactions))
     wanted = table if users is None else read_users(users, {USER: table[USER]})
@@ -51,10 +57,10 @@ def recall(
     asked = wanted[USER].drop_duplicates()
     if sample is not None and sample < len(asked):
         asked = asked.sample(sample, random_state=0)
-    candidates = stage.recommend(asked.tolist(), n, exclude_seen=exclude_seen)
-    write_table(candidates, out)
-    fallback = candidates.attrs.get("fallback_users", 0)
+    proposed = stage.recommend(asked.tolist(), n, exclude_seen=exclude_seen)
+    write_table(proposed, out)
+    fallback = proposed.attrs.get("fallback_users", 0)
     typer.echo(
-        f"wrote {len(candidates)} candidates of {candidates[USER].nunique()} users and {candidates[ITEM].nunique()} "
+        f"wrote {len(proposed)} candidates of {proposed[USER].nunique()} users and {proposed[ITEM].nunique()} "
         f"items to {out}; {fallback} unknown users got popular items"
     )
