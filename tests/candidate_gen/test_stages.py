@@ -155,10 +155,10 @@ def test_blend_of_blends_and_its_settings_survive_saving(tmp_path: Path) -> None
     pd.testing.assert_frame_equal(loaded.recommend(range(9), n=8), stage.recommend(range(9), n=8))
 
 
-def test_blend_refuses_what_is_no_generator() -> None:
+def test_fusion_refuses_what_is_no_generator() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         ReciprocalRankFusion([])
-    with pytest.raises(ConfigError, match="'als' is not a candidate generator"):
+    with pytest.raises(ConfigError, match="'als' is no candidate generator"):
         ReciprocalRankFusion(["als"])
 
 

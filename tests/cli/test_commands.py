@@ -48,7 +48,8 @@ def folder(tmp_path_factory):
     assert "serving" in fitted
     assert f"saved {folder / 'bundle'}" in fitted
     proposed, _ = run(
-        "first_stage",
+        "data",
+        "candidates",
         "--interactions",
         tables[1],
         "--method",
@@ -188,7 +189,7 @@ def test_a_result_that_cannot_be_written_is_one_line(folder):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fly"], ["rerank"], ["rerank", "--k", "many"], ["first_stage", "--method", "x"]]
+    "arguments", [["fly"], ["rerank"], ["rerank", "--k", "many"], ["data", "candidates", "--method", "x"]]
 )
 def test_wrong_usage_is_code_2(arguments):
     _, stderr = run(*arguments, code=2)
@@ -227,12 +228,19 @@ def test_fit_says_before_its_work_that_it_cannot_save(folder, tmp_path):
     assert "Timestamp" in said.splitlines()[-1] and "user/s" not in said
 
 
-@pytest.mark.parametrize("command", ["inspect", "adapt", "first_stage"])
+@pytest.mark.parametrize("command", ["inspect", "users adapt", "data candidates"])
 def test_a_table_without_users_is_one_line(folder, tmp_path, command):
     (tmp_path / "t.csv").write_text("x\n1\n")
     flags = {
         "inspect": ("--bundle", folder / "bundle", "--user", "u1", "--candidates", tmp_path / "t.csv"),
-        "adapt": ("--bundle", folder / "bundle", "--users-db", tmp_path / "u.db", "--users", tmp_path / "t.csv"),
-        "first_stage": ("--interactions", folder / "interactions.csv", "--users", tmp_path / "t.csv", "--out", "o.csv"),
+        "users adapt": ("--bundle", folder / "bundle", "--users-db", tmp_path / "u.db", "--users", tmp_path / "t.csv"),
+        "data candidates": (
+            "--interactions",
+            folder / "interactions.csv",
+            "--users",
+            tmp_path / "t.csv",
+            "--out",
+            "o.csv",
+        ),
     }
-    assert "lacks the column 'user_id'; it has ['x']" in refused(command, *flags[command])
+    assert "lacks the column 'user_id'; it has ['x']" in refused(*command.split(), *flags[command])

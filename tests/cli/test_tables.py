@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
     (folder / "settings.yaml").write_text(CONFIG)
     run("fit", *tables(folder), *options(folder), "--out", folder / "bundle")
     run(
-        "first_stage",
+        "data",
+        "candidates",
         "--interactions",
         folder / "i.parquet",
         "--method",
@@ -106,7 +107,7 @@ def test_fit_finds_ids_of_lists_and_choices_in_a_csv(folder, tmp_path, held_out)
     else:
         chosen.to_parquet(tmp_path / "chosen.parquet")
     lists = ("--interactions", tmp_path / "i.parquet", "--method", "popularity", "--n", 25, "--out", tmp_path / "c.csv")
-    run("first_stage", *lists)
+    run("data", "candidates", *lists)
     logs = ("--candidates", tmp_path / "c.csv", "--held-out", tmp_path / f"chosen.{held_out}")
     flags = ("--interactions", tmp_path / "i.parquet", "--items", folder / "t.parquet", *options(folder), *logs)
     assert "saved" in run("fit", *flags, "--out", tmp_path / "bundle")
@@ -115,7 +116,7 @@ def test_fit_finds_ids_of_lists_and_choices_in_a_csv(folder, tmp_path, held_out)
 def test_first_stage_takes_users_from_a_csv(folder, tmp_path):
     (tmp_path / "users.csv").write_text("user_id\n1\n2\n")
     flags = ("--interactions", folder / "i.parquet", "--users", tmp_path / "users.csv", "--method", "popularity")
-    assert "of 2 users" in run("first_stage", *flags, "--out", tmp_path / "c.parquet")
+    assert "of 2 users" in run("data", "candidates", *flags, "--out", tmp_path / "c.parquet")
 
 
 def test_zeros_of_newer_histories_under_canonical_names_are_kept(folder, tmp_path):

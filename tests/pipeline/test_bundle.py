@@ -130,14 +130,14 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids
     pd.testing.assert_frame_equal(loaded.rerank(LISTS, order="fused"), other.rerank(LISTS, order="fused"))
-    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 8, "files": {}, "n": object()})
+    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 9, "files": {}, "n": object()})
     with pytest.raises(BundleError, match="was replaced 5 times"):
         Reranker.load(path)
 
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 8
+    assert manifest["format"] == 9
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}

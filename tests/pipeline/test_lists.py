@@ -67,7 +67,7 @@ def test_candidates_of_strangers_are_refused(chain):
 
 
 @pytest.mark.parametrize(
-    "first_stage", [PopularityGenerator(), ALSGenerator(factors=4)], ids=["without item vectors", "with"]
+    "generator", [PopularityGenerator(), ALSGenerator(factors=4)], ids=["without item vectors", "with"]
 )
 def test_the_judge_knows_what_fit_knows(chain, generator):
     judged = propose(leave_last_k(chain), generator, 3)
