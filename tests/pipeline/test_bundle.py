@@ -189,13 +189,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 8"),
-        ("format: 8\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 8"),
+        ("", "format None, this version reads 9"),
+        ("format: 9\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 9"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 8\nfiles: {}\n", "it is not what was saved"),
+        ("format: 9\nfiles: {}\n", "it is not what was saved"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
