@@ -175,7 +175,7 @@ def _report(result: DemoResult, reranker: Reranker, lists: CandidateLists) -> It
             yield f"{name:32s}{title:8s} {interval}  ({share:+.1%})"
     if reranker.fusion_model is not None:
         yield f"\n{reranker.fusion_model.guard.summary()}"
-        yield "what the blend weighs most:"
+        yield "what the fusion weighs most:"
         yield from (f"  {line}" for line in reranker.fusion_model.fused.summary(most=6))
     yield from _examples(result, lists)
     yield "\nseconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())

@@ -32,7 +32,7 @@ def inspect(
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Show a user's prompt: spans, tokens, and what the model and the blend say of each candidate."""
+    """Show a user's prompt: spans, tokens, and what the model and the fusion say of each candidate."""
     from reranker.pipeline.reranker import Reranker
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))

@@ -1,4 +1,4 @@
-"""Evidence features, the conditional-logit blend and the never-worse guard."""
+"""Evidence features, the conditional-logit fusion and the never-worse guard."""
 
 from reranker.fusion.choices import Choices, user_numbers
 from reranker.fusion.columns import llm_columns, llm_words

@@ -48,7 +48,7 @@ class FusionModel:
         fused: head over evidence and LLM components.
         features: head over the baseline: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
-        validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two Blends of one fold
+        validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
             can be compared in pairs; empty where it was loaded.
     """
 

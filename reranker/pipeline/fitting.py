@@ -22,7 +22,7 @@ def read_folds(
     tokens: ItemTokens | None,
     progress: bool = False,
 ) -> dict[int, NDArray[np.float64]]:
-    """Reads lists of several windows; the reader is left with the tastes and item tokens of the last one.
+    """Reads lists of several windows; the reader is left with the projections and item tokens of the last one.
 
     Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of that
     moment, without gradient steps.

@@ -25,7 +25,7 @@ class Inspection:
         candidate_texts, candidate_tokens: text and token ids of each row of `ranked`; empty for listwise prompts, where
             all candidates share one span.
         guard: what is served and why.
-        weights: the blend in words, strongest first.
+        weights: the fusion in words, strongest first.
     """
 
     ranked: pd.DataFrame

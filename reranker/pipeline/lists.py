@@ -34,7 +34,7 @@ class CandidateLists:
         fold: where they come from.
         candidates: validated candidates table.
         n: how many were asked for per user.
-        the first stage: the stage, fitted on `fold.train`; None when the table came from outside.
+        generator: fitted on `fold.train`; None when the table came from outside.
         injected: True when missed targets were put in: such results are not comparable with others.
     """
 

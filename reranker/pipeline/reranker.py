@@ -56,8 +56,8 @@ class Reranker:
     Attributes:
         config: the settings.
         reader: the language model's half: engine, prompts, read-out.
-        blend: what `fit` learned, or None.
-        the first stage: the candidate generator the Reranker was fitted with, or None.
+        fusion_model: what `fit` learned, or None.
+        generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
         ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
     """
@@ -134,7 +134,7 @@ class Reranker:
 
         Args:
             data: interactions and items of the domain, up to now.
-            the first stage: the stage whose lists will be reranked; saved with the bundle.
+            generator: the stage whose lists will be reranked; saved with the bundle.
             candidates: lists served at one moment.
             held_out: interactions after that moment.
             item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
@@ -656,13 +656,13 @@ class Reranker:
 
     def _require_data(self) -> DomainData:
         if self._data is None:
-            raise DataError("this Reranker knows no domain yet: call fit(data, the first stage) or load a bundle first")
+            raise DataError("this Reranker knows no domain yet: call fit(data, generator) or load a bundle first")
         return self._data
 
     def _fitted(self) -> tuple[DomainData, FusionModel]:
         data = self._require_data()
         if self.fusion_model is None:
-            raise DataError("this Reranker was not fitted: call fit(data, the first stage) or load a bundle first")
+            raise DataError("this Reranker was not fitted: call fit(data, generator) or load a bundle first")
         return data, self.fusion_model
 
 

@@ -68,7 +68,7 @@ class ValidationFold:
             before: interactions that the first stage and features may see.
             held_out: what the users chose after that.
             candidates: lists proposed at that moment.
-            the first stage: gives the item space, if it has one; fitted on `before`.
+            generator: gives the item space, if it has one; fitted on `before`.
         """
         evidence = evidence_model(before, data.items, generator)
         pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
@@ -95,7 +95,7 @@ class ValidationFold:
 
     @property
     def choices(self) -> Choices:
-        """What the blend is fitted on."""
+        """What the fusion is fitted on."""
         return Choices(
             features=self.features,
             list_index=self.list_index,

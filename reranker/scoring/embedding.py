@@ -18,7 +18,7 @@ from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.base import ListScores, Scoring, ScoringList
-from reranker.scoring.text_spaces import Appeal, StateStore, TasteSpace, Vectors
+from reranker.scoring.text_spaces import CFProjection, PopularityProjection, StateStore, Vectors
 from reranker.types import IntArray
 
 NEWEST = 20
@@ -35,10 +35,10 @@ _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 
 
 class EmbeddingScoring(Scoring):
-    """Cosines between the candidate and the user's newest items in two spaces, summed up in five ways each; and appeal.
+    """Cosines of the candidate and the user's newest items in two spaces, in five ways each; and predicted popularity.
 
     A query counts as the newest item. Without any history every cosine is 0. Before a catalogue was learned, states are
-    compared as they are, which says little; before choices were shown, components of taste and appeal are 0.
+    compared as they are, which says little; before choices were shown, projections and predicted popularity are 0.
     """
 
     name = "embedding"
@@ -97,9 +97,9 @@ class EmbeddingScoring(Scoring):
         if len(rows):
             placed = self.states.whole(self._engine, self._texts(items, rows))
             if len(most):
-                cf_projection = TasteSpace.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
+                cf_projection = CFProjection.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
             if len(chosen):
-                predicted_popularity = Appeal.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
+                predicted_popularity = PopularityProjection.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
         self.states.keep_choices(cf_projection, predicted_popularity)
 
     def _texts(self, items: Sequence[Item], rows: IntArray) -> ItemTexts:
@@ -110,7 +110,7 @@ class EmbeddingScoring(Scoring):
         self.states.look_up(self._engine, self._renderer.item_texts(items))
 
     def read(self, lists: Sequence[ScoringList]) -> list[ListScores]:
-        """Per list: (n_candidates, 11), cosines and appeal. States belong to items: no token is read for a list."""
+        """Per list: (n_candidates, 11). States belong to items: no token is read for a list."""
         if not lists:
             return []
         texts = [[*one.candidates, *_chosen(one)] for one in lists]

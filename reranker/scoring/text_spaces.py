@@ -18,8 +18,8 @@ from reranker.utils.untrusted import read_npz
 DIMENSIONS = 128
 POWER = 0.25
 _SMALLEST = 1e-3  # of the mean variance: directions below it are noise of the model's arithmetic
-_TASTE_RIDGE = 1.0  # in units of the directions' mean variance
-_APPEAL_RIDGE = 10.0  # as good as 100
+_CF_RIDGE = 1.0  # in units of the directions' mean variance
+_POPULARITY_RIDGE = 10.0  # as good as 100
 
 _NAMES = 2  # parts that make up an item's name: title and category
 
@@ -66,7 +66,7 @@ class EmbeddingSpace:
 class ItemSpaces:
     """Where items lie by what is read of them.
 
-    Parts are kept apart for tastes because in one mean a long description, or many categories, drown the title.
+    Parts are kept apart for the projection because in one mean a long description, or many categories, drown the title.
 
     Attributes:
         names: of title and category in one.
@@ -110,7 +110,7 @@ class ItemSpaces:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TasteSpace:
+class CFProjection:
     """What is read of an item says who chooses it: hidden states, mapped to the candidate generator's item vectors.
 
     A linear map from content to collaborative vectors (the idea of CB2CF, Barkan et al. 2019), learned from the items
@@ -123,7 +123,7 @@ class TasteSpace:
     weights: Vectors
 
     @classmethod
-    def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "TasteSpace":
+    def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "CFProjection":
         """By ridge regression, an item weighing as the root of how often it was chosen.
 
         Args:
@@ -131,7 +131,7 @@ class TasteSpace:
             vectors: (n_items, n_factors) of the items in the collaborative space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _TASTE_RIDGE))
+        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _CF_RIDGE))
 
     def place(self, placed: Vectors) -> Vectors:
         """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
@@ -139,7 +139,7 @@ class TasteSpace:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Appeal:
+class PopularityProjection:
     """What is read of an item says how often such items are chosen; it tells new items apart before anybody chose one.
 
     Attributes:
@@ -149,14 +149,14 @@ class Appeal:
     weights: Vectors
 
     @classmethod
-    def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "Appeal":
+    def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "PopularityProjection":
         """By ridge regression.
 
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), _APPEAL_RIDGE)[:, 0])
+        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), _POPULARITY_RIDGE)[:, 0])
 
     def of(self, placed: Vectors) -> Vectors:
         """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
@@ -192,8 +192,9 @@ class Placed:
 
     Attributes:
         near: (n_items, n_directions) unit vectors in the space of names.
-        taste: (n_items, n_factors) unit vectors in the space of tastes; (n_items, 0) where none was learned.
-        appeal: (n_items,) what `Appeal` tells; 0 where it was not learned.
+        cf_projection: (n_items, n_factors) unit vectors in the collaborative space; (n_items, 0) where none was
+            learned.
+        predicted_popularity: (n_items,) what `PopularityProjection` tells; 0 where it was not learned.
     """
 
     near: Vectors
@@ -206,29 +207,31 @@ class StateStore(SpanStore[Vectors]):
 
     Attributes:
         spaces: None compares the states of names as they are.
-        taste: None where the candidate generator has no item vectors, or none were shown.
-        appeal: None where no choices were shown.
+        cf_projection: None where the candidate generator has no item vectors, or none were shown.
+        predicted_popularity: None where no choices were shown.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.spaces: ItemSpaces | None = None
-        self.cf_projection: TasteSpace | None = None
-        self.predicted_popularity: Appeal | None = None
+        self.cf_projection: CFProjection | None = None
+        self.predicted_popularity: PopularityProjection | None = None
         self._placed: dict[Key, tuple[Vectors, Vectors, np.float32]] = {}  # by the key of an item's longest span
 
     def learn(self, engine: Engine, items: ItemTexts) -> None:
-        """Learns the spaces of names and parts from these items; tastes and appeal are to be learned anew."""
+        """Learns the spaces of names and parts from these items; projections are to be learned anew."""
         self.spaces = ItemSpaces.fit(self.states(engine, items))
         self.keep_choices(None, None)
 
-    def keep_choices(self, cf_projection: TasteSpace | None, predicted_popularity: Appeal | None) -> None:
+    def keep_choices(
+        self, cf_projection: CFProjection | None, predicted_popularity: PopularityProjection | None
+    ) -> None:
         """What is told of choices from now on; what was placed is placed anew."""
         self.cf_projection, self.predicted_popularity = cf_projection, predicted_popularity
         self._placed = {}
 
     def whole(self, engine: Engine, items: ItemTexts) -> Vectors:
-        """(n_items, n) as `ItemSpaces.whole` places them: what tastes and appeal are learned from.
+        """(n_items, n) as `ItemSpaces.whole` places them: what projections are learned from.
 
         Raises:
             ConfigError: the spaces of the catalogue were not learned before.
@@ -330,9 +333,9 @@ class StateStore(SpanStore[Vectors]):
         if spaces:
             store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
         if "cf_projection" in arrays:
-            store.cf_projection = TasteSpace(weights=arrays["cf_projection"])
+            store.cf_projection = CFProjection(weights=arrays["cf_projection"])
         if "predicted_popularity" in arrays:
-            store.predicted_popularity = Appeal(weights=arrays["predicted_popularity"])
+            store.predicted_popularity = PopularityProjection(weights=arrays["predicted_popularity"])
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:

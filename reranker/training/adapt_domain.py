@@ -141,7 +141,7 @@ def adapt_domain(
     Args:
         reranker: from `Reranker.from_pretrained`; its `n_candidates` and `min_history` shape the lists.
         data: interactions and items of the domain.
-        the first stage: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
+        generator: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
         sizes: learned step sizes, `StepSizes.beside(folder of the prompt)`.
         settings: of the adaptation.
         progress: show a progress bar on stderr.

@@ -92,7 +92,7 @@ class TaskDomain:
 
         Args:
             data: the domain; without timestamps there is no earlier and later, so one round with random choices.
-            the first stage: the kind of stage; clones of it are fitted.
+            generator: the kind of stage; clones of it are fitted.
             renderer: of the domain's templates.
             n_candidates: length of a list.
             rounds: choices replayed a user: the newest that may be seen, the one before it, ...

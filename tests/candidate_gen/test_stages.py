@@ -115,14 +115,14 @@ def test_popularity_is_the_share_of_users_with_ties_in_order_of_appearance() -> 
     assert frame["score"].tolist() == [0.75, 0.25, 0.25, 0.25]
 
 
-class TestBlend(GeneratorContract):
+class TestReciprocalRankFusion(GeneratorContract):
     @pytest.fixture
     def stage(self) -> ReciprocalRankFusion:
         return ReciprocalRankFusion([ALSGenerator(factors=8), ItemKNNGenerator(neighbours=10)])
 
 
 class FixedOrder(PopularityGenerator):
-    """Proposes what it was told to, so that a blend can be worked out by hand."""
+    """Proposes what it was told to, so that a fusion can be worked out by hand."""
 
     def __init__(self, items: str = "") -> None:
         self.items = items

@@ -90,7 +90,7 @@ def fitted(engine: ScriptedEngine | None = None, **settings: Any) -> Reranker:
 
 
 def served(fusion_model: FusionModel, order: Order, from_known: int = 0) -> FusionModel:
-    """The blend with a guard that serves `order` to users of whom that many interactions are known."""
+    """The fusion with a guard that serves `order` to users of whom that many interactions are known."""
     return replace(fusion_model, guard=fusion_model.guard.overruled(order, from_known))
 
 

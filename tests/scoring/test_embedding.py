@@ -18,7 +18,7 @@ from reranker.scoring import (
     span_cache,
 )
 from reranker.scoring.embedding import NEWEST, nearness
-from reranker.scoring.text_spaces import Appeal, EmbeddingSpace, ItemSpaces, TasteSpace, unit
+from reranker.scoring.text_spaces import CFProjection, EmbeddingSpace, ItemSpaces, PopularityProjection, unit
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
@@ -125,7 +125,7 @@ def test_tastes_by_hand() -> None:
     east, north = [1.0, 0.0], [0.0, 1.0]
     placed = np.array([east, east, north, north], dtype=np.float32)
     vectors = np.array([[5.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], dtype=np.float32)  # only directions count
-    cf_projection = TasteSpace.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
+    cf_projection = CFProjection.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
     # Roots of the counts weigh east 4 and north 1.5; their mean vector is (4, 1.5) / 5.5; the ridge is half their sum.
     centred = np.array([[1.5, -1.5], [-4.0, 4.0]]) / 5.5
     expected = np.array([4.0 / 6.75, 1.5 / 4.25])[:, None] * centred
@@ -157,7 +157,7 @@ def test_only_chosen_items_teach_tastes() -> None:
     scoring.learn(items)
     scoring.learn_choices(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:2]))
-    expected = TasteSpace.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
+    expected = CFProjection.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
     np.testing.assert_allclose(scoring.states.cf_projection.weights, expected.weights, atol=1e-6)
     one = ScoringList(history=items[:1], candidates=items[1:2])
     assert scoring.score_components([one])[0][:, 5:10].any()
@@ -174,9 +174,9 @@ def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
     counts = np.array([np.e**3, np.e, np.e]) - 1  # logarithms 3, 1, 1; their mean 5/3
     # Gram diag(1, 2), penalty 10 * 3/2: (1 + 15) w = 4/3 and (2 + 15) w = -4/3.
     expected = [4 / 3 / 16, -4 / 3 / 17]
-    np.testing.assert_allclose(Appeal.fit(placed, counts).weights, expected, atol=1e-6)
+    np.testing.assert_allclose(PopularityProjection.fit(placed, counts).weights, expected, atol=1e-6)
     np.testing.assert_allclose(
-        Appeal.fit(placed, counts).of(placed), [expected[0], expected[1], expected[1]], atol=1e-6
+        PopularityProjection.fit(placed, counts).of(placed), [expected[0], expected[1], expected[1]], atol=1e-6
     )
 
 
@@ -191,7 +191,9 @@ def test_appeal_reaches_items_that_nobody_chose() -> None:
     assert often > 0.1 and seldom < -0.1
     assert silent == 0
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:16]))
-    expected = Appeal.fit(scoring.states.spaces.whole(states), counts[:16])  # what nobody chose teaches nothing
+    expected = PopularityProjection.fit(
+        scoring.states.spaces.whole(states), counts[:16]
+    )  # what nobody chose teaches nothing
     np.testing.assert_allclose(scoring.states.predicted_popularity.weights, expected.weights, atol=1e-6)
 
 
@@ -326,7 +328,7 @@ def test_texts_that_are_all_the_same_tell_no_tastes() -> None:
     states = np.ones((5, 4), dtype=np.float32)
     vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     placed = EmbeddingSpace.fit(states).place(states, None)
-    assert not TasteSpace.fit(placed, vectors, np.arange(1.0, 6.0)).place(placed).any()
+    assert not CFProjection.fit(placed, vectors, np.arange(1.0, 6.0)).place(placed).any()
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

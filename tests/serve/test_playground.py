@@ -169,7 +169,7 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
     for number, like in enumerate(["quxard quxley 1", "quxard quxley 2"], start=1):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
-        other = " (the guard would serve the first stage)" if number < 2 else ""  # too little is known of a new user
+        other = " (the guard would serve first_stage)" if number < 2 else ""  # too little is known of a new user
         says(page, "status", f", {number} liked; served: fused{other};")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
     after = titles(page, "after")
@@ -224,9 +224,9 @@ def test_large_numbers_are_shown_and_sent_whole(large):
 def test_any_order_can_be_looked_at(page):
     page.fill("#user", "")
     page.keyboard.press("Enter")
-    says(page, "status", "a new user, 0 liked; served: fused (the guard would serve the first stage);")
+    says(page, "status", "a new user, 0 liked; served: fused (the guard would serve first_stage);")
     page.select_option("#order", "baseline")
-    says(page, "status", "served: features (the guard would serve the first stage);")
+    says(page, "status", "served: baseline (the guard would serve first_stage);")
     for order in ("first_stage", "the guard decides"):
         page.select_option("#order", label=order)
         says(page, "status", "served: the first stage;")
