@@ -3,6 +3,7 @@
 # make test-examples  the examples that fit on ml-100k
 # make test-adapters  the adapters in .venv-adapters: RecTools and LlamaIndex need other packages than vLLM does
 # make test-clients   Cohere's and LiteLLM's clients and schemathesis against the endpoint, in .venv-clients
+# make docs           the site, strictly, in out/site   make notebooks  runs the tutorials
 # On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
 
 EXTRA ?= cpu
@@ -15,11 +16,17 @@ STAMP := .venv/.stamp-$(EXTRA)
 # implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-examples test-adapters test-clients lint clean
+.PHONY: demo docs notebooks test test-slow test-examples test-adapters test-clients lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
 	$(BIN)/reranker demo
+
+docs: $(STAMP) .venv/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(STAMP) .venv/.stamp-docs
+	$(BIN)/pytest -q -W default --nbmake --nbmake-timeout=900 docs/tutorials
 
 test: lint
 	$(BIN)/pytest -q -m "not slow and not gpu"
@@ -71,4 +78,8 @@ ifneq ($(EXTRA),gpu)
 	@echo "[4/4] removing torchvision, torchaudio, torchcodec: CUDA builds that break a CPU PyTorch, needed by nothing here"
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec
 endif
+	@touch $@
+
+.venv/.stamp-docs: pyproject.toml | $(STAMP)
+	@$(PIP) install -qq -e ".[docs]"
 	@touch $@

@@ -62,3 +62,13 @@ def test_a_failing_block_fails_the_check(tmp_path, code):
     assert f"{path}:1 failed" in result.stderr
     assert "reached" not in result.stdout
     assert "later" not in result.stdout
+
+
+def test_documents_share_the_directory_in_their_order(tmp_path):
+    first, second = tmp_path / "A.md", tmp_path / "B.md"
+    first.write_text("```bash\necho made by A > file\n```\n")
+    second.write_text("```bash\ncat file\n```\n")
+    result = subprocess.run([sys.executable, str(TOOL), str(first), str(second)], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "made by A" in result.stdout
+    assert run(second).returncode == 1

@@ -1,6 +1,6 @@
-"""Runs what a document tells its reader to run: its ```bash and ```python blocks, in order, in one new directory.
+"""Runs what documents tell their reader to run: their ```bash and ```python blocks, in order, in one new directory.
 
-Usage: python tools/readme_commands.py README.md [--list]
+Usage: python tools/readme_commands.py README.md [MORE.md ...] [--list]
 
 A block right below a line `<!-- ci: skip -->` is left out. `bin/` of the running Python comes first on PATH. Exit code
 1 when a block fails.
@@ -56,18 +56,22 @@ def run_block(block: Block, directory: Path) -> int:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("document", type=Path)
+    parser.add_argument("documents", type=Path, nargs="+", metavar="document")
     parser.add_argument("--list", action="store_true", help="print the blocks that would run, run nothing")
     arguments = parser.parse_args()
 
-    blocks = find_blocks(arguments.document.read_text(encoding="utf-8"))
+    blocks = [
+        (document, block)
+        for document in arguments.documents
+        for block in find_blocks(document.read_text(encoding="utf-8"))
+    ]
     if arguments.list:
-        for block in blocks:
-            print(f"{arguments.document}:{block.line} {block.language}")
+        for document, block in blocks:
+            print(f"{document}:{block.line} {block.language}")
         return 0
     with tempfile.TemporaryDirectory() as directory:
-        for block in blocks:
-            place = f"{arguments.document}:{block.line}"
+        for document, block in blocks:
+            place = f"{document}:{block.line}"
             print(f"-- {place} ({block.language})", flush=True)
             begin = time.monotonic()
             code = run_block(block, Path(directory))

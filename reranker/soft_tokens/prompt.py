@@ -14,7 +14,7 @@ from reranker.errors import PromptError
 from reranker.types import ModelInfo, TokenSequence
 
 SHIPPED = Path(__file__).parent.parent / "trained_prompts" / "smollm2-135m"
-"""The soft prompt that comes with the product, for the default base model: docs/default-prompt.md."""
+"""The soft prompt that comes with the product, for the default base model: docs/results/model-card.md."""
 
 
 class TokenEmbedder(Protocol):
