@@ -1,4 +1,4 @@
-"""`reranker data show add-items`: items that came after a bundle was fitted."""
+"""`reranker data add-items`: items that came after a bundle was fitted."""
 
 from pathlib import Path
 from typing import Annotated

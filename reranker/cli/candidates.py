@@ -1,4 +1,4 @@
-"""`reranker data show candidates`: candidates for users, by a candidate generator alone."""
+"""`reranker data candidates`: candidates for users, by a candidate generator alone."""
 
 from collections.abc import Callable
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""`reranker data show show`: fetch a data set and look at it, or check tables of your own."""
+"""`reranker data show`: fetch a data set and look at it, or check tables of your own."""
 
 from pathlib import Path
 from typing import Annotated

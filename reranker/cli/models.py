@@ -1,4 +1,4 @@
-"""`reranker models show show`: fetch a base model and show what it is, or what a model server can do."""
+"""`reranker models show`: fetch a base model and show what it is, or what a model server can do."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`reranker models show quantise`: a base model whose layers multiply in int8."""
+"""`reranker models quantise`: a base model whose layers multiply in int8."""
 
 from pathlib import Path
 from typing import Annotated
