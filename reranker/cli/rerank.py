@@ -32,7 +32,7 @@ def rerank(
         list[str] | None, typer.Option("--engine-option", help="key=value for the engine: tensor_parallel_size=2")
     ] = None,
     order: Annotated[
-        str | None, typer.Option("--order", help="serve fused, features or the first stage whatever the guard decided")
+        str | None, typer.Option("--order", help="serve fused, baseline or first_stage whatever the guard decided")
     ] = None,
     user_col: Annotated[str | None, typer.Option("--user-col", help="your name of user_id")] = None,
     item_col: Annotated[str | None, typer.Option("--item-col", help="your name of item_id")] = None,
