@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from reranker.batch.csv_input import ColumnsOf, converted, reopened
 from reranker.batch.external_sort import sorted_by_user, sorted_copy
 from reranker.batch.inputs import Columns, InputTable, column_names, input_files
+from reranker.batch.known_ids import KnownIds
 from reranker.batch.part import STATE
 from reranker.batch.partition import Cut, cut
 from reranker.data.formats import is_text
@@ -45,7 +46,7 @@ class Prepared:
 
 
 def prepare(
-    candidates: Path, interactions: Path | None, columns: Columns, part_users: int, out: Path, known: Texts
+    candidates: Path, interactions: Path | None, columns: Columns, part_users: int, out: Path, known: KnownIds
 ) -> Prepared:
     """Opens the inputs; converts what is CSV and sorts what is not in the order of its users.
 
@@ -63,10 +64,11 @@ def prepare(
 
     def texts() -> AbstractSet[str]:
         if not newer or any(map(is_text, newer)):
-            return known()
-        return known() & {ITEM} | _texts(_opened_parquet(newer, columns.of_interactions)) & {USER}
+            return known.texts
+        return known.texts & {ITEM} | _texts(_opened_parquet(newer, columns.of_interactions)) & {USER}
 
     table, malformed = _opened(files, columns.of_candidates, folder / "candidates", texts)
+    table = known.of_known_kind(table, texts())
     if table.total_rows + malformed.total() == 0:
         raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
     copy = folder / "candidates" / "sorted.parquet"

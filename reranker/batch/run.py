@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from reranker.batch.inputs import Columns, is_input_of
+from reranker.batch.known_ids import KnownIds
 from reranker.batch.manifest import (
     Identity,
     Manifest,
@@ -36,8 +36,7 @@ from reranker.batch.manifest import (
 from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record, finished_part, rejected_file
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
 from reranker.batch.row_checks import REJECTED_SCHEMA
-from reranker.data.schema import ITEM, USER
-from reranker.data.table_io import are_texts
+from reranker.data.schema import ITEM
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Order
 from reranker.pipeline.bundle import read_bundle
@@ -129,8 +128,9 @@ class OfflineRun:
         manifest = self._opened(what, resume, force)
         if manifest["complete"] and (summary := _verified_summary(self.out, manifest)) is not None:
             return summary
-        known = partial(self._texts, reranker)
+        known = self._known(reranker)
         prepared = prepare(self.candidates, self.interactions, self.columns, self.part_users, self.out, known)
+        known.require_most(prepared.candidates, str(self.candidates))
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
         records = {part: record for part in numbers if (record := finished_part(self.out, part)) is not None}
@@ -216,14 +216,12 @@ class OfflineRun:
             engines=self.engines,
         )
 
-    def _texts(self, reranker: Reranker | None) -> frozenset[str]:
-        """The columns of ids that are texts in the bundle."""
-        if reranker is None:
-            state = read_bundle(self.bundle)
-            known = {USER: list(state.evidence.histories), ITEM: list(state.items[ITEM])}
-        else:
-            known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
-        return frozenset(name for name, ids in known.items() if are_texts(ids))
+    def _known(self, reranker: Reranker | None) -> KnownIds:
+        """The ids of the bundle."""
+        if reranker is not None:
+            return KnownIds(users=reranker.user_ids, items=reranker.item_ids)
+        state = read_bundle(self.bundle)
+        return KnownIds(users=list(state.evidence.histories), items=list(state.items[ITEM]))
 
     def _parts(self, job: Job, parts: list[int], reranker: Reranker | None) -> Iterable[Record]:
         if not parts:

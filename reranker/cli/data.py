@@ -36,6 +36,7 @@ def data(
         f"items         {len(found.items)}, {int((found.items[TITLE] == UNTITLED).sum())} without a title, "
         f"{int(unknown.sum())} interactions with items that are not in the table"
     )
+    found.require_shared_items()
     if out is not None:
         write_table(table, out / "interactions.parquet")
         write_table(found.items, out / "items.parquet")

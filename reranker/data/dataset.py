@@ -1,13 +1,16 @@
 """A data set: interactions and the items they are about, validated, and their order in time."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.id_matching import require_most_known
 from reranker.data.schema import ITEM, TIMESTAMP, USER, validate_interactions, validate_items
-from reranker.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,15 +41,17 @@ class Dataset:
         return TIMESTAMP in self.interactions
 
     def require_shared_items(self) -> None:
-        """Refuses tables that are not about the same items.
+        """Refuses tables that are not about the same items, and logs how many interactions are of items without a row.
 
         Raises:
-            DataError: no item of the interactions is in the item table.
+            DataError: most interactions are with items that are not in the item table.
         """
-        if not self.interactions[ITEM].isin(self.items[ITEM]).any():
-            raise DataError(
-                f"tables 'interactions' and 'items': no {ITEM} of one is in the other (for instance "
-                f"{self.interactions[ITEM].iloc[0]!r} and {self.items[ITEM].iloc[0]!r}). Give both ids of one type"
+        unknown = require_most_known(self.items[ITEM], self.interactions[ITEM], "interactions", "the item table")
+        if unknown:
+            logger.warning(
+                "%d of %d interactions are with items that are not in the item table: they count, but have no text",
+                unknown,
+                len(self.interactions),
             )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from reranker.data.formats import TAKEN, TableFormat, files_under, holds_text, is_text, open_rows, table_format
+from reranker.data.id_matching import of_known_kind
 from reranker.data.parquet_files import read_parquet
 from reranker.data.row_blocks import NO_OBJECT, NO_ROW, RejectedLine, RowFile
 from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER, VECTOR
@@ -63,18 +64,18 @@ def read_dataset(interactions: Path, items: Path) -> tuple[pd.DataFrame, pd.Data
 def like_known(frame: pd.DataFrame, path: Path, known: Mapping[str, Iterable[Hashable]]) -> pd.DataFrame:
     """The table with ids of the kind that they have elsewhere.
 
-    A CSV does not say whether 7 is a number or a text: it is a text where those known are texts. What other files say
-    stays.
+    A CSV does not say whether 7 is a number or a text: it is a text where those known are texts. Numbers of parquet
+    become texts only where some are known as such.
 
     Args:
         path: what the table was read from.
         known: column -> ids known so far; may be many.
     """
-    if not holds_text(path):
-        return frame
     texts = [name for name, ids in known.items() if name in frame and are_texts(ids)]
-    numbers = [name for name in texts if pd.api.types.is_integer_dtype(frame[name])]
-    return frame.astype(dict.fromkeys(numbers, str))  # loses nothing: see `_as_numbers`
+    if holds_text(path):
+        numbers = [name for name in texts if pd.api.types.is_integer_dtype(frame[name])]
+        return frame.astype(dict.fromkeys(numbers, str))  # loses nothing: see `IdKind`
+    return frame.assign(**{name: of_known_kind(frame[name], list(known[name]), str(path)) for name in texts})
 
 
 def are_texts(known: Iterable[Hashable]) -> bool:

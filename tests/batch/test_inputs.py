@@ -126,3 +126,32 @@ class TestLinks:
         (linked / "in" / "c.parquet").symlink_to(linked / "gone")
         with pytest.raises(DataError, match="which does not exist"):
             offline(bundle, linked, "in").run()
+
+
+class TestIdsThatDoNotMatch:
+    def test_numbers_of_a_parquet_are_texts_where_the_bundles_are(self, tmp_path):
+        """`reranker recall` knows no item table: it writes numbers where the bundle has texts, "X1" among them."""
+        data = toys.taste_dataset()
+        numbers = {item: str(number) for number, item in enumerate(data.items["item_id"])} | {"g0i1": "X1"}
+        items = data.items.assign(item_id=data.items["item_id"].map(numbers))
+        rows = data.interactions.assign(item_id=data.interactions["item_id"].map(numbers))
+        reranker = Reranker(toys.config(), ScriptedEngine())
+        data = Dataset(interactions=rows, items=items)
+        reranker.fit(data, PopularityGenerator().fit(data.interactions)).save(tmp_path / "bundle")
+        candidates = pd.DataFrame({"user_id": ["u1", "u1"], "item_id": [2, 5], "score": [1.0, 2.0]})
+        write(candidates, tmp_path / "c.parquet")
+        summary = offline(tmp_path / "bundle", tmp_path, "c.parquet", order="first_stage").run()
+        assert summary["unknown_items"] == 0 and ranking(tmp_path)["item_id"].tolist() == ["5", "2"]
+
+    @pytest.mark.parametrize(
+        ("users", "items", "said"),
+        [
+            (["u1", "u2", "u3"], ["g0i1.0", "x", "y"], r"'item_id': 3 of 3 rows .* not in the bundle's item table"),
+            ([" u1", " u2", " u3"], ["g0i1", "g0i1", "g0i1"], r"'user_id': 3 of 3 .*' u1' here is 'u1' there"),
+        ],
+    )
+    def test_most_unknown_is_refused_before_anything_is_ranked(self, bundle, tmp_path, users, items, said):
+        pd.DataFrame({"user_id": users, "item_id": items, "score": 1.0}).to_csv(tmp_path / "c.csv", index=False)
+        with pytest.raises(DataError, match=said):
+            offline(bundle, tmp_path, "c.csv").run()
+        assert not (tmp_path / "out" / "ranking").exists()

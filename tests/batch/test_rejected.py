@@ -72,7 +72,9 @@ def test_lines_of_a_csv_that_are_no_rows_are_kept(bundle, tmp_path):
 
 
 def test_a_table_without_one_good_row(bundle, folder):
-    write(pd.DataFrame({"user_id": [None, None], "item_id": ["a", "b"], "score": [1.0, 1.0]}), folder / "c.parquet")
+    write(
+        pd.DataFrame({"user_id": [None, None], "item_id": ["g0i0", "g0i1"], "score": [1.0, 1.0]}), folder / "c.parquet"
+    )
     summary = offline(bundle, folder, "c.parquet").run()
     assert (summary["ranked"], summary["rejected_rows"], summary["users"], summary["served"]) == (0, 2, 0, [])
     assert ranking(folder).empty
@@ -80,7 +82,9 @@ def test_a_table_without_one_good_row(bundle, folder):
 
 ids = st.sampled_from(["a", "b", "c", None])
 numbers = st.sampled_from([0.0, 1.0, 2.0, float("nan"), float("inf"), None])
-rows = st.lists(st.tuples(ids, st.sampled_from(["g0i0", "g1i1", "", None]), numbers, numbers), min_size=1, max_size=30)
+rows = st.lists(
+    st.tuples(ids, st.sampled_from(["g0i0", "g1i1", "g2i2", None]), numbers, numbers), min_size=1, max_size=30
+)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

@@ -126,17 +126,17 @@ def test_csv_gives_what_parquet_gives(bundle, folder, candidates, suffix):
 
 
 def test_csv_ids_that_are_all_numbers_are_texts_where_the_bundles_are(bundle, tmp_path):
-    (tmp_path / "c.csv").write_text("user_id,item_id,score\n1,7,0.5\n1,x8,0.25\n2,7,0.5\n")
+    (tmp_path / "c.csv").write_text("user_id,item_id,score\n1,7,0.5\n1,g0i1,0.25\n2,g1i1,0.5\n")
     offline(bundle, tmp_path, "c.csv", order="first_stage").run()
     assert ranking(tmp_path)["user_id"].tolist() == ["1", "1", "2"]
-    assert ranking(tmp_path)["item_id"].tolist() == ["7", "x8", "7"]
+    assert ranking(tmp_path)["item_id"].tolist() == ["7", "g0i1", "g1i1"]
 
 
 def test_csv_ids_with_leading_zeros_stay_texts(bundle, tmp_path):
-    (tmp_path / "c.csv").write_text("user_id,item_id,score\n007,7,0.5\n7,07,0.25\n")
+    (tmp_path / "c.csv").write_text("user_id,item_id,score\n007,7,0.5\n7,07,0.25\n8,g0i1,1\n8,g1i1,0.5\n")
     offline(bundle, tmp_path, "c.csv", order="first_stage").run()
-    assert ranking(tmp_path)["user_id"].tolist() == ["007", "7"] and rejected(tmp_path).empty
-    assert ranking(tmp_path)["item_id"].tolist() == ["7", "07"]
+    assert ranking(tmp_path)["user_id"].tolist() == ["007", "7", "8", "8"] and rejected(tmp_path).empty
+    assert ranking(tmp_path)["item_id"].tolist() == ["7", "07", "g0i1", "g1i1"]
 
 
 def test_newer_histories_replace_those_of_the_bundle(bundle, folder, candidates):
@@ -215,10 +215,10 @@ def test_a_run_whose_rankings_would_be_read_as_candidates_is_refused(bundle, tmp
 
 def test_a_quote_that_would_swallow_rows_costs_its_own_line(bundle, tmp_path):
     """Once: 2 of 4 rows, no user 259, exit 0."""
-    rows = 'user_id,item_id,score,title\n817,333,0.9,A\n817,742,0.8,"B\n259,255,0.9,C\n259,286,0.8,D\n'
+    rows = 'user_id,item_id,score,title\n817,g0i1,0.9,A\n817,g1i1,0.8,"B\n259,g0i1,0.9,C\n259,g1i1,0.8,D\n'
     (tmp_path / "in.csv").write_text(rows)
-    summary = offline(bundle, tmp_path, "in.csv", order="recall").run()
+    summary = offline(bundle, tmp_path, "in.csv", order="first_stage").run()
     assert (summary["rows"], summary["ranked"], summary["rejected_rows"]) == (4, 3, 1)
     assert ranking(tmp_path)["user_id"].tolist() == ["259", "259", "817"]
     found = rejected(tmp_path).iloc[0]
-    assert (found["row"], found["line_number"], found["line"]) == (1, 3, '817,742,0.8,"B')
+    assert (found["row"], found["line_number"], found["line"]) == (1, 3, '817,g1i1,0.8,"B')

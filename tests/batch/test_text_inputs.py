@@ -80,9 +80,9 @@ def test_every_form_of_a_table_is_taken_by_both_ways(bundle, tmp_path, name):
     written(tmp_path / name)
     whole = read_table(tmp_path / name, known={"user_id": ["u1"], "item_id": ["g0i1"]})
     assert list(whole.itertuples(index=False, name=None)) == ROWS
-    assert offline(bundle, tmp_path, name, order="recall").run()["ranked"] == 3
+    assert offline(bundle, tmp_path, name, order="first_stage").run()["ranked"] == 3
     found = ranking(tmp_path)
-    assert set(found[[*KEY, "recall_score"]].itertuples(index=False, name=None)) == set(ROWS)
+    assert set(found[[*KEY, "first_stage_score"]].itertuples(index=False, name=None)) == set(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_json_lines_that_are_no_objects_are_rejected_with_their_line(bundle, tmp
     path.write_text('{"user_id": 1, "item_id": "g0i1", "score": 1}\n\n[1]\n{"user_id": 2, "item_id": "g1i1"\n')
     with pytest.raises(DataError, match=r"line 3: the line is no JSON object: '\[1\]' \(and 1 more"):
         read_table(path)
-    summary = offline(bundle, tmp_path, "t.jsonl", order="recall").run()
+    summary = offline(bundle, tmp_path, "t.jsonl", order="first_stage").run()
     assert (summary["ranked"], summary["rejected"]) == (1, {"the line is no JSON object": 2})
 
 
@@ -131,7 +131,7 @@ def test_ids_that_pandas_wrote_as_decimals_are_healed_in_both_ways(bundle, tmp_p
     read = read_table(tmp_path / "t.csv", known={"user_id": known})
     assert str(read["user_id"].iloc[0]).removesuffix(".0") == "196"
     assert "with a decimal point, such as '196.0'" in caplog.text
-    offline(bundle, tmp_path, "t.csv", order="recall").run()  # the bundle's users are texts
+    offline(bundle, tmp_path, "t.csv", order="first_stage").run()  # the bundle's users are texts
     assert ranking(tmp_path)["user_id"].tolist() == ["196"]
 
 

@@ -81,9 +81,12 @@ def test_ids_come_back_from_a_csv_as_they_are_known(
     assert read["item_id"].tolist() == known  # nothing is known of these
 
 
-def test_what_parquet_says_of_its_ids_stays(tmp_path: Path) -> None:
+def test_numbers_of_parquet_are_texts_only_where_they_are_known_as_such(tmp_path: Path) -> None:
+    """`reranker recall` knows no item table, and wrote numbers where it has texts."""
     write_table(pd.DataFrame({"user_id": [1], "item_id": [7]}), tmp_path / "t.parquet")
-    assert read_table(tmp_path / "t.parquet", known={"item_id": ["7"]})["item_id"].tolist() == [7]
+    assert read_table(tmp_path / "t.parquet", known={"item_id": ["7", "X1"]})["item_id"].tolist() == ["7"]
+    assert read_table(tmp_path / "t.parquet", known={"item_id": ["8"]})["item_id"].tolist() == [7]
+    assert read_table(tmp_path / "t.parquet", known={"item_id": [7, "X1"]})["item_id"].tolist() == [7]
 
 
 @pytest.mark.parametrize(

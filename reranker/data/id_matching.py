@@ -1,0 +1,126 @@
+"""Ids of two tables that should be the same: how many are not, and whether they are only written otherwise."""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable
+
+import pandas as pd
+
+from reranker.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MOST = 0.5
+"""More than this share of unknown ids is a mistake and no news."""
+
+_LOOKED_AT = 1000
+_SHOWN = 3
+
+
+def _text(value: Hashable) -> str:
+    return str(value)
+
+
+def _without_point(value: Hashable) -> str:
+    return re.sub(r"\.0+$", "", str(value))
+
+
+def _without_zeros(value: Hashable) -> str:
+    return _without_point(value).lstrip("0") or "0"
+
+
+def _squeezed(value: Hashable) -> str:
+    return str(value).strip().casefold()
+
+
+_FORMS: tuple[tuple[Callable[[Hashable], str], str], ...] = (
+    (_text, "one is a number, the other a text; convert them with astype(str)"),
+    (
+        _without_point,
+        "pandas writes whole numbers with a decimal point where some are missing; read ids as texts (dtype=str), or "
+        "drop the missing ones and convert with astype(int)",
+    ),
+    (_without_zeros, "leading zeros were lost on one side; read ids as texts (dtype=str) where they begin"),
+    (_squeezed, "they differ in spaces or in upper and lower case"),
+)
+
+
+def require_most_known(known: Collection[Hashable], given: pd.Series, table: str, owner: str) -> int:
+    """Refuses a column of ids of which more than half the rows hold one that is not known.
+
+    Args:
+        known: ids that there are.
+        given: a column of ids; its name is told.
+        table: whose column it is.
+        owner: where the known ids stand, for instance "the item table".
+
+    Returns:
+        How many rows hold an id that is not known.
+
+    Raises:
+        DataError: most are unknown; it says so where they are only written otherwise.
+    """
+    unknown = given[~given.isin(pd.Series(list(known), dtype=object))]
+    if len(unknown) > MOST * len(given):
+        raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", owner))
+    return len(unknown)
+
+
+def most_unknown(
+    known: Collection[Hashable], examples: Iterable[Hashable], n_unknown: int, rows: int, table: str, owner: str
+) -> str:
+    """The words of an error about ids of which most are not known.
+
+    Args:
+        known: ids that there are.
+        examples: some that are not among them.
+        n_unknown: rows that hold such.
+        rows: all rows.
+        table: whose column it is.
+        owner: where the known ids stand.
+    """
+    some = list(dict.fromkeys(examples))[:_LOOKED_AT]
+    name = getattr(examples, "name", None) or "id"
+    hint = written_otherwise(known, some)
+    remedy = hint or (
+        f"Known are, for instance, {', '.join(map(repr, list(known)[:_SHOWN]))}. Give tables of the same catalogue, or "
+        f"leave these rows out"
+    )
+    return (
+        f"{table}, column {name!r}: {n_unknown} of {rows} rows hold an id that is not in {owner}, for instance "
+        f"{', '.join(map(repr, some[:_SHOWN]))}. {remedy}"
+    )
+
+
+def written_otherwise(known: Iterable[Hashable], unknown: Collection[Hashable]) -> str | None:
+    """How most of the unknown ids are written among the known ones; None where they are not.
+
+    Args:
+        known: ids that there are.
+        unknown: some that are not among them.
+    """
+    known = list(known)
+    for form, reason in _FORMS:
+        there = {form(one): one for one in known}
+        found = [(one, there[form(one)]) for one in unknown if form(one) in there]
+        if len(found) > MOST * len(unknown):
+            mine, theirs = found[0]
+            return f"Written otherwise they are known: {mine!r} here is {theirs!r} there ({reason})"
+    return None
+
+
+def of_known_kind(given: pd.Series, known: Collection[Hashable], where: str) -> pd.Series:
+    """Whole numbers as texts, where the ids known are texts and some of the numbers are among them; else as they are.
+
+    Args:
+        given: a column of ids.
+        known: ids that there are, none of them a number.
+        where: the table, for the log.
+    """
+    if not pd.api.types.is_integer_dtype(given):
+        return given
+    texts = given.astype(str)
+    if not texts.isin(list(known)).any():
+        return given
+    logger.warning("%s: the numbers in column %r are read as texts, as these ids are elsewhere", where, given.name)
+    return texts
