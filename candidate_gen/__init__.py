@@ -6,8 +6,16 @@ from candidate_gen.item_knn import ItemKNNGenerator
 from candidate_gen.popularity import PopularityGenerator
 from candidate_gen.reciprocal_rank import ReciprocalRankFusion
 from candidate_gen.registry import can_load, load_generator, register_generator
+from candidate_gen.text import TextGenerator
 
-for _stage_class in (ALSGenerator, ReciprocalRankFusion, CoVisitGenerator, ItemKNNGenerator, PopularityGenerator):
+for _stage_class in (
+    ALSGenerator,
+    ReciprocalRankFusion,
+    CoVisitGenerator,
+    ItemKNNGenerator,
+    PopularityGenerator,
+    TextGenerator,
+):
     register_generator(_stage_class)
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "ItemKNNGenerator",
     "PopularityGenerator",
     "ReciprocalRankFusion",
+    "TextGenerator",
     "can_load",
     "load_generator",
     "register_generator",

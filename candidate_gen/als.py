@@ -86,6 +86,11 @@ class ALSGenerator(ScoringGenerator):
         """
         return _rows_or_zeros(self._item_factors, lookup(self._require_fitted().item_columns, item_ids))
 
+    @property
+    def item_factors_by_column(self) -> NDArray[np.float32]:
+        """(items, factors) in the order of `item_ids`."""
+        return self._item_factors
+
     def _fit(self, fitted: InteractionMatrix) -> None:
         with implicit_library() as implicit:
             model = implicit.cpu.als.AlternatingLeastSquares(

@@ -86,15 +86,12 @@ class ScoringGenerator(ABC):
             for position in unknown:
                 columns[position], scores[position] = popular, fitted.popularity[popular].astype(np.float32)
         known = np.flatnonzero(rows >= 0)
-        block = max(1, _SCORES_PER_BLOCK // len(fitted.item_ids))
+        block = self._users_per_block(fitted)
         for start in range(0, len(known), block):
             positions = known[start : start + block]
-            block_scores = self._score(fitted, rows[positions])
-            if exclude_seen:
-                block_scores[fitted.seen[rows[positions]].nonzero()] = -np.inf
-            for position, user_scores in zip(positions, block_scores, strict=True):
-                columns[position] = top_n(user_scores, n)
-                scores[position] = user_scores[columns[position]]
+            best = self._best(fitted, rows[positions], n, exclude_seen)
+            for position, (best_columns, best_scores) in zip(positions, best, strict=True):
+                columns[position], scores[position] = best_columns, best_scores
         return candidates_table(users, columns, scores, fitted, fallback_users=len(unknown))
 
     def save(self, directory: Path) -> None:
@@ -150,6 +147,27 @@ class ScoringGenerator(ABC):
     @abstractmethod
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:
         """(len(rows), items) scores, a fresh array that the caller may overwrite."""
+
+    def _best(
+        self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
+    ) -> list[tuple[IntArray, NDArray[np.float32]]]:
+        """Per row: columns of the n best items and their scores, best first, ties by column."""
+        scores = self._unseen_scores(fitted, rows, exclude_seen)
+        tops = [top_n(user_scores, n) for user_scores in scores]
+        return [(top, user_scores[top]) for top, user_scores in zip(tops, scores, strict=True)]
+
+    def _unseen_scores(
+        self, fitted: InteractionMatrix, rows: IntArray, exclude_seen: bool = True
+    ) -> NDArray[np.float32]:
+        """(len(rows), items) scores, -inf where the user has seen the item."""
+        scores = self._score(fitted, rows)
+        if exclude_seen:
+            scores[fitted.seen[rows].nonzero()] = -np.inf
+        return scores
+
+    def _users_per_block(self, fitted: InteractionMatrix) -> int:
+        """Users that are handed to `_best` at once."""
+        return max(1, _SCORES_PER_BLOCK // len(fitted.item_ids))
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
         """The stage's own state, to be saved."""

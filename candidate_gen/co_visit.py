@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from candidate_gen.backend import require_at_least
 from candidate_gen.base import ScoringGenerator
-from candidate_gen.matrix import InteractionMatrix, lookup
-from reranker.data.schema import ITEM, TIMESTAMP, USER, validate_interactions
+from candidate_gen.matrix import InteractionMatrix, newest_weights
+from reranker.data.schema import validate_interactions
 from reranker.errors import ConfigError
 from reranker.types import IntArray
 
@@ -60,30 +60,43 @@ class CoVisitGenerator(ScoringGenerator):
         table = validate_interactions(interactions)
         fitted = InteractionMatrix.from_table(table)
         self._fit(fitted)
-        self._recency = self._newest(table, fitted)
+        self._recency = newest_weights(table, fitted, self.history, self.decay)
         self._fitted = fitted
         return self
 
     def _fit(self, fitted: InteractionMatrix) -> None:
         self._cosines = _co_visit_cosines(fitted.seen, self.neighbours)
 
-    def _newest(self, table: pd.DataFrame, fitted: InteractionMatrix) -> sp.csr_matrix:
-        """(users, items) float32 CSR of decay^age for each user's newest distinct items."""
-        if TIMESTAMP not in table:
-            return fitted.seen
-        ordered = table.sort_values(TIMESTAMP, kind="stable")
-        positions = pd.DataFrame(
-            {"row": lookup(fitted.user_rows, ordered[USER]), "column": lookup(fitted.item_columns, ordered[ITEM])}
-        )
-        last = positions.drop_duplicates(keep="last")
-        age = last.groupby("row", sort=False).cumcount(ascending=False).to_numpy()
-        newest = last[age < self.history]
-        weights = np.power(self.decay, age[age < self.history]).astype(np.float32)
-        return sp.csr_matrix((weights, (newest["row"], newest["column"])), shape=fitted.seen.shape)
-
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = (self._recency[rows] @ self._cosines).toarray()
         return scores
+
+    def _best(
+        self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
+    ) -> list[tuple[IntArray, NDArray[np.float32]]]:
+        """From the co-visited items alone, which are few of a big catalogue; the most popular of the others follow."""
+        scored = sp.csr_matrix(self._recency[rows] @ self._cosines)
+        best = []
+        for place, row in enumerate(rows):
+            cells = slice(scored.indptr[place], scored.indptr[place + 1])
+            columns, scores = scored.indices[cells].astype(np.int64), scored.data[cells]
+            seen = fitted.seen.indices[fitted.seen.indptr[row] : fitted.seen.indptr[row + 1]]
+            if exclude_seen:
+                unseen = ~np.isin(columns, seen)
+                columns, scores = columns[unseen], scores[unseen]
+            order = np.lexsort((columns, -scores))[:n]
+            taken = np.concatenate([columns, seen]) if exclude_seen else columns
+            columns, scores = columns[order], scores[order]
+            if len(columns) < n:
+                popular = np.arange(min(n + len(taken), len(fitted.item_ids)))
+                others = popular[~np.isin(popular, taken)][: n - len(columns)]
+                columns = np.concatenate([columns, others])
+                scores = np.concatenate([scores, np.zeros(len(others), dtype=np.float32)])
+            best.append((columns, scores))
+        return best
+
+    def _users_per_block(self, fitted: InteractionMatrix) -> int:
+        return 1024
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
         named = {"cosine": self._cosines, "recency": self._recency}

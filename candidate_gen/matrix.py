@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from reranker.data.schema import ITEM, USER, WEIGHT, validate_interactions
+from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, validate_interactions
 from reranker.types import IntArray, ItemId, UserId
 from reranker.utils.id_json import plain_id
 
@@ -74,6 +74,43 @@ class InteractionMatrix:
         """(users, items) float32 CSR of ones: `matrix` without its weights."""
         ones = np.ones_like(self.matrix.data)
         return sp.csr_matrix((ones, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape)
+
+    def with_items(self, item_ids: Sequence[ItemId]) -> "InteractionMatrix":
+        """The same with further items that nobody chose, behind the others."""
+        return InteractionMatrix(
+            user_ids=self.user_ids,
+            item_ids=[*self.item_ids, *item_ids],
+            matrix=widened(self.matrix, len(self.item_ids) + len(item_ids)),
+            popularity=np.concatenate([self.popularity, np.zeros(len(item_ids))]),
+        )
+
+
+def newest_weights(table: pd.DataFrame, fitted: InteractionMatrix, history: int, decay: float) -> sp.csr_matrix:
+    """(users, items) float32 CSR of decay^age for each user's `history` newest distinct items, the newest of age 0.
+
+    An item chosen several times stands where it was chosen last. Without timestamps nothing is newest: then all of a
+    user's items count, each with weight 1.
+
+    Args:
+        table: a validated interactions table, of which `fitted` was made.
+    """
+    if TIMESTAMP not in table:
+        return fitted.seen
+    ordered = table.sort_values(TIMESTAMP, kind="stable")
+    positions = pd.DataFrame(
+        {"row": lookup(fitted.user_rows, ordered[USER]), "column": lookup(fitted.item_columns, ordered[ITEM])}
+    )
+    last = positions.drop_duplicates(keep="last")
+    age = last.groupby("row", sort=False).cumcount(ascending=False).to_numpy()
+    newest = last[age < history]
+    weights = np.power(decay, age[age < history]).astype(np.float32)
+    return sp.csr_matrix((weights, (newest["row"], newest["column"])), shape=fitted.seen.shape)
+
+
+def widened(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
+    """The same cells in a matrix of so many columns."""
+    cells = (matrix.data, matrix.indices, matrix.indptr)
+    return sp.csr_matrix(cells, shape=(matrix.shape[0], columns))
 
 
 def lookup(positions: dict[Any, int], ids: Iterable[object]) -> IntArray:
