@@ -14,7 +14,7 @@ from tests.pipeline import toys
 
 
 def factories(domain):
-    return Suite(RerankerConfig(), lambda: None).factories(("recall", "baseline"))
+    return Suite(RerankerConfig(), lambda: None).factories(("first_stage", "baseline"))
 
 
 def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_a_table_without_what_it_compares_with_is_refused(tmp_path):
 def test_an_unknown_scorer_is_refused(tmp_path):
     app = typer.Typer()
     app.command()(benchmark.main)
-    with pytest.raises(ConfigError, match="--scorer gold: there are features, lexical, llm"):
+    with pytest.raises(ConfigError, match="--scorer gold: there are baseline, lexical, llm"):
         typer.testing.CliRunner().invoke(
             app, ["--table", "candidates", "--scorer", "gold", "--out", str(tmp_path)], catch_exceptions=False
         )
