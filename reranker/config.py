@@ -37,6 +37,9 @@ class RerankerConfig(SettingsModel):
             are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
         dtype: "bfloat16", "float32" (the reference) or "auto": bfloat16 where the machine computes in it.
         scoring: the read-out. `Reranker.from_pretrained` sets it by `default_read_out`.
+        layer: hidden states are read after so many of the model's layers, and the others are not computed; 0 for the
+            last. None takes what is as good as the last for the base model (`reranker.hub.states_layer`), where the
+            engine can stop there.
         permutations: shuffles averaged by the listwise read-out.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         references: histories of random items; by "likelihood" a title has to be likelier behind the user's history than
@@ -57,6 +60,7 @@ class RerankerConfig(SettingsModel):
     engine_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     scoring: ReadOut = "likelihood"
+    layer: int | None = Field(default=None, ge=0)
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
     references: int = Field(default=8, ge=0)
@@ -101,7 +105,7 @@ class RerankerConfig(SettingsModel):
         Raises:
             ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
         """
-        names = {"scoring", "permutations", "references", "soft_tokens", "prompt"}
+        names = {"scoring", "layer", "permutations", "references", "soft_tokens", "prompt"}
         mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
         for name, value in mine.items():
             if value != theirs[name]:

@@ -111,6 +111,26 @@ class ReadsStates(Protocol):
         of the candidate follow; zeros where nothing is scored."""
 
 
+class StopsAtLayer(ReadsStates, Protocol):
+    """An engine that can leave the upper layers out where only hidden states are asked for: see `n_layers`."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the model has; 0 where the engine shows the states of the last one only."""
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
+        """As `ReadsStates.span_states`, of the first `layer` layers and the last norm; None computes all layers.
+
+        Raises:
+            EngineError: the model has no such layer.
+        """
+
+
+def n_layers(engine: Engine) -> int:
+    """Layers after which the engine can stop; 0 where it shows the states of the last one only."""
+    return int(getattr(engine, "n_layers", 0))
+
+
 @runtime_checkable
 class RunsApart(Protocol):
     """An engine whose model runs in a process of its own."""

@@ -25,4 +25,6 @@ def add_items(
     table = read_table(items, known={ITEM: reranker.item_ids})
     new = reranker.add_items(table)
     reranker.save(out or bundle)
+    if (texts := reranker.reader.texts_read) is not None and texts.directory is not None:
+        typer.echo(texts.summary())
     typer.echo(f"{new} items added, {len(table) - new} given new texts: saved {out or bundle}")

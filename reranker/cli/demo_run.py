@@ -71,7 +71,13 @@ def _as_served(reranker: Reranker, lists: CandidateLists, scores: pd.DataFrame) 
 
 
 def run_demo(
-    out: Path, echo: Echo, *, users: int = 500, fit_users: int | None = None, progress: bool = True, **settings: Any
+    out: Path,
+    echo: Echo,
+    *,
+    users: int = 500,
+    fit_users: int | None = None,
+    progress: bool | None = None,
+    **settings: Any,
 ) -> DemoResult:
     """Fits on ml-100k without each user's last film, then ranks that film among ALS's top 50.
 
@@ -83,7 +89,7 @@ def run_demo(
         echo: takes each line of the report.
         users: test users, drawn at random; the statistics learn from all.
         fit_users: lists that the LLM scores for fitting the fusion head, at most; by default all.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr; None does on a terminal and in a notebook.
         settings: fields of `RerankerConfig`.
     """
     require_trec()
@@ -173,6 +179,8 @@ def _report(result: DemoResult, reranker: Reranker, lists: CandidateLists) -> It
             interval = _difference(per_user, other, metric)
             share = interval.mean / max(per_user[other][metric].mean(), 1e-12)
             yield f"{name:32s}{title:8s} {interval}  ({share:+.1%})"
+    if (texts := reranker.reader.texts_read) is not None:
+        yield f"\n{texts.summary()}"
     if reranker.fusion_model is not None:
         yield f"\n{reranker.fusion_model.guard.summary()}"
         yield "what the fusion weighs most:"

@@ -93,6 +93,7 @@ def fit(
     if chosen_scorer == LEXICAL:
         settings |= {"engine": LEXICAL, "scoring": "embedding"}
     reranker = Reranker.from_pretrained(prompt if chosen_scorer != LEXICAL else "untrained", **settings)
+    asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
     if candidates is not None or held_out is not None:
@@ -100,20 +101,22 @@ def fit(
             raise ConfigError("your own first stage needs both --candidates and --held-out")
         served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
         if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, candidates=served, held_out=chosen, progress=True)
+            reranker = climb(reranker, data, candidates=served, held_out=chosen)
         else:
-            reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors, progress=True)
+            reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
     else:
         generator = ALSGenerator(seed=reranker.config.seed).fit(data.interactions)
         if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, generator, progress=True)
+            reranker = climb(reranker, data, generator)
         else:
-            reranker.fit(data, generator, item_vectors=vectors, progress=True)
+            reranker.fit(data, generator, item_vectors=vectors)
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
         typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
     reranker.save(out)
     assert reranker.fusion_model is not None
+    if chosen_scorer != LEXICAL and (texts := asked.reader.texts_read) is not None:
+        typer.echo(texts.summary())
     if reranker.ladder is not None:
         typer.echo(reranker.ladder.summary())
     typer.echo(f"{reranker.fusion_model.guard.summary()}")

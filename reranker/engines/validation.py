@@ -72,6 +72,22 @@ def check_token_ids(token_ids: Sequence[int], model: ModelInfo) -> None:
     _check_sequence(TokenSequence.from_tokens(token_ids), model, "embed_tokens")
 
 
+def check_layer(layer: int | None, n_layers: int, engine: str) -> None:
+    """Refuses a layer that the engine cannot stop at.
+
+    Args:
+        layer: how many layers are to be computed; None for all.
+        n_layers: what the engine says it has; 0 where it shows the last one only.
+        engine: its name.
+
+    Raises:
+        EngineError: a layer the model does not have, or any where there is no choice.
+    """
+    if layer is not None and not 1 <= layer <= n_layers:
+        has = f"layers 1 to {n_layers}" if n_layers else "the last layer only"
+        raise EngineError(f"engine {engine!r} shows the states of {has}, not of layer {layer}")
+
+
 def _check_sequence(sequence: TokenSequence, model: ModelInfo, where: str) -> None:
     token_ids = sequence.token_ids
     if not sequence.is_plain:

@@ -1,12 +1,13 @@
 """Engines around an engine: one counts what is read, one puts a sentence encoder in the LM's place."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
-from reranker.protocols import Engine, ReadsStates
+from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.types import ModelInfo, ScoringRequest, SpanScores
 
 
@@ -18,6 +19,7 @@ class WrappedEngine:
         self.name = engine.name
         self.model: ModelInfo = engine.model
         self.tokenizer = engine.tokenizer
+        self.arithmetic = getattr(engine, "arithmetic", "")
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self.engine.embed_tokens(token_ids)
@@ -30,11 +32,18 @@ class WrappedEngine:
     ) -> list[NDArray[np.float64]]:
         return self.engine.label_log_probs(requests, label_token_ids)
 
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+    @property
+    def n_layers(self) -> int:
+        """Layers after which the engine can stop."""
+        return n_layers(self.engine)
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
         """The engine's own, where it shows its states; `ConfigError` otherwise."""
         if not isinstance(self.engine, ReadsStates):
             raise ConfigError(f"the engine {self.name!r} gives no hidden states")
-        return self.engine.span_states(requests)
+        if layer is None:
+            return self.engine.span_states(requests)
+        return cast(StopsAtLayer, self.engine).span_states(requests, layer)
 
     @property
     def packed_lm(self) -> object:
@@ -62,8 +71,8 @@ class CountingEngine(WrappedEngine):
         self._count(requests)
         return super().label_log_probs(requests, label_token_ids)
 
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        states = super().span_states(requests)
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
+        states = super().span_states(requests, layer)
         self._count(requests)
         return states
 
@@ -83,9 +92,15 @@ class SentenceEngine(WrappedEngine):
     def __init__(self, engine: Engine, embed: Callable[[Sequence[str]], NDArray[np.float32]]) -> None:
         super().__init__(engine)
         self.name = f"{engine.name}+sentences"
+        self.arithmetic = ""  # the engine's states are not these
         self._embed = embed
 
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+    @property
+    def n_layers(self) -> int:
+        """None of the encoder's are shown."""
+        return 0
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
         """Per request: (n_candidates, dim) embeddings of the candidates' texts."""
         decode = self.tokenizer.decode
         return [

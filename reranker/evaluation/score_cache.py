@@ -1,6 +1,7 @@
 """What the model says of candidate lists, read once and kept: in memory, and on disk for later runs."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,11 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, UserId, UserState
 from reranker.utils.atomic_io import whole_file
 
+logger = logging.getLogger(__name__)
+
 Components = NDArray[np.float64]
 
-_LAYOUT = 5  # of the components: readings that were kept under another mean something else
+_LAYOUT = 6  # of the components: readings that were kept under another mean something else
 
 
 def _texts_of(templates: Path | None) -> str:
@@ -223,8 +226,15 @@ class ScoreCache:
                 states.save(temporary)
 
     def _read(self, lists: CandidateLists) -> _Reading:
-        tokens_before, started = self._engine.tokens, time.perf_counter()
         reader = self.reader(lists.fold.domain)
+        with reader.reading_catalog(self.progress):
+            reading = self._read_with(reader, lists)
+        if reader.texts_read and reader.texts_read.directory:
+            logger.info("domain %r: %s", lists.fold.domain, reader.texts_read.summary())
+        return reading
+
+    def _read_with(self, reader: LLMScorer, lists: CandidateLists) -> _Reading:
+        tokens_before, started = self._engine.tokens, time.perf_counter()
         catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])
         reader.refer_to(reference_histories(items, self.config.references, self.config.seed))

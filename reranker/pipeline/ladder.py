@@ -31,7 +31,7 @@ def climb(
     *,
     candidates: pd.DataFrame | None = None,
     held_out: pd.DataFrame | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Reranker:
     """Fits words and the LM on the same windows; returns the one to serve, with `ladder` set.
 
@@ -44,7 +44,7 @@ def climb(
         generator: a fitted candidate generator; or `candidates` and `held_out`, as for `Reranker.fit`.
         candidates: lists served at one moment.
         held_out: interactions after that moment.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr; None does on a terminal and in a notebook.
 
     Raises:
         DataError: a table is wrong, or there is nothing to learn from.

@@ -1,23 +1,23 @@
 """The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from reranker.config import RerankerConfig
 from reranker.data.catalog import LONGEST_HISTORY, Catalog
 from reranker.data.schema import ITEM, USER
 from reranker.engines import load_engine
 from reranker.errors import BundleError, ConfigError
-from reranker.hub import resolve_model
+from reranker.hub import resolve_model, states_layer
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
-from reranker.protocols import Engine, RunsApart
+from reranker.protocols import Engine, RunsApart, n_layers
 from reranker.scoring import (
     CombinedScoring,
     EmbeddingScoring,
@@ -28,12 +28,15 @@ from reranker.scoring import (
     PriorStore,
     Scoring,
     ScoringList,
+    StateCache,
     StateStore,
+    TextsRead,
 )
 from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, ItemTokens, history_features
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo, TokenSequence, UserId, UserState
+from reranker.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from reranker.engines.torch.packed_lm import PackedLM
@@ -116,7 +119,7 @@ class LLMScorer:
         self.priors = PriorStore() if priors is None else priors
         self.contexts = contexts
         self.item_tokens = item_tokens
-        self.hidden_states = StateStore() if hidden_states is None else hidden_states
+        self._hidden_states = hidden_states
         self._references: Sequence[Sequence[Mapping[str, object]]] = ()
         self._engine = LazyEngine(config, engine)
         self._owns_engine = True
@@ -202,6 +205,30 @@ class LLMScorer:
             if self._scoring is None:
                 self._scoring = self._build_scoring()
             return self._scoring
+
+    @property
+    def hidden_states(self) -> StateStore:
+        """Kept hidden states of texts, and the spaces they are compared in; loads the engine where there are none yet,
+        for it decides which layer's are read."""
+        with self._loading:
+            if self._hidden_states is None:
+                self._hidden_states = StateStore(self._states_layer() if self.config.compares_states else None)
+            return self._hidden_states
+
+    def _states_layer(self) -> int | None:
+        """What `config.layer` says, or the base model's default where the engine can stop there; None for the last.
+
+        Raises:
+            ConfigError: the engine cannot stop at the layer that was asked for.
+        """
+        asked, known = self.config.layer, n_layers(self.engine)
+        if asked is None:
+            usual = states_layer(self.config.model)
+            return usual if usual and usual < known else None
+        if asked > known:
+            has = f"has {known} layers" if known else "shows the states of the last layer only"
+            raise ConfigError(f"layer={asked}: the engine {self.engine.name!r} {has}; layer=0 takes the last one's")
+        return None if asked in (0, known) else asked
 
     @property
     def of_texts(self) -> "LLMScorer":
@@ -330,6 +357,26 @@ class LLMScorer:
         with self._loading:
             self._references, self._renderer, self._scoring = histories, None, None
 
+    @contextmanager
+    def reading_catalog(self, progress: bool | None = None) -> Iterator[None]:
+        """Texts that are read inside are a catalogue's: their states are kept in the user's cache, which `fit`,
+        `evaluate`, `demo` and `add-items` share; `texts_read` says what was there.
+
+        Args:
+            progress: show a progress bar on stderr; None does on a terminal and in a notebook.
+        """
+        if not self.config.compares_states:
+            yield
+            return
+        cache = StateCache.of_user() if StateCache.takes(self.engine) else None
+        with self.hidden_states.reading(cache, progress):
+            yield
+
+    @property
+    def texts_read(self) -> TextsRead | None:
+        """How many texts the model read in the last `reading_catalog`; None where it compares no states."""
+        return None if self._hidden_states is None else self._hidden_states.texts_read
+
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Shows the catalogue to a read-out that has to know it before it scores."""
         if self.config.compares_states and items:
@@ -387,11 +434,11 @@ class LLMScorer:
             )
         return lists
 
-    def components(self, lists: Sequence[ScoringList], progress: bool = False) -> list[NDArray[np.float64]]:
+    def components(self, lists: Sequence[ScoringList], progress: bool | None = False) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates, n_components), of `read`."""
         return [one.components for one in self.read(lists, progress)]
 
-    def read(self, lists: Sequence[ScoringList], progress: bool = False) -> list[ListScores]:
+    def read(self, lists: Sequence[ScoringList], progress: bool | None = False) -> list[ListScores]:
         """What the model says of each list, and the tokens it read for that.
 
         Lists with histories of like length go to the engine together, so that its batches need little padding.
@@ -403,7 +450,7 @@ class LLMScorer:
             self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
         readings: dict[int, ListScores] = {}
-        with tqdm(total=len(lists), unit="user", desc=self.scoring.name, disable=not progress) as bar:
+        with progress_bar(len(lists), "user", self.scoring.name, progress) as bar:
             for start in range(0, len(lists), LISTS_PER_CALL):
                 part = by_length[start : start + LISTS_PER_CALL]
                 readings.update(zip(part, self.scoring.read([lists[number] for number in part]), strict=True))

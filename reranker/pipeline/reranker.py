@@ -123,7 +123,7 @@ class Reranker:
         candidates: pd.DataFrame | None = None,
         held_out: pd.DataFrame | None = None,
         item_vectors: pd.DataFrame | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> "Reranker":
         """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
 
@@ -139,7 +139,7 @@ class Reranker:
             held_out: interactions after that moment.
             item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
                 on such vectors; tokens over the collaborative space find theirs by themselves.
-            progress: show a progress bar on stderr.
+            progress: show progress bars on stderr; None does on a terminal and in a notebook.
 
         Returns:
             self.
@@ -159,7 +159,7 @@ class Reranker:
         generator: CandidateGenerator | None = None,
         *,
         item_vectors: pd.DataFrame | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> "Reranker":
         """`fit` on windows that are made already, as `windows_of` makes them: several Rerankers can share them.
 
@@ -175,17 +175,18 @@ class Reranker:
         self.generator = generator
         self._data = DomainData.build(data, generator, config.references, config.seed)
         self.reader.refer_to(self._data.reference_histories)
-        self.reader.learn_items(self._data.catalog.items(self.item_ids))
         choices = Choices.joined([fold.choices for fold in folds])
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
-        components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
-        self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
+        with self.reader.reading_catalog(progress):
+            self.reader.learn_items(self._data.catalog.items(self.item_ids))
+            components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
+            self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         self.fusion_model = FusionModel.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
         return self
 
-    def add_items(self, items: pd.DataFrame) -> int:
+    def add_items(self, items: pd.DataFrame, progress: bool | None = None) -> int:
         """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
 
         Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
@@ -193,6 +194,7 @@ class Reranker:
 
         Args:
             items: `item_id`, `title` and the further columns of the items table.
+            progress: as in `fit`.
 
         Returns:
             How many are new.
@@ -202,7 +204,8 @@ class Reranker:
         """
         before, items = self._require_data(), validate_items(items)
         after = before.with_items(items)
-        self.reader.keep_items(after.catalog.items(items[ITEM]))
+        with self.reader.reading_catalog(progress):
+            self.reader.keep_items(after.catalog.items(items[ITEM]))
         self._data = after  # if reading fails, nothing has changed
         return len(after.items) - len(before.items)
 
@@ -478,7 +481,7 @@ class Reranker:
         *,
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
-        progress: bool = False,
+        progress: bool | None = False,
     ) -> pd.DataFrame:
         """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
 

@@ -7,7 +7,9 @@ from reranker.scoring.embedding import EmbeddingScoring
 from reranker.scoring.labels import LabelScoring
 from reranker.scoring.likelihood import LikelihoodScoring
 from reranker.scoring.listwise import ListwiseScoring
-from reranker.scoring.text_spaces import EmbeddingSpace, StateStore
+from reranker.scoring.state_cache import StateCache, TextsRead
+from reranker.scoring.state_store import StateStore
+from reranker.scoring.text_spaces import EmbeddingSpace
 
 __all__ = [
     "CombinedScoring",
@@ -20,6 +22,8 @@ __all__ = [
     "PriorStore",
     "Scoring",
     "ScoringList",
+    "StateCache",
     "StateStore",
+    "TextsRead",
     "reference_histories",
 ]

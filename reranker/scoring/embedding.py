@@ -18,7 +18,8 @@ from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.base import ListScores, Scoring, ScoringList
-from reranker.scoring.text_spaces import CFProjection, PopularityProjection, StateStore, Vectors
+from reranker.scoring.state_store import StateStore
+from reranker.scoring.text_spaces import CFProjection, PopularityProjection, Vectors
 from reranker.types import IntArray
 
 NEWEST = 20

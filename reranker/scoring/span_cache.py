@@ -19,6 +19,9 @@ Value = TypeVar("Value")
 Key = tuple[str, str]
 """Hash of model weights and prompt, hash of the span."""
 
+Missing = dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]]
+"""Hash of the prompt -> its tokens, and hash of a span -> the span."""
+
 
 class SpanStore(ABC, Generic[Value]):
     """Values of spans, keyed by content.
@@ -50,8 +53,8 @@ class SpanStore(ABC, Generic[Value]):
         if not self._computing:
             self._drop_oldest()
         keyed: list[list[Key]] = []
-        missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]] = {}
-        model = (engine.model.sha256 or engine.model.model_id).encode()
+        missing: Missing = {}
+        model = self._model_key(engine)
         # The same prefixes stand before many lists, and the same lists behind many prefixes.
         prefixes = {id(prefix): prefix for prefix, _ in prompts}
         prompt_names = {place: _digest([model, *_content(prefix)]) for place, prefix in prefixes.items()}
@@ -67,6 +70,9 @@ class SpanStore(ABC, Generic[Value]):
         self._compute(engine, missing)
         return keyed
 
+    def _model_key(self, engine: Engine) -> bytes:
+        return (engine.model.sha256 or engine.model.model_id).encode()
+
     def _drop_oldest(self) -> None:
         for key in list(islice(self._values, max(0, len(self._values) - MOST))):
             self._drop(key)
@@ -78,7 +84,7 @@ class SpanStore(ABC, Generic[Value]):
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Value]]:
         """Per request: a value a candidate."""
 
-    def _compute(self, engine: Engine, missing: dict[str, tuple[TokenSequence, dict[str, CandidateSpan]]]) -> None:
+    def _compute(self, engine: Engine, missing: Missing) -> None:
         keys: list[list[Key]] = []
         requests: list[ScoringRequest] = []
         for prompt, (prefix, spans) in missing.items():

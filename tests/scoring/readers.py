@@ -1,13 +1,15 @@
 """Engines that answer like an instruction-tuned model would, and renderers that fit the byte tokenizer."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.scripted import ByteTokenizer, bigram_log_prob
+from reranker.engines.scripted import ByteTokenizer, ScriptedEngine, bigram_log_prob
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.types import IntArray
+from reranker.types import IntArray, ScoringRequest
 
 ONE_LETTER_LABELS = '{% extends "packaged/generic/en.j2" %}\n{% block labels %}{{ "y\\nn" }}{% endblock %}\n'
 
@@ -51,3 +53,22 @@ def labelled(text: str) -> dict[str, str]:
 def _familiarity(prefix: IntArray, text: str) -> float:
     span = np.array(ByteTokenizer().encode(text), dtype=np.int64)
     return float(bigram_log_prob(prefix, span)[1:].mean()) / 10.0
+
+
+class HashedEngine(ScriptedEngine):
+    """A scripted engine that says what its numbers rest on, and counts calls and texts whose states were asked for."""
+
+    def __init__(self, *, sha256: str = "5" * 64, arithmetic: str = "scripted", layers: int = 0) -> None:
+        super().__init__()
+        self.model = replace(self.model, sha256=sha256)
+        self.arithmetic = arithmetic
+        self.n_layers = layers
+        self.calls = 0
+        self.texts = 0
+        self.layers_read: set[int | None] = set()
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
+        self.calls += 1
+        self.texts += sum(len(request.candidates) for request in requests)
+        self.layers_read.add(layer)
+        return super().span_states(requests)

@@ -18,8 +18,9 @@ from reranker.engines.text_generation import draw, written
 from reranker.engines.torch.attention import Beginning
 from reranker.engines.torch.packed_lm import PackedLM
 from reranker.engines.torch.packing import PackedRow, batches, pack, split_common
-from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.validation import check_generation, check_labels, check_layer, check_requests, check_token_ids
 from reranker.errors import EngineError
+from reranker.hub import settings_sha256
 from reranker.types import (
     GenerationPiece,
     GenerationRequest,
@@ -81,6 +82,7 @@ class TorchEngine:
             vocab_size=config.vocab_size,
             max_length=config.max_position_embeddings,
         )
+        self.arithmetic = f"{self.name}|{self.dtype}|{settings_sha256(source.path)}"
         self._lm: PackedLM | None = PackedLM(lm, self.device, compiled=compiled)
         self._lock = Turns()
 
@@ -121,10 +123,16 @@ class TorchEngine:
             results[row.request][row.pair_candidates] = log_probs
         return results
 
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+    @property
+    def n_layers(self) -> int:
+        """Layers that states can be read after; 0 where the model shows those of the last one only."""
+        return self._loaded().n_layers
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
         check_requests(requests, self.model, targets_are_scored=False)
+        check_layer(layer, self.n_layers, self.name)
         results = [np.zeros((len(request.candidates), self.model.dim), dtype=np.float32) for request in requests]
-        for row, states in self._read(requests, lambda lm, rows, behind: lm.states(rows, behind)):
+        for row, states in self._read(requests, lambda lm, rows, behind: lm.states(rows, behind, layer)):
             np.add.at(results[row.request], row.pair_candidates, states[row.pair_reads])
         for request, sums in zip(requests, results, strict=True):
             counts = [len(candidate.sequence) - candidate.scored_from for candidate in request.candidates]

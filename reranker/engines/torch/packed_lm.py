@@ -1,5 +1,6 @@
 """Runs packed rows through a transformers causal LM and reads log-probabilities."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ class PackedLM:
         self._head = head_of(lm)
         self._device = device
         self._attention = _attention_of(lm)
+        self._layers = _layers_of(self._trunk, self._config.num_hidden_layers)
+        self._shortened: dict[int, Any] = {}
         if lm.config.model_type in TESTED:
             use_packed_attention(lm, opaque=compiled)
         else:
@@ -89,9 +92,22 @@ class PackedLM:
         values = self._head.log_probs(hidden, targets, reads).cpu().numpy().astype(np.float64)
         return np.split(values, np.cumsum([len(row.pair_reads) for row in rows])[:-1])
 
-    def states(self, rows: Sequence[PackedRow], behind: Beginning = _NOTHING) -> list[NDArray[np.float32]]:
-        """Per row: (n_reads, dim) states after the last norm; `behind` as in `log_probs`."""
-        values: NDArray[np.float32] = self._hidden(rows, behind=behind).float().cpu().numpy()
+    @property
+    def n_layers(self) -> int:
+        """Layers that states can be read after; 0 where the model's layers are in no list of their own."""
+        return 0 if self._layers is None else len(getattr(self._trunk, self._layers))
+
+    def states(
+        self, rows: Sequence[PackedRow], behind: Beginning = _NOTHING, layer: int | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Per row: (n_reads, dim) states after the last norm.
+
+        Args:
+            rows: packed requests.
+            behind: as in `log_probs`.
+            layer: how many layers are computed, `n_layers` at most; the norm follows the last of them. None for all.
+        """
+        values: NDArray[np.float32] = self._hidden(rows, behind=behind, layer=layer).float().cpu().numpy()
         return np.split(values, np.cumsum([len(row.reads) for row in rows])[:-1])
 
     def differentiable_log_probs(
@@ -142,7 +158,11 @@ class PackedLM:
         return logits
 
     def _hidden(
-        self, rows: Sequence[PackedRow], vectors: Sequence[torch.Tensor] | None = None, behind: Beginning = _NOTHING
+        self,
+        rows: Sequence[PackedRow],
+        vectors: Sequence[torch.Tensor] | None = None,
+        behind: Beginning = _NOTHING,
+        layer: int | None = None,
     ) -> torch.Tensor:
         """(total reads, dim) last hidden states at the rows' reads, row after row."""
         whole = TokenSequence.concatenate([part for row in rows for part in (row.prefix, row.nodes)])
@@ -153,7 +173,7 @@ class PackedLM:
         nothing = embeddings.new_zeros((1, 1, 1, 1))  # masks are the plan's; without any, transformers would make one
         plan = planned(rows, behind, self._attention, self._device)
         with attending(plan):
-            states = self._trunk(
+            states = self._up_to(layer)(
                 inputs_embeds=embeddings[None],
                 position_ids=plan.positions[None],
                 attention_mask=dict.fromkeys(layers, nothing) if len(layers) > 1 else nothing,
@@ -163,6 +183,20 @@ class PackedLM:
         flat = [first + row.reads for first, row in zip(nodes, rows, strict=True)]
         selected: torch.Tensor = states.index_select(0, self._tensor(np.concatenate(flat)))
         return selected
+
+    def _up_to(self, layer: int | None) -> Any:
+        """The model without its head and without the layers above; the same weights, nothing is copied."""
+        if layer is None or layer == self.n_layers:
+            return self._trunk
+        if layer not in self._shortened:
+            assert self._layers is not None
+            short = copy.copy(self._trunk)
+            short._modules = {
+                **self._trunk._modules,
+                self._layers: torch.nn.ModuleList(getattr(self._trunk, self._layers)[:layer]),
+            }
+            self._shortened[layer] = short
+        return self._shortened[layer]
 
     @torch.no_grad()
     def _attend_packed(self, lm: Any, *, opaque: bool) -> None:
@@ -238,6 +272,12 @@ def _tolerance(lm: Any) -> float:
     """How far log-probabilities of two ways to compute the same may be apart in the mean, as a part of their size."""
     exact = lm.dtype in (torch.float32, torch.float64) and not getattr(lm, "is_quantized", False)
     return _EXACT if exact and torch.get_float32_matmul_precision() == "highest" else _ROUNDED
+
+
+def _layers_of(trunk: Any, count: int) -> str | None:
+    """Name of the trunk's list of layers; None where there is none, or several."""
+    found = [name for name, one in trunk.named_children() if isinstance(one, torch.nn.ModuleList) and len(one) == count]
+    return found[0] if len(found) == 1 else None
 
 
 def _attention_of(lm: Any) -> AttentionKind:

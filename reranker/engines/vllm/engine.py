@@ -34,6 +34,7 @@ from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
 from reranker.errors import EngineError, ModelError
+from reranker.hub import settings_sha256
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class VLLMEngine:
         source = resolved(model)
         require_working_packages(broken_packages())
         self.tokenizer = HubTokenizer(source.path)
+        self.arithmetic = f"{self.name}|{self.dtype}|{sorted(vllm_options.items())}|{settings_sha256(source.path)}"
         self._lock = Turns()
         with quiet_vllm():
             self._llm: Any = load(

@@ -1,0 +1,26 @@
+"""Progress bars with the time that is left, for whoever looks: terminals and notebooks."""
+
+import sys
+from typing import Any
+
+
+def progress_bar(total: int, unit: str, what: str, shown: bool | None = None, done: int = 0) -> Any:
+    """A tqdm bar: a context manager with `update(n)`.
+
+    Args:
+        total: how many there are.
+        unit: of one, as "text".
+        what: stands before the bar.
+        shown: None shows it where somebody looks: on a terminal or in a notebook.
+        done: how many of them were there already; the rate and the time that is left do not count them.
+    """
+    from tqdm.auto import tqdm
+
+    hidden = not (is_watched() if shown is None else shown)
+    return tqdm(total=total, initial=done, unit=unit, unit_scale=total > 99_999, desc=what, disable=hidden)
+
+
+def is_watched() -> bool:
+    """Whether somebody looks: stderr is a terminal, or this runs in a notebook."""
+    kernel = "ipykernel" in sys.modules and "IPython" in sys.modules
+    return kernel or bool(getattr(sys.stderr, "isatty", bool)())
