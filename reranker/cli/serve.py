@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import math
 import os
 import signal
 import sys
@@ -54,6 +53,7 @@ def serve(
         import uvicorn
 
         from reranker.serve.app import create_app
+        from reranker.serve.draining import DrainingServer
         from reranker.serve.http_limits import BoundedHttp
     except ImportError as error:
         raise ConfigError(f"serving needs more packages ({error}): pip install 'reranker[serve]'") from error
@@ -68,7 +68,6 @@ def serve(
     settings = {**settings_from_yaml(config), **({"shadow": True} if shadow else {})}
     options = given(engine=engine, dtype=dtype)
     limits = ServeSettings.from_mapping(settings)
-    drain = math.ceil(limits.drain_seconds)
     with _json_log():
         stores: list[UserStore | None] = [None] * len(bundle)
         if users_db:
@@ -83,17 +82,8 @@ def serve(
             when_loaded=_keep_for_good,
             when_dead=lambda: _end(server),
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                http=BoundedHttp,
-                access_log=False,
-                log_config=None,
-                timeout_graceful_shutdown=drain,
-            )
-        )
+        settled = uvicorn.Config(app, host=host, port=port, http=BoundedHttp, access_log=False, log_config=None)
+        server = DrainingServer(settled, app.state.service, _leave)
         # The engine's thread holds the interpreter for 5 ms at a time by default: answers would wait for it.
         sys.setswitchinterval(0.0001)
         with contextlib.suppress(KeyboardInterrupt):
@@ -118,12 +108,12 @@ def _end(server: Any) -> None:
     timer.start()
 
 
-def _leave() -> NoReturn:
-    """Exit code 1 at once, once the log is out."""
+def _leave(code: int = 1) -> NoReturn:
+    """Ends the process at once, once the log is out."""
     flushing = threading.Thread(target=logging.shutdown, daemon=True)
     flushing.start()
     flushing.join(_FLUSH_SECONDS)
-    os._exit(1)
+    os._exit(code)
 
 
 def _require_different(stores: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from reranker.serve.auth import Keys
 from reranker.serve.domains import Domain, Domains
 from reranker.serve.errors import PROBLEMS, ProblemError, problem_of, refusal
 from reranker.serve.fast_path import ShortRoad
+from reranker.serve.host_check import HostCheck
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.observability.tracing import Tracing
 from reranker.serve.routes.chat import add_chat
@@ -71,7 +72,10 @@ def create_app(
         finally:
             await service.close()
 
-    app = FastAPI(title="reranker", lifespan=lifespan, responses=PROBLEMS)
+    # No /docs: its page loads programs from elsewhere. No redirects: they name whatever host the request named.
+    app = FastAPI(
+        title="reranker", lifespan=lifespan, responses=PROBLEMS, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.service = service
     _handle_errors(app)
     ranking = add_ranking(app, service)
@@ -83,6 +87,8 @@ def create_app(
     app.add_middleware(ShortRoad, routes=ranking)
     limits = service.settings
     app.add_middleware(BodyLimits, max_bytes=limits.max_body_bytes, seconds=limits.body_seconds, admit=service.key_of)
+    if limits.allowed_hosts is not None or not service.keys.asked_for:
+        app.add_middleware(HostCheck, hosts=limits.allowed_hosts)
     app.add_middleware(Envelope, books=service.books)
     if tracing is not None:
         app.add_middleware(tracing.wrap)

@@ -99,6 +99,7 @@ def new_key(path: Path, name: str, scopes: Sequence[str], per_minute: int | None
     secret = f"rr-{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(secret.encode()).hexdigest()
     try:
+        path = path.resolve()  # one lock for a file and the links to it
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             _add(path, Key(name=name, sha256=digest, scopes=tuple(scopes), per_minute=per_minute))

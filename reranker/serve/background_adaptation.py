@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _USERS_A_LOOK = 500
 _USERS_A_BATCH = 32  # so that who wants to be forgotten does not wait for long
+_TURN_SECONDS = 0.1  # in which a task ends that has nothing to do
 
 
 class Adaptation:
@@ -69,7 +70,7 @@ class Adaptation:
         self._wake.set()
         if self._task is not None:
             try:
-                await asyncio.wait_for(self._task, seconds)
+                await asyncio.wait_for(self._task, max(seconds, _TURN_SECONDS))
             except TimeoutError:
                 logger.warning("%d users were not adapted before shutdown; the next start does it", len(self._wanted))
 

@@ -144,7 +144,8 @@ class Batcher(Generic[Job, Answer]):
         self._closing = True
         if self._loop is not None:
             try:
-                await asyncio.wait_for(self._idle.wait(), drain_seconds)
+                if not self._idle.is_set():
+                    await asyncio.wait_for(self._idle.wait(), drain_seconds)
             except TimeoutError:
                 logger.warning("shut down with %d requests in the queue", self.waiting)
             self._loop.cancel()

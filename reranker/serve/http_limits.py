@@ -57,7 +57,8 @@ class BoundedHttp(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls this when parsing fails, so also when `_count` ends it."""
         if not self._refused:
-            super().send_400_response(msg)
+            self._answer("400 Bad Request", ProblemError(400, msg, code="invalid_http"))
+            self.transport.close()
 
     def _count(self, length: int) -> None:
         self._fields += length
@@ -72,11 +73,15 @@ class BoundedHttp(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
             message = f"request line, headers and trailers hold more than {MAX_HEADER_BYTES} bytes"
-            body = json.dumps(ProblemError(431, message, code="headers_too_large").body()).encode()
-            head = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(head.encode() + body)
+            status = "431 Request Header Fields Too Large"
+            self._answer(status, ProblemError(431, message, code="headers_too_large"))
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
+
+    def _answer(self, status: str, problem: ProblemError) -> None:
+        body = json.dumps(problem.body()).encode()
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)

@@ -11,12 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reranker.serve.errors import ProblemError, refusal
 from reranker.serve.observability.access_log import Books
 from reranker.serve.observability.logging import failure
+from reranker.serve.schemas.openai_responses import event
 
 
 class Envelope:
     """Gives each request an id and enters it in the books: no path parameter, no query, no body.
 
-    An error that nothing else answers is answered here with 500, under the request's id.
+    An error that nothing else answers is answered here with 500, under the request's id; what is still in work when
+    the server has to end, with 503.
     """
 
     def __init__(self, app: ASGIApp, books: Books) -> None:
@@ -31,18 +33,28 @@ class Envelope:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         identity = given if given.isascii() and given.isprintable() and 0 < len(given) <= 100 else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = identity
-        started, status = time.perf_counter(), 0
+        started, status, streams = time.perf_counter(), 0, False
         failed: dict[str, Any] = {}
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streams
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", identity.encode())]}
+                added = ((b"x-request-id", identity.encode()), (b"x-content-type-options", b"nosniff"))
+                streams = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # by uvicorn, when the time to drain is over
+            problem = ProblemError(503, "the server was stopped before this was done", code="shutting_down")
+            if not status:
+                await refusal(problem, connection="close")(scope, receive, send_with_id)
+            elif streams:
+                await send({"type": "http.response.body", "body": event(problem.body()).encode()})
+            else:
+                raise
         except Exception as error:
             failed = failure(error)
             if status:  # half of the answer is out: the caller must not take it for all
@@ -65,7 +77,10 @@ class Envelope:
 
 
 class BodyLimits:
-    """Refuses bodies that are too large (413), that do not arrive in time (408), or whose sender is unknown.
+    """Refuses bodies that are too large (413), do not arrive in time (408), are not said to be JSON (415), or whose
+    sender is unknown.
+
+    A page of another site can have a browser send text, forms and bodies of no type here, but no JSON.
 
     Args:
         app: what gets the others, each body whole.
@@ -86,6 +101,7 @@ class BodyLimits:
             return
         try:
             self._admit(scope)
+            _require_json(scope)
             async with asyncio.timeout(self._seconds):
                 body = await self._body(scope, receive)
         except TimeoutError:
@@ -128,3 +144,12 @@ class BodyLimits:
         return ProblemError(
             413, f"the body is larger than {self._max_bytes} bytes: send fewer documents", code="too_large"
         )
+
+
+def _require_json(scope: Scope) -> None:
+    given = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    media = given.partition(b";")[0].strip().lower()
+    if media != b"application/json" and not (media.startswith(b"application/") and media.endswith(b"+json")):
+        named = media.decode("latin-1")[:100]
+        message = f"the content type is {named!r}: send JSON as 'content-type: application/json'"
+        raise ProblemError(415, message, param="content-type", code="unsupported_media_type")

@@ -27,7 +27,9 @@ class ServeSettings(BaseModel):
         store_calls: calls of user stores at once.
         on_store_failure: "refuse" answers a ranking with 503 or 504 where its user's state cannot be read; "stateless"
             ranks by what the bundle knows of the user, and says so in `meta.state`.
-        drain_seconds: that shutting down waits for requests in work.
+        drain_seconds: that shutting down waits for requests, texts and adaptations in work, all together.
+        allowed_hosts: names and addresses, without a port, that requests may give as Host; by default any, but only
+            those of loopback where the server knows no keys and the connection is to loopback.
         max_generated_tokens: of one text; more is answered with 422.
         generations: texts written at once, beside the ranking.
         generation_queue: texts that may wait; the next is answered with 503 and retry-after.
@@ -57,6 +59,7 @@ class ServeSettings(BaseModel):
     store_calls: int = Field(default=8, ge=1)
     on_store_failure: Literal["refuse", "stateless"] = "refuse"
     drain_seconds: float = Field(default=30.0, ge=0)
+    allowed_hosts: tuple[str, ...] | None = None
     max_generated_tokens: int = Field(default=4096, ge=1)
     generations: int = Field(default=4, ge=1)
     generation_queue: int = Field(default=64, ge=0)

@@ -78,6 +78,8 @@ class Service:
         self._when_loaded = when_loaded
         self._when_dead = when_dead
         self._watch: asyncio.Task[None] | None = None
+        self._drained_at: float | None = None  # of the event loop's clock
+        self.closed = False  # all that was promised is kept
         self.adaptations = {
             one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
             for one in domains
@@ -128,12 +130,25 @@ class Service:
         if self.score_log is not None:
             self.score_log.start()
 
+    def begin_drain(self) -> None:
+        """The time to drain begins, also for `close`; needs a running event loop."""
+        if self._drained_at is None:
+            self._drained_at = asyncio.get_running_loop().time() + self.settings.drain_seconds
+
+    def _drain_left(self) -> float:
+        """Seconds until what is in work is given up."""
+        self.begin_drain()
+        if self.dead or self._drained_at is None:
+            return 0.0
+        return max(0.0, self._drained_at - asyncio.get_running_loop().time())
+
     async def close(self) -> None:
-        """Finishes what is in work, then writes and sends what is left."""
+        """Finishes what is in work as far as the time to drain allows, then writes and sends what is left."""
         if self._watch is not None:
             self._watch.cancel()
-        drain = 0.0 if self.dead else self.settings.drain_seconds
+        drain = self._drain_left()
         await asyncio.gather(self.batcher.close(drain), self.generations.close(drain))
+        drain = self._drain_left()
         await asyncio.gather(*(one.close(drain) for one in self.adaptations.values()))
         if self.score_log is not None:
             await asyncio.to_thread(self.score_log.close)
@@ -143,6 +158,7 @@ class Service:
         for domain in self.domains:
             if domain.store is not None:
                 domain.store.close()
+        self.closed = True
         self.books.settle()
         for handler in access_log.handlers:  # whoever stopped the server may not wait for the interpreter's own end
             await asyncio.to_thread(handler.flush)

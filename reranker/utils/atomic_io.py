@@ -26,8 +26,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path` when the block ends well.
 
     The content is on the disk before the name is: fsync of the file, rename, fsync of the folder. After a crash `path`
-    is the old file or the new one.
+    is the old file or the new one. A link stays one: the file that it names is replaced.
     """
+    path = path.resolve() if path.is_symlink() else path
     # Not tempfile: its files are readable by their owner alone, and would stay so after the rename.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from reranker.cli.app import app
 from reranker.cli.serve import _require_different
 from reranker.errors import ConfigError
+from reranker.serve.auth import read_keys
 from reranker.serve.observability.logging import LaterLines
 from tests.pipeline import toys
 from tests.serve.process import Process
@@ -78,6 +79,10 @@ def test_keys_are_made_and_bad_files_refused(bundle, tmp_path):
     assert made.exit_code == 0 and made.output.startswith("rr-") and made.output.strip() not in keys.read_text()
     again = CliRunner().invoke(app, ["keys", "add", "--file", str(keys), "--name", "shop"])
     assert again.exit_code == 1 and "already has a key called 'shop'" in str(again.exception)
+    link = tmp_path / "link.json"
+    link.symlink_to(keys)
+    assert CliRunner().invoke(app, ["keys", "add", "--file", str(link), "--name", "second"]).exit_code == 0
+    assert link.is_symlink() and len(read_keys(keys)) == 2
     odd = CliRunner().invoke(app, ["keys", "add", "--file", str(keys), "--name", "x", "--scope", "fly"])
     assert odd.exit_code == 1 and "choose of rank, adapt, admin" in str(odd.exception)
     limits = tmp_path / "limits.yaml"

@@ -522,7 +522,7 @@ def test_bad_bodies(fitted):
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as slow:
             slow.sendall(
-                b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+                b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
             )
             assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]
         assert post(url, "/nowhere").json()["error"]["code"] == "not_served"

@@ -1,6 +1,6 @@
 """The score log: what it says of a ranking, and when it is on disk."""
 
-import os
+import threading
 import time
 
 import httpx
@@ -86,7 +86,7 @@ def test_every_answered_ranking_is_there_after_the_end_and_no_text_is(fitted, tm
     assert texts["item_id"].tolist() == [str(one["index"]) for one in answers[1]["results"]]
     assert set(texts["kind"]) == {"texts"} and texts["user_id"].isna().all() and texts["first_stage_score"].isna().all()
     assert "secret" not in rows.to_string()
-    assert [file.suffix for file in (tmp_path / "log").iterdir()] == [".parquet"]
+    assert [file.suffix for file in (tmp_path / "log").iterdir() if file.stat().st_size] == [".parquet"]
 
 
 def test_in_shadow_mode_it_holds_the_order_that_would_have_been_served(fitted, tmp_path):
@@ -150,15 +150,43 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
         ScoreLog(tmp_path / "file")
 
 
+def left_behind(folder):
+    folder.mkdir(exist_ok=True)
+    left = folder / ".scores-20260101T000000Z-0.parquet.0.tmp"
+    left.write_text("leaver")
+    return left
+
+
 def test_what_a_killed_server_left_half_written_goes_when_somebody_is_forgotten(tmp_path):
-    log = ScoreLog(tmp_path / "log")
-    left, written_now = (tmp_path / "log" / f".scores-{name}.parquet.0.tmp" for name in "ab")
-    for path in (left, written_now):
-        path.write_text("leaver")
-    hours_ago = time.time() - 7200
-    os.utime(left, (hours_ago, hours_ago))
+    log = ScoreLog(tmp_path)
+    left, another_programs = left_behind(tmp_path), tmp_path / ".other.tmp"
+    another_programs.touch()
     log.forget({"leaver"})
-    assert not left.exists() and written_now.exists()
+    assert not left.exists() and another_programs.exists()
+
+
+def test_what_a_killed_server_left_half_written_goes_at_the_start(tmp_path):
+    left = left_behind(tmp_path)
+    log = ScoreLog(tmp_path)
+    log.start()
+    deadline = time.monotonic() + 10
+    while left.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left.exists()
+    log.close()
+
+
+def test_what_another_server_is_writing_is_left_alone(tmp_path):
+    log = ScoreLog(tmp_path)
+    forgotten = threading.Thread(target=log.forget, args=({"leaver"},))
+    with ScoreLog(tmp_path)._alone():
+        written_now = left_behind(tmp_path)
+        forgotten.start()
+        forgotten.join(0.3)
+        assert written_now.exists()
+        written_now.rename(tmp_path / "whole")
+    forgotten.join()
+    assert (tmp_path / "whole").exists()
 
 
 def test_who_is_forgotten_is_in_no_file_of_the_log(fitted, tmp_path):

@@ -1,7 +1,9 @@
 """The Redis store against a real server: the contract, and what is particular to a server."""
 
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -114,3 +116,58 @@ def test_warns_of_a_server_that_keeps_nothing(tmp_path: Path, caplog: pytest.Log
     process.terminate()
     process.wait(timeout=30)
     assert "appendonly yes" in caplog.text
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server that takes connections and answers nothing, once a store was opened."""
+    socket = tmp_path / "r.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "yes"]
+    process = subprocess.Popen([*command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+    while not socket.exists():
+        time.sleep(0.05)
+    yield f"unix://{socket}"
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def _halt(url: str) -> None:
+    client = redis.Redis.from_url(url)
+    process = client.info("server")["process_id"]
+    client.close()
+    os.kill(process, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("call", ["get", "append", "put", "forget", "user_ids"])
+def test_a_server_that_hangs_is_given_up_after_the_timeout(stopped: str, call: str) -> None:
+    store = open_user_store(stopped, timeout_seconds=0.2)
+    _halt(stopped)
+    calls = {
+        "get": lambda: store.get(["u"]),
+        "append": lambda: store.append("u", [("a", None)]),
+        "put": lambda: store.put([state("u")]),
+        "forget": lambda: store.forget(["u"]),
+        "user_ids": lambda: list(store.user_ids()),
+    }
+    with pytest.raises(StoreError, match="Timeout"):
+        calls[call]()
+    store.close()
+
+
+def test_a_server_that_hangs_is_not_opened(stopped: str) -> None:
+    _halt(stopped)
+    with pytest.raises(StoreError, match="Timeout"):
+        open_user_store(stopped, timeout_seconds=0.2)
+
+
+def test_a_server_that_comes_back_is_used_again(stopped: str) -> None:
+    store = open_user_store(stopped, timeout_seconds=0.2)
+    store.append("u", [("a", None)])
+    process = redis.Redis.from_url(stopped).info("server")["process_id"]
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(StoreError):
+        store.get(["u"])
+    os.kill(process, signal.SIGCONT)
+    assert store.get(["u"])["u"].interactions == (("a", None),)
+    store.close()

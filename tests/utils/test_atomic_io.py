@@ -21,6 +21,16 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "keys.json", tmp_path / "keys.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    with whole_file(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and target.read_text() == "new"
+
+
 @pytest.mark.parametrize("swaps", [True, False])
 def test_a_folder_takes_the_place_of_all_that_was_in_the_old_one(
     swaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,14 +33,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from reranker.errors import ConfigError, StoreError
 from reranker.serve.rank_jobs import Ranked, first_stage_ranks
-from reranker.utils.atomic_io import remove_leftovers, whole_file
+from reranker.utils.atomic_io import whole_file
 
 logger = logging.getLogger(__name__)
 
-_ABANDONED = 3600.0  # seconds: no file takes so long to write
+_LOCK = ".scores.lock"
+_HALF_WRITTEN = ".scores-*.tmp"
+_LOCK_SECONDS = 60.0  # that a server waits for another one with the same folder
 
 SCHEMA = pa.schema(
     [
@@ -93,7 +96,8 @@ class ScoreLog:
     """Appends rankings to a folder, a parquet file at a time, in a thread of its own.
 
     A file appears whole or not at all. What was not written yet is lost when the process is killed: at most what came
-    in the last `seconds`, and at most about `rows` rows when the disk keeps up. `close` writes the rest.
+    in the last `seconds`, and at most about `rows` rows when the disk keeps up. `close` writes the rest. Servers that
+    share a folder write in turns, so that what another one left half written is known to be a killed one's.
 
     Args:
         folder: made when it does not exist; several servers may share it.
@@ -167,7 +171,7 @@ class ScoreLog:
         """Takes the rows of these users out, of the files and of what waits; returns how many there were.
 
         Each file with such rows is written anew and put in the old one's place; one that holds nothing else is removed.
-        Two servers that share the folder must not forget at the same time. Rankings that are answered later are logged.
+        What a killed server left half written goes, too. Rankings that are answered later are logged.
 
         Raises:
             StoreError: a file cannot be read or replaced: call it again.
@@ -177,8 +181,8 @@ class ScoreLog:
             self._entries = [one for one in self._entries if _user_of(one) not in users]
             self._waiting = sum(len(one.ranked.order) for one in self._entries)
             gone = before - self._waiting
-        with self._forgetting, self._explained():
-            remove_leftovers(self.folder, _ABANDONED)  # of a server that was killed: they name users, too
+        with self._forgetting, self._explained(), self._alone():
+            self._remove_half_written()  # they name users, too
             for path, named in self._columns():
                 kept = _others(named, users)
                 if len(kept) < len(named):
@@ -205,7 +209,7 @@ class ScoreLog:
                 return True
             try:
                 self._write(entries)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, Timeout, pa.ArrowException) as error:
                 logger.error("cannot write %d rows to the score log: %s", rows, error)
                 self._put_back(entries)
                 return False
@@ -216,7 +220,7 @@ class ScoreLog:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, Timeout, pa.ArrowException) as error:
             raise StoreError(f"the score log in {self.folder} cannot be read or written: {error}") from error
 
     def _columns(self) -> Iterator[tuple[Path, pa.ChunkedArray]]:
@@ -224,7 +228,24 @@ class ScoreLog:
         for path in sorted(self.folder.glob("scores-*.parquet")):
             yield path, pq.read_table(path, columns=["user_id"])["user_id"]
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other server writes into the folder meanwhile; a killed one's lock is free."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / _LOCK, timeout=_LOCK_SECONDS, thread_local=False):
+            yield
+
+    def _remove_half_written(self) -> None:
+        """To be called within `_alone`: whoever began these files is no more."""
+        for path in self.folder.glob(_HALF_WRITTEN):
+            path.unlink(missing_ok=True)
+
     def _run(self) -> None:
+        try:
+            with self._alone():
+                self._remove_half_written()
+        except (OSError, Timeout) as error:
+            logger.error("what a killed server left half written in the score log could not be removed: %s", error)
         while not self._closed:
             self._wake.wait(self._seconds)
             self._wake.clear()
@@ -245,7 +266,8 @@ class ScoreLog:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(entries[0].seconds))
-        _replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
+        with self._alone():
+            _replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
 
 
 def _replace(target: Path, table: pa.Table) -> None:

@@ -16,7 +16,11 @@ from reranker.serve.state import Service, allowed
 from reranker.types import ItemId
 
 _USERS = 200
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+_HEADERS = {"content-security-policy": _POLICY, "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
 
 
 def add_playground(app: FastAPI, service: Service) -> None:
@@ -29,7 +33,7 @@ def add_playground(app: FastAPI, service: Service) -> None:
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
-        return HTMLResponse(page, headers={"content-security-policy": _POLICY})
+        return HTMLResponse(page, headers=_HEADERS)
 
     @app.get("/playground/users")
     async def users(
