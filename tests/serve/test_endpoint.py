@@ -521,9 +521,8 @@ def test_bad_bodies(fitted):
         assert chunks.status_code == 413
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as slow:
-            slow.sendall(
-                b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
-            )
+            head = b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            slow.sendall(head + b"content-length: 50\r\n\r\n{")
             assert b" 408 " in slow.recv(4096).split(b"\r\n")[0]
         assert post(url, "/nowhere").json()["error"]["code"] == "not_served"
         no_users = post(url, "/v1/users/u1/interactions", interactions=[{"item_id": "a"}])
