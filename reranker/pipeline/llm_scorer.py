@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from reranker.soft_tokens.user_adaptation import ContextAdapter
 
 LISTS_PER_CALL = 64
+_TEXT_PRIORS = 100_000  # of texts that clients sent: some 30 MB
 
 
 def engine_of(config: RerankerConfig) -> Engine:
@@ -240,7 +241,10 @@ class LLMScorer:
             if self._of_texts is None:
                 config = self.config.model_copy(update={"scoring": "likelihood"})
                 # No references: a text that nobody sent before would be read behind each of them, for every request.
-                self._of_texts = LLMScorer(config, self.domain, self.prompts, model=self._model, contexts=self.contexts)
+                priors = PriorStore(most=_TEXT_PRIORS)
+                self._of_texts = LLMScorer(
+                    config, self.domain, self.prompts, priors=priors, model=self._model, contexts=self.contexts
+                )
                 self._of_texts.share_engine(self)
             return self._of_texts
 

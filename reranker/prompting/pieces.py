@@ -10,8 +10,10 @@ from reranker.prompting.templates import TEXT_PARTS, TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
 from reranker.protocols import Tokenizer
 from reranker.types import TokenSequence
+from reranker.utils.byte_cache import ByteCache
 
-CACHED_ITEMS = 1 << 17
+CACHED_BYTES = 128 << 20
+"""Of what was made of items' texts, in each cache."""
 
 Item = Mapping[str, object]
 """A row of the items table: `title` and any further field."""
@@ -21,6 +23,13 @@ Fields = tuple[tuple[str, str], ...]
 
 Piece = tuple[str, TokenSequence]
 """A text and its tokens."""
+
+
+def piece_bytes(piece: Piece) -> int:
+    """Bytes that a piece holds."""
+    text, tokens = piece
+    return 4 * len(text) + tokens.token_ids.nbytes
+
 
 _ITEM_BLOCKS = (*TEXT_PARTS, "history_item", "candidate", "labels_candidate", "listwise_candidate")
 
@@ -43,7 +52,7 @@ class Pieces:
         self._settings = settings
         self._names = {block: templates.fields(block) for block in _ITEM_BLOCKS}
         self.text = lru_cache(maxsize=None)(self._text)
-        self.item = lru_cache(maxsize=CACHED_ITEMS)(self._item)
+        self.item = ByteCache(self._item, piece_bytes, CACHED_BYTES)
         self.newline = self._one_newline()
 
     def fields(self, item: Item, block: str) -> Fields:

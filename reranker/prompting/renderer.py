@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -10,13 +9,14 @@ from numpy.typing import NDArray
 
 from reranker.errors import PromptError
 from reranker.prompting.labels import one_token_labels, verbaliser_tokens, verbaliser_words
-from reranker.prompting.pieces import CACHED_ITEMS, Fields, Item, Pieces
+from reranker.prompting.pieces import CACHED_BYTES, Fields, Item, Pieces
 from reranker.prompting.rendered import ItemTexts, Part, RenderedPrompt, lay_out
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import TEXT_PARTS, TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import Tokenizer
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+from reranker.utils.byte_cache import ByteCache
 
 ItemVectors = Mapping[int, NDArray[np.float32]]
 """Position in the list of items -> (dim,) vector that stands before that item's text."""
@@ -57,9 +57,9 @@ class PromptRenderer:
         self.max_length = max_length
         self.references = references
         self._pieces = Pieces(templates, tokenizer, self.settings)
-        self._likelihood_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_likelihood_span)
-        self._labels_span = lru_cache(maxsize=CACHED_ITEMS)(self._render_labels_span)
-        self._item_alone = lru_cache(maxsize=CACHED_ITEMS)(self._render_item_alone)
+        self._likelihood_span = ByteCache(self._render_likelihood_span, _span_bytes, CACHED_BYTES)
+        self._labels_span = ByteCache(self._render_labels_span, _span_bytes, CACHED_BYTES)
+        self._item_alone = ByteCache(self._render_item_alone, _item_bytes, CACHED_BYTES)
         if not len(self._pieces.text("separator")[1]):
             raise PromptError(
                 f"template {templates.name}, block 'separator': it renders to no token, but the first scored token "
@@ -430,6 +430,16 @@ class PromptRenderer:
 def _soft(kind: Literal["domain_tokens", "user_tokens"], tokens: TokenSequence | None) -> Part:
     tokens = TokenSequence.from_tokens([]) if tokens is None else tokens
     return Part(kind=kind, text=f"[{len(tokens)} soft tokens]", tokens=tokens)
+
+
+def _span_bytes(made: tuple[CandidateSpan, str]) -> int:
+    span, text = made
+    return 4 * len(text) + span.sequence.token_ids.nbytes
+
+
+def _item_bytes(made: tuple[tuple[CandidateSpan | None, ...], str]) -> int:
+    spans, text = made
+    return 4 * len(text) + sum(span.sequence.token_ids.nbytes for span in spans if span is not None)
 
 
 def _length(parts: Sequence[Part]) -> int:

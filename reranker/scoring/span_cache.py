@@ -29,9 +29,13 @@ class SpanStore(ABC, Generic[Value]):
     Another model, template or soft prompt never meets a stale value. A model without a hash (a remote one) goes by its
     name. Texts that clients send are kept, too, so the oldest go when there are more than `MOST`. Threads take
     turns, so that none drops what another one is about to use.
+
+    Args:
+        most: values held, `MOST` by default.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         self._values: dict[Key, Value] = {}
         self._lock = threading.RLock()
         self._computing = 0  # a call may come from between two slices of another one's work, in the same thread
@@ -74,7 +78,7 @@ class SpanStore(ABC, Generic[Value]):
         return (engine.model.sha256 or engine.model.model_id).encode()
 
     def _drop_oldest(self) -> None:
-        for key in list(islice(self._values, max(0, len(self._values) - MOST))):
+        for key in list(islice(self._values, max(0, len(self._values) - (MOST if self._most is None else self._most)))):
             self._drop(key)
 
     def _drop(self, key: Key) -> None:
