@@ -213,8 +213,19 @@ class UserStore(Protocol):
     def put(self, states: Iterable[UserState]) -> None:
         """Stores or replaces whole states, all or none of them."""
 
-    def append(self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]]) -> UserState:
-        """Adds interactions after those already there; concurrent calls lose none. Returns the new state."""
+    def append(
+        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
+    ) -> UserState:
+        """Adds interactions after those already there; concurrent calls lose none.
+
+        Args:
+            user_id: whose.
+            interactions: item and time of each, oldest first.
+            last: interactions wanted in the answer, the newest; all by default.
+
+        Returns:
+            The new state.
+        """
 
     def put_contexts(self, states: Iterable[UserState]) -> None:
         """Stores what adapting changed and leaves the interactions that are there, however many came meanwhile.

@@ -95,7 +95,7 @@ class Adaptation:
     async def _adapt(self, users: list[UserId]) -> None:
         """Adapts those of whom something is stored: others were forgotten after they were wanted."""
         try:
-            kept = await asyncio.to_thread(self._store.get, users)
+            kept = await asyncio.to_thread(self._store.get, users, 0)
             users = [user for user in users if user in kept]
             if not users:
                 return

@@ -87,7 +87,7 @@ class Domain:
         """Stores what a `user` did, behind what was stored under the form that the id had for an earlier bundle.
 
         That moves to the user's form here, once, however many threads ask. Another process with the same store could
-        move it a second time.
+        move it a second time. The answer holds no interactions.
 
         Raises:
             ProblemError: 404 where there is no store.
@@ -95,10 +95,10 @@ class Domain:
         store = self.states()
         others = forms_of(user)[1:]
         if not others or not store.get(others):  # nothing to move, so nobody to wait for
-            return store.append(user, rows)
+            return store.append(user, rows, last=0)
         with self._moving:
             earlier = [row for state in store.get(others).values() for row in state.interactions]
-            state = store.append(user, [*earlier, *rows])
+            state = store.append(user, [*earlier, *rows], last=0)
             if earlier:
                 store.forget(others)
         return state

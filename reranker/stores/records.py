@@ -32,6 +32,8 @@ TIMEOUT_SECONDS = 30.0
 MAX_DIM = 64
 """Floats a context vector may have: 256 bytes."""
 
+_INTERACTIONS_A_PART = 500  # so that the newest can be read without the rest
+
 _HEADER = struct.Struct("<cII")  # tag, length, CRC-32
 _STATE, _VECTOR, _INTERACTIONS = b"S", b"V", b"I"
 
@@ -112,7 +114,27 @@ def interactions_record(user_id: UserId, interactions: Sequence[tuple[ItemId, fl
     if wrong:
         raise StoreError(f"an interaction of user {user_id!r} has the timestamp {wrong[0]}; give a number or None")
     items = encode_ids(item for item, _ in interactions)
-    return _part(_INTERACTIONS, _as_json([float(added_at), *map(list, zip(items, times, strict=True))]))
+    pairs = list(map(list, zip(items, times, strict=True)))
+    parts = [pairs[begin : begin + _INTERACTIONS_A_PART] for begin in range(0, len(pairs), _INTERACTIONS_A_PART)]
+    return b"".join(_part(_INTERACTIONS, _as_json([float(added_at), *part])) for part in parts or [[]])
+
+
+def with_context(user_id: UserId, record: bytes, context: bytes) -> bytes:
+    """A record whose state and vector are those of `context`; its interactions stay, and are not decoded.
+
+    Args:
+        user_id: whose.
+        record: what is stored.
+        context: of `context_record`.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
+    try:
+        kept = [_part(tag, content) for tag, content in _parts(record) if tag == _INTERACTIONS]
+    except (ValueError, struct.error) as error:
+        raise _damaged(user_id, error) from error
+    return context + b"".join(kept)
 
 
 def read_record(user_id: UserId, record: bytes, last: int | None = None) -> UserState:
@@ -159,13 +181,17 @@ def read_record(user_id: UserId, record: bytes, last: int | None = None) -> User
             missing -= len(pairs)
             state = replace(state, updated_at=max(state.updated_at, added_at))
     except (ValueError, TypeError, struct.error, BundleError) as error:
-        raise StoreError(
-            f"the stored state of user {user_id!r} is damaged ({error}). Restore the store from a backup, or forget "
-            "this user"
-        ) from error
+        raise _damaged(user_id, error) from error
     interactions = [pair for pairs in reversed(newest) for pair in pairs]
     return replace(
         state, interactions=tuple(interactions if last is None else interactions[max(0, len(interactions) - last) :])
+    )
+
+
+def _damaged(user_id: UserId, error: Exception) -> StoreError:
+    return StoreError(
+        f"the stored state of user {user_id!r} is damaged ({error}). Restore the store from a backup, or forget this "
+        "user"
     )
 
 

@@ -111,7 +111,9 @@ class RedisUserStore:
                 transaction.set(key, record, px=self._ttl_ms)
             transaction.execute()
 
-    def append(self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]]) -> UserState:
+    def append(
+        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
+    ) -> UserState:
         key = user_key(user_id)
         added = interactions_record(user_id, interactions, time.time())
         with self._explained(), self._client.pipeline(transaction=True) as transaction:
@@ -122,7 +124,7 @@ class RedisUserStore:
                 transaction.pexpire(self.prefix + key, self._ttl_ms)
             transaction.get(self.prefix + key)
             record = transaction.execute()[-1]
-        return read_record(user_of(key), record)
+        return read_record(user_of(key), record, last)
 
     def put_contexts(self, states: Iterable[UserState]) -> None:
         wanted = [(self.prefix + user_key(one.user_id), context_record(one), bool(one.interactions)) for one in states]

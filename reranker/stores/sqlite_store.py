@@ -7,7 +7,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from reranker.errors import StoreError
@@ -20,6 +19,7 @@ from reranker.stores.records import (
     user_key,
     user_keys,
     user_of,
+    with_context,
 )
 from reranker.types import ItemId, UserId, UserState
 
@@ -79,13 +79,15 @@ class SqliteUserStore:
         with self._writing() as connection:
             self._write(connection, rows)
 
-    def append(self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]]) -> UserState:
+    def append(
+        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
+    ) -> UserState:
         key, now = user_key(user_id), time.time()
         added = interactions_record(user_id, interactions, now)
         with self._writing() as connection:
             found = connection.execute(f"SELECT record FROM users WHERE key = ? AND {_LIVE}", (key, now)).fetchone()
             record = (found[0] if found else b"") + added
-            state = read_record(user_of(key), record)  # before it is written: a damaged record stays as it is
+            state = read_record(user_of(key), record, last)  # before it is written: a damaged record stays as it is
             self._write(connection, [(key, record)])
         return state
 
@@ -97,9 +99,7 @@ class SqliteUserStore:
                     f"SELECT record FROM users WHERE key = ? AND {_LIVE}", (key, time.time())
                 ).fetchone()
                 if found or not needs_record:
-                    kept = read_record(user_of(key), found[0] if found else b"")
-                    changed = read_record(user_of(key), added)
-                    self._write(connection, [(key, state_record(replace(changed, interactions=kept.interactions)))])
+                    self._write(connection, [(key, with_context(user_of(key), found[0] if found else b"", added))])
 
     def forget(self, user_ids: Sequence[UserId]) -> int:
         """Removes every trace of these users; returns how many were there.

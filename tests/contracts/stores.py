@@ -173,6 +173,12 @@ class StoreContract:
         assert (found.support, found.step_scale, found.vector.tolist()) == (7, 2.0, [0.5, -2.0, 3.25])
         assert before <= found.updated_at <= time.time()
 
+    def test_append_tells_the_newest_and_keeps_all(self, store: UserStore) -> None:
+        store.put([state("u", interactions=(("a", 1.0),))])
+        assert store.append("u", [("b", None), ("c", 3.0)], last=2).interactions == (("b", None), ("c", 3.0))
+        assert store.append("u", [("d", None)], last=0).interactions == ()
+        assert [item for item, _ in store.get(["u"])["u"].interactions] == ["a", "b", "c", "d"]
+
     def test_contexts_leave_interactions_alone(self, store: UserStore) -> None:
         store.put([state("u", interactions=(("a", 1.0),)), state("other")])
         read = store.get(["u"])["u"]

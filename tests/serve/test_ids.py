@@ -111,7 +111,7 @@ class SlowStore(SqliteUserStore):
         super().__init__(path)
         self.appending = threading.Event()
 
-    def append(self, user_id, interactions):
+    def append(self, user_id, interactions, last=None):
         self.appending.set()
         time.sleep(0.2)
         return super().append(user_id, interactions)
