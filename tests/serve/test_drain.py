@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from candidate_gen import PopularityRecall
+from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
 from reranker.serve.app import create_app
@@ -51,7 +51,7 @@ class Gate(ScriptedEngine):
 @pytest.fixture(scope="module")
 def fitted():
     data = toys.taste_dataset()
-    return Reranker(toys.config(), Gate()).fit(data, PopularityRecall().fit(data.interactions))
+    return Reranker(toys.config(), Gate()).fit(data, PopularityGenerator().fit(data.interactions))
 
 
 @contextmanager
