@@ -21,6 +21,7 @@ from reranker.cli import (
     models,
     prompts,
     quantise_base,
+    refresh,
     rerank,
     serve,
     tune_base,
@@ -35,8 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (demo.demo, fit.fit, rerank.rerank, evaluate.evaluate, serve.serve, inspect.inspect):
+for command in (demo.demo, fit.fit, rerank.rerank, evaluate.evaluate, serve.serve, inspect.inspect, refresh.refresh):
     app.command()(command)
+app.command()(refresh.rollback)
 
 _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": (
@@ -53,7 +55,10 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         },
     ),
     "models": ("Fetch and look at base models.", {"show": models.models, "quantise": quantise_base.quantise_base}),
-    "users": ("Contexts of the users of a bundle.", {"adapt": adapt.adapt}),
+    "users": (
+        "The users of a bundle: adapt their contexts, forget them.",
+        {"adapt": adapt.adapt, "forget": refresh.forget},
+    ),
     "keys": ("Keys of the endpoint.", {"add": serve.serve_key}),
 }
 for _name, (_help, _commands) in _GROUPS.items():

@@ -33,6 +33,8 @@ _PREFIXES: dict[str, str] = {
     "recent_popularity": "recency",
     "category_": "category",
     "llm_": "text",
+    "cf_projection_": "text",
+    "predicted_popularity": "text",
 }
 
 

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from reranker.errors import DataError
+from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 
 Features = NDArray[np.float64]
@@ -56,8 +57,11 @@ class ConditionalLogit:
         l2: float = 1.0,
         centre: Features | None = None,
         start: Features | None = None,
+        past: PastChoices | None = None,
     ) -> "ConditionalLogit":
         """Maximises Σ log P(chosen) − l2/2·|w − centre|² by L-BFGS (concave: one optimum).
+
+        With `past`, the log-likelihood of past choices is added, to second order: an update in place of a fit on both.
 
         A list with several chosen rows counts as that many choices; lists without one teach nothing and are ignored.
 
@@ -68,6 +72,7 @@ class ConditionalLogit:
             l2: ridge penalty; 1.0 is a normal prior of variance 1 on each weight.
             centre: (n_features,) mean of that prior; zeros by default.
             start: (n_features,) where the search begins; by default at the mean.
+            past: choices that are no longer at hand, of the same features.
 
         Raises:
             DataError: no chosen row, or a feature that is not finite.
@@ -99,6 +104,9 @@ class ConditionalLogit:
         def loss(weights: Features) -> tuple[float, Features]:
             value, gradient = minus_log_likelihood(weights)
             off = weights - prior
+            if past is not None:
+                earlier, slope = past.log_likelihood(weights)
+                value, gradient = value - earlier, gradient - slope
             return value + 0.5 * l2 * float(off @ off), gradient + l2 * off
 
         with _libraries().limit(limits=1, user_api="blas"):  # on matrices this small, threads take three times as long
@@ -110,6 +118,20 @@ class ConditionalLogit:
         """(rows,) utilities; only differences within a list mean anything."""
         utilities: Features = features @ self.weights
         return utilities
+
+    def information(self, features: Features, list_index: IntArray, chosen: NDArray[np.bool_]) -> Features:
+        """(n_features, n_features) minus the second derivative of the log-likelihood of these choices, at the weights:
+        the sum over choices of the covariance of the features under P(i | list)."""
+        rows = np.flatnonzero(np.isin(list_index, np.unique(list_index[chosen])))
+        numbers = np.unique(list_index[rows], return_inverse=True)[1]
+        x = features[rows]
+        share = np.exp(log_softmax_within_lists(self.score(x), numbers))
+        n_lists = int(numbers.max()) + 1 if len(numbers) else 0
+        choices = np.bincount(numbers, weights=chosen[rows].astype(np.float64), minlength=n_lists)
+        means = _sum_by_list(x * share[:, None], numbers, n_lists)
+        weighted = share * choices[numbers]
+        information: Features = (x * weighted[:, None]).T @ x - (means * choices[:, None]).T @ means
+        return information
 
     def log_likelihood_of(self, features: Features, list_index: IntArray, chosen: NDArray[np.bool_]) -> float:
         """Σ log P(chosen item) over lists of any numbers, in nats."""

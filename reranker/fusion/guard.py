@@ -212,6 +212,39 @@ def decide(
     )
 
 
+def vetoed(
+    decision: GuardDecision,
+    generator: NDArray[np.float64],
+    features: NDArray[np.float64],
+    fused: NDArray[np.float64],
+    users: IntArray,
+    seed: int = 0,
+) -> GuardDecision:
+    """The decision, or the next lower order where a newer window alone shows that what it serves is worse.
+
+    A window of a day is mostly too small to show a gain; it is a reason to stop where its 95 % interval over the
+    first-stage order lies below 0.
+
+    Args:
+        decision: on all windows.
+        the first stage: (n_lists,) NDCG@10 of the first-stage order on the newest window; `features` and `fused` alike.
+        features: of the interaction features.
+        fused: of the fused order.
+        users: (n_lists,) number of each list's user.
+        seed: of the bootstrap.
+    """
+
+    def is_worse(values: NDArray[np.float64]) -> bool:
+        return mean_interval(by_user(values - generator, users), seed=seed).high < 0
+
+    if decision.serve == "fused" and is_worse(fused):
+        serves_features = decision.baseline_minus_first_stage.low > 0 and not is_worse(features)
+        return decision.overruled("baseline" if serves_features else "first_stage", decision.by_history[0].at_least)
+    if decision.serve == "baseline" and is_worse(features):
+        return decision.overruled("first_stage")
+    return decision
+
+
 def by_user(values: NDArray[np.float64], users: IntArray) -> NDArray[np.float64]:
     """(n_users,) means over the lists of each."""
     numbers = np.unique(users, return_inverse=True)[1]

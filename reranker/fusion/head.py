@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError, DataError
 from reranker.fusion.conditional_logit import ConditionalLogit
+from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 
 RIDGES = (1.0, 10.0, 100.0, 1e3, 1e6)
@@ -23,10 +24,12 @@ class FusionHead:
     Attributes:
         columns: column name -> what it says, in words.
         logit: the fitted weights, in the order of `columns`.
+        past: the choices that it was fitted on, as far as an update needs them; None in bundles that hold none.
     """
 
     columns: dict[str, str]
     logit: ConditionalLogit
+    past: PastChoices | None = None
 
     @classmethod
     def fit(
@@ -36,15 +39,18 @@ class FusionHead:
         list_index: IntArray,
         chosen: NDArray[np.bool_],
         l2: float = 1.0,
+        past: PastChoices | None = None,
     ) -> "FusionHead":
-        """Fits the weights. `features` is (rows, len(columns)), z-scored within lists.
+        """Fits the weights. `features` is (rows, len(columns)), z-scored within lists; `past` adds earlier choices.
 
         Raises:
             DataError: the columns do not match the features, or no item of any list was chosen.
         """
         if features.shape[1] != len(columns):
             raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
-        return cls(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, l2))
+        logit = ConditionalLogit.fit(features, list_index, chosen, l2, past=past)
+        known = remembered(logit, features, list_index, chosen, l2, np.zeros(len(columns)), past)
+        return cls(columns=columns, logit=logit, past=known)
 
     def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(rows,) utilities; only differences within a list mean anything."""
@@ -66,6 +72,7 @@ class FusionHead:
             "weights": self.logit.weights.tolist(),
             "log_likelihood": self.logit.log_likelihood,
             "n_choices": self.logit.n_choices,
+            **({} if self.past is None else {"past": self.past.to_json()}),
         }
 
     @classmethod
@@ -85,7 +92,31 @@ class FusionHead:
             raise BundleError(f"fusion head: not what this version writes ({error!r}); fit the bundle again") from error
         if weights.shape != (len(columns),) or not np.isfinite(weights).all():
             raise BundleError(f"fusion head: {len(columns)} columns but weights {weights}; fit the bundle again")
-        return cls(columns=columns, logit=logit)
+        past = PastChoices.from_json(data["past"], len(columns)) if "past" in data else None
+        return cls(columns=columns, logit=logit, past=past)
+
+
+def remembered(
+    logit: ConditionalLogit,
+    features: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    l2: float,
+    centre: NDArray[np.float64],
+    past: PastChoices | None = None,
+) -> PastChoices:
+    """These choices and those before them, as the next update needs them.
+
+    At the optimum the gradient of the log-likelihood is the pull of the ridge towards `centre`.
+    """
+    information = logit.information(features, list_index, chosen)
+    return PastChoices(
+        weights=logit.weights,
+        gradient=l2 * (logit.weights - centre),
+        information=information if past is None else information + past.information,
+        l2=l2,
+        n_choices=logit.n_choices + (0.0 if past is None else past.n_choices),
+    )
 
 
 def fit_fused(
@@ -97,6 +128,7 @@ def fit_fused(
     l2: float = 1.0,
     seed: int = 0,
     users: IntArray | None = None,
+    past: PastChoices | None = None,
 ) -> FusionHead:
     """A head over evidence and LLM columns, pulled towards what the baseline taught.
 
@@ -112,15 +144,18 @@ def fit_fused(
         l2: the weakest ridge considered.
         seed: of the cross-validation folds.
         users: (n_lists,) number of each list's user, whose lists are held out together; by default each has one list.
+        past: earlier choices; where there are too few new lists to choose a ridge by, theirs stays.
     """
     columns = {**evidence.columns, **words}
     if features.shape[1] != len(columns):
         raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
     centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
     chosen_l2 = _cross_validated_l2(
-        features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed, users
+        features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed, users, past
     )
-    return FusionHead(columns=columns, logit=ConditionalLogit.fit(features, list_index, chosen, chosen_l2, centre))
+    logit = ConditionalLogit.fit(features, list_index, chosen, chosen_l2, centre, past=past)
+    known = remembered(logit, features, list_index, chosen, chosen_l2, centre, past)
+    return FusionHead(columns=columns, logit=logit, past=known)
 
 
 def _cross_validated_l2(
@@ -131,11 +166,13 @@ def _cross_validated_l2(
     penalties: list[float],
     seed: int,
     users: IntArray | None,
+    past: PastChoices | None = None,
 ) -> float:
-    """The penalty under which lists held out are likeliest; the strongest where there are too few to hold any out."""
+    """The penalty under which lists held out are likeliest; where there are too few to hold any out, that of the past,
+    or the strongest."""
     teaching = np.unique(list_index[chosen])
     if len(teaching if users is None else np.unique(users[teaching])) < CROSS_VALIDATION_FOLDS:
-        return penalties[-1]
+        return penalties[-1] if past is None else past.l2
     fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed, users)
     likelihoods = np.zeros(len(penalties))
     for number in range(CROSS_VALIDATION_FOLDS):
@@ -143,7 +180,7 @@ def _cross_validated_l2(
         apart, others = ((features[part], list_index[part], chosen[part]) for part in (mine, ~mine))
         weights = centre
         for place in np.argsort(penalties)[::-1]:  # the strongest first, from which the next is not far
-            logit = ConditionalLogit.fit(*others, penalties[place], centre, weights)
+            logit = ConditionalLogit.fit(*others, penalties[place], centre, weights, past)
             likelihoods[place] += logit.log_likelihood_of(*apart)
             weights = logit.weights
     return penalties[int(np.argmax(likelihoods))]

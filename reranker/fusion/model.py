@@ -12,8 +12,10 @@ from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.features import FEATURES
-from reranker.fusion.guard import GuardDecision, by_user, decide
+from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
+from reranker.fusion.judged import JudgedLists
+from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
 
@@ -40,6 +42,29 @@ class _ReadLists:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Past:
+    """Earlier choices of both heads, where there are any."""
+
+    features: PastChoices | None = None
+    fused: PastChoices | None = None
+
+    @classmethod
+    def of(cls, fusion_model: "FusionModel | None", columns: dict[str, str]) -> "_Past":
+        if fusion_model is None:
+            return cls()
+        if (
+            fusion_model.features.past is None
+            or fusion_model.fused.past is None
+            or list(fusion_model.fused.columns) != list(columns)
+        ):
+            raise BundleError(
+                "the fusion head cannot be updated: it holds no past choices, or has other columns than this version "
+                "gives it. Fit the bundle again"
+            )
+        return cls(features=fusion_model.features.past, fused=fusion_model.fused.past)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FusionModel:
     """How components of the LLM and evidence become one order.
 
@@ -50,6 +75,7 @@ class FusionModel:
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
             can be compared in pairs; empty where it was loaded.
+        judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
     """
 
     coefficients: NDArray[np.float64]
@@ -57,6 +83,7 @@ class FusionModel:
     features: FusionHead
     guard: GuardDecision
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    judged: JudgedLists | None = None
 
     @classmethod
     def fit(
@@ -66,8 +93,9 @@ class FusionModel:
         words: dict[str, str],
         l2: float = 1.0,
         seed: int = 0,
+        past: "FusionModel | None" = None,
     ) -> "FusionModel":
-        """Fits everything on the fold.
+        """Fits everything on the fold; with `past`, updates what was fitted before by the fold.
 
         Args:
             fold: lists and choices.
@@ -76,9 +104,13 @@ class FusionModel:
             words: LLM component -> what it says.
             l2: ridge penalty.
             seed: of the cross-fitting folds and the bootstrap.
+            past: what was fitted on earlier choices, over the same columns. Its choices count on to second order, and
+                its coefficients of the LLM alone stay. The guard goes by the newest lists of both, and drops an order
+                that the new ones alone show to be worse than the first stage.
 
         Raises:
             DataError: no list contains a chosen item.
+            BundleError: `past` holds no choices, or those of other columns.
         """
         if not components:
             raise DataError("fusion: no list contains a chosen item, so there is nothing to learn from")
@@ -94,16 +126,29 @@ class FusionModel:
             features=np.concatenate([features, llm_columns(features, raw, list_index)], axis=1),
         )
         words = llm_words(words)
-        evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2)
-        by_list = _cross_fitted(fold, read, words, l2, seed)
+        earlier = _Past.of(past, {**FEATURES, **words})
+        evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
+        by_list = _cross_fitted(fold, read, words, l2, seed, earlier)
+        new = JudgedLists(
+            ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
+            n_known=fold.n_known,
+            users=fold.users,
+        )
+        judged = new if past is None or past.judged is None else new.before(past.judged)
+        first, second, third = judged.ndcg.T
+        guard = decide(first, second, third, judged.n_known, seed, judged.user_numbers)
+        if judged is not new:
+            first, second, third = new.ndcg.T
+            guard = vetoed(guard, first, second, third, new.user_numbers, seed)
         return cls(
-            coefficients=_coefficients(raw, read.list_index, read.chosen, l2),
-            fused=fit_fused(evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users),
-            features=evidence,
-            guard=decide(
-                by_list["first_stage"], by_list["baseline"], by_list["fused"], fold.n_known, seed, fold.user_numbers
+            coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
+            fused=fit_fused(
+                evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users, earlier.fused
             ),
+            features=evidence,
+            guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
+            judged=judged,
         )
 
     def orders(
@@ -161,7 +206,7 @@ def _coefficients(
 
 
 def _cross_fitted(
-    fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int
+    fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int, past: _Past
 ) -> dict[str, NDArray[np.float64]]:
     """Order -> (n_lists,) NDCG@10 on lists of users that its weights were not fitted on (5-fold cross-fitting).
 
@@ -176,11 +221,13 @@ def _cross_fitted(
     for number in np.unique(fold_of_row):
         mine = fold_of_row == number
         mine_read = mine[read.rows]
-        evidence = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2)
+        evidence = FusionHead.fit(
+            dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2, past.features
+        )
         features[mine] = evidence.score(fold.features[mine])
         if mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
-            head = fit_fused(evidence, words, *others, l2, seed, read.users)
+            head = fit_fused(evidence, words, *others, l2, seed, read.users, past.fused)
             fused[mine_read] = head.score(read.features[mine_read])
     by_first_stage = ndcg_by_list(
         -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant

@@ -5,6 +5,8 @@ fusion.json          read-out coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
 reference_items.parquet  rows of items as they were at `fit`, of which the reference histories are made
 evidence.npz         item statistics and histories
+details.parquet      timestamps and weights of the interactions, in the order of the histories
+judged.npz           NDCG@10 of the lists that the guard went by
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
 priors.parquet       log-likelihood of titles behind the reference histories
@@ -18,7 +20,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
 from reranker.fusion import EvidenceModel, FusionModel
+from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
+from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import PriorStore, StateStore
 from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
@@ -53,6 +57,7 @@ BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 _MANIFEST = "bundle.yaml"
 _TRIES = 5  # of reading a bundle that is being replaced
 _STATES = "states.npz"
+_DETAILS, _JUDGED = "details.parquet", "judged.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
 _DENSE = ("vectors", "popularity", "recent_popularity")
 
@@ -77,10 +82,13 @@ class BundleState:
     item_tokens: ItemTokens | None = None
     hidden_states: StateStore | None = None
     ladder: Ladder | None = None
+    details: pd.DataFrame | None = None
 
 
 def require_place(directory: Path) -> None:
     """Raises BundleError where something else than a bundle stands."""
+    if is_versioned(directory):
+        return
     if directory.is_file() or (
         directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
     ):
@@ -104,12 +112,17 @@ def require_storable(data: Dataset) -> None:
 def write_bundle(directory: Path, state: BundleState) -> None:
     """Writes into a folder beside `directory` and renames it, so that a failure leaves what stood there before.
 
+    Where `directory` holds versions, this becomes the next one.
+
     Raises:
         BundleError: the disk refused, or `directory` is something else than a bundle.
         DataError: an id is of a type that cannot be stored.
     """
     directory = directory.resolve()
     require_place(directory)
+    if is_versioned(directory):
+        add_version(directory, lambda fresh: _write_parts(fresh, state))
+        return
     try:
         with whole_folder(directory) as fresh:
             _write_parts(fresh, state)
@@ -119,6 +132,17 @@ def write_bundle(directory: Path, state: BundleState) -> None:
         ) from error
 
 
+def write_version(directory: Path, state: BundleState, keep: int) -> Path:
+    """Adds a version to the bundle that stands there, and makes it the current one.
+
+    Raises:
+        BundleError: no bundle stands there, or the disk refused.
+        DataError: an id is of a type that cannot be stored.
+    """
+    _read_manifest(current_version(directory))
+    return add_version(directory, lambda fresh: _write_parts(fresh, state), keep)
+
+
 def read_bundle(directory: Path) -> BundleState:
     """Reads and verifies what `write_bundle` wrote; all of one bundle, also where a newer one takes its place.
 
@@ -126,14 +150,15 @@ def read_bundle(directory: Path) -> BundleState:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
     for _ in range(_TRIES):
-        manifest = _read_manifest(directory)
+        folder = current_version(directory)
         try:
-            state = _read_parts(directory, manifest)
+            manifest = _read_manifest(folder)
+            state = _read_parts(folder, manifest)
         except BundleError:
-            if _read_manifest(directory) == manifest:
+            if current_version(directory) == folder and (not folder.is_dir() or _read_manifest(folder) == manifest):
                 raise
         else:
-            if _read_manifest(directory) == manifest:
+            if current_version(directory) == folder and _read_manifest(folder) == manifest:
                 return state
     raise BundleError(f"the bundle {directory} was replaced {_TRIES} times while it was read: load it again")
 
@@ -152,7 +177,9 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
             references=[decode_ids(one) for one in ids["references"]],
             reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
-            fusion_model=FusionModel.from_json(read_json(directory / "fusion.json")),
+            fusion_model=_with_judged(
+                FusionModel.from_json(read_json(directory / "fusion.json")), directory / _JUDGED, ids
+            ),
             prompts=PromptBank.load(directory / "prompts"),
             priors=PriorStore.load(directory / "priors.parquet"),
             generator=_read_generator(directory / "generator"),
@@ -160,6 +187,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
             ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
+            details=_read_details(details) if (details := directory / _DETAILS).exists() else None,
         )
     except BundleError:
         raise
@@ -188,6 +216,12 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "references": [encode_ids(one) for one in state.references],
         "reference_items": encode_ids(state.reference_items[ITEM]),
     }
+    judged = state.fusion_model.judged
+    if judged is not None:
+        ids["judged"] = encode_ids(judged.users)
+        np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
+    if state.details is not None:
+        write_table(state.details, directory / _DETAILS)
     (directory / "ids.json").write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.fusion_model.to_json(), indent=1))
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
@@ -217,6 +251,19 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     }
     manifest["checksum"] = _checksum(manifest)
     (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+
+
+def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> FusionModel:
+    if not path.exists():
+        return fusion_model
+    arrays, users = read_npz(path), decode_ids(ids["judged"])
+    if arrays["ndcg"].shape != (len(users), 3) or arrays["n_known"].shape != (len(users),):
+        raise BundleError(f"{path} is damaged: {arrays['ndcg'].shape} values of {len(users)} lists")
+    return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
+
+
+def _read_details(path: Path) -> pd.DataFrame:
+    return read_table(path)
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
-from reranker.data.schema import ITEM, mixed_as_texts, require_ids_like
+from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
 from reranker.fusion.statistics import evidence_model
@@ -30,6 +31,8 @@ class DomainData:
         evidence: statistics and histories.
         references: histories of nobody, oldest first, behind which titles are read to tell what is likely for anybody.
         reference_items: rows of `items` that they are made of, as they were when weights were fitted.
+        details: one row an interaction, in the order of the histories laid end to end: `timestamp` and `weight`, where
+            the interactions have them; None where that is not known, as in a bundle of an earlier version.
     """
 
     items: pd.DataFrame
@@ -37,6 +40,7 @@ class DomainData:
     evidence: EvidenceModel
     references: Sequence[Sequence[ItemId]]
     reference_items: pd.DataFrame
+    details: pd.DataFrame | None = None
 
     @classmethod
     def build(
@@ -50,6 +54,22 @@ class DomainData:
             evidence=evidence_model(data.interactions, data.items, generator),
             references=drawn,
             reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
+            details=_details(data.interactions),
+        )
+
+    @property
+    def interactions(self) -> pd.DataFrame | None:
+        """The interactions table that all this was learned from, user by user; None where times are not known."""
+        if self.details is None:
+            return None
+        histories = self.evidence.histories
+        users = [user for user, rows in histories.items() for _ in range(len(rows))]
+        items = [self.evidence.item_ids[row] for rows in histories.values() for row in rows.tolist()]
+        # Of their own kinds again: rows of one time are put in an order by hashes, which go by the kind.
+        ids = {USER: pd.Series(users, dtype=object), ITEM: pd.Series(items, dtype=object)}
+        ids = {name: column.infer_objects() for name, column in ids.items()}
+        return pd.DataFrame(
+            {**ids, **{name: self.details[name] for name in (TIMESTAMP, WEIGHT) if name in self.details}}
         )
 
     @property
@@ -67,6 +87,14 @@ class DomainData:
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
         every = mixed_as_texts(pd.concat([kept, items], ignore_index=True))
         return replace(self, items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
+
+
+def _details(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Timestamps and weights in the order of the histories: users as they first come, each one's rows as they stand."""
+    order = np.argsort(pd.factorize(interactions[USER])[0], kind="stable")
+    columns = [name for name in (TIMESTAMP, WEIGHT) if name in interactions]
+    details = interactions[columns].iloc[order].reset_index(drop=True)
+    return details if columns else details.assign(rows=np.ones(len(order), dtype=np.int8))
 
 
 def domain_tokens(

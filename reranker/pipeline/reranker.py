@@ -30,13 +30,14 @@ from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
-from reranker.pipeline.bundle import BundleState, read_bundle, require_harmless, write_bundle
+from reranker.pipeline.bundle import BundleState, read_bundle, require_harmless, write_bundle, write_version
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, first_stage_scores, ranking
+from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
 from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
@@ -536,28 +537,45 @@ class Reranker:
             DataError: nothing was fitted.
             BundleError: the folder cannot be written; what stood there before is untouched.
         """
+        write_bundle(Path(directory), self._state())
+
+    def save_version(self, directory: Path | str, keep: int = KEPT) -> Path:
+        """Saves beside the bundle that stands there, as its next version, and makes that the current one.
+
+        Args:
+            directory: a bundle, with versions or without.
+            keep: versions that stay, the current one among them.
+
+        Returns:
+            The version's folder.
+
+        Raises:
+            DataError: nothing was fitted.
+            BundleError: the folder cannot be written; the current version is untouched.
+        """
+        return write_version(Path(directory), self._state(), keep)
+
+    def _state(self) -> BundleState:
         data, fusion_model = self._fitted()
         reader = self.reader
-        write_bundle(
-            Path(directory),
-            BundleState(
-                config=self.config,
-                domain=reader.domain,
-                model=reader.model,
-                templates_sha256=reader.templates.sha256,
-                items=data.items,
-                evidence=data.evidence,
-                references=data.references,
-                reference_items=data.reference_items,
-                fusion_model=fusion_model,
-                prompts=reader.prompts_to_keep(),
-                priors=reader.priors,
-                generator=self.generator,
-                contexts=reader.contexts,
-                item_tokens=reader.item_tokens,
-                hidden_states=reader.hidden_states,
-                ladder=self.ladder,
-            ),
+        return BundleState(
+            config=self.config,
+            domain=reader.domain,
+            model=reader.model,
+            templates_sha256=reader.templates.sha256,
+            items=data.items,
+            evidence=data.evidence,
+            references=data.references,
+            reference_items=data.reference_items,
+            fusion_model=fusion_model,
+            prompts=reader.prompts_to_keep(),
+            priors=reader.priors,
+            generator=self.generator,
+            contexts=reader.contexts,
+            item_tokens=reader.item_tokens,
+            hidden_states=reader.hidden_states,
+            ladder=self.ladder,
+            details=data.details,
         )
 
     @classmethod
@@ -615,6 +633,7 @@ class Reranker:
             evidence=state.evidence,
             references=state.references,
             reference_items=state.reference_items,
+            details=state.details,
         )
         reranker.reader.refer_to(reranker._data.reference_histories)
         templates = reranker.reader.templates

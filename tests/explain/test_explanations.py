@@ -27,6 +27,8 @@ def test_contributions_by_hand():
         ("popularity_x_length", "popularity"),
         ("covisit_mean", "collaborative"),
         ("llm_gain_x_popularity", "text"),
+        ("cf_projection_mean_x_popularity", "text"),
+        ("predicted_popularity", "text"),
         ("margin", "other"),
     ],
 )
