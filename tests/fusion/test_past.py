@@ -100,7 +100,7 @@ def test_a_model_is_updated_as_a_whole():
     assert np.abs(updated.features.logit.weights - whole.features.logit.weights).max() < 0.02
     assert np.abs(updated.fused.logit.weights - whole.fused.logit.weights).max() < 0.1
     assert len(updated.judged.users) == 500 and updated.guard.serve == "fused"
-    assert updated.guard.fused_minus_features.n == 500
+    assert updated.guard.fused_minus_baseline.n == 500
     read = json.loads(json.dumps(updated.to_json()))
     again = FusionModel.from_json(read)
     np.testing.assert_array_equal(again.fused.past.information, updated.fused.past.information)

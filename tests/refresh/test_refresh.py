@@ -91,7 +91,7 @@ def test_weights_learn_from_the_new_choices_and_the_guard_goes_by_both(bundle):
     assert report.not_updated == "" and report.choices >= 15 and report.new_interactions == 160
     assert after.fused.past.n_choices > before.fused.past.n_choices
     assert len(after.judged.users) == judged + report.lists
-    assert after.guard.fused_minus_features.n == 80  # a user counts once
+    assert after.guard.fused_minus_baseline.n == 80  # a user counts once
     assert after.guard.serve == report.served != "first_stage"
     moved = np.abs(after.features.logit.weights - before.features.logit.weights)
     assert 0 < moved.max() < 1.5
