@@ -1,4 +1,4 @@
-"""`reranker demo`: the whole product on ml-100k, in a few minutes."""
+"""`reranker demo`: the whole product on data that anyone may fetch, in a few minutes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +9,19 @@ from reranker.cli.options import DtypeOption, EngineOption, given
 
 
 def demo(
+    dataset: Annotated[str, typer.Option("--dataset", help="groceries (MIT), ml-100k, or a folder")] = "groceries",
     out: Annotated[Path, typer.Option("--out", help="folder for the results")] = Path("out/demo"),
-    users: Annotated[int, typer.Option("--users", min=20, help="test users, at most 943")] = 500,
+    users: Annotated[int, typer.Option("--users", min=20, help="test users, at most")] = 500,
     fit_users: Annotated[
         int | None, typer.Option("--fit-users", min=10, help="lists the LLM scores for fitting")
     ] = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Rerank real first-stage lists of real users with a real LLM, and print what it gained."""
+    """Rerank real lists by features, words and an LLM: known users, new items, a new user; lists before and after."""
     from reranker.cli.demo_run import run_demo
+    from reranker.data.builtin import load_dataset
 
-    run_demo(out, typer.echo, users=users, fit_users=fit_users, **given(engine=engine, dtype=dtype))
+    run_demo(
+        load_dataset(dataset), out, typer.echo, users=users, fit_users=fit_users, **given(engine=engine, dtype=dtype)
+    )

@@ -1,8 +1,8 @@
-"""The demo: ml-100k, ALS top 50, a real LLM, and what each part adds, with intervals."""
+"""The demo: a known user's next choice, items that nobody chose yet, a user nobody knows; what each part adds."""
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,27 +12,73 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSGenerator, PopularityGenerator
-from reranker.data.builtin import load_dataset
-from reranker.data.schema import ITEM, RANK, RECALL_RANK, SCORE, USER
-from reranker.data.splits import leave_last_k
+from candidate_gen import ALSGenerator
+from reranker.cli import demo_report
+from reranker.data.dataset import Dataset
+from reranker.data.schema import ITEM, RANK, TITLE, USER
+from reranker.data.splits import Fold, leave_last_k
 from reranker.data.table_io import write_table
+from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
+from reranker.pipeline.ladder import Climbed, fit_rungs
 from reranker.pipeline.lists import CandidateLists, propose
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.results import ranking
+from reranker.types import ItemId, UserId
 from reranker.utils.statistics import Interval, mean_interval
 
 N_CANDIDATES = 50
-METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}
-SYSTEMS = {
-    "als": "ALS (the list that came in)",
-    "popularity": "popularity",
-    "llm": "LLM alone",
-    "baseline": "fusion without the LLM",
-    "fused": "fused",
+NEW_SHARE = 0.1
+"""Of the catalogue, that nobody has chosen when the demo fits."""
+
+SHOWN = 5
+METRICS = ("ndcg@10", "hr@10")
+FIRST, BASELINE, WORDS, LLM = "first stage", "baseline", "words", "llm"
+NEWCOMER = "a new user"
+LIKES = {
+    "shop": ("Tofu", "Soy/rice milk", "Organic berries"),
+    "movies": ("Alien", "Blade Runner", "The Terminator"),
 }
+"""Domain -> beginnings of titles that the new user likes. Elsewhere three items of the largest category are."""
+
 Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One question of the demo.
+
+    Attributes:
+        per_user: system -> one row a test user, one column a metric.
+        lists: the candidates, as they came in.
+        ranked: system -> the same rows, best first, with `rank`.
+        targets: user -> what the user chose.
+    """
+
+    per_user: dict[str, pd.DataFrame]
+    lists: pd.DataFrame
+    ranked: dict[str, pd.DataFrame]
+    targets: dict[UserId, ItemId]
+
+    def gain(self, system: str, over: str, metric: str = METRICS[0]) -> Interval:
+        """Difference of two systems by user, with its interval."""
+        values = self.per_user[system][metric].to_numpy() - self.per_user[over][metric].to_numpy()
+        return mean_interval(np.asarray(values, dtype=np.float64))
+
+    def mean(self, system: str, metric: str = METRICS[0]) -> float:
+        return float(self.per_user[system][metric].mean())
+
+    def to_json(self) -> dict[str, Any]:
+        pairs = [(name, over) for over, name in zip(self.systems, self.systems[1:], strict=False)]
+        return {
+            "users": len(next(iter(self.per_user.values()))),
+            "systems": {name: {metric: self.mean(name, metric) for metric in METRICS} for name in self.systems},
+            "gains": {f"{name} over {over}": self.gain(name, over).to_dict() for name, over in pairs},
+        }
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Cheapest first."""
+        return tuple(self.per_user)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,14 +86,24 @@ class DemoResult:
     """What the demo measured.
 
     Attributes:
-        per_user: system -> one row a test user, one column a metric.
-        summary: what summary.json holds.
-        ranked: the ranking served, for the users the LLM scored.
+        known: users whose next choice was held out.
+        new: the same users and items that nobody had chosen.
+        newcomer: system -> the list of a user with three likes, best first.
+        likes: the titles of these.
+        rungs: both readers and the ladder.
+        titles: item -> title.
+        histories: user -> newest titles, oldest first, of the users in the examples.
+        seconds: stage -> seconds.
     """
 
-    per_user: dict[str, pd.DataFrame]
-    summary: dict[str, Any]
-    ranked: pd.DataFrame
+    known: Part
+    new: Part
+    newcomer: dict[str, list[str]]
+    likes: list[str]
+    rungs: Climbed
+    titles: dict[ItemId, str]
+    histories: dict[UserId, list[str]]
+    seconds: dict[str, float]
 
 
 class _Stopwatch:
@@ -61,16 +117,8 @@ class _Stopwatch:
         self.seconds[name] = time.perf_counter() - started
 
 
-def _as_served(reranker: Reranker, lists: CandidateLists, scores: pd.DataFrame) -> NDArray[np.float64]:
-    """(rows,) of `scores` the column that each list's user is served."""
-    if reranker.fusion_model is None:
-        return scores["first_stage"].to_numpy()
-    guard = reranker.fusion_model.guard
-    n_known = np.array([len(reranker.history(user)) for user in lists.fold.users])
-    return np.where(guard.holds_for(n_known)[lists.list_index], scores[guard.serve], scores["first_stage"])
-
-
 def run_demo(
+    data: Dataset,
     out: Path,
     echo: Echo,
     *,
@@ -79,132 +127,165 @@ def run_demo(
     progress: bool | None = None,
     **settings: Any,
 ) -> DemoResult:
-    """Fits on ml-100k without each user's last film, then ranks that film among ALS's top 50.
-
-    Every test user counts. The LLM only scores lists that contain the held-out film: in the others every order of the
-    list scores 0, so nothing would change but the wall time.
+    """Fits without each user's last choice and without a tenth of the catalogue, then asks for both.
 
     Args:
+        data: with or without times; at least some hundred users.
         out: folder for ranked.parquet, candidates.parquet, bundle/ and summary.json.
         echo: takes each line of the report.
         users: test users, drawn at random; the statistics learn from all.
         fit_users: lists that the LLM scores for fitting the fusion head, at most; by default all.
         progress: show progress bars on stderr; None does on a terminal and in a notebook.
         settings: fields of `RerankerConfig`.
+
+    Raises:
+        ConfigError: pytrec-eval-terrier is not installed, or an unknown setting.
+        DataError: the data are too few to hold anything out.
     """
     require_trec()
     watch = _Stopwatch()
-    with watch.stage("data"):
-        fold = leave_last_k(load_dataset("ml-100k"), 1).sample_users(users)
-    with watch.stage("first_stage"):
+    old, new_items, later = _without_new_items(data)
+    fold = leave_last_k(old, 1).sample_users(users)
+    echo(
+        f"{len(data.items)} items, {len(fold.train)} interactions; hidden: the last choice of {len(fold.users)} users, "
+        f"and all of {len(new_items)} new items"
+    )
+    with watch.stage("first stage"):
         generator = ALSGenerator(factors=64).fit(fold.train)
         lists = propose(fold, generator, N_CANDIDATES)
-    reranker = Reranker.from_pretrained("default", n_candidates=N_CANDIDATES, fit_users=fit_users, **settings)
-    with watch.stage("model"):
-        model = reranker.reader.engine.model
-    with watch.stage("fit"):
-        reranker.fit(fold.data, generator, progress=progress)
-    covered = lists.of_users(lists.covered)
-    with watch.stage("rerank"):
-        scores = reranker.score_all(covered.candidates, progress=progress)
-        served = reranker.fusion_model.guard.serve if reranker.fusion_model is not None else "first_stage"
-        ranked = ranking(covered.candidates, _as_served(reranker, covered, scores))
+    llm = Reranker.from_pretrained("default", n_candidates=N_CANDIDATES, fit_users=fit_users, **settings)
+    with watch.stage("fit words and LLM"):
+        rungs = fit_rungs(llm, fold.data, generator, progress=progress)
+    readers = {WORDS: rungs.words} | ({LLM: rungs.llm} if rungs.llm is not None else {})
+    with watch.stage("rank"):
+        known = _ranked_part(lists, readers)
+    with watch.stage("new items"):
+        for reader in readers.values():
+            reader.add_items(new_items)
+        new = _ranked_part(_new_item_lists(fold, data, new_items, later), readers)
+    likes = _likes(data)
+    newcomer = _newcomer(rungs.served, generator, readers, likes)
     with watch.stage("save"):
-        reranker.save(out / "bundle")
-        write_table(ranked, out / "ranked.parquet")
+        rungs.served.save(out / "bundle")
+        served = rungs.served.rerank(lists.candidates)
+        write_table(served, out / "ranked.parquet")
         write_table(lists.candidates, out / "candidates.parquet")
-    popular = PopularityGenerator().fit(fold.train).recommend(fold.users, len(fold.items))
-    scores["popularity"] = covered.candidates.merge(popular, on=[USER, ITEM], how="left")[f"{SCORE}_y"].to_numpy()
-    scores["als"] = scores["first_stage"]
-    per_user = {
-        system: per_user_metrics(covered, scores[system].to_numpy(), "end_to_end", (10,))[list(METRICS)]
-        for system in SYSTEMS
-    }
-    summary = _summary(
-        per_user, watch.seconds, reranker, served, model.model_id, len(covered.candidates[USER].unique())
+    titles = dict(zip(data.items[ITEM], data.items[TITLE], strict=True))
+    result = DemoResult(
+        known=known,
+        new=new,
+        newcomer={name: [titles[item] for item in found] for name, found in newcomer.items()},
+        likes=[titles[item] for item in likes],
+        rungs=rungs,
+        titles=titles,
+        histories={user: [titles[item] for item in rungs.words.history(user)[-4:]] for user in fold.users},
+        seconds=watch.seconds,
     )
-    result = DemoResult(per_user=per_user, summary=summary, ranked=ranked)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    for line in _report(result, reranker, covered):
+    (out / "summary.json").write_text(json.dumps(_summary(result), indent=1))
+    for line in demo_report.lines(result):
         echo(line)
     echo(f"\nwritten to {out}: ranked.parquet, candidates.parquet, bundle/, summary.json")
     return result
 
 
-def _summary(
-    per_user: dict[str, pd.DataFrame],
-    seconds: dict[str, float],
-    reranker: Reranker,
-    served: str,
-    model_id: str,
-    llm_users: int,
-) -> dict[str, Any]:
-    def minus(other: str) -> dict[str, dict[str, float]]:
-        return {metric: _difference(per_user, other, metric).to_dict() for metric in METRICS}
-
-    return {
-        "systems": {
-            system: {metric: float(frame[metric].mean()) for metric in METRICS} for system, frame in per_user.items()
-        },
-        "fused_minus_als": minus("als"),
-        "fused_minus_baseline": minus("baseline"),
-        "seconds": {**seconds, "total": sum(seconds.values())},
-        "n_users": len(per_user["als"]),
-        "n_users_scored_by_llm": llm_users,
-        "engine": reranker.reader.engine.name,
-        "model": model_id,
-        "served": served,
-        "guard": reranker.fusion_model.guard.to_json() if reranker.fusion_model is not None else None,
-    }
+def _without_new_items(data: Dataset, seed: int = 0) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
+    """The data without a tenth of the catalogue; that tenth; and what users chose of it."""
+    rng = np.random.default_rng(seed)
+    drawn = set(rng.choice(np.asarray(data.items[ITEM], dtype=object), int(len(data.items) * NEW_SHARE), replace=False))
+    is_new = data.items[ITEM].isin(drawn)
+    of_new = data.interactions[ITEM].isin(drawn)
+    if not drawn or not of_new.any() or of_new.all():
+        raise DataError(f"the demo needs a larger catalogue: nothing is left to hide of {len(data.items)} items")
+    old = Dataset(interactions=data.interactions[~of_new], items=data.items[~is_new], domain=data.domain)
+    return old, data.items[is_new], data.interactions[of_new]
 
 
-def _difference(per_user: dict[str, pd.DataFrame], other: str, metric: str) -> Interval:
-    return mean_interval(np.asarray(per_user["fused"][metric] - per_user[other][metric], dtype=np.float64))
-
-
-def _report(result: DemoResult, reranker: Reranker, lists: CandidateLists) -> Iterator[str]:
-    summary, per_user = result.summary, result.per_user
-    yield (
-        f"\nml-100k: {summary['n_users']} users, their last film held out, ALS proposes {N_CANDIDATES}. ALS found the "
-        f"film for {summary['n_users_scored_by_llm']} of them; the others count as 0 in every row."
+def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: pd.DataFrame) -> CandidateLists:
+    """For each test user one new item that the user chose among other new ones, in a random order."""
+    rng = np.random.default_rng(0)
+    ids = new_items[ITEM].tolist()
+    n = min(N_CANDIDATES, len(ids))
+    targets = later[later[USER].isin(fold.users)].groupby(USER, sort=False).tail(1)[[USER, ITEM]]
+    rows = []
+    for user, target in targets.itertuples(index=False):
+        others = [item for item in ids if item != target]
+        drawn = [target, *(others[place] for place in rng.permutation(len(others))[: n - 1])]
+        rows += [(user, drawn[place], rank + 1) for rank, place in enumerate(rng.permutation(n))]
+    kept = set(targets[USER])
+    asked = Fold(
+        domain=fold.domain,
+        split="new_items",
+        ordered=False,
+        seed=0,
+        items=data.items,
+        train=fold.train,
+        history=fold.history[fold.history[USER].isin(kept)].reset_index(drop=True),
+        held_out=targets.reset_index(drop=True),
+        resplit=fold.resplit,
+        cold_items=tuple(ids),
     )
-    yield f"Scored by {summary['model']} on the {summary['engine']} engine.\n"
-    yield f"{'':30s}" + "".join(f"{title:>10s}" for title in METRICS.values())
-    for system, title in SYSTEMS.items():
-        values = summary["systems"][system]
-        yield f"{title:30s}" + "".join(f"{values[metric]:10.4f}" for metric in METRICS)
-    yield "\ndifference with 95 % interval (paired bootstrap over users)"
-    for other, name in (("als", "fused - ALS"), ("baseline", "fused - fusion without the LLM")):
-        for metric, title in METRICS.items():
-            interval = _difference(per_user, other, metric)
-            share = interval.mean / max(per_user[other][metric].mean(), 1e-12)
-            yield f"{name:32s}{title:8s} {interval}  ({share:+.1%})"
-    if (texts := reranker.reader.texts_read) is not None:
-        yield f"\n{texts.summary()}"
-    if reranker.fusion_model is not None:
-        yield f"\n{reranker.fusion_model.guard.summary()}"
-        yield "what the fusion weighs most:"
-        yield from (f"  {line}" for line in reranker.fusion_model.fused.summary(most=6))
-    yield from _examples(result, lists)
-    yield "\nseconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
+    candidates = pd.DataFrame(rows, columns=[USER, ITEM, RANK])
+    candidates["score"] = 1.0 / candidates[RANK]
+    return CandidateLists(fold=asked, candidates=candidates, n=n)
 
 
-def _examples(result: DemoResult, lists: CandidateLists, n: int = 2, shown: int = 5) -> Iterator[str]:
-    """The n users whose held-out film moved most, up and (if any) down: before and after, in titles."""
-    titles = dict(zip(lists.fold.items[ITEM], lists.fold.items["title"], strict=True))
-    targets = dict(zip(lists.fold.held_out[USER], lists.fold.held_out[ITEM], strict=True))
-    ranked = result.ranked
-    hits = ranked[ranked[ITEM] == ranked[USER].map(targets)]
-    moved = hits[RECALL_RANK] - hits[RANK]
-    picked = pd.concat([hits.loc[[moved.idxmax()]], hits.loc[[moved.idxmin()]]])[:n]
-    for row in picked.to_dict("records"):
-        user = row[USER]
-        mine = ranked[ranked[USER] == user]
-        history = lists.fold.history[lists.fold.history[USER] == user][ITEM].tolist()[-4:]
-        yield f"\nuser {user}, last watched: {'; '.join(titles[item] for item in history)}"
-        yield f"held-out film: {titles[targets[user]]}, place {row[RECALL_RANK]} before, {row[RANK]} after"
-        yield f"  {'before (ALS)':42s}  after"
-        before = mine.sort_values(RECALL_RANK)[ITEM].tolist()[:shown]
-        after = mine[ITEM].tolist()[:shown]
-        for place, (old, new) in enumerate(zip(before, after, strict=True), start=1):
-            yield f"  {place}. {titles[old][:38]:39s}  {place}. {titles[new][:38]}"
+def _ranked_part(lists: CandidateLists, readers: dict[str, Reranker]) -> Part:
+    """Every system on the same lists; a list without the target is not read: it counts as 0 in any order."""
+    read = lists.of_users(lists.covered)
+    scores: dict[str, NDArray[np.float64]] = {}
+    for name, reader in readers.items():
+        found = reader.score_all(read.candidates)
+        if not scores:
+            scores[FIRST] = found["first_stage"].to_numpy()
+            scores[BASELINE] = found["baseline"].to_numpy()
+        scores[name] = found["fused"].to_numpy()
+    ranked = {}
+    for name, values in scores.items():
+        table = read.candidates.assign(score=values, place=read.candidates[RANK])
+        table = table.sort_values([USER, "score", "place"], ascending=[True, False, True], kind="stable")
+        ranked[name] = table.assign(rank=table.groupby(USER).cumcount() + 1)
+    return Part(
+        per_user={
+            name: per_user_metrics(read, values, "end_to_end", (10,))[list(METRICS)] for name, values in scores.items()
+        },
+        lists=read.candidates,
+        ranked=ranked,
+        targets=dict(zip(lists.fold.held_out[USER], lists.fold.held_out[ITEM], strict=True)),
+    )
+
+
+def _likes(data: Dataset, n: int = 3) -> list[ItemId]:
+    """Items that the new user likes."""
+    wanted = LIKES.get(data.domain, ())
+    found = [data.items[data.items[TITLE].str.startswith(beginning)] for beginning in wanted]
+    chosen = [rows[ITEM].iloc[0] for rows in found if len(rows)]
+    counts = data.interactions[ITEM].value_counts()
+    return chosen if len(chosen) == n else counts.index[:n].tolist()
+
+
+def _newcomer(
+    served: Reranker, generator: ALSGenerator, readers: dict[str, Reranker], likes: Sequence[ItemId]
+) -> dict[str, list[ItemId]]:
+    """First places of somebody of whom only the likes are known: popular items, and the same reranked."""
+    came = generator.recommend([NEWCOMER], n=2 * N_CANDIDATES + len(likes))
+    came = came[~came[ITEM].isin(likes)].head(2 * N_CANDIDATES)
+    found = {FIRST: came[ITEM].tolist()[:SHOWN]}
+    for order, name, reader in [("baseline", BASELINE, served), *(("fused", *pair) for pair in readers.items())]:
+        ranked = reader.rerank(came, SHOWN, interactions={NEWCOMER: list(likes)}, order=order)
+        found[name] = ranked[ITEM].tolist()
+    return found
+
+
+def _summary(result: DemoResult) -> dict[str, Any]:
+    served = result.rungs.served
+    assert served.fusion_model is not None
+    return {
+        "known_users": result.known.to_json(),
+        "new_items": result.new.to_json(),
+        "new_user": {"likes": result.likes, "lists": result.newcomer},
+        "ladder": result.rungs.ladder.to_json(),
+        "guard": served.fusion_model.guard.to_json(),
+        "engine": served.reader.engine.name,
+        "model": served.reader.model.model_id,
+        "seconds": {**result.seconds, "total": sum(result.seconds.values())},
+    }

