@@ -43,7 +43,7 @@ FEATURES: dict[str, str] = {
     "transition_last": "how often it directly followed the newest item (log)",
     "category_overlap": "shares categories with the last five",
     "popularity_x_length": "popularity, for users with a long history",
-    "recall_x_length": "the first-stage score, for users with a long history",
+    "first_stage_x_length": "the first-stage score, for users with a long history",
 }
 """Feature name -> what it says in words; also the column order."""
 
@@ -54,8 +54,9 @@ class EvidenceModel:
 
     Attributes:
         index: item id -> row of the arrays below.
-        vectors: (n_items, factors) unit-length item vectors of the collaborative space; rows of zeros where there is
-        none. popularity, recent_popularity: (n_items,) interaction counts.
+        vectors: (n_items, factors) unit-length item vectors of the collaborative space; rows of zeros
+            where there is none.
+        popularity, recent_popularity: (n_items,) interaction counts.
         co_visits: (n_items, n_items) CSR, cosine of the two items' user sets.
         transitions: (n_items, n_items) CSR, how often column directly followed row; empty without timestamps.
         categories: (n_items, n_categories) CSR of 0/1.

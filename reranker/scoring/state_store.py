@@ -133,7 +133,8 @@ class StateStore(SpanStore[Vectors]):
     def _keys(self, engine: Engine, items: ItemTexts) -> list[list[Key | None]]:
         """Per item the keys of its spans, under which there are states now."""
         # Texts of like length together, those that begin alike side by side: engines compute what they share once.
-        order = sorted(range(len(items.parts)), key=lambda number: _place_in_reading(items.longest[number]))
+        longest = items.longest
+        order = sorted(range(len(longest)), key=lambda number: _place_in_reading(longest[number]))
         spans = [span for number in order for span in items.parts[number] if span is not None]
         (keys,) = self._known(engine, [(items.prefix, spans)])
         rest = iter(keys)
