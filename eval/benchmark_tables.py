@@ -167,6 +167,14 @@ def _cold_users(least: Mapping[int, tuple[Goal, ...]]) -> tuple[Run, ...]:
     return tuple(Run(split="cold-users", support=k, goals=goals) for k, goals in least.items())
 
 
+def _llm_over(rung: str, percent: float) -> tuple[Goal, ...]:
+    """The LLM's fused order over that of a cheaper reader of texts."""
+    return tuple(
+        Goal(system="fused.llm", versus=f"fused.{rung}", reach=reach)
+        for reach in (together_at_least(percent), domains_above(1), none_below)
+    )
+
+
 _SERVED = Goal(system="served.default", versus="first_stage", reach=none_below)
 _DRAWS = range(4)
 _CAVIA = f"scoring=likelihood,soft_prompt={PROMPTS / 'cavia'}"
@@ -175,6 +183,22 @@ _LEFT_OUT = ("interactive_fiction", "office_products", "video_games", "movies")
 TABLES = {
     one.name: one
     for one in (
+        Table(
+            name="ladder",
+            asks="What is each reader of texts worth over the cheaper ones: words, a sentence encoder, the LLM?",
+            variants={
+                "lexical": _LEXICAL,
+                "encoder": "scoring=embedding,words=false,encoder=minilm",
+                "llm-alone": "scoring=embedding,words=false",
+                "llm": "scoring=embedding",
+            },
+            rivals=(("llm", "lexical"), ("llm", "encoder"), ("encoder", "lexical"), ("llm", "llm-alone")),
+            runs=(
+                Run(goals=_llm_over("lexical", 3) + _llm_over("encoder", 3)),
+                *(Run(split="cold-items", draw=draw) for draw in _DRAWS),
+            ),
+            over_runs=(("fused.llm", "fused.lexical"), ("fused.llm", "fused.encoder"), ("llm.llm", "llm.lexical")),
+        ),
         Table(
             name="known-users",
             asks="What is the default worth to users whose last choice is held out?",

@@ -40,6 +40,7 @@ class RerankerConfig(SettingsModel):
         layer: hidden states are read after so many of the model's layers, and the others are not computed; 0 for the
             last. None takes what is as good as the last for the base model (`reranker.hub.states_layer`), where the
             engine can stop there.
+        words: "embedding" reads a text as a bag of words, too, beside the model's hidden states.
         permutations: shuffles averaged by the listwise read-out.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         references: histories of random items; by "likelihood" a title has to be likelier behind the user's history than
@@ -61,6 +62,7 @@ class RerankerConfig(SettingsModel):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     scoring: ReadOut = "likelihood"
     layer: int | None = Field(default=None, ge=0)
+    words: bool = True
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
     references: int = Field(default=8, ge=0)
@@ -105,7 +107,7 @@ class RerankerConfig(SettingsModel):
         Raises:
             ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
         """
-        names = {"scoring", "layer", "permutations", "references", "soft_tokens", "prompt"}
+        names = {"scoring", "layer", "words", "permutations", "references", "soft_tokens", "prompt"}
         mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
         for name, value in mine.items():
             if value != theirs[name]:

@@ -96,7 +96,7 @@ def openapi() -> dict[str, Any]:
         [
             {"user_id": user, "item_id": item, "rank": rank + 1}
             for user in users
-            for rank, item in enumerate("i4 i5 i6".split())
+            for rank, item in enumerate(["i4", "i5", "i6"])
         ]
     )
     held_out = pd.DataFrame({"user_id": users, "item_id": [f"i{4 + number % 3}" for number in range(24)]})

@@ -20,6 +20,7 @@ from reranker.data.splits import Fold, leave_last_k
 from reranker.data.table_io import write_table
 from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
+from reranker.fusion import Order
 from reranker.pipeline.ladder import Climbed, fit_rungs
 from reranker.pipeline.lists import CandidateLists, propose
 from reranker.pipeline.reranker import Reranker
@@ -270,7 +271,9 @@ def _newcomer(
     came = generator.recommend([NEWCOMER], n=2 * N_CANDIDATES + len(likes))
     came = came[~came[ITEM].isin(likes)].head(2 * N_CANDIDATES)
     found = {FIRST: came[ITEM].tolist()[:SHOWN]}
-    for order, name, reader in [("baseline", BASELINE, served), *(("fused", *pair) for pair in readers.items())]:
+    orders: list[tuple[Order, str, Reranker]] = [("baseline", BASELINE, served)]
+    orders += [("fused", name, reader) for name, reader in readers.items()]
+    for order, name, reader in orders:
         ranked = reader.rerank(came, SHOWN, interactions={NEWCOMER: list(likes)}, order=order)
         found[name] = ranked[ITEM].tolist()
     return found

@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,15 +63,42 @@ class WordTokenizer:
         return self.encode("".join(f"{message['role']}: {message['content']}\n" for message in messages))
 
     def word(self, token_id: int) -> str:
-        """The word of a token, without case and accents' spelling variants; "" for signs and spaces.
-
-        An id that was never encoded here is a word of its own.
-        """
+        """The word of a token, as `_word` has it; an id that was never encoded here is a word of its own."""
         piece = self._pieces.get(token_id)
-        if piece is None:
-            return f"\ufffd{token_id}"
-        word = unicodedata.normalize("NFKC", piece).strip().casefold()
-        return word if any(character.isalnum() for character in word) else ""
+        return f"\ufffd{token_id}" if piece is None else _word(piece)
+
+
+class WordVectors:
+    """A fixed random vector a word, and the mean of those of a text.
+
+    Args:
+        dim: width of a vector.
+    """
+
+    def __init__(self, dim: int = DIM) -> None:
+        self.dim = dim
+        self._vectors: dict[str, NDArray[np.float32]] = {"": np.zeros(dim, dtype=np.float32)}
+
+    def vector(self, word: str) -> NDArray[np.float32]:
+        """(dim,) of one word, the same in every process; zeros for ""."""
+        vector = self._vectors.get(word)
+        if vector is None:
+            vector = np.random.default_rng(_hash(word)).standard_normal(self.dim).astype(np.float32)
+            if len(self._vectors) < MOST_KNOWN:
+                self._vectors[word] = vector
+        return vector
+
+    def mean(self, words: Iterable[str]) -> NDArray[np.float32]:
+        """(dim,) mean of the vectors of the words that are not ""; zeros without any."""
+        read = [self.vector(word) for word in words if word]
+        if not read:
+            return np.zeros(self.dim, dtype=np.float32)
+        mean: NDArray[np.float32] = np.stack(read).mean(axis=0)
+        return mean
+
+    def of(self, text: str) -> NDArray[np.float32]:
+        """(dim,) mean of the vectors of a text's words."""
+        return self.mean(map(_word, _PIECE.findall(text)))
 
 
 class LexicalEngine:
@@ -87,11 +114,11 @@ class LexicalEngine:
     def __init__(self, *, dim: int = DIM, max_length: int = 8192) -> None:
         self.tokenizer = WordTokenizer()
         self.model = ModelInfo(model_id=LEXICAL, sha256="", dim=dim, vocab_size=VOCABULARY, max_length=max_length)
-        self._vectors: dict[str, NDArray[np.float32]] = {"": np.zeros(dim, dtype=np.float32)}
+        self._vectors = WordVectors(dim)
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
-        rows = [self._vector(self.tokenizer.word(int(token_id))) for token_id in token_ids]
+        rows = [self._vectors.vector(self.tokenizer.word(int(token_id))) for token_id in token_ids]
         return np.stack(rows) if rows else np.zeros((0, self.model.dim), dtype=np.float32)
 
     def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
@@ -127,11 +154,7 @@ class LexicalEngine:
         """Nothing to free."""
 
     def _state(self, span: CandidateSpan) -> NDArray[np.float32]:
-        read = [word for word in self._words(span.sequence, span.scored_from - 1, -1) if word]
-        if not read:
-            return np.zeros(self.model.dim, dtype=np.float32)
-        mean: NDArray[np.float32] = np.stack([self._vector(word) for word in read]).mean(axis=0)
-        return mean
+        return self._vectors.mean(self._words(span.sequence, span.scored_from - 1, -1))
 
     def _log_likelihood(self, prefix: Counter[str], span: CandidateSpan) -> float:
         seen, total, scored = prefix.copy(), prefix.total() - prefix[""], 0.0
@@ -153,13 +176,11 @@ class LexicalEngine:
         ]
         return words[max(begin, 0) : end]
 
-    def _vector(self, word: str) -> NDArray[np.float32]:
-        vector = self._vectors.get(word)
-        if vector is None:
-            vector = np.random.default_rng(_hash(word)).standard_normal(self.model.dim).astype(np.float32)
-            if len(self._vectors) < MOST_KNOWN:
-                self._vectors[word] = vector
-        return vector
+
+def _word(piece: str) -> str:
+    """A piece without spaces, case and accents' spelling variants; "" for signs and spaces."""
+    word = unicodedata.normalize("NFKC", piece).strip().casefold()
+    return word if any(character.isalnum() for character in word) else ""
 
 
 def _log_prob(word: str, seen: Mapping[str, int], total: int) -> float:

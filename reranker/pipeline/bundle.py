@@ -52,7 +52,7 @@ from reranker.utils.untrusted import read_json, read_npz, read_yaml
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 _MANIFEST = "bundle.yaml"
 _TRIES = 5  # of reading a bundle that is being replaced

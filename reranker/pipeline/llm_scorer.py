@@ -14,6 +14,7 @@ from reranker.config import RerankerConfig
 from reranker.data.catalog import LONGEST_HISTORY, Catalog
 from reranker.data.schema import ITEM, USER
 from reranker.engines import load_engine
+from reranker.engines.lexical import LEXICAL
 from reranker.errors import BundleError, ConfigError
 from reranker.hub import resolve_model, states_layer
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
@@ -213,7 +214,9 @@ class LLMScorer:
         for it decides which layer's are read."""
         with self._loading:
             if self._hidden_states is None:
-                self._hidden_states = StateStore(self._states_layer() if self.config.compares_states else None)
+                compares = self.config.compares_states
+                words = compares and self.config.words and self.engine.name != LEXICAL
+                self._hidden_states = StateStore(self._states_layer() if compares else None, words)
             return self._hidden_states
 
     def _states_layer(self) -> int | None:

@@ -1,28 +1,40 @@
 """Hidden states of items' texts, computed once a text, and where they lie in the spaces of the catalogue."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from reranker.engines.lexical import WordVectors
 from reranker.engines.slices import in_slices
 from reranker.errors import ConfigError
 from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.scoring.span_cache import SPANS_PER_REQUEST, Key, Missing, SpanStore
 from reranker.scoring.state_cache import StateCache, TextsRead
-from reranker.scoring.text_spaces import CFProjection, EmbeddingSpace, ItemSpaces, PopularityProjection, Vectors, unit
+from reranker.scoring.text_spaces import (
+    CFProjection,
+    EmbeddingSpace,
+    ItemSpaces,
+    JointSpaces,
+    PopularityProjection,
+    Vectors,
+    unit,
+)
 from reranker.types import CandidateSpan, ScoringRequest
 from reranker.utils.progress import progress_bar
 from reranker.utils.untrusted import read_npz
 
 _SHORT = 63  # tokens: shorter texts are read together
 _PORTION_SECONDS = 2.0  # a kill loses some of these; a GPU gets larger portions
+
+_READERS = ("", "words_")  # what the arrays of each reader's spaces begin with
 
 _NAMES = 2  # parts that make up an item's name: title and category
 
@@ -50,12 +62,15 @@ class StateStore(SpanStore[Vectors]):
         cf_projection: None where the candidate generator has no item vectors, or none were shown.
         predicted_popularity: None where no choices were shown.
         layer: whose states they are; None for the last one's.
+        words: a bag of the text's words stands beside its hidden state. It is cheap, and is not kept.
     """
 
-    def __init__(self, layer: int | None = None) -> None:
+    def __init__(self, layer: int | None = None, words: bool = False) -> None:
         super().__init__()
         self.layer = layer
-        self.spaces: ItemSpaces | None = None
+        self.words = words
+        self._word_vectors = WordVectors()
+        self.spaces: JointSpaces | None = None
         self.cf_projection: CFProjection | None = None
         self.predicted_popularity: PopularityProjection | None = None
         self.texts_read = TextsRead()
@@ -80,7 +95,8 @@ class StateStore(SpanStore[Vectors]):
 
     def learn(self, engine: Engine, items: ItemTexts) -> None:
         """Learns the spaces of names and parts from these items; projections are to be learned anew."""
-        self.spaces = ItemSpaces.fit(self.states(engine, items))
+        states, words = self.states(engine, items), self._word_vectors.dim
+        self.spaces = JointSpaces.fit(states, (states.shape[-1] - words, words) if self.words else states.shape[-1:])
         self.keep_choices(None, None)
 
     def keep_choices(
@@ -111,7 +127,7 @@ class StateStore(SpanStore[Vectors]):
             for spans, keys in zip(items.parts, self._keys(engine, items), strict=True):
                 longest = [key for key in keys if key is not None][-1]
                 if longest not in self._placed:  # one by one: in a batch the last bits depend on the other rows
-                    self._placed[longest] = self._place(self._state(spans, keys))
+                    self._placed[longest] = self._place(self._state(engine, spans, keys))
                 placed.append(self._placed[longest])
         near, cf_projection, predicted_popularity = zip(*placed, strict=True)
         return Placed(
@@ -123,12 +139,14 @@ class StateStore(SpanStore[Vectors]):
     def states(self, engine: Engine, items: ItemTexts) -> Vectors:
         """(n_items, 1 + n_parts, dim): of title and category in one, then of each part, zeros where an item has none.
 
+        `dim` is the model's, and that of the words' vectors behind it where they are read.
+
         Raises:
             ConfigError: the engine gives no hidden states.
         """
         with self._lock:
             keys = self._keys(engine, items)
-            return np.stack([self._state(*one) for one in zip(items.parts, keys, strict=True)])
+            return np.stack([self._state(engine, *one) for one in zip(items.parts, keys, strict=True)])
 
     def _keys(self, engine: Engine, items: ItemTexts) -> list[list[Key | None]]:
         """Per item the keys of its spans, under which there are states now."""
@@ -169,13 +187,23 @@ class StateStore(SpanStore[Vectors]):
                 if time.perf_counter() - began < _PORTION_SECONDS:
                     size *= 2
 
-    def _state(self, spans: Sequence[CandidateSpan | None], keys: Sequence[Key | None]) -> Vectors:
+    def _state(self, engine: Engine, spans: Sequence[CandidateSpan | None], keys: Sequence[Key | None]) -> Vectors:
         """(1 + n_parts, dim) of one item."""
-        states = [None if key is None else self._values[key].astype(np.float32) for key in keys]
+        states = [
+            None if key is None or span is None else self._with_words(engine, span, self._values[key])
+            for span, key in zip(spans, keys, strict=True)
+        ]
         lengths = [0 if span is None else max(1, len(span.sequence) - span.scored_from) for span in spans]
         named = [(length, state) for length, state in zip(lengths[:_NAMES], states, strict=False) if state is not None]
         name = sum((length * state for length, state in named), np.float32(0)) / sum(length for length, _ in named)
         return np.stack([name, *(np.zeros_like(name) if state is None else state for state in states)])
+
+    def _with_words(self, engine: Engine, span: CandidateSpan, state: Vectors) -> Vectors:
+        """(dim,) of one part: its hidden state and, where they are read, its words."""
+        if not self.words:
+            return state.astype(np.float32)
+        text = engine.tokenizer.decode(span.sequence.token_ids[span.scored_from - 1 : -1].tolist())
+        return np.concatenate([state.astype(np.float32), self._word_vectors.of(text)])
 
     def _place(self, state: Vectors) -> tuple[Vectors, Vectors, np.float32]:
         cf_projection, predicted_popularity = np.zeros(0, dtype=np.float32), np.float32(0)
@@ -201,6 +229,7 @@ class StateStore(SpanStore[Vectors]):
             "spans": np.array(spans, dtype="U32"),
             "states": np.array(list(values.values()), dtype=np.float16),
             "layer": np.array(self.layer or 0),
+            "words": np.array(self.words),
         }
         for name, space in _named(self.spaces).items():
             arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
@@ -215,16 +244,12 @@ class StateStore(SpanStore[Vectors]):
     def load(cls, path: Path) -> "StateStore":
         """Reads what `save` wrote."""
         arrays = read_npz(path)
-        store = cls(int(arrays["layer"]) or None if "layer" in arrays else None)
+        store = cls(int(arrays["layer"]) or None if "layer" in arrays else None, bool(arrays.get("words", False)))
         keys = zip(arrays["prompts"].tolist(), arrays["spans"].tolist(), strict=True)
         store._values = dict(zip(keys, arrays["states"], strict=True))
-        spaces = {
-            name: EmbeddingSpace(centre=arrays[f"{name}_centre"], basis=arrays[f"{name}_basis"])
-            for name in ("names", *TEXT_PARTS)
-            if f"{name}_centre" in arrays
-        }
-        if spaces:
-            store.spaces = ItemSpaces(names=spaces["names"], parts=tuple(spaces.get(part) for part in TEXT_PARTS))
+        readers = [_spaces_in(arrays, reader) for reader in _READERS]
+        if found := tuple(filter(None, readers)):
+            store.spaces = JointSpaces(readers=found)
         if "cf_projection" in arrays:
             store.cf_projection = CFProjection(weights=arrays["cf_projection"])
         if "predicted_popularity" in arrays:
@@ -258,8 +283,21 @@ def _place_in_reading(longest: CandidateSpan) -> tuple[int, bytes]:
     return max(len(sequence), _SHORT).bit_length(), sequence.token_ids.astype(">u8").tobytes()
 
 
-def _named(spaces: ItemSpaces | None) -> dict[str, EmbeddingSpace]:
-    if spaces is None:
-        return {}
-    parts = zip(TEXT_PARTS, spaces.parts, strict=True)
-    return {"names": spaces.names, **{name: space for name, space in parts if space is not None}}
+def _named(spaces: JointSpaces | None) -> dict[str, EmbeddingSpace]:
+    """Name -> space, as they are saved."""
+    named: dict[str, EmbeddingSpace] = {}
+    for reader, one in zip(_READERS, () if spaces is None else spaces.readers, strict=False):
+        parts = zip(TEXT_PARTS, one.parts, strict=True)
+        named |= {f"{reader}names": one.names}
+        named |= {f"{reader}{name}": space for name, space in parts if space is not None}
+    return named
+
+
+def _spaces_in(arrays: Mapping[str, NDArray[Any]], reader: str) -> ItemSpaces | None:
+    """A reader's spaces among saved arrays; None where there are none."""
+    found = {
+        name: EmbeddingSpace(centre=arrays[f"{reader}{name}_centre"], basis=arrays[f"{reader}{name}_basis"])
+        for name in ("names", *TEXT_PARTS)
+        if f"{reader}{name}_centre" in arrays
+    }
+    return ItemSpaces(names=found["names"], parts=tuple(found.get(part) for part in TEXT_PARTS)) if found else None

@@ -168,7 +168,7 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
         if (one["system"], one["versus"], one["metric"]) == ("fused.default", "first_stage", "ndcg@10")
     }
     least = 100 * min(gains[name]["relative"] for name in ("movies", "ml-100k"))
-    check = checks["known-users: fused.default over the first stage, least of a domain"]
+    check = checks["known-users: fused.default over first_stage, least of a domain"]
     assert check["value"] == pytest.approx(least) and check["passed"] == (least >= 15)
     assert checks["known-users: fused.default over baseline, domains above 0"]["target"] == ">= 3"
     assert "new-items: fused.default over baseline, mean of 4 runs" in checks
@@ -176,7 +176,7 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
     wanted = [(tmp_path / "new-items" / f"draw{n}" / "runs" / QRELS).read_text() for n in (1, 2)]
     assert wanted[0] != wanted[1]  # other items are new
     assert (tmp_path / "readings" / "default").is_dir()
-    with pytest.raises(ConfigError, match="--table gold: there are known-users"):
+    with pytest.raises(ConfigError, match="--table gold: there are ladder"):
         invoke(meta.main, *flags, "--table", "gold")
     with pytest.raises(ConfigError, match="--table has its own variants and split"):
         invoke(meta.main, *flags, "--table", "cost", "--split", "leave-last")

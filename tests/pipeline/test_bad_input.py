@@ -36,7 +36,7 @@ GOOD = pd.DataFrame({"user_id": ["u1", "u1", "u2"], "item_id": ["g0i0", "g1i1", 
     ],
 )
 def test_candidates_that_break_their_contract(reranker, candidates, problem):
-    for call in (reranker.rerank, reranker.explain):
+    for call in (reranker.rerank, reranker.inspect):
         with pytest.raises(DataError, match=problem):
             call(candidates)
 

@@ -130,14 +130,14 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids
     pd.testing.assert_frame_equal(loaded.rerank(LISTS, order="fused"), other.rerank(LISTS, order="fused"))
-    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 9, "files": {}, "n": object()})
+    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 10, "files": {}, "n": object()})
     with pytest.raises(BundleError, match="was replaced 5 times"):
         Reranker.load(path)
 
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 9
+    assert manifest["format"] == 10
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -154,7 +154,7 @@ def test_no_file_needs_pickle(bundle):
     names = set(files_of(bundle))
     assert {Path(name).suffix for name in names} <= {".yaml", ".json", ".npz", ".parquet", ".safetensors"}
     archives = [bundle / name for name in names if name.endswith(".npz")]
-    assert len(archives) == 2
+    assert len(archives) == 3
     for archive in archives:
         with np.load(archive, allow_pickle=False) as arrays:
             assert all(arrays[name].dtype != object for name in arrays.files)
@@ -189,13 +189,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 9"),
-        ("format: 9\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 9"),
+        ("", "format None, this version reads 10"),
+        ("format: 10\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 10"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 9\nfiles: {}\n", "it is not what was saved"),
+        ("format: 10\nfiles: {}\n", "it is not what was saved"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
