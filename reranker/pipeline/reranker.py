@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.config import RerankerConfig, default_read_out
-from reranker.data.catalog import Catalog
+from reranker.data.catalog import Catalog, Item
 from reranker.data.dataset import Dataset
 from reranker.data.schema import (
     ITEM,
@@ -519,6 +519,10 @@ class Reranker:
     def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
         """Titles of the catalogue; "(untitled)" for an unknown item."""
         return self._require_data().catalog.titles(item_ids)
+
+    def item_fields(self, item_ids: Sequence[ItemId]) -> list[Item]:
+        """Column -> value of each item of the catalogue, without its id; an unknown item is "(untitled)"."""
+        return self._require_data().catalog.items(item_ids)
 
     @property
     def item_ids(self) -> list[ItemId]:

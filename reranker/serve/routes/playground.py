@@ -1,13 +1,20 @@
 """The playground: one page, and what it shows of the bundle. The page itself asks /v1/rerank, like any client."""
 
 import asyncio
+import itertools
+import math
+import numbers
+import re
 from importlib.resources import files
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 
-from reranker.data.schema import ITEM, SCORE
+from reranker.data.catalog import Item
+from reranker.data.schema import CATEGORY, ITEM, SCORE, TITLE
+from reranker.prompting.text import field_text
 from reranker.serve.auth import Key
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError
@@ -15,12 +22,16 @@ from reranker.serve.ids import for_javascript
 from reranker.serve.state import Service, allowed
 from reranker.types import ItemId
 
+IMAGES = ("image", "image_url", "picture", "thumbnail")
+"""Columns of items that may hold the address of a picture, or a data: address."""
+
 _USERS = 200
+_ORIGINS = 10
 _POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 )
-_HEADERS = {"content-security-policy": _POLICY, "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
+_HEADERS = {"x-frame-options": "DENY", "referrer-policy": "no-referrer"}
 
 
 def add_playground(app: FastAPI, service: Service) -> None:
@@ -29,11 +40,12 @@ def add_playground(app: FastAPI, service: Service) -> None:
     Ids are as the bundle has them; numbers beyond 2^53, which the page could not send back, are text.
     """
     page = files("reranker.serve").joinpath("playground.html").read_text(encoding="utf-8")
+    headers = {"content-security-policy": " ".join([_POLICY, *_image_origins(service)]), **_HEADERS}
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
-        return HTMLResponse(page, headers=_HEADERS)
+        return HTMLResponse(page, headers=headers)
 
     @app.get("/playground/users")
     async def users(
@@ -74,5 +86,48 @@ def add_playground(app: FastAPI, service: Service) -> None:
 
 
 def _items(domain: Domain, ids: list[ItemId]) -> list[dict[str, Any]]:
-    titles = domain.reranker.titles(ids)
-    return [{"id": for_javascript(one), "title": title} for one, title in zip(ids, titles, strict=True)]
+    found = domain.reranker.item_fields(ids)
+    return [
+        {"id": for_javascript(one), "title": str(fields[TITLE]), **_beside(fields)}
+        for one, fields in zip(ids, found, strict=True)
+    ]
+
+
+def _beside(fields: Item) -> dict[str, str]:
+    """What is shown beside a title: category, price and picture, where the item table has them."""
+    shown = {"category": field_text(fields.get(CATEGORY)), "price": _price(fields), "image": _image(fields)}
+    return {name: text for name, text in shown.items() if text}
+
+
+def _price(fields: Item) -> str:
+    price = fields.get("price")
+    if isinstance(price, numbers.Real) and not isinstance(price, bool):
+        if not math.isfinite(price):
+            return ""
+        return f"{float(price):.2f} {field_text(fields.get('currency'))}".strip()
+    return field_text(price)
+
+
+def _image(fields: Item) -> str:
+    """Address of the picture, or "": web addresses and pictures within the table, nothing else."""
+    address = next((field_text(fields[name]) for name in IMAGES if fields.get(name)), "")
+    return address if _origin(address) or address.startswith("data:image/") else ""
+
+
+def _origin(address: str) -> str:
+    """ "https://host:port" of a web address, which may stand in a policy; "" of anything else."""
+    try:
+        parts = urlsplit(address)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[A-Za-z0-9.-]+", parts.hostname or ""):
+        return ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def _image_origins(service: Service) -> list[str]:
+    """Where the pictures of the catalogues come from, for the page's policy; at most `_ORIGINS`."""
+    rerankers = [service.domains.pick(domain=name).reranker for name in service.domains.names]
+    addresses = (_image(fields) for reranker in rerankers for fields in reranker.item_fields(reranker.item_ids))
+    return list(itertools.islice(dict.fromkeys(filter(None, map(_origin, addresses))), _ORIGINS))
