@@ -11,6 +11,7 @@ paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from candidate_gen import ALSGenerator
-from eval import candidate_table
+from eval import candidate_table, first_day_table
 from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
@@ -47,7 +48,7 @@ METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 LAST = "leave-last"
 COST = "cost"
-KNOWN = (*TABLES, candidate_table.NAME, COST)
+KNOWN = (*TABLES, first_day_table.NAME, candidate_table.NAME, COST)
 QUICK = 2
 """Domains of a quick run."""
 ADAPTED = 200
@@ -89,7 +90,7 @@ def main(
             )
         if quick and not domains:
             domains = ",".join((ordered_domains(data) if data else [PROPOSED])[:QUICK])
-        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family, scorer)
+        _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family, scorer, quick)
         return
     if table:
         raise ConfigError("--table has its own variants and split: give either it or --variant and --split")
@@ -124,6 +125,7 @@ def _tables(
     engine: str,
     family: str,
     scorer: str,
+    quick: bool,
 ) -> None:
     """Prints and writes tables one after another, then what they must reach."""
     checks: list[Check] = []
@@ -132,6 +134,9 @@ def _tables(
         report(checks, out / "meta.json", environment, lambda line: None)  # what is known if the rest is cut off
         if name == COST:
             checks += adaptation_cost(users or ADAPTED)
+            continue
+        if name == first_day_table.NAME:
+            checks += _first_day(data, domains, engine, family, out / name, quick)
             continue
         if name == candidate_table.NAME:
             checks += _candidates(data, domains, users, fit_users, engine, family, scorer, out)
@@ -160,6 +165,22 @@ def _tables(
         checks += [mean_of_runs(name, system, versus, runs) for system, versus in table.over_runs]
     typer.echo(f"\nWhat was to be reached ({METRIC}; by domain in the folders of {out}):\n")
     report(checks, out / "meta.json", environment, typer.echo)
+
+
+def _first_day(data: Path | None, domains: str, engine: str, family: str, out: Path, quick: bool) -> list[Check]:
+    """The table of readers of texts where little was chosen yet."""
+    names = [name for name in domains.split(",") if name] or [*(ordered_domains(data) if data else ()), PROPOSED]
+    loaded = [_load(data, name) for name in names]
+    families = FAMILIES | {PROPOSED: "movies"}
+    day = [(one.domain, replace(one, domain=family or families.get(one.domain, one.domain))) for one in loaded]
+    variants = _installed(
+        [Variant.parse(f"{one}={text}", engine, family) for one, text in TABLES["ladder"].variants.items()]
+    )
+    settings = {"words": False}
+    readers = {one.name: (one.load_engine, {} if one.config.words else settings) for one in variants}
+    typer.echo(f"\n{first_day_table.NAME}: {first_day_table.ASKS}")
+    seen, draws = (first_day_table.SEEN[:3], 1) if quick else (first_day_table.SEEN, first_day_table.DRAWS)
+    return first_day_table.run(day, readers, out, typer.echo, seen, draws)
 
 
 def _installed(variants: Sequence[Variant]) -> list[Variant]:
