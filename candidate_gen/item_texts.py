@@ -3,6 +3,7 @@
 The word vectors are those of the lexical engine (`reranker.engines.lexical`): a random projection of word counts.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,11 +92,15 @@ class WordSpace:
         """From the texts of a catalogue, one list a part. Returns self."""
         self._weights, self._directions = [], []
         for part in texts:
-            _, rows, tokens = self._tokens(part)
-            pairs = np.unique(np.column_stack([tokens, rows]), axis=0) if len(rows) else np.zeros((0, 2), np.int64)
-            words, counts = np.unique(pairs[:, 0], return_counts=True)
-            weights = np.log(len(part) / np.maximum(counts, 1)) + 1e-3  # a word of every item still says a little
-            self._weights.append(dict(zip(words.tolist(), weights.tolist(), strict=True)))
+            tokenizer = self._engine.tokenizer
+            texts_with = Counter(token for text in part if text for token in set(tokenizer.encode(text)))
+            self._weights.append(
+                {
+                    token: float(np.log(len(part) / count) + 1e-3)  # a word of every item still says a little
+                    for token, count in texts_with.items()
+                    if tokenizer.word(token)
+                }
+            )
             drawn = np.random.default_rng(0).permutation(len(part))[:SAMPLE]
             sample = [part[row] for row in np.sort(drawn)]
             self._directions.append(Directions.fit(self._means(sample, self._weights[-1])))

@@ -25,20 +25,23 @@ class ReciprocalRankFusion:
     """Score = Σ over the stages of 1 / (k + rank); an item that a stage does not list gets nothing from it.
 
     Each stage proposes n items, each item is listed once, and the best n remain; ties go to the earlier stage's order.
+    A stage with reserved places takes no part in the fusion: its best that are not listed otherwise take the last ones.
     `frame.attrs["fallback_users"]` is the highest count among the stages, because they are fitted on the same table;
     `frame.attrs["empty_users"]` counts users for whom no stage had anything left.
 
     Args:
         stages: at least one candidate generator; any object of the `CandidateGenerator` protocol.
         k: how slowly the weight falls with the rank; 60 in the paper.
+        reserved: share of a list's places for each stage, in 0..1, as for new items; by default no stage has any.
 
     Raises:
-        ConfigError: no stages, something that is not a candidate generator, or k < 0.
+        ConfigError: no stages, something that is not a candidate generator, k < 0, or shares that leave nothing to the
+            fusion.
     """
 
     name = "reciprocal_rank_fusion"
 
-    def __init__(self, stages: Sequence[CandidateGenerator], k: float = 60) -> None:
+    def __init__(self, stages: Sequence[CandidateGenerator], k: float = 60, reserved: Sequence[float] = ()) -> None:
         if not stages:
             raise ConfigError("ReciprocalRankFusion needs at least one candidate generator, got none")
         for stage in stages:
@@ -46,11 +49,18 @@ class ReciprocalRankFusion:
                 raise ConfigError(f"ReciprocalRankFusion: {stage!r} is no candidate generator (see reranker.protocols)")
         require_at_least("ReciprocalRankFusion", 0, k=k)
         self.stages = list(stages)
+        shares = [float(share) for share in reserved] or [0.0] * len(self.stages)
+        if len(shares) != len(self.stages) or min(shares) < 0 or sum(shares) >= 1 or all(shares):
+            raise ConfigError(
+                f"ReciprocalRankFusion: reserved must be a share for each of the {len(self.stages)} stages, 0 for at "
+                f"least one, and below 1 together; got {list(reserved)}"
+            )
         self.k = k
+        self.reserved = shares
 
     def clone(self) -> Self:
         """An unfitted copy: the same k, and a clone of every stage."""
-        return type(self)([stage.clone() for stage in self.stages], k=self.k)
+        return type(self)([stage.clone() for stage in self.stages], self.k, self.reserved)
 
     def fit(self, interactions: pd.DataFrame) -> Self:
         """Fits every stage on the table. Returns self.
@@ -71,8 +81,15 @@ class ReciprocalRankFusion:
         users = distinct_users(user_ids, n)
         totals: dict[UserId, dict[ItemId, float]] = {user: {} for user in users}
         fallback_users = 0
-        for stage in self.stages:
+        places: list[tuple[int, dict[UserId, list[ItemId]]]] = []
+        for stage, share in zip(self.stages, self.reserved, strict=True):
             proposed = stage.recommend(users, n, exclude_seen)
+            if share:
+                own: dict[UserId, list[ItemId]] = {user: [] for user in users}
+                for user, item in zip(proposed[USER].tolist(), proposed[ITEM].tolist(), strict=True):
+                    own[user].append(item)
+                places.append((round(share * n), own))
+                continue
             fallback_users = max(fallback_users, int(proposed.attrs.get("fallback_users", 0)))
             weights = 1.0 / (self.k + proposed[RANK].to_numpy(dtype=np.float64))
             for user, item, weight in zip(
@@ -80,7 +97,10 @@ class ReciprocalRankFusion:
             ):
                 totals[user][item] = totals[user].get(item, 0.0) + weight
         # Python's sort is stable and dicts keep their order: equal scores stay in the order of the stages.
-        best = [sorted(items.items(), key=lambda pair: -pair[1])[:n] for items in totals.values()]
+        ranked = {user: sorted(items.items(), key=lambda pair: -pair[1]) for user, items in totals.items()}
+        best = [
+            _with_reserved(listed, [(count, own[user]) for count, own in places], n) for user, listed in ranked.items()
+        ]
         lengths = [len(listed) for listed in best]
         frame = pd.DataFrame(
             {
@@ -105,7 +125,7 @@ class ReciprocalRankFusion:
             stage.save(directory / str(index))
         header: dict[str, Any] = {
             "class": type(self).__name__,
-            "settings": {"k": self.k},
+            "settings": {"k": self.k, "reserved": self.reserved},
             "stages": [str(index) for index in range(len(self.stages))],
         }
         write_stage(directory, header, {})
@@ -120,7 +140,30 @@ class ReciprocalRankFusion:
         directory = Path(directory)
         header, _ = read_stage(directory, cls.__name__)
         try:
-            k, count = header["settings"]["k"], len(header["stages"])
-            return cls([load_generator(directory / str(index)) for index in range(count)], k=k)
+            settings, count = header["settings"], len(header["stages"])
+            parts = [load_generator(directory / str(index)) for index in range(count)]
+            return cls(parts, settings["k"], settings.get("reserved", ()))
         except (KeyError, TypeError, ConfigError) as error:
             raise BundleError(f"the candidate generator in {directory} is damaged: {error!r}. Save it again") from error
+
+
+def _with_reserved(
+    ranked: list[tuple[ItemId, float]], places: Sequence[tuple[int, Sequence[ItemId]]], n: int
+) -> list[tuple[ItemId, float]]:
+    """The n best, of which the last places go to those who have some reserved, below the score of the others.
+
+    Args:
+        ranked: fused items and scores, best first.
+        places: how many places, and the items that want them, best first.
+    """
+    listed = {item for item, _ in ranked[: n - sum(count for count, _ in places)]}
+    added: list[ItemId] = []
+    for count, items in places:
+        fresh = [item for item in items if item not in listed][:count]
+        listed.update(fresh)
+        added += fresh
+    kept = ranked[: n - len(added)]
+    lowest = kept[-1][1] if kept else 1.0
+    return [pair for pair in kept if pair[0] not in set(added)] + [
+        (item, lowest / (place + 1)) for place, item in enumerate(added, start=1)
+    ]

@@ -39,7 +39,7 @@ class TextGenerator(ScoringGenerator):
         items: `item_id, title`, optional `category`, `description`, `timestamp`; texts are read as words, without a
             model.
         vectors: `item_id` and `vector` (or numeric columns): item vectors of your own in the place of word vectors.
-        new_share: share of a list's places for new items, 0 (none) to 1 (nothing else, while there are any).
+        new_share: share of a list's places for new items, 0 (none) to 1 (nothing else).
         history: newest distinct items of a user that count.
         decay: weight of an item against the one chosen after it, in (0, 1].
         factors: width of the ALS factors.
@@ -247,7 +247,7 @@ class TextGenerator(ScoringGenerator):
         self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
     ) -> list[tuple[IntArray, NDArray[np.float32]]]:
         quota = min(round(n * self.new_share), len(self._vectors) - self._n_chosen)
-        known = n - quota
+        known = n - quota if self.new_share < 1 else 0
         if self._index is None:
             scores = self._unseen_scores(fitted, rows, exclude_seen)
             best = [self._merged(user_scores, known, quota) for user_scores in scores]

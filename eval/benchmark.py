@@ -218,11 +218,18 @@ def _candidates(
         }
 
     typer.echo(f"\n{candidate_table.NAME}: {candidate_table.ASKS}")
-    return candidate_table.run(
+    folder = out / candidate_table.NAME / scorer
+    new = candidate_table.new_items(
+        lambda draw: _folds(data, domains, "cold-items", 1, users, draw),
+        folder,
+        typer.echo,
+        candidate_table.NEW_ITEMS_DRAWS,
+    )
+    return new + candidate_table.run(
         lambda split: _folds(data, domains, split, 1, users, 0),
         system,
         factories,
-        out / candidate_table.NAME / scorer,
+        folder,
         typer.echo,
     )
 

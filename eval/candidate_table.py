@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion
+from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion, TextGenerator
 from eval.benchmark_tables import Gains, above, below
 from eval.checks import Check, at_least, at_most, told
+from reranker.data.schema import ITEM
+from reranker.data.splits import pairs_in
 from reranker.errors import ConfigError
 from reranker.evaluation import Fold, Settings, evaluate
 from reranker.evaluation.metrics import per_user_metrics
@@ -38,6 +40,8 @@ GENERATORS: dict[str, Callable[[], CandidateGenerator]] = {
 }
 SPLITS = ("temporal", "leave-last")
 FEATURES, DEFAULT_SCORER = "baseline", "lexical"
+NEW_ITEMS_TARGET = 0.45
+NEW_ITEMS_DRAWS = (2, 3)  # the weight of predicted popularity was chosen on draws 0 and 1
 SCORERS = {
     FEATURES: "",
     DEFAULT_SCORER: "engine=lexical,scoring=embedding",
@@ -135,6 +139,30 @@ def run(
             if name != BASE:
                 checks += _checks(split, name, _gains(measured, name), required=name == CHALLENGER)
     return checks
+
+
+def new_items(
+    folds_of: Callable[[int], Sequence[Fold]], out: Path, say: Callable[[str], None], draws: Sequence[int]
+) -> list[Check]:
+    """Recall@50 of new items among the new ones: items that training never saw, proposed by their texts.
+
+    Args:
+        folds_of: draw -> folds with cold items.
+    """
+    shares: dict[str, list[tuple[float, float]]] = {}
+    for draw in draws:
+        for fold in folds_of(draw):
+            table = TextGenerator(fold.items, new_share=1.0).fit(fold.train).recommend(fold.users, n=LENGTH)
+            found = pairs_in(fold.held_out, table)
+            known = fold.items[ITEM].isin(fold.cold_items).sum()
+            shares.setdefault(fold.domain, []).append((float(found.mean()), min(1.0, LENGTH / max(known, 1))))
+    say(f"\nnew items, {LENGTH} of the new ones by their texts, mean of draws {', '.join(map(str, draws))}")
+    say(f"{'domain':<22} {'recall@50':>10} {'at random':>10}")
+    rows = [(domain, *np.mean(values, axis=0).tolist()) for domain, values in shares.items()]
+    for domain, recall, random in rows:
+        say(f"{domain:<22} {recall:>10.4f} {random:>10.4f}")
+    write_text(out / "new-items.csv", pd.DataFrame(rows, columns=["domain", "recall", "random"]).to_csv(index=False))
+    return [at_least(f"new items: recall@50, {domain}", recall, NEW_ITEMS_TARGET, "") for domain, recall, _ in rows]
 
 
 def _line(row: Mapping[str, object], compared: bool) -> str:

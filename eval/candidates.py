@@ -1,6 +1,7 @@
 """First stages against ALS 50: recall@50 and NDCG@10 of their own order, misses 0, paired intervals by user.
 
     python -m eval.candidates DATA_DIR --out candidates.json
+    python -m eval.candidates --scale      a million synthetic items: seconds and memory
 
 The order is the first stage's own: nothing is reranked here, so a gain below is not yet a gain of the served list.
 """
@@ -15,9 +16,11 @@ import typer
 from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion
+from eval import candidate_scale
 from eval.domains import folds_left, load_domain, ordered_domains
 from reranker.data.schema import ITEM, RANK, USER
 from reranker.data.splits import global_temporal, leave_last_k
+from reranker.errors import ConfigError
 from reranker.evaluation import Fold
 from reranker.protocols import CandidateGenerator
 from reranker.utils.statistics import bootstrap_means, mean_interval
@@ -98,11 +101,19 @@ def run(data_dir: Path, out: Path, quick: bool = False) -> dict[str, Any]:
 
 
 def main(
-    data_dir: Annotated[Path, typer.Argument(help="a folder with one folder a domain")],
+    data_dir: Annotated[Path | None, typer.Argument(help="a folder with one folder a domain")] = None,
     out: Annotated[Path, typer.Option("--out")] = Path("candidates.json"),
     quick: Annotated[bool, typer.Option("--quick")] = False,
+    scale: Annotated[bool, typer.Option("--scale", help="a big synthetic catalogue instead")] = False,
+    items: Annotated[int, typer.Option(min=10_000, help="of --scale")] = 1_000_000,
+    users: Annotated[int, typer.Option(min=1, help="of --scale, who are proposed to")] = 10_000,
 ) -> None:
-    """Compare first stages of equal length."""
+    """Compare first stages of equal length, or time them on a big catalogue."""
+    if scale:
+        candidate_scale.run(out, typer.echo, items, users)
+        return
+    if data_dir is None:
+        raise ConfigError("give DATA_DIR, a folder with one folder a domain, or --scale")
     run(data_dir, out, quick)
 
 

@@ -38,7 +38,7 @@ BRANDS = {" (national brand)": "", " (store brand)": " (store)"}
 
 def lines(result: DemoResult) -> Iterator[str]:
     """Every line of the report."""
-    yield "\n1  KNOWN USERS: the next choice, among 50 of ALS"
+    yield "\n1  KNOWN USERS: the next choice, among 50 of the first stage"
     yield from _table(result.known)
     yield from _came_from(result.known)
     yield from _example(result, result.known)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from candidate_gen import ALSGenerator
+from candidate_gen import make_generator
 from reranker.cli import demo_report
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, RANK, TITLE, USER
@@ -24,6 +24,7 @@ from reranker.fusion import Order
 from reranker.pipeline.ladder import Climbed, fit_rungs
 from reranker.pipeline.lists import CandidateLists, propose
 from reranker.pipeline.reranker import Reranker
+from reranker.protocols import CandidateGenerator
 from reranker.types import ItemId, UserId
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -152,7 +153,7 @@ def run_demo(
         f"and all of {len(new_items)} new items"
     )
     with watch.stage("first stage"):
-        generator = ALSGenerator(factors=64).fit(fold.train)
+        generator = make_generator().fit(fold.train)
         lists = propose(fold, generator, N_CANDIDATES)
     llm = Reranker.from_pretrained("default", n_candidates=N_CANDIDATES, fit_users=fit_users, **settings)
     with watch.stage("fit words and LLM"):
@@ -265,7 +266,7 @@ def _likes(data: Dataset, n: int = 3) -> list[ItemId]:
 
 
 def _newcomer(
-    served: Reranker, generator: ALSGenerator, readers: dict[str, Reranker], likes: Sequence[ItemId]
+    served: Reranker, generator: CandidateGenerator, readers: dict[str, Reranker], likes: Sequence[ItemId]
 ) -> dict[str, list[ItemId]]:
     """First places of somebody of whom only the likes are known: popular items, and the same reranked."""
     came = generator.recommend([NEWCOMER], n=2 * N_CANDIDATES + len(likes))

@@ -11,6 +11,7 @@ from reranker.cli.options import (
     DomainOption,
     DtypeOption,
     EngineOption,
+    GeneratorOption,
     InteractionsOption,
     ItemsOption,
     ModelOption,
@@ -52,7 +53,15 @@ def evaluate(
         Split | None, typer.Option("--split", help="leave-last, or leave-random without timestamps")
     ] = None,
     support: Annotated[int, typer.Option("--support", min=1, help="interactions kept of a cold user")] = 3,
+    generator: GeneratorOption = None,
     candidates: Annotated[str, typer.Option("--candidates", help="list lengths, comma-separated")] = "50",
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--lists", help="lists that your own first stage served; several windows: oldest first"),
+    ] = None,
+    held_out: Annotated[
+        list[Path] | None, typer.Option("--held-out", help="what users chose after --lists, one table for each")
+    ] = None,
     users: Annotated[int | None, typer.Option("--users", min=2, help="test users at most, drawn at random")] = None,
     fit_users: Annotated[
         int | None, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting; as `fit` by default")
@@ -78,7 +87,8 @@ def evaluate(
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
-    from candidate_gen import ALSGenerator
+    from candidate_gen import DEFAULT_METHOD, make_generator
+    from reranker.cli.evaluate_lists import evaluate_lists
     from reranker.config import RerankerConfig, default_read_out
     from reranker.data import splits
     from reranker.evaluation import Settings
@@ -86,6 +96,7 @@ def evaluate(
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
     from reranker.evaluation.diagnose import diagnosis_table
     from reranker.evaluation.external import export_lists, external_factories
+    from reranker.evaluation.plan import plan, plan_table, require_packages
     from reranker.evaluation.registry import SYSTEMS, Suite, default_systems
     from reranker.evaluation.reporting.files import write_results
     from reranker.evaluation.reporting.html import write_report
@@ -98,15 +109,25 @@ def evaluate(
         for name, words in SYSTEMS.items():
             typer.echo(f"{name:22s} {words}")
         return
-    if out is None and export is None:
+    if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
     data = dataset_from_flags(dataset, interactions, items, domain)
+    if lists or held_out:
+        if generator is not None or split is not None:
+            raise ConfigError("--lists are judged as they were served: leave --generator and --split out")
+        scoring = scoring or default_read_out(engine or "auto", trained=False)
+        own = RerankerConfig.from_mapping(
+            given(model=model, engine=engine, dtype=dtype, scoring=scoring, fit_users=fit_users)
+        )
+        evaluate_lists(data, lists or [], held_out or [], own, systems, out)
+        return
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
         fold = fold.sample_users(users)
     lengths = list_lengths(candidates)
+    first_stage = make_generator(generator or DEFAULT_METHOD)
     if export is not None:
-        export_lists(propose(fold, ALSGenerator(), max(lengths), inject=inject), export)
+        export_lists(propose(fold, first_stage, max(lengths), inject=inject), export)
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
     assert out is not None
@@ -124,8 +145,11 @@ def evaluate(
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
     )
     factories = suite.factories(tuple(dict.fromkeys(("first_stage", *names))))
+    planned = plan(("first_stage", *names), config, len(data.items), len(fold.users))
+    typer.echo(plan_table(planned) + "\n", err=True)
+    require_packages(planned)
     factories |= external_factories(external or (), SYSTEMS)
-    results = run([fold], ALSGenerator(), factories, settings, out, lambda line: typer.echo(line, err=True))
+    results = run([fold], first_stage, factories, settings, out, lambda line: typer.echo(line, err=True))
     diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
     write_results(results, out, [one.record() for one in diagnoses])
     write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged", diagnoses=diagnoses)

@@ -12,6 +12,7 @@ from reranker.cli.options import (
     DomainOption,
     DtypeOption,
     EngineOption,
+    GeneratorOption,
     InteractionsOption,
     ItemsOption,
     ModelOption,
@@ -41,6 +42,7 @@ def fit(
         typer.Option("--candidates", help="your own first-stage lists, served before --held-out was chosen"),
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
+    generator: GeneratorOption = None,
     prompt: Annotated[
         str,
         typer.Option("--prompt", help="folder of a trained prompt, as `train prompt` writes it; default; untrained"),
@@ -72,8 +74,8 @@ def fit(
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
 ) -> None:
-    """Learn a domain from interactions and save a bundle; the first stage is ALS unless you bring your own lists."""
-    from candidate_gen import ALSGenerator
+    """Learn a domain from interactions and save a bundle; the first stage is ALS, or --generator."""
+    from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.pipeline.bundle import require_place, require_storable
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
@@ -99,17 +101,21 @@ def fit(
     if candidates is not None or held_out is not None:
         if candidates is None or held_out is None:
             raise ConfigError("your own first stage needs both --candidates and --held-out")
+        if generator is not None:
+            raise ConfigError(
+                f"--candidates are your own lists, so --generator {generator} would propose none: leave it out"
+            )
         served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
         if chosen_scorer == AUTO:
             reranker = climb(reranker, data, candidates=served, held_out=chosen)
         else:
             reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
     else:
-        generator = ALSGenerator(seed=reranker.config.seed).fit(data.interactions)
+        first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(data.interactions)
         if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, generator)
+            reranker = climb(reranker, data, first_stage)
         else:
-            reranker.fit(data, generator, item_vectors=vectors)
+            reranker.fit(data, first_stage, item_vectors=vectors)
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
         typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")

@@ -29,6 +29,26 @@ DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16
 ModelOption = Annotated[str | None, typer.Option("--model", help="known name, Hugging Face id or local path")]
 
 
+def _known_generator(name: str | None) -> str | None:
+    from candidate_gen import METHODS  # not at the top: `reranker --help` needs no numbers
+
+    if name is not None and name not in METHODS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(METHODS)}")
+    return name
+
+
+GeneratorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--generator",
+        "--method",
+        callback=_known_generator,
+        help="candidate generator: als (by default), als-co-visit, item-knn, popularity, co-visit, als-item-knn, "
+        "als-item-knn-popularity; several are fused by reciprocal rank",
+    ),
+]
+
+
 def dataset_from_flags(
     dataset: str | None, interactions: Path | None, items: Path | None, domain: str | None
 ) -> Dataset:

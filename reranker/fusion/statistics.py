@@ -9,10 +9,12 @@ from reranker.protocols import CandidateGenerator, HasItemFactors
 def evidence_model(
     interactions: pd.DataFrame, items: pd.DataFrame, generator: CandidateGenerator | None
 ) -> EvidenceModel:
-    """Evidence in the candidate generator's own item space, or in an ALS space where it has none."""
+    """Evidence in the item space of the candidate generator, or of one that it fuses; else in an ALS space."""
     # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
     from candidate_gen import ALSGenerator
 
-    space = generator if isinstance(generator, HasItemFactors) else ALSGenerator().fit(interactions)
+    parts = (generator, *getattr(generator, "stages", ()))
+    own = next((part for part in parts if isinstance(part, HasItemFactors)), None)
+    space = own or ALSGenerator().fit(interactions)
     ids = space.item_ids
     return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))

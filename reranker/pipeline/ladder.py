@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +12,7 @@ from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.windows import windows_of
+from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator
 
 logger = logging.getLogger(__name__)
@@ -90,22 +91,45 @@ def fit_rungs(
         DataError: a table is wrong, or there is nothing to learn from.
         ConfigError: neither a generator nor lists were given, or both.
     """
-    words = lexical_reranker(llm)
     windows = windows_of(data, generator, candidates, held_out, llm.config)
+    return fit_rungs_on_windows(llm, data, windows, generator, progress=progress)
+
+
+def fit_rungs_on_windows(
+    llm: Reranker,
+    data: Dataset,
+    windows: Sequence[ValidationFold],
+    generator: CandidateGenerator | None = None,
+    *,
+    with_llm: bool = True,
+    progress: bool | None = None,
+) -> Climbed:
+    """`fit_rungs` on windows that are made already.
+
+    Args:
+        llm, data, generator, progress: as for `fit_rungs`.
+        windows: newest first, as `windows_of` makes them.
+        with_llm: climb the LM's rung, too.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
+    words = lexical_reranker(llm)
     began = time.perf_counter()
     words.fit_windows(data, windows, generator, progress=progress)
     seconds = {LEXICAL: time.perf_counter() - began}
     assert words.fusion_model is not None
     below = words.fusion_model.validation
     scores = {"first stage": below["first_stage"], "baseline": below["baseline"], LEXICAL: below["fused"]}
-    left_out = {}
+    left_out = {} if with_llm else {LLM: "nobody asked for it"}
     began = time.perf_counter()
     try:
-        llm.fit_windows(data, windows, generator, progress=progress)
+        if with_llm:
+            llm.fit_windows(data, windows, generator, progress=progress)
     except (ConfigError, ModelError) as error:  # no torch, or the model cannot be fetched: words can be served
         left_out[LLM] = str(error)
         logger.warning("the LLM is left out of the ladder: %s", error)
-    else:
+    if LLM not in left_out:
         seconds[LLM] = time.perf_counter() - began
         assert llm.fusion_model is not None
         scores[LLM] = llm.fusion_model.validation["fused"]

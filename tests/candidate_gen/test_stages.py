@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from candidate_gen import (
+    METHODS,
     ALSGenerator,
     ItemKNNGenerator,
     PopularityGenerator,
     ReciprocalRankFusion,
     load_generator,
+    make_generator,
     register_generator,
 )
 from reranker.errors import BundleError, ConfigError
@@ -182,3 +184,50 @@ def test_the_wrong_class_is_refused(tmp_path: Path) -> None:
 def test_importing_loads_no_implicit() -> None:
     code = "import sys, candidate_gen; sys.exit('implicit' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_reserved_places_are_the_last_and_go_to_what_is_not_listed_otherwise() -> None:
+    """d is most popular of all, and nobody's item-kNN lists it first; two of four places are kept for popular ones."""
+    rows = [(user, item) for user in range(6) for item in ("ab" if user < 3 else "cd")]
+    rows += [(6, "a"), (7, "c"), *((user, "e") for user in range(3, 6))]
+    table = pd.DataFrame(rows, columns=["user_id", "item_id"])
+    fused = ReciprocalRankFusion([ItemKNNGenerator(), PopularityGenerator()], reserved=[0, 0.5]).fit(table)
+    frame = fused.recommend([6], n=4)
+    # Alike to a is b alone; the others follow by popularity: c, d, e. All are listed, and popular ones add nothing new.
+    assert frame["item_id"].tolist()[:2] == ["b", "c"]
+    assert sorted(frame["item_id"]) == ["b", "c", "d", "e"]
+    assert (frame["score"].diff().dropna() < 0).all()
+
+
+def test_reserved_places_survive_saving_and_cloning(tmp_path: Path) -> None:
+    fused = ReciprocalRankFusion([ItemKNNGenerator(), PopularityGenerator()], reserved=[0, 0.5])
+    fused.fit(random_interactions())
+    fused.save(tmp_path)
+    expected = fused.recommend(range(9), n=6)
+    for other in (load_generator(tmp_path), fused.clone().fit(random_interactions())):
+        pd.testing.assert_frame_equal(other.recommend(range(9), n=6), expected)
+
+
+@pytest.mark.parametrize("reserved", [[0.5], [0.5, 0.5], [-0.1, 0], [0, 1], [0.1, 0.1]])
+def test_shares_that_leave_nothing_to_the_fusion_are_refused(reserved: list[float]) -> None:
+    with pytest.raises(ConfigError, match="reserved must be"):
+        ReciprocalRankFusion([ItemKNNGenerator(), PopularityGenerator()], reserved=reserved)
+
+
+def test_generators_are_made_by_name() -> None:
+    assert [stage.name for stage in make_generator("als-co-visit").stages] == ["als", "co_visit"]  # type: ignore[attr-defined]
+    for method in METHODS:
+        made = make_generator(method, seed=3).fit(random_interactions()).recommend([1], n=5)
+        assert len(made) == 5
+    assert make_generator("als", seed=3).settings["seed"] == 3  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="unknown candidate generator 'gold'; there are als"):
+        make_generator("gold")
+    with pytest.raises(ConfigError, match="need the item table"):
+        make_generator(new_share=0.1)
+
+
+def test_new_items_get_their_share_of_the_default_list() -> None:
+    table = random_interactions().assign(timestamp=range(900))
+    items = pd.DataFrame({"item_id": [*range(40), "new"], "title": [f"item {number}" for number in range(41)]})
+    frame = make_generator(items=items, new_share=0.1).fit(table).recommend(range(5), n=10)
+    assert (frame[frame["rank"] == 10]["item_id"] == "new").all()

@@ -81,8 +81,7 @@ def test_items_older_than_the_newest_interaction_are_not_new():
 def test_items_that_come_after_fit_join_the_new_ones_also_after_loading(tmp_path: Path):
     data, items = world()
     generator = TextGenerator(data.items, new_share=1, factors=8).fit(data.interactions)
-    # No new item is known yet, and no place stays empty.
-    assert tastes(generator.recommend(["u0"], n=3)).tolist() == [0, 0, 0]
+    assert generator.recommend(["u0"], n=3).empty
     generator.save(tmp_path)
     loaded = load_generator(tmp_path)
     assert isinstance(loaded, TextGenerator)

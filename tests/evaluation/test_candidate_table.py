@@ -7,7 +7,7 @@ import typer.testing
 from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from eval import benchmark, candidate_table
 from reranker.config import RerankerConfig
-from reranker.data.splits import leave_last_k
+from reranker.data.splits import cold_items, leave_last_k
 from reranker.errors import ConfigError
 from reranker.evaluation.registry import Suite
 from tests.pipeline import toys
@@ -70,3 +70,16 @@ def test_an_unknown_scorer_is_refused(tmp_path):
         typer.testing.CliRunner().invoke(
             app, ["--table", "candidates", "--scorer", "gold", "--out", str(tmp_path)], catch_exceptions=False
         )
+
+
+def test_new_items_are_found_by_their_texts_and_counted_among_the_new_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidate_table, "LENGTH", 1)
+    data = toys.taste_dataset(users=80, per_group=20)
+    lines = []
+    checks = candidate_table.new_items(lambda draw: [cold_items(data, seed=draw)], tmp_path, lines.append, (0, 1))
+    row = pd.read_csv(tmp_path / "new-items.csv").set_index("domain").loc[data.domain]
+    # 8 of 80 items are new, about two of each taste: one guess in eight is right by chance, one in two by the titles.
+    assert row["random"] == pytest.approx(1 / 8)
+    assert row["recall"] > 0.35
+    assert [(check.value, check.passed) for check in checks] == [(row["recall"], row["recall"] >= 0.45)]
+    assert lines[-1].startswith(data.domain)

@@ -1,0 +1,76 @@
+"""Candidates of a catalogue of a million items, synthetic: seconds and memory of proposing, by each generator.
+
+`python -m eval.candidates --scale` prints it. Items are drawn by Zipf's law, each has one of 1,000 topics, and its
+title holds words of the topic; users choose within three topics. Nothing is said of quality.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from candidate_gen import CoVisitGenerator, TextGenerator
+from eval.checks import Check, at_most, machine, report, told
+from reranker.data.schema import ITEM, TIMESTAMP, TITLE, USER
+from reranker.protocols import CandidateGenerator
+
+TOPICS, WORDS_A_TOPIC, TITLE_WORDS = 1000, 50, 6
+CHOICES = 30
+MOST_SECONDS, MOST_GIB = 60.0, 4.0
+
+
+def synthetic(items: int, users: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Interactions and the item table; every item was chosen at least once."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, WORDS_A_TOPIC, (items, TITLE_WORDS))
+    topics = np.arange(items) % TOPICS
+    titles = [
+        " ".join(f"w{topic}x{word}" for word in row) for topic, row in zip(topics.tolist(), words.tolist(), strict=True)
+    ]
+    a_topic = items // TOPICS
+    tastes = rng.integers(0, TOPICS, (users, 3))
+    topic = np.take_along_axis(tastes, rng.integers(0, 3, (users, CHOICES)), axis=1)
+    place = np.minimum((a_topic ** rng.random((users, CHOICES))).astype(np.int64) - 1, a_topic - 1)
+    chosen = topic + TOPICS * np.maximum(place, 0)
+    everyone = np.arange(items) % users  # each item by somebody, so that all are in the catalogue
+    table = pd.DataFrame(
+        {
+            USER: np.concatenate([np.repeat(np.arange(users), CHOICES), everyone]),
+            ITEM: np.concatenate([chosen.ravel(), np.arange(items)]),
+        }
+    )
+    table[TIMESTAMP] = rng.permutation(len(table))
+    return table, pd.DataFrame({ITEM: np.arange(items), TITLE: titles})
+
+
+def run(out: Path, say: Callable[[str], None], items: int = 1_000_000, asked: int = 10_000) -> list[Check]:
+    """Fits and proposes 50 items for `asked` users by each generator."""
+    table, listed = synthetic(items, max(asked, items // 10))
+    say(f"{items} items, {len(table)} interactions of {table[USER].nunique()} users")
+    makers: dict[str, Callable[[], CandidateGenerator]] = {
+        "co_visit": CoVisitGenerator,
+        "text": lambda: TextGenerator(listed),
+    }
+    checks: list[Check] = []
+    for name, make in makers.items():
+        began = time.perf_counter()
+        generator = make().fit(table)
+        fitted = time.perf_counter()
+        proposed = generator.recommend(range(asked), n=50)
+        seconds = time.perf_counter() - fitted
+        assert len(proposed) == 50 * asked
+        checks += [
+            told(f"{name}: fit", fitted - began, "s"),
+            at_most(f"{name}: propose for {asked} users", seconds, MOST_SECONDS, "s"),
+            at_most(f"{name}: peak memory so far", _peak_gib(), MOST_GIB, "GiB"),
+        ]
+        del generator, proposed
+    report(checks, out, machine(("numpy", "scipy"), items=items, asked=asked), say)
+    return checks
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
