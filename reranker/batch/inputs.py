@@ -5,8 +5,8 @@ A row's number counts through all files in the order of their names. Columns com
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reranker.data.formats import TAKEN, files_under, folders_under, table_format
+from reranker.data.parquet_files import INT96_UNIT
 from reranker.data.schema import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
 from reranker.errors import ConfigError, DataError
+from reranker.utils.atomic_io import sha256
 
 ORIGIN_FILE, ORIGIN_ROW = "_file", "_row"
 _BATCH_ROWS = 1 << 15
 _BUFFER_BYTES = 1 << 20
-_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class InputTable:
         columns: canonical name -> name in the files.
         types: canonical name -> the type it is read as.
         has_origin: the files carry `_file` and `_row` themselves, because they are copies of others.
+        folders: column in no file -> its value for each file, from the name of a folder (`key=value`).
     """
 
     files: tuple[Path, ...]
@@ -83,26 +85,42 @@ class InputTable:
     columns: dict[str, str]
     types: dict[str, pa.DataType]
     has_origin: bool = False
+    folders: dict[str, Any] = field(default_factory=dict)
 
     @property
     def total_rows(self) -> int:
         return sum(self.rows)
 
     @classmethod
-    def open(cls, files: Sequence[Path], columns: dict[str, str], *, has_origin: bool = False) -> "InputTable":
+    def open(
+        cls,
+        files: Sequence[Path],
+        columns: dict[str, str],
+        *,
+        has_origin: bool = False,
+        folders: Mapping[str, Any] | None = None,
+    ) -> "InputTable":
         """Reads the footers.
+
+        Args:
+            files: parquet.
+            columns: canonical name -> name in the files, or of a folder's value.
+            has_origin: as the attribute.
+            folders: as `folder_values` gives them; columns of the files come before them.
 
         Raises:
             DataError: a file is no parquet, lacks a column, or has one of another or an impossible type.
         """
         rows: list[int] = []
         types: dict[str, pa.DataType] = {}
+        folders = folders or {}
         for file in files:
             schema, count = _footer(file)
-            _require(columns, schema.names, str(file))
+            _require(columns, [*schema.names, *folders], str(file))
             rows.append(count)
             for name, column in columns.items():
-                found = _plain_type(schema.field(column).type, name, column, file)
+                kind = schema.field(column).type if column in schema.names else folders[column].type
+                found = _plain_type(kind, name, column, file)
                 known = types.get(name, pa.null())
                 if found != known and not pa.types.is_null(found) and not pa.types.is_null(known):
                     raise DataError(
@@ -112,7 +130,10 @@ class InputTable:
                     types[name] = found
         # A column without a single value has no type of its own; text can hold whatever it meant.
         types = {name: pa.string() if pa.types.is_null(found) else found for name, found in types.items()}
-        return cls(files=tuple(files), rows=tuple(rows), columns=columns, types=types, has_origin=has_origin)
+        used = {name: values for name, values in folders.items() if name in columns.values()}
+        return cls(
+            files=tuple(files), rows=tuple(rows), columns=columns, types=types, has_origin=has_origin, folders=used
+        )
 
     def only(self, *names: str) -> "InputTable":
         """The same table with these columns alone."""
@@ -139,11 +160,13 @@ class InputTable:
     def _file_batches(self, index: int, skip: int) -> Iterator[pa.RecordBatch]:
         """One file's batches without its first `skip` rows; row groups before them are not read at all."""
         # pre_buffer would hold whole row groups, and the usual writers make them a million rows long.
-        with pq.ParquetFile(self.files[index], pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        options = {"pre_buffer": False, "coerce_int96_timestamp_unit": INT96_UNIT}
+        with pq.ParquetFile(self.files[index], buffer_size=_BUFFER_BYTES, **options) as file:
             groups, row = list(range(file.num_row_groups)), 0
             while groups and row + file.metadata.row_group(groups[0]).num_rows <= skip:
                 row += file.metadata.row_group(groups.pop(0)).num_rows
-            wanted = [*self.columns.values(), *((ORIGIN_FILE, ORIGIN_ROW) if self.has_origin else ())]
+            stored = [column for column in self.columns.values() if column in file.schema_arrow.names]
+            wanted = [*stored, *((ORIGIN_FILE, ORIGIN_ROW) if self.has_origin else ())]
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
                 if row + len(batch) > skip:
                     first = max(0, skip - row)
@@ -151,7 +174,15 @@ class InputTable:
                 row += len(batch)
 
     def _canonical(self, batch: pa.RecordBatch, index: int, row: int) -> pa.RecordBatch:
-        values = [_plain(batch.column(column), self.types[name]) for name, column in self.columns.items()]
+        values = [
+            _plain(
+                batch.column(column)
+                if column in batch.schema.names
+                else pa.repeat(self.folders[column][index], len(batch)),
+                self.types[name],
+            )
+            for name, column in self.columns.items()
+        ]
         if self.has_origin:
             origin = [batch.column(ORIGIN_FILE), batch.column(ORIGIN_ROW)]
         else:
@@ -210,7 +241,7 @@ def is_input_of(folder: Path, place: Path) -> bool:
 
 
 def fingerprints(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:
-    """What changes when an input changes: names, sizes, times, and a hash of each file's end (a parquet's footer)."""
+    """What changes when an input changes: names, sizes, times, and a hash of a text or of a parquet's footer."""
     return [_fingerprint(file, root) for file in files]
 
 
@@ -225,16 +256,16 @@ def _fingerprint(file: Path, root: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         opened.seek(max(0, status.st_size - 8))
         last = opened.read(8)
-        footer = int.from_bytes(last[:4], "little") + 8 if last[4:] == b"PAR1" else _TAIL_BYTES
+        footer = int.from_bytes(last[:4], "little") + 8 if last[4:] == b"PAR1" else 0
         opened.seek(max(0, status.st_size - footer))
-        tail = hashlib.sha256(opened.read(footer)).hexdigest()
+        found = hashlib.sha256(opened.read(footer)).hexdigest() if footer else sha256(file)
     name = file.name if root == file else file.relative_to(root).as_posix()
-    return {"file": name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "end_sha256": tail}
+    return {"file": name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": found}
 
 
 def _footer(file: Path) -> tuple[Any, int]:
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
+        with pq.ParquetFile(file, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT) as opened:
             return opened.schema_arrow, opened.metadata.num_rows
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {file} as parquet: {error}") from error

@@ -16,7 +16,8 @@ from reranker.batch.inputs import Columns, InputTable, column_names, input_files
 from reranker.batch.known_ids import KnownIds
 from reranker.batch.part import STATE
 from reranker.batch.partition import Cut, cut
-from reranker.data.formats import is_text
+from reranker.data.formats import is_text, open_rows
+from reranker.data.parquet_files import folder_values
 from reranker.data.schema import ITEM, USER
 from reranker.errors import DataError
 
@@ -35,6 +36,7 @@ class Prepared:
         file_names: what its files are called by the user.
         cut: the parts.
         malformed: lines of text that are no rows by their reasons, kept in OUT/_run/candidates/malformed.parquet.
+        unused_columns: of the candidates' first file, that nothing reads.
         interactions: in the order of their users, or None.
     """
 
@@ -42,6 +44,7 @@ class Prepared:
     file_names: tuple[str, ...]
     cut: Cut
     malformed: Counter[str]
+    unused_columns: tuple[str, ...]
     interactions: InputTable | None
 
 
@@ -63,11 +66,12 @@ def prepare(
     newer = () if interactions is None else input_files(interactions, "interactions")
 
     def texts() -> AbstractSet[str]:
-        if not newer or any(map(is_text, newer)):
+        if interactions is None or any(map(is_text, newer)):
             return known.texts
-        return known.texts & {ITEM} | _texts(_opened_parquet(newer, columns.of_interactions)) & {USER}
+        return known.texts & {ITEM} | _texts(_opened_parquet(newer, interactions, columns.of_interactions)) & {USER}
 
-    table, malformed = _opened(files, columns.of_candidates, folder / "candidates", texts)
+    unused = _unused(files[0], candidates, columns)
+    table, malformed = _opened(files, candidates, columns.of_candidates, folder / "candidates", texts)
     table = known.of_known_kind(table, texts())
     if table.total_rows + malformed.total() == 0:
         raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
@@ -83,8 +87,18 @@ def prepare(
         file_names=_names(files, candidates),
         cut=parts,
         malformed=malformed,
+        unused_columns=unused,
         interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder),
     )
+
+
+def _unused(file: Path, root: Path, columns: Columns) -> tuple[str, ...]:
+    if is_text(file):
+        present = list(open_rows(file, ()).columns)
+    else:
+        present = [*column_names(file), *folder_values([file], root)]
+    used = columns.of_candidates(present, str(file)).values()
+    return tuple(dict.fromkeys(name for name in present if name not in used and not name.startswith("__index")))
 
 
 def malformed_file(out: Path) -> Path:
@@ -101,7 +115,7 @@ def drop_copies(out: Path) -> None:
 def _histories(path: Path, files: Sequence[Path], columns: Columns, candidates: InputTable, folder: Path) -> InputTable:
     """Interactions sorted by user: a part then reads the few row groups that hold its users."""
     place, texts = folder / "interactions", _texts(candidates)
-    table, malformed = _opened(files, columns.of_interactions, place, lambda: texts)
+    table, malformed = _opened(files, path, columns.of_interactions, place, lambda: texts)
     if malformed:
         first = pq.ParquetFile(place / "malformed.parquet").read_row_group(0).to_pylist()[0]
         raise DataError(
@@ -134,16 +148,18 @@ def _texts(table: InputTable) -> frozenset[str]:
     return frozenset(name for name in (USER, ITEM) if table.types[name] == pa.string())
 
 
-def _opened_parquet(files: Sequence[Path], columns_of: ColumnsOf) -> InputTable:
-    return InputTable.open(files, columns_of(column_names(files[0]), str(files[0])))
+def _opened_parquet(files: Sequence[Path], root: Path, columns_of: ColumnsOf) -> InputTable:
+    folders = folder_values(files, root)
+    present = dict.fromkeys([*column_names(files[0]), *folders])
+    return InputTable.open(files, columns_of(list(present), str(files[0])), folders=folders)
 
 
 def _opened(
-    files: Sequence[Path], columns_of: ColumnsOf, folder: Path, texts: Texts
+    files: Sequence[Path], root: Path, columns_of: ColumnsOf, folder: Path, texts: Texts
 ) -> tuple[InputTable, Counter[str]]:
     text = [is_text(file) for file in files]
     if not any(text):
-        return _opened_parquet(files, columns_of), Counter()
+        return _opened_parquet(files, root, columns_of), Counter()
     if not all(text):
         raise DataError(f"{files[0].parent} holds text beside parquet; give one kind")
     complete = folder / "complete"

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reranker.batch.inputs import ORIGIN_FILE, ORIGIN_ROW, without_nan
+from reranker.data.filler import FILLER, is_filler
 from reranker.data.schema import ITEM, RANK, SCORE, USER
 
 _TEXT_COLUMNS = (USER, ITEM, SCORE, RANK)
@@ -95,6 +96,8 @@ def _numbers(rows: pa.Table, name: str, reasons: NDArray[np.object_]) -> NDArray
     if pa.types.is_string(values.type):
         _mark(reasons, np.isnan(numbers), f"{name} is not a number")
     _mark(reasons, ~np.isfinite(numbers), f"{name} is not finite")
+    if name == SCORE:
+        _mark(reasons, is_filler(numbers), FILLER)
     return numbers
 
 

@@ -152,6 +152,7 @@ class OfflineRun:
             "parts_reused": reused,
             "seconds": round(time.monotonic() - begun, 3),
             "bundle_sha256": what["bundle"],
+            "unused_columns": list(prepared.unused_columns),
         }
         _collect_rejected(self.out, len(ordered))
         write_json(self.out / _SUMMARY, summary)

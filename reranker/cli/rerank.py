@@ -10,6 +10,7 @@ import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
 from reranker.data.formats import holds_text
+from reranker.data.id_matching import require_most_known
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError
@@ -80,7 +81,9 @@ def rerank(
         newer = read_table(interactions, (*ids, USER, ITEM))
         newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
     table = read_table(candidates, ids)
-    table = _renamed(table, columns.of_candidates(list(map(str, table.columns)), str(candidates)))
+    wanted = columns.of_candidates(list(map(str, table.columns)), str(candidates))
+    unused = [str(name) for name in table.columns if name not in wanted.values()]
+    table = _renamed(table, wanted)
     reranker = engines.reranker(bundle)
     known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
     if newer is not None and interactions is not None:
@@ -89,6 +92,7 @@ def rerank(
         newer = like_known(newer, interactions, {**known, USER: table[USER]})
     else:
         table = like_known(table, candidates, known)
+    require_most_known(reranker.item_ids, table[ITEM], str(candidates), "the bundle's item table")
     ranked = reranker.rerank(table, k, interactions=newer, order=served, progress=True)
     write_table(ranked, out)
     report = ranked.attrs["report"]
@@ -96,6 +100,12 @@ def rerank(
         f"wrote {len(ranked)} rows of {report['users']} users to {out}: {report['served']} order{_kept(report)}; "
         f"{report['unknown_users']} users without history, {report['unknown_items']} candidates not in the item table"
     )
+    _tell_unused(unused)
+
+
+def _tell_unused(columns: Sequence[str]) -> None:
+    if columns:
+        typer.echo(f"columns of the candidates that were not used: {', '.join(columns)}")
 
 
 def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
@@ -113,6 +123,7 @@ def _report(summary: dict[str, Any], out: Path) -> None:
         f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order{_kept(summary)}; "
         f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
     )
+    _tell_unused(summary["unused_columns"])
     if summary["rejected_rows"]:
         reasons = "; ".join(f"{count} because {reason}" for reason, count in summary["rejected"].items())
         typer.echo(

@@ -66,6 +66,17 @@ def require_most_known(known: Collection[Hashable], given: pd.Series, table: str
     return len(unknown)
 
 
+def refuse_written_otherwise(known: Collection[Hashable], given: pd.Series, table: str) -> None:
+    """Refuses a column of ids of which most are not known, but would be if they were written otherwise.
+
+    Raises:
+        DataError: with how.
+    """
+    unknown = given[~given.isin(known if isinstance(known, pd.Series) else list(known))]
+    if len(unknown) > MOST * len(given) and written_otherwise(known, unknown.head(_LOOKED_AT).tolist()):
+        raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", "what was fitted"))
+
+
 def most_unknown(
     known: Collection[Hashable], examples: Iterable[Hashable], n_unknown: int, rows: int, table: str, owner: str
 ) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.filler import FILLER, is_filler
 from reranker.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ def mixed_as_texts(items: pd.DataFrame) -> pd.DataFrame:
 def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.DataFrame:
     """Returns a copy with `user_id, item_id, score, rank`; users in order of appearance, each list by rank.
 
+    Rows with which `implicit` fills short lists are left out and counted in the log.
+
     `rank` decides the first-stage order. Without it, lists are ranked by descending score (ties keep row order);
     without `score`, the score is the reciprocal rank.
 
@@ -119,6 +122,8 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
             f"table {name!r} needs a {SCORE!r} or a {RANK!r} column; it has {list(map(str, frame.columns))}"
         )
     _require_rows(frame, name)
+    if SCORE in frame:
+        frame = _without_filler(frame, name)
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
     duplicated = frame.duplicated([USER, ITEM]).to_numpy()
@@ -138,6 +143,16 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
     if SCORE not in frame:
         frame[SCORE] = 1.0 / frame[RANK]
     return frame[CANDIDATE_COLUMNS].reset_index(drop=True)
+
+
+def _without_filler(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    filler = is_filler(pd.to_numeric(frame[SCORE], errors="coerce").to_numpy(dtype=np.float64))
+    if not filler.any():
+        return frame
+    if filler.all():
+        raise DataError(f"table {name!r} holds no candidate: of all {len(frame)} rows {FILLER}")
+    logger.warning("table %r: %d of %d rows are left out: %s", name, filler.sum(), len(frame), FILLER)
+    return frame[~filler].copy()
 
 
 def validate_item_vectors(

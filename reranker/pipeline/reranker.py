@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reranker.config import RerankerConfig, default_read_out
 from reranker.data.catalog import Catalog, Item
 from reranker.data.dataset import Dataset
+from reranker.data.id_matching import refuse_written_otherwise
 from reranker.data.schema import (
     ITEM,
     RANK,
@@ -239,8 +240,8 @@ class Reranker:
             and `attrs["prompt_tokens"]` how many tokens the model read for it.
 
         Raises:
-            DataError: a table breaks its contract, its ids are of another type than those of `fit`, or nothing was
-                fitted.
+            DataError: a table breaks its contract, its ids are of another type than those of `fit` or most of them only
+                written otherwise ("196.0" for "196"), or nothing was fitted.
             ConfigError: k < 1, or an unknown order.
         """
         if k is not None and k < 1:
@@ -253,8 +254,10 @@ class Reranker:
             require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
         else:
             require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
+            refuse_written_otherwise(data.items[ITEM], lists[ITEM], "candidates")
             if interactions is None:
                 require_ids_like(data.evidence.histories, lists[USER], "candidates")
+                refuse_written_otherwise(data.evidence.histories, lists[USER], "candidates")
             else:
                 interactions = validate_interactions(interactions)
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")

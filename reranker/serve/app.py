@@ -20,6 +20,7 @@ from reranker.serve.fast_path import ShortRoad
 from reranker.serve.host_check import HostCheck
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.observability.tracing import Tracing
+from reranker.serve.path_text import Utf8Paths
 from reranker.serve.routes.chat import add_chat
 from reranker.serve.routes.completions import add_completions
 from reranker.serve.routes.playground import add_playground
@@ -89,6 +90,7 @@ def create_app(
     app.add_middleware(BodyLimits, max_bytes=limits.max_body_bytes, seconds=limits.body_seconds, admit=service.key_of)
     if limits.allowed_hosts is not None or not service.keys.asked_for:
         app.add_middleware(HostCheck, hosts=limits.allowed_hosts)
+    app.add_middleware(Utf8Paths)
     app.add_middleware(Envelope, books=service.books)
     if tracing is not None:
         app.add_middleware(tracing.wrap)

@@ -181,3 +181,16 @@ def test_a_folder_that_is_no_bundle(folder):
     with pytest.raises(BundleError, match="is no bundle"):
         offline(folder, folder).run()
     assert not (folder / "out").exists()
+
+
+def test_a_csv_of_other_rows_is_seen_although_size_and_time_are_the_same(bundle, tmp_path):
+    path = tmp_path / "c.csv"
+    rows = "".join(f"u{number:05d},g0i1,1\n" for number in range(9000))  # the change is not at its end
+    path.write_text("user_id,item_id,score\n" + rows)
+    before = path.stat()
+    run = offline(bundle, tmp_path, "c.csv", order="first_stage", part_users=5000)
+    first = run._identity()
+    path.write_text(path.read_text().replace("u00000,g0i1", "u00000,g1i1"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert differences(first, run._identity()) == ["the candidates (c.csv)"]

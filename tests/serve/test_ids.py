@@ -184,3 +184,16 @@ def test_a_long_user_is_refused(tmp_path):
     with serving(create_app(toys.fitted(), store=SqliteUserStore(tmp_path / "users.db"))) as url:
         wait_until_ready(url)
         assert httpx.get(f"{url}/v1/users/{'9' * 5000}").json()["error"]["param"] == "user"
+
+
+@pytest.mark.parametrize("path", ["%FF", "%FE", "Am%E9lie", "a%C3", "%ED%A0%80"])
+def test_a_user_whose_name_is_no_utf_8_is_refused_and_not_one_of_all_such(tmp_path, path):
+    with serving(create_app(numbered(40), store=SqliteUserStore(tmp_path / "users.db"))) as url:
+        wait_until_ready(url)
+        for answer in (
+            httpx.post(f"{url}/v1/users/{path}/interactions", json={"interactions": [{"item_id": 11}]}),
+            httpx.get(f"{url}/v1/users/{path}"),
+            httpx.delete(f"{url}/v1/users/{path}"),
+        ):
+            assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_path"
+        assert did(url, "Am%C3%A9lie", 11)["user"] == "Amélie"
