@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 class Dataset:
     """Interactions and the items they are about, validated.
 
+    Both tables may be given as pandas, polars or pyarrow tables, or as paths of files (`frames.as_frame`).
+
     Attributes:
         interactions: `user_id, item_id`, optional `timestamp`, `weight`, sorted by time; those of one time
             come in a random order, whatever their order was (`in_sequence`).
@@ -29,11 +31,14 @@ class Dataset:
     domain: str = "generic"
 
     def __post_init__(self) -> None:
-        interactions = validate_interactions(self.interactions)
+        from reranker.data.frames import as_dataset  # it reads files, and this module is read with the package
+
+        chosen, listed = as_dataset(self.interactions, self.items)
+        interactions = validate_interactions(chosen)
         if TIMESTAMP in interactions:  # rows of one time may be sorted by anything, and that must teach nothing
             interactions = in_sequence(interactions).reset_index(drop=True)
         object.__setattr__(self, "interactions", interactions)
-        object.__setattr__(self, "items", validate_items(self.items))
+        object.__setattr__(self, "items", validate_items(listed))
 
     @property
     def has_order(self) -> bool:

@@ -7,11 +7,13 @@ import logging
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.column_names import likely, meant
 from reranker.data.filler import FILLER, is_filler
 from reranker.errors import DataError
 
@@ -34,6 +36,13 @@ UNTITLED = "(untitled)"
 _SHOWN_ROWS = 5
 
 
+def as_frame(table: Any, name: str = "table") -> pd.DataFrame:
+    """`frames.as_frame`, which reads files and takes the names of columns from here."""
+    from reranker.data import frames
+
+    return frames.as_frame(table, name)
+
+
 def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd.DataFrame:
     """Returns a copy with canonical column names, sorted stably by time when there are timestamps.
 
@@ -43,13 +52,22 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
         DataError: empty table, missing column, missing or unhashable id, missing timestamp or one that is a text in no
             unambiguous order, weight not finite.
     """
-    frame = _with_canonical_names(frame, name, ALIASES)
+    given = as_frame(frame, name)
+    frame = _with_canonical_names(given, name, ALIASES)
     require_columns(frame, [USER, ITEM], name)
     _require_rows(frame, name)
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
     if WEIGHT in frame:
-        frame[WEIGHT] = _numeric(frame, WEIGHT, name)
+        own = WEIGHT if WEIGHT in given else next(alias for alias, column in ALIASES.items() if column == WEIGHT)
+        frame[WEIGHT] = _numeric(given, own, name)
+    if TIMESTAMP not in frame and (likely_time := likely(TIMESTAMP, map(str, frame.columns))) is not None:
+        logger.warning(
+            "table %r has no column %r, so the order of its rows in time is not known; %r may be it: rename it",
+            name,
+            TIMESTAMP,
+            likely_time,
+        )
     if TIMESTAMP in frame:
         categorical = isinstance(frame[TIMESTAMP].dtype, pd.CategoricalDtype)  # which stand in an order of their own
         times = _times(_decategorised(frame[TIMESTAMP]) if categorical else frame[TIMESTAMP], name)
@@ -251,8 +269,7 @@ def _iso_times(column: pd.Series) -> pd.Series:
 
 
 def _with_canonical_names(frame: pd.DataFrame, name: str, aliases: Mapping[str, str] | None = None) -> pd.DataFrame:
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(f"table {name!r} must be a pandas DataFrame, got {type(frame).__name__}")
+    frame = as_frame(frame, name)
     if frame.columns.nlevels > 1:
         raise DataError(f"table {name!r} has {frame.columns.nlevels} levels of column names; flatten them to one")
     if not frame.columns.is_unique:
@@ -267,8 +284,8 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> N
     missing = [column for column in columns if column not in frame]
     if missing:
         raise DataError(
-            f"table {name!r} lacks the column {', '.join(map(repr, missing))}; it has {list(map(str, frame.columns))}. "
-            "Rename your columns to these names"
+            f"table {name!r} lacks the column {', '.join(map(repr, missing))}; it has {list(map(str, frame.columns))}."
+            f"{meant(missing, map(str, frame.columns))} Rename your columns to these names"
         )
 
 

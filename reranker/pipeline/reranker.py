@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reranker.config import RerankerConfig, default_read_out
 from reranker.data.catalog import Catalog, Item
 from reranker.data.dataset import Dataset
+from reranker.data.frames import Table, as_frame
 from reranker.data.id_matching import refuse_written_otherwise
 from reranker.data.schema import (
     ITEM,
@@ -204,7 +205,8 @@ class Reranker:
         Raises:
             DataError: nothing was fitted, the table breaks its contract, or its ids are of another type.
         """
-        before, items = self._require_data(), validate_items(items)
+        before = self._require_data()
+        items = validate_items(as_frame(items, "items", {ITEM: before.items[ITEM]}))
         after = before.with_items(items)
         with self.reader.reading_catalog(progress):
             self.reader.keep_items(after.catalog.items(items[ITEM]))
@@ -213,10 +215,10 @@ class Reranker:
 
     def rerank(
         self,
-        candidates: pd.DataFrame,
+        candidates: Table,
         k: int | None = None,
         *,
-        interactions: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None = None,
+        interactions: Table | Mapping[UserId, Sequence[ItemId]] | None = None,
         order: Order | None = None,
         states: Mapping[UserId, UserState] | None = None,
         progress: bool = False,
@@ -224,7 +226,7 @@ class Reranker:
         """Reranks each user's list.
 
         Args:
-            candidates: `user_id, item_id` and `score` or `rank`.
+            candidates: `user_id, item_id` and `score` or `rank`: a pandas, polars or pyarrow table, or a path of one.
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
                 of the users they contain.
@@ -246,8 +248,9 @@ class Reranker:
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
-        lists = validate_candidates(candidates)
         data, _ = self._fitted()
+        known = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
+        lists = validate_candidates(as_frame(candidates, "candidates", known))
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             for user, chosen in interactions.items():
                 refuse_single(chosen, "item ids", f"interactions[{user!r}]")
@@ -259,7 +262,7 @@ class Reranker:
                 require_ids_like(data.evidence.histories, lists[USER], "candidates")
                 refuse_written_otherwise(data.evidence.histories, lists[USER], "candidates")
             else:
-                interactions = validate_interactions(interactions)
+                interactions = validate_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset, in_sequence
+from reranker.data.frames import as_frame
 from reranker.data.schema import (
     ITEM,
     RANK,
@@ -189,8 +190,9 @@ def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFra
         DataError: a table breaks its contract, has ids of another type than the data, or none of the chosen items is in
             the lists.
     """
-    candidates = validate_candidates(candidates)
-    held_out = validate_interactions(held_out, "held_out")
+    known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
+    candidates = validate_candidates(as_frame(candidates, "candidates", known))
+    held_out = validate_interactions(as_frame(held_out, "held_out", known), "held_out")
     for name, table in (("candidates", candidates), ("held_out", held_out)):
         require_ids_like(data.interactions[USER], table[USER], name)
         require_ids_like(data.items[ITEM], table[ITEM], name)

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from reranker import Reranker
 from reranker.batch import Engines
+from reranker.batch.manifest import differences
 from reranker.errors import BundleError, ConfigError, DataError
 from tests.batch.helpers import manifest, offline, rejected, write
 from tests.pipeline import toys

@@ -81,5 +81,5 @@ def test_old_and_far_times_are_what_they_are(tmp_path):
 def test_parts_of_types_that_do_not_go_together_are_refused(tmp_path):
     frame().to_parquet(tmp_path / "1.parquet", index=False)
     frame().assign(user_id=[1, 2, 3]).to_parquet(tmp_path / "2.parquet", index=False)
-    with pytest.raises(DataError, match="types that do not go together.*Store one type"):
+    with pytest.raises(DataError, match=r"types that do not go together.*Store one type"):
         read_table(tmp_path)

@@ -203,7 +203,9 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bo
     """The history of a user is looked up in the engine's thread."""
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
-        raise ProblemError(422, "item_ids holds an item twice", param="item_ids", code="duplicate")
+        first = next(item for at, item in enumerate(items) if item in items[:at])
+        message = f"item_ids holds the item {first!r} twice: name each once"
+        raise ProblemError(422, message, param="item_ids", code="duplicate")
     given = [one for one in body.history or () if not isinstance(one, Document)]
     if len(given) < len(body.history or ()):
         message = "history holds item ids where item_ids are ranked, no objects"
