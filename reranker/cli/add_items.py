@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, given
+from reranker.cli.options import BundleOption, DtypeOption, given, tell_texts
 from reranker.data.schema import ITEM
 from reranker.data.table_io import read_table
 
@@ -27,4 +27,6 @@ def add_items(
     reranker.save(out or bundle)
     if (texts := reranker.reader.texts_read) is not None and texts.directory is not None:
         typer.echo(texts.summary())
+    if reranker.reader.config.compares_states:  # else no model is loaded here
+        tell_texts(reranker, table)
     typer.echo(f"{new} items added, {len(table) - new} given new texts: saved {out or bundle}")

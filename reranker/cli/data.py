@@ -36,6 +36,8 @@ def data(
         f"items         {len(found.items)}, {int((found.items[TITLE] == UNTITLED).sum())} without a title, "
         f"{int(unknown.sum())} interactions with items that are not in the table"
     )
+    if found.unused_columns:
+        typer.echo(f"not used      {', '.join(found.unused_columns)}: columns of the interactions")
     found.require_shared_items()
     if out is not None:
         write_table(table, out / "interactions.parquet")

@@ -19,6 +19,7 @@ from reranker.cli.options import (
     dataset_from_flags,
     given,
     settings_from_yaml,
+    tell_texts,
 )
 from reranker.config import ReadOut
 from reranker.data.schema import ITEM, USER
@@ -123,6 +124,9 @@ def fit(
     assert reranker.fusion_model is not None
     if chosen_scorer != LEXICAL and (texts := asked.reader.texts_read) is not None:
         typer.echo(texts.summary())
+    if data.unused_columns:
+        typer.echo(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
+    tell_texts(reranker, data.items)
     if reranker.ladder is not None:
         typer.echo(reranker.ladder.summary())
     typer.echo(f"{reranker.fusion_model.guard.summary()}")

@@ -2,20 +2,25 @@
 
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
 import yaml
 
 from reranker.data.builtin import load_dataset
+from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
-from reranker.data.schema import USER, require_columns
+from reranker.data.schema import ITEM, USER, require_columns, validate_items
 from reranker.data.table_io import read_dataset, read_table
 from reranker.errors import ConfigError
 
+if TYPE_CHECKING:
+    from reranker.pipeline.reranker import Reranker
+
 InteractionsOption = Annotated[
-    Path | None, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, tsv)")
+    Path | None,
+    typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, ...)"),
 ]
 ItemsOption = Annotated[Path | None, typer.Option("--items", help="item_id, title, optional category, description")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="a known data set, such as ml-100k, or a folder")]
@@ -88,6 +93,17 @@ def settings_from_yaml(path: Path | None) -> dict[str, object]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, for instance 'soft_tokens: 16'")
     return settings
+
+
+def tell_texts(reranker: "Reranker", items: pd.DataFrame) -> None:
+    """Says how many texts of the items are cut, not read, or read like another one; nothing where none is."""
+    from reranker.prompting.text_report import TextReport
+
+    reader = reranker.reader
+    rows = Catalog(validate_items(items)).items(items[ITEM])
+    tokenizer, alone = reader.engine.tokenizer, reader.config.compares_states
+    if said := TextReport.of(rows, reader.renderer.settings, tokenizer, alone=alone).summary():
+        typer.echo(said)
 
 
 def read_users(path: Path, known: Mapping[str, Iterable[Hashable]]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reranker.data import groceries
 from reranker.data.dataset import Dataset
+from reranker.data.formats import TAKEN, table_format
 from reranker.data.table_io import read_dataset, write_table
 from reranker.errors import ModelError
 from reranker.hub.cache import build_once, cache_dir
@@ -28,7 +29,6 @@ Tables = tuple[pd.DataFrame, pd.DataFrame]
 """Interactions and items."""
 
 _ARTICLES = "The|A|An|La|Le|Les|L'|Il|Lo|El|Los|Las|Das|Der|Die|Det|De|O|Un|Une|Una"
-_TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 def available_datasets() -> list[str]:
@@ -73,13 +73,12 @@ def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: b
 def _read_directory(directory: Path, domain: str) -> Dataset:
     files = {}
     for table in ("interactions", "items"):
-        named = [directory / f"{table}{suffix}" for suffix in _TABLE_SUFFIXES]
-        present = [file for file in named if file.exists()]
+        present = sorted(
+            file for file in directory.iterdir() if file.name.split(".")[0] == table and table_format(file) is not None
+        )
         if len(present) != 1:
             problem = f"holds {[file.name for file in present]}, which to read?" if present else "has no such file"
-            raise ModelError(
-                f"the directory {directory} needs one table {table!r} ({' or '.join(_TABLE_SUFFIXES)}): it {problem}"
-            )
+            raise ModelError(f"the directory {directory} needs one table {table!r} ({TAKEN}): it {problem}")
         files[table] = present[0]
     interactions, items = read_dataset(files["interactions"], files["items"])
     return Dataset(interactions=interactions, items=items, domain=domain)

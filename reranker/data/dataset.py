@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.id_matching import require_most_known
-from reranker.data.schema import ITEM, TIMESTAMP, USER, validate_interactions, validate_items
+from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, validate_interactions, validate_items
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ class Dataset:
     def has_order(self) -> bool:
         """True when interactions carry timestamps, so that "earlier" and "later" mean something."""
         return TIMESTAMP in self.interactions
+
+    @property
+    def unused_columns(self) -> list[str]:
+        """Columns of the interactions that nothing reads."""
+        return [str(name) for name in self.interactions if name not in (USER, ITEM, TIMESTAMP, WEIGHT)]
 
     def require_shared_items(self) -> None:
         """Refuses tables that are not about the same items, and logs how many interactions are of items without a row.

@@ -98,6 +98,12 @@ def test_errors_name_your_columns(caplog):
     assert not caplog.records
 
 
+def test_columns_that_nothing_reads_are_named():
+    chosen = pd.DataFrame({"user_id": ["u"], "item_id": ["7"], "datetime": [1], "rating": [5], "event": ["view"]})
+    data = Dataset(interactions=chosen, items=pd.DataFrame({"item_id": ["7"], "title": ["A"]}))
+    assert data.unused_columns == ["event"]
+
+
 def test_two_tables_of_which_one_is_a_file_are_of_one_kind(tmp_path):
     (tmp_path / "i.csv").write_text("item_id,title\n7,A\n")
     _, items = as_dataset(pd.DataFrame({"user_id": ["u"], "item_id": ["7"]}), tmp_path / "i.csv")
