@@ -54,15 +54,20 @@ class KnownIds:
                 types[name] = pa.string()
         return replace(table, types=types)
 
-    def require_most(self, candidates: InputTable, where: str) -> None:
+    def require_most(self, candidates: InputTable, where: str, *, of_users: bool) -> None:
         """Refuses candidates of which most rows hold an item that is not known, or a user that is written otherwise.
 
         Ids of another kind than the known ones are left to the ranking, which refuses them.
 
+        Args:
+            candidates: of the run.
+            where: they lie.
+            of_users: users are looked at: no newer histories were given.
+
         Raises:
             DataError: most are unknown.
         """
-        for name, known in self._columns.items():
+        for name, known in (self._columns if of_users else {ITEM: self.items}).items():
             values = _array(known, candidates.types[name])
             if values is None or not len(values):
                 continue

@@ -130,7 +130,7 @@ class OfflineRun:
             return summary
         known = self._known(reranker)
         prepared = prepare(self.candidates, self.interactions, self.columns, self.part_users, self.out, known)
-        known.require_most(prepared.candidates, str(self.candidates))
+        known.require_most(prepared.candidates, str(self.candidates), of_users=self.interactions is None)
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
         records = {part: record for part in numbers if (record := finished_part(self.out, part)) is not None}

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 FILLER = "the score is implicit's for no item (the lowest 32-bit float)"
 """Why such a row is left out."""
 
-_LOWEST = float(np.finfo(np.float32).min) * (1 - 1e-6)  # a CSV has eight digits of it
+_LOWEST = float(np.finfo(np.float32).min)
+_DIGITS = 1e-6  # a CSV has eight digits of it
 
 
 def is_filler(scores: NDArray[Any]) -> NDArray[np.bool_]:
@@ -16,4 +17,4 @@ def is_filler(scores: NDArray[Any]) -> NDArray[np.bool_]:
 
     Source: `implicit` 0.7, `recommend` and `topk`, which fill lists shorter than N and mark filtered items so.
     """
-    return np.asarray(np.isfinite(scores) & (scores <= _LOWEST), dtype=bool)
+    return np.asarray(np.abs(scores / _LOWEST - 1) < _DIGITS, dtype=bool)

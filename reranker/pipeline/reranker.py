@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -249,7 +249,7 @@ class Reranker:
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         data, _ = self._fitted()
-        known = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
+        known: dict[str, Iterable[Hashable]] = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
         lists = validate_candidates(as_frame(candidates, "candidates", known))
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             for user, chosen in interactions.items():

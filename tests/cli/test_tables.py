@@ -84,7 +84,6 @@ def test_inspect_and_add_items_find_ids_of_a_csv(folder, tmp_path):
     (tmp_path / "new.csv").write_text("item_id,title\n1,zorblax 99\n100,mippel 100\n")
     said = run(
         "data",
-        "data",
         "add-items",
         "--bundle",
         folder / "bundle",

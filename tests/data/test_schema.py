@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.data.dataset import Dataset
+from reranker.data.filler import is_filler
 from reranker.data.schema import (
     CANDIDATE_COLUMNS,
     UNTITLED,
@@ -115,7 +116,7 @@ class TestInteractions:
             validate_interactions(two_rows().iloc[:0])
 
     def test_what_is_no_flat_table_is_refused(self) -> None:
-        with pytest.raises(DataError, match="must be a pandas DataFrame, got list"):
+        with pytest.raises(DataError, match=r"must be a pandas, polars or pyarrow table, or the path .*, got list"):
             validate_interactions([{"user_id": 1}])
         with pytest.raises(DataError, match="more than one column called 'user_id'"):
             validate_interactions(pd.DataFrame([[1, 2, 3]], columns=["user_id", "user_id", "item_id"]))
@@ -174,7 +175,7 @@ class TestCandidates:
     @given(
         st.dictionaries(
             st.tuples(ids, ids),
-            st.floats(allow_nan=False, allow_infinity=False),
+            st.floats(allow_nan=False, allow_infinity=False).filter(lambda score: not is_filler(np.array(score))),
             min_size=1,
             max_size=30,
         )
