@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
+from reranker.protocols import HIDDEN_STATES
 from reranker.utils.replay import MOMENTS
 from reranker.utils.settings import SettingsModel
 
@@ -88,6 +89,11 @@ class RerankerConfig(SettingsModel):
     def compares_states(self) -> bool:
         """Hidden states are read, which have to be shown the catalogue and its choices before they say anything."""
         return "embedding" in self.read_outs
+
+    @property
+    def engine_needs(self) -> tuple[str, ...]:
+        """What the read-outs need of the engine beside scoring, as `load_engine` takes it."""
+        return (HIDDEN_STATES,) if self.compares_states else ()
 
     @property
     def reads_lists(self) -> bool:

@@ -131,6 +131,21 @@ def n_layers(engine: Engine) -> int:
     return int(getattr(engine, "n_layers", 0))
 
 
+HIDDEN_STATES = "hidden states"
+"""Something that a read-out may need of an engine: `ReadsStates`."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """An engine that cannot do all that its class can: it depends on what it found where it was loaded.
+
+    Attributes:
+        lacks: what it cannot do (`HIDDEN_STATES`) -> why.
+    """
+
+    lacks: Mapping[str, str]
+
+
 @runtime_checkable
 class RunsApart(Protocol):
     """An engine whose model runs in a process of its own."""

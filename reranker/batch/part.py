@@ -53,7 +53,9 @@ class Engines:
         if not self.options:
             return reranker
         config = reranker.config
-        engine = load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
+        engine = load_engine(
+            config.engine, config.model, dtype=config.dtype, needs=config.engine_needs, **config.engine_options
+        )
         return Reranker.load(bundle, engine=engine, **settings)
 
 

@@ -12,21 +12,18 @@ To add an engine: write a class that passes `tests/contracts/engine.py` and give
 import importlib
 import importlib.util
 import logging
-import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reranker.errors import ConfigError
 from reranker.hub import DEFAULT_MODEL, ResolvedModel
-from reranker.protocols import Engine
+from reranker.protocols import Engine, Limited
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-
-V2_RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
-"""vLLM's own switch of its model runner; what reads spans and states here needs V1's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,31 +102,63 @@ def choose_engine() -> EngineChoice:
         return EngineChoice(name="torch", reason="no GPU: on a CPU its packed likelihood is the fastest")
     if _missing("vllm"):
         return EngineChoice(name="torch", reason="vLLM is not installed")
-    if os.environ.get(V2_RUNNER_VARIABLE) != "0":
-        reason = f"vLLM's V2 runner, its default on a GPU, shows no hidden states; {V2_RUNNER_VARIABLE}=0 takes V1"
-        return EngineChoice(name="torch", reason=reason)
-    return EngineChoice(name="vllm", reason=f"there is a GPU, and {V2_RUNNER_VARIABLE}=0 chose vLLM's V1 runner")
+    return EngineChoice(name="vllm", reason="there is a GPU; torch stands in where vLLM cannot do what is needed")
 
 
 def load_engine(
-    name: str = AUTO, model: str | Path | ResolvedModel = DEFAULT_MODEL, *, dtype: str = "auto", **options: Any
+    name: str = AUTO,
+    model: str | Path | ResolvedModel = DEFAULT_MODEL,
+    *,
+    dtype: str = "auto",
+    needs: Collection[str] = (),
+    **options: Any,
 ) -> Engine:
     """Loads a model into an engine.
 
     Args:
-        name: one of `available_engines()`, or "auto", which logs its choice.
+        name: one of `available_engines()`, or "auto", which logs its choice. Where that is vLLM, and it does not load or
+            lacks something of `needs`, "auto" takes torch and says why.
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`. The scripted engine has none.
         dtype: "bfloat16", "float32" or "auto"; the openai engine's server has its own.
+        needs: what the engine has to do beside scoring (`protocols.HIDDEN_STATES`).
         **options: further arguments of the engine's class.
 
     Raises:
-        ConfigError: unknown engine or option, or a missing package (the message names the extra to install).
+        ConfigError: unknown engine or option, a missing package (the message names the extra to install), or an engine
+            asked for by its name that lacks something of `needs`.
         ModelError: the model cannot be found, fetched or loaded.
     """
-    if name == AUTO:
-        choice = choose_engine()
-        logger.info("engine 'auto' is %r: %s", choice.name, choice.reason)
-        name = choice.name
+    if name != AUTO:
+        return _able(name, _built(name, model, dtype, options), needs)
+    choice = choose_engine()
+    logger.info("engine 'auto' is %r: %s", choice.name, choice.reason)
+    if choice.name != "vllm":
+        return _built(choice.name, model, dtype, options)
+    try:
+        return _able("vllm", _built("vllm", model, dtype, options), needs)
+    except Exception as error:  # whatever it is: there is another way
+        logger.warning("engine 'auto' is 'torch', for vLLM cannot be taken: %s", error)
+        why = error
+    try:
+        return _built("torch", model, dtype, options)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (torch stands in for vLLM, which cannot be taken: {why})") from error
+
+
+def _able(name: str, engine: Engine, needs: Collection[str]) -> Engine:
+    """The engine, if it lacks nothing that is needed; else it is closed."""
+    lacks = engine.lacks if isinstance(engine, Limited) else {}
+    for need in needs:
+        if need in lacks:
+            engine.close()
+            raise ConfigError(
+                f"the read-out needs {need}, and engine {name!r} shows none here: {lacks[need]}. Take engine 'torch' or "
+                "'auto', or a read-out that does without (scoring: likelihood, labels or listwise)"
+            )
+    return engine
+
+
+def _built(name: str, model: str | Path | ResolvedModel, dtype: str, options: dict[str, Any]) -> Engine:
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}; choose one of {', '.join([AUTO, *available_engines()])}")
     entry = _ENGINES[name]

@@ -53,7 +53,9 @@ def engine_of(config: RerankerConfig) -> Engine:
     Raises:
         ConfigError, ModelError: as `load_engine` does.
     """
-    return load_engine(config.engine, config.model, dtype=config.dtype, **config.engine_options)
+    return load_engine(
+        config.engine, config.model, dtype=config.dtype, needs=config.engine_needs, **config.engine_options
+    )
 
 
 class LazyEngine:

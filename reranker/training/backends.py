@@ -92,9 +92,9 @@ class EngineSide:
 
     def __init__(self, config: MetaConfig) -> None:
         settings = config.reranker
-        name = choose_engine().name if settings.engine == AUTO else settings.engine
-        options: dict[str, Any] = {**settings.engine_options}
-        if name == "torch":
+        name, options = settings.engine, dict[str, Any](settings.engine_options)
+        if "torch" in (name, choose_engine().name if name == AUTO else name):
+            name = "torch"
             options.setdefault("device", config.device)
         self._engine = load_engine(name, settings.model, dtype=config.dtype, **options)
         self.model, self.tokenizer = self._engine.model, self._engine.tokenizer

@@ -187,7 +187,7 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
 @pytest.mark.slow
 def test_without_the_span_reader() -> None:
     """vLLM's own prompt log-probabilities, where the worker cannot sum."""
-    extension = "tests.engines.plain_worker.PlainWorkerExtension"
+    extension = "tests.engines.broken_workers.PlainWorkerExtension"
     engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024, worker_extension_cls=extension)
     requests = [random_request(seed, prefix=30 + seed) for seed in range(3)]
     try:

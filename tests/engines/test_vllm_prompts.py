@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reranker.engines.vllm.backends.v1_patched import V1Patched
 from reranker.engines.vllm.prompts import Branch, PromptList, PromptWriter
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import FOLLOWERS, KEPT, KEPT_TAIL, LENGTH, SCORED_FROM, TAIL, TAIL_ROWS
@@ -16,7 +17,7 @@ BLOCK = 8
 
 def writer(block: int = BLOCK) -> PromptWriter:
     slots = SlotTable(VOCABULARY, 4, lambda begin, rows: None, lambda: None)
-    return PromptWriter(slots, Aliases(VOCABULARY, VOCABULARY + 4), block, reads_spans=True)
+    return PromptWriter(slots, Aliases(VOCABULARY, VOCABULARY + 4), block, V1Patched())
 
 
 def request(owns: Sequence[Sequence[int]], prefix: int = 10) -> ScoringRequest:

@@ -11,6 +11,8 @@ from typing import Any
 
 from reranker.errors import EngineError
 
+_SHUTDOWN_SECONDS = 10.0
+
 GONE = "vLLM's process is gone, killed or out of memory; its own lines above say more. Make a new engine"
 
 
@@ -50,3 +52,11 @@ def told() -> Generator[None]:
         yield
     except EngineDeadError as error:
         raise EngineError(GONE) from error
+
+
+def shut_down(core: Any) -> None:
+    """Ends vLLM's processes and its thread here; `core` is a `vllm.v1.engine.core_client.SyncMPClient`."""
+    core.shutdown()
+    # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
+    core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
+    core.ctx.destroy(linger=0)

@@ -1,8 +1,8 @@
 """The vLLM engine: one prompt a candidate, the shared prefix from the prefix cache.
 
-Prompts are token ids throughout. Vectors become ids of slots (see `vllm_worker`), so likelihoods work for soft prompts
-too; vLLM refuses prompt log-probabilities for embedded prompts. Likelihoods are summed in the worker (`vllm_spans`),
-and prefixes are shared to their last token (`vllm_tails`).
+Prompts are token ids throughout. Vectors become ids of slots (see `worker`), so likelihoods work for soft prompts
+too; vLLM refuses prompt log-probabilities for embedded prompts. How likelihoods and states are read is a backend's
+(`backends`), and prefixes are shared to their last token (`partial_blocks`).
 """
 
 import logging
@@ -27,19 +27,24 @@ from reranker.engines.loading import (
 from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
 from reranker.engines.text_generation import written
 from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
-from reranker.engines.vllm.death import is_dead, told, watch
+from reranker.engines.vllm.backends import BACKENDS
+from reranker.engines.vllm.backends.base import answered, reasons
+from reranker.engines.vllm.backends.plain import Plain
+from reranker.engines.vllm.calls import Call, Prompt
+from reranker.engines.vllm.death import is_dead, shut_down, told, watch
 from reranker.engines.vllm.process import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
-from reranker.engines.vllm.prompts import LISTS, Branch, Call, Prompt, PromptWriter
+from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
+from reranker.engines.vllm.self_check import problem_of
 from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
 from reranker.errors import EngineError, ModelError
 from reranker.hub import settings_sha256
+from reranker.protocols import HIDDEN_STATES
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 logger = logging.getLogger(__name__)
 
-_SHUTDOWN_SECONDS = 10.0
 _P = TypeVar("_P", bound=Prompt)
 
 
@@ -55,6 +60,10 @@ class VLLMEngine:
         gpu_memory_utilization: part of the GPU that vLLM may take.
         max_length: context window in tokens; None takes the model's own.
         **vllm_options: further arguments of `vllm.LLM`, for instance tensor_parallel_size.
+
+    Attributes:
+        backend: how vLLM's worker is asked, see `backends`.
+        lacks: what this vLLM cannot do for the model, with the reason (`protocols.Limited`).
 
     Raises:
         ConfigError: unknown dtype, or vLLM is not installed.
@@ -90,7 +99,7 @@ class VLLMEngine:
                 options=vllm_options,
             )
         # Also at the interpreter's end: vLLM's thread, still reading then, would abort the process now and then.
-        self._shut_down = weakref.finalize(self, _shut_down, self._llm.llm_engine.engine_core)
+        self._shut_down = weakref.finalize(self, shut_down, self._llm.llm_engine.engine_core)
         watch(self._llm.llm_engine.engine_core)
         self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
         take_any_ids(self._llm)
@@ -105,20 +114,12 @@ class VLLMEngine:
         )
         self._steps = Steps(self._llm)
         self._add_slots(slots)
-        problems = [problem for problem in self._llm.collective_rpc("reranker_read_spans") if problem]
-        self._reads_spans = not problems
-        if problems:
-            logger.warning("likelihoods take vLLM's own prompt log-probabilities, which is slow: %s", problems[0])
         self._llm.collective_rpc("reranker_fuse_norms")
         self._llm.collective_rpc("reranker_keep_memory")
         cache = self._llm.llm_engine.vllm_config.cache_config
-        self._writer = PromptWriter(
-            self._slots,
-            Aliases(self.model.vocab_size, self.model.vocab_size + slots),
-            cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0,
-            reads_spans=self._reads_spans,
-        )
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
+        self._aliases = Aliases(self.model.vocab_size, self.model.vocab_size + slots)
+        self._take_backend(cache.block_size if self._llm.llm_engine.vllm_config.kv_transfer_config else 0)
 
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
@@ -166,9 +167,9 @@ class VLLMEngine:
 
     def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
         check_requests(requests, self.model, targets_are_scored=False)
-        if not self._reads_spans:
+        if HIDDEN_STATES in self.lacks:
             raise EngineError(
-                "hidden states are read in vLLM's worker, which this vLLM does not allow: take the torch engine"
+                f"the vllm engine shows no hidden states here: {self.lacks[HIDDEN_STATES]}. Take engine='torch'"
             )
         results = []
         with self._turn():
@@ -253,6 +254,40 @@ class VLLMEngine:
             raise ModelError(f"the vllm engine cannot give vectors to this model: {problems[0]}. Use engine='torch'")
         self._slots = SlotTable(first, slots, write, forget)
 
+    def _take_backend(self, block: int) -> None:
+        """The first backend that this vLLM has what it takes for and that passes the self-check."""
+        self.lacks: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        while True:
+            name, others = self._llm.collective_rpc("reranker_take_backend", args=(list(refused),))[0]
+            refused |= others
+            self._backend = BACKENDS[name]()
+            self._writer = PromptWriter(self._slots, self._aliases, block, self._backend)
+            problem = problem_of(self, self._backend.reads_states)
+            if not problem:
+                break
+            refused[name] = problem
+            if name == Plain.name:
+                self.close()
+                raise ModelError(
+                    f"this vLLM reads no likelihoods that are right: {reasons(refused)}. Use engine='torch'"
+                )
+        self.backend = name
+        if not self._backend.reads_states:
+            self.lacks = {HIDDEN_STATES: f"its backend is {name!r}; {reasons(refused)}"}
+        logger.log(
+            logging.WARNING if name == Plain.name else logging.INFO,
+            "vLLM's backend is %r%s%s",
+            name,
+            ", which is slow" if name == Plain.name else "",
+            f"; not {reasons(refused)}" if refused else "",
+        )
+
+    def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
+        """log p of a token after one hidden state, (dim,), in nats."""
+        with self._turn():
+            return float(self._loaded().collective_rpc("reranker_log_prob", args=(state.tobytes(), token_id))[0])
+
     def _tokens(self, request: GenerationRequest) -> Generator[int]:
         with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as steps:
             for output in chain.from_iterable(steps):
@@ -298,7 +333,7 @@ class VLLMEngine:
         outputs = self._uncached(branches, call)
         followers = self._take([branch.kept for branch in branches])
         for branch, output, values in zip(branches, outputs, followers, strict=True):
-            branch.hand_on(prompts[branch.kept], self._sum(branch, output), values.tolist())
+            branch.hand_on(prompts[branch.kept], answered(self._backend.sum(branch, output)), values.tolist())
 
     def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
         """What the worker kept under these numbers."""
@@ -308,15 +343,10 @@ class VLLMEngine:
     def _sums(self, prompts: Sequence[Prompt]) -> list[float]:
         """Σ log p of each prompt's scored tokens."""
         scored = [prompt for prompt in prompts if prompt.scored]
-        outputs = iter(self._uncached(scored, self._writer.span))
-        return [prompt.first + (self._sum(prompt, next(outputs)) if prompt.scored else 0.0) for prompt in prompts]
-
-    def _sum(self, prompt: Prompt, output: Any) -> float:
-        rows = output.prompt_logprobs
-        if self._reads_spans:
-            return float(next(iter(rows[1].values())).logprob)
-        own = enumerate(prompt.scored, start=prompt.start)
-        return float(sum(rows[position][token].logprob for position, token in own))
+        outputs = self._uncached(scored, self._writer.span)
+        sums = iter([self._backend.sum(prompt, output) for prompt, output in zip(scored, outputs, strict=True)])
+        found = [next(sums) if prompt.scored else 0.0 for prompt in prompts]
+        return [prompt.first + answered(value) for prompt, value in zip(prompts, found, strict=True)]
 
     def _states(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """(n_prompts, dim) mean of the states that each prompt's scored tokens follow."""
@@ -333,7 +363,8 @@ class VLLMEngine:
         states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
         for row, prompt in zip(states, prompts, strict=True):
             if tried := numbers[id(prompt)]:
-                row[:] = sums[tried[-1]] / len(prompt.scored)
+                found = sums[tried[-1]]
+                row[:] = answered(found if len(found) else None) / len(prompt.scored)
         return states
 
     def _uncached(self, prompts: Sequence[_P], call: Callable[[_P], Call]) -> list[Any]:
@@ -367,14 +398,6 @@ class VLLMEngine:
             SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
         ]
         return self._steps.score([token_ids for token_ids, _ in calls], parameters)
-
-
-def _shut_down(core: Any) -> None:
-    """Ends vLLM's processes and its thread here; `core` is a `vllm.v1.engine.core_client.SyncMPClient`."""
-    core.shutdown()
-    # vLLM leaves its ZeroMQ context to the garbage collector, which warns about it at some later moment.
-    core.output_queue_thread.join(timeout=_SHUTDOWN_SECONDS)
-    core.ctx.destroy(linger=0)
 
 
 def _sequences(request: ScoringRequest) -> list[TokenSequence]:

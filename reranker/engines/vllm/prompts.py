@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from reranker.engines.vllm.backends.base import Backend
+from reranker.engines.vllm.calls import LOG_PROBS, Call, Prompt, extra
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import (
     FOLLOWERS,
     KEPT,
     KEPT_TAIL,
-    LAST_TOKEN,
     LENGTH,
     SCORED_FROM,
-    STATES,
     TAIL,
     TAIL_ROWS,
     UNREAD,
@@ -26,39 +26,6 @@ LISTS = TAIL_ROWS // 2
 
 _BRANCH_SAVES = 2  # tokens: one request more costs about one
 _BRANCHES_SAVE = 32  # tokens of all branches: one step more costs about as many
-_LOG_PROBS: dict[str, Any] = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
-
-Call = tuple[list[int], dict[str, Any]]
-"""Token ids and options of SamplingParams."""
-
-
-@dataclass(kw_only=True, eq=False)
-class Prompt:
-    """A candidate behind what all candidates of its list begin with, or its whole branch does.
-
-    Attributes:
-        prefix: that beginning.
-        own: the candidate's tokens.
-        scored_from: where scoring starts within `own`.
-        transfer: kv_transfer_params by which the prefix is found computed.
-        first: Σ log p of scored tokens that were read with the prefix, in nats.
-    """
-
-    prefix: list[int]
-    own: list[int]
-    scored_from: int
-    transfer: dict[str, Any]
-    first: float = 0.0
-
-    @property
-    def start(self) -> int:
-        """Where scoring starts within the whole prompt."""
-        return len(self.prefix) + self.scored_from
-
-    @property
-    def scored(self) -> list[int]:
-        """The tokens that are still to be scored."""
-        return self.own[self.scored_from :]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -122,18 +89,18 @@ class PromptWriter:
     Args:
         slots: ids of vectors.
         aliases: other ids of tokens.
-        block: tokens of a cache block whose beginning can be shared (`vllm_tails`); 0 where only whole ones can.
-        reads_spans: whether the worker has a `vllm_spans.SpanReader`.
+        block: tokens of a cache block whose beginning can be shared (`partial_blocks`); 0 where only whole ones can.
+        backend: how the worker is asked.
 
     Attributes:
         numbers: for what the worker or the connector keeps.
     """
 
-    def __init__(self, slots: SlotTable, aliases: Aliases, block: int, *, reads_spans: bool) -> None:
+    def __init__(self, slots: SlotTable, aliases: Aliases, block: int, backend: Backend) -> None:
         self.numbers = count()
         self._slots, self._aliases = slots, aliases
         self._block = block
-        self._reads_spans = reads_spans
+        self._backend = backend
 
     def write(self, request: ScoringRequest, *, likelihood: bool) -> PromptList:
         """A prompt a candidate. What all candidates begin with joins the prefix, but for the last unscored token.
@@ -146,7 +113,9 @@ class PromptWriter:
         starts = [candidate.scored_from for candidate in request.candidates]
         shared = min(_common_length(owns), min(starts))
         scored = [place for place, own in enumerate(owns) if len(own) > shared]
-        reads = self._reads_spans and self._block > 0  # else each candidate computes the prefix's last block anyway
+        reads = (
+            self._backend.reads_followers and self._block > 0
+        )  # else each candidate computes the prefix's last block anyway
         together = likelihood and reads and len(scored) > 1 and shared == max(starts)
         if not together:
             shared = min(shared, min(starts) - 1)
@@ -162,9 +131,9 @@ class PromptWriter:
             result.kept = next(self.numbers)
             result.read = [result.prompts[place] for place in scored]
             followers = {FOLLOWERS: [one.own[0] for one in result.read], KEPT: result.kept}
-            result.before = prefix, _LOG_PROBS | _extra(keep, followers | {UNREAD: True})
+            result.before = prefix, LOG_PROBS | extra(keep, followers | {UNREAD: True})
         elif keep:
-            result.before = prefix, _extra(keep, {UNREAD: True})
+            result.before = prefix, extra(keep, {UNREAD: True})
         return result
 
     def branches(self, lists: Sequence[PromptList]) -> list[Branch]:
@@ -187,25 +156,20 @@ class PromptWriter:
         """For the tokens of a branch, and those that may follow it."""
         first, *others = branch.own
         followers = {FOLLOWERS: [member.own[len(branch.own)] for member in branch.longer], KEPT: branch.kept}
-        arguments = _extra(branch.transfer | branch.keep, followers | {SCORED_FROM: branch.start, UNREAD: True})
-        return [*branch.prefix, self._aliases.fresh(first), *others], _LOG_PROBS | arguments
+        arguments = extra(branch.transfer | branch.keep, followers | {SCORED_FROM: branch.start, UNREAD: True})
+        return [*branch.prefix, self._aliases.fresh(first), *others], LOG_PROBS | arguments
 
     def span(self, prompt: Prompt) -> Call:
-        """For the sum of the scored tokens' log-probabilities."""
-        if not self._reads_spans:
-            return prompt.prefix + prompt.own, _LOG_PROBS | _extra(prompt.transfer)
-        first, *middle, last = prompt.own
-        arguments = _extra(prompt.transfer, {SCORED_FROM: prompt.start, LAST_TOKEN: last, UNREAD: True})
-        return [*prompt.prefix, self._aliases.fresh(first), *middle], _LOG_PROBS | arguments
+        """For the scored tokens' log-probabilities."""
+        return self._backend.span(prompt, self._aliases.fresh)
 
     def states(self, prompt: Prompt, number: int) -> Call:
         """For the sum of the states that the scored tokens follow, kept under a number."""
-        token_ids, options = self.span(prompt)
-        return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: True, KEPT: number}}
+        return self._backend.states(prompt, number, self._aliases.fresh)
 
     def labels(self, prompt: Prompt, labels: list[int]) -> Call:
         """For the log-probabilities of labels behind the candidate."""
-        return prompt.prefix + prompt.own, {"logprob_token_ids": labels} | _extra(prompt.transfer)
+        return prompt.prefix + prompt.own, {"logprob_token_ids": labels} | extra(prompt.transfer)
 
     def _branch(self, members: list[Prompt]) -> Branch:
         shared = _common_length([member.own for member in members])
@@ -229,11 +193,6 @@ class PromptWriter:
             return {}, {}
         number = next(self.numbers)
         return {KEPT_TAIL: number}, {TAIL: number, LENGTH: length}
-
-
-def _extra(transfer: dict[str, Any], others: dict[str, Any] | None = None) -> dict[str, Any]:
-    """SamplingParams' extra_args; a request that names no tail gets no kv_transfer_params."""
-    return {"extra_args": ({"kv_transfer_params": transfer} if transfer else {}) | (others or {})}
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:

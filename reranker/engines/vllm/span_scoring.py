@@ -59,6 +59,18 @@ class SpanReader:
         self._runner.num_prompt_logprobs = spans | plain
         return dict(results)
 
+    def log_prob(self, state: torch.Tensor, token: int) -> float:
+        """log p of a token after one state, in nats."""
+        states = state.to(self._runner.model_config.dtype)[None]
+        return float(self._head.log_probs(states, torch.tensor([token], device=states.device))[0])
+
+    def remove(self) -> None:
+        """Gives the runner its own method back, and the model its logits."""
+        setattr(self._runner, _RUNNER_METHOD, self._plain)
+        model = self._runner.get_model()
+        if isinstance(model.compute_logits, UnreadLogits):
+            model.compute_logits = model.compute_logits.compute
+
     def _read_spans(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
         """Per request whose prompt is complete: vLLM's tensors of one row, which holds Σ log p of a span.
 
@@ -140,18 +152,21 @@ class UnreadLogits:
     Args:
         runner: vLLM's model runner.
         compute: the model's own method.
+
+    Attributes:
+        compute: it.
     """
 
     def __init__(self, runner: Any, compute: Callable[..., Any]) -> None:
         self._runner = runner
-        self._compute = compute
+        self.compute = compute
 
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """(n, vocabulary) logits, or (n, 1) zeros: token 0 is drawn for all."""
         requests = [self._runner.requests[name] for name in self._runner.input_batch.req_id_to_index]
         if all((one.sampling_params.extra_args or {}).get(UNREAD) for one in requests):
             return hidden_states.new_zeros((len(hidden_states), 1), dtype=torch.float32)
-        return self._compute(hidden_states, *args, **kwargs)
+        return self.compute(hidden_states, *args, **kwargs)
 
 
 def install(runner: Any) -> SpanReader | str:
@@ -160,13 +175,25 @@ def install(runner: Any) -> SpanReader | str:
     Returns:
         The reader, or what this vLLM or model lacks for it.
     """
-    model = runner.get_model()
     method = getattr(type(runner), _RUNNER_METHOD, None)
     if method is None or list(inspect.signature(method).parameters) != _RUNNER_PARAMETERS:
         return f"{type(runner).__name__} of this vLLM has no {_RUNNER_METHOD}({', '.join(_RUNNER_PARAMETERS)})"
     missing = [name for name in _RUNNER_STATE if not hasattr(runner, name)]
     if missing:
         return f"{type(runner).__name__} of this vLLM has no {', '.join(missing)}"
+    head = head_of_runner(runner)
+    if isinstance(head, str):
+        return head
+    reader = SpanReader(runner, head)
+    setattr(runner, _RUNNER_METHOD, reader.read)
+    model = runner.get_model()
+    model.compute_logits = UnreadLogits(runner, model.compute_logits)
+    return reader
+
+
+def head_of_runner(runner: Any) -> Head | str:
+    """The output head of a model runner's model, or why it cannot be read apart from vLLM's own logits."""
+    model = runner.get_model()
     layer: Any = getattr(model, "lm_head", None)
     logits: Any = getattr(model, "logits_processor", None)
     if logits is None or getattr(layer, "tp_size", 0) != 1:
@@ -175,13 +202,9 @@ def install(runner: Any) -> SpanReader | str:
         return "the output head is quantised"
     bias = getattr(layer, "bias", None)
     weight = layer.weight[: logits.org_vocab_size]
-    head = Head(
+    return Head(
         weight, bias if bias is None else bias[: logits.org_vocab_size], scale=logits.scale, softcap=logits.soft_cap
     )
-    reader = SpanReader(runner, head)
-    setattr(runner, _RUNNER_METHOD, reader.read)
-    model.compute_logits = UnreadLogits(runner, model.compute_logits)
-    return reader
 
 
 def _one_row() -> Any:

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's worker process: embedding rows that can be written at run time.
+"""What runs inside vLLM's worker process: embedding rows that can be written at run time, and what reads states.
 
 A soft prompt reaches vLLM as ordinary token ids: ids beyond the vocabulary name slots, and the slots hold vectors.
 Requests then stay plain lists of integers, with the ordinary prefix cache. The model's own table and output head are
@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 import psutil
 import torch
 
+from reranker.engines.vllm.backends.worker import Taken, take
 from reranker.engines.vllm.patches import fuse_norms
-from reranker.engines.vllm.span_scoring import SpanReader, install
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _MOST = 2**30
@@ -29,7 +30,7 @@ _GRACE_S = 5.0  # from SIGTERM to SIGKILL of an engine whose owner is gone
 class SlotEmbedding(torch.nn.Module):
     """An embedding table with further rows: id `first_slot + i` reads row i of `slots`.
 
-    Ids beyond the slots are other names of the tokens, again and again from 0 on (`slots.Aliases`).
+    Ids beyond the slots are other names of the tokens, again and again from 0 on (`virtual_tokens.Aliases`).
     """
 
     def __init__(self, table: torch.nn.Module, first_slot: int, slots: int, dim: int, like: torch.Tensor) -> None:
@@ -53,7 +54,7 @@ class SlotWorkerExtension:
 
     model_runner: Any  # the worker's own
     _reranker_slots: SlotEmbedding
-    _reranker_spans: SpanReader
+    _reranker_taken: Taken | None = None
 
     def reranker_end_with(self, owner: int) -> None:
         """Has the engine end once the process `owner`, which started it, is gone: a killed one can tell nobody.
@@ -82,18 +83,34 @@ class SlotWorkerExtension:
         self._reranker_slots = getattr(parent, name)
         return ""
 
-    def reranker_read_spans(self) -> str:
-        """Has spans read by a `SpanReader`. Returns "" or why vLLM's own prompt log-probabilities are left in place."""
-        installed = install(self.model_runner)
-        if isinstance(installed, str):
-            self._pad_logits()
-            return installed
-        self._reranker_spans = installed
-        return ""
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        """Takes the first backend that fits, in the place of one that was taken before.
+
+        Returns:
+            Its name, and why those before it were not taken.
+        """
+        if self._reranker_taken is not None and self._reranker_taken.reader is not None:
+            self._reranker_taken.reader.remove()
+        self._reranker_taken = take(self.model_runner, besides, len(self._reranker_slots.slots))
+        return self._reranker_taken.name, dict(self._reranker_taken.refused)
 
     def reranker_take(self, numbers: list[int]) -> list[bytes]:
-        """float32 values that the span reader kept under these numbers; they are dropped here."""
-        return [self._reranker_spans.kept.pop(number).numpy().tobytes() for number in numbers]
+        """float32 values that the backend kept under these numbers, nothing for those it has not; they are dropped."""
+        kept = (
+            {}
+            if self._reranker_taken is None or self._reranker_taken.reader is None
+            else self._reranker_taken.reader.kept
+        )
+        found = [kept.pop(number, None) for number in numbers]
+        return [b"" if one is None else one.float().cpu().numpy().tobytes() for one in found]
+
+    def reranker_log_prob(self, state: bytes, token: int) -> float:
+        """log p of a token after one float32 state, in nats."""
+        assert self._reranker_taken is not None and self._reranker_taken.reader is not None
+        slots = self._reranker_slots.slots
+        values = torch.from_numpy(np.frombuffer(state, dtype=np.float32).copy()).to(slots.device)
+        with torch.inference_mode():
+            return self._reranker_taken.reader.log_prob(values, token)
 
     def reranker_keep_memory(self) -> None:
         """Has what a step frees kept for the next one.
@@ -106,7 +123,7 @@ class SlotWorkerExtension:
             set_option(_M_TRIM_THRESHOLD, _MOST)
 
     def reranker_fuse_norms(self) -> int:
-        """Has norms computed in one pass (`vllm_norms`); returns how many."""
+        """Has norms computed in one pass (`patches`); returns how many."""
         return fuse_norms(self.model_runner.get_model())
 
     def reranker_write_slots(self, begin: int, rows: bytes, dim: int) -> None:
@@ -121,17 +138,6 @@ class SlotWorkerExtension:
         rows = slots(torch.tensor(token_ids, dtype=torch.int64, device=slots.slots.device))
         result: list[list[float]] = rows.float().cpu().tolist()
         return result
-
-    def _pad_logits(self) -> None:
-        """vLLM looks up the log-probability of every prompt token, slots included: gives slots a column."""
-        model, slots = self.model_runner.get_model(), len(self._reranker_slots.slots)
-        compute_logits = model.compute_logits
-
-        def padded(*args: Any, **kwargs: Any) -> Any:
-            logits = compute_logits(*args, **kwargs)
-            return logits if logits is None else torch.nn.functional.pad(logits, (0, slots), value=float("-inf"))
-
-        model.compute_logits = padded
 
 
 def _end_with(owner: int, engine: int) -> None:

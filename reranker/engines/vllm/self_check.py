@@ -1,0 +1,59 @@
+"""Does what a backend reads agree with vLLM's own label log-probabilities? Asked once, when the engine is loaded.
+
+A backend reaches into vLLM's worker, and a vLLM that moved under it may read the wrong rows without an error. So one
+short list is read in both ways: behind a soft token that is a token's own vector, so that slots are checked, too.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+
+if TYPE_CHECKING:
+    from reranker.engines.vllm.engine import VLLMEngine
+
+_TOLERANCE = {"float32": 0.02, "bfloat16": 1.0}  # nats of two tokens; the wrong row is off by several
+_PREFIX = 37  # tokens: cache blocks of 16 and of 32 end within it
+
+
+def problem_of(engine: "VLLMEngine", states: bool) -> str:
+    """What is wrong with the engine's backend; "" where nothing is.
+
+    Args:
+        engine: at the end of its construction.
+        states: whether hidden states are checked.
+    """
+    try:
+        return _disagreement(engine, states)
+    except Exception as error:
+        if engine.dead:
+            raise
+        return f"its self-check failed with {type(error).__name__}: {error}"
+
+
+def _disagreement(engine: "VLLMEngine", states: bool) -> str:
+    length = min(_PREFIX, engine.model.max_length - 4)
+    ids = np.random.default_rng(0).integers(0, engine.model.vocab_size, length + 4).tolist()
+    prefix, separator, targets = ids[:length], ids[length], ids[length + 1 :]
+    plain = TokenSequence.from_tokens(prefix)
+    soft = TokenSequence.concatenate(
+        [TokenSequence.from_vectors(engine.embed_tokens(prefix[:1])), TokenSequence.from_tokens(prefix[1:])]
+    )
+    spans = [
+        CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]]), scored_from=1) for n in (2, 1)
+    ]
+    asked = ScoringRequest(prefix=soft, candidates=tuple(spans))
+    before = [CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]])) for n in (0, 1)]
+    labels = engine.label_log_probs([ScoringRequest(prefix=plain, candidates=tuple(before))], targets[:2])[0]
+    expected = np.array([labels[0, 0] + labels[1, 1], labels[0, 0]])
+    found = engine.span_log_likelihoods([asked])[0].sums
+    tolerance = _TOLERANCE[engine.dtype]
+    if not np.allclose(found, expected, atol=tolerance, rtol=0.0):
+        return f"likelihoods {np.round(found, 3).tolist()} where vLLM's labels say {np.round(expected, 3).tolist()}"
+    if states:
+        state = engine.span_states([asked])[0][1]
+        value = engine.log_prob(state, targets[0])
+        if not abs(value - expected[1]) <= tolerance:
+            return f"a hidden state that says {value:.3f} where vLLM's label says {expected[1]:.3f}"
+    return ""
