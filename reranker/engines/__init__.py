@@ -116,8 +116,8 @@ def load_engine(
     """Loads a model into an engine.
 
     Args:
-        name: one of `available_engines()`, or "auto", which logs its choice. Where that is vLLM, and it does not load or
-            lacks something of `needs`, "auto" takes torch and says why.
+        name: one of `available_engines()`, or "auto", which logs its choice. Where that is vLLM, and it does not load
+            or lacks something of `needs`, "auto" takes torch and says why.
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`. The scripted engine has none.
         dtype: "bfloat16", "float32" or "auto"; the openai engine's server has its own.
         needs: what the engine has to do beside scoring (`protocols.HIDDEN_STATES`).
@@ -152,8 +152,8 @@ def _able(name: str, engine: Engine, needs: Collection[str]) -> Engine:
         if need in lacks:
             engine.close()
             raise ConfigError(
-                f"the read-out needs {need}, and engine {name!r} shows none here: {lacks[need]}. Take engine 'torch' or "
-                "'auto', or a read-out that does without (scoring: likelihood, labels or listwise)"
+                f"the read-out needs {need}, and engine {name!r} shows none here: {lacks[need]}. Take engine 'torch' "
+                "or 'auto', or a read-out that does without (scoring: likelihood, labels or listwise)"
             )
     return engine
 

@@ -1,7 +1,7 @@
 """The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -47,15 +47,14 @@ LISTS_PER_CALL = 64
 _TEXT_PRIORS = 100_000  # of texts that clients sent: some 30 MB
 
 
-def engine_of(config: RerankerConfig) -> Engine:
-    """The engine that the settings name, loaded.
+def engine_of(config: RerankerConfig, needs: Collection[str] = ()) -> Engine:
+    """The engine that the settings name, loaded; one that does what their read-outs need, and `needs`.
 
     Raises:
         ConfigError, ModelError: as `load_engine` does.
     """
-    return load_engine(
-        config.engine, config.model, dtype=config.dtype, needs=config.engine_needs, **config.engine_options
-    )
+    needs = {*needs, *config.engine_needs}
+    return load_engine(config.engine, config.model, dtype=config.dtype, needs=needs, **config.engine_options)
 
 
 class LazyEngine:
@@ -64,10 +63,14 @@ class LazyEngine:
     Args:
         config: names it.
         engine: a ready one.
+
+    Attributes:
+        needs: what whoever shares it needs of it, as `load_engine` takes it.
     """
 
     def __init__(self, config: RerankerConfig, engine: Engine | None = None) -> None:
         self.loaded = engine
+        self.needs = frozenset(config.engine_needs)
         self._config = config
         self._loading = threading.Lock()
 
@@ -79,7 +82,7 @@ class LazyEngine:
         """
         with self._loading:
             if self.loaded is None:
-                self.loaded = engine_of(self._config)
+                self.loaded = engine_of(self._config, self.needs)
             return self.loaded
 
     def close(self) -> None:
@@ -185,6 +188,7 @@ class LLMScorer:
         fields = ("engine", "model", "dtype", "engine_options")
         same = all(getattr(self.config, name) == getattr(other.config, name) for name in fields)
         if same and self._engine.loaded is None and self is not other:
+            other._engine.needs |= self._engine.needs
             self._engine, self._owns_engine = other._engine, False
         return same
 

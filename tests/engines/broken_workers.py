@@ -1,7 +1,9 @@
 """vLLM workers of which something is broken."""
 
 from collections.abc import Collection
+from typing import Any
 
+from reranker.engines.vllm.backends import worker
 from reranker.engines.vllm.backends.v1_patched import V1Patched
 from reranker.engines.vllm.backends.v2_native import V2Native
 from reranker.engines.vllm.worker import SlotWorkerExtension
@@ -35,3 +37,14 @@ class WrongStatesWorkerExtension(SlotWorkerExtension):
         taken = super().reranker_take(numbers)
         dim = 4 * self._reranker_slots.slots.shape[1]
         return [bytes(dim) if len(one) == dim else one for one in taken]
+
+
+class RaisingWorkerExtension(SlotWorkerExtension):
+    """Its backends fail where they are put in, in a way that nobody foresaw."""
+
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        def fail(runner: Any) -> str:
+            raise AttributeError("moved")
+
+        worker._INSTALL = dict.fromkeys(worker._INSTALL, fail)
+        return super().reranker_take_backend(besides)

@@ -47,15 +47,3 @@ def test_a_gpu_is_taken_where_there_is_one_and_nothing_else_is_asked_for(
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert chosen_device(asked) == chosen
-
-
-@pytest.mark.parametrize(("switch", "name"), [(None, "torch"), ("1", "torch"), ("0", "vllm")])
-def test_auto_on_a_gpu_takes_vllm_only_with_the_runner_that_shows_hidden_states(monkeypatch, switch, name):
-    pytest.importorskip("vllm")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    if switch is not None:
-        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", switch)
-    choice = choose_engine()
-    assert choice.name == name
-    assert "VLLM_USE_V2_MODEL_RUNNER=0" in choice.reason

@@ -1,11 +1,13 @@
 """The vLLM engine with the real model, against the contract and against the torch engine."""
 
 import gc
+import re
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ pytest.importorskip("vllm")
 from reranker.engines.torch.engine import TorchEngine
 from reranker.engines.vllm.engine import VLLMEngine
 from reranker.errors import EngineError
-from reranker.protocols import Engine
+from reranker.protocols import HIDDEN_STATES, Engine
 from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.generation import SoftGeneratorContract, asked, text_of
@@ -44,6 +46,9 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
     @pytest.fixture
     def engine(self, vllm_engine: VLLMEngine) -> VLLMEngine:
         return vllm_engine
+
+    def test_its_backend_is_told(self, engine: VLLMEngine) -> None:
+        assert engine.backend == "v1_patched" and engine.lacks == {}
 
     def test_writes_what_torch_writes(self, engine: Engine) -> None:
         torch_engine = TorchEngine("smollm2-135m", dtype="float32")
@@ -185,13 +190,27 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
 
 
 @pytest.mark.slow
-def test_without_the_span_reader() -> None:
-    """vLLM's own prompt log-probabilities, where the worker cannot sum."""
-    extension = "tests.engines.broken_workers.PlainWorkerExtension"
-    engine = VLLMEngine("smollm2-135m", dtype="float32", slots=64, max_length=1024, worker_extension_cls=extension)
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("PlainWorkerExtension", "this worker is a test"),
+        ("WrongWorkerExtension", "likelihoods .* where vLLM's labels say"),
+        ("WrongStatesWorkerExtension", "a hidden state that says"),
+        ("RaisingWorkerExtension", "AttributeError: moved"),
+    ],
+)
+def test_a_backend_that_fails_leaves_vllms_own(broken: str, reason: str) -> None:
+    """Prompt log-probabilities of vLLM's own, where ours cannot be taken or read the wrong row; no states then."""
+    options: dict[str, Any] = {"dtype": "float32", "slots": 64, "max_length": 1024}
+    options["worker_extension_cls"] = f"tests.engines.broken_workers.{broken}"
+    engine = VLLMEngine("smollm2-135m", **options)
     requests = [random_request(seed, prefix=30 + seed) for seed in range(3)]
     try:
+        assert engine.backend == "plain"
+        assert re.search(reason, engine.lacks[HIDDEN_STATES])
         ours = engine.span_log_likelihoods(requests)
+        with pytest.raises(EngineError, match=reason):
+            engine.span_states(requests)
     finally:
         engine.close()
     theirs = TorchEngine("smollm2-135m", dtype="float32").span_log_likelihoods(requests)

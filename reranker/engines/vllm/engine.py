@@ -6,7 +6,6 @@ too; vLLM refuses prompt log-probabilities for embedded prompts. How likelihoods
 """
 
 import logging
-import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -32,14 +31,14 @@ from reranker.engines.vllm.backends.base import answered, reasons
 from reranker.engines.vllm.backends.plain import Plain
 from reranker.engines.vllm.calls import Call, Prompt
 from reranker.engines.vllm.death import is_dead, shut_down, told, watch
-from reranker.engines.vllm.process import LABELS_A_REQUEST, load, quiet_vllm, take_any_ids
+from reranker.engines.vllm.process import LABELS_A_REQUEST, load, prepare, quiet_vllm
 from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
 from reranker.engines.vllm.self_check import problem_of
 from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
 from reranker.errors import EngineError, ModelError
-from reranker.hub import settings_sha256
+from reranker.hub import ResolvedModel, settings_sha256
 from reranker.protocols import HIDDEN_STATES
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
@@ -101,8 +100,14 @@ class VLLMEngine:
         # Also at the interpreter's end: vLLM's thread, still reading then, would abort the process now and then.
         self._shut_down = weakref.finalize(self, shut_down, self._llm.llm_engine.engine_core)
         watch(self._llm.llm_engine.engine_core)
-        self._llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
-        take_any_ids(self._llm)
+        try:
+            self._set_up(source, slots)
+        except BaseException:
+            self.close()  # its memory may be wanted by the engine that stands in
+            raise
+
+    def _set_up(self, source: ResolvedModel, slots: int) -> None:
+        prepare(self._llm)
         config = self._llm.llm_engine.model_config
         self.model = ModelInfo(
             model_id=source.model_id,
@@ -114,8 +119,6 @@ class VLLMEngine:
         )
         self._steps = Steps(self._llm)
         self._add_slots(slots)
-        self._llm.collective_rpc("reranker_fuse_norms")
-        self._llm.collective_rpc("reranker_keep_memory")
         cache = self._llm.llm_engine.vllm_config.cache_config
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
         self._aliases = Aliases(self.model.vocab_size, self.model.vocab_size + slots)
@@ -250,7 +253,6 @@ class VLLMEngine:
             problem for problem in self._llm.collective_rpc("reranker_add_slots", args=(first, slots)) if problem
         ]
         if problems:
-            self.close()
             raise ModelError(f"the vllm engine cannot give vectors to this model: {problems[0]}. Use engine='torch'")
         self._slots = SlotTable(first, slots, write, forget)
 
@@ -268,20 +270,14 @@ class VLLMEngine:
                 break
             refused[name] = problem
             if name == Plain.name:
-                self.close()
                 raise ModelError(
                     f"this vLLM reads no likelihoods that are right: {reasons(refused)}. Use engine='torch'"
                 )
         self.backend = name
+        told = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
         if not self._backend.reads_states:
-            self.lacks = {HIDDEN_STATES: f"its backend is {name!r}; {reasons(refused)}"}
-        logger.log(
-            logging.WARNING if name == Plain.name else logging.INFO,
-            "vLLM's backend is %r%s%s",
-            name,
-            ", which is slow" if name == Plain.name else "",
-            f"; not {reasons(refused)}" if refused else "",
-        )
+            self.lacks = {HIDDEN_STATES: told}
+        logger.log(logging.WARNING if name == Plain.name else logging.INFO, told)
 
     def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
         """log p of a token after one hidden state, (dim,), in nats."""

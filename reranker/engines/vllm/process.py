@@ -10,6 +10,7 @@ from typing import Any
 from reranker.errors import ConfigError, ModelError
 
 LABELS_A_REQUEST = 128  # vLLM's bound on SamplingParams.logprob_token_ids
+_GPU_STEP = 8192  # tokens: a GPU is not full of fewer
 _EXTENSION = "reranker.engines.vllm.worker.SlotWorkerExtension"
 
 
@@ -60,11 +61,21 @@ def load(
             },
         }
     else:
-        settings |= {"gpu_memory_utilization": gpu_memory_utilization}
+        settings |= {"gpu_memory_utilization": gpu_memory_utilization, "max_num_batched_tokens": _GPU_STEP}
     try:
         return LLM(model=str(path), **(settings | options))
-    except (OSError, ValueError, RuntimeError) as error:
+    except TypeError:
+        raise  # an option that it does not have
+    except Exception as error:
         raise ModelError(f"vLLM cannot load {path}: {error}") from error
+
+
+def prepare(llm: Any) -> None:
+    """Has a `vllm.LLM`'s workers end with this process and spare memory and norms, and has it take any ids."""
+    llm.collective_rpc("reranker_end_with", args=(os.getpid(),))
+    llm.collective_rpc("reranker_fuse_norms")
+    llm.collective_rpc("reranker_keep_memory")
+    take_any_ids(llm)
 
 
 def take_any_ids(llm: Any) -> None:
