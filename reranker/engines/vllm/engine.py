@@ -162,10 +162,7 @@ class VLLMEngine:
                     ],
                     axis=1,
                 )
-                ends = np.cumsum([len(request.candidates) for request in group])
-                results += [
-                    values[end - len(request.candidates) : end] for request, end in zip(group, ends, strict=True)
-                ]
+                results += np.split(values, np.cumsum([len(request.candidates) for request in group])[:-1])
         return results
 
     def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
@@ -178,8 +175,7 @@ class VLLMEngine:
         with self._turn():
             for group in self._groups(requests):
                 states = self._states(self._prompts(group))
-                ends = np.cumsum([len(request.candidates) for request in group])[:-1]
-                results += np.split(states, ends)
+                results += np.split(states, np.cumsum([len(request.candidates) for request in group])[:-1])
         return results
 
     def generate(self, request: GenerationRequest) -> Generator[GenerationPiece]:
@@ -190,6 +186,11 @@ class VLLMEngine:
     def dead(self) -> bool:
         """vLLM's process is gone; every call raises EngineError from now on."""
         return self._llm is not None and is_dead(self._llm.llm_engine.engine_core)
+
+    @property
+    def prompt_tokens(self) -> tuple[int, int]:
+        """Tokens of the prompts that were scored so far, and those of them that came from the prefix cache."""
+        return self._steps.prompt_tokens, self._steps.cached_tokens
 
     @property
     def front(self) -> Any:

@@ -16,9 +16,14 @@ class Steps:
 
     Args:
         llm: the model.
+
+    Attributes:
+        prompt_tokens: of all that was scored.
+        cached_tokens: of them, those that came from the prefix cache.
     """
 
     def __init__(self, llm: Any) -> None:
+        self.prompt_tokens = self.cached_tokens = 0
         self._llm = llm
         self._numbers = count()
         self._mail: dict[str, deque[Any]] = {}  # outputs of requests that write, until they are fetched
@@ -36,6 +41,8 @@ class Steps:
         except BaseException:
             self._llm.llm_engine.abort_request(ids, internal=True)
             raise
+        self.prompt_tokens += sum(map(len, prompts))
+        self.cached_tokens += sum(output.num_cached_tokens or 0 for output in outputs)
         return sorted(outputs, key=lambda output: int(output.request_id))
 
     def begin(self, prompt: Sequence[int], parameters: Any, cache_salt: str | None = None) -> str:
