@@ -114,8 +114,7 @@ class VLLMEngine:
             sha256=source.sha256,
             dim=config.get_hidden_size(),
             vocab_size=config.get_vocab_size(),
-            # vLLM always generates one token after the prompt
-            max_length=config.max_model_len - 1,
+            max_length=config.max_model_len - 1,  # vLLM always generates one token after the prompt
         )
         self._steps = Steps(self._llm)
         self._add_slots(slots)
