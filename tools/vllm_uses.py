@@ -172,7 +172,9 @@ USES: tuple[Use, ...] = (
     _has("v2_native", "vllm.sampling_params:SamplingParams", "prompt_logprob_token_ids", "prompt_logprob_start"),
     _has("v2_native", "vllm.outputs:RequestOutput", "prompt_token_id_logprobs"),
     _has("v2_native", "vllm.config.vllm:VllmConfig", "use_v2_model_runner"),
-    _has("v2_native", _RUNNER_V2, "prompt_logprobs_worker", "get_model", "model_config"),
+    _has("v2_native", _RUNNER_V2, "prompt_logprobs_worker", "get_model", "model_config", "sampler"),
+    _has("v2_native", "vllm.v1.worker.gpu.sample.sampler:Sampler", "penalties_state"),
+    _has("v2_native", "vllm.v1.worker.gpu.sample.penalties:PenaltiesState", "prompt_bin_mask"),
     _takes("v2_native", _PROMPT_WORKER, "add_request", "self", "req_id", "req_idx", "sampling_params", exactly=True),
     _takes("v2_native", _PROMPT_WORKER, "remove_request", "self", "req_id", exactly=True),
     _takes(

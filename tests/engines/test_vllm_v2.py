@@ -19,7 +19,7 @@ import torch
 
 pytest.importorskip("vllm")
 
-from reranker.engines.vllm.backends.v2_worker import StepReader, install
+from reranker.engines.vllm.backends.v2_worker import StepReader, install, make_room_for_slots
 from reranker.engines.vllm.wire import KEPT, SCORED_FROM, STATES, UNREAD
 from reranker.hub.cache import cache_dir
 
@@ -225,6 +225,20 @@ def test_a_request_that_begins_again_is_summed_once(load, runner) -> None:
     while (step := prompts.step()) is not None:
         reader.compute_prompt_token_id_logprobs(log_probs, *step)
     torch.testing.assert_close(reader.kept[9], prompts.states[place].sum(dim=0), atol=1e-5, rtol=0.0)
+
+
+def test_a_slot_in_a_text_with_penalties_marks_no_other_requests_token() -> None:
+    """V2 sets bit id % 32 of word id // 32 of the prompt's row, for the highest of 70 slots, too."""
+    vocabulary, slots = 64, 70
+    state = SimpleNamespace(prompt_bin_mask=torch.zeros((3, vocabulary // 32), dtype=torch.int32))
+    make_room_for_slots(SimpleNamespace(sampler=SimpleNamespace(penalties_state=state)), slots)
+    mask = state.prompt_bin_mask
+    assert mask.shape == (3, 2)
+    for token in range(vocabulary, vocabulary + slots):  # as the kernel does, by the stride
+        for row in range(3):
+            mask.as_strided((1,), (1,), row * mask.stride(0) + token // 32).fill_(-1)
+    assert not mask.any()
+    make_room_for_slots(SimpleNamespace(), slots)  # V1
 
 
 def test_a_worker_that_moved_is_left_as_it_is(load) -> None:

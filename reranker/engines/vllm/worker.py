@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import torch
 
+from reranker.engines.vllm.backends.v2_worker import make_room_for_slots
 from reranker.engines.vllm.backends.worker import Taken, take
 from reranker.engines.vllm.patches import fuse_norms
 
@@ -81,6 +82,7 @@ class SlotWorkerExtension:
         table = getattr(parent, name)
         setattr(parent, name, SlotEmbedding(table, first_slot, slots, table.weight.shape[1], table.weight))
         self._reranker_slots = getattr(parent, name)
+        make_room_for_slots(self.model_runner, slots)
         return ""
 
     def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:

@@ -24,6 +24,8 @@ _METHODS = {
 }
 _ROWS = 1024  # whose logits are held at once, as many as vLLM's
 
+_BITS = 32  # ids in a word of V2's rows of prompt tokens
+
 LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -244,6 +246,21 @@ def install(runner: Any) -> StepReader | str:
     model = runner.get_model()
     model.compute_logits = UnreadLogits(reader, model.compute_logits, runner.model_config.get_vocab_size())
     return reader
+
+
+def make_room_for_slots(runner: Any, slots: int) -> None:
+    """Widens the rows in which V2 marks the tokens of a prompt, for texts with penalties: its kernel writes a bit for
+    every id, and a slot's lies behind the vocabulary. A V1 runner has no such rows.
+
+    Args:
+        runner: vLLM's model runner.
+        slots: ids behind the vocabulary.
+    """
+    state = getattr(getattr(runner, "sampler", None), "penalties_state", None)
+    mask = getattr(state, "prompt_bin_mask", None)
+    if mask is not None:
+        wide = mask.new_zeros((len(mask), mask.shape[1] + slots // _BITS + 1))
+        state.prompt_bin_mask = wide[:, : mask.shape[1]]  # vLLM goes by the stride
 
 
 def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
