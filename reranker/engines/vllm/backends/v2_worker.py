@@ -256,9 +256,9 @@ def make_room_for_slots(runner: Any, slots: int) -> None:
         runner: vLLM's model runner.
         slots: ids behind the vocabulary.
     """
-    state = getattr(getattr(runner, "sampler", None), "penalties_state", None)
-    mask = getattr(state, "prompt_bin_mask", None)
-    if mask is not None:
+    state: Any = getattr(getattr(runner, "sampler", None), "penalties_state", None)
+    if state is not None and hasattr(state, "prompt_bin_mask"):
+        mask = state.prompt_bin_mask
         wide = mask.new_zeros((len(mask), mask.shape[1] + slots // _BITS + 1))
         state.prompt_bin_mask = wide[:, : mask.shape[1]]  # vLLM goes by the stride
 
