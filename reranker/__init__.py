@@ -18,7 +18,7 @@ from reranker.errors import (
     StoreError,
 )
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.results import RankedDocument
+from reranker.pipeline.text_ranking import RankedDocument
 
 __all__ = [
     "BundleError",

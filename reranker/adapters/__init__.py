@@ -6,5 +6,5 @@
     rectools_reranker           RecTools' Reranker, for CandidateRankingModel
     rerankers_ranker            AnswerDotAI rerankers' BaseRanker
 
-Texts are cut to `RerankerConfig.prompt.title_tokens`, 16 by default: raise it where documents are longer than titles.
+Documents are read whole up to 512 tokens (`max_tokens_per_doc`); of longer ones the best window is.
 """

@@ -4,7 +4,10 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
+from reranker.adapters.documents import ranked
+from reranker.data.schema import TITLE
 from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.text_ranking import TEXT
 
 
 class RerankerPostprocessor(BaseNodePostprocessor):
@@ -13,8 +16,9 @@ class RerankerPostprocessor(BaseNodePostprocessor):
     Attributes:
         reranker: fitted or not; see `Reranker.rank`.
         top_n: nodes kept; None keeps all.
-        title_key: metadata key that holds a node's title; the node's text where there is none.
+        title_key: metadata key that holds a node's title, which is read before its text.
         history: titles chosen before, oldest first.
+        max_tokens_per_doc: tokens read of a node, 512 by default; of a longer one the best window is read.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -23,6 +27,7 @@ class RerankerPostprocessor(BaseNodePostprocessor):
     top_n: int | None = Field(default=None, ge=1)
     title_key: str = "title"
     history: tuple[str, ...] = ()
+    max_tokens_per_doc: int | None = Field(default=None, ge=1)
 
     @classmethod
     def class_name(cls) -> str:
@@ -31,10 +36,11 @@ class RerankerPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """The nodes, best first, with our scores; without a query, only the history counts."""
+        """Nodes, best first, with chances of relevance between 0 and 1; without a query the history alone counts."""
         query = query_bundle.query_str if query_bundle is not None else ""
-        ranked = self.reranker.rank(query, [self._title(one) for one in nodes], history=self.history)
-        return [NodeWithScore(node=nodes[one.index].node, score=one.score) for one in ranked[: self.top_n]]
+        items = [self._item(one) for one in nodes]
+        found = ranked(self.reranker, query, items, self.history, self.max_tokens_per_doc)
+        return [NodeWithScore(node=nodes[number].node, score=relevance) for number, relevance in found[: self.top_n]]
 
-    def _title(self, node: NodeWithScore) -> str:
-        return str(node.metadata.get(self.title_key) or node.get_content(metadata_mode=MetadataMode.NONE))
+    def _item(self, node: NodeWithScore) -> dict[str, object]:
+        return {TITLE: node.metadata.get(self.title_key), TEXT: node.get_content(metadata_mode=MetadataMode.NONE)}

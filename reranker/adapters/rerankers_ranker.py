@@ -8,7 +8,9 @@ from rerankers.models.ranker import BaseRanker
 from rerankers.results import RankedResults, Result
 from rerankers.utils import prep_docs
 
+from reranker.adapters.documents import ranked
 from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.text_ranking import TEXT
 
 
 class RerankerRanker(BaseRanker):
@@ -30,12 +32,16 @@ class RerankerRanker(BaseRanker):
         doc_ids: list[str] | list[int] | None = None,
         metadata: list[dict[str, Any]] | None = None,
     ) -> RankedResults:
-        """Results, best first, with scores and ranks from 1; documents without ids are numbered from 0."""
+        """Results, best first, with chances of relevance between 0 and 1 and ranks from 1; documents without ids are
+        numbered from 0."""
         documents = prep_docs(docs, doc_ids, metadata) if docs else []
-        ranked = self.reranker.rank(query, [one.text for one in documents], history=self.history)
-        results = [Result(document=documents[one.index], score=one.score, rank=one.rank) for one in ranked]
+        found = ranked(self.reranker, query, [{TEXT: one.text} for one in documents], self.history)
+        results = [
+            Result(document=documents[number], score=relevance, rank=place)
+            for place, (number, relevance) in enumerate(found, start=1)
+        ]
         return RankedResults(results=results, query=query, has_scores=True)
 
     def score(self, query: str, doc: str) -> float:
-        """Log-odds scale; only differences between documents of one query mean anything."""
-        return self.reranker.rank(query, [doc], history=self.history)[0].score
+        """The chance that the document answers the query, between 0 and 1."""
+        return self.reranker.rank(query, [doc], history=self.history)[0].relevance

@@ -38,7 +38,9 @@ from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.pipeline.results import RankedDocument, RerankReport, ServedScores, TextList, first_stage_scores, ranking
+from reranker.pipeline.query_ranking import with_queries
+from reranker.pipeline.results import RerankReport, ServedScores, first_stage_scores, ranking
+from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
@@ -221,6 +223,7 @@ class Reranker:
         interactions: Table | Mapping[UserId, Sequence[ItemId]] | None = None,
         order: Order | None = None,
         states: Mapping[UserId, UserState] | None = None,
+        queries: Mapping[UserId, str] | None = None,
         progress: bool = False,
     ) -> pd.DataFrame:
         """Reranks each user's list.
@@ -232,6 +235,8 @@ class Reranker:
                 of the users they contain.
             order: serve this order whatever the guard decided: "fused", "baseline" or "first_stage".
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
+            queries: user id -> what the user asks for: the log-odds of the items' relevance to it are added to the
+                scores, whichever order is served. The guard judged orders without queries.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -266,6 +271,8 @@ class Reranker:
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
+        if queries:
+            served = with_queries(self.reader, data.catalog, lists, served, queries)
         ranked = ranking(lists, served.scores)
         report = RerankReport.of(lists, served, data.catalog)
         if report.unknown_users or report.unknown_items:
@@ -290,51 +297,33 @@ class Reranker:
         documents: Sequence[str | Mapping[str, object]],
         *,
         history: Sequence[str | Mapping[str, object]] = (),
+        max_tokens_per_doc: int | None = None,
     ) -> list[RankedDocument]:
-        """Ranks texts by how well they follow `history` and `query`; no ids, no fit needed. Best first.
+        """Ranks texts by how well they answer `query` and follow `history`; no ids, no fit needed. Best first.
 
         There is no first-stage list here, hence no evidence and no guard: equal scores keep the order that came in.
-        Where the read-out is "embedding", texts are read by likelihood: they belong to no catalogue.
+        `rank_texts` says what was cut, too.
 
         Args:
             query: what is asked for, or "recently watched: ...".
-            documents: titles, or items with `title` and further fields.
+            documents: texts, or items with `title` or `text` and further fields.
             history: titles or items chosen before, oldest first.
+            max_tokens_per_doc: read of a document, 512 by default; of a longer one the best window is read.
 
         Raises:
             DataError: a document without text.
         """
-        return self.rank_many([TextList(query=query, documents=documents, history=history)])[0]
+        one = TextList(query=query, documents=documents, history=history, max_tokens_per_doc=max_tokens_per_doc)
+        return list(self.rank_texts([one])[0].documents)
 
-    def rank_many(self, lists: Sequence[TextList]) -> list[list[RankedDocument]]:
-        """`rank` for many lists, which the engine reads together.
-
-        Raises:
-            DataError: a document without text.
-        """
-        return [ranked for ranked, _ in self.rank_counted(lists)]
-
-    def rank_counted(self, lists: Sequence[TextList]) -> list[tuple[list[RankedDocument], int]]:
-        """`rank_many`, with how many prompt tokens the model read for each list.
+    def rank_texts(self, lists: Sequence[TextList]) -> list[TextRanking]:
+        """`rank` for many lists, which the engine reads together, each with what was read and what was cut.
 
         Raises:
             DataError: a document without text.
         """
-        wanted = [number for number, one in enumerate(lists) if len(one.documents)]
-        if not wanted:
-            return [([], 0) for _ in lists]
-        reader = self.reader.of_texts
-        read = reader.read([lists[number].scoring_list(reader) for number in wanted])
-        coefficients = reader.scoring.default_coefficients
-        if self.fusion_model is not None and reader is self.reader:
-            coefficients = self.fusion_model.coefficients
-        readings = dict(zip(wanted, read, strict=True))
-        return [
-            (one.ranked(readings[number].components @ coefficients), readings[number].prompt_tokens)
-            if number in readings
-            else ([], 0)
-            for number, one in enumerate(lists)
-        ]
+        learned = self.fusion_model is not None and self.reader.of_texts is self.reader
+        return rank_texts(self.reader, lists, self.fusion_model.coefficients if self.fusion_model and learned else None)
 
     def adapt(
         self,

@@ -1,13 +1,12 @@
 """From scores to a ranking table."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.data.catalog import LONGEST_HISTORY, Catalog, Item
+from reranker.data.catalog import Catalog
 from reranker.data.schema import (
     ITEM,
     RANK,
@@ -15,74 +14,10 @@ from reranker.data.schema import (
     RECALL_RANK,
     RECALL_SCORE,
     SCORE,
-    TITLE,
     USER,
-    refuse_single,
 )
-from reranker.errors import DataError
 from reranker.fusion import Order
-from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.scoring import ScoringList
-from reranker.types import IntArray, UserState
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankedDocument:
-    """One document of `Reranker.rank`.
-
-    Attributes:
-        index: position of the document in the list that came in.
-        document: its text.
-        score: log-odds against the other documents; only differences mean anything.
-        rank: 1 is best.
-    """
-
-    index: int
-    document: str
-    score: float
-    rank: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextList:
-    """Texts to rank, without ids.
-
-    Attributes:
-        query: what is asked for, or "recently watched: ...".
-        documents: titles, or items with `title` and further fields.
-        history: titles or items chosen before, oldest first.
-        state: the user's adapted context; without it one starts from the text of the history.
-    """
-
-    query: str
-    documents: Sequence[str | Item]
-    history: Sequence[str | Item] = ()
-    state: UserState | None = None
-
-    def scoring_list(self, reader: LLMScorer) -> ScoringList:
-        """What the read-out gets, with the soft tokens that the reader has for domain and user.
-
-        Raises:
-            DataError: a document or history item without text, or one string instead of several.
-        """
-        refuse_single(self.documents, "texts", "documents")
-        refuse_single(self.history, "texts", "history")
-        history = [_as_item(one, "history item", number) for number, one in enumerate(self.history)][-LONGEST_HISTORY:]
-        return ScoringList(
-            history=history,
-            candidates=[_as_item(one, "document", number) for number, one in enumerate(self.documents)],
-            soft_prompt=reader.soft_prompt(),
-            user_tokens=reader.user_tokens(history, self.state),
-            query=self.query,
-        )
-
-    def ranked(self, scores: NDArray[np.float64]) -> list[RankedDocument]:
-        """Best first by (n_documents,) scores; ties keep the order that came in."""
-        texts = [str(_as_item(one, "document", number)[TITLE]) for number, one in enumerate(self.documents)]
-        return [
-            RankedDocument(index=int(index), document=texts[index], score=float(scores[index]), rank=place + 1)
-            for place, index in enumerate(np.argsort(-scores, kind="stable"))
-        ]
+from reranker.types import IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,10 +99,3 @@ def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     ranked[SCORE] = scores[order]
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
     return pd.DataFrame(ranked[RANKING_COLUMNS])
-
-
-def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:
-    item = {TITLE: value} if isinstance(value, str) else value
-    if not isinstance(item, Mapping) or not str(item.get(TITLE) or "").strip():
-        raise DataError(f"{what} {number} has no text: give a string, or a mapping with a {TITLE!r}")
-    return item

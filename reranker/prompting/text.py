@@ -13,6 +13,7 @@ MAX_CHARACTERS = 2000
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 _JOINERS = frozenset({"\u200c", "\u200d"})
+_SPACES = str.maketrans("\t\n\r\v\f", "     ")
 _SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _REGIONS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))  # two make a flag
 
@@ -24,14 +25,14 @@ _UNSPACED = re.compile(
 _BLOCK = 16  # characters
 
 
-def clean_text(text: str) -> str:
-    """One line of visible text, in Unicode NFC, cut to `MAX_CHARACTERS`.
+def clean_text(text: str, most: int | None = MAX_CHARACTERS) -> str:
+    """One line of visible text, in Unicode NFC, cut to `most` characters (None: not at all).
 
     Control and format characters (newlines, tabs, bidi overrides, zero-width characters, U+2028) and every kind of
     space become one space. Zero-width joiners stay between two characters beyond ASCII, where emoji and scripts such
     as Persian need them.
     """
-    text = text[:MAX_CHARACTERS]
+    text = text[:most].translate(_SPACES)
     if not text.isprintable():
         text = "".join(_visible(text, position) for position in range(len(text)))
     return " ".join(unicodedata.normalize("NFC", text).split())

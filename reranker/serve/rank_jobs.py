@@ -4,7 +4,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import RerankerError
 from reranker.explain import HISTORY_ITEMS, Language
 from reranker.fusion import Order
-from reranker.pipeline.results import TextList
+from reranker.pipeline.text_ranking import TextList, TextRanking
+from reranker.scoring.relevance import MAX_TOKENS_PER_DOC
 from reranker.serve.domains import Domain
 from reranker.types import ItemId, UserState
 
@@ -33,6 +34,7 @@ class ItemList:
         state: what the store keeps of the user.
         history: items chosen before, oldest first, in place of what is known of the user.
         order: to serve whatever the guard decided.
+        query: what the user asks for; "" for nothing.
         explained: how many of the best are explained.
         language: of the sentences.
     """
@@ -43,6 +45,7 @@ class ItemList:
     state: UserState | None = None
     history: Sequence[ItemId] | None = None
     order: Order | None = None
+    query: str = ""
     explained: int = 0
     language: Language = "en"
 
@@ -65,6 +68,9 @@ class Ranked:
         unknown_items: items that are not in the catalogue.
         prompt_tokens: that the model read for it; 0 where the guard serves an order without the model.
         explanations: of the best, in that order; empty where none was asked for.
+        relevances: of each, in that order, between 0 and 1; None where they follow from the scores.
+        texts: what `meta` says of texts and queries: what they were scored by, and what was not read of them.
+        is_for_query: relevance to a query was added to the served scores of items.
     """
 
     order: tuple[int, ...]
@@ -74,10 +80,16 @@ class Ranked:
     unknown_items: int = 0
     prompt_tokens: int = 0
     explanations: tuple[dict[str, Any], ...] = ()
+    relevances: tuple[float, ...] | None = None
+    texts: Mapping[str, object] = field(default_factory=dict)
+    is_for_query: bool = False
 
     def shares(self) -> tuple[float, ...]:
-        """Scores between 0 and 1: the chance of each to be the one chosen, or the reciprocal ranks."""
-        if self.served == "first_stage":
+        """Scores between 0 and 1: the chance of each to be relevant to the query, without one that of each to be the
+        one chosen, or the reciprocal ranks."""
+        if self.relevances is not None:
+            return self.relevances
+        if self.served == "first_stage" and not self.is_for_query:
             return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
         best = max(self.scores, default=0.0)
         odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length
@@ -107,11 +119,16 @@ def tokens_of(job: Job) -> int:
     longest = prompt.title_tokens + prompt.category_tokens + prompt.description_tokens + _MARKS
     if isinstance(job.ranks, ItemList):
         readings = 2 + HISTORY_ITEMS if job.ranks.explained else 1
-        return len(job.ranks.items) * readings * (1 if config.compares_states else longest)
+        asked = min(len(job.ranks.query) // _CHARACTERS, prompt.query_tokens) + longest if job.ranks.query else 0
+        return len(job.ranks.items) * (readings * (1 if config.compares_states else longest) + asked)
     texts = job.ranks
     history = min(sum(_tokens(item) for item in texts.history), prompt.history_tokens)
-    query = min(len(texts.query) // _CHARACTERS, prompt.query_tokens)
-    return history + query + sum(min(_tokens(document), longest) for document in texts.documents)
+    query = min(len(texts.question) // _CHARACTERS, prompt.query_tokens)
+    if not query:
+        return history + sum(min(_tokens(document), longest) for document in texts.documents)
+    most = texts.max_tokens_per_doc or MAX_TOKENS_PER_DOC  # each document has a prompt of its own, the query behind it
+    behind = min(len(texts.documents) * longest, sum(map(_tokens, texts.documents))) if history else 0
+    return history + behind + sum(min(_tokens(document), most) + query for document in texts.documents)
 
 
 def _tokens(item: object) -> int:
@@ -155,13 +172,27 @@ def first_stage_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int6
 def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
     return [
         Ranked(
-            order=tuple(one.index for one in ranked),
-            scores=tuple(one.score for one in ranked),
+            order=tuple(one.index for one in ranked.documents),
+            scores=tuple(one.score for one in ranked.documents),
+            relevances=tuple(one.relevance for one in ranked.documents),
             served="llm",
-            prompt_tokens=tokens,
+            prompt_tokens=ranked.prompt_tokens,
+            texts=_of_texts(ranked),
         )
-        for ranked, tokens in domain.reranker.rank_counted(lists)
+        for ranked in domain.reranker.rank_texts(lists)
     ]
+
+
+def _of_texts(ranked: TextRanking) -> dict[str, object]:
+    """What `meta` says."""
+    said: dict[str, object] = {"scored_by": list(ranked.scored_by), "calibrated": ranked.is_calibrated}
+    if ranked.cut_documents:
+        said["cut_documents"] = list(ranked.cut_documents)
+    if ranked.is_query_cut:
+        said["query_cut"] = True
+    if ranked.fields_not_read:
+        said["fields_not_read"] = list(ranked.fields_not_read)
+    return said
 
 
 def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
@@ -181,6 +212,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
         order=lists[0].order,
+        queries={number: one.query for number, one in enumerate(lists) if one.query},
     )
     items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
     results, begin = [], 0
@@ -196,6 +228,8 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 unknown_items=sum(item not in domain.items for item in one.items),
                 prompt_tokens=tokens,
                 explanations=_explained(domain, one),
+                texts={"query_judged": False} if one.query else {},
+                is_for_query=bool(one.query),
             )
         )
         begin += length

@@ -15,7 +15,7 @@ from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.data.schema import RANKING_COLUMNS, validate_candidates
 from reranker.engines.scripted import ScriptedEngine
 from reranker.pipeline import llm_scorer as reader
-from reranker.scoring import ScoringList
+from reranker.pipeline.text_ranking import TextList
 from tests.pipeline import toys
 
 ORDERS = ("fused", "baseline", "first_stage")
@@ -384,10 +384,9 @@ class TestRank:
         assert reranker.rank("", documents, history=["mipfen", {"title": "vantow"}])[0].index == 0
 
     def test_a_fitted_reranker_uses_what_it_learned(self, reranker):
-        ranked = reranker.rank("zorblax", ["zorblax", "mipfen"])
-        one = reranker.reader.components(
-            [_scoring_list(reranker, "zorblax", ["zorblax", "mipfen"])],
-        )[0]
+        ranked = reranker.rank("", ["zorblax", "mipfen"], history=["zorblax zomzik"])
+        listed = TextList(query="", documents=["zorblax", "mipfen"], history=["zorblax zomzik"])
+        one = reranker.reader.components([listed.scoring_list(reranker.reader)])[0]
         expected = one @ reranker.fusion_model.coefficients
         assert {result.index: result.score for result in ranked} == pytest.approx(dict(enumerate(expected)))
 
@@ -417,16 +416,6 @@ class TestRank:
         for call in (reranker.forget, reranker.adapt):
             with pytest.raises(DataError, match="users must be a list of user ids"):
                 call(users)
-
-
-def _scoring_list(reranker, query, titles):
-
-    return ScoringList(
-        history=[],
-        candidates=[{"title": title} for title in titles],
-        soft_prompt=reranker.reader.soft_prompt(),
-        query=query,
-    )
 
 
 @pytest.mark.parametrize("scoring", ["likelihood", "listwise"])

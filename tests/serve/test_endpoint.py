@@ -89,10 +89,10 @@ def test_texts_come_back_in_the_order_of_rank(server, fitted, path):
     expected = fitted.rank("anything", TITLES, history=HISTORY)
     answer = post(server, path, query="anything", documents=TITLES, history=HISTORY).json()
     assert [one["index"] for one in answer["results"]] == [one.index for one in expected]
-    shares = np.array([one["relevance_score"] for one in answer["results"]])
-    assert shares.sum() == pytest.approx(1) and (np.diff(shares) <= 0).all()
-    odds = np.exp([one.score for one in expected])
-    assert shares == pytest.approx(odds / odds.sum())
+    chances = np.array([one["relevance_score"] for one in answer["results"]])
+    assert (np.diff(chances) <= 0).all() and (chances > 0).all() and (chances < 1).all()
+    assert chances == pytest.approx([one.relevance for one in expected])
+    assert answer["meta"]["scored_by"] == ["bm25", "llm", "history"] and answer["meta"]["calibrated"]
     assert answer["meta"]["served"] == "llm" and answer["model"] == "toy"
     assert "document" not in answer["results"][0]  # null breaks clients
 
@@ -160,14 +160,33 @@ def test_a_list_at_the_limit_is_ranked_whole(server):
 
 def test_what_is_not_read_is_said(server):
     answer = post(server, user="u0", item_ids=ITEMS, query="a film", instruction="kindly").json()
-    assert answer["meta"]["not_used"] == ["query", "instruction"] and answer["meta"]["known_user"]
+    assert answer["meta"]["not_used"] == ["instruction"] and answer["meta"]["known_user"]
+    assert answer["meta"]["query_judged"] is False
     assert "not_used" not in post(server, user="u0", item_ids=ITEMS).json()["meta"]
     own = post(server, user="u0", item_ids=ITEMS, documents=["x"] * len(ITEMS), history=["g1i2"]).json()["meta"]
     assert own["not_used"] == ["documents", "user"] and "known_user" not in own
     assert not post(server, user="typo", item_ids=ITEMS).json()["meta"]["known_user"]
-    others = {"max_tokens_per_doc": 9, "truncate_prompt_tokens": 5, "rank_fields": ["title"], "priority": 1}
-    named = post(server, documents=["x"], query="q", **others).json()["meta"]["not_used"]
-    assert sorted(named) == sorted(others)
+    others = {"truncate_prompt_tokens": 5, "priority": 1}
+    asked = {"documents": [{"title": "x", "text": "y " * 99, "year": 1}], "max_tokens_per_doc": 9}
+    meta = post(server, **asked, **others, query="q").json()["meta"]
+    assert sorted(meta["not_used"]) == sorted(others)
+    assert meta["cut_documents"] == [0] and meta["fields_not_read"] == ["year"] and "query_cut" not in meta
+    assert post(server, **asked, history=["x"]).json()["meta"]["not_used"] == ["max_tokens_per_doc"]
+    fields = post(server, **asked, query="q", rank_fields=["year"]).json()["meta"]
+    assert fields["fields_not_read"] == ["title", "text"] and "cut_documents" not in fields
+    nothing = post(server, **asked, query="q", rank_fields=["month"])
+    assert nothing.status_code == 422 and "month" in nothing.json()["error"]["message"]
+
+
+def test_a_query_beside_item_ids_counts(server, fitted):
+    asked = {"user": "u0", "item_ids": ITEMS, "raw_scores": True}
+    plain = post(server, **asked).json()
+    found = post(server, **asked, query=fitted.titles(ITEMS[-1:])[0]).json()
+    assert found["results"][0]["item_id"] == ITEMS[-1] != plain["results"][0]["item_id"]
+    assert found["meta"]["served"] == plain["meta"]["served"] and "query_judged" not in plain["meta"]
+    assert post(server, **asked, query=" ").json()["results"] == plain["results"]
+    shares = post(server, item_ids=ITEMS, query="zorblax", order="first_stage").json()["results"]
+    assert sum(one["relevance_score"] for one in shares) == pytest.approx(1)
 
 
 def test_defaults_of_other_servers_clients_are_taken(server):

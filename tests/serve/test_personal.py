@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reranker.pipeline.results import TextList
+from reranker.pipeline.text_ranking import TextList
 from reranker.serve.app import create_app
 from reranker.stores import SqliteUserStore
 from tests.pipeline.adaptive import that_reads
@@ -157,7 +157,7 @@ def test_texts_are_ranked_under_the_users_context(server, reranker, store):
     adapted(server, "u5", before + 1)
     history = [*reranker.history("u5"), "g1i0"]
     listed = TextList(query="", documents=titles, history=reranker.titles(history), state=store.get(["u5"])["u5"])
-    expected = {one.index: one.score for one in reranker.rank_many([listed])[0]}
+    expected = {one.index: one.score for one in reranker.rank_texts([listed])[0].documents}
     assert ranked(user="u5") == pytest.approx([expected[at] for at in range(len(titles))], abs=1e-5)
     assert np.abs(np.subtract(ranked(user="u5"), ranked(history=reranker.titles(history)))).max() > 1e-4
 

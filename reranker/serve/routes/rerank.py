@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from reranker.errors import StoreError
-from reranker.pipeline.results import TextList
+from reranker.pipeline.text_ranking import TextList
 from reranker.serve.auth import Key
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
@@ -190,9 +190,11 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     words: list[Any] = [one.item() if isinstance(one, Document) else str(one) for one in body.history or ()]
     if user is not None:
         words = domain.reranker.titles(domain.history(user.id, user.state))
-    query = body.query or ""
     return TextList(
-        query=f"{body.instruction}: {query}" if body.instruction else query,
+        query=body.query or "",
+        instruction=body.instruction or "",
+        max_tokens_per_doc=body.max_tokens_per_doc or body.max_doc_length or None,
+        fields=body.rank_fields,
         documents=[one if isinstance(one, str) else one.item() for one in body.documents or ()],
         history=words,
         state=None if user is None else user.state,
@@ -218,6 +220,7 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bo
         items=items,
         first_stage_scores=body.first_stage_scores,
         order=body.order,
+        query=(body.query or "").strip() or (body.instruction or "").strip(),
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
         language=body.explain if isinstance(body.explain, str) else "en",
         user=None if user is None else user.id,
@@ -256,6 +259,7 @@ def _answer(
             "served": served,
             **({"guard": result.guard} if body.order else {}),
             "unknown_items": result.unknown_items,
+            **result.texts,
             **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
             **({"not_used": not_used} if (not_used := _not_used(service, body)) else {}),

@@ -54,9 +54,9 @@ class Document(BaseModel):
     title: Text | None = None
 
     def item(self) -> dict[str, object]:
-        """As templates see it: where there are title and text, both are read as the title."""
-        extra = self.model_extra or {}
-        return {**{str(name): value for name, value in extra.items()}, "title": self.words}
+        """Title, text and the further fields, those that are there."""
+        fields = {"title": self.title, "text": self.text, **(self.model_extra or {})}
+        return {str(name): value for name, value in fields.items() if value is not None}
 
     @property
     def words(self) -> str:
@@ -64,15 +64,12 @@ class Document(BaseModel):
 
 
 class UnreadFields(BaseModel):
-    """Fields of other servers' requests that change nothing here, for texts are cut to the bundle's own budget."""
+    """Fields of other servers' requests that change nothing here."""
 
     # Cohere's
-    max_tokens_per_doc: int | None = Field(default=None, ge=0)
     max_chunks_per_doc: int | None = None
-    rank_fields: list[str] | None = None
     # Jina's
     truncation: bool | None = None
-    max_doc_length: int | None = None
     return_embeddings: bool | None = None
     # vLLM's
     truncate_prompt_tokens: int | None = None
@@ -94,8 +91,8 @@ class RerankRequest(UnreadFields):
 
     Attributes:
         model: a name of GET /v1/models, or left out.
-        query: what is asked for; read with `documents` only, since the guard judged lists of items without one
-            (`meta.not_used` says so).
+        query: what is asked for. Beside `item_ids` the relevance of the items' texts is added to the order that the
+            guard decided on without it (`meta.query_judged` is false then).
         documents: texts, or objects with `text`, `title` or both.
         top_n: results wanted; all by default, and by 0.
         return_documents: put each document into its result.
@@ -107,7 +104,12 @@ class RerankRequest(UnreadFields):
         order: serve this order of `item_ids`, whatever the guard decided: "fused", "baseline" or "first_stage".
         domain: whose bundle ranks; needed where there are several and `model` names none of them.
         instruction: put before the query.
-        raw_scores: log-odds instead of shares of 1.
+        max_tokens_per_doc: tokens read of a document for the query; of a longer one the best window is read, and
+            `meta.cut_documents` says of which. 512 by default, and by 0.
+        max_doc_length: Jina's name for it.
+        rank_fields: of documents that are objects, in place of title, category, description and text;
+            `meta.fields_not_read` names what was left out.
+        raw_scores: log-odds instead of scores between 0 and 1.
         explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
             `item_ids`.
         use_activation: vLLM's; false asks for raw scores, too.
@@ -129,6 +131,9 @@ class RerankRequest(UnreadFields):
     order: Order | None = None
     domain: str | None = None
     instruction: Text | None = Field(default=None, max_length=5_000)
+    max_tokens_per_doc: int | None = Field(default=None, ge=0)
+    max_doc_length: int | None = Field(default=None, ge=0)
+    rank_fields: list[Text] | None = Field(default=None, min_length=1, max_length=100)
     raw_scores: bool | None = None
     explain: bool | Language | None = None
     use_activation: bool | None = None
@@ -143,12 +148,20 @@ class RerankRequest(UnreadFields):
         given = {name for name in self.model_fields_set if getattr(self, name) not in (None, "")}
         unread = given & UnreadFields.model_fields.keys()
         if self.item_ids:
-            unread |= given & {"query", "instruction"}  # the guard judged lists without them
+            if (self.query or "").strip():
+                unread |= given & {"instruction"}
+            unread |= given & _OF_TEXTS
             if not self.return_documents:
                 unread |= given & {"documents"}
+        elif not (self.query or self.instruction):
+            unread |= given & _OF_TEXTS
         if self.history is not None:
             unread |= given & {"user"}
         return [name for name in type(self).model_fields if name in unread] if unread else []
+
+
+_OF_TEXTS = {"max_tokens_per_doc", "max_doc_length", "rank_fields"}
+"""Fields that say how a query's documents are read."""
 
 
 class Result(BaseModel):
