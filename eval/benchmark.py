@@ -21,6 +21,7 @@ import typer
 
 from candidate_gen import ALSGenerator
 from eval import candidate_table, first_day_table
+from eval import texts as text_table
 from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
@@ -48,7 +49,7 @@ METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 LAST = "leave-last"
 COST = "cost"
-KNOWN = (*TABLES, first_day_table.NAME, candidate_table.NAME, COST)
+KNOWN = (*TABLES, first_day_table.NAME, candidate_table.NAME, text_table.NAME, COST)
 QUICK = 2
 """Domains of a quick run."""
 ADAPTED = 200
@@ -88,7 +89,7 @@ def main(
                 "--rival, --draw, --support, --windows and --untrained go with --variant or --split: tables have their "
                 "own"
             )
-        if quick and not domains:
+        if quick and not domains and table != [text_table.NAME]:  # which has its own two
             domains = ",".join((ordered_domains(data) if data else [PROPOSED])[:QUICK])
         _tables(_chosen(table, data), data, out, domains, users, fit_users, engine, family, scorer, quick)
         return
@@ -137,6 +138,9 @@ def _tables(
             continue
         if name == first_day_table.NAME:
             checks += _first_day(data, domains, engine, family, out / name, quick)
+            continue
+        if name == text_table.NAME:
+            checks += text_table.run(data, out, domains, users, engine, quick)
             continue
         if name == candidate_table.NAME:
             checks += _candidates(data, domains, users, fit_users, engine, family, scorer, out)
