@@ -27,7 +27,7 @@ class RankedDocument:
 
     Attributes:
         index: position of the document in the list that came in.
-        document: its title, or its text where it has none.
+        document: its title and text.
         score: log-odds. Of relevance where there is a query; else against the other documents, and only differences
             mean anything.
         relevance: `score` between 0 and 1. With a query, the chance that the document answers it, comparable across
@@ -253,8 +253,9 @@ def _whole_query(one: TextList) -> str:
 
 def _as_item(value: str | Mapping[str, object], what: str, number: int) -> Mapping[str, object]:
     item = {TITLE: value} if isinstance(value, str) else value
-    if isinstance(item, Mapping) and not field_text(item.get(TITLE)).strip():
-        item = {**item, TITLE: field_text(item.get(TEXT))}
+    if isinstance(item, Mapping) and TEXT in item:
+        words = (field_text(item.get(name)).strip() for name in (TITLE, TEXT))
+        item = {**item, TITLE: ": ".join(dict.fromkeys(filter(None, words)))}
     if not isinstance(item, Mapping) or not field_text(item.get(TITLE)).strip():
         raise DataError(f"{what} {number} has no text: give a string, or a mapping with a {TITLE!r} or {TEXT!r}")
     return item

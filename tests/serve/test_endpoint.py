@@ -175,7 +175,7 @@ def test_what_is_not_read_is_said(server):
     fields = post(server, **asked, query="q", rank_fields=["year"]).json()["meta"]
     assert fields["fields_not_read"] == ["title", "text"] and "cut_documents" not in fields
     nothing = post(server, **asked, query="q", rank_fields=["month"])
-    assert nothing.status_code == 422 and "month" in nothing.json()["error"]["message"]
+    assert nothing.status_code == 400 and "month" in nothing.json()["error"]["message"]
 
 
 def test_a_query_beside_item_ids_counts(server, fitted):
