@@ -156,11 +156,12 @@ def as_generator(
                 "(the matrix that it was trained on; user_ids= and item_ids= for its ids), or dataset= of RecTools"
             )
         known = _numbered(user_items, user_ids, item_ids)
+        weighted = bool((known.matrix.data != 1).any())
         refit = None
-        if _forgotten(model) is not None:
+        if (blank := _forgotten(model)) is not None:
 
             def refit(table: pd.DataFrame) -> Propose:
-                fresh, fitted = _forgotten(model), InteractionMatrix.from_table(table, use_weights=True)
+                fresh, fitted = copy.deepcopy(blank), InteractionMatrix.from_table(table, use_weights=weighted)
                 fitted = replace(fitted, matrix=fitted.matrix.astype(np.float64))  # implicit's item-kNN takes no others
                 quiet = {"show_progress": False} if "show_progress" in signature(fresh.fit).parameters else {}
                 fresh.fit(fitted.matrix if matrix_model is _implicit else fitted.matrix.tocoo(), **quiet)
@@ -180,8 +181,8 @@ def _numbered(
 ) -> InteractionMatrix:
     """The matrix under its ids, columns as they are."""
     matrix = sp.csr_matrix(user_items)
-    users = list(range(matrix.shape[0])) if user_ids is None else list(user_ids)
-    items = list(range(matrix.shape[1])) if item_ids is None else list(item_ids)
+    users: list[UserId] = list(range(matrix.shape[0]) if user_ids is None else user_ids)
+    items: list[ItemId] = list(range(matrix.shape[1]) if item_ids is None else item_ids)
     if (len(users), len(items)) != matrix.shape:
         raise DataError(
             f"as_generator: user_items has {matrix.shape[0]} rows and {matrix.shape[1]} columns, but {len(users)} user "
@@ -209,7 +210,9 @@ def _forgotten(model: Any) -> Any | None:
     return fresh
 
 
-def _table(users: list[UserId], columns: list[NDArray[Any]], scores: list[NDArray[Any]], items: list[ItemId]) -> Any:
+def _table(
+    users: list[UserId], columns: list[NDArray[Any]], scores: list[NDArray[Any]], items: list[ItemId]
+) -> pd.DataFrame:
     lengths = [len(listed) for listed in columns]
     flat = np.concatenate([np.zeros(0, dtype=np.int64), *columns]).astype(np.int64)
     return pd.DataFrame(
