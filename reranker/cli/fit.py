@@ -75,7 +75,7 @@ def fit(
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
 ) -> None:
-    """Learn a domain from interactions and save a bundle; the first stage is ALS, or --generator."""
+    """Learn a domain from interactions and save a bundle; the first stage is ALS and co-visits, or --generator."""
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.pipeline.bundle import require_place, require_storable
     from reranker.pipeline.ladder import climb

@@ -48,7 +48,7 @@ GeneratorOption = Annotated[
         "--generator",
         "--method",
         callback=_known_generator,
-        help="candidate generator: als (by default), als-co-visit, item-knn, popularity, co-visit, als-item-knn, "
+        help="candidate generator: als-co-visit (by default), als, item-knn, popularity, co-visit, als-item-knn, "
         "als-item-knn-popularity; several are fused by reciprocal rank",
     ),
 ]

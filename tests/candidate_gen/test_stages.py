@@ -215,7 +215,7 @@ def test_shares_that_leave_nothing_to_the_fusion_are_refused(reserved: list[floa
 
 
 def test_generators_are_made_by_name() -> None:
-    assert [stage.name for stage in make_generator("als-co-visit").stages] == ["als", "co_visit"]  # type: ignore[attr-defined]
+    assert [stage.name for stage in make_generator().stages] == ["als", "co_visit"]  # type: ignore[attr-defined]
     for method in METHODS:
         made = make_generator(method, seed=3).fit(random_interactions()).recommend([1], n=5)
         assert len(made) == 5
