@@ -1,5 +1,7 @@
 """`reranker evaluate`: judge the reranker and its controls on your own data."""
 
+import sys
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +103,7 @@ def evaluate(
     from reranker.evaluation.reporting.files import write_results
     from reranker.evaluation.reporting.html import write_report
     from reranker.evaluation.reporting.text import comparison_table
+    from reranker.evaluation.reporting.verdict import Provenance, verdict
     from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
     from reranker.pipeline.llm_scorer import engine_of
     from reranker.soft_tokens.checkpoint import Trained
@@ -152,8 +155,11 @@ def evaluate(
     results = run([fold], first_stage, factories, settings, out, lambda line: typer.echo(line, err=True))
     diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
     write_results(results, out, [one.record() for one in diagnoses])
-    write_report(results, out / "report.html", title=f"Reranking {data.domain}, judged", diagnoses=diagnoses)
+    made = Provenance.of(sys.argv[1:], datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
+    title = f"Reranking {data.domain}, judged"
+    write_report(results, out / "report.html", title=title, diagnoses=diagnoses, provenance=made)
     typer.echo(comparison_table(results))
+    typer.echo("\n" + "\n".join(verdict(results)))
     if diagnoses:
         typer.echo(f"\n{diagnosis_table(diagnoses)}")
     elif diagnose:

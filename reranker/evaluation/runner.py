@@ -69,7 +69,12 @@ class Settings:
     protocols: tuple[ListProtocol, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0,)
     baseline: str = "first_stage"
-    rivals: tuple[tuple[str, str], ...] = (("fused", "baseline"), ("served", "baseline"))
+    rivals: tuple[tuple[str, str], ...] = (
+        ("fused", "baseline"),
+        ("served", "baseline"),
+        ("lexical_fused", "baseline"),
+        ("fused", "lexical_fused"),
+    )
     compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
     fitting_users: int | None = None
     windows: int = MOMENTS

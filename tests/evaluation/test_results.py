@@ -19,6 +19,9 @@ from reranker.evaluation import (
     write_results,
 )
 from reranker.evaluation.baselines import FirstStageOrder, LinearControl, RandomOrder
+from reranker.evaluation.reporting.examples import example_lists
+from reranker.evaluation.reporting.verdict import Provenance, verdict
+from reranker.evaluation.significance import Comparison
 from tests.evaluation.toys import dataset
 
 SYSTEMS = {"first_stage": lambda _: FirstStageOrder(), "random": RandomOrder, "baseline": lambda _: LinearControl()}
@@ -134,3 +137,72 @@ def test_report_keeps_splits_and_rivals_apart(tmp_path):
         for versus in ("first_stage", "baseline"):
             assert f"ndcg@10 against {versus}, {split}" in text
     assert text.count("<svg") == 2 + 4  # a plot a split against the baseline, and the closer look
+
+
+def comparison(system, versus, mean, half, domain="toy", n_users=400):
+    return Comparison(
+        domain=domain,
+        system=system,
+        versus=versus,
+        metric="ndcg@10",
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        relative=mean / 0.1,
+        relative_low=(mean - half) / 0.1,
+        relative_high=(mean + half) / 0.1,
+        p=0.01,
+        p_holm=0.02,
+        n_users=n_users,
+        detectable=0.01,
+        split="leave_last_1",
+    )
+
+
+LADDERS = {
+    "The LLM pays": (0.04, 0.05, 0.07, 0.02),
+    "words without a model are enough": (0.04, 0.05, 0.0, 0.0),
+    "Interaction features are enough": (0.04, 0.0, 0.0, 0.0),
+    "Nothing ranks these lists better": (0.0, 0.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("words", LADDERS)
+def test_the_verdict_names_what_pays(words):
+    features, lexical, fused, llm = LADDERS[words]
+    found = [
+        comparison("baseline", "first_stage", features, 0.01),
+        comparison("fused", "first_stage", max(features, fused), 0.01),
+        comparison("lexical_fused", "baseline", lexical, 0.01),
+        comparison("fused", "lexical_fused", llm, 0.01),
+    ]
+    said = verdict(Results(rows=pd.DataFrame(), comparisons=found, runs=[]))
+    assert words in said[0]
+    (of_llm,) = [one for one in said if one.startswith("The LLM over")]
+    assert ("a gain" in of_llm) == (llm > 0) and ("cannot be told from 0" in of_llm) == (llm == 0)
+    assert said[-1] == "Judged on 400 users (toy, leave_last_1)."
+
+
+def test_the_verdict_marks_few_users_and_prefers_the_pooled_figures():
+    found = [comparison("baseline", "first_stage", 0.04, 0.01, domain, 40) for domain in ("toy", "pooled")]
+    said = verdict(Results(rows=pd.DataFrame(), comparisons=found, runs=[]))
+    assert "40 users (pooled over domains, leave_last_1). That is few" in said[-1]
+
+
+def test_a_report_says_how_it_was_made_and_shows_lists_with_titles(results, tmp_path):
+    path = tmp_path / "report.html"
+    made = Provenance.of(["evaluate", "--out", "my folder"], "29 November 2026")
+    write_report(results, path, provenance=made, focus="random")
+    text = path.read_text()
+    assert "reranker evaluate --out &#x27;my folder&#x27;" in text and "29 November 2026" in text
+    assert f"numpy {made.versions['numpy']}" in text
+    assert "conditional logit on the evidence features" in text  # what `baseline` is
+    (run,) = [run for run in results.runs if run.system == "random"]
+    examples = example_lists(run)
+    assert examples and examples == example_lists(run)
+    for one in examples:
+        assert one.target.startswith("Title ") and f"<mark>{one.target}</mark>" in text
+        assert [hit for _, hit in one.titles_before].count(True) == (one.before <= 5)
+        assert [hit for _, hit in one.titles_after].count(True) == (one.after <= 5)
+    assert examples[-1].after > examples[-1].before  # a fall is shown, too
+    assert "Too few users to read anything into" in text

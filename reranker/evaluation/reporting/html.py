@@ -17,7 +17,10 @@ from reranker.evaluation.diagnostics import (
     tied_share,
 )
 from reranker.evaluation.metrics import per_user_metrics, ranks
+from reranker.evaluation.registry import SYSTEMS
 from reranker.evaluation.reporting import plots
+from reranker.evaluation.reporting.examples import example_lists
+from reranker.evaluation.reporting.verdict import FEW_USERS, Provenance, verdict
 from reranker.evaluation.runner import Results, Run, Settings
 from reranker.evaluation.significance import POOLED, Comparison
 from reranker.utils.atomic_io import write_text
@@ -29,13 +32,24 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; color: #1b1f24;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; color: #1b1f24;
   background: #fff; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 .scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
 th, td {{ padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; }}
 th {{ white-space: normal; vertical-align: bottom; }} h1, li, p {{ overflow-wrap: anywhere; }}
 th:first-child, td:first-child {{ text-align: left; }}
+th:first-child, td:first-child {{ white-space: normal; min-width: 6.5rem; }}
+.verdict {{ border-left: 4px solid #2f7ed8; padding: .1rem 1rem; background: #2f7ed818; }}
+.verdict p:first-child {{ font-size: 1.15rem; font-weight: 600; }}
+.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; max-width: 44rem; }}
+.pair ol {{ margin: .25rem 0; padding-left: 1.6rem; }} .pair b {{ display: block; }}
+mark {{ background: #ffe08a; color: #1b1f24; }}
+code {{ overflow-wrap: anywhere; }} .few {{ opacity: .65; font-style: italic; }}
+td.words {{ text-align: left; white-space: normal; }}
+@media (max-width: 40rem) {{ body {{ padding: .6rem; }} table {{ font-size: .78rem; }}
+  th, td {{ padding: .2rem .3rem; }} td.wrap {{ white-space: normal; min-width: 5.2rem; }}
+  .pair {{ gap: 0 .7rem; font-size: .85rem; }} }}
 svg {{ width: 100%; height: auto; max-width: 40rem; }} .note {{ color: #5b6470; font-size: .9rem; }}
 @media (prefers-color-scheme: dark) {{ body {{ color: #e6e8eb; background: #14171a; }} .note {{ color: #a5adb8; }} }}
 </style></head><body><h1>{title}</h1>
@@ -50,6 +64,7 @@ def write_report(
     title: str = "Reranking, judged",
     focus: str | None = None,
     diagnoses: Sequence[Diagnosis] = (),
+    provenance: Provenance | None = None,
 ) -> None:
     """Writes the report.
 
@@ -57,12 +72,13 @@ def write_report(
         focus: the system whose gain is looked at by bucket, movement and calibration; by default the product's, else
             the one with the largest mean gain over the baseline.
         diagnoses: shown in a table of their own.
+        provenance: command, date and versions, for the foot of the page.
     """
     protocol, n = results.settings.protocols[0], results.settings.candidates[0]
     metric, baseline = results.settings.compared[0], results.settings.baseline
     main = [comparison for comparison in results.comparisons if comparison.metric == metric]
     runs = [run for run in results.runs if run.lists.n == n]
-    parts = [_intro(runs, results.settings, protocol), _values(results, n)]
+    parts = [_verdict(results), _intro(runs, results.settings, protocol), _values(results, n)]
     for split, versus in dict.fromkeys((one.split, one.versus) for one in main):
         some = [one for one in main if (one.split, one.versus) == (split, versus)]
         heading = f"{metric} against {versus}" + (f", {split}" if _several_splits(runs) else "")
@@ -73,11 +89,54 @@ def write_report(
     if against:
         best = max(_overview(against), key=lambda comparison: comparison.mean).system
         ours = [name for name in PRODUCT if any(run.system == name for run in first)]
-        parts += _closer_look(first, results.settings, focus or next(iter(ours), best))
+        chosen = focus or next(iter(ours), best)
+        parts.append(_examples(first, chosen))
+        parts += _closer_look(first, results.settings, chosen)
     parts.append(_costs(runs))
     if diagnoses:
         parts.append(_diagnoses(diagnoses))
+    parts.append(_made(results, provenance))
     write_text(path, _PAGE.format(title=escape(title), body="\n".join(parts)))
+
+
+def _verdict(results: Results) -> str:
+    sentences = verdict(results)
+    return f"<div class=verdict>{''.join(f'<p>{escape(one)}</p>' for one in sentences)}</div>" if sentences else ""
+
+
+def _examples(runs: Sequence[Run], focus: str) -> str:
+    """Before and after, of the first domain that the system was run on."""
+    run = next((run for run in runs if run.system == focus), None)
+    examples = example_lists(run) if run is not None else []
+    if run is None or not examples:
+        return ""
+
+    def listed(titles: Sequence[tuple[str, bool]]) -> str:
+        marked = (f"<mark>{escape(title)}</mark>" if hit else escape(title) for title, hit in titles)
+        return "<ol>" + "".join(f"<li>{title}</li>" for title in marked) + "</ol>"
+
+    parts = []
+    for one in examples:
+        history = "; ".join(one.history) or "nothing"
+        parts.append(
+            f"<p><b>{escape(run.lists.fold.domain)}, user {escape(str(one.user))}</b>, {escape(one.why)}: "
+            f"place {one.before} before, {one.after} after. Chose before: {escape(history)}. Chose then: "
+            f"<mark>{escape(one.target)}</mark></p><div class=pair><div><b>as it came in</b>{listed(one.titles_before)}"
+            f"</div><div><b>{escape(focus)}</b>{listed(one.titles_after)}</div></div>"
+        )
+    return _section(f"{focus}: lists before and after", "".join(parts))
+
+
+def _made(results: Results, provenance: Provenance | None) -> str:
+    """What each system is, the settings, and how the report was made."""
+    names = dict.fromkeys(run.system for run in results.runs)
+    known = [(name, SYSTEMS[name]) for name in names if name in SYSTEMS]
+    rows = "".join(f"<tr><td>{escape(name)}</td><td class=words>{escape(what)}</td></tr>" for name, what in known)
+    parts = [_section("What each system is", f"<table>{rows}</table>")] if known else []
+    if provenance is not None:
+        made, command, versions = (escape(line) for line in provenance.lines())
+        parts.append(_section("How this was made", f"<p>{made} <code>{command}</code> {versions}</p>"))
+    return "".join(parts)
 
 
 def _overview(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -158,15 +217,14 @@ def _costs(runs: Sequence[Run]) -> str:
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
-    header = ["", "difference", "95 % interval", "relative", "p (Holm)", "users"]
+    header = ["", "difference, 95 % interval", "relative", "p (Holm)", "users"]
     body = [
         [
             f"{c.domain} · {c.system}",
-            f"{c.mean:+.4f}",
-            f"{c.low:+.4f} … {c.high:+.4f}",
+            f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
             "" if np.isnan(c.relative) else f"{c.relative:+.1%}",
             f"{c.p_holm:.3f}",
-            str(c.n_users),
+            f"{c.n_users}{' (few)' if c.n_users < FEW_USERS else ''}",
         ]
         for c in comparisons
     ]
@@ -192,13 +250,14 @@ def _closer_look(runs: Sequence[Run], settings: Settings, focus: str) -> list[st
         return []
     gain = pd.concat(gains, ignore_index=True)
     movement = np.concatenate(movements)
-    parts = [
-        _section(f"{focus}: gain by history length", plots.gain_by_bucket(by_bucket(gain, lengths), "history", metric)),
-        _section(
-            f"{focus}: gain by popularity of the target",
-            plots.gain_by_bucket(by_bucket(gain, popularities), "popularity", metric),
-        ),
-    ]
+    parts = []
+    for heading, buckets, xlabel in (
+        ("history length", lengths, "history"),
+        ("popularity of the target", popularities, "popularity"),
+    ):
+        table = by_bucket(gain, buckets)
+        body = plots.gain_by_bucket(table, xlabel, metric) + _few(table)
+        parts.append(_section(f"{focus}: gain by {heading}", body))
     if len(movement):
         parts.append(_section(f"{focus}: rank movement of the targets", plots.rank_movement_plot(movement)))
     if last.lists.covered.any():
@@ -209,6 +268,15 @@ def _closer_look(runs: Sequence[Run], settings: Settings, focus: str) -> list[st
         )
         parts.append(_section(f"{focus}: calibration", plots.calibration_plot(curve) + note))
     return parts
+
+
+def _few(table: pd.DataFrame) -> str:
+    """Names the groups that are too small to be read."""
+    small = table[table["n_users"] < FEW_USERS]
+    if small.empty:
+        return ""
+    groups = ", ".join(f"{name} ({n} users)" for name, n in zip(small["bucket"], small["n_users"], strict=True))
+    return f"<p class=few>Too few users to read anything into: {escape(groups)}.</p>"
 
 
 def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
@@ -227,5 +295,10 @@ def _section(heading: str, body: str) -> str:
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in body)
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _cell(text: str) -> str:
+    wraps = " class=wrap" if " [" in text else ""
+    return f"<td{wraps}>{escape(text)}</td>"

@@ -1,0 +1,115 @@
+"""What an evaluation found, in words: the verdict, what each system is, and how the report was made."""
+
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from reranker.evaluation.runner import Results
+from reranker.evaluation.significance import POOLED, Comparison
+
+FEW_USERS = 100
+"""A group with fewer users is marked: one list more or less moves its mean."""
+
+LADDER = (
+    ("fused", "lexical_fused", "The LLM", "what words without a model add"),
+    ("fused", "baseline", "Reading texts by the LLM", "interaction features"),
+    ("lexical_fused", "baseline", "Words, without a model,", "interaction features"),
+    ("baseline", "first_stage", "Interaction features", "the list that came in"),
+)
+"""System, what it is compared with, and both in words; the first that is a gain is what pays."""
+
+_PACKAGES = ("reranker", "torch", "transformers", "vllm", "implicit", "numpy", "pandas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """How a report was made.
+
+    Attributes:
+        command: as it was typed.
+        date: of the run, as text.
+        versions: package -> version.
+    """
+
+    command: str
+    date: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], date: str) -> "Provenance":
+        """With the versions that are installed here."""
+        versions = {"Python": platform.python_version()}
+        for package in _PACKAGES:
+            try:
+                versions[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        return cls(command=shlex.join(["reranker", *arguments]), date=date, versions=versions)
+
+    def lines(self) -> list[str]:
+        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return [f"Made on {self.date} by", self.command, f"with {packages}."]
+
+
+def verdict(results: Results) -> list[str]:
+    """Sentences, the most important first; empty where nothing was compared."""
+    metric, baseline = results.settings.compared[0], results.settings.baseline
+    found = [one for one in results.comparisons if one.metric == metric]
+    # Pooled over domains where there are several, and of the first split.
+    splits = list(dict.fromkeys(one.split for one in found))
+    found = [one for one in found if one.split == splits[0]] if splits else []
+    pooled = [one for one in found if one.domain == POOLED]
+    of = {(one.system, one.versus): one for one in pooled or found}
+    against = [one for (_, versus), one in of.items() if versus == baseline]
+    if not against:
+        return []
+    best = max(against, key=lambda one: one.mean)
+    sentences = [_headline(of, best)]
+    for system, versus, what, over in LADDER:
+        if (one := of.get((system, versus))) is not None:
+            sentences.append(f"{what} over {over}: {gain_in_words(one)}.")
+    named = {(system, versus) for system, versus, _, _ in LADDER}
+    if (best.system, best.versus) not in named:
+        sentences.append(f"{best.system} over {best.versus}: {gain_in_words(best)}.")
+    sentences.append(_users(best))
+    return sentences
+
+
+def gain_in_words(one: Comparison) -> str:
+    """The difference, its interval, and whether it can be told from 0."""
+    if np.isnan(one.relative):
+        size = f"{one.mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+    else:
+        size = f"{one.relative:+.1%} [{one.relative_low:+.1%}, {one.relative_high:+.1%}]"
+    if one.decided:
+        return f"{size} {one.metric}, a {'gain' if one.mean > 0 else 'loss'}"
+    return f"{size} {one.metric}, which cannot be told from 0"
+
+
+def _headline(of: dict[tuple[str, str], Comparison], best: Comparison) -> str:
+    def gains(system: str, versus: str) -> bool:
+        one = of.get((system, versus))
+        return one is not None and one.low > 0
+
+    if ("fused", "lexical_fused") in of and gains("fused", "lexical_fused") and gains("fused", "first_stage"):
+        return "The LLM pays on these lists: it adds to what words without a model add."
+    if gains("lexical_fused", "baseline"):
+        return "Texts help on these lists, and words without a model are enough."
+    if gains("fused", "baseline"):
+        unasked = "" if ("fused", "lexical_fused") in of else " Whether words would do as well was not asked."
+        return f"Texts, read by the LLM, add to interaction features on these lists.{unasked}"
+    if gains("baseline", "first_stage"):
+        return "Interaction features are enough on these lists: reading texts adds nothing that can be told from 0."
+    if best.low > 0:
+        return f"{best.system} ranks these lists better than {best.versus}."
+    return f"Nothing ranks these lists better than {best.versus} beyond doubt: serve them as they come."
+
+
+def _users(one: Comparison) -> str:
+    few = " That is few: expect another verdict from another sample." if one.n_users < FEW_USERS else ""
+    where = "pooled over domains" if one.domain == POOLED else one.domain
+    return f"Judged on {one.n_users} users ({where}{', ' + one.split if one.split else ''}).{few}"
