@@ -81,6 +81,8 @@ def verdict(results: Results) -> list[str]:
 
 def gain_in_words(one: Comparison) -> str:
     """The difference, its interval, and whether it can be told from 0."""
+    if one.mean == one.low == one.high == 0:
+        return f"the same {one.metric} for every user"
     if np.isnan(one.relative):
         size = f"{one.mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
     else:
