@@ -48,7 +48,8 @@ mark {{ background: #ffe08a; color: #1b1f24; }}
 code {{ overflow-wrap: anywhere; }} .few {{ opacity: .65; font-style: italic; }}
 td.words {{ text-align: left; white-space: normal; }}
 @media (max-width: 40rem) {{ body {{ padding: .6rem; }} table {{ font-size: .75rem; }}
-  th:first-child, td:first-child {{ min-width: 5rem; }} th {{ overflow-wrap: anywhere; }} th, td {{ padding: .2rem .2rem; }}
+  th:first-child, td:first-child {{ min-width: 5rem; }}
+  th {{ overflow-wrap: anywhere; }} th, td {{ padding: .2rem .2rem; }}
   td.wrap {{ white-space: normal; min-width: 5.2rem; }}
   .pair {{ gap: 0 .7rem; font-size: .85rem; }} }}
 svg {{ width: 100%; height: auto; max-width: 40rem; }} .note {{ color: #5b6470; font-size: .9rem; }}
