@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -145,11 +146,14 @@ def _domains(
     """The bundles with their users; those that would load the same engine share one."""
     from reranker.pipeline.reranker import Reranker
     from reranker.serve.domains import Domain
+    from reranker.serve.reloading import BundleSource
 
-    rerankers = [Reranker.load(bundle, **options, trusted_options=of_engine) for bundle in bundles]
+    load = partial(Reranker.load, **options, trusted_options=of_engine)
+    sources = [BundleSource(path=bundle, load=load) for bundle in bundles]
+    rerankers, versions = zip(*(source.read() for source in sources), strict=True)
     for number, reranker in enumerate(rerankers):
         any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
-    return [Domain(reranker, store) for reranker, store in zip(rerankers, stores, strict=True)]
+    return [Domain(*parts) for parts in zip(rerankers, stores, sources, versions, strict=True)]
 
 
 def _keep_for_good() -> None:

@@ -21,6 +21,7 @@ from reranker.serve.host_check import HostCheck
 from reranker.serve.middleware import BodyLimits, Envelope
 from reranker.serve.observability.tracing import Tracing
 from reranker.serve.path_text import Utf8Paths
+from reranker.serve.reloading import add_reloading
 from reranker.serve.routes.chat import add_chat
 from reranker.serve.routes.completions import add_completions
 from reranker.serve.routes.playground import add_playground
@@ -82,6 +83,7 @@ def create_app(
     ranking = add_ranking(app, service)
     _add_operations(app, service)
     add_users(app, service)
+    add_reloading(app, service)
     add_chat(app, service)
     add_completions(app, service)
     add_playground(app, service)

@@ -48,6 +48,10 @@ class Adaptation:
         """Begins to work when the model is loaded; needs a running event loop."""
         self._task = asyncio.create_task(self._run(loaded))
 
+    def adapts_for(self, reranker: Reranker) -> None:
+        """Goes on with another version of the bundle; contexts of another map are begun anew when they are wanted."""
+        self._reranker = reranker
+
     def want(self, user: UserId) -> None:
         """Adapts this user soon."""
         self._wanted[user] = None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reranker.errors import ConfigError
 from reranker.pipeline.reranker import Reranker
@@ -14,6 +14,9 @@ from reranker.serve.errors import ProblemError
 from reranker.serve.ids import as_known, forms_of
 from reranker.serve.store_calls import StoreCalls
 from reranker.types import ItemId, UserState
+
+if TYPE_CHECKING:
+    from reranker.serve.reloading import BundleSource
 
 
 class Domain:
@@ -28,16 +31,32 @@ class Domain:
     Args:
         reranker: fitted.
         store: where users' new interactions go; None offers no personal state.
+        source: where the bundle comes from; without it, it cannot be reloaded.
+        version: name of the bundle's version; "" where it has none.
     """
 
-    def __init__(self, reranker: Reranker, store: UserStore | None = None) -> None:
+    def __init__(
+        self,
+        reranker: Reranker,
+        store: UserStore | None = None,
+        source: "BundleSource | None" = None,
+        version: str = "",
+    ) -> None:
         self.reranker = reranker
         self.store = store
+        self.source = source
+        self.version = version
         self.name = reranker.reader.domain
         self.base = reranker.reader.model.model_id
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
         self._moving = threading.Lock()
+
+    def with_bundle(self, reranker: Reranker, version: str) -> "Domain":
+        """The same domain and users behind another version of its bundle."""
+        new = Domain(reranker, self.store, self.source, version)
+        new._moving = self._moving  # both write to one store while requests in work end
+        return new
 
     @property
     def dead(self) -> bool:
@@ -118,7 +137,7 @@ class Domain:
     def history(self, user: str | int, state: UserState | None) -> list[ItemId]:
         """What the user chose before the bundle was fitted and since, oldest first."""
         before = self.reranker.history(user) if user in self.users else []
-        return before if state is None else before + [item for item, _ in state.interactions]
+        return before if state is None else _continued(before, [item for item, _ in state.interactions])
 
     @property
     def card(self) -> dict[str, Any]:
@@ -126,6 +145,7 @@ class Domain:
         config, fusion_model, contexts = self.reranker.config, self.reranker.fusion_model, self.reranker.reader.contexts
         return {
             "domain": self.name,
+            "version": self.version,
             "base_model": self.base,
             "soft_tokens": config.soft_tokens,
             "context_floats": 0 if contexts is None else contexts.dim,
@@ -155,6 +175,10 @@ class Domains:
 
     def __iter__(self) -> Any:
         return iter(self._by_name.values())
+
+    def take(self, domain: Domain) -> None:
+        """Puts a domain in the place of the one of its name."""
+        self._by_name = {**self._by_name, domain.name: domain}
 
     @property
     def names(self) -> list[str]:
@@ -216,6 +240,17 @@ class Domains:
     def _model(self, domain: Domain, card: dict[str, Any], name: str = "") -> dict[str, Any]:
         record = {"id": name or domain.name, "object": "model", "created": self._created, "owned_by": "reranker"}
         return {**record, "max_model_len": domain.reranker.reader.model.max_length, "card": card}
+
+
+def _continued(before: list[ItemId], since: list[ItemId]) -> list[ItemId]:
+    """One history; what a refreshed bundle knows already of what the store holds is not said twice.
+
+    The store's rows came in the bundle's order, so the overlap is a beginning of them and an end of the bundle's.
+    """
+    for n in range(min(len(before), len(since)), 0, -1):
+        if before[-n:] == since[:n]:
+            return before + since[n:]
+    return before + since
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from reranker.protocols import VLLMHost
 from reranker.serve.auth import Key, Keys
 from reranker.serve.background_adaptation import Adaptation
 from reranker.serve.batcher import Batcher
-from reranker.serve.domains import Domains
+from reranker.serve.domains import Domain, Domains
 from reranker.serve.errors import ProblemError
 from reranker.serve.generation.queue import Generations
 from reranker.serve.generation.vllm import VLLMTexts
@@ -24,6 +24,7 @@ from reranker.serve.observability.metrics import Metrics
 from reranker.serve.observability.ranking_log import ScoreLog
 from reranker.serve.observability.tracing import Tracing
 from reranker.serve.rank_jobs import Job, Ranked, answer, tokens_of
+from reranker.serve.reloading import Reloading
 from reranker.serve.settings import ServeSettings
 from reranker.serve.store_calls import StoreCalls
 
@@ -87,6 +88,7 @@ class Service:
         }
         self.score_log: ScoreLog | None = None
         self._one_at_a_time = asyncio.Lock()
+        self.reloading = Reloading(self)
         if score_log is not None:
             self.score_log = ScoreLog(
                 score_log,
@@ -125,6 +127,7 @@ class Service:
         """Begins to work; needs a running event loop."""
         warm = self.batcher.start(self._warm_up)
         self._watch = asyncio.create_task(self._watch_models())
+        self.reloading.listen()
         for adaptation in self.adaptations.values():
             adaptation.start(warm)
         if self.score_log is not None:
@@ -144,6 +147,7 @@ class Service:
 
     async def close(self) -> None:
         """Finishes what is in work as far as the time to drain allows, then writes and sends what is left."""
+        self.reloading.deafen()
         if self._watch is not None:
             self._watch.cancel()
         drain = self._drain_left()
@@ -171,6 +175,15 @@ class Service:
         self.batcher.fail_all(problem)  # threads that wait for the dead process may never return
         self.generations.fail_all(problem)
         self._when_dead()
+
+    def take(self, domain: Domain) -> None:
+        """New requests go to this domain from now on, in the place of the one of its name."""
+        self.domains.take(domain)
+        adaptation = self.adaptations.get(domain.name)
+        if adaptation is not None:
+            adaptation.adapts_for(domain.reranker)
+        if self.hosted:
+            self.hosted = self._host()
 
     async def logged_rows(self, users: Sequence[str | int]) -> int:
         """Rows of the score log that name one of these users."""

@@ -40,6 +40,7 @@ class Metrics:
         )
         self.generated = Counter("reranker_generated_tokens", "Tokens written", registry=registry)
         self.logged = Counter("reranker_score_log_rows", "Rows of the score log", ["outcome"], registry=registry)
+        self.reloads = Counter("reranker_reloads", "Bundles reloaded", ["domain", "outcome"], registry=registry)
         self.adaptations = Counter("reranker_adaptations", "Contexts adapted to users", registry=registry)
         self.drifted = Counter("reranker_drifted", "Of those, users who had drifted", registry=registry)
         self.adapt_seconds = Histogram(
