@@ -86,6 +86,14 @@ def evaluate(
     engine: EngineOption = None,
     dtype: DtypeOption = None,
     scoring: Annotated[str | None, typer.Option("--scoring", help="read-out of llm, fused and served")] = None,
+    score_log: Annotated[
+        Path | None, typer.Option("--score-log", help="judge what was served: folder of `serve --score-log`")
+    ] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option("--outcomes", help="with --score-log: user_id, item_id[, timestamp, weight]")
+    ] = None,
+    within_hours: Annotated[float, typer.Option("--within-hours", help="outcomes that come later do not count")] = 24.0,
+    control: Annotated[str | None, typer.Option("--control", help="arm that the others are compared with")] = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
@@ -111,6 +119,9 @@ def evaluate(
     if list_systems:
         for name, words in SYSTEMS.items():
             typer.echo(f"{name:22s} {words}")
+        return
+    if score_log is not None or outcomes is not None:
+        _judge_log(score_log, outcomes, within_hours, domain, control)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
@@ -165,3 +176,15 @@ def evaluate(
     elif diagnose:
         typer.echo("\nnothing to diagnose: no llm, fused, served or baseline was run on a user whose target is listed")
     typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")
+
+
+def _judge_log(
+    score_log: Path | None, outcomes: Path | None, within_hours: float, domain: str | None, control: str | None
+) -> None:
+    from reranker.data.table_io import read_table
+    from reranker.evaluation.logs import judge_log
+
+    if score_log is None or outcomes is None:
+        raise ConfigError("--score-log and --outcomes go together: the rankings, and what was chosen afterwards")
+    report = judge_log(score_log, read_table(outcomes), within_hours=within_hours, domain=domain, control=control)
+    typer.echo(report.summary())

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reranker.errors import ConfigError
+from reranker.serve.exploration import Experiment, Explore
 
 
 class ServeSettings(BaseModel):
@@ -40,6 +41,9 @@ class ServeSettings(BaseModel):
         score_log_rows: the score log writes a file when this many rows wait.
         score_log_seconds: and at least this often.
         score_log_users: whether the score log names users.
+        explore: a share of the lists of items is answered with its first places shuffled; the score log keeps the
+            propensities. Off by default. Lists whose order the request names, and shadow mode, are never explored.
+        experiment: divides users among arms of orders; requests without a user, or that name an order, are in none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +73,8 @@ class ServeSettings(BaseModel):
     score_log_rows: int = Field(default=50_000, ge=1)
     score_log_seconds: float = Field(default=60.0, gt=0)
     score_log_users: bool = True
+    explore: Explore | None = None
+    experiment: Experiment | None = None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "ServeSettings":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.types import Scope
@@ -17,6 +18,7 @@ from reranker.serve.background_adaptation import Adaptation
 from reranker.serve.batcher import Batcher
 from reranker.serve.domains import Domain, Domains
 from reranker.serve.errors import ProblemError
+from reranker.serve.exploration import Shown, explore
 from reranker.serve.generation.queue import Generations
 from reranker.serve.generation.vllm import VLLMTexts
 from reranker.serve.observability.access_log import Books, access_log
@@ -89,6 +91,7 @@ class Service:
         self.score_log: ScoreLog | None = None
         self._one_at_a_time = asyncio.Lock()
         self.reloading = Reloading(self)
+        self._draws = np.random.default_rng(None if settings.explore is None else settings.explore.seed)
         if score_log is not None:
             self.score_log = ScoreLog(
                 score_log,
@@ -175,6 +178,12 @@ class Service:
         self.batcher.fail_all(problem)  # threads that wait for the dead process may never return
         self.generations.fail_all(problem)
         self._when_dead()
+
+    def explored(self, n: int) -> Shown | None:
+        """What is shown of a ranking of n items; None where the server explores nothing."""
+        if self.settings.explore is None or self.settings.shadow:
+            return None
+        return explore(n, self.settings.explore, self._draws)
 
     def take(self, domain: Domain) -> None:
         """New requests go to this domain from now on, in the place of the one of its name."""

@@ -11,7 +11,7 @@ import pytest
 
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
-from reranker.pipeline.versions import current_version
+from reranker.pipeline.versions import current_version, rollback
 from reranker.refresh import refresh
 from reranker.serve.app import create_app
 from reranker.serve.auth import Keys, new_key, read_keys
@@ -42,14 +42,14 @@ def domain(bundle, store=None):
     return Domain(reranker, store, source, version)
 
 
-def add_day(bundle, item="g0i3", time=9000):
+def add_day(bundle, item="g0i3", at=9000):
     newer = Reranker.load(bundle, engine="scripted")
-    refresh(newer, pd.DataFrame({"user_id": ["u1"], "item_id": [item], "timestamp": [time]}))
+    refresh(newer, pd.DataFrame({"user_id": ["u1"], "item_id": [item], "timestamp": [at]}))
     return newer.save_version(bundle)
 
 
 def reload(url, **body):
-    return httpx.post(f"{url}/v1/reload", json=body, timeout=60)
+    return httpx.post(f"{url}/v1/reload", json=body, timeout=120)
 
 
 def history(url, user="u1"):
@@ -58,7 +58,7 @@ def history(url, user="u1"):
 
 def test_a_newer_version_is_served_and_the_one_before_again(bundle):
     with serving(create_app([domain(bundle)])) as url:
-        wait_until_ready(url)
+        wait_until_ready(url, 60)
         before = history(url)
         add_day(bundle)
         assert history(url) == before
@@ -71,38 +71,40 @@ def test_a_newer_version_is_served_and_the_one_before_again(bundle):
         }
         assert history(url) == [*before, "g0i3"]
         assert httpx.get(f"{url}/v1/models").json()["data"][0]["card"]["version"] == "000002"
-        (bundle / "current").unlink()
-        (bundle / "current").symlink_to("versions/000001")
+        rollback(bundle)
         assert reload(url).json()["reloaded"][0]["before"] == "000002"
         assert history(url) == before
         assert 'reranker_reloads_total{domain="toy",outcome="done"} 2.0' in httpx.get(f"{url}/metrics").text
 
 
-def test_no_request_is_lost(bundle):
-    with serving(create_app([domain(bundle)])) as url, ThreadPoolExecutor(4) as threads:
-        wait_until_ready(url)
+def test_no_request_is_lost(bundle, fitted):
+    fitted.save_version(bundle)
+    with serving(create_app([domain(bundle)])) as url, ThreadPoolExecutor(2) as threads:
+        wait_until_ready(url, 60)
         done = threading.Event()
 
         def ask(user):
             codes = []
-            with httpx.Client() as client:
-                while not done.is_set():
-                    answer = client.post(f"{url}/v1/rerank", json={"item_ids": ITEMS, "user": user}, timeout=60)
-                    codes.append(answer.status_code)
+            with httpx.Client(timeout=120) as client:
+                while not done.is_set() or len(codes) < 5:
+                    codes.append(client.post(f"{url}/v1/rerank", json={"item_ids": ITEMS, "user": user}).status_code)
+                    time.sleep(0.02)  # the reload needs the interpreter, too
             return codes
 
-        asked = [threads.submit(ask, f"u{number}") for number in range(4)]
-        for day in range(3):
-            add_day(bundle, f"g0i{day}", 9000 + day)
-            assert reload(url).status_code == 200
-        done.set()
+        asked = [threads.submit(ask, f"u{number}") for number in range(2)]
+        try:
+            for version in ("000001", "000002"):
+                rollback(bundle, version)
+                assert reload(url).json()["reloaded"][0]["version"] == version
+        finally:
+            done.set()
         codes = [code for one in asked for code in one.result()]
-    assert len(codes) > 10 and set(codes) == {200}
+    assert len(codes) >= 10 and set(codes) == {200}
 
 
 def test_a_damaged_bundle_leaves_the_old_one_going(bundle):
     with serving(create_app([domain(bundle)])) as url:
-        wait_until_ready(url)
+        wait_until_ready(url, 60)
         before = history(url)
         version = add_day(bundle)
         (version / "fusion.json").write_text("{}")
@@ -116,19 +118,19 @@ def test_a_damaged_bundle_leaves_the_old_one_going(bundle):
 
 def test_what_cannot_be_taken_is_refused(bundle, fitted, tmp_path):
     with serving(create_app([domain(bundle)])) as url:
-        wait_until_ready(url)
+        wait_until_ready(url, 60)
         assert reload(url, domain="nobody's").status_code == 404
         toys.fitted(ScriptedEngine(), scoring="embedding", engine_options={"max_length": 4096}).save_version(bundle)
         assert "start the server anew" in reload(url).json()["error"]["message"]
     with serving(create_app(fitted)) as url:
-        wait_until_ready(url)
+        wait_until_ready(url, 60)
         assert "not from a bundle's folder" in reload(url).json()["error"]["message"]
 
 
 def test_only_who_may_administer_reloads(bundle, tmp_path):
     key = new_key(tmp_path / "keys", "r", ["rank"])
     with serving(create_app([domain(bundle)], keys=Keys(read_keys(tmp_path / "keys")))) as url:
-        wait_until_ready(url)
+        wait_until_ready(url, 60)
         answer = httpx.post(f"{url}/v1/reload", json={}, headers={"authorization": f"Bearer {key}"})
     assert answer.status_code == 403
 
@@ -137,7 +139,8 @@ def test_what_the_bundle_knows_by_now_is_not_said_twice(bundle, tmp_path):
     store = SqliteUserStore(tmp_path / "users.db")
     served = domain(bundle, store)
     before = served.reranker.history("u1")
-    state = served.append("u1", [("g0i3", 9000.0), ("g0i5", 9500.0)])
+    served.append("u1", [("g0i3", 9000.0), ("g0i5", 9500.0)])
+    state = store.get(["u1"])["u1"]
     assert served.history("u1", state) == [*before, "g0i3", "g0i5"]
     add_day(bundle)  # knows the first of the two
     newer = served.with_bundle(*served.source.read())

@@ -15,6 +15,10 @@ One row for each candidate of each answered ranking:
     score         log-odds; reciprocal ranks where `served` is "first_stage"
     shown         whether the caller got this candidate (`top_n` cuts the answer)
     served        "fused", "baseline", "llm" or "first_stage"
+    place         from 1, where the caller got it: `rank`, unless the server explored or answered in shadow; null where
+                  it was not shown
+    propensity    chance of this item to stand at this place; 1 where the server did not explore
+    arm           of the experiment; null without
     shadow        True: the caller got the order of `position`; `rank` is what would have been served
 """
 
@@ -36,6 +40,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from reranker.errors import ConfigError, StoreError
+from reranker.serve.exploration import Shown
 from reranker.serve.rank_jobs import Ranked, first_stage_ranks
 from reranker.utils.atomic_io import whole_file
 
@@ -61,6 +66,9 @@ SCHEMA = pa.schema(
         ("shown", pa.bool_()),
         ("served", pa.string()),
         ("shadow", pa.bool_()),
+        ("place", pa.int32()),
+        ("propensity", pa.float64()),
+        ("arm", pa.string()),
     ]
 )
 
@@ -78,6 +86,8 @@ class Entry:
         ranked: what the engine's thread gave.
         top_n: results that the caller got; None for all.
         shadow: the caller got the order that came in.
+        exploration: what the caller got in place of the ranking, or None.
+        arm: of the experiment that the user is in.
         seconds: since 1970, when it was ranked.
     """
 
@@ -89,6 +99,8 @@ class Entry:
     ranked: Ranked
     top_n: int | None
     shadow: bool
+    exploration: Shown | None = None
+    arm: str | None = None
     seconds: float = field(default_factory=time.time)
 
 
@@ -297,7 +309,12 @@ def table_of(entries: Sequence[Entry]) -> pa.Table:
 def _table(entry: Entry) -> pa.Table:
     order = np.asarray(entry.ranked.order, dtype=np.int64)
     n = len(order)
-    shown = order if entry.shadow else np.arange(n)
+    shown, propensities = order if entry.shadow else np.arange(n), np.ones(n)
+    if entry.exploration is not None:
+        shown = np.empty(n, dtype=np.int64)
+        shown[entry.exploration.ranks] = np.arange(n)  # by rank: at which place it is shown
+        propensities = entry.exploration.propensities[shown]
+    seen = shown < (n if entry.top_n is None else entry.top_n)
     given = None if entry.first_stage_scores is None else np.asarray(entry.first_stage_scores, dtype=np.float64)
     columns: dict[str, Any] = {
         "request_id": [entry.request_id] * n,
@@ -311,8 +328,11 @@ def _table(entry: Entry) -> pa.Table:
         "first_stage_score": [None] * n if given is None else given[order],
         "rank": np.arange(1, n + 1),
         "score": entry.ranked.scores,
-        "shown": shown < (n if entry.top_n is None else entry.top_n),
+        "shown": seen,
         "served": [entry.ranked.served] * n,
         "shadow": [entry.shadow] * n,
+        "place": pa.array(shown + 1, mask=~seen, type=pa.int32()),
+        "propensity": propensities,
+        "arm": [entry.arm] * n,
     }
     return pa.table([pa.array(columns[one.name], type=one.type) for one in SCHEMA], schema=SCHEMA)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from reranker.errors import StoreError
+from reranker.fusion import Order
 from reranker.pipeline.text_ranking import TextList
 from reranker.serve.auth import Key
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError, broken
+from reranker.serve.exploration import Shown
 from reranker.serve.ids import all_as_known
 from reranker.serve.observability.ranking_log import Entry
 from reranker.serve.rank_jobs import ItemList, Job, Ranked, tokens_of
@@ -84,17 +86,21 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     if body.explain and user is not None:
         _check_reader(service.key_of(request.scope))
     explains = bool(body.explain) and not service.settings.shadow  # what shadow mode answers has no reasons
-    job = Job(
-        domain=domain, ranks=_items(domain, body, user, explains) if body.item_ids else _texts(domain, body, user)
+    arm = _arm(service, body)
+    ranks: ItemList | TextList = (
+        _items(service, domain, body, user, explains, arm) if body.item_ids else _texts(domain, body, user)
     )
+    job = Job(domain=domain, ranks=ranks)
     _check_budget(service, job)
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
+    free = bool(body.item_ids) and body.order is None and not explains
+    exploration = service.explored(len(result.order)) if free else None
     if service.tracing is not None:
         service.tracing.ranked(submitted, done)
     if service.score_log is not None:
-        service.score_log.add(_entry(service, domain, request, body, result))
+        service.score_log.add(_entry(service, domain, request, body, result, exploration, arm))
     state = request.state
     state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "first_stage" if service.settings.shadow else result.served
@@ -103,7 +109,35 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     counts = {"documents": len(result.order), "prompt_tokens": result.prompt_tokens}
     state.log = {**getattr(state, "log", {}), **counts, "served": served}
     state.prompt_tokens = result.prompt_tokens
-    return to_json(_answer(service, domain, request, body, user, result), inf_nan_mode="null")
+    answer = _answer(service, domain, request, body, user, _as_shown(result, exploration))
+    meta: dict[str, object] = answer["meta"]
+    meta |= {**({} if arm is None else {"arm": arm}), **({"explored": True} if _explored(exploration) else {})}
+    return to_json(answer, inf_nan_mode="null")
+
+
+def _arm(service: Service, body: RerankRequest) -> str | None:
+    """The user's arm of the experiment, where there is one and the request leaves the order free."""
+    experiment = service.settings.experiment
+    if (
+        experiment is None
+        or body.user is None
+        or body.order is not None
+        or not body.item_ids
+        or service.settings.shadow
+    ):
+        return None
+    return experiment.arm_of(body.user)
+
+
+def _explored(exploration: Shown | None) -> bool:
+    return exploration is not None and exploration.explored
+
+
+def _as_shown(result: Ranked, exploration: Shown | None) -> Ranked:
+    """Items as they are shown; scores stay with the places, so that they fall from place to place."""
+    if exploration is None or not exploration.explored:
+        return result
+    return replace(result, order=tuple(result.order[rank] for rank in exploration.ranks.tolist()))
 
 
 def _check(service: Service, body: RerankRequest) -> None:
@@ -201,7 +235,9 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
     )
 
 
-def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bool) -> ItemList:
+def _items(
+    service: Service, domain: Domain, body: RerankRequest, user: _User | None, explains: bool, arm: str | None
+) -> ItemList:
     """The history of a user is looked up in the engine's thread."""
     items = all_as_known(body.item_ids or (), domain.items)
     if len(set(items)) < len(items):
@@ -219,7 +255,7 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bo
     return ItemList(
         items=items,
         first_stage_scores=body.first_stage_scores,
-        order=body.order,
+        order=_order(service, body, arm),
         query=(body.query or "").strip() or (body.instruction or "").strip(),
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
         language=body.explain if isinstance(body.explain, str) else "en",
@@ -229,9 +265,15 @@ def _items(domain: Domain, body: RerankRequest, user: _User | None, explains: bo
     )
 
 
+def _order(service: Service, body: RerankRequest, arm: str | None) -> Order | None:
+    """The order that is asked for: by the request, or by the user's arm."""
+    experiment = service.settings.experiment
+    return body.order if arm is None or experiment is None else experiment.order_of(arm)
+
+
 def _answer(
     service: Service, domain: Domain, request: Request, body: RerankRequest, user: _User | None, result: Ranked
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """A `RerankAnswer`, without what is None."""
     order, served = result.order, result.served
     scores = result.scores if body.wants_raw_scores else result.shares()
@@ -273,7 +315,15 @@ def _not_used(service: Service, body: RerankRequest) -> list[str]:
     return [*body.not_used, *(["explain"] if body.explain and service.settings.shadow else [])]
 
 
-def _entry(service: Service, domain: Domain, request: Request, body: RerankRequest, result: Ranked) -> Entry:
+def _entry(
+    service: Service,
+    domain: Domain,
+    request: Request,
+    body: RerankRequest,
+    result: Ranked,
+    exploration: Shown | None,
+    arm: str | None,
+) -> Entry:
     return Entry(
         request_id=request.state.request_id,
         domain=domain.name,
@@ -283,6 +333,8 @@ def _entry(service: Service, domain: Domain, request: Request, body: RerankReque
         ranked=result,
         top_n=body.top_n or None,
         shadow=service.settings.shadow,
+        exploration=exploration,
+        arm=arm,
     )
 
 
