@@ -85,7 +85,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     user = await _user(service, domain, body)
     if body.explain and user is not None:
         _check_reader(service.key_of(request.scope))
-    explains = bool(body.explain) and not service.settings.shadow  # what shadow mode answers has no reasons
+    explains = bool(body.explain) and not _unexplained(service, body)
     arm = _arm(service, body)
     ranks: ItemList | TextList = (
         _items(service, domain, body, user, explains, arm) if body.item_ids else _texts(domain, body, user)
@@ -312,7 +312,12 @@ def _answer(
 
 
 def _not_used(service: Service, body: RerankRequest) -> list[str]:
-    return [*body.not_used, *(["explain"] if body.explain and service.settings.shadow else [])]
+    return [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
+
+
+def _unexplained(service: Service, body: RerankRequest) -> bool:
+    """What shadow mode answers has no reasons, and those of a list without its query would be those of another list."""
+    return service.settings.shadow or bool((body.query or body.instruction or "").strip())
 
 
 def _entry(

@@ -96,3 +96,18 @@ def test_folders_without_a_log_are_refused(tmp_path):
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "scores-1.parquet")
     with pytest.raises(DataError, match="request_id"):
         read_score_log(tmp_path)
+
+
+def test_the_command_prints_the_report(tmp_path):
+    from typer.testing import CliRunner
+
+    from reranker.cli.app import app
+
+    pq.write_table(table_of([entry(number, f"u{number}") for number in range(9)]), tmp_path / "scores-1.parquet")
+    outcomes(("u1", "a", START + 3700), ("u2", "z", START)).to_csv(tmp_path / "chosen.csv", index=False)
+    flags = ["evaluate", "--score-log", str(tmp_path), "--outcomes", str(tmp_path / "chosen.csv")]
+    said = CliRunner().invoke(app, flags)
+    assert said.exit_code == 0, said.output
+    assert "9 rankings of 9 users, 1 of 2 outcomes joined (1 were not shown" in said.output
+    alone = CliRunner().invoke(app, flags[:3])
+    assert "go together" in str(alone.exception)
