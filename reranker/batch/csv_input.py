@@ -1,5 +1,6 @@
 """CSV and JSON lines to parquet, a block at a time; lines that are no rows are kept apart."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.text_values import IdKind, without_point
 from reranker.errors import DataError
 from reranker.utils.atomic_io import whole_file
+
+logger = logging.getLogger(__name__)
 
 ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]
 """(columns present, where) -> canonical name -> name in the file."""
@@ -120,6 +123,9 @@ class _Kinds:
             for name, kind in self._ids.items():
                 if own[name] in getattr(source.rows, "quoted", ()):
                     kind.is_whole = kind.is_decimal = False
+        for name, kind in self._ids.items():
+            if kind.heals:
+                logger.warning("%s: whole numbers with a decimal point (196.0) are read as whole numbers", name)
         columns = sources[0].columns
         self.types: dict[str, pa.DataType] = dict.fromkeys(columns, pa.string())
         self.types |= {name: kind.type for name, kind in self._ids.items() if name not in texts}

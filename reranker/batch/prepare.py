@@ -94,7 +94,10 @@ def prepare(
 
 def _unused(file: Path, root: Path, columns: Columns) -> tuple[str, ...]:
     if is_text(file):
-        present = list(open_rows(file, ()).columns)
+        try:
+            present = list(open_rows(file, ()).columns)
+        except (DataError, OSError):  # told with the file's name where it is converted
+            return ()
     else:
         present = [*column_names(file), *folder_values([file], root)]
     used = columns.of_candidates(present, str(file)).values()

@@ -35,11 +35,14 @@ MOVIELENS_HEADERS = {4: ["user_id", "item_id", "rating", "timestamp"], 3: ["item
 """Columns of ratings.dat and movies.dat by their number."""
 
 _UNIT = "\x1f"  # stands for the separator of two characters, which no reader takes
+_EXCEL = re.compile(r"sep=(\W)")  # the first line that tells Excel the separator
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 class DelimitedFile:
     """A CSV, TSV, or MovieLens .dat file, by gzip or not; values are texts, and an empty field is missing.
+
+    A first line `sep=;`, as Excel takes it, says the separator.
 
     Args:
         path: of the file.
@@ -63,7 +66,10 @@ class DelimitedFile:
         blank = next((at for at, line in enumerate(lines) if line.strip("\r\n")), len(lines))
         if blank == len(lines):
             raise DataError("it is empty: the first line must name the columns")
-        self.separator = self._separator(lines[blank], tab_first=name.endswith(".tsv"))
+        if (told := _EXCEL.fullmatch(lines[blank].rstrip("\r\n"))) is not None and blank + 1 < len(lines):
+            blank, self.separator = blank + 1, told[1]
+        else:
+            self.separator = self._separator(lines[blank], tab_first=name.endswith(".tsv"))
         header, used = self._header(lines[blank:], blank + 1)
         self._skipped_lines = used and blank + used
         self.columns: tuple[str, ...] = tuple(name or f"Unnamed: {at}" for at, name in enumerate(header))

@@ -77,6 +77,12 @@ def test_the_separator_is_that_of_the_header(tmp_path, separator, name):
     assert read(tmp_path / name) == ([("1", f"A{separator} B"), ("2", "C")], {})
 
 
+def test_excels_first_line_says_the_separator(tmp_path):
+    (tmp_path / "t.csv").write_text("sep=|\nitem_id|title, long\n1|A\n")
+    assert DelimitedFile(tmp_path / "t.csv").columns == ("item_id", "title, long")
+    assert read(tmp_path / "t.csv") == ([("1", "A")], {})
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_encodings(tmp_path, encoding, packed):
