@@ -16,7 +16,7 @@ READ_LISTS = 1000
 EMBEDDED_LISTS = 10_000
 """The same of "embedding", which reads items and no list: fitting the head takes a minute then."""
 
-ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise"]
+ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise", "baseline"]
 
 
 def default_read_out(engine: str, trained: bool) -> ReadOut:
@@ -52,6 +52,8 @@ class RerankerConfig(SettingsModel):
             `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other read-outs.
         windows: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
             ones only where the newer gave few lists (`reranker.utils.replay.ENOUGH_LISTS`).
+        window_users: users of a window for whom lists are made, at most, drawn at random; what others chose before is
+            known all the same.
         min_history: users with fewer interactions than this before the held-out one teach nothing.
         l2: ridge penalty of the fusion head.
         seed: of every random choice.
@@ -71,6 +73,7 @@ class RerankerConfig(SettingsModel):
     n_candidates: int = Field(default=50, ge=2)
     fit_users: int | None = Field(default=None, ge=10)
     windows: int = Field(default=MOMENTS, ge=1)
+    window_users: int = Field(default=20_000, ge=100)
     min_history: int = Field(default=1, ge=1)
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
@@ -97,8 +100,13 @@ class RerankerConfig(SettingsModel):
 
     @property
     def reads_lists(self) -> bool:
-        """A list costs a pass of the model; by "embedding" alone only a new item does."""
-        return self.scoring != "embedding"
+        """A list costs a pass of the model; by "embedding" alone only a new item does, by "baseline" nothing."""
+        return self.scoring not in ("embedding", "baseline")
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether anything is read: "baseline" goes by interactions alone."""
+        return self.scoring != "baseline"
 
     @field_validator("engine_options")
     @classmethod

@@ -26,9 +26,11 @@ from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
+from reranker.scoring.baseline import BASELINE
+from reranker.utils.progress import step
 
 AUTO, LLM = "auto", "llm"
-SCORERS = (AUTO, LEXICAL, LLM)
+SCORERS = (AUTO, BASELINE, LEXICAL, LLM)
 _NAMES_AN_LLM = ("model", "engine", "scoring", "dtype")
 
 
@@ -67,7 +69,8 @@ def fit(
         str | None,
         typer.Option(
             "--scorer",
-            help="auto fits words and the LLM and serves the LLM only where it is worth more; lexical needs no model; "
+            help="auto fits words and the LLM and serves the LLM only where it is worth more; lexical needs no model, "
+            "baseline no texts; "
             "llm insists. By default auto, or llm where a model, engine, read-out or prompt is named",
         ),
     ] = None,
@@ -93,9 +96,11 @@ def fit(
     require_place(out)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
-    if chosen_scorer == LEXICAL:
-        settings |= {"engine": LEXICAL, "scoring": "embedding"}
-    reranker = Reranker.from_pretrained(prompt if chosen_scorer != LEXICAL else "untrained", **settings)
+    without_model = chosen_scorer in (BASELINE, LEXICAL)
+    if without_model:
+        settings |= {"engine": LEXICAL, "scoring": BASELINE if chosen_scorer == BASELINE else "embedding"}
+        settings |= {"soft_tokens": 0} if chosen_scorer == BASELINE else {}
+    reranker = Reranker.from_pretrained("untrained" if without_model else prompt, **settings)
     asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
@@ -112,7 +117,11 @@ def fit(
         else:
             reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
     else:
-        first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(data.interactions)
+        with step("candidate generator"):
+            first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(data.interactions)
+        users, most = data.interactions[USER].nunique(), reranker.config.window_users
+        if users > most:
+            typer.echo(f"lists of {most:,} of {users:,} users, drawn at random, teach and judge (window_users)")
         if chosen_scorer == AUTO:
             reranker = climb(reranker, data, first_stage)
         else:
@@ -120,9 +129,10 @@ def fit(
     if (tokens := reranker.reader.item_tokens) is not None:
         told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
         typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
-    reranker.save(out)
+    with step("bundle"):
+        reranker.save(out)
     assert reranker.fusion_model is not None
-    if chosen_scorer != LEXICAL and (texts := asked.reader.texts_read) is not None:
+    if not without_model and (texts := asked.reader.texts_read) is not None:
         typer.echo(texts.summary())
     if data.unused_columns:
         typer.echo(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
@@ -139,17 +149,17 @@ def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> s
     """Which scorer to fit; whoever names a model, an engine, a read-out or a prompt gets that and no ladder.
 
     Raises:
-        ConfigError: there is no such scorer, or "lexical" beside a setting of the LLM.
+        ConfigError: there is no such scorer, or "baseline" or "lexical" beside a setting of the LLM.
     """
     of_llm = [name for name in _NAMES_AN_LLM if name in settings]
     if asked is None:
         return LLM if of_llm or named else AUTO
     if asked not in SCORERS:
         raise ConfigError(f"unknown scorer {asked!r}; choose one of {', '.join(SCORERS)}")
-    if asked == LEXICAL and (of_llm or named):
+    if asked in (BASELINE, LEXICAL) and (of_llm or named):
         raise ConfigError(
-            f"--scorer lexical reads words without a model, so {', '.join(of_llm) or 'a trained prompt'} would be "
-            "ignored: leave it out, or take --scorer llm"
+            f"--scorer {asked} reads {'words without a model' if asked == LEXICAL else 'nothing'}, so "
+            f"{', '.join(of_llm) or 'a trained prompt'} would be ignored: leave it out, or take --scorer llm"
         )
     if asked == AUTO and named:
         raise ConfigError("--scorer auto compares untrained readers: take --scorer llm with --prompt or --item-vectors")

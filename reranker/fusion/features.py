@@ -8,6 +8,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,12 @@ RECENT_SHARE = 0.1
 
 CO_VISIT_WINDOW = 100
 """Only a user's newest interactions count as co-visits, so that one heavy user cannot fill the matrix."""
+
+MOST_CO_VISITS = 64_000_000
+"""Pairs of items that users chose together from which on each item keeps its strongest ones, so many in all: 0.8 GB."""
+
+_FEWEST_KEPT = 32  # of an item, in a catalogue of any size
+_PRODUCTS_A_BLOCK = 8_000_000
 
 FEATURES: dict[str, str] = {
     "first_stage_score": "the candidate generator's score",
@@ -256,16 +263,52 @@ def _aligned_unit_vectors(
 
 
 def _co_visits(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:
-    distinct = [np.unique(history[-CO_VISIT_WINDOW:]) for history in histories]
-    pointers = np.concatenate([[0], np.cumsum([len(items) for items in distinct])])
-    columns = np.concatenate(distinct)
-    visits = sparse.csr_array((np.ones(len(columns)), columns, pointers), shape=(len(distinct), n_items))
+    """(n_items, n_items) cosines of items' user sets; the strongest of each item where there are very many."""
+    newest = [history[-CO_VISIT_WINDOW:] for history in histories]
+    users = np.repeat(np.arange(len(newest)), [len(items) for items in newest])
+    columns = np.concatenate(newest)
+    visits = sparse.csr_array((np.ones(len(columns)), (users, columns)), shape=(len(newest), n_items))
+    visits.sum_duplicates()
+    visits.data[:] = 1.0
     lengths = np.sqrt(np.maximum(visits.sum(axis=0), 1.0))
-    normalised = visits @ sparse.diags_array(1.0 / lengths)
+    normalised = sparse.csr_array(visits @ sparse.diags_array(1.0 / lengths))
+    sizes = np.diff(visits.indptr).astype(np.float64)
+    if float(sizes @ sizes) > MOST_CO_VISITS:
+        return strongest_products(normalised, visits.T @ sizes, max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
     together = sparse.csr_array(normalised.T @ normalised)
     together.setdiag(0.0)
     together.eliminate_zeros()
     return together
+
+
+def strongest_products(columns: sparse.csr_array, work: NDArray[np.float64], most: int) -> sparse.csr_array:
+    """(n, n) CSR: the `most` largest of each row of columnsᵀ columns without its diagonal, a block of rows at a time.
+
+    Args:
+        columns: (rows, n).
+        work: (n,) products that each row of the result takes.
+        most: entries kept a row.
+    """
+    across = sparse.csr_array(columns.T)
+    block_of = np.floor(np.cumsum(work) / _PRODUCTS_A_BLOCK).astype(np.int64)
+    starts = [*np.flatnonzero(np.diff(block_of, prepend=-1)).tolist(), across.shape[0]]
+    data: list[NDArray[np.float64]] = []
+    indices: list[IntArray] = []
+    counts: list[IntArray] = []
+    for begin, end in pairwise(starts):
+        part = sparse.csr_array(across[begin:end] @ columns)
+        rows = np.repeat(np.arange(end - begin), np.diff(part.indptr))
+        others = part.indices != rows + begin
+        rows, items, values = rows[others], part.indices[others], part.data[others]
+        order = np.lexsort((items, -values, rows))
+        place = np.arange(len(order)) - np.searchsorted(rows, rows[order])
+        kept = order[place < most]
+        kept = kept[np.lexsort((items[kept], rows[kept]))]
+        data.append(values[kept])
+        indices.append(items[kept])
+        counts.append(np.bincount(rows[kept], minlength=end - begin))
+    pointers = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return sparse.csr_array((np.concatenate(data), np.concatenate(indices), pointers), shape=(across.shape[0],) * 2)
 
 
 def _transitions(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:

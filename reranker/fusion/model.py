@@ -144,7 +144,9 @@ class FusionModel:
             coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
             fused=fit_fused(
                 evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users, earlier.fused
-            ),
+            )
+            if words
+            else evidence,
             features=evidence,
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
@@ -198,6 +200,8 @@ def _coefficients(
     raw: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_], l2: float
 ) -> NDArray[np.float64]:
     """Weights of the raw components: fitted at unit scale, so that the ridge treats them alike, then scaled back."""
+    if not raw.shape[1]:
+        return np.zeros(0)
     spread = raw.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     fitted = ConditionalLogit.fit((raw - raw.mean(axis=0)) / spread, list_index, chosen, l2)
@@ -225,7 +229,7 @@ def _cross_fitted(
             dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2, past.features
         )
         features[mine] = evidence.score(fold.features[mine])
-        if mine_read.any():
+        if words and mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
             head = fit_fused(evidence, words, *others, l2, seed, read.users, past.fused)
             fused[mine_read] = head.score(read.features[mine_read])
@@ -233,6 +237,8 @@ def _cross_fitted(
         -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant
     )
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
+    if not words:
+        return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_features}
     lists = np.unique(fold.list_index[read.rows])
     read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()

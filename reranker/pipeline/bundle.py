@@ -46,7 +46,7 @@ from reranker.scoring import PriorStore, StateStore
 from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
-from reranker.utils.atomic_io import whole_folder
+from reranker.utils.atomic_io import sha256, whole_folder
 from reranker.utils.id_json import decode_ids, encode_ids
 from reranker.utils.untrusted import read_json, read_npz, read_yaml
 
@@ -325,7 +325,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _hashes(directory: Path) -> dict[str, str]:
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _MANIFEST)
-    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(directory).as_posix(): sha256(path) for path in files}
 
 
 def _verify(directory: Path, expected: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """What the model says of the lists that `Reranker.fit` learns from, as of before the choices that they hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ def read_folds(
         List number -> (n_candidates, n_components).
     """
     components: dict[int, NDArray[np.float64]] = {}
+    if not reader.config.reads_texts:
+        sizes = np.bincount(np.concatenate([fold.list_index + begin for fold, begin in _numbered(folds)]))
+        return {number: np.zeros((sizes[number], 0)) for number in wanted.tolist()}
     begins = np.cumsum([0, *(len(fold.users) for fold in folds)])
     for fold, begin, end in zip(folds, begins[:-1], begins[1:], strict=True):
         numbers = wanted[(wanted >= begin) & (wanted < end)]
@@ -50,3 +53,11 @@ def read_folds(
         read = reader.components(reader.lists(candidates, catalog, fold.evidence.history, {}), progress)
         components |= zip(numbers.tolist(), read, strict=True)
     return components
+
+
+def _numbered(folds: Sequence[ValidationFold]) -> Iterator[tuple[ValidationFold, int]]:
+    """Each fold with the number of its first list."""
+    begin = 0
+    for fold in folds:
+        yield fold, begin
+        begin += len(fold.users)

@@ -22,7 +22,9 @@ LLM = "llm"
 
 def lexical_reranker(llm: Reranker) -> Reranker:
     """A Reranker that reads words where the other reads with an LM, with the same settings otherwise."""
-    same = llm.config.model_dump(include={"n_candidates", "windows", "min_history", "fit_users", "l2", "seed"})
+    same = llm.config.model_dump(
+        include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "l2", "seed"}
+    )
     return Reranker.from_pretrained("untrained", engine=LEXICAL, scoring="embedding", **same)
 
 
@@ -91,7 +93,7 @@ def fit_rungs(
         DataError: a table is wrong, or there is nothing to learn from.
         ConfigError: neither a generator nor lists were given, or both.
     """
-    windows = windows_of(data, generator, candidates, held_out, llm.config)
+    windows = windows_of(data, generator, candidates, held_out, llm.config, progress)
     return fit_rungs_on_windows(llm, data, windows, generator, progress=progress)
 
 

@@ -26,6 +26,7 @@ from reranker.scoring import (
     LikelihoodScoring,
     ListScores,
     ListwiseScoring,
+    NoReadOut,
     PriorStore,
     Scoring,
     ScoringList,
@@ -244,7 +245,7 @@ class LLMScorer:
     def of_texts(self) -> "LLMScorer":
         """What reads texts that belong to no catalogue: by likelihood where this reader compares states, which mean
         something in the space of a catalogue only."""
-        if not self.config.compares_states:
+        if self.config.reads_texts and not self.config.compares_states:
             return self
         with self._loading:
             if self._of_texts is None:
@@ -474,6 +475,8 @@ class LLMScorer:
         return EmbeddingScoring(self.engine, self.renderer, self.hidden_states)
 
     def _build_scoring(self) -> Scoring:
+        if not self.config.reads_texts:
+            return NoReadOut()
         engine, renderer, config = self.engine, self.renderer, self.config
         build: dict[str, Callable[[], Scoring]] = {
             "embedding": self._embedding,

@@ -48,6 +48,7 @@ from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, u
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import IntArray, ItemId, UserId, UserState
+from reranker.utils.progress import step
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Reranker:
             ConfigError: neither the first stage nor logs were given, or both; or vectors that no item tokens were
                 trained on.
         """
-        folds = windows_of(data, generator, candidates, held_out, self.config)
+        folds = windows_of(data, generator, candidates, held_out, self.config, progress)
         return self.fit_windows(data, folds, generator, item_vectors=item_vectors, progress=progress)
 
     def fit_windows(
@@ -178,7 +179,8 @@ class Reranker:
         self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.generator = generator
-        self._data = DomainData.build(data, generator, config.references, config.seed)
+        with step("statistics of all interactions", progress):
+            self._data = DomainData.build(data, generator, config.references, config.seed)
         self.reader.refer_to(self._data.reference_histories)
         choices = Choices.joined([fold.choices for fold in folds])
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
@@ -187,7 +189,9 @@ class Reranker:
             components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
             self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
-        self.fusion_model = FusionModel.fit(choices, components, self.reader.scoring.components, config.l2, config.seed)
+        words = self.reader.scoring.components
+        with step("weights and guard", progress):
+            self.fusion_model = FusionModel.fit(choices, components, words, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
         return self
 

@@ -1,5 +1,6 @@
 """The validation folds that `Reranker.fit` learns from: lists made before the item that the user chose next."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,10 @@ from reranker.fusion import Choices, EvidenceModel
 from reranker.fusion.statistics import evidence_model
 from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray, UserId
+from reranker.utils.progress import step
 from reranker.utils.replay import MOMENTS, replay
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,6 +118,7 @@ def windows_of(
     candidates: pd.DataFrame | None,
     held_out: pd.DataFrame | None,
     config: RerankerConfig,
+    progress: bool | None = False,
 ) -> list[ValidationFold]:
     """The windows that `Reranker.fit` learns from, newest first: of a candidate generator, or of served lists.
 
@@ -128,11 +133,28 @@ def windows_of(
     if logs is not None:
         return [fold_from_logs(data, *logs)]
     assert generator is not None
-    return folds_from_generator(data, generator, config.n_candidates, config.min_history, config.seed, config.windows)
+    return folds_from_generator(
+        data,
+        generator,
+        config.n_candidates,
+        config.min_history,
+        config.seed,
+        config.windows,
+        most=config.window_users,
+        progress=progress,
+    )
 
 
 def folds_from_generator(
-    data: Dataset, generator: CandidateGenerator, n: int, min_history: int, seed: int = 0, windows: int = MOMENTS
+    data: Dataset,
+    generator: CandidateGenerator,
+    n: int,
+    min_history: int,
+    seed: int = 0,
+    windows: int = MOMENTS,
+    *,
+    most: int | None = None,
+    progress: bool | None = False,
 ) -> list[ValidationFold]:
     """`fold_from_generator` of the data, and of what was known before each of these folds, newest first.
 
@@ -142,10 +164,10 @@ def folds_from_generator(
 
     def fold(known: pd.DataFrame) -> ValidationFold:
         past = Dataset(interactions=known, items=data.items, domain=data.domain)
-        return fold_from_generator(past, generator, n, min_history, seed)
+        return fold_from_generator(past, generator, n, min_history, seed, most=most, progress=progress)
 
     return replay(
-        lambda: fold_from_generator(data, generator, n, min_history, seed),
+        lambda: fold_from_generator(data, generator, n, min_history, seed, most=most, progress=progress),
         lambda newer: fold(newer.before),
         lambda one: len(one.choices.covered_lists()),
         windows,
@@ -153,11 +175,27 @@ def folds_from_generator(
 
 
 def fold_from_generator(
-    data: Dataset, generator: CandidateGenerator, n: int, min_history: int, seed: int = 0
+    data: Dataset,
+    generator: CandidateGenerator,
+    n: int,
+    min_history: int,
+    seed: int = 0,
+    *,
+    most: int | None = None,
+    progress: bool | None = False,
 ) -> ValidationFold:
     """Holds each user's last interaction out, fits a clone of `generator` on the rest and lets it propose lists.
 
     Without timestamps there is no "last": a random interaction is held out instead.
+
+    Args:
+        data: interactions and items.
+        generator: makes the lists; a clone is fitted.
+        n: candidates a list.
+        min_history: users with fewer interactions than this before the held-out one get no list.
+        seed: of what is held out without timestamps, and of who gets a list.
+        most: users who get a list, drawn at random; all by default.
+        progress: show a line a step on stderr; None does on a terminal and in a notebook.
 
     Raises:
         DataError: no user has enough interactions, or the first stage finds none of the held-out items.
@@ -175,9 +213,16 @@ def fold_from_generator(
             "Give more interactions or lower min_history"
         )
     before, held_out = interactions[~held].reset_index(drop=True), interactions[held]
-    earlier = generator.clone().fit(before)
-    candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
-    return ValidationFold.build(data, before, held_out, candidates, earlier)
+    if most is not None and len(held_out) > most:
+        drawn = np.sort(np.random.default_rng(seed).choice(len(held_out), most, replace=False))
+        logger.info("lists are made for %d of %d users, drawn at random", most, len(held_out))
+        held_out = held_out.iloc[drawn]
+    with step(f"candidate generator, without {int(held.sum()):,} choices", progress):
+        earlier = generator.clone().fit(before)
+    with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
+        candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
+    with step("interaction features of the lists", progress):
+        return ValidationFold.build(data, before, held_out, candidates, earlier)
 
 
 def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:

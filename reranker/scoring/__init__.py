@@ -1,6 +1,7 @@
 """Read-outs: how preferences are read from a causal LM."""
 
 from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.baseline import NoReadOut
 from reranker.scoring.calibration import PriorStore, reference_histories
 from reranker.scoring.combined import CombinedScoring
 from reranker.scoring.embedding import EmbeddingScoring
@@ -19,6 +20,7 @@ __all__ = [
     "LikelihoodScoring",
     "ListScores",
     "ListwiseScoring",
+    "NoReadOut",
     "PriorStore",
     "Scoring",
     "ScoringList",

@@ -1,7 +1,13 @@
 """Progress bars with the time that is left, for whoever looks: terminals and notebooks."""
 
+import logging
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def progress_bar(total: int, unit: str, what: str, shown: bool | None = None, done: int = 0) -> Any:
@@ -18,6 +24,23 @@ def progress_bar(total: int, unit: str, what: str, shown: bool | None = None, do
 
     hidden = not (is_watched() if shown is None else shown)
     return tqdm(total=total, initial=done, unit=unit, unit_scale=total > 99_999, desc=what, disable=hidden)
+
+
+@contextmanager
+def step(what: str, shown: bool | None = None) -> Iterator[None]:
+    """A line on stderr for a step of unknown length, with the seconds that it took; they go to the log, too.
+
+    Args:
+        what: the step.
+        shown: as in `progress_bar`.
+    """
+    from tqdm.auto import tqdm
+
+    began, hidden = time.perf_counter(), not (is_watched() if shown is None else shown)
+    with tqdm(total=1, desc=what, bar_format="{desc}: {elapsed}", disable=hidden) as bar:
+        yield
+        bar.update()
+    logger.info("%s: %.1f s", what, time.perf_counter() - began)
 
 
 def is_watched() -> bool:

@@ -4,7 +4,7 @@ import pytest
 from scipy import sparse
 
 from reranker.errors import DataError
-from reranker.fusion import FEATURES, EvidenceModel, standardise_within_lists
+from reranker.fusion import FEATURES, EvidenceModel, features, standardise_within_lists
 from reranker.fusion.features import block
 
 ITEMS = pd.DataFrame(
@@ -169,3 +169,24 @@ def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
     np.testing.assert_array_equal(extended.features(lists, chose_e), fitted.features(lists, chose_e))
     overlap = column(extended.features(lists), "category_overlap")
     assert overlap[2] == overlap.max() > overlap[3] and model().index.keys() == set("abcd")
+
+
+def test_co_visits_of_very_many_pairs_keep_the_strongest_of_each_item(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    histories = [rng.choice(30, rng.integers(1, 12)).astype(np.int64) for _ in range(80)]
+    whole = features._co_visits(histories, 30).toarray()
+    monkeypatch.setattr(features, "MOST_CO_VISITS", 120)
+    monkeypatch.setattr(features, "_FEWEST_KEPT", 4)
+    monkeypatch.setattr(features, "_PRODUCTS_A_BLOCK", 50)
+    cut = features._co_visits(histories, 30)
+    assert (np.diff(cut.indptr) <= 4).all()
+    for row, kept in zip(whole, cut.toarray(), strict=True):
+        assert np.count_nonzero(kept) == min(4, np.count_nonzero(row))
+        np.testing.assert_allclose(kept[kept > 0], row[kept > 0])
+        assert row[kept == 0].max() <= kept[kept > 0].min()
+
+
+def test_co_visits_count_the_newest_items_once() -> None:
+    history = np.array([0, *([1] * features.CO_VISIT_WINDOW), 2])  # 0 and one of 1 are too old
+    together = features._co_visits([history, np.array([1, 2]), np.array([2])], 3).toarray()
+    np.testing.assert_allclose(together, [[0, 0, 0], [0, 0, 2 / np.sqrt(6)], [0, 2 / np.sqrt(6), 0]])
