@@ -204,7 +204,7 @@ class ScoreCache:
         if self._directory is None:
             return None
         computed_by = (
-            f"{self._engine.name}|{self.config.dtype}|{sorted(self.config.engine_options.items())}"
+            f"2|{self._engine.name}|{self.config.dtype}|{sorted(self.config.engine_options.items())}"
             f"|{self._model_settings}"
         )
         digest = hashlib.sha256(computed_by.encode()).hexdigest()[:8]

@@ -48,7 +48,7 @@ class SpanStore(ABC, Generic[Value]):
     ) -> list[list[Value]]:
         """Per (prefix, spans): a value a span; whatever is missing is computed in one engine call."""
         with self._lock:
-            return [[self._values[key] for key in keys] for keys in self._known(engine, prompts)]
+            return [[self._get(key) for key in keys] for keys in self._known(engine, prompts)]
 
     def _known(
         self, engine: Engine, prompts: Sequence[tuple[TokenSequence, Sequence[CandidateSpan]]]
@@ -69,13 +69,21 @@ class SpanStore(ABC, Generic[Value]):
             keys = [(prompt, name) for name in span_names[id(spans)]]
             keyed.append(keys)
             for key, span in zip(keys, spans, strict=True):
-                if key not in self._values:
+                if self._find(key) is None:
                     missing.setdefault(prompt, (prefix, {}))[1][key[1]] = span
         self._compute(engine, missing)
         return keyed
 
     def _model_key(self, engine: Engine) -> bytes:
         return (engine.model.sha256 or engine.model.model_id).encode()
+
+    def _find(self, key: Key) -> Value | None:
+        return self._values.get(key)
+
+    def _get(self, key: Key) -> Value:
+        value = self._find(key)
+        assert value is not None  # `_known` saw to that
+        return value
 
     def _drop_oldest(self) -> None:
         for key in list(islice(self._values, max(0, len(self._values) - (MOST if self._most is None else self._most)))):

@@ -18,6 +18,7 @@ from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.scoring.span_cache import SPANS_PER_REQUEST, Key, Missing, SpanStore
 from reranker.scoring.state_cache import StateCache, TextsRead
+from reranker.scoring.state_file import StateFile, read_states, write_states
 from reranker.scoring.text_spaces import (
     CFProjection,
     EmbeddingSpace,
@@ -29,7 +30,6 @@ from reranker.scoring.text_spaces import (
 )
 from reranker.types import CandidateSpan, ScoringRequest
 from reranker.utils.progress import progress_bar
-from reranker.utils.untrusted import read_npz
 
 _SHORT = 63  # tokens: shorter texts are read together
 _PORTION_SECONDS = 2.0  # a kill loses some of these; a GPU gets larger portions
@@ -74,9 +74,13 @@ class StateStore(SpanStore[Vectors]):
         self.cf_projection: CFProjection | None = None
         self.predicted_popularity: PopularityProjection | None = None
         self.texts_read = TextsRead()
+        self._mapped: StateFile | None = None
         self._cache: StateCache | None = None
         self._shows_progress: bool | None = False
         self._placed: dict[Key, tuple[Vectors, Vectors, np.float32]] = {}  # by the key of an item's longest span
+
+    def __len__(self) -> int:
+        return len(self._values) + (0 if self._mapped is None else len(self._mapped))
 
     @contextmanager
     def reading(self, cache: StateCache | None, progress: bool | None) -> Iterator[None]:
@@ -190,7 +194,7 @@ class StateStore(SpanStore[Vectors]):
     def _state(self, engine: Engine, spans: Sequence[CandidateSpan | None], keys: Sequence[Key | None]) -> Vectors:
         """(1 + n_parts, dim) of one item."""
         states = [
-            None if key is None or span is None else self._with_words(engine, span, self._values[key])
+            None if key is None or span is None else self._with_words(engine, span, self._get(key))
             for span, key in zip(spans, keys, strict=True)
         ]
         lengths = [0 if span is None else max(1, len(span.sequence) - span.scored_from) for span in spans]
@@ -216,37 +220,31 @@ class StateStore(SpanStore[Vectors]):
             predicted_popularity = np.float32(self.predicted_popularity.of(whole))
         return self.spaces.near(state), cf_projection, predicted_popularity
 
+    def _find(self, key: Key) -> Vectors | None:
+        value = super()._find(key)
+        return self._mapped.get(key) if value is None and self._mapped is not None else value
+
     def _drop(self, key: Key) -> None:
         super()._drop(key)
         self._placed.pop(key, None)
 
     def save(self, path: Path) -> None:
-        """Writes an npz file without pickle."""
-        values = dict(self._values)
-        prompts, spans = zip(*values, strict=True) if values else ((), ())
-        arrays = {
-            "prompts": np.array(prompts, dtype="U32"),
-            "spans": np.array(spans, dtype="U32"),
-            "states": np.array(list(values.values()), dtype=np.float16),
-            "layer": np.array(self.layer or 0),
-            "words": np.array(self.words),
-        }
+        """Writes an npz file without pickle, whose states are read where they lie when it is loaded."""
+        arrays = {"layer": np.array(self.layer or 0), "words": np.array(self.words)}
         for name, space in _named(self.spaces).items():
             arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
         if self.cf_projection is not None:
             arrays["cf_projection"] = self.cf_projection.weights
         if self.predicted_popularity is not None:
             arrays["predicted_popularity"] = self.predicted_popularity.weights
-        with path.open("wb") as file:  # a path without .npz would get it
-            np.savez(file, allow_pickle=False, **arrays)
+        write_states(path, self._mapped, dict(self._values), arrays)
 
     @classmethod
     def load(cls, path: Path) -> "StateStore":
         """Reads what `save` wrote."""
-        arrays = read_npz(path)
-        store = cls(int(arrays["layer"]) or None if "layer" in arrays else None, bool(arrays.get("words", False)))
-        keys = zip(arrays["prompts"].tolist(), arrays["spans"].tolist(), strict=True)
-        store._values = dict(zip(keys, arrays["states"], strict=True))
+        mapped, arrays = read_states(path)
+        store = cls(int(arrays["layer"]) or None, bool(arrays["words"]))
+        store._mapped = mapped
         readers = [_spaces_in(arrays, reader) for reader in _READERS]
         if found := tuple(filter(None, readers)):
             store.spaces = JointSpaces(readers=found)

@@ -2,7 +2,10 @@
 
 import io
 import json
+import math
+import struct
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +22,9 @@ SMALL_ARRAYS_BYTES = 64 << 20
 
 MOST_COMPRESSION = 100
 """Above that, arrays may not be this many times larger than the file: ours are some ten times larger at most."""
+
+MOST_MAPPED_BYTES = 64 << 20
+"""Of a mapped array that are checked at a time."""
 
 _FORMAT: Any = np.lib.format  # has no types
 
@@ -60,8 +66,8 @@ def read_json(path: Path) -> Any:
         raise BundleError(f"{path} is damaged: {str(error)[:200]}") from error
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file, all finite.
+def read_npz(path: Path, without: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file, all finite, but for those called as in `without`.
 
     Raises:
         BundleError: a member claims more than it holds, unpacks to far more than the file, holds objects or a value
@@ -70,14 +76,14 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as file:
-            return arrays_of(file, path)
+            return arrays_of(file, path, without)
     except (BundleError, OSError):
         raise
     except Exception as error:  # zip, zlib and NumPy's header parser raise a dozen kinds of what damaged bytes hold
         raise BundleError(f"{path} is damaged: {error}") from error
 
 
-def arrays_of(file: BinaryIO, path: Path) -> dict[str, NDArray[Any]]:
+def arrays_of(file: BinaryIO, path: Path, without: Collection[str] = ()) -> dict[str, NDArray[Any]]:
     """`read_npz` of an open file; `path` is for messages."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -91,9 +97,45 @@ def arrays_of(file: BinaryIO, path: Path) -> dict[str, NDArray[Any]]:
             name = member.filename.removesuffix(".npy")
             if name in arrays:
                 raise BundleError(f"{path} is damaged: it holds {name!r} twice")
+            if name in without:
+                continue
             with archive.open(member) as opened:
                 arrays[name] = _array(opened, member.file_size, name, path)
     return arrays
+
+
+def mapped_array(path: Path, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """One array of an npz file, read where it lies when it is looked at; finite.
+
+    Raises:
+        BundleError: there is no such array, of that type and uncompressed, or the file is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as opened:
+                version = _FORMAT.read_magic(opened)
+                read = _FORMAT.read_array_header_1_0 if version == (1, 0) else _FORMAT.read_array_header_2_0
+                shape, fortran, found = read(opened)
+                header = opened.tell()
+            file.seek(member.header_offset + 26)  # behind the fixed part of the member's own header: two lengths
+            begin = file.tell() + 4 + sum(struct.unpack("<HH", file.read(4))) + header
+        size = math.prod(int(length) for length in shape) * dtype.itemsize
+        if member.compress_type != zipfile.ZIP_STORED or found != dtype or fortran or size != member.file_size - header:
+            raise BundleError(f"{path} is damaged: {name!r} is no plain array of {dtype} that holds what it claims")
+        if not size:
+            return np.zeros(shape, dtype=dtype)
+        array = np.memmap(path, dtype=dtype, mode="r", offset=begin, shape=tuple(shape))
+    except (BundleError, OSError):
+        raise
+    except Exception as error:  # as in `read_npz`
+        raise BundleError(f"{path} is damaged: {error}") from error
+    rows = max(1, MOST_MAPPED_BYTES * len(array) // size)
+    for start in range(0, len(array), rows):
+        if not np.isfinite(array[start : start + rows]).all():
+            raise BundleError(f"{path} is damaged: {name!r} holds a value that is not finite")
+    return array
 
 
 def _array(opened: Any, size: int, name: str, path: Path) -> NDArray[Any]:
