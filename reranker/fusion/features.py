@@ -274,7 +274,8 @@ def _co_visits(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:
     normalised = sparse.csr_array(visits @ sparse.diags_array(1.0 / lengths))
     sizes = np.diff(visits.indptr).astype(np.float64)
     if float(sizes @ sizes) > MOST_CO_VISITS:
-        return strongest_products(normalised, visits.T @ sizes, max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
+        work = np.bincount(visits.indices, weights=np.repeat(sizes, np.diff(visits.indptr)), minlength=n_items)
+        return strongest_products(normalised, work, max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
     together = sparse.csr_array(normalised.T @ normalised)
     together.setdiag(0.0)
     together.eliminate_zeros()
