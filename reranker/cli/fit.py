@@ -136,7 +136,8 @@ def fit(
         typer.echo(texts.summary())
     if data.unused_columns:
         typer.echo(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
-    tell_texts(reranker, data.items)
+    if chosen_scorer != BASELINE:
+        tell_texts(reranker, data.items)
     if reranker.ladder is not None:
         typer.echo(reranker.ladder.summary())
     typer.echo(f"{reranker.fusion_model.guard.summary()}")
