@@ -275,7 +275,7 @@ def _co_visits(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:
     sizes = np.diff(visits.indptr).astype(np.float64)
     if float(sizes @ sizes) > MOST_CO_VISITS:
         work = np.bincount(visits.indices, weights=np.repeat(sizes, np.diff(visits.indptr)), minlength=n_items)
-        return strongest_products(normalised, work, max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
+        return strongest_products(normalised, work.astype(np.float64), max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
     together = sparse.csr_array(normalised.T @ normalised)
     together.setdiag(0.0)
     together.eliminate_zeros()
