@@ -331,7 +331,9 @@ def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
         def close(self):
             closed.append(self)
 
-    monkeypatch.setattr("reranker.pipeline.llm_scorer.engine_of", lambda config: loads.append(config) or Engine())
+    monkeypatch.setattr(
+        "reranker.pipeline.llm_scorer.engine_of", lambda config, needs: loads.append(config) or Engine()
+    )
     data = toys.taste_dataset()
     generator = PopularityGenerator().fit(data.interactions)
     reranker, readers = Reranker(toys.config()), []
