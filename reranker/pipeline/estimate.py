@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM
@@ -101,7 +102,8 @@ def estimate(
         items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True),
         domain=data.domain,
     )
-    scores, seconds = {}, {}
+    scores: dict[str, NDArray[np.float64]] = {}
+    seconds: dict[str, float] = {}
     for name, reranker in ((LEXICAL, lexical_reranker(llm)), (LLM, llm)):
         began = time.perf_counter()
         reranker.fit_windows(few, [sample], generator, progress=progress)
