@@ -95,9 +95,14 @@ def evaluate(
     within_hours: Annotated[float, typer.Option("--within-hours", help="outcomes that come later do not count")] = 24.0,
     control: Annotated[str | None, typer.Option("--control", help="arm that the others are compared with")] = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
+    sample: Annotated[
+        bool,
+        typer.Option("--estimate", help="whether the LLM pays, from a sample of --users (300): minutes, and no --out"),
+    ] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
     from candidate_gen import DEFAULT_METHOD, make_generator
+    from reranker.cli.estimate import tell_estimate
     from reranker.cli.evaluate_lists import evaluate_lists
     from reranker.config import RerankerConfig, default_read_out
     from reranker.data import splits
@@ -122,6 +127,10 @@ def evaluate(
         return
     if score_log is not None or outcomes is not None:
         _judge_log(score_log, outcomes, within_hours, domain, control)
+        return
+    if sample:
+        data = dataset_from_flags(dataset, interactions, items, domain)
+        tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scoring=scoring), generator, users)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")

@@ -77,3 +77,9 @@ def test_an_empty_test_fold_is_one_line_of_error(tables, tmp_path):
 def test_list_lengths_must_be_numbers_of_two_or_more(tables, tmp_path):
     for bad in ("many", "1"):
         assert "--candidates" in refused("evaluate", *tables, "--candidates", bad, "--out", tmp_path)
+
+
+def test_an_estimate_reads_a_sample_and_says_what_it_could_show(tables):
+    shown, _ = run("evaluate", *tables, "--estimate", "--users", 25)
+    assert shown.startswith("estimate on 25 users whose choice was proposed; the model read ")
+    assert "llm " in shown and "with a power of 80 %" in shown
