@@ -7,6 +7,8 @@ RerankerError
 ├── ModelError    a model or data set cannot be found, fetched, verified or loaded
 ├── EngineError   the inference engine refused or failed a request
 ├── StoreError    user state cannot be read or written
+├── GeneratorError  a candidate generator of somebody's own failed
+├── StoppedError  a training was asked to end, and has kept what it had
 └── BundleError   a saved bundle is corrupt, incomplete or belongs to another model
     └── UnknownGeneratorError   it holds a candidate generator of a class that is not registered
 
@@ -40,6 +42,14 @@ class EngineError(RerankerError):
 
 class StoreError(RerankerError):
     """User state cannot be read or written."""
+
+
+class StoppedError(RerankerError):
+    """A training was asked to end (SIGTERM), and has kept what it had: the same command goes on from there."""
+
+
+class GeneratorError(RerankerError):
+    """A candidate generator of somebody's own failed; the message names the step."""
 
 
 class BundleError(RerankerError):

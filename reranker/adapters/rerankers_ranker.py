@@ -1,6 +1,7 @@
 """AnswerDotAI rerankers: one more ranker behind its common interface. Needs the package rerankers."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from rerankers.documents import Document
@@ -34,7 +35,8 @@ class RerankerRanker(BaseRanker):
     ) -> RankedResults:
         """Results, best first, with chances of relevance between 0 and 1 and ranks from 1; documents without ids are
         numbered from 0."""
-        documents = prep_docs(docs, doc_ids, metadata) if docs else []
+        prepared = prep_docs(docs, doc_ids, metadata) if docs else []
+        documents = [_numbered(one, number) for number, one in enumerate(prepared)]
         found = ranked(self.reranker, query, [{TEXT: one.text} for one in documents], self.history)
         results = [
             Result(document=documents[number], score=relevance, rank=place)
@@ -45,3 +47,12 @@ class RerankerRanker(BaseRanker):
     def score(self, query: str, doc: str) -> float:
         """The chance that the document answers the query, between 0 and 1."""
         return self.reranker.rank(query, [doc], history=self.history)[0].relevance
+
+
+def _numbered(document: Document, number: int) -> Document:
+    """A copy with its number where it has no id; the library itself forgets to set it."""
+    if document.doc_id is not None:
+        return document
+    numbered = copy(document)
+    numbered.doc_id = number
+    return numbered

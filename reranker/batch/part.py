@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from reranker.batch.inputs import InputTable, RowReader
 from reranker.batch.partition import Cut
 from reranker.batch.row_checks import sift
-from reranker.data.schema import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, USER, require_ids_like
+from reranker.data.schema import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, SCORE_SCALE, USER, require_ids_like
 from reranker.engines import load_engine
 from reranker.fusion import Order
 from reranker.pipeline.reranker import Reranker
@@ -89,7 +89,7 @@ class Job:
         """Of every part file."""
         kinds = self.candidates.types
         numbers = [(SCORE, pa.float64()), (RANK, pa.int64()), (RECALL_SCORE, pa.float64()), (RECALL_RANK, pa.int64())]
-        return pa.schema([(USER, kinds[USER]), (ITEM, kinds[ITEM]), *numbers])
+        return pa.schema([(USER, kinds[USER]), (ITEM, kinds[ITEM]), *numbers, (SCORE_SCALE, pa.string())])
 
 
 def part_file(out: Path, part: int) -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, given, tell_texts
+from reranker.cli.options import BundleOption, DtypeOption, OverwriteOption, given, tell_texts
 from reranker.data.schema import ITEM
 from reranker.data.table_io import read_table
 
@@ -14,13 +14,16 @@ def add_items(
     bundle: BundleOption,
     items: Annotated[Path, typer.Option("--items", help="table with item_id, title and further columns")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder for the new bundle; takes the old one's place by default")
+        Path | None, typer.Option("--out", help="folder for the new bundle; the old one's by default, with --overwrite")
     ] = None,
     dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Add new items to a bundle by their texts, or give known ones new texts; nothing is fitted anew."""
+    from reranker.pipeline.bundle import require_new_place
     from reranker.pipeline.reranker import Reranker
 
+    require_new_place(out or bundle, overwrite)
     reranker = Reranker.load(bundle, **given(dtype=dtype))
     table = read_table(items, known={ITEM: reranker.item_ids})
     new = reranker.add_items(table)

@@ -16,6 +16,7 @@ from reranker.cli.options import (
     InteractionsOption,
     ItemsOption,
     ModelOption,
+    OverwriteOption,
     dataset_from_flags,
     given,
     settings_from_yaml,
@@ -77,10 +78,11 @@ def fit(
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Learn a domain from interactions and save a bundle; the first stage is ALS and co-visits, or --generator."""
     from candidate_gen import DEFAULT_METHOD, make_generator
-    from reranker.pipeline.bundle import require_place, require_storable
+    from reranker.pipeline.bundle import require_new_place, require_storable
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
 
@@ -93,7 +95,7 @@ def fit(
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
     data = dataset_from_flags(dataset, interactions, items, domain)
-    require_place(out)  # now, not after hours of reading
+    require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
     without_model = chosen_scorer in (BASELINE, LEXICAL)
@@ -140,6 +142,7 @@ def fit(
         tell_texts(reranker, data.items)
     if reranker.ladder is not None:
         typer.echo(reranker.ladder.summary())
+    typer.echo(f"served: {reranker.fusion_model.guard.serve}")  # for programs: first_stage, baseline or fused
     typer.echo(f"{reranker.fusion_model.guard.summary()}")
     for line in reranker.fusion_model.fused.summary(most=6):
         typer.echo(f"  {line}")

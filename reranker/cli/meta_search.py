@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import settings_from_yaml
+from reranker.cli.options import ending_by_sigterm, settings_from_yaml
 
 
 def meta_search(
@@ -20,7 +20,9 @@ def meta_search(
     from reranker.training.search import meta_search as run
     from reranker.training.search_space import SearchSpace
 
-    found = run(SearchSpace.from_mapping(settings_from_yaml(config), settings_from_yaml(space)), trials, out, True)
+    searched = SearchSpace.from_mapping(settings_from_yaml(config), settings_from_yaml(space))
+    with ending_by_sigterm():
+        found = run(searched, trials, out, True)
     for number, one in enumerate(found.trials):
         values = ", ".join(f"{name} {value}" for name, value in one.values.items())
         loss = "-" if one.loss is None else f"{one.loss:.4f}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import settings_from_yaml
+from reranker.cli.options import ending_by_sigterm, settings_from_yaml
 
 
 def meta_train(
@@ -17,7 +17,8 @@ def meta_train(
     from reranker.training.run import meta_train as run
 
     settings = MetaConfig.from_mapping(settings_from_yaml(config))
-    result = run(settings, out, progress=True)
+    with ending_by_sigterm():
+        result = run(settings, out, progress=True)
     curve = result.curve
     step, loss = curve.best
     typer.echo(

@@ -1,6 +1,8 @@
 """Flags that several commands share."""
 
-from collections.abc import Hashable, Iterable, Mapping
+import signal
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,8 @@ from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, require_columns, validate_items
 from reranker.data.table_io import read_dataset, read_table
-from reranker.errors import ConfigError
+from reranker.errors import ConfigError, StoppedError
+from reranker.utils.stopping import end_by_sigterm
 
 if TYPE_CHECKING:
     from reranker.pipeline.reranker import Reranker
@@ -31,6 +34,7 @@ BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="of --engine openai: http://host:8000/v1; or OPENAI_BASE_URL")
 ]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16 or float32 (reference)")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="known name, Hugging Face id or local path")]
 
 
@@ -71,6 +75,17 @@ def dataset_from_flags(
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
     chosen, listed = read_dataset(interactions, items)
     return Dataset(interactions=chosen, items=listed, domain=domain or "generic")
+
+
+@contextmanager
+def ending_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a training after its step, with what it has kept: exit code 143, and a line that says so."""
+    with end_by_sigterm():
+        try:
+            yield
+        except StoppedError as error:
+            typer.echo(f"{error}", err=True)
+            raise typer.Exit(128 + signal.SIGTERM) from None
 
 
 def given(**settings: Any) -> dict[str, Any]:

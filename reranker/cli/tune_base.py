@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import ModelOption, given
+from reranker.cli.options import ModelOption, ending_by_sigterm, given
 from reranker.errors import ConfigError
 
 
@@ -47,18 +47,19 @@ def tune_base(
             "seed": seed,
         }
     )
-    result = run(
-        [(domain, path) for domain, _, path in domains],
-        out,
-        config,
-        RerankerConfig.from_mapping(given(model=model)),
-        hold_out=hold_out,
-        history_items=history_items,
-        dtype=dtype,
-        device=device,
-        workers=workers,
-        progress=True,
-    )
+    with ending_by_sigterm():
+        result = run(
+            [(domain, path) for domain, _, path in domains],
+            out,
+            config,
+            RerankerConfig.from_mapping(given(model=model)),
+            hold_out=hold_out,
+            history_items=history_items,
+            dtype=dtype,
+            device=device,
+            workers=workers,
+            progress=True,
+        )
     typer.echo(
         f"loss {result.first_loss:.3f} -> {result.last_loss:.3f} nats a token over {result.tokens} tokens; "
         f"adapter in {result.adapter}, model in {result.model}. Use it with --model {result.model}"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.categories import readable_categories
 from reranker.data.column_names import likely, meant
 from reranker.data.filler import FILLER, is_filler
 from reranker.errors import DataError
@@ -27,7 +28,11 @@ VECTOR = "vector"
 RECALL_SCORE, RECALL_RANK = "first_stage_score", "first_stage_rank"
 
 CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]
-RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK]
+SCORE_SCALE = "score_scale"
+LOG_ODDS, OF_FIRST_STAGE = "log_odds", "first_stage"
+"""What `score` is in a ranking: log-odds within the list, or what came in (1 / rank where no scores did)."""
+
+RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK, SCORE_SCALE]
 ALIASES = {"datetime": TIMESTAMP, "rating": WEIGHT}
 """Other names of columns of interactions."""
 
@@ -86,7 +91,8 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
 def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     """Returns a copy in which every item has a title; items without one are called "(untitled)" and counted in the log.
 
-    In a column that holds texts and numbers, the numbers become texts.
+    In a column that holds texts and numbers, the numbers become texts. Several categories in one text ("A|B",
+    "['A', 'B']") become "A, B".
 
     Raises:
         DataError: empty table, missing column, missing, unhashable or duplicate item_id.
@@ -103,6 +109,8 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
             "table %r: %d of %d items have no title; shown as %r", name, untitled.sum(), len(frame), UNTITLED
         )
     frame[TITLE] = titles.where(~untitled, UNTITLED)
+    if CATEGORY in frame:
+        frame[CATEGORY] = frame[CATEGORY].map(readable_categories)
     return mixed_as_texts(frame).reset_index(drop=True)
 
 

@@ -85,6 +85,16 @@ class BundleState:
     details: pd.DataFrame | None = None
 
 
+def require_new_place(directory: Path, overwrite: bool) -> None:
+    """Raises BundleError where something else than a bundle stands, or one that is not to be replaced."""
+    require_place(directory)
+    if (directory / _MANIFEST).exists() and not overwrite:
+        raise BundleError(
+            f"{directory} holds a bundle already: choose another folder with --out, or give --overwrite to have this "
+            "one replaced"
+        )
+
+
 def require_place(directory: Path) -> None:
     """Raises BundleError where something else than a bundle stands."""
     if is_versioned(directory):
@@ -241,6 +251,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "format": FORMAT_VERSION,
         "reranker": metadata.version("reranker"),
         "domain": state.domain,
+        "serves": state.fusion_model.guard.serve,
         "served": state.fusion_model.guard.summary(),
         **({} if state.ladder is None else {"ladder": state.ladder.to_json()}),
         "model": asdict(state.model),

@@ -19,6 +19,7 @@ from reranker.data.splits import Fold, pairs_in
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
 from reranker.fusion.statistics import evidence_model
+from reranker.pipeline.proposing import fitted_on, lists_by
 from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray
 
@@ -151,12 +152,11 @@ def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = Fa
     Args:
         inject: put missed targets at the end of the list, in place of the last candidates. Labelled in every result.
     """
-    fitted = generator.clone().fit(fold.train)
     own = n - n // 2 if fold.cold_items else n
-    table = fitted.recommend(fold.users, n=own)
+    fitted = fitted_on(generator, fold.train)
+    table = lists_by(fitted, fold.train, fold.users, own)
     if fold.cold_items:
-        table = _with_cold_items(table, fold, n - own)
-    table = validate_candidates(table)
+        table = validate_candidates(_with_cold_items(table, fold, n - own))
     if inject:
         table = _with_targets(table, fold, n)
     return CandidateLists(fold=fold, candidates=table, n=n, generator=fitted, injected=inject)

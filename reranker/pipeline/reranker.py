@@ -19,6 +19,7 @@ from reranker.data.id_matching import refuse_written_otherwise
 from reranker.data.schema import (
     ITEM,
     RANK,
+    SCORE_SCALE,
     USER,
     refuse_single,
     require_ids_like,
@@ -39,7 +40,7 @@ from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.query_ranking import with_queries
-from reranker.pipeline.results import RerankReport, ServedScores, first_stage_scores, ranking
+from reranker.pipeline.results import RerankReport, ServedScores, first_stage_scores, ranking, score_scales
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
@@ -244,8 +245,9 @@ class Reranker:
             progress: show a progress bar on stderr.
 
         Returns:
-            `user_id, item_id, score, rank, first_stage_score, first_stage_rank`, users in the order they came in.
-            `score` never rises down a list; fused and baseline scores are log-odds within the list. `attrs["report"]`
+            `user_id, item_id, score, rank, first_stage_score, first_stage_rank, score_scale`, users in the order they
+            came in. `score` never rises down a list; `score_scale` says what it is: "log_odds" within the list, or
+            "first_stage" where the guard serves that order: what came in, or 1 / rank. `attrs["report"]`
             holds a `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of the first
             stage for users of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`,
             and `attrs["prompt_tokens"]` how many tokens the model read for it.
@@ -278,6 +280,7 @@ class Reranker:
         if queries:
             served = with_queries(self.reader, data.catalog, lists, served, queries)
         ranked = ranking(lists, served.scores)
+        ranked[SCORE_SCALE] = score_scales(ranked, served.orders)
         report = RerankReport.of(lists, served, data.catalog)
         if report.unknown_users or report.unknown_items:
             logger.warning(report.summary())

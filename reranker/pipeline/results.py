@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from reranker.data.catalog import Catalog
 from reranker.data.schema import (
     ITEM,
+    LOG_ODDS,
+    OF_FIRST_STAGE,
     RANK,
     RANKING_COLUMNS,
     RECALL_RANK,
@@ -89,7 +91,10 @@ def first_stage_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
-    """Best first within each user; ties keep the first-stage order. Always a permutation of `lists`."""
+    """Best first within each user; ties keep the first-stage order. Always a permutation of `lists`.
+
+    All columns of a ranking but the last, `score_scales`.
+    """
     groups = lists.groupby(USER, sort=False).ngroup().to_numpy()
     order = np.lexsort((lists[RANK].to_numpy(), -scores, groups))
     if not np.array_equal(np.sort(order), np.arange(len(lists))):
@@ -98,4 +103,10 @@ def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     ranked = ranked.rename(columns={SCORE: RECALL_SCORE, RANK: RECALL_RANK})
     ranked[SCORE] = scores[order]
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
-    return pd.DataFrame(ranked[RANKING_COLUMNS])
+    return pd.DataFrame(ranked[RANKING_COLUMNS[:-1]])
+
+
+def score_scales(ranked: pd.DataFrame, orders: Sequence[Order]) -> NDArray[np.object_]:
+    """(rows,) what the scores of a ranking are, by the order that each user is served, users as they stand there."""
+    scales = np.array([OF_FIRST_STAGE if one == "first_stage" else LOG_ODDS for one in orders], dtype=object)
+    return scales[pd.factorize(ranked[USER])[0]]

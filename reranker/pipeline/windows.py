@@ -23,6 +23,7 @@ from reranker.data.schema import (
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Choices, EvidenceModel
 from reranker.fusion.statistics import evidence_model
+from reranker.pipeline.proposing import fitted_on, lists_by, require_generator
 from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray, UserId
 from reranker.utils.progress import step
@@ -123,7 +124,8 @@ def windows_of(
     """The windows that `Reranker.fit` learns from, newest first: of a candidate generator, or of served lists.
 
     Raises:
-        ConfigError: neither a generator nor lists were given, or both.
+        ConfigError: neither a generator nor lists were given, or both, or it is no candidate generator.
+        GeneratorError: the generator failed.
         DataError: a table is wrong, or there is nothing to learn from.
     """
     logs = None if candidates is None or held_out is None else (candidates, held_out)
@@ -133,6 +135,7 @@ def windows_of(
     if logs is not None:
         return [fold_from_logs(data, *logs)]
     assert generator is not None
+    require_generator(generator)
     return folds_from_generator(
         data,
         generator,
@@ -218,9 +221,9 @@ def fold_from_generator(
         logger.info("lists are made for %d of %d users, drawn at random", most, len(held_out))
         held_out = held_out.iloc[drawn]
     with step(f"candidate generator, without {int(held.sum()):,} choices", progress):
-        earlier = generator.clone().fit(before)
+        earlier = fitted_on(generator, before)
     with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
-        candidates = validate_candidates(earlier.recommend(held_out[USER].tolist(), n))
+        candidates = lists_by(earlier, before, held_out[USER].tolist(), n)
     with step("interaction features of the lists", progress):
         return ValidationFold.build(data, before, held_out, candidates, earlier)
 

@@ -1,10 +1,12 @@
 """Text that comes from users and item tables, made harmless: one line, no invisible characters, within a budget."""
 
+import html
 import math
 import numbers
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from html.entities import html5
 
 from reranker.protocols import Tokenizer
 
@@ -23,6 +25,14 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
 _BLOCK = 16  # characters
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+# Tags by name: "I <3 you" and "a < b > c" are none.
+_TAG = re.compile(
+    r"</?(?:a|abbr|article|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|footer|h[1-6]|head|header|hr|html|i|"
+    r"img|li|main|mark|nav|ol|p|pre|s|script|section|small|span|strong|style|sub|sup|table|tbody|td|tfoot|th|thead|"
+    r"title|tr|tt|u|ul)(?:\s[^<>]{0,500})?/?>",
+    re.IGNORECASE,
+)
 
 
 def clean_text(text: str, most: int | None = MAX_CHARACTERS) -> str:
@@ -30,12 +40,25 @@ def clean_text(text: str, most: int | None = MAX_CHARACTERS) -> str:
 
     Control and format characters (newlines, tabs, bidi overrides, zero-width characters, U+2028) and every kind of
     space become one space. Zero-width joiners stay between two characters beyond ASCII, where emoji and scripts such
-    as Persian need them.
+    as Persian need them. HTML entities become what they stand for, and its tags spaces.
     """
-    text = text[:most].translate(_SPACES)
+    text = _without_markup(text[:most]).translate(_SPACES)
     if not text.isprintable():
         text = "".join(_visible(text, position) for position in range(len(text)))
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _without_markup(text: str) -> str:
+    """Entities first: feeds often hold tags as `&lt;br&gt;`."""
+    if "&" in text:
+        text = _ENTITY.sub(_character, text)
+    return _TAG.sub(" ", text) if "<" in text else text
+
+
+def _character(entity: re.Match[str]) -> str:
+    """What an entity stands for; itself where none has that name: unescape would take "&notable;" for "&not;"."""
+    text = entity.group()
+    return html.unescape(text) if text[1] == "#" else html5.get(text[1:], text)
 
 
 def field_text(value: object) -> str:

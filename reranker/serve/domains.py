@@ -51,6 +51,7 @@ class Domain:
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
         self._moving = threading.Lock()
+        self._fields_read: dict[str, frozenset[str] | None] = {}
 
     def with_bundle(self, reranker: Reranker, version: str) -> "Domain":
         """The same domain and users behind another version of its bundle."""
@@ -72,6 +73,13 @@ class Domain:
         if self.store is None:
             raise ProblemError(404, "this server keeps no users: start it with --users-db", code="no_user_store")
         return self.store
+
+    def fields_read(self, block: str) -> frozenset[str] | None:
+        """Fields of a text that a block of the templates reads; None where that cannot be told."""
+        if block not in self._fields_read:
+            fields = self.reranker.reader.templates.fields(block)
+            self._fields_read[block] = None if fields is None else frozenset(fields)
+        return self._fields_read[block]
 
     def user(self, given: str | int) -> str | int:
         """A user's id as the bundle has it."""

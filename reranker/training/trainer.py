@@ -22,6 +22,7 @@ from reranker.training.readout_weights import ListReader, Recording, cross_fitte
 from reranker.training.tasks import Episode, TaskSampler
 from reranker.training.torch_loss import Part, TorchLoss, list_losses
 from reranker.utils.atomic_io import whole_file, write_json
+from reranker.utils.stopping import end_asked, steps, stopped
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class MetaTrainer:
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
         )
-        with bar, closing(self._writer) if self._writer else nullcontext():
+        with bar, closing(self._writer) if self._writer else nullcontext(), steps():
             if not self.curve.validation:
                 bar.set_postfix_str("reading lists for coefficients and validation")  # minutes without a step
                 self._first_coefficients()
@@ -136,8 +137,11 @@ class MetaTrainer:
                 if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
                     self._validate()
                     watch(*self.curve.validation[-1])
-                if (step + 1) % config.checkpoint_every == 0:
+                ends = end_asked()
+                if (step + 1) % config.checkpoint_every == 0 or ends:
                     self._save()
+                if ends:
+                    raise stopped(step + 1, config.steps)
             self._save()
         return self.kept[PROMPT]
 

@@ -27,7 +27,8 @@ def replay(
 
     Args:
         first: makes the newest one.
-        earlier: makes the one before; where it cannot, what was found so far has to do, and the log says why.
+        earlier: makes the one before; where a DataError says that there is too little for it, what was found so far
+            has to do, and the log says why.
         n_lists: how many lists of a moment hold a chosen item.
 
     Raises:
@@ -39,8 +40,5 @@ def replay(
             found.append(earlier(found[-1]))
         except DataError as error:  # histories are too short, or the first stage finds nothing of them
             logger.info("no moment before the newest %d is replayed: %s", len(found), error)
-            break
-        except Exception as error:  # a stage of somebody's own, on less data than it is used to
-            logger.warning("no moment before the newest %d is replayed, for it failed: %r", len(found), error)
             break
     return found

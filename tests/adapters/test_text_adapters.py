@@ -158,6 +158,14 @@ class TestRerankers:
         best = ranker.rank(QUERY, documents)[0]
         assert best.doc_id == "d1" and best.metadata == {"n": 1}
 
+    def test_their_documents_without_ids_are_numbered(self, ranker, expected):
+        from rerankers import Document
+
+        documents = [Document(title) for title in TITLES]
+        results = ranker.rank(QUERY, documents)
+        assert [one.doc_id for one in results] == [TITLES.index(text) for text, _ in expected]
+        assert documents[1].doc_id is None  # the caller's are left alone
+
     def test_score_and_nothing(self, ranker, reranker):
         assert ranker.score(QUERY, TITLES[1]) == reranker.rank(QUERY, TITLES[1:2], history=HISTORY)[0].relevance
         assert ranker.rank(QUERY, []).results_count() == 0

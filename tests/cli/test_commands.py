@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from reranker import Reranker
 from reranker.soft_tokens import ItemTokens, VectorTable, save_item_tokens
@@ -46,6 +47,9 @@ def folder(tmp_path_factory):
     options = ("--config", folder / "settings.yaml", "--scoring", "likelihood", "--n", 12)
     fitted, _ = run("fit", *tables, *options, "--out", folder / "bundle")
     assert "serving" in fitted
+    served = [line for line in fitted.splitlines() if line.startswith("served: ")]
+    assert served in (["served: first_stage"], ["served: baseline"], ["served: fused"])  # for programs
+    assert yaml.safe_load((folder / "bundle" / "bundle.yaml").read_text())["serves"] == served[0].split()[1]
     assert f"saved {folder / 'bundle'}" in fitted
     proposed, _ = run(
         "data",
@@ -116,7 +120,10 @@ def test_items_are_added_to_a_bundle(folder):
     assert f"1 items added, 1 given new texts: saved {folder / 'larger'}" in said
     assert Reranker.load(folder / "larger").titles(["new", "g0i1", "g0i2"])[:2] == ["zorblax 9", "zomzik 9"]
     assert Reranker.load(folder / "bundle").titles(["new"]) == ["(untitled)"]
-    run("data", "add-items", "--bundle", folder / "larger", "--items", folder / "new.csv")
+    assert "give --overwrite" in refused("data", "add-items", *bundles)
+    in_place = ("--bundle", folder / "larger", "--items", folder / "new.csv")
+    assert "give --overwrite" in refused("data", "add-items", *in_place)
+    run("data", "add-items", *in_place, "--overwrite")
     assert len(Reranker.load(folder / "larger").item_ids) == 33
 
 
@@ -161,6 +168,10 @@ def test_our_errors_are_one_line_and_code_1(folder):
         "rerank", "--bundle", bundle, "--candidates", candidates, "--out", out, "--order", "best"
     )
     assert "--interactions and --items" in refused("fit", "--out", folder / "other")
+    tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
+    manifest = (bundle / "bundle.yaml").read_bytes()
+    assert "holds a bundle already" in refused("fit", *tables, "--engine", "scripted", "--out", bundle)
+    assert (bundle / "bundle.yaml").read_bytes() == manifest
     assert not out.exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
+from reranker.errors import GeneratorError
 from reranker.pipeline.windows import fold_from_logs
 from tests.pipeline import toys
 
@@ -97,21 +98,53 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
     assert fits() == 1
 
 
-def test_a_stage_that_fails_on_less_data_does_not_fail_fit(caplog):
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, DataError])
+def test_a_generator_that_fails_on_less_data_is_told_of_unless_it_says_that_the_data_are_too_few(kind, caplog):
     class NeedsMuch(toys.SpyGenerator):
         def fit(self, interactions):
             if len(interactions) < 3 * 40:
-                raise ValueError("too little data")
+                raise kind("too little data")
             return super().fit(interactions)
 
-    data = toys.taste_dataset(users=40)
-    spy = NeedsMuch(toys.items()["item_id"])
-    with caplog.at_level("WARNING"):
-        Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, spy)
-    assert len(spy.fits) == 2
-    assert "no moment before the newest 2 is replayed" in caplog.text and "too little data" in caplog.text
-    with pytest.raises(ValueError, match="too little data"):  # of the newest moment it is an error
-        Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(toys.taste_dataset(users=20), spy)
+    def fit(users=40, **settings):
+        spy = NeedsMuch(toys.items()["item_id"])
+        Reranker(toys.config(n_candidates=32, **settings), ScriptedEngine()).fit(toys.taste_dataset(users=users), spy)
+        return len(spy.fits)
+
+    if kind is DataError:
+        with caplog.at_level("INFO", "reranker"):
+            assert fit() == 2
+        assert "no moment before the newest 2 is replayed" in caplog.text and "too little data" in caplog.text
+        with pytest.raises(DataError, match="too little data"):  # of the newest moment it is an error
+            fit(users=20)
+        return
+    with pytest.raises(GeneratorError, match=r"NeedsMuch failed in 'fit', on 80 interactions.*too little.*windows"):
+        fit()
+    assert fit(windows=2) == 2
+
+
+def test_what_is_no_candidate_generator_is_refused_by_name():
+    class Model:
+        def fit(self, interactions):
+            return self
+
+        def recommend(self, user_ids, n):
+            raise NotImplementedError
+
+    for given, message in (
+        (Model(), r"Model, which is no candidate generator: it has no clone\."),
+        (PopularityGenerator, r"the class PopularityGenerator: give an instance, PopularityGenerator\(\.\.\.\)"),
+        (toys.taste_dataset().interactions, "DataFrame, which is no candidate generator: it has no clone, fit"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Reranker(toys.config(), ScriptedEngine()).fit(toys.taste_dataset(), given)
+
+
+def test_a_trained_model_of_implicit_is_told_what_to_give_instead():
+    implicit = pytest.importorskip("implicit.als")
+    model = implicit.AlternatingLeastSquares(factors=8)
+    with pytest.raises(ConfigError, match=r"implicit\.\S+, which is no .* has no clone.*ALSGenerator"):
+        Reranker(toys.config(), ScriptedEngine()).fit(toys.taste_dataset(), model)
 
 
 def test_older_moments_teach_what_the_newest_taught():

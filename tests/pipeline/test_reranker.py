@@ -260,6 +260,8 @@ def test_the_guard_keeps_the_first_stage_order_of_users_of_whom_too_little_is_kn
     assert len([one for one in histories if one]) == 2  # nothing is read for nothing
     kept = ranked[ranked["user_id"].isin(["new_user", "new"])]
     assert (kept["rank"] == kept["first_stage_rank"]).all() and (kept["score"] == kept["first_stage_score"]).all()
+    scales = dict(zip(ranked["user_id"], ranked["score_scale"], strict=True))  # each row says what its score is
+    assert scales == {"u0": "log_odds", "new_user": "first_stage", "u1": "log_odds", "new": "first_stage"}
     every = reranker.rerank(lists, interactions={"u1": ["g2i1", "g2i2", "g2i3"]}, order="fused")
     assert every.attrs["served"] == ["fused"] * 4  # who insists gets it
     for user in ("u0", "u1"):

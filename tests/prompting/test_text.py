@@ -148,3 +148,18 @@ def test_as_many_whole_words_as_fit_are_kept(words: list[str], limit: int) -> No
     lengths = np.cumsum([1 + len(word) for word in words])  # a byte a token, the space included
     whole = int(np.sum(lengths <= limit))
     assert cut_to_tokens(text, limit, ByteTokenizer()) == (" ".join(words[:whole]) if whole else text[: limit - 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("Tom &amp; Jerry", "Tom & Jerry"),
+        ("It&#39;s &#x41;&nbsp;B", "It's A B"),
+        ("one<br/>two<BR>three", "one two three"),
+        ('<p class="x">text</p> <a href="http://x">link</a>', "text link"),
+        ("&lt;b&gt;bold&lt;/b&gt;", "bold"),
+        ("I <3 you, a < b > c, <unk>, AT&T; R&D &notable;", "I <3 you, a < b > c, <unk>, AT&T; R&D &notable;"),
+    ],
+)
+def test_markup_is_not_read_as_words(given: str, expected: str) -> None:
+    assert clean_text(given) == expected

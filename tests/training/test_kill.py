@@ -29,7 +29,7 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     assert process.returncode == 0, said.decode()
 
 
-def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+def settings_of(tmp_path: Path, **changes: object) -> Path:
     settings = {
         "domains": [{"name": "shop", "data": str(saved(tmp_path / "data")), "family": "generic"}],
         "reranker": {
@@ -53,9 +53,30 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
         "min_history": 1,
         "n_candidates": 6,
         "dtype": "float32",
+        **changes,
     }
     config = tmp_path / "meta.yaml"
     config.write_text(yaml.safe_dump(settings))
+    return config
+
+
+def test_a_run_that_is_asked_to_end_keeps_its_last_step(tmp_path: Path) -> None:
+    """It had kept what was there `checkpoint_every` steps before, or nothing."""
+    config = settings_of(tmp_path, steps=100_000, checkpoint_every=7, validate_every=100_000)
+    process = start(config, tmp_path / "out")
+    while not (tmp_path / "out" / "curve.json").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM and b"Traceback" not in said
+    done = len(json.loads((tmp_path / "out" / "curve.json").read_text())["losses"])
+    assert f"stopped after step {done} of 100000, which is kept".encode() in said and done >= 7
+    assert (tmp_path / "out" / "checkpoint.pt").exists() and not (tmp_path / "out" / "prompt").exists()
+
+
+def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+    config = settings_of(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(config, whole)
 

@@ -290,6 +290,10 @@ def _answer(
     if ids := body.item_ids:
         for one, index in zip(results, order, strict=False):
             one["item_id"] = ids[index]
+        if body.return_documents and not body.documents:
+            known = all_as_known([ids[index] for index in order[: len(results)]], domain.items)
+            for one, title in zip(results, domain.reranker.titles(known), strict=True):
+                one["document"] = {"text": title}
     for one, reasons in zip(results, result.explanations, strict=False):
         one["explanation"] = {name: value for name, value in reasons.items() if name != "item_id"}
     return {
@@ -304,15 +308,22 @@ def _answer(
             **result.texts,
             **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
-            **({"not_used": not_used} if (not_used := _not_used(service, body)) else {}),
+            **({"not_used": not_used} if (not_used := _not_used(service, domain, body)) else {}),
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
         },
     }
 
 
-def _not_used(service: Service, body: RerankRequest) -> list[str]:
-    return [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
+def _not_used(service: Service, domain: Domain, body: RerankRequest) -> list[str]:
+    """Names of fields that were given and not read, those within documents and histories by the templates."""
+    found = [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
+    for name, block in (("documents", "candidate"), ("history", "history_item")):
+        given = [] if body.item_ids else getattr(body, name) or []
+        further = frozenset[str]().union(*(one.further for one in given if isinstance(one, Document)))
+        if further and (read := domain.fields_read(block)) is not None:
+            found += [f"{name}.{field}" for field in sorted(further - read)]
+    return found
 
 
 def _unexplained(service: Service, body: RerankRequest) -> bool:

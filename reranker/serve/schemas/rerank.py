@@ -1,8 +1,8 @@
 """Requests and answers: the union of what Cohere (v2), Jina and vLLM call rerank, and our own fields."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
 
 from reranker.explain import Language
 from reranker.fusion import Order
@@ -45,22 +45,49 @@ _SomeText = Annotated[StrictStr, Field(min_length=1), AfterValidator(readable)]
 _IdOrText = Annotated[_SomeText | _Number, Field(union_mode="left_to_right")]
 
 
+class TextPart(BaseModel):
+    """A part of a document, as vLLM's requests have it; only texts are read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: Text
+
+
 class Document(BaseModel):
-    """A document as an object: its `text` or `title`, and whatever else templates may read."""
+    """A document as an object: its `text`, `title` or vLLM's `content`, and whatever else templates may read."""
 
     model_config = ConfigDict(extra="allow")
 
     text: Text | None = None
     title: Text | None = None
+    content: Text | list[TextPart] | None = None
 
     def item(self) -> dict[str, object]:
         """Title, text and the further fields, those that are there."""
-        fields = {"title": self.title, "text": self.text, **(self.model_extra or {})}
+        fields = {"title": self.title, "text": self.text or self.content_text, **(self.model_extra or {})}
         return {str(name): value for name, value in fields.items() if value is not None}
 
     @property
+    def content_text(self) -> str | None:
+        """`content` as one text."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content
+
+    @property
     def words(self) -> str:
-        return ": ".join(one for one in dict.fromkeys((self.title, self.text)) if one and one.strip())
+        texts = (self.title, self.text or self.content_text)
+        return ": ".join(one for one in dict.fromkeys(texts) if one and one.strip())
+
+    @property
+    def further(self) -> frozenset[str]:
+        """Names of fields that are read where a template names them, and else not."""
+        return frozenset(self.model_extra or ())
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
 
 
 class UnreadFields(BaseModel):
@@ -93,9 +120,9 @@ class RerankRequest(UnreadFields):
         model: a name of GET /v1/models, or left out.
         query: what is asked for. Beside `item_ids` the relevance of the items' texts is added to the order that the
             guard decided on without it (`meta.query_judged` is false then).
-        documents: texts, or objects with `text`, `title` or both.
+        documents: texts, or objects with `text`, `title`, both, or vLLM's `content`; one alone stands for a list of it.
         top_n: results wanted; all by default, and by 0.
-        return_documents: put each document into its result.
+        return_documents: put each document into its result; beside `item_ids` without documents, the item's title.
         user: whom it is for.
         item_ids: items of the catalogue, in the order of the candidate generator.
         first_stage_scores: the candidate generator's score of each item.
@@ -121,7 +148,7 @@ class RerankRequest(UnreadFields):
 
     model: str | None = None
     query: Annotated[Text, Field(max_length=20_000)] | None = None
-    documents: list[Text | Document] | None = None
+    documents: Annotated[list[Text | Document], BeforeValidator(_several)] | None = None
     top_n: int | None = Field(default=None, ge=0)
     return_documents: bool | None = None
     user: Id | None = None

@@ -22,6 +22,7 @@ from reranker.errors import ConfigError
 from reranker.training.lora.histories import SequenceSampler, TrainingSequence
 from reranker.utils.atomic_io import whole_file, write_json
 from reranker.utils.settings import SettingsModel
+from reranker.utils.stopping import end_asked, steps, stopped
 
 logger = logging.getLogger(__name__)
 
@@ -131,13 +132,16 @@ class BaseTuner:
             total=self.config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="tune-base"
         )
         first = len(self.curve.losses)
-        with bar:
+        with bar, steps():
             for step, batch in enumerate(self._batches(first), first):
                 loss = self._step(step, batch)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
-                if (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps:
+                last, ends = step + 1 == self.config.steps, end_asked()
+                if (step + 1) % self.config.checkpoint_every == 0 or last or ends:
                     self._save()
+                if ends and not last:
+                    raise stopped(step + 1, self.config.steps)
         return self._model
 
     def _batches(self, first: int) -> Iterator[list[TrainingSequence]]:

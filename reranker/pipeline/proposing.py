@@ -1,0 +1,83 @@
+"""Lists by a copy of somebody's candidate generator, whose own failures are told with their place."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+
+from reranker.data.schema import validate_candidates
+from reranker.errors import ConfigError, GeneratorError, RerankerError
+from reranker.protocols import CandidateGenerator
+from reranker.types import UserId
+
+_NEEDED = ("clone", "fit", "recommend")
+
+
+def require_generator(generator: object) -> None:
+    """Refuses what cannot propose lists of the past.
+
+    Raises:
+        ConfigError: it is a class, or lacks a method of `reranker.protocols.CandidateGenerator`; a model of the package
+            implicit is told what to take in its place.
+    """
+    if inspect.isclass(generator):
+        raise ConfigError(f"generator is the class {generator.__name__}: give an instance, {generator.__name__}(...)")
+    missing = [name for name in _NEEDED if not callable(getattr(generator, name, None))]
+    if not missing:
+        return
+    kind = type(generator)
+    told = f"generator is {_named(kind)}, which is no candidate generator: it has no {', '.join(missing)}"
+    if kind.__module__.partition(".")[0] == "implicit":
+        raise ConfigError(
+            f"{told}. A trained model of implicit cannot be asked what it would have proposed in the past: give "
+            "candidate_gen.ALSGenerator(factors=...).fit(interactions), which trains implicit's ALS, or the lists that "
+            "your model served as candidates= with held_out="
+        )
+    raise ConfigError(
+        f"{told}. Write those (reranker.protocols.CandidateGenerator), or give the lists that it served as candidates= "
+        "with held_out="
+    )
+
+
+def fitted_on(generator: CandidateGenerator, known: pd.DataFrame) -> CandidateGenerator:
+    """A copy of `generator`, fitted on what was known.
+
+    Raises:
+        DataError: the generator says that the data are too few for it.
+        GeneratorError: it failed in another way.
+    """
+    with _told(generator, "clone", known):
+        copy = generator.clone()
+    with _told(generator, "fit", known):
+        return copy.fit(known)
+
+
+def lists_by(fitted: CandidateGenerator, known: pd.DataFrame, users: Sequence[UserId], n: int) -> pd.DataFrame:
+    """Its lists: a validated candidates table.
+
+    Raises:
+        DataError: the generator says that the data are too few for it, or its table breaks the contract.
+        GeneratorError: it failed in another way.
+    """
+    with _told(fitted, "recommend", known):
+        table = fitted.recommend(users, n)
+    return validate_candidates(table)
+
+
+@contextmanager
+def _told(generator: CandidateGenerator, step: str, known: pd.DataFrame) -> Iterator[None]:
+    try:
+        yield
+    except RerankerError:
+        raise
+    except Exception as error:
+        raise GeneratorError(
+            f"the candidate generator {_named(type(generator))} failed in {step!r}, on {len(known)} interactions known "
+            f"before the choices to learn from: {error!r}. Mend it; where so few are too few for it, have it raise "
+            "reranker.errors.DataError, or set windows to a smaller number (1 learns from the newest choices alone)"
+        ) from error
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
