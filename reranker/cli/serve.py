@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -70,14 +70,18 @@ def serve(
     options = given(engine=engine, dtype=dtype)
     limits = ServeSettings.from_mapping(settings)
     with _json_log():
-        stores: list[UserStore | None] = [None] * len(bundle)
-        if users_db:
-            stores = [open_user_store(where, timeout_seconds=limits.store_seconds) for where in users_db]
-        domains = _domains(bundle, stores, options, given(base_url=base_url))
+        keys = Keys(() if api_key_file is None else read_keys(api_key_file))
+
+        def open_stores() -> Sequence["UserStore | None"]:
+            if not users_db:
+                return [None] * len(bundle)
+            return [open_user_store(where, timeout_seconds=limits.store_seconds) for where in users_db]
+
+        domains = _domains(bundle, open_stores, options, given(base_url=base_url))
         app = create_app(
             domains,
             settings=limits,
-            keys=Keys(() if api_key_file is None else read_keys(api_key_file)),
+            keys=keys,
             score_log=score_log,
             tracing=otlp_tracing() if otel else None,
             when_loaded=_keep_for_good,
@@ -141,7 +145,10 @@ def _place(where: str) -> str:
 
 
 def _domains(
-    bundles: list[Path], stores: "Sequence[UserStore | None]", options: dict[str, Any], of_engine: dict[str, Any]
+    bundles: list[Path],
+    open_stores: "Callable[[], Sequence[UserStore | None]]",
+    options: dict[str, Any],
+    of_engine: dict[str, Any],
 ) -> "list[Domain]":
     """The bundles with their users; those that would load the same engine share one."""
     from reranker.pipeline.reranker import Reranker
@@ -153,6 +160,7 @@ def _domains(
     rerankers, versions = zip(*(source.read() for source in sources), strict=True)
     for number, reranker in enumerate(rerankers):
         any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
+    stores = open_stores()  # not before: a bundle that cannot be loaded must not leave an empty store behind
     return [Domain(*parts) for parts in zip(rerankers, stores, sources, versions, strict=True)]
 
 

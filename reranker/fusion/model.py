@@ -186,8 +186,11 @@ class FusionModel:
             BundleError: a field is missing or of another kind.
         """
         try:
+            coefficients = np.asarray(data["coefficients"], dtype=np.float64)
+            if coefficients.ndim != 1 or not np.isfinite(coefficients).all():
+                raise ValueError(f"coefficients {coefficients} are no finite numbers")
             return cls(
-                coefficients=np.asarray(data["coefficients"], dtype=np.float64),
+                coefficients=coefficients,
                 fused=FusionHead.from_json(data["fused"]),
                 features=FusionHead.from_json(data["baseline"]),
                 guard=GuardDecision.from_json(data["guard"]),

@@ -48,7 +48,7 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
 from reranker.utils.atomic_io import sha256, whole_folder
 from reranker.utils.id_json import decode_ids, encode_ids
-from reranker.utils.untrusted import read_json, read_npz, read_yaml
+from reranker.utils.untrusted import read_json, read_npz, read_yaml, require_small_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -283,6 +283,7 @@ def _checksum(manifest: dict[str, Any]) -> str:
 
 
 def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
+    require_small_parquet(path, len(ids))
     items = read_table(path)
     items.insert(0, ITEM, pd.Series(decode_ids(ids), dtype=object))
     return items

@@ -1,5 +1,6 @@
 """From scores to a ranking table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

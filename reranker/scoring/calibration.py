@@ -13,6 +13,7 @@ from reranker.engines.slices import in_slices
 from reranker.protocols import Engine
 from reranker.scoring.span_cache import SpanStore
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
+from reranker.utils.untrusted import require_small_parquet
 
 REFERENCE_ITEMS = 12
 """Items in a history that stands for nobody in particular."""
@@ -49,6 +50,7 @@ class PriorStore(SpanStore[float]):
     def load(cls, path: Path) -> "PriorStore":
         """Reads what `save` wrote."""
         store = cls()
+        require_small_parquet(path)
         frame = read_table(path)
         keys: Iterable[tuple[str, str]] = zip(frame[_PROMPT], frame[_SPAN], strict=True)
         store._values = dict(zip(keys, map(float, frame[_LOG_PROB]), strict=True))

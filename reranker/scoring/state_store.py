@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reranker.engines.lexical import WordVectors
 from reranker.engines.slices import in_slices
-from reranker.errors import ConfigError
+from reranker.errors import BundleError, ConfigError
 from reranker.prompting import TEXT_PARTS, ItemTexts
 from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.scoring.span_cache import SPANS_PER_REQUEST, Key, Missing, SpanStore
@@ -252,6 +252,7 @@ class StateStore(SpanStore[Vectors]):
             store.cf_projection = CFProjection(weights=arrays["cf_projection"])
         if "predicted_popularity" in arrays:
             store.predicted_popularity = PopularityProjection(weights=arrays["predicted_popularity"])
+        _require_shapes(store, arrays["states"], path)
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:
@@ -273,6 +274,28 @@ class StateStore(SpanStore[Vectors]):
     def _model_key(self, engine: Engine) -> bytes:
         own = super()._model_key(engine)
         return own if self.layer is None else own + f"|layer {self.layer}".encode()
+
+
+def _require_shapes(store: StateStore, states: NDArray[Any], path: Path) -> None:
+    """Raises BundleError where arrays of a file do not fit each other."""
+    readers = () if store.spaces is None else store.spaces.readers
+    if any(one.names.centre.ndim != 1 for one in readers):
+        raise BundleError(f"{path} is damaged: the centre of a space is no vector")
+    width = len(readers[0].names.centre) if readers else states.shape[-1]  # words are not kept: they are read anew
+    whole = sum(part.basis.shape[-1] for one in readers for part in one.parts if part is not None)
+    projection, popularity = store.cf_projection, store.predicted_popularity
+    fits = {
+        "states": states.ndim == 2 and (not len(states) or states.shape[1] == width),
+        "spaces": all(
+            space.centre.shape == one.names.centre.shape and space.basis.shape[:-1] == space.centre.shape
+            for one in readers
+            for space in (one.names, *filter(None, one.parts))
+        ),
+        "cf_projection": projection is None or (projection.weights.ndim, len(projection.weights)) == (2, whole),
+        "predicted_popularity": popularity is None or popularity.weights.shape == (whole,),
+    }
+    if wrong := [name for name, right in fits.items() if not right]:
+        raise BundleError(f"{path} is damaged: the shapes of {', '.join(wrong)} do not fit the other arrays")
 
 
 def _place_in_reading(longest: CandidateSpan) -> tuple[int, bytes]:

@@ -43,7 +43,10 @@ def read_tensors(path: Path, names: Sequence[str], what: str) -> tuple[dict[str,
     """
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+            if wrong := [name for name, one in tensors.items() if not np.isfinite(one).all()]:
+                raise ValueError(f"{', '.join(wrong)}: a value that is not finite")
+            return tensors, file.metadata() or {}
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise PromptError(f"{path} is no {what} ({error}): missing or damaged, save it again") from error
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
@@ -155,3 +158,34 @@ def _array(opened: Any, size: int, name: str, path: Path) -> NDArray[Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BundleError(f"{path} is damaged: {name!r} holds a value that is not finite")
     return array
+
+
+def require_small_parquet(path: Path, rows: int | None = None) -> None:
+    """Refuses a parquet file that would unpack to far more than it is; to be called before it is read whole.
+
+    A dictionary page holds a text once, however many rows have it: neither the file's size nor what it says of itself
+    tells how much memory its texts take.
+
+    Args:
+        path: of the file.
+        rows: that it has to have; by default no more than it has bytes.
+
+    Raises:
+        BundleError: it has another number of rows, or its texts take more than the file allows.
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        found, schema = file.metadata.num_rows, file.schema_arrow
+    if found > size if rows is None else found != rows:
+        wanted = f"{size} at most" if rows is None else rows
+        raise BundleError(f"{path} is damaged: it has {found} rows, not {wanted}")
+    most, total = SMALL_ARRAYS_BYTES + MOST_COMPRESSION * size, 0
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(columns=texts):
+            for column in batch.columns:
+                lengths = pc.binary_length(column.dictionary)
+                total += pc.sum(pc.take(lengths, column.indices)).as_py() or 0
+            if total > most:
+                raise BundleError(f"{path} is damaged: its {size} bytes hold more than {most} bytes of texts")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 
 import httpx
@@ -49,6 +50,16 @@ def test_what_a_user_did_survives_a_kill(bundle, tmp_path):
     answer = httpx.post(f"{server.url}/rerank", json={"user": "new", "item_ids": ITEMS}).json()
     server.end(signal.SIGTERM)
     assert answer["results"][0]["item_id"] == "g2i1"
+
+
+def test_a_bundle_that_cannot_be_loaded_leaves_no_empty_store(bundle, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    (damaged / "fusion.json").write_text("{}")
+    users = tmp_path / "users.db"
+    refused = CliRunner().invoke(app, ["serve", "--bundle", str(damaged), "--users-db", str(users)])
+    assert refused.exit_code == 1 and "is damaged" in str(refused.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 @pytest.mark.parametrize(

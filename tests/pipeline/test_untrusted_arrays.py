@@ -1,0 +1,77 @@
+"""Files of a bundle that are sound by themselves and do not fit, or unpack to far more than they are."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from reranker.errors import BundleError, PromptError
+from reranker.fusion import FusionModel
+from reranker.scoring import PriorStore, StateStore
+from reranker.utils.safetensors_io import read_tensors
+from reranker.utils.untrusted import require_small_parquet
+from tests.pipeline import toys
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return toys.fitted(scoring="embedding")
+
+
+def changed(array):
+    yield array[:-1]
+    yield array[None]
+    yield array.ravel()[:1]
+
+
+def test_states_and_spaces_fit_each_other(fitted, tmp_path):
+    path = tmp_path / "states.npz"
+    fitted.reader.hidden_states.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    StateStore.load(path)
+    refused = 0
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        for other in changed(array):
+            np.savez(tmp_path / "other.npz", **{**arrays, name: other})
+            with pytest.raises((BundleError, ValueError)):
+                StateStore.load(tmp_path / "other.npz")
+            refused += 1
+    assert refused >= 15
+
+
+def test_coefficients_are_finite(fitted):
+    data = fitted.fusion_model.to_json()
+    FusionModel.from_json(data)
+    for wrong in ([float("nan")], [[1.0]], ["x"], None):
+        with pytest.raises(BundleError):
+            FusionModel.from_json({**data, "coefficients": wrong})
+
+
+def test_vectors_are_finite(tmp_path):
+    path = tmp_path / "context.safetensors"
+    save_file({"a": np.array([1.0, np.nan], dtype=np.float32)}, path)
+    with pytest.raises(PromptError, match="not finite"):
+        read_tensors(path, ["a"], "context map")
+
+
+def test_a_text_that_stands_in_every_row_is_not_unpacked(tmp_path):
+    path = tmp_path / "items.parquet"
+    text = pa.array(["x" * 100_000])
+    titles = pa.DictionaryArray.from_arrays(pa.array(np.zeros(50_000, dtype=np.int32)), text)  # 5 GB of texts
+    pq.write_table(pa.table({"title": titles.cast(pa.dictionary(pa.int32(), pa.string()))}), path, store_schema=False)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(BundleError, match="bytes of texts"):
+        require_small_parquet(path, 50_000)
+    with pytest.raises(BundleError, match="50000 rows, not 3"):
+        require_small_parquet(path, 3)
+
+
+def test_more_rows_than_bytes_are_refused(tmp_path):
+    path = tmp_path / "priors.parquet"
+    pq.write_table(pa.table({"log_prob": pa.array(np.zeros(1_000_000))}), path)
+    with pytest.raises(BundleError, match="1000000 rows"):
+        PriorStore.load(path)
