@@ -30,13 +30,13 @@ def require_generator(generator: object) -> None:
     told = f"generator is {_named(kind)}, which is no candidate generator: it has no {', '.join(missing)}"
     if kind.__module__.partition(".")[0] == "implicit":
         raise ConfigError(
-            f"{told}. A trained model of implicit cannot be asked what it would have proposed in the past: give "
-            "candidate_gen.ALSGenerator(factors=...).fit(interactions), which trains implicit's ALS, or the lists that "
-            "your model served as candidates= with held_out="
+            f"{told}. Give candidate_gen.as_generator(model, user_items=matrix), which trains copies of it on what was "
+            "known before, candidate_gen.ALSGenerator(factors=...).fit(interactions), or the lists that it served as "
+            "candidates= with held_out="
         )
     raise ConfigError(
-        f"{told}. Write those (reranker.protocols.CandidateGenerator), or give the lists that it served as candidates= "
-        "with held_out="
+        f"{told}. Write those (reranker.protocols.CandidateGenerator), try candidate_gen.as_generator, or give the "
+        "lists that it served as candidates= with held_out="
     )
 
 
