@@ -62,7 +62,7 @@ def test_a_ranking_is_asked_for_by_fields_beside_the_messages(client):
     done = client.chat.completions.parse(model="toy", **asked, user="u0", extra_body=items)
     assert {one.item_id for one in done.choices[0].message.parsed.results} == {"g1i1", "g0i1"}
     assert done.choices[0].message.parsed.meta["known_user"]
-    inside = [{"role": "user", "content": json.dumps(items)}]
+    inside = [{"role": "user", "content": json.dumps({**items, "query": messages[0]["content"]})}]
     again = client.chat.completions.create(model="toy", messages=inside, user="u0", temperature=0, metadata={"a": "b"})
     assert json.loads(again.choices[0].message.content)["results"] == [
         one.model_dump(exclude_none=True) for one in done.choices[0].message.parsed.results
@@ -76,7 +76,7 @@ def test_a_ranking_is_asked_for_by_fields_beside_the_messages(client):
     with pytest.raises(openai.UnprocessableEntityError, match="top_nn"):
         client.chat.completions.create(model="toy", messages=messages, extra_body={**fields, "top_nn": 1})
     with pytest.raises(openai.UnprocessableEntityError) as refused:
-        client.chat.completions.create(model="toy", messages=messages, extra_body={"documents": "one"})
+        client.chat.completions.create(model="toy", messages=messages, extra_body={"documents": 7})
     assert refused.value.param == "documents"
 
 

@@ -15,7 +15,9 @@ INSTRUCTION = (
 )
 SOFT = 16
 ASKED = {"query": "ab", "documents": ["xyz", "q"], "history": ["old"]}
-READ = SOFT + len(INSTRUCTION + "Chosen before:\n- old\nLooking for: ab\nChosen:") + len("\n- xyz\n") + len("\n- q\n")
+TASTE = SOFT + len(INSTRUCTION + "Chosen before:\n- old") + len("\n- xyz\n") + len("\n- q\n")
+RELEVANCE = sum(len(f"Document:{text}") + len("\nSearch: ab\n") for text in ("", " xyz", " q"))  # "": for any document
+READ = TASTE + RELEVANCE
 
 
 def fitted(serve):
