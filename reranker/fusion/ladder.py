@@ -98,8 +98,8 @@ class Ladder:
         llm = next((rung for rung in self.rungs if rung.name == "llm"), None)
         if llm is not None and self.serves != "llm":
             lines.append(
-                "the LLM does not pay on this data: words alone, or less, rank as well (fit --scorer llm insists, as where "
-                "many items are new: those are not among these choices, and there an LLM tells more than words)"
+                "the LLM does not pay on this data: words alone, or less, rank as well (fit --scorer llm insists, as "
+                "where many items are new: those are not among these choices, and there an LLM tells more than words)"
             )
         return "\n".join(lines)
 

@@ -181,7 +181,7 @@ def test_constant_scores_are_the_first_stage_order_and_all_tied(fold, tmp_path):
     for one in results.comparisons:
         assert (one.mean, one.low, one.high, one.p_holm) == (0, 0, 0, 1)
         assert not one.decided
-        assert one.power_note == f"toy: scripted gives every one of 40 users the {one.metric} of first stage"
+        assert one.power_note == f"toy: scripted gives every one of 40 users the {one.metric} of first_stage"
     document = write_results(results, tmp_path)
     assert document["diagnostics"][1]["tied_share"] == 1
     write_report(results, tmp_path / "report.html")
