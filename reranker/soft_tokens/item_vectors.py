@@ -71,7 +71,7 @@ class VectorTable:
 
     @classmethod
     def read(cls, path: Path, items: Iterable[ItemId] = ()) -> "VectorTable":
-        """From a .parquet, .csv or .tsv file, whose ids are of the kind of `items` where a CSV does not say.
+        """From a file that `read_table` takes, whose ids are of the kind of `items` where a CSV does not say.
 
         Raises:
             DataError: it is missing, or no such table.

@@ -32,7 +32,7 @@ GOOD = pd.DataFrame({"user_id": ["u1", "u1", "u2"], "item_id": ["g0i0", "g1i1", 
         (GOOD.assign(item_id=["g0i0", "g0i0", "g0i0"]), "table 'candidates', column 'item_id': .*row 1: 'g0i0'"),
         (GOOD.assign(user_id=["u1", None, "u2"]), "table 'candidates', column 'user_id': the value is missing"),
         (GOOD.assign(item_id=[["a"], "b", "c"]), "table 'candidates', column 'item_id': the value is not hashable"),
-        (GOOD.to_dict("records"), "table 'candidates' must be a pandas DataFrame, got list"),
+        (GOOD.to_dict("records"), "table 'candidates' must be a pandas, polars or pyarrow table, .*, got list"),
     ],
 )
 def test_candidates_that_break_their_contract(reranker, candidates, problem):
@@ -47,7 +47,7 @@ def test_candidates_that_break_their_contract(reranker, candidates, problem):
         (GOOD.iloc[:0], "table 'interactions' is empty"),
         (GOOD[["user_id"]], "table 'interactions' lacks the column 'item_id'"),
         (GOOD.assign(timestamp=[1, None, 2]), "table 'interactions', column 'timestamp': the value is missing"),
-        (GOOD.assign(rating=[1, np.inf, 2]), "table 'interactions', column 'weight': .*row 1: inf"),
+        (GOOD.assign(rating=[1, np.inf, 2]), "table 'interactions', column 'rating': .*row 1: inf"),
     ],
 )
 def test_interactions_that_break_their_contract(reranker, interactions, problem):
