@@ -299,7 +299,7 @@ def test_without_pytrec_eval_nothing_is_begun(fold, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
         evaluate([fold], PopularityGenerator(), {"first_stage": lambda: begun.append(1) or FirstStageOrder()})
     with pytest.raises(ConfigError, match=r"pip install 'reranker\[eval\]'"):
-        run_demo(Path("nowhere"), begun.append)
+        run_demo("ml-100k", Path("nowhere"), begun.append)
     assert not begun
 
 
