@@ -14,7 +14,7 @@ from tests.pipeline import toys
 
 def test_lists_are_made_for_a_part_of_the_users(caplog: pytest.LogCaptureFixture) -> None:
     data = toys.taste_dataset(users=300)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="reranker"):
         part = fold_from_generator(data, PopularityGenerator(), 12, 1, most=100)
     whole = fold_from_generator(data, PopularityGenerator(), 12, 1)
     assert (len(part.users), len(whole.users)) == (100, 300)
@@ -44,7 +44,7 @@ def test_without_a_read_out_interactions_decide(tmp_path) -> None:
 
 
 def test_steps_are_logged_with_their_seconds(caplog: pytest.LogCaptureFixture, capsys) -> None:
-    with caplog.at_level(logging.INFO), step("lists of 5 users", shown=False):
+    with caplog.at_level(logging.INFO, logger="reranker"), step("lists of 5 users", shown=False):
         pass
     assert "lists of 5 users: 0.0 s" in caplog.text
     assert capsys.readouterr().err == ""
@@ -54,6 +54,6 @@ def test_steps_are_logged_with_their_seconds(caplog: pytest.LogCaptureFixture, c
 
 
 def test_a_step_that_fails_is_not_done(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError), caplog.at_level(logging.INFO), step("lists", shown=False):
+    with pytest.raises(ConfigError), caplog.at_level(logging.INFO, logger="reranker"), step("lists", shown=False):
         raise ConfigError("no")
     assert "lists" not in caplog.text
