@@ -34,6 +34,11 @@ class StateFile:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def dim(self) -> int:
+        """Width of a state."""
+        return int(self._states.shape[1])
+
     def get(self, key: Key) -> Vectors | None:
         """(dim,) state; None where there is none."""
         name = np.bytes_(_name(key).rstrip(b"\0"))  # NumPy takes zeros off the end

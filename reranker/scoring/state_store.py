@@ -252,7 +252,7 @@ class StateStore(SpanStore[Vectors]):
             store.cf_projection = CFProjection(weights=arrays["cf_projection"])
         if "predicted_popularity" in arrays:
             store.predicted_popularity = PopularityProjection(weights=arrays["predicted_popularity"])
-        _require_shapes(store, arrays["states"], path)
+        _require_shapes(store, mapped, path)
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:
@@ -276,16 +276,16 @@ class StateStore(SpanStore[Vectors]):
         return own if self.layer is None else own + f"|layer {self.layer}".encode()
 
 
-def _require_shapes(store: StateStore, states: NDArray[Any], path: Path) -> None:
+def _require_shapes(store: StateStore, states: StateFile, path: Path) -> None:
     """Raises BundleError where arrays of a file do not fit each other."""
     readers = () if store.spaces is None else store.spaces.readers
     if any(one.names.centre.ndim != 1 for one in readers):
         raise BundleError(f"{path} is damaged: the centre of a space is no vector")
-    width = len(readers[0].names.centre) if readers else states.shape[-1]  # words are not kept: they are read anew
+    width = len(readers[0].names.centre) if readers else states.dim  # words are not kept: they are read anew
     whole = sum(part.basis.shape[-1] for one in readers for part in one.parts if part is not None)
     projection, popularity = store.cf_projection, store.predicted_popularity
     fits = {
-        "states": states.ndim == 2 and (not len(states) or states.shape[1] == width),
+        "states": not len(states) or states.dim == width,
         "spaces": all(
             space.centre.shape == one.names.centre.shape and space.basis.shape[:-1] == space.centre.shape
             for one in readers
