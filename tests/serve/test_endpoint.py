@@ -169,9 +169,9 @@ def test_what_is_not_read_is_said(server):
     others = {"truncate_prompt_tokens": 5, "priority": 1}
     asked = {"documents": [{"title": "x", "text": "y " * 99, "year": 1}], "max_tokens_per_doc": 9}
     meta = post(server, **asked, **others, query="q").json()["meta"]
-    assert sorted(meta["not_used"]) == sorted(others)
+    assert sorted(meta["not_used"]) == sorted([*others, "documents.year"])
     assert meta["cut_documents"] == [0] and meta["fields_not_read"] == ["year"] and "query_cut" not in meta
-    assert post(server, **asked, history=["x"]).json()["meta"]["not_used"] == ["max_tokens_per_doc"]
+    assert "max_tokens_per_doc" in post(server, **asked, history=["x"]).json()["meta"]["not_used"]
     fields = post(server, **asked, query="q", rank_fields=["year"]).json()["meta"]
     assert fields["fields_not_read"] == ["title", "text"] and "cut_documents" not in fields
     nothing = post(server, **asked, query="q", rank_fields=["month"])
@@ -478,7 +478,7 @@ def test_log_lines_hold_no_words_of_the_user(server, caplog):
 BAD = [
     ({}, 422, "documents"),
     ({"documents": []}, 422, "documents"),
-    ({"documents": "one text"}, 422, "documents"),
+    ({"documents": 7}, 422, "documents"),
     ({"documents": ["x"] * 2001}, 413, "documents"),
     ({"documents": ["x"] * 10_000}, 413, "documents"),
     ({"item_ids": [f"i{number}" for number in range(10_000)]}, 413, "item_ids"),
