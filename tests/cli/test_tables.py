@@ -155,5 +155,5 @@ def test_an_engine_named_again_keeps_its_options(folder, tmp_path):
         ({"engine": "scripted"}, {"slots": 1, **url}),
         ({"engine": "o"}, url),
     ):
-        (domain,) = _domains([tmp_path / "bundle"], [None], options, url)
+        (domain,) = _domains([tmp_path / "bundle"], lambda: [None], options, url)
         assert domain.reranker.config.engine_options == expected
