@@ -177,15 +177,13 @@ def _tables(
 
 def _first_day(data: Path | None, domains: str, engine: str, family: str, out: Path, quick: bool) -> list[Check]:
     """The table of readers of texts where little was chosen yet."""
-    names = [name for name in domains.split(",") if name] or [*(ordered_domains(data) if data else ()), PROPOSED]
-    loaded = [_load(data, name) for name in names]
+    loaded = [_load(data, name) for name in _names(data, domains)]
     families = FAMILIES | {PROPOSED: "movies"}
     day = [(one.domain, replace(one, domain=family or families.get(one.domain, one.domain))) for one in loaded]
     variants = _installed(
         [Variant.parse(f"{one}={text}", engine, family) for one, text in TABLES["ladder"].variants.items()]
     )
-    settings = {"words": False}
-    readers = {one.name: (one.load_engine, {} if one.config.words else settings) for one in variants}
+    readers = {one.name: (one.load_engine, {"words": one.config.words}) for one in variants}
     typer.echo(f"\n{first_day_table.NAME}: {first_day_table.ASKS}")
     seen, draws = (first_day_table.SEEN[:3], 1) if quick else (first_day_table.SEEN, first_day_table.DRAWS)
     return first_day_table.run(day, readers, out, typer.echo, seen, draws)
@@ -292,6 +290,12 @@ def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
     return name, versus
 
 
+def _names(data: Path | None, domains: str, usual: Sequence[str] = ()) -> Sequence[str]:
+    """The domains that were asked for, else the usual ones, else all with order in time and the one that is here."""
+    asked = [name for name in domains.split(",") if name]
+    return asked or usual or [*(ordered_domains(data) if data else ()), PROPOSED]
+
+
 def _folds(
     data: Path | None, domains: str, split: str, support: int, users: int, draw: int, usual: Sequence[str] = ()
 ) -> list[Fold]:
@@ -300,14 +304,13 @@ def _folds(
     Args:
         usual: of all with order in time, and the one that comes with the product, by default.
     """
-    asked = [name for name in domains.split(",") if name]
-    names = asked or usual or [*(ordered_domains(data) if data else ()), PROPOSED]
+    names = _names(data, domains, usual)
     datasets = [_load(data, name) for name in names]
 
     def cut(loaded: Dataset) -> Fold:
         return _cut(loaded, split, support, users, draw)
 
-    folds = list(map(cut, datasets)) if asked else folds_left(datasets, cut, split)
+    folds = list(map(cut, datasets)) if domains.strip(",") else folds_left(datasets, cut, split)
     if not folds:
         raise DataError(f"--split {split} leaves none of {', '.join(names)} a test fold; the reasons are above")
     return folds

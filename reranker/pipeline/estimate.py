@@ -1,18 +1,15 @@
 """Whether the LLM pays on some data, from a sample of it: before a catalogue is read, or a GPU bought."""
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM
-from reranker.engines.lexical import LEXICAL
-from reranker.errors import DataError
+from reranker.errors import ConfigError, DataError
 from reranker.fusion.ladder import METRIC, Ladder
-from reranker.pipeline.ladder import LLM, lexical_reranker
+from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator
@@ -102,24 +99,19 @@ def estimate(
         items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True),
         domain=data.domain,
     )
-    scores: dict[str, NDArray[np.float64]] = {}
-    seconds: dict[str, float] = {}
-    for name, reranker in ((LEXICAL, lexical_reranker(llm)), (LLM, llm)):
-        began = time.perf_counter()
-        reranker.fit_windows(few, [sample], generator, progress=progress)
-        seconds[name] = time.perf_counter() - began
-        assert reranker.fusion_model is not None
-        judged = reranker.fusion_model.validation
-        scores = {"first stage": judged["first_stage"], "baseline": judged["baseline"]} | scores
-        scores[name] = judged["fused"]
-    differences = scores[LLM] - scores[LEXICAL]
+    climbed = fit_rungs_on_windows(llm, few, [sample], generator, progress=progress)
+    if climbed.llm is None:
+        raise ConfigError(f"there is no LLM to estimate: {climbed.ladder.left_out[LLM]}")
+    models = climbed.llm.fusion_model, climbed.words.fusion_model
+    fused_llm, fused_words = (model.validation["fused"] for model in models if model is not None)
+    differences = fused_llm - fused_words
     return Estimate(
-        ladder=Ladder.of(scores, seconds, len(few.items), seed=llm.config.seed),
+        ladder=climbed.ladder,
         users=len(lists),
         items_read=len(few.items),
         items=len(data.items),
         detectable=_POWER * float(differences.std(ddof=1)) / float(np.sqrt(len(differences))),
-        catalog_seconds=seconds[LLM] / len(few.items) * len(data.items),
+        catalog_seconds=climbed.ladder.rungs[-1].seconds / len(few.items) * len(data.items),
     )
 
 
