@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 10
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 _MANIFEST = "bundle.yaml"
-_TRIES = 5  # of reading a bundle that is being replaced
+_TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
@@ -160,22 +160,31 @@ def read_bundle(directory: Path) -> BundleState:
         BundleError: no bundle, another format version, or a file is missing, added to or changed.
     """
     for _ in range(_TRIES):
-        folder = current_version(directory)
+        before = _standing(directory)
+        folder, _ = before
         try:
-            manifest = _read_manifest(folder)
-            state = _read_parts(folder, manifest)
+            state = _read_parts(folder, _read_manifest(folder))
         except BundleError:
-            if current_version(directory) == folder and (not folder.is_dir() or _read_manifest(folder) == manifest):
+            if _standing(directory) == before:
                 raise
         else:
-            if current_version(directory) == folder and _read_manifest(folder) == manifest:
+            if _standing(directory) == before:
                 return state
     raise BundleError(f"the bundle {directory} was replaced {_TRIES} times while it was read: load it again")
 
 
-def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
-    _verify(directory, manifest["files"])
+def _standing(directory: Path) -> tuple[Path, bytes | None]:
+    """The folder of the bundle that stands there, and its manifest: another pair where a newer one took its place."""
+    folder = current_version(directory)
     try:
+        return folder, (folder / _MANIFEST).read_bytes()
+    except OSError:
+        return folder, None
+
+
+def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
+    try:
+        _verify(directory, manifest["files"])
         ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
         return BundleState(

@@ -6,6 +6,7 @@ import pytest
 
 from reranker import Reranker
 from reranker.errors import BundleError
+from reranker.pipeline import bundle as bundle_module
 from reranker.pipeline import versions
 from tests.pipeline import toys
 
@@ -139,3 +140,22 @@ def test_readers_get_whole_bundles_while_versions_come(reranker, tmp_path):
     done.set()
     reader.join()
     assert problems == []
+
+
+def test_a_version_that_goes_while_it_is_read_is_read_in_its_next(reranker, tmp_path, monkeypatch):
+    bundle = tmp_path / "bundle"
+    reranker.save(bundle)
+    reranker.save_version(bundle)
+    read, gone = bundle_module._verify, []
+
+    def verify(folder, files):
+        if not gone:  # as a walk over the folder sees it: the scan of a removed directory raises
+            gone.append(folder)
+            reranker.save_version(bundle, keep=1)
+            list(folder.iterdir())
+        read(folder, files)
+
+    monkeypatch.setattr(bundle_module, "_verify", verify)
+    assert Reranker.load(bundle).user_ids == reranker.user_ids
+    assert [one.name for one in gone] == ["000002"] and not gone[0].exists()
+    assert versions.versions(bundle) == ["000003"]
