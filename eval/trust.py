@@ -1,8 +1,11 @@
-"""Do explanations hold, is a refresh as good as a fit, do estimates from logs hit the truth? `--table trust`.
+"""Do explanations hold, is a refresh as good as a fit, do estimates from logs hit the truth, does drift cry wolf?
+
+`--table trust`.
 
 On one data set with times: a bundle is fitted without each user's newest two choices, refreshed with the older of the
 two, and compared with a full fit on the same data, on the newest choice. Words are read, no model. Estimates from
-logs are made on simulated logs whose truth is known.
+logs are made on simulated logs whose truth is known. Drift is looked for in windows of the bundle's own lists, as they
+are and with a part of the users unknown.
 """
 
 import time
@@ -17,6 +20,7 @@ from reranker import Reranker
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, validate_candidates
 from reranker.data.splits import without_newest
+from reranker.drift import DriftDetector, DriftSettings, ListValues, measure
 from reranker.evaluation.logs import estimate
 from reranker.explain import deletion_test
 from reranker.pipeline.explaining import history_scores
@@ -30,6 +34,7 @@ ASKS = "do explanations hold, is a refresh as good as a fit, do estimates from l
 USERS = 300
 LENGTH = 50
 LOGS, RANKINGS, PLACES, SHOWN = 60, 1000, 20, 5
+WINDOWS, COLD_SHARE = 200, 0.1
 
 
 def run(data: Dataset, users: int = 0) -> list[Check]:
@@ -42,7 +47,7 @@ def run(data: Dataset, users: int = 0) -> list[Check]:
     return [*refreshed(data, users or USERS), *estimated()]
 
 
-def refreshed(data: Dataset, users: int) -> list[Check]:
+def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
     """A refresh against a full fit, then the deletion test of what was refreshed."""
     whole, base = without_newest(data, 1), without_newest(data, 2)
     reranker = _fitted(base)
@@ -84,7 +89,45 @@ def refreshed(data: Dataset, users: int) -> list[Check]:
         told("explain: places lost without the named items", deleted.named_places, "places"),
         told("explain: places lost without as many others", deleted.others_places, "places"),
         told("explain: users", deleted.auc.n, "users"),
+        *drifted(reranker, windows),
     ]
+
+
+def drifted(reranker: Reranker, windows: int = WINDOWS, lists: int = 200) -> list[Check]:
+    """How often windows of the bundle's own lists are an alarm, and how often such with a tenth of cold users are.
+
+    Reference and window are drawn anew each time, of different users.
+
+    Args:
+        reranker: fitted, with a candidate generator.
+        windows: how many are drawn.
+        lists: of reference and window, at most half of the users.
+    """
+    assert reranker.generator is not None
+    users = np.random.default_rng(0).permutation(np.array(reranker.user_ids, dtype=object))[: 4 * lists].tolist()
+    lists = min(lists, len(users) // 2)
+    table = validate_candidates(reranker.generator.recommend(users, LENGTH))
+    head, columns = reranker.head_columns(table, "baseline")
+    scores = head.score(columns)
+    usual = measure(reranker, table, scores)
+    cold = measure(reranker, table, scores, {})
+    false, found = 0, 0
+    for seed in range(windows):
+        drawn = np.random.default_rng(seed).permutation(usual.n_lists)
+        detector = DriftDetector(_of_lists(usual, drawn[:lists]), DriftSettings())
+        window = drawn[lists : 2 * lists]
+        false += bool(detector.compare(_of_lists(usual, window)).alarms)
+        few = round(COLD_SHARE * len(window))
+        shifted = [_of_lists(cold, window[:few]), _of_lists(usual, window[few:])]
+        found += bool(detector.compare(ListValues.joined(shifted)).alarms)
+    return [
+        at_most(f"drift: false alarms in windows of {lists} lists, no shift", false / windows, 0.02, ""),
+        at_least(f"drift: windows found, {COLD_SHARE:.0%} of users unknown", found / windows, 0.95, ""),
+    ]
+
+
+def _of_lists(values: ListValues, numbers: NDArray[np.int64]) -> ListValues:
+    return ListValues.joined([values.part(number, number + 1) for number in numbers.tolist()])
 
 
 def estimated(logs: int = LOGS, rankings: int = RANKINGS, share: float = 0.5) -> list[Check]:

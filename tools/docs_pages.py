@@ -28,6 +28,7 @@ SETTINGS = {
     "reranker.config.RerankerConfig": "`reranker fit --config FILE`, `Reranker.from_pretrained(**settings)`",
     "reranker.prompting.PromptSettings": "`prompt:` within the settings above",
     "reranker.serve.settings.ServeSettings": "`reranker serve --config FILE`",
+    "reranker.drift.settings.DriftSettings": "`drift:` within the settings above",
     "reranker.training.config.MetaConfig": "`reranker meta-train --config FILE`",
     "reranker.training.config.DomainSource": "an entry of `domains:` in the settings above",
 }

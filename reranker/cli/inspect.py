@@ -1,4 +1,4 @@
-"""`reranker inspect`: one user's prompt as the model sees it."""
+"""`reranker inspect`: one user's prompt as the model sees it, why items stand where they do, or drift."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from reranker.cli.drift import tell_drift
 from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
 from reranker.data.schema import ITEM, RECALL_RANK, USER
-from reranker.errors import DataError
+from reranker.errors import ConfigError, DataError
 
 
 class Language(StrEnum):
@@ -20,7 +21,7 @@ class Language(StrEnum):
 
 def inspect(
     bundle: BundleOption,
-    user: Annotated[str, typer.Option("--user", help="user id")],
+    user: Annotated[str | None, typer.Option("--user", help="user id; needed without --drift")] = None,
     candidates: Annotated[
         Path | None, typer.Option("--candidates", help="candidates table; the bundle's own first stage by default")
     ] = None,
@@ -29,13 +30,32 @@ def inspect(
     why: Annotated[
         Language | None, typer.Option("--explain", help="contributions and reasons, in this language, not the prompt")
     ] = None,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="compare --score-log or --candidates with what the bundle was fitted for")
+    ] = False,
+    score_log: Annotated[
+        Path | None, typer.Option("--score-log", help="with --drift: folder of `serve --score-log`")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="with --drift: the file of `serve --config`, for its drift settings")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", min=20, help="with --drift: lists compared together (500)")
+    ] = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Show a user's prompt: spans, tokens, and what the model and the fusion say of each candidate."""
+    """Show a user's prompt: spans, tokens, and what the model and the fusion say of each candidate; or drift."""
     from reranker.pipeline.reranker import Reranker
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
+    if drift:
+        tell_drift(reranker, score_log, candidates, config, window)
+        return
+    if user is None:
+        raise ConfigError("give --user, or --drift with --score-log")
+    if score_log is not None or config is not None or window is not None:
+        raise ConfigError("--score-log, --config and --window go with --drift")
     if candidates is not None:
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
     elif reranker.generator is not None:

@@ -54,6 +54,9 @@ FEATURES: dict[str, str] = {
 }
 """Feature name -> what it says in words; also the column order."""
 
+N_RAW_FEATURES = 11
+"""The first of `FEATURES`, which are measured; those behind them are products with the length of the history."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvidenceModel:
@@ -147,8 +150,27 @@ class EvidenceModel:
             histories: other histories than those of `fit`, rows of `index`, oldest first.
         """
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
+        list_index, users = pd.factorize(candidates[USER])
         raw = np.zeros((len(candidates), len(FEATURES)))
-        list_index = pd.factorize(candidates[USER])[0].astype(np.int64)
+        raw[:, :N_RAW_FEATURES] = self.raw_features(candidates, histories)
+        standard = standardise_within_lists(raw, list_index.astype(np.int64))
+        # The length of a history is the same for the whole list, so it can only act on other evidence. log1p(20) ~ 3.
+        lengths = np.log1p(self.n_known(users, known).astype(np.float64))[list_index]
+        standard[:, 11] = standard[:, 2] * (lengths - 3.0)
+        standard[:, 12] = standard[:, 0] * (lengths - 3.0)
+        return standard
+
+    def raw_features(
+        self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
+    ) -> NDArray[np.float64]:
+        """(rows, N_RAW_FEATURES) the first of `FEATURES` as they are, before they are z-scored.
+
+        Args:
+            candidates: as `features` takes them.
+            histories: as `features` takes them.
+        """
+        known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
+        raw = np.zeros((len(candidates), N_RAW_FEATURES))
         items: IntArray = np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
         scores = candidates[SCORE].to_numpy(dtype=np.float64)
         raw[:, 0] = scores
@@ -156,16 +178,9 @@ class EvidenceModel:
         raw[:, 2] = np.log1p(_gather(self.popularity, items))
         raw[:, 3] = np.log1p(_gather(self.recent_popularity, items))
         nobody = np.zeros(0, dtype=np.int64)
-        lengths = np.zeros(len(candidates))
         for user, positions in candidates.groupby(USER, sort=False).indices.items():
-            history = known.get(user, nobody)
-            lengths[positions] = np.log1p(len(history))
-            raw[positions, 4:11] = self._likeness(items[positions], history[-LAST_ITEMS:])
-        standard = standardise_within_lists(raw, list_index)
-        # The length of a history is the same for the whole list, so it can only act on other evidence. log1p(20) ~ 3.
-        standard[:, 11] = standard[:, 2] * (lengths - 3.0)
-        standard[:, 12] = standard[:, 0] * (lengths - 3.0)
-        return standard
+            raw[positions, 4:11] = self._likeness(items[positions], known.get(user, nobody)[-LAST_ITEMS:])
+        return raw
 
     def histories_with(
         self, newer: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None

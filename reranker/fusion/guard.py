@@ -77,6 +77,11 @@ class GuardDecision:
         if (self.serve == "first_stage") == bool(self.by_history):
             raise ValueError(f"guard: serves {self.serve!r} to {len(self.by_history)} groups of users")
 
+    @property
+    def margin(self) -> Interval:
+        """Of the served order over the first-stage order; where that is served, of the fused order, which lost."""
+        return self.baseline_minus_first_stage if self.serve == "baseline" else self.fused_minus_first_stage
+
     def overruled(self, order: Order, at_least: int = 0) -> "GuardDecision":
         """Serves `order` to everyone of whom `at_least` interactions are known, whatever was found."""
         gain = self.fused_minus_first_stage if order == "fused" else self.baseline_minus_first_stage

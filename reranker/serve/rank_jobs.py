@@ -195,18 +195,21 @@ def _of_texts(ranked: TextRanking) -> dict[str, object]:
     return said
 
 
-def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
-    """One table for all, which want the same order; users are named by their list's number, so that the same user may
-    ask twice at once."""
-    lengths = [len(one.items) for one in lists]
-    table = pd.DataFrame(
+def table_of(lists: Sequence[ItemList]) -> pd.DataFrame:
+    """One candidates table of all lists; users are named by their list's number, so that the same user may ask twice."""
+    return pd.DataFrame(
         {
-            USER: np.repeat(np.arange(len(lists)), lengths),
+            USER: np.repeat(np.arange(len(lists)), [len(one.items) for one in lists]),
             ITEM: pd.Series([item for one in lists for item in one.items], dtype=object),
             RANK: np.concatenate([first_stage_ranks(one.first_stage_scores, len(one.items)) for one in lists]),
             SCORE: np.concatenate([_first_stage_scores(one) for one in lists]),
         }
     )
+
+
+def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
+    """Ranks lists that want the same order in one call."""
+    lengths, table = [len(one.items) for one in lists], table_of(lists)
     ranked = domain.reranker.rerank(
         table,
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},

@@ -72,6 +72,8 @@ class Reloading:
     async def _reload(self, old: Domain) -> Reloaded:
         try:
             new = await asyncio.to_thread(_newer, old)
+            if self._service.drift is not None:
+                await asyncio.to_thread(self._service.drift.watch, new)
         except (RerankerError, OSError) as error:
             self._service.metrics.reloads.labels(old.name, "failed").inc()
             logger.error("domain %r is not reloaded, the version that was goes on: %s", old.name, error)

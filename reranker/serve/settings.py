@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reranker.drift.settings import DriftSettings
 from reranker.errors import ConfigError
 from reranker.serve.exploration import Experiment, Explore
 
@@ -44,6 +45,8 @@ class ServeSettings(BaseModel):
         explore: a share of the lists of items is answered with its first places shuffled; the score log keeps the
             propensities. Off by default. Lists whose order the request names, and shadow mode, are never explored.
         experiment: divides users among arms of orders; requests without a user, or that name an order, are in none.
+        drift: windows of the lists of items that are answered are compared with those that the bundle was fitted for;
+            metrics and log lines tell of shifts. Off by default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +78,7 @@ class ServeSettings(BaseModel):
     score_log_users: bool = True
     explore: Explore | None = None
     experiment: Experiment | None = None
+    drift: DriftSettings | None = None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "ServeSettings":

@@ -22,6 +22,7 @@ from reranker.serve.exploration import Shown, explore
 from reranker.serve.generation.queue import Generations
 from reranker.serve.generation.vllm import VLLMTexts
 from reranker.serve.observability.access_log import Books, access_log
+from reranker.serve.observability.drift import DriftWatch
 from reranker.serve.observability.metrics import Metrics
 from reranker.serve.observability.ranking_log import ScoreLog
 from reranker.serve.observability.tracing import Tracing
@@ -92,6 +93,9 @@ class Service:
         self._one_at_a_time = asyncio.Lock()
         self.reloading = Reloading(self)
         self._draws = np.random.default_rng(None if settings.explore is None else settings.explore.seed)
+        self.drift = None if settings.drift is None else DriftWatch(settings.drift, self.metrics.drift_done)
+        for one in domains:
+            self._tell_guard(one)
         if score_log is not None:
             self.score_log = ScoreLog(
                 score_log,
@@ -159,6 +163,8 @@ class Service:
         await asyncio.gather(*(one.close(drain) for one in self.adaptations.values()))
         if self.score_log is not None:
             await asyncio.to_thread(self.score_log.close)
+        if self.drift is not None:
+            await asyncio.to_thread(self.drift.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
         self.stores.close()
@@ -188,11 +194,17 @@ class Service:
     def take(self, domain: Domain) -> None:
         """New requests go to this domain from now on, in the place of the one of its name."""
         self.domains.take(domain)
+        self._tell_guard(domain)
         adaptation = self.adaptations.get(domain.name)
         if adaptation is not None:
             adaptation.adapts_for(domain.reranker)
         if self.hosted:
             self.hosted = self._host()
+
+    def _tell_guard(self, domain: Domain) -> None:
+        fusion_model = domain.reranker.fusion_model
+        if fusion_model is not None:
+            self.metrics.guard_decided(domain.name, fusion_model.guard)
 
     async def logged_rows(self, users: Sequence[str | int]) -> int:
         """Rows of the score log that name one of these users."""
@@ -239,6 +251,8 @@ class Service:
         try:
             for domain in self.domains:
                 domain.reranker.rank("", ["a title", "another"])
+                if self.drift is not None:
+                    self.drift.watch(domain)
             self.hosted = self._host()
         except Exception as error:  # whatever it is: /ready says so for as long as the server stands
             self.failure = str(error) or type(error).__name__

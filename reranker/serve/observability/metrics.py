@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
 
+from reranker.drift import WindowDrift
+from reranker.fusion.guard import GuardDecision
 from reranker.soft_tokens import AdaptReport
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_OF_DRIFT = ["domain", "quantity"]
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -46,6 +49,19 @@ class Metrics:
         self.adapt_seconds = Histogram(
             "reranker_adapt_seconds", "Time a batch of adaptations took", buckets=_SECONDS, registry=registry
         )
+        self.drift_psi = Gauge(
+            "reranker_drift_psi", "Population stability index of the last window of lists", _OF_DRIFT, registry=registry
+        )
+        self.drift_alarm = Gauge(
+            "reranker_drift_alarm", "1 where the last window of lists is an alarm", _OF_DRIFT, registry=registry
+        )
+        self.drift_windows = Counter("reranker_drift_windows", "Windows compared", ["domain"], registry=registry)
+        self.guard_margin = Gauge(
+            "reranker_guard_margin",
+            "NDCG@10 over the first-stage order on validation lists of the bundle: of the order that is served",
+            ["domain", "bound"],
+            registry=registry,
+        )
         Gauge("reranker_adapt_queue", "Users who wait to be adapted", registry=registry).set_function(adapting)
         Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
         registry.register(_OfVLLM())
@@ -62,6 +78,17 @@ class Metrics:
         self.adaptations.inc(report.users)
         self.drifted.inc(report.drifted)
         self.adapt_seconds.observe(report.seconds)
+
+    def drift_done(self, domain: str, window: WindowDrift) -> None:
+        self.drift_windows.labels(domain).inc()
+        for one in window.shifts:
+            self.drift_psi.labels(domain, one.quantity).set(one.psi)
+            self.drift_alarm.labels(domain, one.quantity).set(one.alarm)
+
+    def guard_decided(self, domain: str, guard: GuardDecision) -> None:
+        margin = guard.margin
+        for bound, value in (("mean", margin.mean), ("low", margin.low), ("high", margin.high)):
+            self.guard_margin.labels(domain, bound).set(value)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

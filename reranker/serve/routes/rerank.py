@@ -101,6 +101,8 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
         service.tracing.ranked(submitted, done)
     if service.score_log is not None:
         service.score_log.add(_entry(service, domain, request, body, result, exploration, arm))
+    if service.drift is not None and isinstance(ranks, ItemList):
+        service.drift.add(domain, ranks, result)
     state = request.state
     state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
     served = "first_stage" if service.settings.shadow else result.served
