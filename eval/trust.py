@@ -114,20 +114,16 @@ def drifted(reranker: Reranker, windows: int = WINDOWS, lists: int = 200) -> lis
     false, found = 0, 0
     for seed in range(windows):
         drawn = np.random.default_rng(seed).permutation(usual.n_lists)
-        detector = DriftDetector(_of_lists(usual, drawn[:lists]), DriftSettings())
+        detector = DriftDetector(usual.take(drawn[:lists]), DriftSettings())
         window = drawn[lists : 2 * lists]
-        false += bool(detector.compare(_of_lists(usual, window)).alarms)
+        false += bool(detector.compare(usual.take(window)).alarms)
         few = round(COLD_SHARE * len(window))
-        shifted = [_of_lists(cold, window[:few]), _of_lists(usual, window[few:])]
+        shifted = [cold.take(window[:few]), usual.take(window[few:])]
         found += bool(detector.compare(ListValues.joined(shifted)).alarms)
     return [
         at_most(f"drift: false alarms in windows of {lists} lists, no shift", false / windows, 0.02, ""),
         at_least(f"drift: windows found, {COLD_SHARE:.0%} of users unknown", found / windows, 0.95, ""),
     ]
-
-
-def _of_lists(values: ListValues, numbers: NDArray[np.int64]) -> ListValues:
-    return ListValues.joined([values.part(number, number + 1) for number in numbers.tolist()])
 
 
 def estimated(logs: int = LOGS, rankings: int = RANKINGS, share: float = 0.5) -> list[Check]:

@@ -2,8 +2,8 @@
 
 The population stability index of shares p (now) and q (reference) over bins is the sum of (p - q) ln(p / q): the
 symmetrised Kullback-Leibler divergence (Siddiqi 2006, "Credit Risk Scorecards", ch. 9). Of two samples of one
-population it is about (bins - 1) (1/n + 1/m), where n and m count independent lists, not candidates: those of a list are
-alike. So each list counts as one share a bin, and what chance gives is found by drawing lists with replacement.
+population it is about (bins - 1) (1/n + 1/m), where n and m count independent lists, not candidates: those of a list
+are alike. So each list counts as one share a bin, and what chance gives is found by drawing lists with replacement.
 """
 
 from collections.abc import Mapping

@@ -47,12 +47,16 @@ class ListValues:
         """How many lists there are."""
         return int(self.list_index[-1]) + 1 if len(self.list_index) else 0
 
-    def part(self, begin: int, end: int) -> "ListValues":
-        """Lists `begin` to `end`, numbered from 0."""
-        rows = slice(*np.searchsorted(self.list_index, [begin, end]))
+    def take(self, numbers: IntArray | range) -> "ListValues":
+        """The lists of these numbers, in this order."""
+        wanted = np.asarray(numbers, dtype=np.int64)
+        begins, ends = (np.searchsorted(self.list_index, wanted, side) for side in ("left", "right"))
+        lengths = ends - begins
+        starts = np.cumsum(lengths) - lengths
+        rows = np.arange(lengths.sum()) + np.repeat(begins - starts, lengths)
         return ListValues(
             values={name: column[rows] for name, column in self.values.items()},
-            list_index=self.list_index[rows] - begin,
+            list_index=np.repeat(np.arange(len(wanted)), lengths),
         )
 
     @classmethod

@@ -139,7 +139,7 @@ def _report(
     first, begin = settings.reference == "first" or not can_make_reference(reranker), 0
     if first:
         begin = min(settings.window, values.n_lists)
-        words, reference = "the first window of lists", values.part(0, begin)
+        words, reference = "the first window of lists", values.take(range(begin))
     else:
         words = "lists of the bundle's users by its candidate generator"
         reference = reference_values(reranker, settings.reference_lists)
@@ -156,7 +156,7 @@ def _report(
     return DriftReport(
         reference=words,
         reference_lists=reference.n_lists,
-        windows=tuple(detector.compare(values.part(*one)) for one in compared),
+        windows=tuple(detector.compare(values.take(range(*one))) for one in compared),
         begins=tuple(begins[one] for one, _ in compared),
         left_out="; ".join([*([left_out] if left_out else []), *([f"the last {rest} lists, too few"] if rest else [])]),
         guard=reranker._fitted()[1].guard.summary(),

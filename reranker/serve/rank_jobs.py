@@ -196,7 +196,7 @@ def _of_texts(ranked: TextRanking) -> dict[str, object]:
 
 
 def table_of(lists: Sequence[ItemList]) -> pd.DataFrame:
-    """One candidates table of all lists; users are named by their list's number, so that the same user may ask twice."""
+    """One candidates table of all lists, each named by its number, so that the same user may ask twice at once."""
     return pd.DataFrame(
         {
             USER: np.repeat(np.arange(len(lists)), [len(one.items) for one in lists]),

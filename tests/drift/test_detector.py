@@ -85,7 +85,9 @@ def test_what_one_side_has_no_values_of_is_not_compared_and_named():
 
 def test_parts_of_lists_and_joined_again_are_the_lists():
     every = lists(np.random.default_rng(3), 12)
-    again = ListValues.joined([every.part(0, 5), every.part(5, 12)])
+    again = ListValues.joined([every.take(range(5)), every.take(range(5, 12))])
     np.testing.assert_array_equal(again.list_index, every.list_index)
     np.testing.assert_array_equal(again.values["popularity"], every.values["popularity"])
-    assert every.part(5, 12).n_lists == 7
+    assert every.take(np.array([7, 2])).n_lists == 2
+    turned = every.take(np.array([7, 2])).values["popularity"]
+    np.testing.assert_array_equal(turned[:LENGTH], every.values["popularity"][7 * LENGTH : 8 * LENGTH])

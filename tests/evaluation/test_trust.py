@@ -7,7 +7,7 @@ from tests.refresh.test_refresh import days
 def test_a_refresh_is_compared_with_a_fit_and_explanations_are_tested():
     data, _, every = days()
     whole = type(data)(interactions=every, items=data.items, domain="toy")
-    found = {check.name: check for check in refreshed(whole, 40, windows=10)}
+    found = {check.name: check for check in refreshed(whole, 40, windows=4)}
     assert found["refresh: largest difference of a count from a full fit"].value == 0
     assert found["refresh: largest difference of a co-visit cosine"].value < 1e-9
     assert found["refresh: seconds"].value > 0 and found["explain: users"].value == 40
