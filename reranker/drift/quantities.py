@@ -50,8 +50,8 @@ class ListValues:
     def take(self, numbers: IntArray | range) -> "ListValues":
         """The lists of these numbers, in this order."""
         wanted = np.asarray(numbers, dtype=np.int64)
-        begins, ends = (np.searchsorted(self.list_index, wanted, side) for side in ("left", "right"))
-        lengths = ends - begins
+        begins = np.searchsorted(self.list_index, wanted, side="left")
+        lengths = np.searchsorted(self.list_index, wanted, side="right") - begins
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(lengths.sum()) + np.repeat(begins - starts, lengths)
         return ListValues(
