@@ -27,9 +27,8 @@ class ScoringGenerator(ABC):
     """A candidate generator that can score every item of the catalogue for a user.
 
     `recommend` lists are exact: sorted by score, ties by popularity. A user whose unseen catalogue is shorter than n
-    gets fewer rows; one who has nothing left gets none and is counted in `frame.attrs["empty_users"]`.
-    Unknown users get the most popular items, with the share of users who chose each (0..1) as score, and are counted
-    in `frame.attrs["fallback_users"]`.
+    gets fewer rows; one who has nothing left gets none.
+    Unknown users get the most popular items, with the share of users who chose each (0..1) as score.
     """
 
     name: str
@@ -92,7 +91,7 @@ class ScoringGenerator(ABC):
             best = self._best(fitted, rows[positions], n, exclude_seen)
             for position, (best_columns, best_scores) in zip(positions, best, strict=True):
                 columns[position], scores[position] = best_columns, best_scores
-        return candidates_table(users, columns, scores, fitted, fallback_users=len(unknown))
+        return candidates_table(users, columns, scores, fitted)
 
     def save(self, directory: Path) -> None:
         """Writes generator.json and generator.npz under `directory`, never pickle.
@@ -212,12 +211,11 @@ def candidates_table(
     columns: list[IntArray],
     scores: list[NDArray[np.float32]],
     fitted: InteractionMatrix,
-    fallback_users: int,
 ) -> pd.DataFrame:
     """One candidates table from each user's columns and scores, best first."""
     lengths = [len(listed) for listed in columns]
     flat = np.concatenate([np.zeros(0, dtype=np.int64), *columns])
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             USER: id_column(users).take(np.repeat(np.arange(len(users)), lengths)).reset_index(drop=True),
             ITEM: id_column(fitted.item_ids).take(flat).reset_index(drop=True),
@@ -225,5 +223,3 @@ def candidates_table(
             RANK: np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(1, length + 1) for length in lengths)]),
         }
     )
-    frame.attrs = {"fallback_users": fallback_users, "empty_users": lengths.count(0)}
-    return frame

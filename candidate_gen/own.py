@@ -73,7 +73,7 @@ class OwnGenerator:
     def recommend(self, user_ids: Iterable[UserId], n: int, exclude_seen: bool = True) -> pd.DataFrame:
         """A candidates table `user_id, item_id, score, rank` (1-based), at most n rows a user, users as given.
 
-        Users for whom the model proposes nothing are counted in `frame.attrs["empty_users"]`.
+        Users for whom the model proposes nothing get no rows.
 
         Raises:
             ConfigError: not fitted, n < 1, or `user_ids` is one string.
@@ -92,7 +92,6 @@ class OwnGenerator:
             frame = frame[frame[RANK] <= n]
             order = np.argsort(lookup({user: place for place, user in enumerate(users)}, frame[USER]), kind="stable")
             frame = frame.iloc[order].reset_index(drop=True)
-        frame.attrs = {"fallback_users": 0, "empty_users": len(users) - frame[USER].nunique()}
         return frame
 
     def save(self, directory: Path) -> None:

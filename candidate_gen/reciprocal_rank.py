@@ -26,8 +26,7 @@ class ReciprocalRankFusion:
 
     Each stage proposes n items, each item is listed once, and the best n remain; ties go to the earlier stage's order.
     A stage with reserved places takes no part in the fusion: its best that are not listed otherwise take the last ones.
-    `frame.attrs["fallback_users"]` is the highest count among the stages, because they are fitted on the same table;
-    `frame.attrs["empty_users"]` counts users for whom no stage had anything left.
+    A user for whom no stage had anything left gets no rows.
 
     Args:
         stages: at least one candidate generator; any object of the `CandidateGenerator` protocol.
@@ -80,7 +79,6 @@ class ReciprocalRankFusion:
         """
         users = distinct_users(user_ids, n)
         totals: dict[UserId, dict[ItemId, float]] = {user: {} for user in users}
-        fallback_users = 0
         places: list[tuple[int, dict[UserId, list[ItemId]]]] = []
         for stage, share in zip(self.stages, self.reserved, strict=True):
             proposed = stage.recommend(users, n, exclude_seen)
@@ -90,7 +88,6 @@ class ReciprocalRankFusion:
                     own[user].append(item)
                 places.append((round(share * n), own))
                 continue
-            fallback_users = max(fallback_users, int(proposed.attrs.get("fallback_users", 0)))
             weights = 1.0 / (self.k + proposed[RANK].to_numpy(dtype=np.float64))
             for user, item, weight in zip(
                 proposed[USER].tolist(), proposed[ITEM].tolist(), weights.tolist(), strict=True
@@ -102,7 +99,7 @@ class ReciprocalRankFusion:
             _with_reserved(listed, [(count, own[user]) for count, own in places], n) for user, listed in ranked.items()
         ]
         lengths = [len(listed) for listed in best]
-        frame = pd.DataFrame(
+        return pd.DataFrame(
             {
                 USER: id_column(users).take(np.repeat(np.arange(len(users)), lengths)).reset_index(drop=True),
                 ITEM: id_column([item for listed in best for item, _ in listed]),
@@ -110,8 +107,6 @@ class ReciprocalRankFusion:
                 RANK: np.asarray([rank for length in lengths for rank in range(1, length + 1)], dtype=np.int64),
             }
         )
-        frame.attrs = {"fallback_users": fallback_users, "empty_users": lengths.count(0)}
-        return frame
 
     def save(self, directory: Path) -> None:
         """Writes generator.json and generator.npz, and each stage into a numbered folder beside them, never pickle.

@@ -69,7 +69,7 @@ def measure(day: FirstDay, n: int, reader: str, engine: Engine, settings: Mappin
         systems = {f"texts.{reader}": ndcg(raw @ scoring.default_coefficients)}
         if n:
             for system, order in (("baseline", "baseline"), (f"fused.{reader}", "fused")):
-                ranked = reranker.rerank(day.lists, interactions=histories, order=as_order(order))
+                ranked = reranker.rerank(day.lists, interactions=histories, order=as_order(order)).to_frame()
                 places = ranked.set_index([USER, ITEM])[RANK].reindex(pd.MultiIndex.from_frame(day.lists[[USER, ITEM]]))
                 systems[system] = ndcg(-places.to_numpy(dtype=np.float64))
         found[k] = systems

@@ -65,7 +65,7 @@ def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
     relevant = np.ones(index.max() + 1, dtype=np.int64)
 
     def ndcg(one: Reranker) -> NDArray[np.float64]:
-        return ndcg_by_list(one.score_all(lists)["fused"].to_numpy(), index, np.asarray(chosen), relevant)
+        return ndcg_by_list(one.score_all(lists).fused, index, np.asarray(chosen), relevant)
 
     mine, theirs = ndcg(reranker), ndcg(full)
     gap = mean_interval(mine - theirs)

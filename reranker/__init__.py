@@ -18,6 +18,7 @@ from reranker.errors import (
     StoreError,
 )
 from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.results import RankingResult
 from reranker.pipeline.text_ranking import RankedDocument
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ModelError",
     "PromptError",
     "RankedDocument",
+    "RankingResult",
     "Reranker",
     "RerankerConfig",
     "RerankerError",

@@ -37,7 +37,7 @@ class CandidateGenerator(Protocol):
     def recommend(self, user_ids: Iterable[UserId], n: int, exclude_seen: bool = True) -> pd.DataFrame:
         """A candidates table: `user_id, item_id, score, rank` (1-based), at most n rows a user, users as given.
 
-        Users that `fit` has not seen get the most popular items; `frame.attrs["fallback_users"]` counts them.
+        Users that `fit` has not seen get the most popular items; a user for whom nothing is left gets no row.
         """
 
     def save(self, directory: Path) -> None:

@@ -116,7 +116,7 @@ class RerankedRecommender:
                 SCORE: scores[rows, columns],
             }
         )
-        ranked = self.reranker.rerank(lists, n)
+        ranked = self.reranker.rerank(lists, n).to_frame()
         at = ranked[USER].map(row_of).to_numpy(), ranked[RANK].to_numpy() - 1
         ids[at] = ranked[ITEM].map(items).to_numpy()
         values[at] = ranked[SCORE].to_numpy()

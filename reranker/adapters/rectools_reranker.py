@@ -88,7 +88,7 @@ class RecToolsReranker(RecToolsBase):
     def predict_scores(self, candidates: pd.DataFrame) -> NDArray[np.float64]:
         """(rows,) scores that order each user's list as `Reranker.rerank` does."""
         lists = self._lists(candidates)
-        ranked = self.reranker.rerank(lists)
+        ranked = self.reranker.rerank(lists).to_frame()
         key = pd.MultiIndex.from_frame(ranked[[USER, ITEM]])
         # Ranks, not scores: equal scores keep the order that came in, which a second sorting would lose.
         place = pd.Series(-ranked[RANK].to_numpy(dtype=np.float64), index=key)

@@ -20,6 +20,7 @@ from reranker.data.schema import ITEM, RANK, RECALL_RANK, RECALL_SCORE, SCORE, S
 from reranker.engines import load_engine
 from reranker.fusion import Order
 from reranker.pipeline.reranker import Reranker
+from reranker.pipeline.results import RankingResult
 from reranker.types import ItemId, UserId
 from reranker.utils.atomic_io import read_json, sha256, whole_file, write_json
 
@@ -139,9 +140,8 @@ class PartWorker:
         ranking = job.schema().empty_table()
         if len(sifted.good):
             ranked = self._rank(sifted.good)
-            counts = {name: ranked.attrs["report"][name] for name in counts}
-            ranked.attrs = {}  # it would become metadata of the file
-            ranking = pa.Table.from_pandas(ranked, schema=job.schema(), preserve_index=False)
+            counts = {name: getattr(ranked.report, name) for name in counts}
+            ranking = pa.Table.from_pandas(ranked.to_frame(), schema=job.schema(), preserve_index=False)
         with whole_file(part_file(job.out, part)) as temporary:
             pq.write_table(ranking.replace_schema_metadata(None), temporary)
         rejected_file(job.out, part).unlink(missing_ok=True)
@@ -164,7 +164,7 @@ class PartWorker:
         write_json(record_file(job.out, part), record)
         return record
 
-    def _rank(self, candidates: pd.DataFrame) -> pd.DataFrame:
+    def _rank(self, candidates: pd.DataFrame) -> RankingResult:
         newer = self._newer_histories(candidates[USER])
         if isinstance(newer, dict):  # `rerank` takes it, and looks at no items then
             require_ids_like(self._reranker.item_ids, candidates[ITEM], "candidates")

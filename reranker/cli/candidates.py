@@ -41,8 +41,9 @@ def candidates(
         asked = asked.sample(sample, random_state=0)
     proposed = generator.recommend(asked.tolist(), n, exclude_seen=exclude_seen)
     write_table(proposed, out)
-    fallback = proposed.attrs.get("fallback_users", 0)
+    unknown = asked[~asked.isin(table[USER])]
+    popular, none = int(unknown.isin(proposed[USER]).sum()), int((~asked.isin(proposed[USER])).sum())
     typer.echo(
         f"wrote {len(proposed)} candidates of {proposed[USER].nunique()} users and {proposed[ITEM].nunique()} "
-        f"items to {out}; {fallback} unknown users got popular items"
+        f"items to {out}; {popular} unknown users got popular items" + (f", {none} users got none" if none else "")
     )

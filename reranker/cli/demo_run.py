@@ -169,7 +169,7 @@ def run_demo(
     newcomer = _newcomer(rungs.served, generator, readers, likes)
     with watch.stage("save"):
         rungs.served.save(out / "bundle")
-        served = rungs.served.rerank(lists.candidates)
+        served = rungs.served.rerank(lists.candidates).to_frame()
         write_table(served, out / "ranked.parquet")
         write_table(lists.candidates, out / "candidates.parquet")
     titles = dict(zip(data.items[ITEM], data.items[TITLE], strict=True))
@@ -238,9 +238,9 @@ def _ranked_part(lists: CandidateLists, readers: dict[str, Reranker]) -> Part:
     for name, reader in readers.items():
         found = reader.score_all(read.candidates)
         if not scores:
-            scores[FIRST] = found["first_stage"].to_numpy()
-            scores[BASELINE] = found["baseline"].to_numpy()
-        scores[name] = found["fused"].to_numpy()
+            scores[FIRST] = found.first_stage
+            scores[BASELINE] = found.baseline
+        scores[name] = found.fused
     ranked = {}
     for name, values in scores.items():
         table = read.candidates.assign(score=values, place=read.candidates[RANK])
@@ -276,7 +276,7 @@ def _newcomer(
     orders += [("fused", name, reader) for name, reader in readers.items()]
     for order, name, reader in orders:
         ranked = reader.rerank(came, SHOWN, interactions={NEWCOMER: list(likes)}, order=order)
-        found[name] = ranked[ITEM].tolist()
+        found[name] = ranked.to_lists()[NEWCOMER]
     return found
 
 

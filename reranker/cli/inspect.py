@@ -86,7 +86,7 @@ def inspect(
     ):
         numbers = "  ".join(f"{value:10.3f}" for value in values)
         typer.echo(f"{row.rank:4d} {getattr(row, RECALL_RANK):6d} {row.score:8.3f}  {numbers}  {text!r} {tokens}")
-    typer.echo(f"\nserved to this user: {seen.ranked.attrs['served'][0]}\n{seen.guard}")
+    typer.echo(f"\nserved to this user: {seen.served}\n{seen.guard}")
     for line in seen.weights:
         typer.echo(f"  {line}")
 

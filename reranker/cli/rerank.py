@@ -94,11 +94,11 @@ def rerank(
         table = like_known(table, candidates, known)
     require_most_known(reranker.item_ids, table[ITEM], str(candidates), "the bundle's item table")
     ranked = reranker.rerank(table, k, interactions=newer, order=served, progress=True)
-    write_table(ranked, out)
-    report = ranked.attrs["report"]
+    write_table(ranked.to_frame(), out)
+    report = ranked.report
     typer.echo(
-        f"wrote {len(ranked)} rows of {report['users']} users to {out}: {report['served']} order{_kept(report)}; "
-        f"{report['unknown_users']} users without history, {report['unknown_items']} candidates not in the item table"
+        f"wrote {len(ranked)} rows of {report.users} users to {out}: {report.served} order{_kept(report.users_kept)}; "
+        f"{report.unknown_users} users without history, {report.unknown_items} candidates not in the item table"
     )
     _tell_unused(unused)
 
@@ -113,14 +113,15 @@ def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     return wanted.rename(columns={own: name for name, own in columns.items()})
 
 
-def _kept(report: dict[str, Any]) -> str:
-    return f", the first stage's for {report['users_kept']} users by the guard" if report["users_kept"] else ""
+def _kept(users: int) -> str:
+    return f", the first stage's for {users} users by the guard" if users else ""
 
 
 def _report(summary: dict[str, Any], out: Path) -> None:
     typer.echo(
         f"wrote {summary['written']} rows of {summary['users']} users to {out}/ranking, {summary['parts']} parts "
-        f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order{_kept(summary)}; "
+        f"({summary['parts_reused']} from before): {', '.join(summary['served']) or 'no'} order"
+        f"{_kept(summary['users_kept'])}; "
         f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
     )
     _tell_unused(summary["unused_columns"])

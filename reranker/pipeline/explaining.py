@@ -86,8 +86,8 @@ def explain_list(
     histories = data.evidence.histories_with(newer)
     state = reranker.states.get(user) if state is None else state
     states = {} if state is None else {user: state}
-    ranked = reranker.rerank(lists, interactions=newer, order=order, states=states)
-    served: Order = ranked.attrs["served"][0]
+    result = reranker.rerank(lists, interactions=newer, order=order, states=states)
+    ranked, served = result.to_frame(), result.orders[0]
     rows = [int(row) for row in histories.get(user, ())]
     place = {item: at for at, item in enumerate(lists[ITEM])}
     at_rank = [place[item] for item in ranked[ITEM]]

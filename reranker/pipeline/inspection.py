@@ -7,7 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM
-from reranker.fusion import FusionModel
+from reranker.fusion import FusionModel, Order
+from reranker.pipeline.results import RankingResult
 from reranker.prompting import PromptRenderer, RenderedPrompt
 from reranker.scoring import Scoring, ScoringList
 from reranker.scoring.embedding import NEWEST
@@ -18,6 +19,7 @@ class Inspection:
     """A ranked list and everything that went into it.
 
     Attributes:
+        served: the order that this list is served.
         ranked: the list as `Reranker.rerank` serves it.
         prompt: the rendered prompt; spans of the shared prefix and texts of the candidates, in the order that came in.
         components: names of the read-out's components.
@@ -28,6 +30,7 @@ class Inspection:
         weights: the fusion in words, strongest first.
     """
 
+    served: Order
     ranked: pd.DataFrame
     prompt: RenderedPrompt
     components: list[str]
@@ -39,7 +42,7 @@ class Inspection:
 
 
 def inspect_list(
-    ranked: pd.DataFrame,
+    result: RankingResult,
     lists: pd.DataFrame,
     one: ScoringList,
     components: NDArray[np.float64],
@@ -48,6 +51,7 @@ def inspect_list(
     fusion_model: FusionModel,
 ) -> Inspection:
     """Puts an inspection together; `components` are in the row order of `lists`, one user's candidates."""
+    ranked = result.to_frame()
     read_out = scoring.name.split("+")[0]
     render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
     shown = one.candidates if render is not None else one.candidates[:2]
@@ -72,6 +76,7 @@ def inspect_list(
     rows = [place[item] for item in ranked[ITEM]]
     spans = prompt.request.candidates
     return Inspection(
+        served=result.orders[0],
         ranked=ranked,
         prompt=prompt,
         components=list(scoring.components),

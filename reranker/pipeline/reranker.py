@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from reranker.data.frames import Table, as_frame
 from reranker.data.id_matching import refuse_written_otherwise
 from reranker.data.schema import (
     ITEM,
-    RANK,
-    SCORE_SCALE,
     USER,
     refuse_single,
     require_ids_like,
@@ -40,7 +37,7 @@ from reranker.pipeline.fitting import read_folds
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.query_ranking import with_queries
-from reranker.pipeline.results import RerankReport, ServedScores, first_stage_scores, ranking, score_scales
+from reranker.pipeline.results import OrderScores, RankingResult, ServedScores, first_stage_scores
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
@@ -230,7 +227,7 @@ class Reranker:
         states: Mapping[UserId, UserState] | None = None,
         queries: Mapping[UserId, str] | None = None,
         progress: bool = False,
-    ) -> pd.DataFrame:
+    ) -> RankingResult:
         """Reranks each user's list.
 
         Args:
@@ -245,12 +242,8 @@ class Reranker:
             progress: show a progress bar on stderr.
 
         Returns:
-            `user_id, item_id, score, rank, first_stage_score, first_stage_rank, score_scale`, users in the order they
-            came in. `score` never rises down a list; `score_scale` says what it is: "log_odds" within the list, or
-            "first_stage" where the guard serves that order: what came in, or 1 / rank. `attrs["report"]`
-            holds a `RerankReport` as a dict, `attrs["served"]` each list's order (the guard may keep that of the first
-            stage for users of whom as little, or as much, is known), `attrs["guard"]` what it would be without `order`,
-            and `attrs["prompt_tokens"]` how many tokens the model read for it.
+            The lists, users in the order they came in: `to_frame()` is the table. The guard may keep the first-stage
+            order for users of whom as little, or as much, is known; `orders` says what each list was served.
 
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit` or most of them only
@@ -279,22 +272,12 @@ class Reranker:
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
         if queries:
             served = with_queries(self.reader, data.catalog, lists, served, queries)
-        ranked = ranking(lists, served.scores)
-        ranked[SCORE_SCALE] = score_scales(ranked, served.orders)
-        report = RerankReport.of(lists, served, data.catalog)
-        if report.unknown_users or report.unknown_items:
-            logger.warning(report.summary())
-        if k is not None:
-            ranked = ranked[ranked[RANK] <= k].reset_index(drop=True)
-        ranked.attrs.update(
-            report=asdict(report),
-            served=served.orders,
-            guard=served.guard,
-            prompt_tokens=served.prompt_tokens.tolist(),
-        )
+        ranked = RankingResult.of(lists, served, data.catalog, k)
+        if ranked.report.unknown_users or ranked.report.unknown_items:
+            logger.warning(ranked.report.summary())
         return ranked
 
-    async def arerank(self, candidates: pd.DataFrame, k: int | None = None, **options: Any) -> pd.DataFrame:
+    async def arerank(self, candidates: Table, k: int | None = None, **options: Any) -> RankingResult:
         """`rerank` in a worker thread, so that a server's event loop goes on."""
         return await asyncio.to_thread(self.rerank, candidates, k, **options)
 
@@ -485,7 +468,7 @@ class Reranker:
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
         progress: bool | None = False,
-    ) -> pd.DataFrame:
+    ) -> OrderScores:
         """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
 
         Args:
@@ -493,10 +476,6 @@ class Reranker:
             histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
             progress: show a progress bar on stderr.
-
-        Returns:
-            (rows) columns `first_stage`, `baseline` (the baseline), `llm` (read-out alone), `fused` (both).
-            `attrs["prompt_tokens"]` holds how many tokens the model read for each list.
 
         Raises:
             DataError: nothing was fitted.
@@ -510,9 +489,24 @@ class Reranker:
         raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         orders = fusion_model.orders(data.evidence.features(candidates, known), raw, list_index)
-        scores = pd.DataFrame({"first_stage": first_stage_scores(candidates), **orders}, index=candidates.index)
-        scores.attrs["prompt_tokens"] = [one.prompt_tokens for one in read]
-        return scores
+        tokens = np.array([one.prompt_tokens for one in read], dtype=np.int64)
+        return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
+
+    def __repr__(self) -> str:
+        return f"Reranker({self._described()})"
+
+    def __str__(self) -> str:
+        served = "" if self.fusion_model is None else f"\n{self.fusion_model.guard.summary()}"
+        return f"{self!r}{served}"
+
+    def _described(self) -> str:
+        """Domain, base model, read-out and what is served, in a line."""
+        config = self.config
+        reads = f"model {config.model!r}, engine {config.engine!r}, scoring {config.scoring!r}"
+        if self._data is None or self.fusion_model is None:
+            return f"not fitted, {reads}"
+        sizes = f"{len(self._data.evidence.histories)} users, {len(self._data.items)} items"
+        return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
 
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a new user."""
@@ -670,7 +664,7 @@ class Reranker:
             part = lists[rows].reset_index(drop=True)
             if guard.serve == "fused":
                 every = self.score_all(part, histories=histories, states=states, progress=progress)
-                scores[rows], tokens[holds] = every[guard.serve].to_numpy(), every.attrs["prompt_tokens"]
+                scores[rows], tokens[holds] = every.of(guard.serve), every.prompt_tokens
             else:
                 scores[rows] = fusion_model.features.score(data.evidence.features(part, histories))
         return ServedScores(

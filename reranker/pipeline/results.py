@@ -1,4 +1,4 @@
-"""From scores to a ranking table."""
+"""From scores to ranked lists, and what came with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,14 @@ from reranker.data.schema import (
     RECALL_RANK,
     RECALL_SCORE,
     SCORE,
+    SCORE_SCALE,
+    TITLE,
     USER,
 )
 from reranker.fusion import Order
-from reranker.types import IntArray
+from reranker.types import IntArray, ItemId, UserId
+
+_SHOWN_LISTS, _SHOWN_ITEMS = 3, 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +50,7 @@ class ServedScores:
 
 @dataclass(frozen=True, kw_only=True)
 class RerankReport:
-    """What a call of `rerank` met. In `ranked.attrs["report"]`, as a dict.
+    """Counts of a call of `rerank`.
 
     Attributes:
         served: the order that the guard chose, or that was asked for.
@@ -71,16 +75,150 @@ class RerankReport:
             served=served.order,
             users=len(served.orders),
             candidates=len(lists),
-            users_kept=sum(one != served.order for one in served.orders),
+            users_kept=sum(order != served.order for order in served.orders),
             unknown_users=int(np.sum(served.n_known == 0)),
             unknown_items=sum(item not in catalog for item in lists[ITEM]),
         )
 
     def summary(self) -> str:
+        """Users and items that are not known, for people."""
         return (
             f"{self.unknown_users} of {self.users} users have no history and {self.unknown_items} of "
             f"{self.candidates} candidates are not in the item table"
         )
+
+
+class RankingResult:
+    """Reranked lists; what `Reranker.rerank` returns.
+
+    `to_frame` is the table, `to_lists` the items of each user; `len` counts rows, `str` shows the first lists.
+
+    Attributes:
+        users: whose lists they are, in the order they came in.
+        orders: the order that each list was served: "fused", "baseline" or "first_stage".
+        guard: the order that the guard decided on for each list, whatever was asked for.
+        prompt_tokens: (n_users,) tokens that the model read for each list.
+        report: counts of users, candidates and what of them is unknown.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        users: Sequence[UserId],
+        orders: Sequence[Order],
+        guard: Sequence[Order],
+        prompt_tokens: IntArray,
+        report: RerankReport,
+        catalog: Catalog,
+    ) -> None:
+        """Takes a table as `ranking` makes it, and one entry of everything else a user of it."""
+        self._table = table
+        self._catalog = catalog
+        self.users = tuple(users)
+        self.orders = tuple(orders)
+        self.guard = tuple(guard)
+        self.prompt_tokens = prompt_tokens
+        self.report = report
+
+    @classmethod
+    def of(cls, lists: pd.DataFrame, served: ServedScores, catalog: Catalog, k: int | None = None) -> "RankingResult":
+        """The first k of each list, or all, of a validated candidates table by its served scores."""
+        table = ranking(lists, served.scores)
+        users = lists[USER].drop_duplicates().tolist()
+        scales = np.array([OF_FIRST_STAGE if order == "first_stage" else LOG_ODDS for order in served.orders], object)
+        table[SCORE_SCALE] = scales[pd.factorize(table[USER])[0]]
+        if k is not None:
+            table = table[table[RANK] <= k].reset_index(drop=True)
+        return cls(
+            table,
+            users=users,
+            orders=served.orders,
+            guard=served.guard,
+            prompt_tokens=served.prompt_tokens,
+            report=RerankReport.of(lists, served, catalog),
+            catalog=catalog,
+        )
+
+    def to_frame(self, titles: bool = False) -> pd.DataFrame:
+        """The ranking as a table.
+
+        Args:
+            titles: add the items' titles as a last column.
+
+        Returns:
+            `user_id, item_id, score, rank, first_stage_score, first_stage_rank, score_scale`, users in the order they
+            came in, each list best first. `score` never rises down a list; `score_scale` says what it is: "log_odds"
+            within the list, or "first_stage" where that order is served: what came in, or 1 / rank.
+        """
+        table = self._table.copy()
+        if titles:
+            table[TITLE] = self._catalog.titles(table[ITEM])
+        return table
+
+    def to_lists(self) -> dict[UserId, list[ItemId]]:
+        """User -> items, best first."""
+        return {user: part[ITEM].tolist() for user, part in self._table.groupby(USER, sort=False)}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __repr__(self) -> str:
+        return f"RankingResult({len(self.users)} users, {len(self)} rows, {self._served()})"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *self._head().to_string(index=False).splitlines(), *self._more()])
+
+    def _repr_html_(self) -> str:
+        """The first lists as notebooks show tables."""
+        lines = (f"<p>{line}</p>" for line in self._more())
+        counts = f"{len(self.users)} users, {len(self)} rows, {self._served()}"
+        return "".join((f"<p>{counts}</p>", self._head().to_html(index=False), *lines))
+
+    def _served(self) -> str:
+        counts = {order: self.orders.count(order) for order in dict.fromkeys(self.orders)}
+        if len(counts) == 1:
+            return f"served: {next(iter(counts))}"
+        return "served: " + ", ".join(f"{order} to {count}" for order, count in counts.items())
+
+    def _head(self) -> pd.DataFrame:
+        shown = self._table[self._table[USER].isin(self.users[:_SHOWN_LISTS]) & (self._table[RANK] <= _SHOWN_ITEMS)]
+        head = shown[[USER, RANK, RECALL_RANK, ITEM, SCORE]].copy()
+        head.insert(4, TITLE, self._catalog.titles(head[ITEM]))
+        return head
+
+    def _more(self) -> list[str]:
+        left = len(self.users) - _SHOWN_LISTS
+        return [f"... and {left} more users; to_frame() has every row"] if left > 0 else []
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderScores:
+    """Scores of every order for the rows of one candidates table; what `Reranker.score_all` returns.
+
+    Attributes:
+        first_stage: (rows,) the scores that came in, as `first_stage_scores` has them.
+        baseline: (rows,) of the interaction features.
+        llm: (rows,) of the language model alone.
+        fused: (rows,) of both.
+        prompt_tokens: (n_users,) tokens that the model read for each list.
+    """
+
+    first_stage: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    llm: NDArray[np.float64]
+    fused: NDArray[np.float64]
+    prompt_tokens: IntArray
+
+    def of(self, order: Order) -> NDArray[np.float64]:
+        """(rows,) scores of one order."""
+        scores: NDArray[np.float64] = getattr(self, order)
+        return scores
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Columns `first_stage`, `baseline`, `llm` and `fused`, under the candidates' index or 0, 1, ..."""
+        names = ("first_stage", "baseline", "llm", "fused")
+        return pd.DataFrame({name: getattr(self, name) for name in names}, index=index)
 
 
 def first_stage_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
@@ -94,7 +232,7 @@ def first_stage_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
 def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     """Best first within each user; ties keep the first-stage order. Always a permutation of `lists`.
 
-    All columns of a ranking but the last, `score_scales`.
+    All columns of a ranking but the last, `score_scale`.
     """
     groups = lists.groupby(USER, sort=False).ngroup().to_numpy()
     order = np.lexsort((lists[RANK].to_numpy(), -scores, groups))
@@ -105,9 +243,3 @@ def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
     ranked[SCORE] = scores[order]
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
     return pd.DataFrame(ranked[RANKING_COLUMNS[:-1]])
-
-
-def score_scales(ranked: pd.DataFrame, orders: Sequence[Order]) -> NDArray[np.object_]:
-    """(rows,) what the scores of a ranking are, by the order that each user is served, users as they stand there."""
-    scales = np.array([OF_FIRST_STAGE if one == "first_stage" else LOG_ODDS for one in orders], dtype=object)
-    return scales[pd.factorize(ranked[USER])[0]]

@@ -217,9 +217,10 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         order=lists[0].order,
         queries={number: one.query for number, one in enumerate(lists) if one.query},
     )
-    items, scores = ranked[ITEM].tolist(), ranked[SCORE].tolist()
+    table = ranked.to_frame()
+    items, scores = table[ITEM].tolist(), table[SCORE].tolist()
     results, begin = [], 0
-    reported = zip(*(ranked.attrs[name] for name in ("served", "guard", "prompt_tokens")), strict=True)
+    reported = zip(ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
     for one, length, (served, guard, tokens) in zip(lists, lengths, reported, strict=True):
         place = {item: index for index, item in enumerate(one.items)}
         results.append(

@@ -49,7 +49,7 @@ def test_the_rerankers_order_in_implicits_shapes(world, recommender):
                 "score": given[row].astype(float),
             }
         )
-        expected = reranker.rerank(lists, 4)["item_id"].tolist()
+        expected = reranker.rerank(lists, 4).to_frame()["item_id"].tolist()
         assert [item_ids[item] for item in ids[row]] == expected
         assert not set(ids[row]) & set(matrix[user].indices)  # already liked items stay out
         assert (np.diff(scores[row]) <= 0).all()

@@ -54,7 +54,7 @@ def test_two_stages(data, dataset):
         ours.reranker.fusion_model.guard.fused_minus_first_stage.low > 0
     )  # taste shows in the titles, popularity knows none
     lists = two_stages.cand_gen_dict["PopularModel_1"].generate_candidates(users, dataset, True, for_train=False)
-    expected = ours.reranker.rerank(lists.rename(columns={Columns.Score: "score", Columns.Rank: "rank"}), 3)
+    expected = ours.reranker.rerank(lists.rename(columns={Columns.Score: "score", Columns.Rank: "rank"}), 3).to_frame()
     got = found.groupby(Columns.User, sort=False)[Columns.Item].apply(list).to_dict()
     assert got == expected.groupby("user_id", sort=False)["item_id"].apply(list).to_dict()
     assert found[Columns.Rank].tolist() == [1, 2, 3] * 20

@@ -90,7 +90,7 @@ def test_the_cut_decides_nothing_where_few_users_have_newer_histories(numbered, 
     numbered.save(tmp_path / "bundle")
     settings = {"interactions": tmp_path / "newer.parquet", "part_users": part_users}
     offline(tmp_path / "bundle", tmp_path, "c.parquet", **settings).run(reranker=numbered)
-    expected = numbered.rerank(candidates, interactions=newer, order="baseline")
+    expected = numbered.rerank(candidates, interactions=newer, order="baseline").to_frame()
     expected, found = expected.sort_values(["user_id", "rank"], ignore_index=True), ranking(tmp_path)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-9)
     for table in (candidates, newer):  # nor does it where the items are of another kind than the bundle's

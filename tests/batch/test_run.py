@@ -14,9 +14,7 @@ from tests.batch.helpers import manifest, offline, ranking, rejected, write
 
 
 def in_memory(bundle, candidates, **options):
-    ranked = Reranker.load(bundle).rerank(candidates, order="baseline", **options)
-    ranked.attrs = {}
-    return ranked
+    return Reranker.load(bundle).rerank(candidates, order="baseline", **options).to_frame()
 
 
 def same(left, right):
@@ -45,7 +43,7 @@ def test_the_parts_are_what_rerank_returns(bundle, folder, candidates):
 
 def test_the_llm_gives_the_same_scores_part_by_part(bundle, folder, candidates):
     offline(bundle, folder, order="fused", part_users=25).run()
-    expected = Reranker.load(bundle).rerank(candidates, order="fused")
+    expected = Reranker.load(bundle).rerank(candidates, order="fused").to_frame()
     pd.testing.assert_series_equal(ranking(folder)["score"], expected["score"])
 
 

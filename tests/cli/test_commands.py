@@ -73,8 +73,7 @@ def test_rerank_writes_what_python_returns(folder):
     said, _ = run(*arguments, "--out", folder / "ranked.parquet")
     assert "wrote 192 rows of 48 users" in said
     assert "fused order; 0 users without history, 0 candidates not in the item table" in said
-    expected = Reranker.load(folder / "bundle").rerank(pd.read_parquet(candidates), 4, order="fused")
-    expected.attrs = {}
+    expected = Reranker.load(folder / "bundle").rerank(pd.read_parquet(candidates), 4, order="fused").to_frame()
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "ranked.parquet"), expected, check_exact=True)
 
 

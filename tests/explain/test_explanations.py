@@ -117,7 +117,9 @@ CANDIDATES = [f"g{group}i{number}" for group in range(4) for number in range(3)]
 def test_contributions_add_up_to_what_is_served(reranker, order):
     found = reranker.explain("u1", CANDIDATES, order=order)
     assert found.order == order and len(found.items) == 12
-    ranked = reranker.rerank(toys.table([("u1", item, 1 / at) for at, item in enumerate(CANDIDATES, 1)]), order=order)
+    ranked = reranker.rerank(
+        toys.table([("u1", item, 1 / at) for at, item in enumerate(CANDIDATES, 1)]), order=order
+    ).to_frame()
     assert [one.item_id for one in found.items] == ranked["item_id"].tolist()
     for one, score in zip(found.items, ranked["score"], strict=True):
         assert one.score == score

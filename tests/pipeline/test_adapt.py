@@ -34,7 +34,7 @@ def fitted(tiny: Path, trained: Path) -> Reranker:
 
 def scores(reranker: Reranker, user: str = "u3", **options: object) -> np.ndarray:
     assert reranker.generator is not None
-    return reranker.score_all(reranker.generator.recommend([user], 6), **options)["llm"].to_numpy()  # type: ignore[arg-type]
+    return reranker.score_all(reranker.generator.recommend([user], 6), **options).llm  # type: ignore[arg-type]
 
 
 def test_adapting_changes_the_scores_of_those_adapted(fitted: Reranker) -> None:
@@ -123,8 +123,8 @@ def test_a_context_of_another_map_is_adapted_anew_and_not_read_before(fitted: Re
         fitted.reader.contexts = replace(map_of, directions=map_of.directions[::-1])
         try:
             candidates = fitted.generator.recommend(["u3"], 6)
-            bare = fitted.score_all(candidates, states={})["llm"].to_numpy()
-            np.testing.assert_array_equal(fitted.score_all(candidates, states={"u3": old})["llm"].to_numpy(), bare)
+            bare = fitted.score_all(candidates, states={}).llm
+            np.testing.assert_array_equal(fitted.score_all(candidates, states={"u3": old}).llm, bare)
             assert fitted.is_behind(old)
             assert fitted.adapt(["u3"], store=store).users == 1
             assert store.get(["u3"])["u3"].support == old.support  # all of it was read again

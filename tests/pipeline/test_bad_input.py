@@ -121,13 +121,14 @@ def odd():
 def test_odd_titles_fit_rank_and_survive_a_bundle(odd, tmp_path):
     reranker, _ = odd
     candidates = toys.lists_for(["u0", "u1", "new_user"], [*odd_titles(), "g1i0", "g2i0"])
-    ranked = reranker.rerank(candidates, order="fused")
+    result = reranker.rerank(candidates, order="fused")
+    ranked = result.to_frame()
     assert len(ranked) == 30
     assert np.isfinite(ranked["score"]).all()
-    assert ranked.attrs["report"]["unknown_items"] == 0
+    assert result.report.unknown_items == 0
     reranker.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle", engine=ScriptedEngine())
-    pd.testing.assert_frame_equal(loaded.rerank(candidates, order="fused"), ranked, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.rerank(candidates, order="fused").to_frame(), ranked, check_exact=True)
 
 
 def test_no_title_can_add_a_line_to_the_prompt(odd):
@@ -155,6 +156,6 @@ def test_items_without_a_title_everywhere_can_be_fitted():
     data = toys.taste_dataset()
     data = Dataset(interactions=data.interactions, items=data.items.assign(title=""), domain="toy")
     reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
-    ranked = reranker.rerank(toys.lists_for(["u1"], ["g0i0", "g1i1"]), order="fused")
+    ranked = reranker.rerank(toys.lists_for(["u1"], ["g0i0", "g1i1"]), order="fused").to_frame()
     assert len(ranked) == 2
     assert np.isfinite(ranked["score"]).all()

@@ -54,7 +54,7 @@ def files_of(directory):
 def test_a_loaded_bundle_ranks_the_same(reranker, bundle, order):
     loaded = Reranker.load(bundle)
     pd.testing.assert_frame_equal(
-        loaded.rerank(LISTS, order=order), reranker.rerank(LISTS, order=order), check_exact=True
+        loaded.rerank(LISTS, order=order).to_frame(), reranker.rerank(LISTS, order=order).to_frame(), check_exact=True
     )
 
 
@@ -101,7 +101,9 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     assert {item["title"] for history in drawn for item in history} <= titles
     for one in (loaded, Reranker.load(tmp_path / "with new")):
         assert one.reader.renderer.references == drawn
-        pd.testing.assert_frame_equal(one.rerank(LISTS, order="fused"), fitted.rerank(LISTS, order="fused"))
+        pd.testing.assert_frame_equal(
+            one.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
+        )
     ids = dict(zip(data.items["title"], data.items["item_id"], strict=True))
     words = ["entirely other words"] * 12
     other_words = pd.DataFrame({"item_id": [ids[one["title"]] for one in drawn[0]], "title": words})
@@ -109,7 +111,9 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     fitted.save(tmp_path / "other words")
     again = Reranker.load(tmp_path / "other words")
     assert again.reader.renderer.references == drawn  # what weights were fitted on
-    pd.testing.assert_frame_equal(again.rerank(LISTS, order="fused"), fitted.rerank(LISTS, order="fused"))
+    pd.testing.assert_frame_equal(
+        again.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
+    )
 
 
 def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_path, monkeypatch):
@@ -129,7 +133,9 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     loaded = Reranker.load(path, engine=ScriptedEngine())
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids
-    pd.testing.assert_frame_equal(loaded.rerank(LISTS, order="fused"), other.rerank(LISTS, order="fused"))
+    pd.testing.assert_frame_equal(
+        loaded.rerank(LISTS, order="fused").to_frame(), other.rerank(LISTS, order="fused").to_frame()
+    )
     monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 10, "files": {}, "n": object()})
     with pytest.raises(BundleError, match="was replaced 5 times"):
         Reranker.load(path)

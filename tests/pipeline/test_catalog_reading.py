@@ -39,7 +39,9 @@ def test_a_second_fit_of_the_catalogue_reads_nothing(own_cache: Path) -> None:
     assert before.reader.texts_read.summary() == f"read 32 of 32 texts; 0 from the cache {own_cache}"
     assert after.reader.texts_read.summary() == f"read 0 of 32 texts; 32 from the cache {own_cache}"
     lists = toys.lists_for(["u0", "u1"], ["g0i1", "g1i1", "g2i1"])
-    pd.testing.assert_frame_equal(before.rerank(lists, order="fused"), after.rerank(lists, order="fused"))
+    pd.testing.assert_frame_equal(
+        before.rerank(lists, order="fused").to_frame(), after.rerank(lists, order="fused").to_frame()
+    )
 
 
 def test_evaluation_and_new_items_share_what_fit_read() -> None:

@@ -44,7 +44,7 @@ def test_known_items_cost_no_pass_of_the_model(engine: toys.WatchedEngine) -> No
     items = len(toys.items())
     assert engine.states_read == items and not engine.calls
     lists = reranker.generator.recommend(["u0", "u1", "nobody"], 12)
-    ranked = reranker.rerank(lists, order="fused")
+    ranked = reranker.rerank(lists, order="fused").to_frame()
     assert sorted(ranked["item_id"]) == sorted(lists["item_id"])
     assert engine.states_read == items and not engine.calls
 
@@ -53,7 +53,7 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
     """Popularity cannot tell the four tastes apart, the letters of the titles can."""
     reranker = fitted(engine)
     users = [f"u{number}" for number in range(8)]
-    scores = reranker.score_all(lists := reranker.generator.recommend(users, 12))
+    scores = reranker.score_all(lists := reranker.generator.recommend(users, 12)).to_frame()
     own = lists["user_id"].str[1:].astype(int) % 4 == lists["item_id"].str[1].astype(int)
     assert scores["llm"][own].mean() > scores["llm"][~own].mean() + 1.0
 
@@ -108,7 +108,7 @@ def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: P
     fresh = toys.WatchedEngine(dim=64)
     again = Reranker.load(tmp_path / "bundle", engine=fresh)
     assert again.config.scoring == "embedding"
-    np.testing.assert_array_equal(again.score_all(lists), reranker.score_all(lists))
+    np.testing.assert_array_equal(again.score_all(lists).to_frame(), reranker.score_all(lists).to_frame())
     assert fresh.states_read == 0
 
 
@@ -123,18 +123,20 @@ def tied(rows: list[str]) -> pd.DataFrame:
 def test_items_that_came_after_fit_are_known_by_their_text(engine: toys.WatchedEngine, tmp_path: Path) -> None:
     reranker = fitted(engine)
     lists = tied(["u1 g2new", "u1 g1new", "u2 g1new", "u2 g2new"])  # u1 likes what is like g1, u2 what is like g2
-    assert reranker.rerank(lists).attrs["report"]["unknown_items"] == 4
-    assert reranker.score_all(lists)["llm"].groupby(lists["user_id"]).nunique().eq(1).all()
+    assert reranker.rerank(lists).report.unknown_items == 4
+    assert reranker.score_all(lists).to_frame()["llm"].groupby(lists["user_id"]).nunique().eq(1).all()
     before = engine.states_read
     assert reranker.add_items(new_items()) == 2 and engine.states_read == before + 2
-    llm = reranker.score_all(lists)["llm"]
+    llm = reranker.score_all(lists).to_frame()["llm"]
     assert llm[1] > llm[0] and llm[3] > llm[2]
-    assert reranker.rerank(lists).attrs["report"]["unknown_items"] == 0 and engine.states_read == before + 2
-    after = reranker.score_all(lists, histories=reranker._fitted()[0].evidence.histories_with({"u1": ["g2new"]}))
+    assert reranker.rerank(lists).report.unknown_items == 0 and engine.states_read == before + 2
+    after = reranker.score_all(
+        lists, histories=reranker._fitted()[0].evidence.histories_with({"u1": ["g2new"]})
+    ).to_frame()
     assert after["llm"][0] > after["llm"][1]  # they count in histories, too
     reranker.save(tmp_path / "bundle")
     again = Reranker.load(tmp_path / "bundle", engine=toys.WatchedEngine(dim=64))
-    np.testing.assert_array_equal(again.score_all(lists), reranker.score_all(lists))
+    np.testing.assert_array_equal(again.score_all(lists).to_frame(), reranker.score_all(lists).to_frame())
 
 
 def test_an_item_with_a_new_text_is_read_anew(engine: toys.WatchedEngine) -> None:
@@ -142,7 +144,7 @@ def test_an_item_with_a_new_text_is_read_anew(engine: toys.WatchedEngine) -> Non
     lists = tied(["u1 g2i0", "u1 g2i1"])
     assert reranker.add_items(pd.DataFrame({"item_id": ["g2i1"], "title": ["mipfen mippel 77"]})) == 0
     assert reranker.titles(["g2i1"]) == ["mipfen mippel 77"] and len(reranker.item_ids) == len(toys.items())
-    scores = reranker.score_all(lists)["llm"]
+    scores = reranker.score_all(lists).to_frame()["llm"]
     assert scores[1] > scores[0]
 
 

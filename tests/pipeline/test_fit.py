@@ -28,9 +28,10 @@ def test_random_choices_are_served_in_the_first_stage_order(seed):
     reranker = Reranker(toys.config(n_candidates=32), ScriptedEngine()).fit(data, generator)
     assert reranker.fusion_model.guard.serve == "first_stage"
     assert "serving the first-stage order" in reranker.fusion_model.guard.summary()
-    served = reranker.rerank(generator.recommend(reranker.user_ids, 10))
+    result = reranker.rerank(generator.recommend(reranker.user_ids, 10))
+    served = result.to_frame()
     assert (served["rank"] == served["first_stage_rank"]).all()
-    assert served.attrs["report"]["served"] == "first_stage"
+    assert result.report.served == "first_stage"
 
 
 def test_taste_is_served_and_brings_unseen_choices_up():
@@ -43,7 +44,9 @@ def test_taste_is_served_and_brings_unseen_choices_up():
     assert reranker.fusion_model.guard.fused_minus_first_stage.low > 0
     lists = generator.recommend(reranker.user_ids, 28)
     targets = dict(zip(data.interactions[last]["user_id"], data.interactions[last]["item_id"], strict=True))
-    before, after = (hit_places(reranker.rerank(lists, order=order), targets) for order in ("first_stage", None))
+    before, after = (
+        hit_places(reranker.rerank(lists, order=order).to_frame(), targets) for order in ("first_stage", None)
+    )
     assert len(before) == len(after) == 60  # 28 of 32 items are unseen: every target is proposed
     assert after.mean() < 0.6 * before.mean()
 
@@ -57,7 +60,7 @@ def test_titles_decide_among_items_that_nobody_chose_yet():
     assert weights["llm_sum"] + weights["llm_mean"] + weights["llm_gain"] > 0.5
     assert weights["covisit_mean"] == pytest.approx(0.0, abs=0.01)
     targets = dict(zip(held_out["user_id"], held_out["item_id"], strict=True))
-    places = hit_places(reranker.rerank(candidates), targets)
+    places = hit_places(reranker.rerank(candidates).to_frame(), targets)
     assert np.mean(places <= 2) > 0.8  # two of each list are of the user's taste
 
 

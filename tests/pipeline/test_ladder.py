@@ -33,7 +33,7 @@ def test_a_model_that_cannot_be_had_is_left_out_and_named(tmp_path):
     served = climb(missing, chain, generator)
     assert served.config.engine == "lexical" and served.ladder is not None
     assert "nowhere" in served.ladder.left_out["llm"]
-    ranked = served.rerank(generator.recommend(["u1"], n=8))
+    ranked = served.rerank(generator.recommend(["u1"], n=8)).to_frame()
     assert len(ranked) == len(generator.recommend(["u1"], n=8))
 
 

@@ -22,8 +22,9 @@ def lists():
 
 
 def test_relevance_is_added_to_the_log_of_the_reciprocal_rank(reranker, lists):
-    ranked = reranker.rerank(lists, queries={"u1": "vantow vanvik"})
-    plain = reranker.rerank(lists)
+    result = reranker.rerank(lists, queries={"u1": "vantow vanvik"})
+    ranked = result.to_frame()
+    plain = reranker.rerank(lists).to_frame()
     assert ranked[ranked["user_id"] == "u0"].equals(plain[plain["user_id"] == "u0"])
     asked = ranked[ranked["user_id"] == "u1"]
     assert asked["item_id"].iloc[0] == "g3i0"
@@ -33,12 +34,16 @@ def test_relevance_is_added_to_the_log_of_the_reciprocal_rank(reranker, lists):
     )[0]
     expected = read.log_odds - np.log(asked["first_stage_rank"])
     assert asked["score"].to_numpy() == pytest.approx(expected.to_numpy())
-    assert ranked.attrs["prompt_tokens"][1] == read.prompt_tokens > 0 == ranked.attrs["prompt_tokens"][0]
+    assert result.prompt_tokens[1] == read.prompt_tokens > 0 == result.prompt_tokens[0]
 
 
 def test_relevance_is_added_to_the_scores_of_the_fused_order(reranker, lists):
-    plain = reranker.rerank(lists, order="fused").set_index(["user_id", "item_id"])["score"]
-    asked = reranker.rerank(lists, order="fused", queries={"u0": "quxard"}).set_index(["user_id", "item_id"])["score"]
+    plain = reranker.rerank(lists, order="fused").to_frame().set_index(["user_id", "item_id"])["score"]
+    asked = (
+        reranker.rerank(lists, order="fused", queries={"u0": "quxard"})
+        .to_frame()
+        .set_index(["user_id", "item_id"])["score"]
+    )
     added = (asked - plain)["u0"]
     assert added.idxmax() == "g2i0"
     assert (asked - plain)["u1"].abs().max() == 0
@@ -46,9 +51,13 @@ def test_relevance_is_added_to_the_scores_of_the_fused_order(reranker, lists):
 
 def test_an_item_without_text_is_as_relevant_as_the_least(reranker, lists):
     lists["item_id"] = lists["item_id"].replace("g1i0", "new")
-    ranked = reranker.rerank(lists, queries={"u0": "untitled mipfen", "u1": "(untitled)"})
+    ranked = reranker.rerank(lists, queries={"u0": "untitled mipfen", "u1": "(untitled)"}).to_frame()
     assert (ranked[ranked["item_id"] == "new"]["rank"] > 1).all()
 
 
 def test_blank_queries_and_those_of_others_change_nothing(reranker, lists):
-    assert reranker.rerank(lists, queries={"u0": " ", "nobody": "zorblax"}).equals(reranker.rerank(lists))
+    assert (
+        reranker.rerank(lists, queries={"u0": " ", "nobody": "zorblax"})
+        .to_frame()
+        .equals(reranker.rerank(lists).to_frame())
+    )

@@ -59,16 +59,16 @@ def test_fit_save_load_rerank(engine, data, tmp_path):
         "default", engine=engine, scoring="likelihood", dtype="float32", n_candidates=40, fit_users=10, windows=1
     ).fit(data, generator)
     lists = generator.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
-    ranked = reranker.rerank(lists, order="fused")
+    ranked = reranker.rerank(lists, order="fused").to_frame()
     assert ranked["score"].nunique() == 16
-    shuffled = reranker.rerank(lists.iloc[::-1], order="fused")
+    shuffled = reranker.rerank(lists.iloc[::-1], order="fused").to_frame()
     keys = ["user_id", "item_id"]
     pd.testing.assert_frame_equal(
         shuffled.set_index(keys).sort_index(), ranked.set_index(keys).sort_index(), check_exact=True
     )
     reranker.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle", engine=engine)
-    pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused"), ranked, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused").to_frame(), ranked, check_exact=True)
 
     instruction = SoftPrompt.from_instruction(engine, reranker.reader.renderer.instruction_token_ids(), 16)
     kept = PromptBank.load(tmp_path / "bundle" / "prompts").resolve("movies")

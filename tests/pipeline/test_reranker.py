@@ -15,6 +15,7 @@ from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.data.schema import RANKING_COLUMNS, validate_candidates
 from reranker.engines.scripted import ScriptedEngine
 from reranker.pipeline import llm_scorer as reader
+from reranker.pipeline.results import RerankReport
 from reranker.pipeline.text_ranking import TextList
 from tests.pipeline import toys
 
@@ -51,19 +52,15 @@ def check_ranking(ranked, candidates):
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_ranking_is_a_permutation_with_falling_scores(reranker, candidates, order):
     ranked = reranker.rerank(candidates, order=order)
-    check_ranking(ranked, candidates)
-    assert ranked.attrs["report"] == {
-        "served": order,
-        "users": 4,
-        "candidates": 24,
-        "users_kept": 0,
-        "unknown_users": 0,
-        "unknown_items": 0,
-    }
+    check_ranking(ranked.to_frame(), candidates)
+    assert ranked.report == RerankReport(
+        served=order, users=4, candidates=24, users_kept=0, unknown_users=0, unknown_items=0
+    )
+    assert ranked.orders == (order,) * 4 and set(ranked.users) == {"u7", "u2", "u40", "u11"}
 
 
 def test_what_first_stage_said_is_kept(reranker, candidates):
-    ranked = reranker.rerank(candidates, order="fused")
+    ranked = reranker.rerank(candidates, order="fused").to_frame()
     both = ranked.merge(candidates, on=["user_id", "item_id"], suffixes=("", "_in"))
     assert (both["first_stage_score"] == both["score_in"]).all()
     expected = candidates.groupby("user_id")["score"].rank(ascending=False).astype(int)
@@ -72,7 +69,7 @@ def test_what_first_stage_said_is_kept(reranker, candidates):
 
 
 def test_the_first_stage_order_is_left_alone_whatever_was_learned(reranker, candidates):
-    ranked = reranker.rerank(candidates, order="first_stage")
+    ranked = reranker.rerank(candidates, order="first_stage").to_frame()
     best_first = candidates.sort_values("score", ascending=False)
     for user, ordered in toys.in_order(ranked).items():
         assert ordered == best_first[best_first["user_id"] == user]["item_id"].tolist()
@@ -81,24 +78,24 @@ def test_the_first_stage_order_is_left_alone_whatever_was_learned(reranker, cand
 
 def test_ranks_decide_the_first_stage_order_where_scores_disagree(reranker):
     upside_down = pd.DataFrame({"user_id": "u1", "item_id": CHOSEN, "score": range(6), "rank": range(1, 7)})
-    ranked = reranker.rerank(upside_down, order="first_stage")
+    ranked = reranker.rerank(upside_down, order="first_stage").to_frame()
     assert ranked["item_id"].tolist() == CHOSEN
     check_ranking(ranked, upside_down)
 
 
 def test_taste_decides_the_fused_order(reranker):
     lists = toys.lists_for([f"u{user}" for user in range(8)], CHOSEN)
-    firsts = {user: items[0] for user, items in toys.in_order(reranker.rerank(lists, order="fused")).items()}
+    firsts = {user: items[0] for user, items in toys.in_order(reranker.rerank(lists, order="fused").to_frame()).items()}
     right = sum(first.startswith(f"g{int(user[1:]) % 4}") for user, first in firsts.items())
     assert right >= 6
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_k_cuts_the_complete_ranking(reranker, candidates, order):
-    whole, cut = reranker.rerank(candidates, order=order), reranker.rerank(candidates, 2, order=order)
-    pd.testing.assert_frame_equal(cut, whole[whole["rank"] <= 2].reset_index(drop=True))
-    pd.testing.assert_frame_equal(reranker.rerank(candidates, 1000, order=order), whole)
-    assert cut.attrs["report"]["candidates"] == 24
+    whole, cut = reranker.rerank(candidates, order=order).to_frame(), reranker.rerank(candidates, 2, order=order)
+    pd.testing.assert_frame_equal(cut.to_frame(), whole[whole["rank"] <= 2].reset_index(drop=True))
+    pd.testing.assert_frame_equal(reranker.rerank(candidates, 1000, order=order).to_frame(), whole)
+    assert cut.report.candidates == 24 and len(cut) == 8
 
 
 @pytest.mark.parametrize("k", [0, -3])
@@ -115,17 +112,17 @@ def test_an_unknown_order_is_refused(reranker, candidates):
 @pytest.mark.parametrize("order", ORDERS)
 def test_order_of_rows_in_does_not_change_what_comes_out(reranker, candidates, order):
     """Users may come out in another order; every user's list is the same to the last bit."""
-    before = reranker.rerank(candidates, order=order).set_index(["user_id", "item_id"]).sort_index()
+    before = reranker.rerank(candidates, order=order).to_frame().set_index(["user_id", "item_id"]).sort_index()
     for seed in range(3):
         shuffled = candidates.sample(frac=1.0, random_state=seed)
-        after = reranker.rerank(shuffled, order=order).set_index(["user_id", "item_id"]).sort_index()
+        after = reranker.rerank(shuffled, order=order).to_frame().set_index(["user_id", "item_id"]).sort_index()
         pd.testing.assert_frame_equal(after, before, check_exact=True)
 
 
 def test_users_do_not_change_each_others_scores(reranker, candidates):
-    together = reranker.rerank(candidates, order="fused")
-    alone = [reranker.rerank(candidates[candidates["user_id"] == user], order="fused") for user in ("u7", "u2")]
-    for part in alone:
+    together = reranker.rerank(candidates, order="fused").to_frame()
+    for user in ("u7", "u2"):
+        part = reranker.rerank(candidates[candidates["user_id"] == user], order="fused").to_frame()
         same = together[together["user_id"] == part["user_id"].iloc[0]].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, same, rtol=1e-12, atol=1e-12)
 
@@ -135,8 +132,8 @@ def test_a_list_with_strange_scores_leaves_the_others_as_they_are(reranker, cand
     """Scores as large as times in nanoseconds, and against their ranks."""
     strange = pd.DataFrame({"user_id": "odd", "item_id": CHOSEN, "score": np.arange(6) * 1e17 + 1.7e18})
     every = pd.concat([validate_candidates(candidates), strange.assign(rank=range(1, 7))], ignore_index=True)
-    beside = reranker.rerank(every, order=order)
-    alone = reranker.rerank(candidates, order=order)
+    beside = reranker.rerank(every, order=order).to_frame()
+    alone = reranker.rerank(candidates, order=order).to_frame()
     pd.testing.assert_frame_equal(beside[beside["user_id"] != "odd"], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -154,7 +151,7 @@ def test_any_lists_come_out_as_permutations(reranker, data):
     assume(any(isinstance(item, str) for _, item, _ in rows) and any(isinstance(user, str) for user, _, _ in rows))
     candidates = toys.table(rows)
     for order in ORDERS:
-        check_ranking(reranker.rerank(candidates, order=order), candidates)
+        check_ranking(reranker.rerank(candidates, order=order).to_frame(), candidates)
 
 
 def _renamed(values, rename):
@@ -178,21 +175,22 @@ def test_ids_leave_as_they_came(make_id, tmp_path):
     candidates = toys.lists_for([users["u3"], users["u0"]], list(item_ids.values())[::4])
     generator = ALSGenerator(factors=4).fit(data.interactions)
     reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, generator)
-    ranked = reranker.rerank(candidates, order="fused")
+    result = reranker.rerank(candidates, order="fused")
+    ranked = result.to_frame()
     check_ranking(ranked, candidates)
     assert {type(value) for value in ranked["item_id"]} == {type(value) for value in candidates["item_id"]}
-    assert ranked.attrs["report"]["unknown_users"] == 0
-    assert ranked.attrs["report"]["unknown_items"] == 0
+    assert result.report.unknown_users == 0
+    assert result.report.unknown_items == 0
 
     # The bundle gives the ids back with their types.
     reranker.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle", engine=ScriptedEngine())
-    pd.testing.assert_frame_equal(loaded.rerank(candidates, order="fused"), ranked, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.rerank(candidates, order="fused").to_frame(), ranked, check_exact=True)
 
 
 def test_numbers_and_their_texts_are_different_ids(reranker):
     candidates = toys.table([(1, "g0i0", 1.0), ("1", "g0i0", 2.0), (1, "g1i1", 3.0)])
-    ranked = reranker.rerank(candidates, order="fused")
+    ranked = reranker.rerank(candidates, order="fused").to_frame()
     assert [len(items) for items in toys.in_order(ranked).values()] == [2, 1]
 
 
@@ -209,10 +207,11 @@ def test_unknown_users_and_items_are_ranked_and_counted(reranker, caplog):
     candidates = toys.table(
         [("u1", "g0i0", 3.0), ("u1", "novelty", 2.0), ("new_user", "g0i0", 2.0), ("new_user", "other novelty", 1.0)]
     )
-    ranked = reranker.rerank(candidates, order="fused")
+    result = reranker.rerank(candidates, order="fused")
+    ranked = result.to_frame()
     check_ranking(ranked, candidates)
-    assert ranked.attrs["report"]["unknown_users"] == 1
-    assert ranked.attrs["report"]["unknown_items"] == 2
+    assert result.report.unknown_users == 1
+    assert result.report.unknown_items == 2
     assert "1 of 2 users have no history and 2 of 4 candidates are not in the item table" in caplog.text
 
 
@@ -221,25 +220,23 @@ def test_newer_interactions_replace_the_histories_they_contain(reranker):
     newer = pd.DataFrame(
         {"user_id": "u0", "item_id": ["g1i0", "g1i2", "g1i3", "g1i6"], "timestamp": [99_000, 99_001, 99_002, 99_003]}
     )
-    before = reranker.rerank(candidates, order="fused")
-    after = reranker.rerank(candidates, order="fused", interactions=newer)
+    before = reranker.rerank(candidates, order="fused").to_frame()
+    after = reranker.rerank(candidates, order="fused", interactions=newer).to_frame()
     old_first, new_first = toys.in_order(before)["u0"][0], toys.in_order(after)["u0"][0]
     assert (old_first[:2], new_first[:2]) == ("g0", "g1")  # u0's taste was g0
-    mapped = reranker.rerank(candidates, order="fused", interactions={"u0": newer["item_id"].tolist()})
+    mapped = reranker.rerank(candidates, order="fused", interactions={"u0": newer["item_id"].tolist()}).to_frame()
     pd.testing.assert_frame_equal(mapped, after, check_exact=True)
-    for frame in (before, after):
-        frame.attrs = {}
     other = [frame[frame["user_id"] == "u1"].reset_index(drop=True) for frame in (before, after)]
     pd.testing.assert_frame_equal(*other, check_exact=True)
-    again = reranker.rerank(candidates, order="fused")  # the stored histories were not touched
+    again = reranker.rerank(candidates, order="fused").to_frame()  # the stored histories were not touched
     assert toys.in_order(again) == toys.in_order(before)
 
 
 def test_newer_interactions_make_a_stranger_known(reranker):
     candidates = toys.lists_for(["new"], CHOSEN)
     newer = pd.DataFrame({"user_id": "new", "item_id": ["g2i1", "g2i2"]})
-    assert reranker.rerank(candidates).attrs["report"]["unknown_users"] == 1
-    assert reranker.rerank(candidates, interactions=newer).attrs["report"]["unknown_users"] == 0
+    assert reranker.rerank(candidates).report.unknown_users == 1
+    assert reranker.rerank(candidates, interactions=newer).report.unknown_users == 0
 
 
 def test_the_guard_keeps_the_first_stage_order_of_users_of_whom_too_little_is_known():
@@ -248,14 +245,16 @@ def test_the_guard_keeps_the_first_stage_order_of_users_of_whom_too_little_is_kn
     reranker.fusion_model = toys.served(reranker.fusion_model, "fused", from_known=3)
     lists = toys.lists_for(["u0", "new_user", "u1", "new"], CHOSEN)
     engine.calls.clear()
-    ranked = reranker.rerank(lists, interactions={"new": ["g2i1", "g2i2"], "u1": ["g2i1", "g2i2", "g2i3"]})
+    result = reranker.rerank(lists, interactions={"new": ["g2i1", "g2i2"], "u1": ["g2i1", "g2i2", "g2i3"]})
+    ranked = result.to_frame()
     check_ranking(ranked, lists)
-    users = ranked["user_id"].unique().tolist()
-    orders = dict(zip(users, ranked.attrs["served"], strict=True))
+    assert list(result.users) == ranked["user_id"].unique().tolist()
+    orders = dict(zip(result.users, result.orders, strict=True))
     assert orders == {"u0": "fused", "new_user": "first_stage", "u1": "fused", "new": "first_stage"}
-    assert ranked.attrs["report"]["users_kept"] == 2
-    read = dict(zip(users, ranked.attrs["prompt_tokens"], strict=True))
-    assert {user for user in users if read[user] > 0} == {"u0", "u1"}
+    assert result.report.users_kept == 2
+    assert "served: " in repr(result) and "first_stage to 2" in repr(result) and "fused to 2" in repr(result)
+    read = dict(zip(result.users, result.prompt_tokens.tolist(), strict=True))
+    assert {user for user in read if read[user] > 0} == {"u0", "u1"}
     histories = [prefix.split("Chosen before:")[1] for prefix in engine.prefixes()]
     assert len([one for one in histories if one]) == 2  # nothing is read for nothing
     kept = ranked[ranked["user_id"].isin(["new_user", "new"])]
@@ -263,38 +262,40 @@ def test_the_guard_keeps_the_first_stage_order_of_users_of_whom_too_little_is_kn
     scales = dict(zip(ranked["user_id"], ranked["score_scale"], strict=True))  # each row says what its score is
     assert scales == {"u0": "log_odds", "new_user": "first_stage", "u1": "log_odds", "new": "first_stage"}
     every = reranker.rerank(lists, interactions={"u1": ["g2i1", "g2i2", "g2i3"]}, order="fused")
-    assert every.attrs["served"] == ["fused"] * 4  # who insists gets it
+    assert every.orders == ("fused",) * 4 and every.guard == result.orders  # who insists gets it
     for user in ("u0", "u1"):
-        of_user = [frame[frame["user_id"] == user]["score"].tolist() for frame in (ranked, every)]
+        of_user = [frame[frame["user_id"] == user]["score"].tolist() for frame in (ranked, every.to_frame())]
         assert of_user[0] == pytest.approx(of_user[1])
 
 
 def test_a_history_of_unknown_items_is_no_history(reranker):
     candidates = toys.lists_for(["u0"], CHOSEN)
     newer = pd.DataFrame({"user_id": ["u0"], "item_id": ["never heard of"]})
-    ranked = reranker.rerank(candidates, interactions=newer, order="fused")
+    result = reranker.rerank(candidates, interactions=newer, order="fused")
+    ranked = result.to_frame()
     check_ranking(ranked, candidates)
-    assert ranked.attrs["report"]["unknown_users"] == 1
+    assert result.report.unknown_users == 1
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_candidate(reranker, order):
-    ranked = reranker.rerank(toys.table([("u1", "g0i0", 4.5)]), order=order)
+    ranked = reranker.rerank(toys.table([("u1", "g0i0", 4.5)]), order=order).to_frame()
     assert ranked[["item_id", "rank", "first_stage_score", "first_stage_rank"]].values.tolist() == [["g0i0", 1, 4.5, 1]]
 
 
 def test_five_thousand_candidates(reranker):
     ids = [*CHOSEN, *(f"unheard {number}" for number in range(4994))]
     candidates = toys.lists_for(["u1"], ids)
-    ranked = reranker.rerank(candidates, order="fused")
+    result = reranker.rerank(candidates, order="fused")
+    ranked = result.to_frame()
     check_ranking(ranked, candidates)
-    assert ranked.attrs["report"]["unknown_items"] == 4994
+    assert result.report.unknown_items == 4994
 
 
 def test_equal_scores_keep_the_first_stage_order(reranker):
     ids = [f"unheard {number}" for number in range(6)]  # nothing is known of any: the LLM reads "(untitled)"
     candidates = pd.DataFrame({"user_id": "new_user", "item_id": ids, "rank": [4, 1, 6, 2, 5, 3]})
-    flat = reranker.rerank(candidates.assign(score=1.0), order="first_stage")
+    flat = reranker.rerank(candidates.assign(score=1.0), order="first_stage").to_frame()
     assert flat["first_stage_rank"].tolist() == [1, 2, 3, 4, 5, 6]
     assert flat["score"].nunique() == 1
 
@@ -304,8 +305,10 @@ def test_arerank_equals_rerank(reranker, candidates):
         return await asyncio.gather(reranker.arerank(candidates, 3, order="fused"), reranker.arerank(candidates))
 
     first, second = asyncio.run(both())
-    pd.testing.assert_frame_equal(first, reranker.rerank(candidates, 3, order="fused"), check_exact=True)
-    pd.testing.assert_frame_equal(second, reranker.rerank(candidates), check_exact=True)
+    pd.testing.assert_frame_equal(
+        first.to_frame(), reranker.rerank(candidates, 3, order="fused").to_frame(), check_exact=True
+    )
+    pd.testing.assert_frame_equal(second.to_frame(), reranker.rerank(candidates).to_frame(), check_exact=True)
 
 
 def test_rankings_at_once_load_one_engine(monkeypatch, tmp_path, candidates):
@@ -326,7 +329,7 @@ def test_rankings_at_once_load_one_engine(monkeypatch, tmp_path, candidates):
     first, *others = asyncio.run(both())
     assert len(loaded) == 1
     for one in others:
-        pd.testing.assert_frame_equal(one, first)
+        pd.testing.assert_frame_equal(one.to_frame(), first.to_frame())
 
 
 def test_the_input_tables_are_not_touched(reranker, candidates):
@@ -352,7 +355,7 @@ def test_an_unfitted_reranker_says_so(call, candidates, tmp_path):
 def test_inspect_shows_what_the_model_read(reranker, candidates):
     mine = candidates[candidates["user_id"] == "u2"]
     seen = reranker.inspect(mine, 3)
-    pd.testing.assert_frame_equal(seen.ranked, reranker.rerank(mine, 3))
+    pd.testing.assert_frame_equal(seen.ranked, reranker.rerank(mine, 3).to_frame())
     titles = dict(zip(toys.items()["item_id"], toys.items()["title"], strict=True))
     assert seen.candidate_texts == [f"\n- {titles[item]}\n" for item in seen.ranked["item_id"]]
     assert [bytes(tokens).decode() for tokens in seen.candidate_tokens] == seen.candidate_texts
@@ -426,5 +429,5 @@ def test_every_read_out_fits_and_ranks(scoring, soft_tokens, candidates):
     data = toys.taste_dataset()
     reranker = Reranker(toys.config(scoring=scoring, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
     reranker.fit(data, PopularityGenerator().fit(data.interactions))
-    check_ranking(reranker.rerank(candidates, order="fused"), candidates)
+    check_ranking(reranker.rerank(candidates, order="fused").to_frame(), candidates)
     assert reranker.rank("zorblax", ["mipfen", "zorblax"])[0].rank == 1

@@ -35,12 +35,12 @@ def test_without_a_read_out_interactions_decide(tmp_path) -> None:
     assert fitted.fusion_model is not None and with_words.fusion_model is not None
     assert fitted.fusion_model.guard.serve in ("first_stage", "baseline")
     lists = toys.lists_for(["u0", "u5"], ["g0i1", "g1i1", "g2i1", "g3i0"])
-    expected = with_words.rerank(lists, order="baseline")
-    pd.testing.assert_frame_equal(fitted.rerank(lists, order="baseline"), expected)
-    pd.testing.assert_frame_equal(fitted.rerank(lists, order="fused"), expected)
+    expected = with_words.rerank(lists, order="baseline").to_frame()
+    pd.testing.assert_frame_equal(fitted.rerank(lists, order="baseline").to_frame(), expected)
+    pd.testing.assert_frame_equal(fitted.rerank(lists, order="fused").to_frame(), expected)
     fitted.save(tmp_path / "bundle")
     loaded = Reranker.load(tmp_path / "bundle")
-    pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused"), expected)
+    pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused").to_frame(), expected)
 
 
 def test_steps_are_logged_with_their_seconds(caplog: pytest.LogCaptureFixture, capsys) -> None:

@@ -109,7 +109,7 @@ def test_objects_raw_scores_top_n_and_documents(server, fitted):
 
 def test_a_users_items_come_back_as_rerank_orders_them(server, fitted):
     table = pd.DataFrame({"user_id": "u0", "item_id": ITEMS, "score": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]})
-    expected = fitted.rerank(table)
+    expected = fitted.rerank(table).to_frame()
     answer = post(server, user="u0", item_ids=ITEMS, first_stage_scores=[6, 5, 4, 3, 2, 1], raw_scores=True).json()
     assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
     assert [one["relevance_score"] for one in answer["results"]] == pytest.approx(expected["score"].tolist())
@@ -147,7 +147,7 @@ def test_the_guard_decides_user_by_user_unless_an_order_is_asked_for(fitted, eng
     assert decided == [None, None, None, "first_stage", "fused", "first_stage"]  # said where the caller overruled it
     for body, answer in zip(bodies, answers, strict=True):
         history = {"one": body.get("history", [])}
-        expected = fitted.rerank(table, interactions=history, order=answer["meta"]["served"])
+        expected = fitted.rerank(table, interactions=history, order=answer["meta"]["served"]).to_frame()
         assert [one["item_id"] for one in answer["results"]] == expected["item_id"].tolist()
 
 
@@ -281,7 +281,9 @@ def test_texts_for_a_user_follow_the_users_titles(server):
 def test_together_they_are_read_together_and_nobody_gets_anothers_list(server, fitted, engine):
     users = [f"u{number}" for number in range(16)]
     expected = {
-        user: fitted.rerank(pd.DataFrame({"user_id": user, "item_id": ITEMS, "rank": range(1, 7)}))["item_id"].tolist()
+        user: fitted.rerank(pd.DataFrame({"user_id": user, "item_id": ITEMS, "rank": range(1, 7)}))
+        .to_frame()["item_id"]
+        .tolist()
         for user in users
     }
     assert len({tuple(one) for one in expected.values()}) > 4

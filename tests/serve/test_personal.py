@@ -91,7 +91,7 @@ def test_the_next_answer_uses_the_context(server, reranker, store):
     assert len(found["context"]) == 4 and np.abs(found["context"]).max() > 0 and found["updated_at"] > 0
     history = [*reranker.history("u3"), "g1i0"]
     table = pd.DataFrame({"user_id": "u3", "item_id": ITEMS, "rank": range(1, 7)})
-    expected = reranker.rerank(table, interactions={"u3": history}, states=store.get(["u3"]))
+    expected = reranker.rerank(table, interactions={"u3": history}, states=store.get(["u3"])).to_frame()
     answered = scores(server, user="u3")
     assert answered == pytest.approx(dict(zip(expected["item_id"], expected["score"], strict=True)), abs=1e-5)
     without = scores(server, history=history)  # the same history, no context

@@ -290,19 +290,19 @@ def test_from_tables_to_a_reranker(tiny: Path, data: Dataset, own_table: bool, t
     generator = PopularityGenerator().fit(data.interactions)
     reranker.fit(data, generator)
     candidates = generator.recommend(["u3", "new_user"], 6)
-    with_tokens = reranker.score_all(candidates)
+    with_tokens = reranker.score_all(candidates).to_frame()
     reranker.save(tmp_path / "bundle")
     again = Reranker.load(tmp_path / "bundle")
     kept = again.reader.item_tokens
     assert kept is not None and reranker.reader.item_tokens is not None
     assert kept.sha256 == reranker.reader.item_tokens.sha256
-    pd.testing.assert_frame_equal(again.score_all(candidates), with_tokens)
+    pd.testing.assert_frame_equal(again.score_all(candidates).to_frame(), with_tokens)
     seen = again.inspect(generator.recommend(["u3"], 6))
     assert [len(one.sequence.vectors) for one in seen.prompt.request.candidates] == [
         int(item in kept.table.item_ids) for item in generator.recommend(["u3"], 6)["item_id"]
     ]
     reranker.reader.item_tokens = None
-    assert np.abs(reranker.score_all(candidates)["llm"] - with_tokens["llm"]).max() > 1e-4
+    assert np.abs(reranker.score_all(candidates).to_frame()["llm"] - with_tokens["llm"]).max() > 1e-4
 
     if own_table:
         more = pd.concat([clip, pd.DataFrame({"item_id": ["i6"], "vector": [[1.0, 0, 0, 0, 0]]})])
