@@ -46,7 +46,8 @@ def test_the_table_has_every_row_and_titles_where_they_are_asked_for():
 
 def test_a_table_that_was_changed_leaves_the_result_as_it_is():
     ranked = result()
-    ranked.to_frame().loc[:, "score"] = 7.0
+    table = ranked.to_frame()
+    table["score"] = 7.0
     assert ranked.to_frame()["score"].tolist() == [1.5, 0.5, 2.0, 1.0]
 
 
