@@ -8,6 +8,7 @@ from typing import Any
 from reranker.batch.inputs import Columns, fingerprints, input_files
 from reranker.batch.part import Engines
 from reranker.errors import BundleError, DataError
+from reranker.rules import Rules
 from reranker.utils.atomic_io import read_json, sha256, write_json
 
 FORMAT_VERSION = 2
@@ -28,6 +29,7 @@ def identity(
     part_users: int,
     k: int | None,
     order: str | None,
+    rules: Rules | None,
     engines: Engines,
 ) -> Identity:
     """Everything that can change the ranking. Engine options and the cluster are left out: they only change the speed.
@@ -50,6 +52,7 @@ def identity(
             "part_users": part_users,
             "k": k,
             "order": order,
+            "rules": None if rules is None else rules.model_dump(mode="json", exclude_defaults=True),
             "engine": engines.name,
             "dtype": engines.dtype,
         },

@@ -21,6 +21,7 @@ from reranker.engines import load_engine
 from reranker.fusion import Order
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.results import RankingResult
+from reranker.rules import Rules
 from reranker.types import ItemId, UserId
 from reranker.utils.atomic_io import read_json, sha256, whole_file, write_json
 
@@ -73,6 +74,7 @@ class Job:
         interactions: newer histories in the order of their users, or None.
         k: rows kept a user; None keeps all.
         order: insist on this order.
+        rules: applied after scoring.
         engines: how rows are scored.
     """
 
@@ -84,6 +86,7 @@ class Job:
     interactions: InputTable | None = None
     k: int | None = None
     order: Order | None = None
+    rules: Rules | None = None
     engines: Engines = field(default_factory=Engines)
 
     def schema(self) -> pa.Schema:
@@ -137,10 +140,11 @@ class PartWorker:
         rows = self._rows.read(*job.cut.bounds(part))
         sifted = sift(rows, job.file_names)
         counts: Record = {"served": None, "users_kept": 0, "unknown_users": 0, "unknown_items": 0}
-        ranking = job.schema().empty_table()
+        ranking, ruled = job.schema().empty_table(), None
         if len(sifted.good):
             ranked = self._rank(sifted.good)
             counts = {name: getattr(ranked.report, name) for name in counts}
+            ruled = ranked.rules
             ranking = pa.Table.from_pandas(ranked.to_frame(), schema=job.schema(), preserve_index=False)
         with whole_file(part_file(job.out, part)) as temporary:
             pq.write_table(ranking.replace_schema_metadata(None), temporary)
@@ -157,6 +161,7 @@ class PartWorker:
             "users": sifted.users,
             "users_without_candidates": sifted.users_without_candidates,
             **counts,
+            **({} if ruled is None else {"rules": ruled.to_json()}),
             "sha256": sha256(part_file(job.out, part)),
             "rejected_sha256": sha256(rejected_file(job.out, part)),
             "seconds": round(time.monotonic() - begun, 3),
@@ -169,7 +174,9 @@ class PartWorker:
         if isinstance(newer, dict):  # `rerank` takes it, and looks at no items then
             require_ids_like(self._reranker.item_ids, candidates[ITEM], "candidates")
         with _only_errors(logging.getLogger("reranker.pipeline.reranker")):
-            return self._reranker.rerank(candidates, self._job.k, interactions=newer, order=self._job.order)
+            return self._reranker.rerank(
+                candidates, self._job.k, interactions=newer, order=self._job.order, rules=self._job.rules
+            )
 
     def _newer_histories(self, users: pd.Series) -> pd.DataFrame | dict[UserId, Sequence[ItemId]] | None:
         """The interactions of these users: only the row groups that can hold them are read.

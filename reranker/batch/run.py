@@ -41,6 +41,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.fusion import Order
 from reranker.pipeline.bundle import read_bundle
 from reranker.pipeline.reranker import Reranker
+from reranker.rules import Rules, RulesReport
 from reranker.utils.atomic_io import read_json, remove_leftovers, whole_file, write_json
 
 Summary = dict[str, Any]
@@ -61,6 +62,7 @@ class OfflineRun:
         part_users: users a part; memory grows with it, and a kill costs at most one part.
         k: rows kept a user; None keeps all.
         order: insist on this order, whatever the guard decided.
+        rules: applied after scoring.
         engines: how rows are scored.
         cluster: None for this process, "ray" for the Ray cluster at hand (or a new one here), or a Ray address.
         workers: of the cluster; None takes one a GPU, or one a node of CPUs.
@@ -74,6 +76,7 @@ class OfflineRun:
     part_users: int = 1000
     k: int | None = None
     order: Order | None = None
+    rules: Rules | None = None
     engines: Engines = field(default_factory=Engines)
     cluster: str | None = None
     workers: int | None = None
@@ -154,6 +157,9 @@ class OfflineRun:
             "bundle_sha256": what["bundle"],
             "unused_columns": list(prepared.unused_columns),
         }
+        if self.rules is not None:
+            reports = [RulesReport.from_json(record["rules"]) for record in ordered if record.get("rules")]
+            summary["rules"] = RulesReport.joined(reports).to_json()
         _collect_rejected(self.out, len(ordered))
         write_json(self.out / _SUMMARY, summary)
         complete_manifest(self.out, manifest, summary, ordered)
@@ -169,6 +175,7 @@ class OfflineRun:
             part_users=self.part_users,
             k=self.k,
             order=self.order,
+            rules=self.rules,
             engines=self.engines,
         )
 
@@ -214,6 +221,7 @@ class OfflineRun:
             interactions=None if prepared.interactions is None else prepared.interactions.resolved(),
             k=self.k,
             order=self.order,
+            rules=self.rules,
             engines=self.engines,
         )
 

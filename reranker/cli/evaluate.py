@@ -1,5 +1,6 @@
 """`reranker evaluate`: judge the reranker and its controls on your own data."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,6 +22,7 @@ from reranker.cli.options import (
     given,
 )
 from reranker.errors import ConfigError
+from reranker.utils.atomic_io import write_text
 
 
 class Split(StrEnum):
@@ -94,6 +96,9 @@ def evaluate(
     ] = None,
     within_hours: Annotated[float, typer.Option("--within-hours", help="outcomes that come later do not count")] = 24.0,
     control: Annotated[str | None, typer.Option("--control", help="arm that the others are compared with")] = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", help="YAML or JSON: what these rules cost each system in NDCG@10, too")
+    ] = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
     sample: Annotated[
         bool,
@@ -117,8 +122,10 @@ def evaluate(
     from reranker.evaluation.reporting.html import write_report
     from reranker.evaluation.reporting.text import comparison_table
     from reranker.evaluation.reporting.verdict import Provenance, verdict
+    from reranker.evaluation.rules_price import price_table, rules_prices
     from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
     from reranker.pipeline.llm_scorer import engine_of
+    from reranker.rules import ItemColumns, read_rules
     from reranker.soft_tokens.checkpoint import Trained
 
     if list_systems:
@@ -135,7 +142,12 @@ def evaluate(
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
     data = dataset_from_flags(dataset, interactions, items, domain)
+    wanted = None if rules is None else read_rules(rules)
+    if wanted is not None:
+        ItemColumns(data.items).require(wanted)  # now, not after everything was read
     if lists or held_out:
+        if wanted is not None:
+            raise ConfigError("--rules are priced on held-out interactions: leave --lists and --held-out out")
         if generator is not None or split is not None:
             raise ConfigError("--lists are judged as they were served: leave --generator and --split out")
         scoring = scoring or default_read_out(engine or "auto", trained=False)
@@ -180,6 +192,10 @@ def evaluate(
     write_report(results, out / "report.html", title=title, diagnoses=diagnoses, provenance=made)
     typer.echo(comparison_table(results))
     typer.echo("\n" + "\n".join(verdict(results)))
+    if wanted is not None:
+        prices = rules_prices(results, wanted)
+        write_text(out / "rules.json", json.dumps([one.to_json() for one in prices], indent=1))
+        typer.echo(f"\nthe rules of {rules}:\n{price_table(prices)}")
     if diagnoses:
         typer.echo(f"\n{diagnosis_table(diagnoses)}")
     elif diagnose:

@@ -14,6 +14,7 @@ from reranker.data.id_matching import require_most_known
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError
+from reranker.rules import RulesReport
 
 _TABLES = (".parquet", ".csv")
 
@@ -44,16 +45,21 @@ def rerank(
     force: Annotated[
         bool, typer.Option("--force", help="start over; with --resume, go on though something changed")
     ] = False,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", help="YAML or JSON: exclude, pin, boost, caps, quotas, diversity")
+    ] = None,
     cluster: Annotated[str | None, typer.Option("--cluster", help="ray, or the address of a Ray cluster")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="copies of the model on the cluster")] = None,
 ) -> None:
     """Rerank candidates with a bundle. A folder as --out makes it an offline run that can be resumed."""
     from reranker.batch import Columns, Engines, OfflineRun
     from reranker.fusion import as_order
+    from reranker.rules import read_rules
 
     columns = Columns(**given(user=user_col, item=item_col, score=score_col, rank=rank_col))
     engines = Engines(name=engine, dtype=dtype, options={**_options(engine_option or ()), **given(base_url=base_url)})
     served = None if order is None else as_order(order)
+    wanted_rules = None if rules is None else read_rules(rules)
     if out.suffix not in _TABLES or out.is_dir():
         run = OfflineRun(
             bundle=bundle,
@@ -63,6 +69,7 @@ def rerank(
             columns=columns,
             k=k,
             order=served,
+            rules=wanted_rules,
             engines=engines,
             cluster=cluster,
             workers=workers,
@@ -93,13 +100,15 @@ def rerank(
     else:
         table = like_known(table, candidates, known)
     require_most_known(reranker.item_ids, table[ITEM], str(candidates), "the bundle's item table")
-    ranked = reranker.rerank(table, k, interactions=newer, order=served, progress=True)
+    ranked = reranker.rerank(table, k, interactions=newer, order=served, rules=wanted_rules, progress=True)
     write_table(ranked.to_frame(), out)
     report = ranked.report
     typer.echo(
         f"wrote {len(ranked)} rows of {report.users} users to {out}: {report.served} order{_kept(report.users_kept)}; "
         f"{report.unknown_users} users without history, {report.unknown_items} candidates not in the item table"
     )
+    if ranked.rules is not None:
+        typer.echo(ranked.rules.summary())
     _tell_unused(unused)
 
 
@@ -124,6 +133,8 @@ def _report(summary: dict[str, Any], out: Path) -> None:
         f"{_kept(summary['users_kept'])}; "
         f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
     )
+    if "rules" in summary:
+        typer.echo(RulesReport.from_json(summary["rules"]).summary())
     _tell_unused(summary["unused_columns"])
     if summary["rejected_rows"]:
         reasons = "; ".join(f"{count} because {reason}" for reason, count in summary["rejected"].items())

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
 from reranker.fusion.statistics import evidence_model
 from reranker.protocols import CandidateGenerator
+from reranker.rules import ItemColumns
 from reranker.scoring import reference_histories
 from reranker.soft_tokens import COLLABORATIVE, ItemTokens, VectorTable
 from reranker.types import ItemId
@@ -71,6 +73,11 @@ class DomainData:
         return pd.DataFrame(
             {**ids, **{name: self.details[name] for name in (TIMESTAMP, WEIGHT) if name in self.details}}
         )
+
+    @cached_property
+    def item_columns(self) -> ItemColumns:
+        """The item table as rules read it."""
+        return ItemColumns(self.items)
 
     @property
     def reference_histories(self) -> list[list[Mapping[str, object]]]:

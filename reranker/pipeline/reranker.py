@@ -42,6 +42,7 @@ from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking
 from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
+from reranker.rules import ItemColumns, Rules
 from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
@@ -226,6 +227,7 @@ class Reranker:
         order: Order | None = None,
         states: Mapping[UserId, UserState] | None = None,
         queries: Mapping[UserId, str] | None = None,
+        rules: Rules | None = None,
         progress: bool = False,
     ) -> RankingResult:
         """Reranks each user's list.
@@ -239,6 +241,8 @@ class Reranker:
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
             queries: user id -> what the user asks for: the log-odds of the items' relevance to it are added to the
                 scores, whichever order is served. The guard judged orders without queries.
+            rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring; `rules` of the result
+                counts what was done and names what could not be met.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -248,11 +252,13 @@ class Reranker:
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit` or most of them only
                 written otherwise ("196.0" for "196"), or nothing was fitted.
-            ConfigError: k < 1, or an unknown order.
+            ConfigError: k < 1, an unknown order, or rules about columns that the item table lacks.
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         data, _ = self._fitted()
+        if rules is not None:
+            data.item_columns.require(rules)
         known: dict[str, Iterable[Hashable]] = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
         lists = validate_candidates(as_frame(candidates, "candidates", known))
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
@@ -272,7 +278,7 @@ class Reranker:
         served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
         if queries:
             served = with_queries(self.reader, data.catalog, lists, served, queries)
-        ranked = RankingResult.of(lists, served, data.catalog, k)
+        ranked = RankingResult.of(lists, served, data.catalog, k, rules, data.item_columns)
         if ranked.report.unknown_users or ranked.report.unknown_items:
             logger.warning(ranked.report.summary())
         return ranked
@@ -519,6 +525,11 @@ class Reranker:
     def item_fields(self, item_ids: Sequence[ItemId]) -> list[Item]:
         """Column -> value of each item of the catalogue, without its id; an unknown item is "(untitled)"."""
         return self._require_data().catalog.items(item_ids)
+
+    @property
+    def item_columns(self) -> ItemColumns:
+        """The fitted domain's item table as rules read it."""
+        return self._require_data().item_columns
 
     @property
     def item_ids(self) -> list[ItemId]:

@@ -22,6 +22,7 @@ from reranker.data.schema import (
     USER,
 )
 from reranker.fusion import Order
+from reranker.rules import ItemColumns, Rules, RulesReport, apply_rules
 from reranker.types import IntArray, ItemId, UserId
 
 _SHOWN_LISTS, _SHOWN_ITEMS = 3, 5
@@ -99,6 +100,7 @@ class RankingResult:
         guard: the order that the guard decided on for each list, whatever was asked for.
         prompt_tokens: (n_users,) tokens that the model read for each list.
         report: counts of users, candidates and what of them is unknown.
+        rules: what rules did, and what of them could not be met; None without rules.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class RankingResult:
         prompt_tokens: IntArray,
         report: RerankReport,
         catalog: Catalog,
+        rules: RulesReport | None = None,
     ) -> None:
         """Takes a table as `ranking` makes it, and one entry of everything else a user of it."""
         self._table = table
@@ -120,14 +123,34 @@ class RankingResult:
         self.guard = tuple(guard)
         self.prompt_tokens = prompt_tokens
         self.report = report
+        self.rules = rules
 
     @classmethod
-    def of(cls, lists: pd.DataFrame, served: ServedScores, catalog: Catalog, k: int | None = None) -> "RankingResult":
-        """The first k of each list, or all, of a validated candidates table by its served scores."""
+    def of(
+        cls,
+        lists: pd.DataFrame,
+        served: ServedScores,
+        catalog: Catalog,
+        k: int | None = None,
+        rules: Rules | None = None,
+        columns: ItemColumns | None = None,
+    ) -> "RankingResult":
+        """The first k of each list, or all, of a validated candidates table by its served scores.
+
+        Args:
+            lists: the candidates.
+            served: their scores.
+            catalog: the items' texts.
+            k: rows kept a user, after the rules.
+            rules: applied after scoring.
+            columns: the item table that rules read.
+        """
         table = ranking(lists, served.scores)
         users = lists[USER].drop_duplicates().tolist()
         scales = np.array([OF_FIRST_STAGE if order == "first_stage" else LOG_ODDS for order in served.orders], object)
         table[SCORE_SCALE] = scales[pd.factorize(table[USER])[0]]
+        ruled = None if rules is None or columns is None else apply_rules(table, rules, columns)
+        table = table if ruled is None else ruled.ranked
         if k is not None:
             table = table[table[RANK] <= k].reset_index(drop=True)
         return cls(
@@ -138,6 +161,7 @@ class RankingResult:
             prompt_tokens=served.prompt_tokens,
             report=RerankReport.of(lists, served, catalog),
             catalog=catalog,
+            rules=None if ruled is None else ruled.report,
         )
 
     def to_frame(self, titles: bool = False) -> pd.DataFrame:
@@ -149,7 +173,8 @@ class RankingResult:
         Returns:
             `user_id, item_id, score, rank, first_stage_score, first_stage_rank, score_scale`, users in the order they
             came in, each list best first. `score` never rises down a list; `score_scale` says what it is: "log_odds"
-            within the list, or "first_stage" where that order is served: what came in, or 1 / rank.
+            within the list, or "first_stage" where that order is served: what came in, or 1 / rank. Under rules,
+            scores stay with the places, and a user whose candidates are all excluded has no row.
         """
         table = self._table.copy()
         if titles:

@@ -16,6 +16,7 @@ from reranker.errors import RerankerError
 from reranker.explain import HISTORY_ITEMS, Language
 from reranker.fusion import Order
 from reranker.pipeline.text_ranking import TextList, TextRanking
+from reranker.rules import Rules, RulesReport, apply_rules
 from reranker.scoring.relevance import MAX_TOKENS_PER_DOC
 from reranker.serve.domains import Domain
 from reranker.types import ItemId, UserState
@@ -37,6 +38,7 @@ class ItemList:
         query: what the user asks for; "" for nothing.
         explained: how many of the best are explained.
         language: of the sentences.
+        rules: applied after scoring.
     """
 
     items: Sequence[ItemId]
@@ -48,6 +50,7 @@ class ItemList:
     query: str = ""
     explained: int = 0
     language: Language = "en"
+    rules: Rules | None = None
 
     def chosen(self, domain: Domain) -> Sequence[ItemId]:
         """The items to go by, oldest first."""
@@ -71,6 +74,7 @@ class Ranked:
         relevances: of each, in that order, between 0 and 1; None where they follow from the scores.
         texts: what `meta` says of texts and queries: what they were scored by, and what was not read of them.
         is_for_query: relevance to a query was added to the served scores of items.
+        rules: what rules did; None where there are none. `order` is without what they exclude.
     """
 
     order: tuple[int, ...]
@@ -83,6 +87,7 @@ class Ranked:
     relevances: tuple[float, ...] | None = None
     texts: Mapping[str, object] = field(default_factory=dict)
     is_for_query: bool = False
+    rules: RulesReport | None = None
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be relevant to the query, without one that of each to be the
@@ -218,20 +223,25 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         queries={number: one.query for number, one in enumerate(lists) if one.query},
     )
     table = ranked.to_frame()
-    items, scores = table[ITEM].tolist(), table[SCORE].tolist()
     results, begin = [], 0
     reported = zip(ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
     for one, length, (served, guard, tokens) in zip(lists, lengths, reported, strict=True):
         place = {item: index for index, item in enumerate(one.items)}
+        mine, report = table.iloc[begin : begin + length], None
+        if one.rules is not None:
+            ruled = apply_rules(mine, one.rules, domain.reranker.item_columns)
+            mine, report = ruled.ranked, ruled.report
+        shown = mine[ITEM].tolist()
         results.append(
             Ranked(
-                order=tuple(place[item] for item in items[begin : begin + length]),
-                scores=tuple(scores[begin : begin + length]),
+                order=tuple(place[item] for item in shown),
+                scores=tuple(mine[SCORE].tolist()),
                 served=served,
                 guard=guard,
                 unknown_items=sum(item not in domain.items for item in one.items),
                 prompt_tokens=tokens,
-                explanations=_explained(domain, one),
+                explanations=_explained(domain, one, shown),
+                rules=report,
                 texts={"query_judged": False} if one.query else {},
                 is_for_query=bool(one.query),
             )
@@ -240,19 +250,21 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     return results
 
 
-def _explained(domain: Domain, one: ItemList) -> tuple[dict[str, Any], ...]:
+def _explained(domain: Domain, one: ItemList, shown: Sequence[ItemId]) -> tuple[dict[str, Any], ...]:
+    """Of the first that are shown: without rules, the best."""
     if not one.explained:
         return ()
     table = pd.DataFrame({ITEM: pd.Series(list(one.items), dtype=object), SCORE: _first_stage_scores(one)})
     found = domain.reranker.explain(
         0,
         table.assign(**{RANK: first_stage_ranks(one.first_stage_scores, len(table))}),
-        one.explained,
+        one.explained if one.rules is None else None,
         history=one.chosen(domain),
         order=one.order,
         state=one.state,
     )
-    return tuple(found.record(one.language)["items"])
+    explained = {record["item_id"]: record for record in found.record(one.language)["items"]}
+    return tuple(explained[item] for item in shown[: one.explained])
 
 
 def _first_stage_scores(one: ItemList) -> NDArray[np.float64]:

@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 
@@ -83,3 +85,15 @@ def test_an_estimate_reads_a_sample_and_says_what_it_could_show(tables):
     shown, _ = run("evaluate", *tables, "--estimate", "--users", 25)
     assert shown.startswith("estimate on 25 users whose choice was proposed; the model read ")
     assert "llm " in shown and "with a power of 80 %" in shown
+
+
+def test_what_rules_cost_is_printed_and_kept(tables, tmp_path):
+    (tmp_path / "rules.yaml").write_text("exclude: [{items: [g0i0]}]\n")
+    out = tmp_path / "out"
+    shown, _ = run("evaluate", *tables, "--systems", "baseline", "--rules", tmp_path / "rules.yaml", "--out", out)
+    assert "under the rules" in shown
+    assert "baseline: rules: " in shown
+    assert [one["system"] for one in json.loads((out / "rules.json").read_text())] == ["first_stage", "baseline"]
+    (tmp_path / "rules.yaml").write_text("caps: [{column: brand, most: 1}]\n")
+    message = refused("evaluate", *tables, "--rules", tmp_path / "rules.yaml", "--out", out)
+    assert "the item table has no column 'brand'" in message

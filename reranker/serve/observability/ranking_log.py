@@ -309,6 +309,7 @@ def table_of(entries: Sequence[Entry]) -> pa.Table:
 def _table(entry: Entry) -> pa.Table:
     order = np.asarray(entry.ranked.order, dtype=np.int64)
     n = len(order)
+    listed = n if entry.items is None else len(entry.items)  # rules may exclude some
     shown, propensities = order if entry.shadow else np.arange(n), np.ones(n)
     if entry.exploration is not None:
         shown = np.empty(n, dtype=np.int64)
@@ -324,7 +325,7 @@ def _table(entry: Entry) -> pa.Table:
         "kind": ["texts" if entry.items is None else "items"] * n,
         "item_id": [str(at) if entry.items is None else str(entry.items[at]) for at in order.tolist()],
         "position": order,
-        "first_stage_rank": first_stage_ranks(entry.first_stage_scores, n)[order],
+        "first_stage_rank": first_stage_ranks(entry.first_stage_scores, listed)[order],
         "first_stage_score": [None] * n if given is None else given[order],
         "rank": np.arange(1, n + 1),
         "score": entry.ranked.scores,

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from reranker.errors import StoreError
+from reranker.errors import ConfigError, StoreError
 from reranker.fusion import Order
 from reranker.pipeline.text_ranking import TextList
 from reranker.serve.auth import Key
@@ -95,7 +95,7 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     submitted = time.time_ns()
     done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
     result = done.answer
-    free = bool(body.item_ids) and body.order is None and not explains
+    free = bool(body.item_ids) and body.order is None and not explains and body.rules is None
     exploration = service.explored(len(result.order)) if free else None
     if service.tracing is not None:
         service.tracing.ranked(submitted, done)
@@ -164,7 +164,7 @@ def _check(service: Service, body: RerankRequest) -> None:
             if not (document if isinstance(document, str) else document.words).strip():
                 message = f"documents.{number} has no text: give a text, or an object with text or title"
                 raise ProblemError(422, message, param=f"documents.{number}", code="empty")
-        for name in ("first_stage_scores", "order", "explain"):
+        for name in ("first_stage_scores", "order", "explain", "rules"):
             if getattr(body, name) not in (None, False):
                 raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
         return
@@ -246,6 +246,12 @@ def _items(
         first = next(item for at, item in enumerate(items) if item in items[:at])
         message = f"item_ids holds the item {first!r} twice: name each once"
         raise ProblemError(422, message, param="item_ids", code="duplicate")
+    rules = None if service.settings.shadow else body.rules
+    if rules is not None:
+        try:
+            domain.reranker.item_columns.require(rules)
+        except ConfigError as error:
+            raise ProblemError(422, str(error), param="rules", code="invalid_field") from error
     given = [one for one in body.history or () if not isinstance(one, Document)]
     if len(given) < len(body.history or ()):
         message = "history holds item ids where item_ids are ranked, no objects"
@@ -260,6 +266,7 @@ def _items(
         order=_order(service, body, arm),
         query=(body.query or "").strip() or (body.instruction or "").strip(),
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
+        rules=rules,
         language=body.explain if isinstance(body.explain, str) else "en",
         user=None if user is None else user.id,
         state=None if user is None else user.state,
@@ -308,6 +315,7 @@ def _answer(
             **({"guard": result.guard} if body.order else {}),
             "unknown_items": result.unknown_items,
             **result.texts,
+            **({} if result.rules is None else {"rules": result.rules.to_json()}),
             **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
             **({"not_used": not_used} if (not_used := _not_used(service, domain, body)) else {}),
@@ -320,6 +328,7 @@ def _answer(
 def _not_used(service: Service, domain: Domain, body: RerankRequest) -> list[str]:
     """Names of fields that were given and not read, those within documents and histories by the templates."""
     found = [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
+    found += ["rules"] if body.rules is not None and service.settings.shadow else []
     for name, block in (("documents", "candidate"), ("history", "history_item")):
         given = [] if body.item_ids else getattr(body, name) or []
         further = frozenset[str]().union(*(one.further for one in given if isinstance(one, Document)))

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from reranker.explain import Language
 from reranker.fusion import Order
+from reranker.rules import Rules
 
 LONGEST_ID = 500
 """Characters of an id as text."""
@@ -139,6 +140,9 @@ class RerankRequest(UnreadFields):
         raw_scores: log-odds instead of scores between 0 and 1.
         explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
             `item_ids`.
+        rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring, as `reranker.rules.Rules`
+            has it. Needs `item_ids`; `meta.rules` counts what was done and names what could not be met. Scores stay
+            with the places.
         use_activation: vLLM's; false asks for raw scores, too.
 
     `meta.not_used` names those of `UnreadFields` that were given.
@@ -163,6 +167,7 @@ class RerankRequest(UnreadFields):
     rank_fields: list[Text] | None = Field(default=None, min_length=1, max_length=100)
     raw_scores: bool | None = None
     explain: bool | Language | None = None
+    rules: Rules | None = None
     use_activation: bool | None = None
 
     @property
@@ -194,8 +199,9 @@ _OF_TEXTS = {"max_tokens_per_doc", "max_doc_length", "rank_fields"}
 class Result(BaseModel):
     """One place of the answer; `document`, `item_id` and `explanation` only where they were asked for or given.
 
-    `explanation` holds `contributions` (group of columns -> log-odds; they sum to `above_mean`, the raw score minus the
-    list's mean), `history` (`item_id, title, effect` of the user's items, left out one by one) and a `sentence`.
+    `explanation` is of the score before `rules`. It holds `contributions` (group of columns -> log-odds; they sum to
+    `above_mean`, the raw score minus the list's mean), `history` (`item_id, title, effect` of the user's items, left
+    out one by one) and a `sentence`.
     """
 
     index: int
@@ -210,7 +216,7 @@ class RerankAnswer(BaseModel):
 
     `meta.served` says which order this is: fused, baseline, first_stage or llm (texts have no guard), `meta.guard`
     which one the guard would serve (where `order` was given), `meta.unknown_items` how many are not in the catalogue,
-    `meta.state` is "store_failed" where the ranking had to do without the store,
+    `meta.rules` what `rules` did, `meta.state` is "store_failed" where the ranking had to do without the store,
     `meta.known_user` whether anything is known here of the `user` whom it went by, and `meta.not_used` which fields of
     the request were not read, if any.
     """
