@@ -29,7 +29,7 @@ SETTINGS = {
     "reranker.prompting.PromptSettings": "`prompt:` within the settings above",
     "reranker.serve.settings.ServeSettings": "`reranker serve --config FILE`",
     "reranker.drift.settings.DriftSettings": "`drift:` within the settings above",
-    "reranker.training.config.MetaConfig": "`reranker meta-train --config FILE`",
+    "reranker.training.config.MetaConfig": "`reranker train prompt --config FILE`",
     "reranker.training.config.DomainSource": "an entry of `domains:` in the settings above",
 }
 """Settings model -> where it is given."""

@@ -1,5 +1,6 @@
 """`reranker train adapt`: a trained prompt, adapted to your domain in a few steps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def adapt_domain(
     dtype: DtypeOption = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="as many as the prompt was trained for")] = None,
-    rate: Annotated[float | None, typer.Option("--rate", help="step size, where the prompt has learned none")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="step size, as the prompt was trained for")] = None,
     users: Annotated[int | None, typer.Option("--users", min=1, help="users to learn from (100)")] = None,
     judged_users: Annotated[
         int | None, typer.Option("--judged-users", min=2, help="others that decide whether the result is kept (200)")
@@ -45,24 +46,23 @@ def adapt_domain(
     from reranker.pipeline.reranker import Reranker
     from reranker.training.adapt_domain import AdaptationSettings
     from reranker.training.adapt_domain import adapt_domain as run
-    from reranker.training.step_sizes import StepSizes
+    from reranker.training.inner_loop import InnerLoop
 
     settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n)}
     settings |= {"engine": "torch", "scoring": "likelihood"}
     reranker = Reranker.from_pretrained(start, **settings)
     data = dataset_from_flags(dataset, interactions, items, domain)
+    loop = replace(InnerLoop.beside(Path(start)) or InnerLoop(), **given(steps=steps, rate=rate))
     adaptation = AdaptationSettings(
+        inner_loop=loop,
         **given(
-            steps=steps,
-            rate=rate,
             users=users,
             judged_users=judged_users,
             lists_per_step=lists_per_step,
             hold_out=hold_out,
             seed=seed,
-        )
+        ),
     )
-    sizes = StepSizes.beside(Path(start))
-    adapted = run(reranker, data, sizes=sizes, settings=adaptation, progress=True)
+    adapted = run(reranker, data, settings=adaptation, progress=True)
     adapted.save(out)
     typer.echo(f"{adapted.summary()}; prompt in {out}")

@@ -16,7 +16,6 @@ from reranker.cli import (
     evaluate,
     fit,
     inspect,
-    meta_search,
     meta_train,
     models,
     prompts,
@@ -24,7 +23,6 @@ from reranker.cli import (
     refresh,
     rerank,
     serve,
-    tune_base,
 )
 from reranker.errors import RerankerError
 
@@ -46,12 +44,10 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
         {"show": data.data, "candidates": candidates.candidates, "add-items": add_items.add_items},
     ),
     "train": (
-        "Learn soft prompts over domains, adapt them to one, tune a base model.",
+        "Learn soft prompts over domains, adapt them to one.",
         {
             "prompt": meta_train.meta_train,
-            "search": meta_search.meta_search,
             "adapt": adapt_domain.adapt_domain,
-            "base": tune_base.tune_base,
         },
     ),
     "models": ("Fetch and look at base models.", {"show": models.models, "quantise": quantise_base.quantise_base}),

@@ -23,5 +23,5 @@ def meta_train(
     step, loss = curve.best
     typer.echo(
         f"validation loss {curve.validation[0][1]:.4f} untrained, {loss:.4f} at its best, after step {step} of "
-        f"{len(curve.losses)}; {curve.lists} lists read; {settings.keep} prompt in {result.prompt}"
+        f"{len(curve.losses)}; {curve.lists} lists read; best prompt in {result.prompt}"
     )

@@ -2,7 +2,6 @@
 
 from reranker.hub.cache import cache_dir, is_offline
 from reranker.hub.hashing import settings_sha256, weights_sha256
-from reranker.hub.lora import merge_lora, name_base
 from reranker.hub.models import (
     DEFAULT_MODEL,
     ResolvedModel,
@@ -19,8 +18,6 @@ __all__ = [
     "available_models",
     "cache_dir",
     "is_offline",
-    "merge_lora",
-    "name_base",
     "quantise",
     "resolve_model",
     "resolve_tokenizer",

@@ -25,21 +25,6 @@ def is_lora(path: Path) -> bool:
     return (path / CONFIG).is_file() and not (path / "config.json").is_file()
 
 
-def name_base(path: Path, model_id: str, sha256: str) -> None:
-    """Writes into a saved adapter which base model it was made for, by name and weights instead of by local path.
-
-    PEFT's model card names the path too, and nothing else that is known: it is taken away.
-    """
-    from safetensors.torch import load_file, save_file  # numpy has no bfloat16
-
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    config[_BASE_NAME] = model_id
-    (path / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(load_file(path / WEIGHTS), path / WEIGHTS, metadata={"format": "pt", _BASE_SHA256: sha256})
-    (path / "README.md").unlink(missing_ok=True)
-    let_others_read(path)
-
-
 def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
     """Directory of the merged model; built on the first call, in the cache.
 

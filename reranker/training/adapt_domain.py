@@ -1,7 +1,7 @@
 """Adapting a trained prompt to a domain: a few gradient steps on lists of a few of its users, kept only if better."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,15 @@ from reranker.protocols import CandidateGenerator
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.peft_format import save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
-from reranker.training.algorithms import PROMPT, RATE, adapt
+from reranker.training.algorithms import PROMPT, adapt
 from reranker.training.cavia import ContextReader, context_leaves
-from reranker.training.objectives import conditional_logit
+from reranker.training.inner_loop import InnerLoop
 from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
-from reranker.training.step_sizes import STEP_SIZES_FILE, StepSizes
 from reranker.training.tasks import Episode, TaskDomain, TaskSampler
 from reranker.training.torch_loss import TorchLoss, Values, tokens_at_once
 from reranker.types import UserId
 from reranker.utils.statistics import Interval, mean_interval
 
-_STEPS = 3  # of a prompt that was trained without an inner loop
 _CONFIDENCE = 0.68  # a gain of one standard error
 
 
@@ -37,8 +35,7 @@ class AdaptationSettings:
     """How a prompt is adapted to a domain.
 
     Attributes:
-        steps: gradient steps; None takes those that the step sizes were learned for, or 3.
-        rate: step size where none were learned, in units of the prompt's root mean square.
+        inner_loop: number and size of the gradient steps: `InnerLoop.beside` has those that a prompt was trained for.
         users: whose lists are learned from, at most half of those there are.
         judged_users: others, whose newest lists decide whether the adapted prompt is kept, at most.
         lists_per_step: lists read in a step.
@@ -52,8 +49,7 @@ class AdaptationSettings:
         ConfigError: an impossible value.
     """
 
-    steps: int | None = None
-    rate: float = 0.05
+    inner_loop: InnerLoop = field(default_factory=InnerLoop)
     users: int = 100
     judged_users: int = 200
     lists_per_step: int = 64
@@ -65,11 +61,8 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         least = {"users": 1, "judged_users": 2, "lists_per_step": 1, "negatives": 1, "rounds": 1, "hold_out": 0}
         wrong = [f"{name} is {getattr(self, name)}" for name, low in least.items() if getattr(self, name) < low]
-        if self.rate <= 0 or (self.steps is not None and self.steps < 1) or wrong:
-            raise ConfigError(
-                f"cannot adapt with rate {self.rate}, {self.steps} steps{''.join(f', {one}' for one in wrong)}: rate, "
-                f"steps must be above 0, and at least {least}"
-            )
+        if wrong:
+            raise ConfigError(f"cannot adapt a prompt: {', '.join(wrong)}; each must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,10 +74,9 @@ class AdaptedDomain:
         better: whether that is the adapted one.
         gain: how much the loss of the held-out users' lists fell, in nats a list, with its 68 % interval.
         loss: of those lists under the prompt it started from.
-        steps: gradient steps taken.
+        inner_loop: the gradient steps that were taken.
         users: whose lists were learned from.
         lists: read forward and backward.
-        sizes: the learned step sizes that were used, if any.
         contexts: the users' context map that the lists were read under, if any.
     """
 
@@ -92,32 +84,30 @@ class AdaptedDomain:
     better: bool
     gain: Interval
     loss: float
-    steps: int
+    inner_loop: InnerLoop
     users: int
     lists: int
-    sizes: StepSizes | None
     contexts: ContextMap | None
 
     def summary(self) -> str:
         """One sentence."""
         kept = "the adapted prompt is kept" if self.better else "NOT better: the prompt it started from is kept"
-        sizes = "learned step sizes" if self.sizes else "one step size"
+        loop = self.inner_loop
         return (
-            f"{self.steps} steps with {sizes} on lists of {self.users} users ({self.lists} read): the loss of "
+            f"{loop.steps} steps of size {loop.rate:g} on lists of {self.users} users ({self.lists} read): the loss of "
             f"{self.gain.n} held-out users' lists went {self.loss:.4f} -> {self.loss - self.gain.mean:.4f} nats a "
             f"list, gain {self.gain} (68 %); {kept}"
         )
 
     def save(self, directory: Path) -> None:
-        """Writes the prompt in PEFT format, with step sizes and context map beside it, as `train prompt` does.
+        """Writes the prompt in PEFT format, with its inner loop and context map beside it, as `train prompt` does.
 
         Raises:
             PromptError: `directory` holds something else than a prompt.
             OSError: the disk refused.
         """
         save_peft(self.prompt, directory)
-        if self.sizes is not None:
-            self.sizes.save(directory / STEP_SIZES_FILE)
+        self.inner_loop.save(directory)
         if self.contexts is not None:
             self.contexts.save(directory / CONTEXT_FILE)
 
@@ -127,7 +117,6 @@ def adapt_domain(
     data: Dataset,
     generator: CandidateGenerator | None = None,
     *,
-    sizes: StepSizes | None = None,
     settings: AdaptationSettings | None = None,
     progress: bool = False,
 ) -> AdaptedDomain:
@@ -142,7 +131,6 @@ def adapt_domain(
         reranker: from `Reranker.from_pretrained`; its `n_candidates` and `min_history` shape the lists.
         data: interactions and items of the domain.
         generator: the kind of stage that proposes lists, ALS by default; clones of it are fitted.
-        sizes: learned step sizes, `StepSizes.beside(folder of the prompt)`.
         settings: of the adaptation.
         progress: show a progress bar on stderr.
 
@@ -150,7 +138,7 @@ def adapt_domain(
         ConfigError: the reranker reads no soft prompt, or by another read-out than likelihood, its items have tokens
             here, or torch is not installed.
         DataError: too few users have lists with a chosen item.
-        PromptError: prompt, step sizes and model do not belong together.
+        PromptError: prompt and model do not belong together.
     """
     settings = settings or AdaptationSettings()
     if reranker.config.soft_tokens == 0:
@@ -168,8 +156,6 @@ def adapt_domain(
     reader = reranker.reader.for_domain(data.domain)
     start = reader.prompt()
     assert start is not None
-    if sizes is not None:
-        sizes.require_prompt(start)
     domain = TaskDomain.build(
         data,
         generator or ALSGenerator(),
@@ -180,17 +166,17 @@ def adapt_domain(
         min_history=reranker.config.min_history,
         seed=settings.seed,
     )
-    domain = domain.read_by(domain.renderer, reranker.config.references, settings.seed)
+    domain = domain.referring(reranker.config.references, settings.seed)
     support, judged = _split(domain, settings)
-    steps = settings.steps or (sizes.steps if sizes else _STEPS)
+    loop = settings.inner_loop
     lists = _Lists(reader, domain, settings)
-    values = lists.values(start, sizes)
+    values = lists.values(start)
     sampler = TaskSampler([support], negatives=settings.negatives, seed=settings.seed)
-    batches = [sampler.batch(step, settings.lists_per_step) for step in range(steps)]
+    batches = [sampler.batch(step, settings.lists_per_step) for step in range(loop.steps)]
     lists.fit_coefficients(values, batches[0])
     adapted = values[PROMPT]
     for batch in tqdm(batches, unit="step", desc="adapt-domain", disable=not progress):
-        adapted = adapt(lists.loss, {**values, PROMPT: adapted}, batch, 1, settings.rate).detach()
+        adapted = adapt(lists.loss, {**values, PROMPT: adapted}, batch, 1, loop.rate)
     before = lists.losses_by_user(values, judged)
     after = lists.losses_by_user({**values, PROMPT: adapted}, judged)
     gain = mean_interval(before - after, confidence=_CONFIDENCE, seed=settings.seed)
@@ -210,10 +196,9 @@ def adapt_domain(
         better=better,
         gain=gain,
         loss=float(before.mean()),
-        steps=steps,
+        inner_loop=loop,
         users=len({one.user_id for one in support.episodes}),
-        lists=steps * settings.lists_per_step,
-        sizes=sizes,
+        lists=loop.steps * settings.lists_per_step,
         contexts=reader.contexts,
     )
 
@@ -226,15 +211,13 @@ class _Lists:
         self._reader, self._device, self._negatives = reader, lm.device, settings.negatives
         self._coefficients = [float(one) for one in reader.scoring.default_coefficients]
         renderers, most = {domain.name: domain.renderer}, tokens_at_once(lm.device)
-        self._episodes = TorchLoss(lm, renderers, conditional_logit, self._coefficients, max_tokens=most)
+        self._episodes = TorchLoss(lm, renderers, self._coefficients, max_tokens=most)
         self.loss: ListReader = self._episodes
         if reader.contexts is not None:
             self.loss = ContextReader(self._episodes, lm, renderers, steps=0, max_tokens=most)
 
-    def values(self, prompt: SoftPrompt, sizes: StepSizes | None) -> dict[str, torch.Tensor]:
+    def values(self, prompt: SoftPrompt) -> dict[str, torch.Tensor]:
         values = {PROMPT: torch.from_numpy(prompt.vectors.copy()).to(self._device)}
-        if sizes is not None:
-            values[RATE] = torch.from_numpy(sizes.rates).to(self._device)
         if self._reader.contexts is not None:
             values |= context_leaves(self._reader.contexts, self._device)
         return values
@@ -253,7 +236,7 @@ class _Lists:
         with torch.no_grad():
             parts = list(self.loss.parts(values, list(sampler.fixed(len(newest)))))
         users = [one.user_id for part in parts for one in part.episodes]
-        read = cross_fitted_losses(parts, self._coefficients, conditional_logit, evidence=True)
+        read = cross_fitted_losses(parts, self._coefficients, evidence=True)
         losses: dict[UserId, float] = dict(zip(users, read.tolist(), strict=True))
         return np.array([losses[one.user_id] for one in newest])
 

@@ -1,20 +1,17 @@
 """Outer algorithms: each fills the gradients of the parameters for one optimizer step.
 
-Pooled multi-task training is the honest baseline. Reptile (Nichol et al. 2018), first-order MAML and MAML (Finn et al.
-2017) learn a prompt that a few gradient steps adapt; Meta-SGD (Li et al. 2017) learns the step sizes too. All read the
-same number of lists a step.
+Pooled multi-task training is the baseline. First-order MAML (Finn et al. 2017) learns a prompt that a few gradient
+steps adapt to a domain. All read the same number of lists a step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reranker.training.tasks import Episode, TaskSampler
 
-PROMPT, RATE = "prompt", "inner_rate"
+PROMPT = "prompt"
 Values = Mapping[str, torch.Tensor]
 
 
@@ -39,27 +36,10 @@ class OuterAlgorithm(Protocol):
     name: str
 
     def accumulate(self, values: dict[str, torch.Tensor], step: int) -> float:
-        """Fills `.grad` of the leaves in `values` for a 0-based step; returns the mean loss of the query lists.
-
-        A leaf without a gradient is left alone by the optimizer: an algorithm without gradients moves it itself.
-        """
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """What it must remember from step to step beside the leaves, for a checkpoint."""
-
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from a `state`."""
+        """Fills `.grad` of the leaves in `values` for a 0-based step; returns the mean loss of the query lists."""
 
 
-class _Memoryless:
-    def state(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Nothing to restore."""
-
-
-class Pooled(_Memoryless):
+class Pooled:
     """The mean loss over lists of all domains; under a loss that adapts users' contexts this is CAVIA."""
 
     def __init__(self, loss: EpisodeLoss, sampler: TaskSampler, lists: int, name: str = "pooled") -> None:
@@ -70,62 +50,20 @@ class Pooled(_Memoryless):
         return backward(self._loss, values, self._sampler.batch(step, self._lists))
 
 
-class Reptile(_Memoryless):
-    """Moves the prompt towards where a few steps on a domain's lists take it."""
+class FOMAML:
+    """The query loss after inner steps on the support lists, its gradient taken at the adapted prompt."""
 
-    name = "reptile"
+    name = "fomaml"
 
     def __init__(self, loss: EpisodeLoss, sampler: TaskSampler, lists: int, inner_steps: int, rate: float) -> None:
         self._loss, self._sampler, self._lists = loss, sampler, lists
         self._inner_steps, self._rate = inner_steps, rate
 
     def accumulate(self, values: dict[str, torch.Tensor], step: int) -> float:
-        size = max(1, self._lists // (2 * (self._inner_steps + 1)))
-        _, support, query = self._sampler.task(step, size * (self._inner_steps + 1))
-        episodes = support + query
-        fast = dict(values)
-        per_step = -(-len(episodes) // (self._inner_steps + 1))
-        total = 0.0
-        for begin in range(0, len(episodes), per_step):
-            part = episodes[begin : begin + per_step]
-            leaf = fast[PROMPT].detach().requires_grad_()
-            fast[PROMPT] = leaf
-            total += backward(self._loss, fast, part) * len(part)
-            assert leaf.grad is not None
-            fast[PROMPT] = leaf.detach() - self._rate * root_mean_square(leaf) * _unit(leaf.grad)
-        values[PROMPT].grad = (values[PROMPT] - fast[PROMPT]).detach()
-        return total / len(episodes)
-
-
-class MAML(_Memoryless):
-    """The query loss after inner steps on the support lists, by first or second order.
-
-    Args:
-        second_order: differentiate through the inner steps; needs attention without a fused kernel.
-    """
-
-    def __init__(
-        self,
-        loss: EpisodeLoss,
-        sampler: TaskSampler,
-        lists: int,
-        inner_steps: int,
-        rate: float,
-        *,
-        second_order: bool,
-    ) -> None:
-        self.name = "maml" if second_order else "fomaml"
-        self._loss, self._sampler, self._lists = loss, sampler, lists
-        self._inner_steps, self._rate, self._second_order = inner_steps, rate, second_order
-
-    def accumulate(self, values: dict[str, torch.Tensor], step: int) -> float:
         _, support, query = self._sampler.task(step, max(1, self._lists // (self._inner_steps + 1)))
-        backend: Any = sdpa_kernel(SDPBackend.MATH) if self._second_order else nullcontext()
-        with backend:
-            adapted = adapt(self._loss, values, support, self._inner_steps, self._rate, second_order=self._second_order)
-            leaf = adapted.detach().requires_grad_()
-            loss = backward(self._loss, {**values, PROMPT: leaf}, query)
-            torch.autograd.backward(adapted, leaf.grad)
+        adapted = adapt(self._loss, values, support, self._inner_steps, self._rate).requires_grad_()
+        loss = backward(self._loss, {**values, PROMPT: adapted}, query)
+        values[PROMPT].grad = adapted.grad
         return loss
 
 
@@ -139,31 +77,20 @@ def backward(loss: EpisodeLoss, values: Values, episodes: Sequence[Episode]) -> 
     return total
 
 
-def adapt(
-    loss: EpisodeLoss,
-    values: Values,
-    support: Sequence[Episode],
-    steps: int,
-    rate: float,
-    *,
-    second_order: bool = False,
-) -> torch.Tensor:
-    """The prompt after gradient steps on the support lists, with a graph back to the parameters.
+def adapt(loss: EpisodeLoss, values: Values, support: Sequence[Episode], steps: int, rate: float) -> torch.Tensor:
+    """The (k, dim) prompt after gradient steps on the support lists, detached.
 
-    A step is `rate` (or the learned `inner_rate`, by coordinate) times the prompt's root mean square times the gradient
-    scaled to unit root mean square, so that one step size means the same for every model and task.
-
-    Args:
-        second_order: keep the graph of the gradients too.
+    A step is `rate` times the prompt's root mean square times the gradient scaled to unit root mean square, so that one
+    step size means the same for every model and task.
     """
-    prompt = values[PROMPT]
+    start = values[PROMPT].detach()
+    prompt = start.clone()
     for _ in range(steps):
-        current = prompt if second_order else prompt.detach().requires_grad_()
+        current = prompt.clone().requires_grad_()
         gradient = torch.zeros_like(prompt)
         for part in loss.parts({**values, PROMPT: current}, support):
-            mean = part.loss / len(support)
-            gradient = gradient + torch.autograd.grad(mean, current, create_graph=second_order)[0]
-        prompt = prompt - values.get(RATE, rate) * root_mean_square(values[PROMPT]).detach() * _unit(gradient)
+            gradient += torch.autograd.grad(part.loss / len(support), current)[0]
+        prompt = prompt - rate * root_mean_square(start) * gradient / root_mean_square(gradient).clamp_min(1e-12)
     return prompt
 
 
@@ -172,18 +99,12 @@ def root_mean_square(values: torch.Tensor) -> torch.Tensor:
     return values.detach().square().mean().sqrt()
 
 
-def _unit(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient / gradient.square().mean().sqrt().clamp_min(1e-12)
-
-
 def algorithm_named(
     name: str, loss: EpisodeLoss, sampler: TaskSampler, lists: int, inner_steps: int, rate: float
 ) -> OuterAlgorithm:
-    """One of "pooled", "cavia", "reptile", "fomaml", "maml"."""
+    """One of "pooled", "cavia", "fomaml"."""
     if name == "pooled":
         return Pooled(loss, sampler, lists)
     if name == "cavia":  # an inner step reads a history without candidates: about half a list
         return Pooled(loss, sampler, max(1, round(lists / (1 + inner_steps / 2))), name)
-    if name == "reptile":
-        return Reptile(loss, sampler, lists, inner_steps, rate)
-    return MAML(loss, sampler, lists, inner_steps, rate, second_order=name == "maml")
+    return FOMAML(loss, sampler, lists, inner_steps, rate)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from reranker.fusion import ConditionalLogit
-from reranker.training.objectives import Objective
 from reranker.training.tasks import Episode
 from reranker.training.torch_loss import Part, Values, list_losses
 from reranker.types import IntArray
@@ -22,7 +21,7 @@ ReadList = dict[str, torch.Tensor]
 
 
 class ListReader(Protocol):
-    """Reads lists under a prompt: `TorchLoss`, `ContextReader`, `EngineLoss`."""
+    """Reads lists under a prompt: `TorchLoss`, `ContextReader`."""
 
     def parts(self, values: Values, episodes: Sequence[Episode]) -> Iterator[Part]:
         """The episodes in groups, each read once."""
@@ -72,9 +71,7 @@ def fit_coefficients(lists: Sequence[ReadList], around: Sequence[float], evidenc
     return a, b, c
 
 
-def cross_fitted_losses(
-    parts: Sequence[Part], around: Sequence[float], objective: Objective, evidence: bool
-) -> torch.Tensor:
+def cross_fitted_losses(parts: Sequence[Part], around: Sequence[float], evidence: bool) -> torch.Tensor:
     """(lists,) losses in the order of the parts, each tenth under coefficients that were fitted on the others.
 
     So prompts are compared by what a head makes of them that is fitted to each, as `Reranker.fit` will; under common
@@ -83,7 +80,6 @@ def cross_fitted_losses(
     Args:
         parts: lists that were read under one prompt; the tenths are the same for the same lists in any order.
         around: (3,) coefficients that the ridge pulls to; those of a single list.
-        objective: of the utilities.
         evidence: whether the evidence stands in the utility.
     """
     components = [one for part in parts for one in part.components]
@@ -94,7 +90,7 @@ def cross_fitted_losses(
     for fold in np.unique(folds):
         mine, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         fitted = fit_coefficients([lists[n] for n in others], around, evidence) if len(others) else around
-        read = list_losses([components[n] for n in mine], [episodes[n] for n in mine], fitted, objective, evidence)
+        read = list_losses([components[n] for n in mine], [episodes[n] for n in mine], fitted, evidence)
         losses[torch.from_numpy(mine)] = read.detach().cpu().double()
     return losses
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.data.catalog import LONGEST_HISTORY, Catalog
 from reranker.data.dataset import Dataset
-from reranker.data.schema import CATEGORY, ITEM, TIMESTAMP, USER
+from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.splits import without_newest
 from reranker.errors import DataError
 from reranker.fusion import FEATURES, FusionHead
@@ -18,7 +18,6 @@ from reranker.pipeline.windows import ValidationFold, fold_from_generator
 from reranker.prompting import PromptRenderer
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import reference_histories
-from reranker.soft_tokens import VectorTable
 from reranker.types import ItemId, UserId
 
 Item = Mapping[str, object]
@@ -38,7 +37,6 @@ class Episode:
         candidates: the list, as the candidate generator ordered it.
         chosen: (n_candidates,) the query set: True where the user chose the item next; at least one.
         evidence: (n_candidates,) log-odds from interaction features alone, by a head that has not seen this list.
-        history_ids: ids of the history's items.
         candidate_ids: ids of the candidates.
     """
 
@@ -46,7 +44,6 @@ class Episode:
     user_id: UserId
     history: tuple[Item, ...]
     candidates: tuple[Item, ...]
-    history_ids: tuple[ItemId, ...]
     candidate_ids: tuple[ItemId, ...]
     chosen: NDArray[np.bool_]
     evidence: NDArray[np.float64]
@@ -59,21 +56,14 @@ class TaskDomain:
     Attributes:
         name: of the domain.
         episodes: lists that hold a chosen item.
-        popular: items, drawn by popularity as extra negatives; most popular first.
-        popular_ids: their ids.
-        popularity: (len(popular),) how often each was chosen.
+        popular: items that anyone chose, most popular first; reference histories are drawn from them.
         renderer: of the domain's templates.
-        space: item vectors of the collaborative space at the earliest replayed moment: they know of no choice in
-            `episodes`.
     """
 
     name: str
     episodes: Sequence[Episode]
     popular: Sequence[Item]
-    popular_ids: Sequence[ItemId]
-    popularity: NDArray[np.float64]
     renderer: PromptRenderer
-    space: VectorTable
 
     @classmethod
     def build(
@@ -110,7 +100,6 @@ class TaskDomain:
             try:
                 fold = fold_from_generator(past, generator, n_candidates, min_history, seed)
                 episodes += _episodes(data, fold, seed)
-                earliest = fold.evidence
             except DataError:
                 if number == 0:
                     raise
@@ -120,16 +109,13 @@ class TaskDomain:
             name=data.domain,
             episodes=episodes,
             popular=Catalog(data.items).items(counts.index.tolist()),
-            popular_ids=counts.index.tolist(),
-            popularity=np.asarray(counts, dtype=np.float64),
             renderer=renderer,
-            space=VectorTable.build(earliest.item_ids, earliest.vectors),
         )
 
-    def read_by(self, renderer: PromptRenderer, references: int, seed: int = 0) -> "TaskDomain":
-        """The same by another renderer, which is given references: at most `REFERENCES` of those that are served."""
+    def referring(self, references: int, seed: int = 0) -> "TaskDomain":
+        """The same with reference histories in its renderer: at most `REFERENCES` of those that are served."""
         histories = reference_histories(self.popular, min(references, REFERENCES), seed)
-        return replace(self, renderer=renderer.referring_to(histories))
+        return replace(self, renderer=self.renderer.referring_to(histories))
 
     def split(self, share: float, seed: int) -> tuple["TaskDomain", "TaskDomain"]:
         """The domain with this share of its users left out, and the domain with them alone."""
@@ -142,32 +128,6 @@ class TaskDomain:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How drawn episodes are varied, so that a prompt does not learn them by heart.
-
-    Attributes:
-        history_dropout: chance of each history item to be left out.
-        category_dropout: chance of each history item to lose its category.
-        order_jitter: chance of each pair of neighbours in the history to change places.
-    """
-
-    history_dropout: float = 0.0
-    category_dropout: float = 0.0
-    order_jitter: float = 0.0
-
-    def apply(self, episode: Episode, random: np.random.Generator) -> Episode:
-        """The episode with a varied history; its newest item is never left out."""
-        history = list(zip(episode.history, episode.history_ids, strict=True))
-        last = len(history) - 1
-        kept = [one for place, one in enumerate(history) if place == last or random.random() >= self.history_dropout]
-        for place in range(len(kept) - 1):
-            if random.random() < self.order_jitter:
-                kept[place], kept[place + 1] = kept[place + 1], kept[place]
-        shown = [{**one, CATEGORY: ""} if random.random() < self.category_dropout else one for one, _ in kept]
-        return replace(episode, history=tuple(shown), history_ids=tuple(item_id for _, item_id in kept))
-
-
 class TaskSampler:
     """Draws episodes; a draw depends on the seed and the step alone, so that a resumed run sees the same.
 
@@ -175,10 +135,7 @@ class TaskSampler:
         domains: at least one with episodes; drawn with probability ∝ (episodes)^temperature.
         negatives: candidates kept beside the chosen ones, drawn from the list alike (McFadden 1978: a conditional logit
             on such a sample estimates that of the whole list).
-        popular_share: share of these that is drawn from the catalogue by popularity instead. They get the evidence of
-            the list's least likely candidate.
         temperature: 1 follows the sizes, 0 treats all domains alike.
-        augmentation: of the histories.
         seed: of every draw.
 
     Raises:
@@ -190,9 +147,7 @@ class TaskSampler:
         domains: Sequence[TaskDomain],
         *,
         negatives: int = 15,
-        popular_share: float = 0.0,
         temperature: float = 0.5,
-        augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
         self.domains = {domain.name: domain for domain in domains if domain.episodes}
@@ -201,8 +156,6 @@ class TaskSampler:
         sizes = np.array([len(domain.episodes) for domain in self.domains.values()], dtype=np.float64)
         self._shares = sizes**temperature / (sizes**temperature).sum()
         self._negatives = negatives
-        self._popular_share = popular_share
-        self._augmentation = augmentation or Augmentation()
         self._seed = seed
 
     def batch(self, step: int, n: int) -> list[Episode]:
@@ -227,39 +180,25 @@ class TaskSampler:
         return domain.name, episodes[:half], episodes[half:]
 
     def fixed(self, most: int) -> Iterator[Episode]:
-        """The same at most `most` episodes of each domain at every call, not augmented: what validation reads."""
+        """The same at most `most` episodes of each domain at every call: what validation reads."""
         for domain in self.domains.values():
             random = np.random.default_rng((self._seed, 0, 2))
             for number in random.permutation(len(domain.episodes))[:most].tolist():
-                yield self._thin(domain, domain.episodes[number], random, vary=False)
+                yield self._thin(domain, domain.episodes[number], random)
 
     def _draw(self, domain: TaskDomain, random: np.random.Generator) -> Episode:
         return self._thin(domain, domain.episodes[int(random.integers(len(domain.episodes)))], random)
 
-    def _thin(self, domain: TaskDomain, episode: Episode, random: np.random.Generator, vary: bool = True) -> Episode:
+    def _thin(self, domain: TaskDomain, episode: Episode, random: np.random.Generator) -> Episode:
         chosen, others = np.flatnonzero(episode.chosen), np.flatnonzero(~episode.chosen)
-        n_popular = round(self._popular_share * min(self._negatives, len(others)))
-        kept = random.permutation(others)[: max(0, self._negatives - n_popular)]
+        kept = random.permutation(others)[: self._negatives]
         rows = np.sort(np.concatenate([chosen, kept]))  # as the candidate generator ordered them
-        candidates = [episode.candidates[row] for row in rows]
-        candidate_ids = [episode.candidate_ids[row] for row in rows]
-        evidence = episode.evidence[rows]
-        if n_popular:
-            share = domain.popularity / domain.popularity.sum()
-            extra = random.choice(len(share), min(n_popular, len(share)), replace=False, p=share)
-            listed = set(episode.candidate_ids)
-            popular = [int(number) for number in extra if domain.popular_ids[number] not in listed]
-            candidates += [domain.popular[number] for number in popular]
-            candidate_ids += [domain.popular_ids[number] for number in popular]
-            evidence = np.concatenate([evidence, np.full(len(popular), episode.evidence.min())])
-        flags = np.zeros(len(candidates), dtype=np.bool_)
-        flags[: len(rows)] = episode.chosen[rows]
         return replace(
-            self._augmentation.apply(episode, random) if vary else episode,
-            candidates=tuple(candidates),
-            candidate_ids=tuple(candidate_ids),
-            chosen=flags,
-            evidence=evidence,
+            episode,
+            candidates=tuple(episode.candidates[row] for row in rows),
+            candidate_ids=tuple(episode.candidate_ids[row] for row in rows),
+            chosen=episode.chosen[rows],
+            evidence=episode.evidence[rows],
         )
 
 
@@ -287,7 +226,6 @@ def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episod
             user_id=user,
             history=tuple(catalog.items(history)),
             candidates=tuple(catalog.items(proposed)),
-            history_ids=tuple(history),
             candidate_ids=tuple(proposed),
             chosen=fold.chosen[rows],
             evidence=evidence[rows],

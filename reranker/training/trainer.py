@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,9 @@ import torch
 from tqdm import tqdm
 
 from reranker.errors import ConfigError, ModelError
-from reranker.training.algorithms import PROMPT, RATE, EpisodeLoss, OuterAlgorithm, algorithm_named
+from reranker.training.algorithms import PROMPT, algorithm_named
 from reranker.training.cavia import ContextReader
 from reranker.training.config import MetaConfig
-from reranker.training.engine_loss import EngineLoss
-from reranker.training.evolution import Evolution
 from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
 from reranker.training.tasks import Episode, TaskSampler
 from reranker.training.torch_loss import Part, TorchLoss, list_losses
@@ -58,6 +56,11 @@ class TrainingCurve:
 class MetaTrainer:
     """Trains a soft prompt.
 
+    Attributes:
+        curve: what happened so far.
+        values: parameters by name, as the last step left them.
+        best: the same after the best validation.
+
     Args:
         reader: reads episodes; its coefficients and weights are set by the trainer.
         sampler: training episodes.
@@ -66,9 +69,7 @@ class MetaTrainer:
         config: settings.
         directory: for checkpoint and curve; a run that finds them goes on exactly where it stopped.
         contexts: reads lists through `reader` under adapted contexts of their users, or None.
-        leaves: parameters that are learned beside the prompt: those of the contexts and of item tokens.
-        fixed: names of parameters that stay as they start.
-        draws: the objective's random numbers; seeded anew at every step, and alike at every validation.
+        leaves: parameters that are learned beside the prompt: those of the contexts.
 
     Raises:
         ConfigError: the checkpoint in `directory` was made with other settings.
@@ -76,7 +77,7 @@ class MetaTrainer:
 
     def __init__(
         self,
-        reader: TorchLoss | EngineLoss,
+        reader: TorchLoss,
         sampler: TaskSampler,
         validation: Sequence[Episode],
         start: torch.Tensor,
@@ -84,41 +85,36 @@ class MetaTrainer:
         directory: Path,
         contexts: ContextReader | None = None,
         leaves: Mapping[str, torch.Tensor] | None = None,
-        fixed: Collection[str] = (),
-        draws: torch.Generator | None = None,
     ) -> None:
         self.config = config
         self.curve = TrainingCurve()
         self.values = {
-            name: leaf.detach().clone().requires_grad_(name not in fixed)
-            for name, leaf in {PROMPT: start, **(leaves or {})}.items()
+            name: leaf.detach().clone().requires_grad_() for name, leaf in {PROMPT: start, **(leaves or {})}.items()
         }
-        if config.meta_sgd:
-            self.values[RATE] = torch.full_like(start, config.inner_rate).requires_grad_()
         self.best = {name: value.detach().clone() for name, value in self.values.items()}
         self._reader = reader
         self._loss: ListReader = reader if contexts is None else contexts
-        self._draws = draws
         self._recording = Recording(self._loss)
         self._sampler = sampler
         self._validation = validation
         self._directory = directory
-        self._algorithm = _algorithm(config, self._recording, sampler, self.values[PROMPT])
-        learned = [value for value in self.values.values() if value.requires_grad]
-        self._optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
+        self._algorithm = algorithm_named(
+            config.algorithm, self._recording, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
+        )
+        self._optimizer = torch.optim.Adam(self.values.values(), lr=config.learning_rate)
         self._writer: Any = None
         self._resume()
 
-    def run(self, progress: bool = False, watch: Callable[[int, float], None] | None = None) -> torch.Tensor:
-        """Trains to the last step, or until validation stops getting better; returns the (k, dim) prompt to keep.
+    def run(self, progress: bool = False) -> torch.Tensor:
+        """Trains to the last step, or until validation stops getting better.
+
+        Returns:
+            (k, dim) prompt of the best validation.
 
         Args:
             progress: show a progress bar on stderr.
-            watch: called with step and loss of every validation, those before a resumed run's checkpoint first; what it
-                raises ends the run.
         """
         config = self.config
-        watch = watch or (lambda step, loss: None)
         self._writer = _tensorboard(self._directory, len(self.curve.losses))
         bar = tqdm(
             total=config.steps, initial=len(self.curve.losses), unit="step", disable=not progress, desc="meta-train"
@@ -128,41 +124,28 @@ class MetaTrainer:
                 bar.set_postfix_str("reading lists for coefficients and validation")  # minutes without a step
                 self._first_coefficients()
                 self._validate()
-            for seen in self.curve.validation:
-                watch(*seen)
             while (step := len(self.curve.losses)) < config.steps and not self._stalled():
                 loss = self._step(step)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", valid=f"{self.curve.validation[-1][1]:.4f}")
                 if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
                     self._validate()
-                    watch(*self.curve.validation[-1])
                 ends = end_asked()
                 if (step + 1) % config.checkpoint_every == 0 or ends:
                     self._save()
                 if ends:
                     raise stopped(step + 1, config.steps)
             self._save()
-        return self.kept[PROMPT]
-
-    @property
-    def kept(self) -> dict[str, torch.Tensor]:
-        """Of the best validation or of the last step, as the settings have it."""
-        if self.config.keep == "best":
-            return self.best
-        return {name: value.detach() for name, value in self.values.items()}
+        return self.best[PROMPT]
 
     def _step(self, step: int) -> float:
         config = self.config
         for value in self.values.values():
             value.grad = None
-        self._reseed(step + 1)
-        self._reader.title_weight, self._reader.category_weight = config.self_supervision(step)
-        loss = self._pretrain(step) if step < config.pretrain_steps else self._algorithm.accumulate(self.values, step)
+        loss = self._algorithm.accumulate(self.values, step)
         if not np.isfinite(loss):
             raise ModelError(f"training diverged at step {step} (loss {loss}): lower learning_rate")
-        leaves = [value for value in self.values.values() if value.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(leaves, config.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.values.values(), config.clip))
         for group in self._optimizer.param_groups:
             group["lr"] = config.rate(step)
         self._optimizer.step()
@@ -173,16 +156,6 @@ class MetaTrainer:
         self._scalar("loss", loss, step)
         self._scalar("gradient_norm", norm, step)
         return loss
-
-    def _pretrain(self, step: int) -> float:
-        """Item text alone."""
-        assert isinstance(self._reader, TorchLoss)
-        episodes = self._sampler.batch(step, self.config.lists_per_step)
-        total = 0.0
-        for loss in self._reader.title_loss(self.values, episodes):
-            torch.autograd.backward(loss / len(episodes))
-            total += loss.item() / len(episodes)
-        return total
 
     def _first_coefficients(self) -> None:
         """Raw log-likelihoods beside log-odds: the untrained prompt is judged under coefficients that fit it."""
@@ -200,14 +173,11 @@ class MetaTrainer:
         self.curve.coefficients.append((step, a, b, c))
 
     def _validate(self) -> None:
-        """The objective alone, under coefficients of its own where they are fitted at all."""
-        self._reseed(0)
-        self._reader.title_weight = self._reader.category_weight = 0.0
+        """Under coefficients of its own where they are fitted at all."""
         with torch.no_grad():
             parts = list(self._loss.parts(self.values, self._validation))
         if self.config.refit_every:
-            around, evidence = self.config.coefficients, self.config.evidence
-            total = float(cross_fitted_losses(parts, around, self._reader.objective, evidence).sum())
+            total = float(cross_fitted_losses(parts, self.config.coefficients, self.config.evidence).sum())
         else:
             total = sum(part.loss.item() for part in parts)
         if self.curve.without_llm is None:
@@ -224,17 +194,11 @@ class MetaTrainer:
                 [torch.zeros_like(one) for one in part.components],
                 part.episodes,
                 self._reader.coefficients,
-                self._reader.objective,
                 self.config.evidence,
             ).sum()
             for part in parts
         ]
         return float(torch.stack(silent).sum()) / len(self._validation)
-
-    def _reseed(self, number: int) -> None:
-        """Draws depend on the seed and a number alone, so that a resumed run sees the same."""
-        if self._draws is not None:
-            self._draws.manual_seed((self.config.seed << 32) + number)
 
     def _stalled(self) -> bool:
         if not self.config.patience:
@@ -252,7 +216,6 @@ class MetaTrainer:
             "values": {name: value.detach() for name, value in self.values.items()},
             "best": self.best,
             "optimizer": self._optimizer.state_dict(),
-            "algorithm": self._algorithm.state(),
             "window": self._recording.window,
             "coefficients": self._reader.coefficients,
             "curve": vars(self.curve),
@@ -267,7 +230,11 @@ class MetaTrainer:
             return
         kept = torch.load(path, weights_only=True, map_location="cpu")  # a run may go on elsewhere
         asked = {"relative": False, **json.loads(kept["config"])}  # there was nothing else before it was a setting
-        if MetaConfig.model_validate(asked) != self.config:
+        try:
+            same = MetaConfig.from_mapping(asked) == self.config
+        except ConfigError as error:
+            raise ConfigError(f"{path} is of settings that are none here ({error}); give another folder") from error
+        if not same:
             raise ConfigError(
                 f"{path} was made with other settings ({kept['config']}); give the same settings or another folder"
             )
@@ -276,28 +243,10 @@ class MetaTrainer:
                 value.copy_(kept["values"][name])
         self.best = {name: value.to(self.values[name].device) for name, value in kept["best"].items()}
         self._optimizer.load_state_dict(kept["optimizer"])
-        self._algorithm.restore(kept.get("algorithm", {}))
         self._recording.window = kept["window"]
         self._reader.coefficients = list(kept["coefficients"])
         self.curve = TrainingCurve(**kept["curve"])
         logger.info("goes on at step %d of %d", len(self.curve.losses), self.config.steps)
-
-
-def _algorithm(config: MetaConfig, loss: EpisodeLoss, sampler: TaskSampler, start: torch.Tensor) -> OuterAlgorithm:
-    if config.algorithm == "es":
-        return Evolution(
-            loss,
-            sampler,
-            config.lists_per_step,
-            start,
-            subspace=config.subspace,
-            sigma=config.sigma,
-            population=config.population,
-            seed=config.seed,
-        )
-    return algorithm_named(
-        config.algorithm, loss, sampler, config.lists_per_step, config.inner_steps, config.inner_rate
-    )
 
 
 def _tensorboard(directory: Path, step: int) -> Any:

@@ -6,19 +6,15 @@ from dataclasses import replace
 
 import pytest
 import typer.testing
-import yaml
 
 from eval import benchmark as meta
 from eval import quality
-from eval import unseen_domains as unseen
 from eval.checks import report, told
 from eval.domains import load_domain
 from eval.sasrec import run as sasrec
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import read_results
 from reranker.evaluation.significance import Comparison
-from reranker.soft_tokens.peft_format import load_peft
-from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
 
 QRELS = "movies.cold_items_0.1.qrels"
@@ -183,42 +179,6 @@ def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monke
     for own in (("--draw", 1), ("--windows", 3), ("--support", 5), ("--rival", "a:b")):
         with pytest.raises(ConfigError, match="--windows and --untrained go with --variant or --split"):
             invoke(meta.main, *flags, *own)
-
-
-def test_prompts_of_other_domains_are_adapted_and_judged_on_the_one_left_out(data, tmp_path):
-    for name in ("movies", "games"):
-        (tmp_path / "domains").mkdir(exist_ok=True)
-        (tmp_path / "domains" / name).symlink_to(data / "movies")
-    config = tmp_path / "meta.yaml"
-    model = {"model": str(save_tiny_model(tmp_path / "tiny")), "dtype": "float32", "soft_tokens": 2, "min_history": 1}
-    model["prompt"] = {"instruction": False, "history_items": 2, "title_tokens": 8}
-    training = {"steps": 1, "lists_per_step": 16, "inner_steps": 1, "rounds": 1, "min_history": 1, "dtype": "float32"}
-    lists = {"first_fit_lists": 16, "validation_lists": 20, "validation_share": 0.2}
-    config.write_text(yaml.safe_dump({**training, **lists, "reranker": model}))
-    out = tmp_path / "out"
-    flags = ("--data", tmp_path / "domains", "--out", out, "--config", config, "--engine", "torch")
-    done = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)
-    assert done.exit_code == 0
-    checks = {one["name"]: one for one in json.loads((out / "judged" / "meta.json").read_text())["checks"]}
-    assert {"movies: llm.fomaml over llm.pooled", "games: fused.pooled over fused.untrained"} <= set(checks)
-    judged = json.loads((out / "judged" / "meta.json").read_text())["environment"]
-    assert judged["windows"] == 1  # older choices taught the prompts
-    seen = json.loads((out / "runs" / "pooled" / "movies" / "config.json").read_text())["domains"]
-    assert [one["name"] for one in seen] == ["games"]
-    again = invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 5)
-    assert "left out" not in again.output  # nothing is trained twice
-    with pytest.raises(ConfigError, match="made with other settings"):
-        invoke(unseen.main, *flags, "--fit-users", 10, "--adapt-users", 6)
-    load_peft(out / "fomaml" / "games")
-    with pytest.raises(ConfigError, match="--left-out names books, not among the domains games, movies"):
-        invoke(unseen.main, *flags, "--left-out", "movies,books")
-    one = invoke(
-        unseen.main, *flags[:2], "--out", tmp_path / "one", *flags[4:], "--left-out", "movies", "--fit-users", 10
-    )
-    assert one.exit_code == 0
-    assert not (tmp_path / "one" / "pooled" / "games").exists()
-    names = {one["name"] for one in json.loads((tmp_path / "one" / "judged" / "meta.json").read_text())["checks"]}
-    assert "movies: llm.fomaml over llm.pooled" in names and not any(name.startswith("games") for name in names)
 
 
 def test_what_cannot_be_run_is_said(data, venv, tmp_path):

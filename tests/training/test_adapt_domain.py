@@ -1,19 +1,18 @@
 """Adapting a prompt to a domain: what moves, what is kept, what the gate refuses."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from candidate_gen import PopularityGenerator
 from reranker import Reranker, RerankerConfig
-from reranker.errors import ConfigError, DataError, PromptError
+from reranker.errors import ConfigError, DataError
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap, ItemTokens, VectorTable
 from reranker.soft_tokens.peft_format import load_peft, save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.training.adapt_domain import AdaptationSettings, AdaptedDomain, adapt_domain
-from reranker.training.step_sizes import STEP_SIZES_FILE, StepSizes
+from reranker.training.inner_loop import InnerLoop
 from tests.cli.test_commands import run
 from tests.training.toys import circle, saved
 
@@ -35,9 +34,10 @@ def opened(tiny: Path, folder: Path) -> Reranker:
     )
 
 
-def adapted(reranker: Reranker, sizes: StepSizes | None = None, **changes: Any) -> AdaptedDomain:
-    settings = AdaptationSettings(**{"users": 12, "lists_per_step": 12, "rounds": 2, "rate": 0.5, **changes})
-    return adapt_domain(reranker, circle(40), PopularityGenerator(), sizes=sizes, settings=settings)
+def adapted(reranker: Reranker, steps: int = 3, rate: float = 0.5) -> AdaptedDomain:
+    loop = InnerLoop(steps=steps, rate=rate)
+    settings = AdaptationSettings(inner_loop=loop, users=12, lists_per_step=12, rounds=2)
+    return adapt_domain(reranker, circle(40), PopularityGenerator(), settings=settings)
 
 
 def test_weights_are_not_fitted_on_what_may_have_taught_a_trained_prompt(tiny: Path, trained: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path
     reranker = opened(tiny, trained)
     result = adapted(reranker, steps=4)
     assert result.better and result.gain.low > 0
-    assert (result.steps, result.users, result.lists, result.gain.n) == (4, 12, 48, 28)
+    assert (result.inner_loop.steps, result.users, result.lists, result.gain.n) == (4, 12, 48, 28)
     assert reranker.config.windows == 1  # older choices taught the prompt
     bank = reranker.reader.prompts
     assert bank.level("generic") == "domain" and bank.level("elsewhere") == "meta"
@@ -66,30 +66,13 @@ def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path
 
 
 def test_a_worse_prompt_is_not_kept(tiny: Path, trained: Path) -> None:
-    """Steps up the loss: step sizes below 0."""
+    """Steps that lead far away."""
     reranker = opened(tiny, trained)
-    result = adapted(reranker, StepSizes(rates=np.full((K, DIM), -0.5), steps=2))
+    result = adapted(reranker, steps=2, rate=20.0)
     assert not result.better and result.gain.mean < 0
     np.testing.assert_array_equal(result.prompt.vectors, load_peft(trained).vectors)
     assert reranker.reader.prompts.level("generic") == "meta"
     assert "NOT better" in result.summary()
-
-
-def test_learned_step_sizes_say_what_moves_and_how_often(tiny: Path, trained: Path) -> None:
-    rates = np.zeros((K, DIM))
-    rates[:, :16] = 0.5
-    result = adapted(opened(tiny, trained), StepSizes(rates=rates, steps=3))
-    assert result.better and result.steps == 3
-    moved = result.prompt.vectors != load_peft(trained).vectors
-    assert moved[:, :16].all() and not moved[:, 16:].any()
-
-
-def test_step_sizes_of_another_prompt_are_refused(tiny: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="another prompt"):
-        adapted(opened(tiny, trained), StepSizes(rates=np.ones((K + 1, DIM)), steps=1))
-    (tmp_path / STEP_SIZES_FILE).write_bytes(b"damaged")
-    with pytest.raises(PromptError, match="is no file of step sizes"):
-        StepSizes.beside(tmp_path)
 
 
 def test_lists_are_read_under_the_users_tokens(tiny: Path, trained: Path, tmp_path: Path) -> None:
@@ -129,13 +112,13 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
 def test_the_command(tiny: Path, trained: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "data", 40)
     save_peft(load_peft(trained), tmp_path / "prompt")
-    StepSizes(rates=np.full((K, DIM), 0.5), steps=2).save(tmp_path / "prompt" / STEP_SIZES_FILE)
+    InnerLoop(steps=2, rate=0.5).save(tmp_path / "prompt")
     (tmp_path / "settings.yaml").write_text("min_history: 1\nprompt: {history_items: 3, title_tokens: 8}\n")
     said, _ = run(
         "train", "adapt", "--start", tmp_path / "prompt", "--dataset", folder, "--domain", "generic", "--model", tiny,
         "--dtype", "float32", "--config", tmp_path / "settings.yaml", "--n", 6, "--users", 12, "--lists-per-step", 12,
         "--out", tmp_path / "domain",
     )  # fmt: skip
-    assert "2 steps with learned step sizes on lists of 12 users (24 read)" in said
+    assert "2 steps of size 0.5 on lists of 12 users (24 read)" in said
     assert load_peft(tmp_path / "domain").vectors.shape == (K, DIM)
-    assert StepSizes.load(tmp_path / "domain" / STEP_SIZES_FILE).steps == 2
+    assert InnerLoop.beside(tmp_path / "domain") == InnerLoop(steps=2, rate=0.5)

@@ -38,7 +38,6 @@ def settings_of(tmp_path: Path, **changes: object) -> Path:
             "prompt": {"history_items": 3, "instruction": False},
         },
         "algorithm": "cavia",
-        "objective": "plackett_luce",
         "inner_steps": 1,
         "steps": STEPS,
         "first_fit_lists": 16,

@@ -7,7 +7,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from reranker.training.objectives import conditional_logit
 from reranker.training.readout_weights import cross_fitted_losses, fit_coefficients
 from reranker.training.tasks import Episode
 from reranker.training.torch_loss import Part, list_losses
@@ -30,7 +29,6 @@ def part_of(lists: int, weights: tuple[float, float, float], seed: int, informed
                 user_id=number,
                 history=(),
                 candidates=(),
-                history_ids=(),
                 candidate_ids=(),
                 chosen=chosen,
                 evidence=np.zeros(5),
@@ -40,7 +38,7 @@ def part_of(lists: int, weights: tuple[float, float, float], seed: int, informed
 
 
 def losses(parts: list[Part]) -> torch.Tensor:
-    return cross_fitted_losses(parts, AROUND, conditional_logit, evidence=False)
+    return cross_fitted_losses(parts, AROUND, evidence=False)
 
 
 def test_the_fit_finds_the_weights_that_choices_went_by() -> None:
@@ -54,7 +52,7 @@ def test_the_fit_finds_the_weights_that_choices_went_by() -> None:
 
 def test_a_reading_is_worth_what_it_tells_whatever_coefficients_it_takes() -> None:
     against = part_of(200, (-1.0, -2.0, 0.5), 1)  # the opposite of AROUND
-    kept = list_losses(against.components, against.episodes, AROUND, conditional_logit, evidence=False)
+    kept = list_losses(against.components, against.episodes, AROUND, evidence=False)
     assert kept.mean() > np.log(5) > losses([against]).mean() + 0.5
 
 
@@ -86,5 +84,5 @@ def test_a_list_has_the_same_loss_in_whatever_order_lists_were_read() -> None:
 
 def test_a_single_list_has_the_coefficients_that_the_ridge_pulls_to() -> None:
     one = part_of(1, (1.0, 0.0, 0.0), 3)
-    expected = list_losses(one.components, one.episodes, AROUND, conditional_logit, evidence=False)
+    expected = list_losses(one.components, one.episodes, AROUND, evidence=False)
     torch.testing.assert_close(losses([one]), expected)

@@ -27,8 +27,6 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.training.algorithms import EpisodeLoss
 from reranker.training.cavia import ContextReader, context_leaves
 from reranker.training.config import MetaConfig
-from reranker.training.engine_loss import EngineLoss
-from reranker.training.objectives import conditional_logit
 from reranker.training.run import meta_train
 from reranker.training.tasks import Episode, TaskDomain
 from reranker.training.torch_loss import TorchLoss
@@ -64,7 +62,7 @@ def offset() -> torch.Tensor:
     return 0.1 * torch.randn((SOFT, 32), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("kind", ["episodes", "contexts", "engine"])
+@pytest.mark.parametrize("kind", ["episodes", "contexts"])
 def test_a_shift_is_what_a_domains_own_prompt_adds(
     engine: TorchEngine, renderers: dict[str, PromptRenderer], episodes: list[Episode], kind: str
 ) -> None:
@@ -80,14 +78,10 @@ def test_a_shift_is_what_a_domains_own_prompt_adds(
 
     def losses(shifts: Mapping[str, torch.Tensor], prompt: torch.Tensor, some: list[Episode]) -> list[float]:
         values = {"prompt": prompt, **(context_leaves(map_, engine.packed_lm.device) if kind == "contexts" else {})}
-        reader: EpisodeLoss = TorchLoss(
-            engine.packed_lm, renderers, conditional_logit, COEFFICIENTS, evidence=False, shifts=shifts
-        )
+        reader: EpisodeLoss = TorchLoss(engine.packed_lm, renderers, COEFFICIENTS, evidence=False, shifts=shifts)
         if kind == "contexts":
             assert isinstance(reader, TorchLoss)
             reader = ContextReader(reader, engine.packed_lm, renderers, steps=2)
-        if kind == "engine":
-            reader = EngineLoss(engine, renderers, conditional_logit, COEFFICIENTS, evidence=False, shifts=shifts)
         with torch.no_grad():
             return [float(part.loss) for part in reader.parts(values, some)]
 

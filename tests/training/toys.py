@@ -1,7 +1,6 @@
 """A domain that a tiny random model can learn something of."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,21 +24,3 @@ def saved(folder: Path, users: int = 24) -> Path:
     write_table(data.interactions, folder / "interactions.parquet")
     write_table(data.items, folder / "items.parquet")
     return folder
-
-
-def run_without_model(data: Path) -> dict[str, Any]:
-    """Settings of `train prompt` on the tables in `data`, through the scripted engine: seconds."""
-    return {
-        "domains": [{"name": "shop", "data": str(data), "family": "generic"}],
-        "reranker": {"engine": "scripted", "soft_tokens": 2, "prompt": {"history_items": 3}},
-        "algorithm": "es",
-        "subspace": 4,
-        "population": 4,
-        "steps": 2,
-        "first_fit_lists": 16,
-        "lists_per_step": 8,
-        "hold_out": 1,
-        "min_history": 1,
-        "n_candidates": 6,
-        "validate_every": 1,
-    }

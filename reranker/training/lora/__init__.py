@@ -1,1 +1,0 @@
-"""LoRA training of the base model on histories."""
