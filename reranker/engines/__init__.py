@@ -4,6 +4,7 @@
     vllm      in-process vLLM with its prefix cache
     openai    any vLLM OpenAI server, over HTTP; no soft prompts
     lexical   no model: texts as bags of words, what an LM has to beat
+    encoder   a sentence encoder, MiniLM by default
     scripted  no model: scores from a plain function, for tests
 
 To add an engine: write a class that passes `tests/contracts/engine.py` and give it a line in `_ENGINES`.
@@ -69,6 +70,14 @@ _ENGINES = {
         attribute="LexicalEngine",
         packages=(),
         extra="",
+        has_model=False,
+        has_dtype=False,
+    ),
+    "encoder": _Entry(
+        module="reranker.engines.encoder",
+        attribute="EncoderEngine",
+        packages=("torch", "transformers"),
+        extra="torch,text-embedding",
         has_model=False,
         has_dtype=False,
     ),

@@ -130,7 +130,7 @@ class TextSimilarity:
     """Recall evidence plus likeness of the candidate's text to the last items of the history, by conditional logit.
 
     Args:
-        embed: texts -> unit vectors; `text_embedding.MiniLM()` is the reference.
+        embed: texts -> unit vectors; a `SentenceEncoder` is the reference.
         l2: ridge of the conditional logit.
         alone: without the interaction features, as the LLM alone is.
     """

@@ -1,6 +1,6 @@
-"""Engines around an engine: one counts what is read, one puts a sentence encoder in the LM's place."""
+"""An engine around an engine, which counts what is read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -79,31 +79,3 @@ class CountingEngine(WrappedEngine):
     def _count(self, requests: Sequence[ScoringRequest]) -> None:
         for request in requests:
             self.tokens += request.tokens
-
-
-class SentenceEngine(WrappedEngine):
-    """Hidden states are a sentence encoder's: what the embedding read-out is without the LM.
-
-    Args:
-        engine: does everything else, and cuts the texts into the tokens that either model is given.
-        embed: texts -> vectors.
-    """
-
-    def __init__(self, engine: Engine, embed: Callable[[Sequence[str]], NDArray[np.float32]]) -> None:
-        super().__init__(engine)
-        self.name = f"{engine.name}+sentences"
-        self.arithmetic = ""  # the engine's states are not these
-        self._embed = embed
-
-    @property
-    def n_layers(self) -> int:
-        """None of the encoder's are shown."""
-        return 0
-
-    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
-        """Per request: (n_candidates, dim) embeddings of the candidates' texts."""
-        decode = self.tokenizer.decode
-        return [
-            self._embed([decode(candidate.sequence.token_ids.tolist()).strip() for candidate in one.candidates])
-            for one in requests
-        ]

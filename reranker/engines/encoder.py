@@ -1,0 +1,66 @@
+"""The encoder engine: a sentence encoder reads texts whole, in the place of a causal LM.
+
+What an LM has to beat where words are not enough. Everything above the engine is the same as for an LM. It has no
+likelihoods of its own: those are the word counts' of the lexical engine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.engines.lexical import VOCABULARY, LexicalEngine
+from reranker.engines.sentence_encoder import MAX_TOKENS, SentenceEncoder
+from reranker.engines.validation import check_requests
+from reranker.types import CandidateSpan, ModelInfo, ScoringRequest
+
+ENCODER = "encoder"
+"""The engine's name."""
+
+_BULLET = "-"  # of the templates, before a title
+
+
+class EncoderEngine(LexicalEngine):
+    """Reads texts by a sentence encoder.
+
+    Args:
+        encoder: a folder or a Hugging Face id; MiniLM by default.
+        max_tokens: where a longer text is cut, in the encoder's tokens.
+        max_length: longest request, in words.
+
+    Raises:
+        ConfigError, ModelError: as `SentenceEncoder` does.
+    """
+
+    name = ENCODER
+
+    def __init__(
+        self, *, encoder: Path | str | None = None, max_tokens: int = MAX_TOKENS, max_length: int = 8192
+    ) -> None:
+        self._encoder = SentenceEncoder(encoder, max_tokens=max_tokens, keeps=False)
+        super().__init__(dim=self._encoder.dim, max_length=max_length)
+        self.model = ModelInfo(
+            model_id=self._encoder.model_id,
+            sha256=self._encoder.sha256,
+            dim=self._encoder.dim,
+            vocab_size=VOCABULARY,
+            max_length=max_length,
+        )
+        self.arithmetic = f"{ENCODER}-{self.model.sha256}-{max_tokens}"
+
+    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """Per request: (n_candidates, dim) unit vectors of the candidates' texts without their last token; zeros where
+        there is no text."""
+        check_requests(requests, self.model, targets_are_scored=False)
+        texts = [self._text(span) for request in requests for span in request.candidates]
+        vectors = np.zeros((len(texts), self.model.dim), dtype=np.float32)
+        there = [place for place, text in enumerate(texts) if text]
+        vectors[there] = self._encoder([texts[place] for place in there])  # together: alike lengths in one batch
+        ends = np.cumsum([len(request.candidates) for request in requests])
+        return np.split(vectors, ends[:-1]) if requests else []
+
+    def _text(self, span: CandidateSpan) -> str:
+        """What the scored tokens follow, as a text of its own."""
+        tokens = span.sequence.token_ids[max(span.scored_from - 1, 0) : -1]
+        return self.tokenizer.decode(tokens.tolist()).strip().removeprefix(_BULLET).strip()
