@@ -21,10 +21,11 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, validate_candidates
 from reranker.data.splits import without_newest
 from reranker.drift import DriftDetector, DriftSettings, ListValues, measure
+from reranker.engines.lexical import LEXICAL
 from reranker.evaluation.logs import estimate
 from reranker.explain import deletion_test
 from reranker.pipeline.explaining import history_scores
-from reranker.pipeline.ladder import lexical_reranker
+from reranker.pipeline.ladder import cheaper_reranker
 from reranker.refresh import refresh
 from reranker.serve.exploration import Explore, explore
 from reranker.utils.statistics import mean_interval, ndcg_by_list
@@ -177,7 +178,7 @@ def _simulated(rankings: int, share: float, seed: int) -> tuple[pd.DataFrame, fl
 
 
 def _fitted(data: Dataset) -> Reranker:
-    words = lexical_reranker(Reranker.from_pretrained("untrained"))
+    words = cheaper_reranker(Reranker.from_pretrained("untrained"), LEXICAL)
     return words.fit(data, ALSGenerator(seed=0).fit(data.interactions))
 
 

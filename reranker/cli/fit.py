@@ -25,13 +25,14 @@ from reranker.cli.options import (
 from reranker.config import ReadOut
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
+from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
 from reranker.scoring.baseline import BASELINE
 from reranker.utils.progress import step
 
 AUTO, LLM = "auto", "llm"
-SCORERS = (AUTO, BASELINE, LEXICAL, LLM)
+SCORERS = (AUTO, BASELINE, LEXICAL, ENCODER, LLM)
 _NAMES_AN_LLM = ("model", "engine", "scoring", "dtype")
 
 
@@ -70,9 +71,9 @@ def fit(
         str | None,
         typer.Option(
             "--scorer",
-            help="auto fits words and the LLM and serves the LLM only where it is worth more; lexical needs no model, "
-            "baseline no texts; "
-            "llm insists. By default auto, or llm where a model, engine, read-out or prompt is named",
+            help="auto fits words, a sentence encoder and the LLM and serves a dearer one only where it is worth more; "
+            "lexical needs no model, baseline no texts, encoder a small one; llm insists. By default auto, or llm "
+            "where a model, engine, read-out or prompt is named",
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
@@ -98,11 +99,12 @@ def fit(
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
-    without_model = chosen_scorer in (BASELINE, LEXICAL)
-    if without_model:
-        settings |= {"engine": LEXICAL, "scoring": BASELINE if chosen_scorer == BASELINE else "embedding"}
+    without_llm = chosen_scorer in (BASELINE, LEXICAL, ENCODER)
+    if without_llm:
+        settings |= {"engine": ENCODER if chosen_scorer == ENCODER else LEXICAL}
+        settings |= {"scoring": BASELINE if chosen_scorer == BASELINE else "embedding"}
         settings |= {"soft_tokens": 0} if chosen_scorer == BASELINE else {}
-    reranker = Reranker.from_pretrained("untrained" if without_model else prompt, **settings)
+    reranker = Reranker.from_pretrained("untrained" if without_llm else prompt, **settings)
     asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
@@ -134,7 +136,7 @@ def fit(
     with step("bundle"):
         reranker.save(out)
     assert reranker.fusion_model is not None
-    if not without_model and (texts := asked.reader.texts_read) is not None:
+    if not without_llm and (texts := asked.reader.texts_read) is not None:
         typer.echo(texts.summary())
     if data.unused_columns:
         typer.echo(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
@@ -160,9 +162,10 @@ def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> s
         return LLM if of_llm or named else AUTO
     if asked not in SCORERS:
         raise ConfigError(f"unknown scorer {asked!r}; choose one of {', '.join(SCORERS)}")
-    if asked in (BASELINE, LEXICAL) and (of_llm or named):
+    reads = {BASELINE: "nothing", LEXICAL: "words without a model", ENCODER: "texts by a sentence encoder"}
+    if asked in reads and (of_llm or named):
         raise ConfigError(
-            f"--scorer {asked} reads {'words without a model' if asked == LEXICAL else 'nothing'}, so "
+            f"--scorer {asked} reads {reads[asked]}, so "
             f"{', '.join(of_llm) or 'a trained prompt'} would be ignored: leave it out, or take --scorer llm"
         )
     if asked == AUTO and named:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.lexical import VOCABULARY, LexicalEngine
+from reranker.engines.lexical import LEXICAL, VOCABULARY, LexicalEngine
 from reranker.engines.sentence_encoder import MAX_TOKENS, SentenceEncoder
 from reranker.engines.validation import check_requests
 from reranker.types import CandidateSpan, ModelInfo, ScoringRequest
 
 ENCODER = "encoder"
 """The engine's name."""
+
+WITHOUT_LM = frozenset({LEXICAL, ENCODER})
+"""Engines whose likelihoods are word counts."""
 
 _BULLET = "-"  # of the templates, before a title
 

@@ -18,7 +18,7 @@ class Rung:
     """One rung, judged on the windows of `fit` with cross-fitted weights.
 
     Attributes:
-        name: "first stage", "baseline", "lexical" or "llm".
+        name: "first stage", "baseline", "lexical", "encoder" or "llm".
         ndcg: mean NDCG@10 of the users; a user whose item the first stage missed counts as 0.
         gain: of NDCG@10 over the best cheaper rung by paired bootstrap over users; None on the lowest.
         over: that cheaper rung; "" on the lowest.

@@ -1,13 +1,16 @@
-"""Climbing the ladder: words and the LM read the same windows, and the dearer reader has to earn its price."""
+"""Climbing the ladder: words, sentence encoder and LM read the same windows, and a dearer one has to earn its price."""
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset
+from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
@@ -20,32 +23,34 @@ logger = logging.getLogger(__name__)
 LLM = "llm"
 
 
-def lexical_reranker(llm: Reranker) -> Reranker:
-    """A Reranker that reads words where the other reads with an LM, with the same settings otherwise."""
+def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
+    """A Reranker by the engine `LEXICAL` or `ENCODER`, with the same settings otherwise."""
     same = llm.config.model_dump(
         include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "l2", "seed"}
     )
-    return Reranker.from_pretrained("untrained", engine=LEXICAL, scoring="embedding", **same)
+    return Reranker.from_pretrained("untrained", engine=engine, scoring="embedding", **same)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Climbed:
-    """Both readers, fitted on the same windows, and what they were worth.
+    """All readers of texts, fitted on the same windows, and what they were worth.
 
     Attributes:
         words: the Reranker that reads words.
-        llm: the one that reads with the LM; None where it could not be loaded.
+        encoder: the one that reads by a sentence encoder; None where it could not be loaded.
+        llm: the one that reads with the LM; None where it could not be loaded, or nobody asked for it.
         ladder: the comparison.
     """
 
     words: Reranker
+    encoder: Reranker | None
     llm: Reranker | None
     ladder: Ladder
 
     @property
     def served(self) -> Reranker:
         """The Reranker to serve, with `ladder` set."""
-        served = self.llm if self.ladder.serves == LLM and self.llm is not None else self.words
+        served = {ENCODER: self.encoder, LLM: self.llm}.get(self.ladder.serves) or self.words
         served.ladder = self.ladder
         return served
 
@@ -59,7 +64,7 @@ def climb(
     held_out: pd.DataFrame | None = None,
     progress: bool | None = None,
 ) -> Reranker:
-    """The Reranker to serve of words and the LM, fitted on the same windows, with `ladder` set.
+    """The Reranker to serve of words, encoder and LM, fitted on the same windows, with `ladder` set.
 
     Takes what `fit_rungs` takes, and raises what it raises.
     """
@@ -76,10 +81,10 @@ def fit_rungs(
     held_out: pd.DataFrame | None = None,
     progress: bool | None = None,
 ) -> Climbed:
-    """Fits words and the LM on the same windows.
+    """Fits words, a sentence encoder and the LM on the same windows.
 
-    The LM is served only where its 95 % interval over the best cheaper rung (first-stage order, features, words) lies
-    above 0. Where it cannot be loaded it is left out, and `ladder.left_out` says why.
+    A reader is served only where its 95 % interval over the best cheaper rung (first-stage order, features, words,
+    encoder) lies above 0. Where encoder or LM cannot be loaded it is left out, and `ladder.left_out` says why.
 
     Args:
         llm: an unfitted Reranker with the LM's settings.
@@ -116,24 +121,31 @@ def fit_rungs_on_windows(
     Raises:
         DataError: there is nothing to learn from.
     """
-    words = lexical_reranker(llm)
-    began = time.perf_counter()
-    words.fit_windows(data, windows, generator, progress=progress)
-    seconds = {LEXICAL: time.perf_counter() - began}
-    assert words.fusion_model is not None
-    below = words.fusion_model.validation
-    scores = {"first stage": below["first_stage"], "baseline": below["baseline"], LEXICAL: below["fused"]}
+    readers = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
     left_out = {} if with_llm else {LLM: "nobody asked for it"}
-    began = time.perf_counter()
-    try:
-        if with_llm:
-            llm.fit_windows(data, windows, generator, progress=progress)
-    except (ConfigError, ModelError) as error:  # no torch, or the model cannot be fetched: words can be served
-        left_out[LLM] = str(error)
-        logger.warning("the LLM is left out of the ladder: %s", error)
-    if LLM not in left_out:
-        seconds[LLM] = time.perf_counter() - began
-        assert llm.fusion_model is not None
-        scores[LLM] = llm.fusion_model.validation["fused"]
+    scores: dict[str, NDArray[np.float64]] = {}
+    seconds: dict[str, float] = {}
+    for name, reader in readers.items():
+        if name in left_out:
+            continue
+        began = time.perf_counter()
+        try:
+            reader.fit_windows(data, windows, generator, progress=progress)
+        except (ConfigError, ModelError) as error:  # a package is missing, or the model cannot be fetched
+            if name == LEXICAL:  # which needs neither
+                raise
+            left_out[name] = str(error)
+            logger.warning("%s is left out of the ladder: %s", name, error)
+            continue
+        seconds[name] = time.perf_counter() - began
+        assert reader.fusion_model is not None
+        found = reader.fusion_model.validation
+        scores = scores or {"first stage": found["first_stage"], "baseline": found["baseline"]}
+        scores[name] = found["fused"]
     ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
-    return Climbed(words=words, llm=None if LLM in left_out else llm, ladder=ladder)
+    return Climbed(
+        words=readers[LEXICAL],
+        encoder=None if ENCODER in left_out else readers[ENCODER],
+        llm=None if LLM in left_out else llm,
+        ladder=ladder,
+    )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reranker.data.catalog import LONGEST_HISTORY, Item
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, refuse_single
-from reranker.engines.lexical import LEXICAL
+from reranker.engines.encoder import WITHOUT_LM
 from reranker.errors import DataError
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
@@ -209,7 +209,7 @@ def _ranking(
     if relevance is not None:
         scores += relevance.log_odds
         tokens += relevance.prompt_tokens
-        by += ["bm25"] if scorer.engine.name == LEXICAL else ["bm25", "llm"]
+        by += ["bm25"] if scorer.engine.name in WITHOUT_LM else ["bm25", "llm"]
     if read is not None and weights is not None:
         taste = read.components @ weights
         scores += taste if relevance is None else taste - taste.mean()

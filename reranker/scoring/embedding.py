@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.data.schema import TITLE, UNTITLED
+from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
@@ -33,6 +34,7 @@ CATALOGUE_SAMPLE = 5000
 
 _DECAY = 0.88  # weight of an item relative to the next newer one
 _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
+_READERS = {LEXICAL: "words", ENCODER: "its sentence embeddings"}  # what tells in an LM's place
 
 
 class EmbeddingScoring(Scoring):
@@ -58,12 +60,12 @@ class EmbeddingScoring(Scoring):
             "cf_projection_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
             "predicted_popularity": "how often items with such texts are chosen (log), as the LM's hidden states tell",
         }
-        if engine.name == LEXICAL:
+        if reader := _READERS.get(engine.name):
             for name, words in self.components.items():
                 words = words.replace(", in the LM's hidden states", "").replace(
-                    "the LM's hidden states tell", "words tell"
+                    "the LM's hidden states tell", f"{reader} tell"
                 )
-                self.components[name] = words.replace("the LM tells", "words tell")
+                self.components[name] = words.replace("the LM tells", f"{reader} tell")
         self.default_coefficients = np.array([*([1.0, 2.0, 1.0, 2.0, 2.0] * 2), 0.0])
         self.states = StateStore() if states is None else states
         self._engine = engine

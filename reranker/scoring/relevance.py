@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.lexical import LEXICAL
+from reranker.engines.encoder import WITHOUT_LM
 from reranker.engines.slices import in_slices
 from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import Engine
@@ -93,7 +93,7 @@ class QueryRelevance:
 
     A causal LM tells relevance by the likelihood of the query behind the document, log p(query | document) (Ponte &
     Croft 1998; Sachan et al. 2022 with LMs), here less that behind no document, over the root of the query's length:
-    tokens of one query tell much the same. The lexical engine has no model: words alone count then.
+    tokens of one query tell much the same. Lexical and encoder engine have no LM: words alone count then.
 
     Args:
         engine: reads queries behind documents.
@@ -103,7 +103,7 @@ class QueryRelevance:
     def __init__(self, engine: Engine, query_tokens: int = 64) -> None:
         self._engine = engine
         self._query_tokens = query_tokens
-        self._reads_words = engine.name == LEXICAL
+        self._reads_words = engine.name in WITHOUT_LM
 
     def read(self, requests: Sequence[QueryDocuments]) -> list[RelevanceReading]:
         """Reads all documents of all requests together. A document's reading does not depend on the order of the
@@ -129,7 +129,7 @@ class _Prepared:
         self._tokenizer = engine.tokenizer
         query = clean_text(request.query, None)
         self._query = cut_to_tokens(query, query_tokens, self._tokenizer)
-        self.query_cut = self._query != query and engine.name != LEXICAL
+        self.query_cut = self._query != query and engine.name not in WITHOUT_LM
         self._instruction = cut_to_tokens(clean_text(request.instruction), query_tokens, self._tokenizer)
         room = engine.model.max_length - 2 * query_tokens - _MARKS
         self._budget = max(1, min(request.max_tokens_per_doc, room))

@@ -2,37 +2,18 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from reranker.engines import load_engine
 from reranker.engines.sentence_encoder import SentenceEncoder
 from reranker.errors import ModelError
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.engine import TokenEngineContract, plain
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "lamp", "chair", "."]
+from tests.engines.tiny_encoder import write_encoder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
-    path = tmp_path_factory.mktemp("encoder") / "tiny-bert"
-    path.mkdir()
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))]
-    )
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    transformers.BertModel(config).save_pretrained(path)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(path)
-    return path
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny-bert")
 
 
 @pytest.fixture(scope="module")

