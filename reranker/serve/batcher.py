@@ -95,6 +95,11 @@ class Batcher(Generic[Job, Answer]):
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def held(self) -> int:
+        """Jobs that wait or are in work, and whose callers wait for them."""
+        return len(self._held)
+
     def start(self, first: Callable[[], None] = lambda: None) -> "asyncio.Future[None]":
         """Begins to work; needs a running event loop.
 

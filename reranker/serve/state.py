@@ -64,7 +64,12 @@ class Service:
         self.keys = keys
         self._loaded = False
         self.failure = ""
-        self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.adapting)
+        self.metrics = Metrics(
+            waiting=lambda: self.batcher.waiting,
+            adapting=lambda: self.adapting,
+            ranking=lambda: self.batcher.held,
+            writing=lambda: self.generations.held,
+        )
         self.books = Books(self.metrics.request_done)
         self.batcher: Batcher[Job, Ranked] = Batcher(
             answer,

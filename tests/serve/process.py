@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import httpx
@@ -16,21 +17,28 @@ class Process:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        # A file: nobody reads a pipe while the server runs, and once it is full every process that logs stands still.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115: as long as this object
         command = [sys.executable, "-c", "from reranker.cli import main; main()", "serve", "--bundle", bundle]
-        self.process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), *map(str, flags)], stderr=subprocess.PIPE
-        )
+        self.process = subprocess.Popen([*map(str, command), "--port", str(port), *map(str, flags)], stderr=self._log)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
+        with httpx.Client() as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                try:
+                    if client.get(f"{self.url}/ready").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
         self.process.kill()
-        raise AssertionError(self.process.communicate()[1])
+        raise AssertionError(self.wait())
 
     def end(self, how):
         self.process.send_signal(how)
-        return self.process.communicate(timeout=30)[1].decode()
+        return self.wait(30)
+
+    def wait(self, seconds=60):
+        """What it logged, once it has ended."""
+        self.process.wait(seconds)
+        self._log.seek(0)
+        return self._log.read().decode()

@@ -319,7 +319,7 @@ def test_a_server_whose_model_process_is_killed_ends_with_an_error(tmp_path):
     server = Process(tmp_path / "bundle", "--engine", "vllm", seconds=300)
     children = psutil.Process(server.process.pid).children(recursive=True)
     max(children, key=lambda child: child.memory_info().rss).kill()  # the one that holds the model, as the kernel would
-    lines = server.process.communicate(timeout=60)[1].decode()
+    lines = server.wait()
     assert server.process.returncode == 1 and "the model's process is gone" in lines
     _, left = psutil.wait_procs(children, timeout=20)
     assert children and not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]

@@ -27,9 +27,17 @@ class Metrics:
     Args:
         waiting: how many requests stand in the queue.
         adapting: how many users wait to be adapted.
+        ranking: how many rankings wait or are in work.
+        writing: how many texts wait or are being written.
     """
 
-    def __init__(self, waiting: Callable[[], int], adapting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        waiting: Callable[[], int],
+        adapting: Callable[[], int],
+        ranking: Callable[[], int],
+        writing: Callable[[], int],
+    ) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("reranker_requests", "Requests answered", ["route", "status"], registry=registry)
         self.seconds = Histogram(
@@ -62,8 +70,13 @@ class Metrics:
             ["domain", "bound"],
             registry=registry,
         )
-        Gauge("reranker_adapt_queue", "Users who wait to be adapted", registry=registry).set_function(adapting)
-        Gauge("reranker_queue", "Requests that wait for the engine", registry=registry).set_function(waiting)
+        for name, what, count in (
+            ("reranker_adapt_queue", "Users who wait to be adapted", adapting),
+            ("reranker_queue", "Requests that wait for the engine", waiting),
+            ("reranker_rankings", "Rankings that wait or are in work", ranking),
+            ("reranker_texts", "Texts that wait or are being written", writing),
+        ):
+            Gauge(name, what, registry=registry).set_function(count)
         registry.register(_OfVLLM())
 
     def request_done(self, route: str, status: int, seconds: float) -> None:
