@@ -11,7 +11,8 @@ With the real model, 16 clients at once are compared with one after another, in 
 titles' priors are computed at first sight and kept, so the way that went first would pay for both. The target is for
 likelihoods, which the model reads for every list. By the default read-out it has read every item before: what company
 gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a new user
-likes some items in the playground, too. Writes DIR/serving.json and exits 0 when it ran.
+likes some items in the playground, too. `--hostile ENGINE` measures one thing alone: polite clients beside a hostile
+one (`eval.hostile`). Writes DIR/serving.json and exits 0 when it ran.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator
 from eval.checks import at_least, at_most, machine, report, told
+from eval.hostile import MOST_RATIO, slowdown
 from eval.liking import seconds_a_like
 from reranker import Reranker, load_dataset
 
@@ -52,11 +54,17 @@ def main(
     requests: Annotated[int, typer.Option(min=CLIENTS, help="where the model reads no list")] = 800,
     real: Annotated[int, typer.Option(min=CLIENTS, help="where it reads every list, in each of the two ways")] = 32,
     candidates: Annotated[int, typer.Option(min=2, help="length of the lists")] = 50,
+    hostile: Annotated[
+        str | None, typer.Option(help="only polite clients beside a hostile one, on this engine")
+    ] = None,
 ) -> None:
     """Measures overhead and batching; prints and writes the checks."""
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    if hostile is not None:
+        _hostile(out, work, hostile, requests, candidates)
+        return
     bodies = _bundles(work, max(requests, real), candidates)
     with _server(work / "scripted", "scripted") as (url, process):
         asyncio.run(_ask(url, bodies[:CLIENTS], CLIENTS))
@@ -90,6 +98,23 @@ def main(
     shutil.rmtree(work)
 
 
+def _hostile(out: Path, work: Path, engine: str, requests: int, candidates: int) -> None:
+    """Polite clients' p99 beside a hostile client over theirs alone."""
+    name = "scripted" if engine == "scripted" else "default"
+    bodies = _bundles(work, requests, candidates, (name,))
+    with _server(work / name, engine) as (url, _):
+        model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+        alone, beside, made = asyncio.run(slowdown(url, bodies, model))
+    checks = [
+        told("polite clients alone, p99", alone, "ms"),
+        told("polite clients beside a hostile one, p99", beside, "ms"),
+        at_most("p99 beside a hostile client over alone", beside / alone, MOST_RATIO, "x"),
+        *(told(f"attacks: {what}", count, "") for what, count in made.items()),
+    ]
+    report(checks, out / "hostile.json", machine(("reranker", "uvicorn"), engine=engine), typer.echo)
+    shutil.rmtree(work)
+
+
 def _gain_of_company(url: str, bodies: list[dict[str, object]]) -> float:
     """How many times as many lists a second 16 clients get as one, from the real model."""
     asyncio.run(_ask(url, bodies, CLIENTS))
@@ -99,12 +124,15 @@ def _gain_of_company(url: str, bodies: list[dict[str, object]]) -> float:
     return one_by_one / together
 
 
-def _bundles(work: Path, requests: int, candidates: int) -> list[dict[str, object]]:
+def _bundles(
+    work: Path, requests: int, candidates: int, names: Sequence[str] = ("scripted", *REAL)
+) -> list[dict[str, object]]:
     """Fitted bundles, scripted and real, and bodies of requests for different users."""
     data = load_dataset("ml-100k")
     generator = ALSGenerator().fit(data.interactions)
     # The scripted engine by the read-out that asks it for every list.
-    for name, settings in {"scripted": {"engine": "scripted", "scoring": "likelihood"}, **REAL}.items():
+    known = {"scripted": {"engine": "scripted", "scoring": "likelihood"}, **REAL}
+    for name, settings in ((name, known[name]) for name in names):
         reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, generator)
         # Whatever the guard found on twenty lists: what is measured here is the order that costs most.
         reranker.fusion_model = replace(reranker.fusion_model, guard=reranker.fusion_model.guard.overruled("fused"))

@@ -206,6 +206,9 @@ class VLLMHost(Generator, Protocol):
     def run(self, prompt: TokenSequence, parameters: Any, cache_salt: str | None = None) -> Pieces[list[Any]]:
         """`vllm.RequestOutput`s for `vllm.SamplingParams`, step by step. Closing the generator ends the work."""
 
+    def grammar_problem(self, parameters: Any, seconds: float) -> str:
+        """ "" where the grammar of `vllm.SamplingParams` compiles within `seconds`, else why it does not."""
+
 
 @runtime_checkable
 class UserStore(Protocol):

@@ -72,6 +72,14 @@ USES: tuple[Use, ...] = (
     ),
     _takes("front", "vllm.renderers.base:BaseRenderer", "validate_token_ids", "token_ids", "parameter"),
     _has("front", "vllm.platforms.interface:Platform", "is_cpu"),
+    # grammar_process.py
+    _takes("grammars", "vllm.sampling_params:SamplingParams", "verify", "model_config", "tokenizer"),
+    _has("grammars", "vllm.sampling_params:SamplingParams", "structured_outputs", "all_stop_token_ids"),
+    _has("grammars", "vllm.sampling_params:StructuredOutputsParams", "_backend"),
+    _takes("grammars", "vllm.v1.structured_output:StructuredOutputManager", "grammar_init", "request"),
+    _has("grammars", "vllm.v1.structured_output:StructuredOutputManager", "backend", "executor"),
+    _takes("grammars", "vllm.v1.structured_output.request:StructuredOutputRequest", "from_sampling_params"),
+    _has("grammars", "vllm.v1.structured_output.request:StructuredOutputRequest", "grammar"),
     # engine.py, stepping.py, death.py
     _has("front", "vllm.entrypoints.llm:LLM", "llm_engine"),
     _takes("front", "vllm.entrypoints.llm:LLM", "enqueue", "prompts", "sampling_params", "use_tqdm"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, OverwriteOption, given, tell_texts
+from reranker.cli.options import BundleOption, DtypeOption, OverwriteOption, given, tell_texts, tell_unread_columns
 from reranker.data.schema import ITEM
 from reranker.data.table_io import read_table
 
@@ -32,4 +32,5 @@ def add_items(
         typer.echo(texts.summary())
     if reranker.reader.config.compares_states:  # else no model is loaded here
         tell_texts(reranker, table)
+    tell_unread_columns(reranker, table)
     typer.echo(f"{new} items added, {len(table) - new} given new texts: saved {out or bundle}")

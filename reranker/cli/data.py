@@ -9,6 +9,7 @@ from reranker.cli.options import DomainOption, InteractionsOption, ItemsOption, 
 from reranker.data.builtin import available_datasets
 from reranker.data.schema import ITEM, TIMESTAMP, TITLE, UNTITLED, USER
 from reranker.data.table_io import write_table
+from reranker.pipeline.unread import unweighted
 
 
 def data(
@@ -38,6 +39,8 @@ def data(
     )
     if found.unused_columns:
         typer.echo(f"not used      {', '.join(found.unused_columns)}: columns of the interactions")
+    if said := unweighted(found):
+        typer.echo(f"not used      {said}")
     found.require_shared_items()
     if out is not None:
         write_table(table, out / "interactions.parquet")

@@ -86,6 +86,7 @@ def fit(
     from reranker.pipeline.bundle import require_new_place, require_storable
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
+    from reranker.pipeline.unread import unread
 
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
@@ -138,8 +139,8 @@ def fit(
     assert reranker.fusion_model is not None
     if not without_llm and (texts := asked.reader.texts_read) is not None:
         typer.echo(texts.summary())
-    if data.unused_columns:
-        typer.echo(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
+    for line in unread(data, reranker.reader):
+        typer.echo(line)
     if chosen_scorer != BASELINE:
         tell_texts(reranker, data.items)
     if reranker.ladder is not None:

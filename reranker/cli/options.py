@@ -121,6 +121,14 @@ def tell_texts(reranker: "Reranker", items: pd.DataFrame) -> None:
         typer.echo(said)
 
 
+def tell_unread_columns(reranker: "Reranker", items: pd.DataFrame) -> None:
+    """Names the columns of an items table that nothing reads."""
+    from reranker.pipeline.unread import unread_columns
+
+    if columns := unread_columns(map(str, items.columns), reranker.reader):
+        typer.echo(f"columns of the items that are not read: {', '.join(columns)}")
+
+
 def read_users(path: Path, known: Mapping[str, Iterable[Hashable]]) -> pd.DataFrame:
     """A table with a column of users.
 

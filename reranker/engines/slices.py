@@ -1,7 +1,7 @@
 """Engine calls cut into slices, so that whoever owns the engine's thread can look up between two of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from reranker.errors import EngineError
 from reranker.types import ScoringRequest, SpanScores
 
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 class AbandonedError(EngineError):
@@ -29,12 +30,23 @@ class Slicing:
     Attributes:
         tokens: of a slice, about; a candidate is never cut.
         seconds: that a slice may take: `tokens` follow what was measured; 0 leaves them as they are.
-        between: called before each slice but the first; raises to end the work.
+        between: called before each slice but the first, and in `in_turns`; raises to end the work.
     """
 
     tokens: int
     seconds: float
     between: Callable[[], None] = lambda: None
+    _turned: float = 0.0  # when `between` was called last
+
+    def turn(self) -> None:
+        """Lets others in."""
+        self.between()
+        self._turned = time.perf_counter()
+
+    def pause(self) -> None:
+        """Lets others in, if a slice's time has passed since the last time."""
+        if time.perf_counter() - self._turned >= self.seconds:
+            self.turn()
 
     def measured(self, tokens: int, seconds: float) -> None:
         """Fits `tokens` to a slice that took so long, at most doubling or halving them."""
@@ -56,6 +68,19 @@ def sliced(slicing: Slicing | None) -> Iterator[None]:
         _SLICING.reset(token)
 
 
+def in_turns(values: Iterable[Value]) -> Iterator[Value]:
+    """The values; where `sliced` asks for it, others are let in between two of them. For long work before the engine's.
+
+    Raises:
+        AbandonedError: nobody waits for the results any more.
+    """
+    slicing = _SLICING.get()
+    for number, value in enumerate(values):
+        if number and slicing is not None:
+            slicing.pause()
+        yield value
+
+
 def in_slices(
     call: Callable[[Sequence[ScoringRequest]], list[Result]], requests: Sequence[ScoringRequest]
 ) -> list[Any]:
@@ -75,7 +100,7 @@ def in_slices(
     parts: list[list[Any]] = [[] for _ in requests]
     for number, group in enumerate(_groups(requests, slicing)):
         if number:
-            slicing.between()
+            slicing.turn()
         began = time.perf_counter()
         results = call([part for _, part in group])
         slicing.measured(sum(part.tokens for _, part in group), time.perf_counter() - began)

@@ -18,7 +18,6 @@ generator/           the candidate generator, where its class is registered (can
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -40,6 +39,7 @@ from reranker.errors import BundleError, DataError, RerankerError, UnknownGenera
 from reranker.fusion import EvidenceModel, FusionModel
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
+from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import PriorStore, StateStore
@@ -48,17 +48,17 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
 from reranker.utils.atomic_io import sha256, whole_folder
 from reranker.utils.id_json import decode_ids, encode_ids
-from reranker.utils.untrusted import read_json, read_npz, read_yaml, require_small_parquet
+from reranker.utils.untrusted import MOST_YAML_BYTES, read_json, read_npz, read_yaml, require_small_parquet
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 10
-BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
-_MANIFEST = "bundle.yaml"
 _TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
 _SPARSE = ("co_visits", "transitions", "categories")
+_UNIT = 1.001  # of a vector of length 1, any coordinate
+_MOST_COUNT = 1e12  # interactions of an item
 _DENSE = ("vectors", "popularity", "recent_popularity")
 
 
@@ -88,7 +88,7 @@ class BundleState:
 def require_new_place(directory: Path, overwrite: bool) -> None:
     """Raises BundleError where something else than a bundle stands, or one that is not to be replaced."""
     require_place(directory)
-    if (directory / _MANIFEST).exists() and not overwrite:
+    if (directory / MANIFEST).exists() and not overwrite:
         raise BundleError(
             f"{directory} holds a bundle already: choose another folder with --out, or give --overwrite to have this "
             "one replaced"
@@ -99,9 +99,7 @@ def require_place(directory: Path) -> None:
     """Raises BundleError where something else than a bundle stands."""
     if is_versioned(directory):
         return
-    if directory.is_file() or (
-        directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists()
-    ):
+    if directory.is_file() or (directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).exists()):
         raise BundleError(f"{directory} exists and is not a bundle: choose another folder")
 
 
@@ -176,10 +174,14 @@ def read_bundle(directory: Path) -> BundleState:
 def _standing(directory: Path) -> tuple[Path, bytes | None]:
     """The folder of the bundle that stands there, and its manifest: another pair where a newer one took its place."""
     folder = current_version(directory)
+    path = folder / MANIFEST
     try:
-        return folder, (folder / _MANIFEST).read_bytes()
+        if not path.is_symlink() and path.is_file():
+            with path.open("rb") as file:
+                return folder, file.read(MOST_YAML_BYTES + 1)
     except OSError:
-        return folder, None
+        pass
+    return folder, None
 
 
 def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
@@ -269,8 +271,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
         "files": _hashes(directory),
     }
-    manifest["checksum"] = _checksum(manifest)
-    (directory / _MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+    (directory / MANIFEST).write_text(yaml.safe_dump(seal(manifest), sort_keys=False, allow_unicode=True))
 
 
 def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> FusionModel:
@@ -284,6 +285,12 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
 
 def _read_details(path: Path) -> pd.DataFrame:
     return read_table(path)
+
+
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with the checksum of its other fields."""
+    others = {name: value for name, value in manifest.items() if name != "checksum"}
+    return {**others, "checksum": _checksum(others)}
 
 
 def _checksum(manifest: dict[str, Any]) -> str:
@@ -325,11 +332,12 @@ def _read_generator(directory: Path) -> CandidateGenerator | None:
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
+    require_plain(directory)
     try:
         manifest = read_yaml(path)
     except FileNotFoundError as error:
-        raise BundleError(f"{directory} is no bundle: it has no {_MANIFEST}") from error
+        raise BundleError(f"{directory} is no bundle: it has no {MANIFEST}") from error
     except OSError as error:
         raise BundleError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
@@ -345,7 +353,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(directory).as_posix(): sha256(path) for path in files}
 
 
@@ -383,14 +391,19 @@ def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Evid
     matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
     rows, lengths = arrays["history_rows"], arrays["history_lengths"]
     for name, fits in {
-        "vectors": arrays["vectors"].ndim == 2 and len(arrays["vectors"]) == n,
-        "popularity": arrays["popularity"].shape == (n,),
-        "recent_popularity": arrays["recent_popularity"].shape == (n,),
+        "vectors": arrays["vectors"].ndim == 2
+        and len(arrays["vectors"]) == n
+        and _lies(arrays["vectors"], -_UNIT, _UNIT),
+        **{
+            name: arrays[name].shape == (n,) and _lies(arrays[name], 0, _MOST_COUNT)
+            for name in ("popularity", "recent_popularity")
+        },
         "history_lengths": lengths.ndim == 1 and bool((lengths >= 0).all()) and lengths.sum() == len(rows),
         "history_rows": rows.ndim == 1 and rows.dtype.kind == "i" and bool(((rows >= 0) & (rows < n)).all()),
         "co_visits": matrices["co_visits"].shape == (n, n),
         "transitions": matrices["transitions"].shape == (n, n),
         "categories": matrices["categories"].shape[0] == n,
+        **{f"{name}_data": _lies(matrix.data, 0, _MOST_COUNT) for name, matrix in matrices.items()},
     }.items():
         if not fits:
             raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
@@ -406,6 +419,11 @@ def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Evid
     )
 
 
+def _lies(values: NDArray[Any], low: float, high: float) -> bool:
+    """All real, and within these bounds."""
+    return values.dtype.kind in "biuf" and bool(((values >= low) & (values <= high)).all())
+
+
 def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path) -> sparse.csr_array:
     """A matrix whose indices all lie within it, of the bundle's items in its rows."""
     shape = tuple(int(length) for length in arrays[f"{name}_shape"])
@@ -415,51 +433,3 @@ def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path)
     matrix = sparse.csr_array((data, indices, indptr), shape=shape)
     matrix.check_format(full_check=True)  # ValueError where an index lies outside
     return matrix
-
-
-_HARMLESS = frozenset(
-    {
-        "compiled",
-        "device",
-        "dim",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_gib",
-        "max_batch_tokens",
-        "max_length",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "model_id",
-        "prompts_a_request",
-        "slots",
-        "tensor_parallel_size",
-        "tokenizer",
-    }
-)
-"""Options of engines that a bundle may bring along: sizes and speeds, nothing that runs code or reaches a host."""
-
-
-def require_harmless(directory: Path, config: RerankerConfig, trusted: Mapping[str, Any]) -> None:
-    """A bundle is data from elsewhere: addresses and options that act come from who loads it.
-
-    Args:
-        directory: of the bundle.
-        config: its settings.
-        trusted: options of who loads it, which stand in for the bundle's.
-
-    Raises:
-        BundleError: it names an engine option that it may not set; the message says how to give it.
-    """
-    mine = {BASE_URL: os.environ.get(BASE_URL_VARIABLE)}
-    acting = {
-        name: value
-        for name, value in config.engine_options.items()
-        if name not in _HARMLESS and name not in trusted and (value is None or mine.get(name) != value)
-    }
-    if acting:
-        shown = ", ".join(f"{name}={value!r}" for name, value in acting.items())
-        raise BundleError(
-            f"{directory / _MANIFEST} sets {shown} for the engine {config.engine!r}. A bundle may not choose that: if "
-            f"you trust it, give it yourself, as trusted_options={acting!r} to Reranker.load, or "
-            f"--base-url (or {BASE_URL_VARIABLE}) for an address"
-        )

@@ -17,7 +17,7 @@ from reranker.engines import load_engine
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import BundleError, ConfigError
 from reranker.hub import resolve_model, states_layer
-from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
+from reranker.prompting import TEXT_PARTS, PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine, RunsApart, n_layers
 from reranker.scoring import (
     CombinedScoring,
@@ -45,6 +45,14 @@ if TYPE_CHECKING:
     from reranker.soft_tokens.user_adaptation import ContextAdapter
 
 LISTS_PER_CALL = 64
+_ITEM_BLOCKS = {
+    "embedding": TEXT_PARTS,
+    "likelihood": ("history_item", "candidate"),
+    "labels": ("history_item", "labels_candidate"),
+    "listwise": ("history_item", "listwise_candidate"),
+}
+"""Blocks in which a read-out shows items."""
+
 _TEXT_PRIORS = 100_000  # of texts that clients sent: some 30 MB
 
 
@@ -385,6 +393,13 @@ class LLMScorer:
         cache = StateCache.of_user() if StateCache.takes(self.engine) else None
         with self.hidden_states.reading(cache, progress):
             yield
+
+    @property
+    def item_fields(self) -> frozenset[str] | None:
+        """Fields of items that the templates of the read-outs read; None where that cannot be told."""
+        blocks = {block for name in self.config.read_outs for block in _ITEM_BLOCKS.get(name, ())}
+        fields = [self.templates.fields(block) for block in blocks]
+        return None if None in fields else frozenset(field for one in fields for field in one or ())
 
     @property
     def texts_read(self) -> TextsRead | None:

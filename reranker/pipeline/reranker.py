@@ -30,7 +30,7 @@ from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
-from reranker.pipeline.bundle import BundleState, read_bundle, require_harmless, write_bundle, write_version
+from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import read_folds
@@ -39,6 +39,8 @@ from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.query_ranking import with_queries
 from reranker.pipeline.results import OrderScores, RankingResult, ServedScores, first_stage_scores
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
+from reranker.pipeline.unread import unread
+from reranker.pipeline.untrusted_bundle import TEMPLATES, require_harmless, require_own_templates
 from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import ValidationFold, windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
@@ -192,6 +194,8 @@ class Reranker:
         with step("weights and guard", progress):
             self.fusion_model = FusionModel.fit(choices, components, words, config.l2, config.seed)
         logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
+        for line in unread(data, self.reader):
+            logger.info("domain %r: %s", data.domain, line)
         return self
 
     def add_items(self, items: pd.DataFrame, progress: bool | None = None) -> int:
@@ -604,7 +608,7 @@ class Reranker:
             directory: what `save` wrote.
             engine: an engine, or the name of one; by default the one the bundle was fitted with.
             trusted_options: options of the engine; a bundle may set harmless ones only, so addresses and whatever runs
-                code come from here.
+                code come from here. And `templates`: the folder of own templates that it was fitted with.
             settings: fields of `RerankerConfig` to change, for instance dtype="float32".
 
         Raises:
@@ -614,6 +618,7 @@ class Reranker:
         """
         state = read_bundle(Path(directory))
         trusted = dict(trusted_options or {})
+        templates = require_own_templates(Path(directory), state.config, trusted.pop(TEMPLATES, None))
         if "engine_options" not in settings and (engine is None or engine == state.config.engine):
             require_harmless(Path(directory), state.config, trusted)
         engine, settings = _named_engine(engine, settings, state.config)
@@ -621,6 +626,8 @@ class Reranker:
             options = settings.get("engine_options", state.config.engine_options)
             settings = {**settings, "engine_options": {**options, **trusted}}
         config = RerankerConfig.from_mapping({**state.config.model_dump(exclude_unset=True), **settings})
+        if templates is not None and "prompt" not in settings:
+            config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"directory": templates})})
         config.require_fitted_with(state.config)
         tokens = state.item_tokens
         reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
@@ -647,10 +654,10 @@ class Reranker:
             details=state.details,
         )
         reranker.reader.refer_to(reranker._data.reference_histories)
-        templates = reranker.reader.templates
-        if templates.sha256 != state.templates_sha256:
+        read = reranker.reader.templates
+        if read.sha256 != state.templates_sha256:
             raise BundleError(
-                f"the bundle {directory} was fitted with other text in the template {templates.name}: scores would not "
+                f"the bundle {directory} was fitted with other text in the template {read.name}: scores would not "
                 "mean the same. Restore that template (prompt.directory) or fit again"
             )
         return reranker

@@ -25,7 +25,8 @@ _DIGITS = 6
 
 def is_versioned(directory: Path) -> bool:
     """Whether the folder holds versions of a bundle."""
-    return (directory / CURRENT).is_symlink() and (directory / VERSIONS).is_dir()
+    held = directory / VERSIONS
+    return (directory / CURRENT).is_symlink() and held.is_dir() and not held.is_symlink()
 
 
 def current_version(directory: Path) -> Path:
@@ -38,7 +39,7 @@ def current_version(directory: Path) -> Path:
         return directory
     link = (directory / CURRENT).readlink()
     target = directory / link
-    if target.parent != directory / VERSIONS:
+    if target.parent != directory / VERSIONS or not target.name.isdigit() or target.is_symlink():
         raise BundleError(
             f"{directory / CURRENT} points to {str(link)!r}, which is no version of this bundle: point "
             f"it to a folder in {VERSIONS}/"
@@ -152,9 +153,18 @@ def _point(directory: Path, name: str) -> None:
     temporary.replace(directory / CURRENT)
 
 
+def _opened(path: str, flags: int) -> int:
+    """No link is followed: what it points to is no part of the bundle."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One process at a time changes versions; a lock of a killed one ends with it."""
-    with (directory / _LOCK).open("w") as file:
+    try:
+        file = open(directory / _LOCK, "a", opener=_opened)  # noqa: SIM115
+    except OSError as error:
+        raise BundleError(f"{directory / _LOCK} cannot be opened: {error}") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.engines.encoder import WITHOUT_LM
-from reranker.engines.slices import in_slices
+from reranker.engines.slices import in_slices, in_turns
 from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import Engine
 from reranker.scoring import bm25
@@ -134,14 +134,17 @@ class _Prepared:
         room = engine.model.max_length - 2 * query_tokens - _MARKS
         self._budget = max(1, min(request.max_tokens_per_doc, room))
         words = bm25.words_of(query)
-        cleaned = [(clean_text(head, None), clean_text(body, None)) for head, body in request.documents]
-        parts = [self._windows(*one) for one in cleaned]
-        shares = bm25.relevance(words, [bm25.words_of(f"{head} {part}") for head, body in parts for _, part in body])
+        cleaned = [(clean_text(head, None), clean_text(body, None)) for head, body in in_turns(request.documents)]
+        parts = [self._windows(*one) for one in in_turns(cleaned)]
+        stretches = [f"{head} {part}" for head, body in parts for _, part in body]
+        shares = bm25.relevance(words, [bm25.words_of(one) for one in in_turns(stretches)])
         ends = np.cumsum([len(body) for _, body in parts])[:-1]
         self.texts: list[str] = []
         self.cut: list[int] = []
         best_shares = []
-        for number, ((head, body), scores) in enumerate(zip(parts, np.split(shares, ends), strict=True)):
+        for number, ((head, body), scores) in enumerate(
+            in_turns(zip(parts, np.split(shares, ends), strict=True))
+        ):
             best = int(np.argmax(scores))
             text, whole = self._within_budget(head, cleaned[number][1][body[best][0] :], len(body) == 1)
             best_shares.append(scores[best])
@@ -160,7 +163,7 @@ class _Prepared:
         span = self._span
         before = f"{self._instruction}\n" if self._instruction else ""
         prefixes = [before + _DOCUMENT, *(f"{before}{_DOCUMENT} {text}" for text in self.texts)]
-        return [ScoringRequest(prefix=self._tokens(prefix), candidates=(span,)) for prefix in prefixes]
+        return [ScoringRequest(prefix=self._tokens(prefix), candidates=(span,)) for prefix in in_turns(prefixes)]
 
     def reading(
         self, components: Sequence[NDArray[np.float64]], calibration: Calibration, tokens: int

@@ -75,6 +75,7 @@ class Ranked:
         texts: what `meta` says of texts and queries: what they were scored by, and what was not read of them.
         is_for_query: relevance to a query was added to the served scores of items.
         rules: what rules did; None where there are none. `order` is without what they exclude.
+        unread_fields: of documents; None where the templates tell.
     """
 
     order: tuple[int, ...]
@@ -88,6 +89,7 @@ class Ranked:
     texts: Mapping[str, object] = field(default_factory=dict)
     is_for_query: bool = False
     rules: RulesReport | None = None
+    unread_fields: tuple[str, ...] | None = None
 
     def shares(self) -> tuple[float, ...]:
         """Scores between 0 and 1: the chance of each to be relevant to the query, without one that of each to be the
@@ -183,6 +185,7 @@ def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
             served="llm",
             prompt_tokens=ranked.prompt_tokens,
             texts=_of_texts(ranked),
+            unread_fields=ranked.fields_not_read if ranked.is_calibrated else None,
         )
         for ranked in domain.reranker.rank_texts(lists)
     ]
@@ -195,8 +198,6 @@ def _of_texts(ranked: TextRanking) -> dict[str, object]:
         said["cut_documents"] = list(ranked.cut_documents)
     if ranked.is_query_cut:
         said["query_cut"] = True
-    if ranked.fields_not_read:
-        said["fields_not_read"] = list(ranked.fields_not_read)
     return said
 
 

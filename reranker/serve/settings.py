@@ -36,6 +36,7 @@ class ServeSettings(BaseModel):
         generations: texts written at once, beside the ranking.
         generation_queue: texts that may wait; the next is answered with 503 and retry-after.
         generation_seconds: for one text, waiting included; then 504.
+        grammar_seconds: for compiling the grammar of a text, in a process of its own; more is answered with 422.
         tool_call_parser: how the model writes tool calls, one of vLLM's names (`vllm serve --tool-call-parser`); with
             it, chats on the vllm engine may call tools.
         shadow: answer the order that came in; the score log says what would have been served.
@@ -71,6 +72,7 @@ class ServeSettings(BaseModel):
     generations: int = Field(default=4, ge=1)
     generation_queue: int = Field(default=64, ge=0)
     generation_seconds: float = Field(default=300.0, gt=0)
+    grammar_seconds: float = Field(default=5.0, gt=0)
     tool_call_parser: str | None = None
     shadow: bool = False
     score_log_rows: int = Field(default=50_000, ge=1)

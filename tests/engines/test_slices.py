@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.engines.slices import AbandonedError, Slicing, in_slices, sliced
+from reranker.engines.scripted import ScriptedEngine
+from reranker.engines.slices import AbandonedError, Slicing, in_slices, in_turns, sliced
+from reranker.scoring.relevance import QueryDocuments, QueryRelevance
 from reranker.types import CandidateSpan, ScoringRequest, SpanScores, TokenSequence
 
 
@@ -70,3 +72,25 @@ def test_the_size_follows_the_time_by_at_most_a_factor_of_two():
     assert slicing.tokens == 625
     slicing.measured(625, 1e-9)
     assert slicing.tokens == 1250
+
+
+def test_long_work_before_the_engine_lets_others_in_and_may_be_ended():
+    turns = []
+    with sliced(Slicing(100, 0.0, between=lambda: turns.append(1))):
+        assert list(in_turns("abcd")) == list("abcd") and len(turns) == 3
+    assert list(in_turns("abcd")) == list("abcd") and len(turns) == 3  # nothing is cut here
+    with sliced(Slicing(100, 3600.0, between=lambda: turns.append(1))):
+        assert list(in_turns("abcd")) == list("abcd") and len(turns) == 4  # one: a slice lasts an hour
+
+
+def test_a_list_of_texts_that_nobody_waits_for_is_not_prepared_to_the_end():
+    engine, left = ScriptedEngine(), []
+
+    def gone():
+        left.append(1)
+        raise AbandonedError("nobody waits")
+
+    asked = QueryDocuments(query="ink", documents=[("", f"text {n}") for n in range(50)], max_tokens_per_doc=9)
+    with sliced(Slicing(100, 0.0, between=gone)), pytest.raises(AbandonedError):
+        QueryRelevance(engine).read([asked])
+    assert left == [1]

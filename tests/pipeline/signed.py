@@ -6,13 +6,12 @@ from typing import Any
 
 import yaml
 
-from reranker.pipeline.bundle import _checksum
+from reranker.pipeline.bundle import seal
 
 
 def write_signed(path: Path, manifest: dict[str, Any]) -> None:
     """Writes a bundle.yaml with the checksum of what stands in it."""
-    manifest.pop("checksum", None)
-    path.write_text(yaml.safe_dump({**manifest, "checksum": _checksum(manifest)}))
+    path.write_text(yaml.safe_dump(seal(manifest)))
 
 
 def tampered(bundle: Path, name: str, content: bytes) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -136,8 +137,8 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     pd.testing.assert_frame_equal(
         loaded.rerank(LISTS, order="fused").to_frame(), other.rerank(LISTS, order="fused").to_frame()
     )
-    monkeypatch.setattr(bundle_files, "_read_manifest", lambda directory: {"format": 10, "files": {}, "n": object()})
-    with pytest.raises(BundleError, match="was replaced 5 times"):
+    monkeypatch.setattr(bundle_files, "_standing", lambda directory: (directory, object()))
+    with pytest.raises(BundleError, match=r"was replaced \d+ times"):
         Reranker.load(path)
 
 
@@ -296,10 +297,22 @@ def test_a_changed_template_is_refused(tmp_path):
     template.write_text('{% extends "packaged/generic/en.j2" %}')
     prompt = PromptSettings(title_tokens=64, history_tokens=2048, directory=tmp_path / "templates")
     toys.fitted(prompt=prompt).save(tmp_path / "bundle")
-    assert Reranker.load(tmp_path / "bundle").user_ids
+    own = {"templates": tmp_path / "templates"}
+    assert Reranker.load(tmp_path / "bundle", trusted_options=own).user_ids
     template.write_text('{% extends "packaged/generic/en.j2" %}{% block history_header %}Bought:{% endblock %}')
     with pytest.raises(BundleError, match=r"other text in the template .*en\.j2"):
-        Reranker.load(tmp_path / "bundle")
+        Reranker.load(tmp_path / "bundle", trusted_options=own)
+
+
+def test_a_bundle_may_not_point_at_a_folder_of_templates(reranker, bundle, tmp_path, monkeypatch):
+    monkeypatch.delenv("RERANKER_TEMPLATES", raising=False)
+    manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
+    manifest["config"]["prompt"] = {**manifest["config"]["prompt"], "directory": "/etc"}
+    write_signed(bundle / "bundle.yaml", manifest)
+    with pytest.raises(BundleError, match=r"may not point at folders.*RERANKER_TEMPLATES=/etc"):
+        Reranker.load(bundle)
+    monkeypatch.setenv("RERANKER_TEMPLATES", str(tmp_path))  # the operator's own word, wherever they lie here
+    assert Reranker.load(bundle).config.prompt.directory == tmp_path
 
 
 def test_saving_again_replaces_the_bundle(reranker, bundle):
@@ -474,7 +487,9 @@ def test_arrays_that_lie_are_refused(bundle):
         right = {name: kept[name] for name in kept.files}
     wrong = {
         "vectors": [np.full_like(right["vectors"], np.nan), right["vectors"][:-1], right["vectors"].astype(object)],
-        "popularity": [np.full_like(right["popularity"], np.inf), right["popularity"][:-1]],
+        "popularity": [np.full_like(right["popularity"], np.inf), right["popularity"][:-1], -right["popularity"] - 1],
+        "recent_popularity": [right["recent_popularity"] - 10],  # its logarithm is none
+        "transitions_data": [right["transitions_data"] - 10, right["transitions_data"] + 1e300],
         "history_rows": [right["history_rows"] + 10_000, right["history_rows"] - 10_000],
         "history_lengths": [-right["history_lengths"], right["history_lengths"] + 1],
         "co_visits_indices": [right["co_visits_indices"] + 10_000],
@@ -517,6 +532,20 @@ def test_paths_out_of_the_bundle_are_refused(bundle):
     index["domains"] = [["generic", "../../elsewhere"]]
     tampered(bundle, "prompts/index.json", json.dumps(index).encode())
     with pytest.raises(BundleError, match="outside the bank"):
+        Reranker.load(bundle)
+
+
+@pytest.mark.parametrize("name", ["bundle.yaml", "items.parquet", "prompts"])
+def test_links_and_devices_are_refused_and_not_followed(bundle, tmp_path, name):
+    for target in (tmp_path / "elsewhere", Path("/dev/zero")):
+        shutil.move(bundle / name, tmp_path / "elsewhere")
+        (bundle / name).symlink_to(target)
+        with pytest.raises(BundleError, match=rf"{name} is a link or no ordinary file"):
+            Reranker.load(bundle)
+        (bundle / name).unlink()
+        shutil.move(tmp_path / "elsewhere", bundle / name)
+    os.mkfifo(bundle / "pipe")
+    with pytest.raises(BundleError, match="pipe is a link or no ordinary file"):
         Reranker.load(bundle)
 
 

@@ -159,3 +159,26 @@ def test_a_version_that_goes_while_it_is_read_is_read_in_its_next(reranker, tmp_
     assert Reranker.load(bundle).user_ids == reranker.user_ids
     assert [one.name for one in gone] == ["000002"] and not gone[0].exists()
     assert versions.versions(bundle) == ["000003"]
+
+
+def test_links_of_a_bundle_from_elsewhere_lead_to_no_file_of_the_operator(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "notes").write_text("keep me")
+    bundle = plain(tmp_path / "bundle")
+    versions.add_version(bundle, text("second"))
+    (bundle / ".lock").unlink()
+    (bundle / ".lock").symlink_to(theirs / "notes")
+    for work in (
+        lambda: versions.add_version(bundle, text("third")),
+        lambda: versions.remove_others(bundle),
+        lambda: versions.rollback(bundle),
+    ):
+        with pytest.raises(BundleError):
+            work()
+    assert (theirs / "notes").read_text() == "keep me" and served(bundle) == "second"
+    (bundle / "versions/000003").symlink_to(theirs)
+    (bundle / "current").unlink()
+    (bundle / "current").symlink_to("versions/000003")
+    with pytest.raises(BundleError, match="no version of this bundle"):
+        versions.current_version(bundle)

@@ -18,7 +18,7 @@ class Process:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         # A file: nobody reads a pipe while the server runs, and once it is full every process that logs stands still.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115: as long as this object
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-c", "from reranker.cli import main; main()", "serve", "--bundle", bundle]
         self.process = subprocess.Popen([*map(str, command), "--port", str(port), *map(str, flags)], stderr=self._log)
         deadline = time.monotonic() + seconds

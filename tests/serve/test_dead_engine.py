@@ -24,7 +24,12 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 SECONDS = 5  # from the kill to the exit, on a machine with a processor to spare
 LONG = 300
-CHAT = {"messages": [{"role": "user", "content": "Count from 1 to 500."}], "max_tokens": 900, "ignore_eos": True, "temperature": 0}
+CHAT = {
+    "messages": [{"role": "user", "content": "Count from 1 to 500."}],
+    "max_tokens": 900,
+    "ignore_eos": True,
+    "temperature": 0,
+}
 TEXTS = {"query": "", "documents": [f"The {number}th film of a long series about trains" for number in range(1500)]}
 STATES = {"idle": (), "chat": ("chat",), "ranking": ("rank",), "chat and ranking": ("chat", "rank")}
 

@@ -161,6 +161,25 @@ def test_structured_outputs(client, model):
     assert chosen.choices[0].message.content in ("left", "right")
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"structured_outputs": {"grammar": "root ::= ((("}}, "grammar"),
+        ({"structured_outputs": {"regex": "(((("}}, "regex"),
+        ({"structured_outputs": {"regex": "((a{1000}){1000}){1000}"}}, ""),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}}, ""),
+    ],
+)
+def test_a_grammar_that_does_not_compile_is_refused_with_its_field(url, fields, why):
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json={"model": BASE, "messages": TALK, "max_tokens": 2, **fields}, timeout=300
+    )
+    error = answer.json().get("error")
+    if why or error:
+        assert (answer.status_code, error["param"]) == (422, next(iter(fields))) and why in error["message"].lower()
+    assert httpx.post(f"{url}/v1/rerank", json=LIST, timeout=60).status_code == 200
+
+
 def test_tools(client):
     asked = {"messages": [{"role": "user", "content": "The weather in Rome?"}], "tools": [WEATHER], "max_tokens": 60}
     called = chatted(client, **asked, tool_choice="required").choices[0]

@@ -31,6 +31,7 @@ from reranker.engines.vllm.backends.base import answered, reasons
 from reranker.engines.vllm.backends.plain import Plain
 from reranker.engines.vllm.calls import Call, Prompt
 from reranker.engines.vllm.death import is_dead, shut_down, told, watch
+from reranker.engines.vllm.grammars import GrammarTrials
 from reranker.engines.vllm.process import LABELS_A_REQUEST, load, prepare, quiet_vllm
 from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
 from reranker.engines.vllm.self_check import problem_of
@@ -117,6 +118,7 @@ class VLLMEngine:
             max_length=config.max_model_len - 1,  # vLLM always generates one token after the prompt
         )
         self._steps = Steps(self._llm)
+        self._grammars = GrammarTrials(self._llm.llm_engine.vllm_config)
         self._add_slots(slots)
         cache = self._llm.llm_engine.vllm_config.cache_config
         self._prefix_tokens = cache.num_gpu_blocks * cache.block_size // 2
@@ -221,7 +223,11 @@ class VLLMEngine:
                 if self._llm is not None:
                     self._steps.end(name)
 
+    def grammar_problem(self, parameters: Any, seconds: float) -> str:
+        return self._grammars.problem(parameters, seconds)
+
     def close(self) -> None:
+        self._grammars.close()
         with self._turn():
             self._shut_down()
             self._llm = None

@@ -29,8 +29,14 @@ def check_constraints(body: SamplingFields) -> None:
     fields = body.model_extra or {}
     _check_template(fields.get("chat_template_kwargs"))
     for name in _GRAMMAR_FIELDS:
-        if fields.get(name):
+        if isinstance(fields.get(name), Mapping | list):
             _check_grammar(name, fields[name])
+
+
+def grammar_field(body: SamplingFields) -> str:
+    """The field that a request's grammar comes from."""
+    fields = body.model_extra or {}
+    return next((name for name in _GRAMMAR_FIELDS if fields.get(name)), _GRAMMAR_FIELDS[0])
 
 
 def _check_template(given: Any) -> None:
@@ -48,7 +54,7 @@ def _check_template(given: Any) -> None:
 
 def _check_grammar(name: str, given: Any) -> None:
     choices = 0
-    for depth, value in _values(given):
+    for depth, value in _containers(given):
         if depth > _DEEPEST:
             raise _refused(name, f"nests deeper than {_DEEPEST} levels")
         if not isinstance(value, Mapping):
@@ -56,26 +62,26 @@ def _check_grammar(name: str, given: Any) -> None:
         for key in ("enum", "choice"):
             if isinstance(value.get(key), list):
                 choices += len(value[key])
+                if choices > _MOST_CHOICES:
+                    raise _refused(name, f"its enums have {choices} values or more, at most {_MOST_CHOICES}")
         for key in _BOUNDS:
             bound = value.get(key)
             if isinstance(bound, int | float) and bound > _MOST_REPEATS:
                 raise _refused(name, f"{key} is {bound:g}, at most {_MOST_REPEATS}")
-    if choices > _MOST_CHOICES:
-        raise _refused(name, f"its enums have {choices} values, at most {_MOST_CHOICES}")
     size = len(json.dumps(given))
     if size > _LARGEST:
         raise _refused(name, f"{size} bytes of JSON, at most {_LARGEST}")
 
 
-def _values(top: Any) -> Iterator[tuple[int, Any]]:
-    """Every value in a JSON value, with its depth; goes no deeper than what is refused."""
+def _containers(top: Any) -> Iterator[tuple[int, Any]]:
+    """Every object and list in a JSON value, with its depth; goes no deeper than what is refused."""
     stack = [(0, top)]
     while stack:
         depth, value = stack.pop()
         yield depth, value
         if depth <= _DEEPEST:
-            inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-            stack += [(depth + 1, one) for one in inner]
+            inner = value.values() if isinstance(value, Mapping) else value
+            stack += [(depth + 1, one) for one in inner if isinstance(one, Mapping | list)]
 
 
 def _refused(field: str, why: str) -> ProblemError:

@@ -7,7 +7,7 @@ vLLM's serving objects ask an engine client for outputs. Here that client is the
 import asyncio
 import copy
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,8 @@ from reranker.errors import ConfigError, RerankerError
 from reranker.protocols import VLLMHost
 from reranker.serve.connection import while_connected
 from reranker.serve.errors import ProblemError, broken, problem_of
+from reranker.serve.generation.constraints import grammar_field
+from reranker.serve.generation.grammars import Grammars
 from reranker.serve.generation.limits import Limits, Tally
 from reranker.serve.generation.queue import Generations
 from reranker.serve.schemas.generation import ChatRequest, SamplingFields
@@ -90,6 +92,7 @@ class VLLMTexts:
         self._chats: Any = OpenAIServingChat(**parts, response_role="assistant", **chats, **tools)
         self._engine = engine
         self._soft = soft
+        self._grammars = Grammars(engine)
 
     async def answer(
         self,
@@ -105,7 +108,8 @@ class VLLMTexts:
         Raises:
             ProblemError: vLLM refuses the request or a field of it, or one of our limits does.
         """
-        client = _Client(self._engine, self._soft, generations, settings, limits, tally)
+        grammars = partial(self._grammars.check, seconds=settings.grammar_seconds, field=grammar_field(body))
+        client = _Client(self._engine, self._soft, generations, settings, limits, tally, grammars)
         streams = False
         try:
             made = await while_connected(request, _cancellable(self._create(client, request.state.request_id, body)))
@@ -153,6 +157,7 @@ class _Client:
     """What vLLM's serving objects see of an engine while they answer one request: `vllm.engine.protocol.EngineClient`.
 
     Attributes:
+        check_grammar: raises ProblemError for `vllm.SamplingParams` whose grammar does not compile.
         problem: what went wrong on our side of vLLM.
     """
 
@@ -162,6 +167,7 @@ class _Client:
     settings: ServeSettings
     limits: Limits
     tally: Tally
+    check_grammar: Callable[[Any], Awaitable[None]]
     problem: ProblemError | None = None
     errored: bool = False
 
@@ -173,6 +179,7 @@ class _Client:
         try:
             sequence = self._prompt(prompt["prompt_token_ids"], sampling_params)
             sampling_params.max_tokens = min(sampling_params.max_tokens, self.settings.max_generated_tokens)
+            await self.check_grammar(sampling_params)
             self.tally.prompt_tokens += len(sequence)
             run = partial(self.engine.run, sequence, sampling_params, prompt.get("cache_salt"))
             async with aclosing(self.generations.pieces(run, self.settings.generation_seconds)) as steps:

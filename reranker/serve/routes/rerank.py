@@ -318,18 +318,21 @@ def _answer(
             **({} if result.rules is None else {"rules": result.rules.to_json()}),
             **({"state": "store_failed"} if user is not None and user.unread else {}),
             **({} if user is None else {"known_user": user.state is not None or user.id in domain.users}),
-            **({"not_used": not_used} if (not_used := _not_used(service, domain, body)) else {}),
+            **({"not_used": not_used} if (not_used := _not_used(service, domain, body, result)) else {}),
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
         },
     }
 
 
-def _not_used(service: Service, domain: Domain, body: RerankRequest) -> list[str]:
+def _not_used(service: Service, domain: Domain, body: RerankRequest, result: Ranked) -> list[str]:
     """Names of fields that were given and not read, those within documents and histories by the templates."""
     found = [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
     found += ["rules"] if body.rules is not None and service.settings.shadow else []
     for name, block in (("documents", "candidate"), ("history", "history_item")):
+        if name == "documents" and result.unread_fields is not None:
+            found += [f"{name}.{field}" for field in result.unread_fields]
+            continue
         given = [] if body.item_ids else getattr(body, name) or []
         further = frozenset[str]().union(*(one.further for one in given if isinstance(one, Document)))
         if further and (read := domain.fields_read(block)) is not None:

@@ -136,7 +136,7 @@ class RerankRequest(UnreadFields):
             `meta.cut_documents` says of which. 512 by default, and by 0.
         max_doc_length: Jina's name for it.
         rank_fields: of documents that are objects, in place of title, category, description and text;
-            `meta.fields_not_read` names what was left out.
+            `meta.not_used` names what was left out.
         raw_scores: log-odds instead of scores between 0 and 1.
         explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
             `item_ids`.

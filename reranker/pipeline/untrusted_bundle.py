@@ -1,0 +1,100 @@
+"""A bundle is data from elsewhere: what acts, or lies outside it, comes from who loads it."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reranker.config import RerankerConfig
+from reranker.errors import BundleError
+
+MANIFEST = "bundle.yaml"
+BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
+TEMPLATES, TEMPLATES_VARIABLE = "templates", "RERANKER_TEMPLATES"
+
+_HARMLESS = frozenset(
+    {
+        "compiled",
+        "device",
+        "dim",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_gib",
+        "max_batch_tokens",
+        "max_length",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "model_id",
+        "prompts_a_request",
+        "slots",
+        "tensor_parallel_size",
+        "tokenizer",
+    }
+)
+"""Options of engines that a bundle may bring along: sizes and speeds, nothing that runs code or reaches a host."""
+
+
+def require_plain(directory: Path) -> None:
+    """Refuses links, devices and pipes: a bundle may not point at files of whoever loads it, nor never end."""
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder, name) for name in [*folders, *files]):
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+                kind = path.lstat().st_mode
+                if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
+                    continue
+                raise BundleError(
+                    f"{path} is a link or no ordinary file, and a bundle holds ordinary files alone: copy what it "
+                    "points to into its place (`cp -rL`)"
+                )
+
+
+def require_own_templates(directory: Path, config: RerankerConfig, mine: Path | str | None) -> Path | None:
+    """The folder of own templates that a bundle is read with; None where it was fitted with the packaged ones.
+
+    Args:
+        directory: of the bundle.
+        config: its settings.
+        mine: folder of who loads it; by default what RERANKER_TEMPLATES says.
+
+    Raises:
+        BundleError: it was fitted with own templates, and who loads it names no folder.
+    """
+    fitted_with = config.prompt.directory
+    if fitted_with is None:
+        return None
+    folder = mine or os.environ.get(TEMPLATES_VARIABLE)
+    if not folder:
+        raise BundleError(
+            f"{directory / MANIFEST} was fitted with the templates in {str(fitted_with)!r}, and a bundle may not point "
+            f"at folders of this machine: if they are yours, say {TEMPLATES_VARIABLE}={fitted_with}, or "
+            f"trusted_options={{{TEMPLATES!r}: {str(fitted_with)!r}}} to Reranker.load"
+        )
+    return Path(folder)
+
+
+def require_harmless(directory: Path, config: RerankerConfig, trusted: Mapping[str, Any]) -> None:
+    """A bundle is data from elsewhere: addresses and options that act come from who loads it.
+
+    Args:
+        directory: of the bundle.
+        config: its settings.
+        trusted: options of who loads it, which stand in for the bundle's.
+
+    Raises:
+        BundleError: it names an engine option that it may not set; the message says how to give it.
+    """
+    mine = {BASE_URL: os.environ.get(BASE_URL_VARIABLE)}
+    acting = {
+        name: value
+        for name, value in config.engine_options.items()
+        if name not in _HARMLESS and name not in trusted and (value is None or mine.get(name) != value)
+    }
+    if acting:
+        shown = ", ".join(f"{name}={value!r}" for name, value in acting.items())
+        raise BundleError(
+            f"{directory / MANIFEST} sets {shown} for the engine {config.engine!r}. A bundle may not choose that: if "
+            f"you trust it, give it yourself, as trusted_options={acting!r} to Reranker.load, or "
+            f"--base-url (or {BASE_URL_VARIABLE}) for an address"
+        )
