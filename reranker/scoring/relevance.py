@@ -142,9 +142,7 @@ class _Prepared:
         self.texts: list[str] = []
         self.cut: list[int] = []
         best_shares = []
-        for number, ((head, body), scores) in enumerate(
-            in_turns(zip(parts, np.split(shares, ends), strict=True))
-        ):
+        for number, ((head, body), scores) in enumerate(in_turns(zip(parts, np.split(shares, ends), strict=True))):
             best = int(np.argmax(scores))
             text, whole = self._within_budget(head, cleaned[number][1][body[best][0] :], len(body) == 1)
             best_shares.append(scores[best])
