@@ -20,7 +20,9 @@ from reranker.cli.options import (
     ModelOption,
     dataset_from_flags,
     given,
+    read_users,
 )
+from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.utils.atomic_io import write_text
 
@@ -78,6 +80,12 @@ def evaluate(
     diagnose: Annotated[
         int, typer.Option("--diagnose", min=0, help="covered users to test for order, personality and titles")
     ] = 0,
+    user_groups: Annotated[
+        Path | None, typer.Option("--user-groups", help="user_id and a column a grouping: quality by group of users")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider-column", help="of the items: whose exposure is told; 'provider' if there")
+    ] = None,
     external: Annotated[
         list[str] | None, typer.Option("--external", help="name=scores.parquet with user_id, item_id, score")
     ] = None,
@@ -115,14 +123,17 @@ def evaluate(
     from reranker.evaluation import evaluate as run
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
     from reranker.evaluation.diagnose import diagnosis_table
+    from reranker.evaluation.exposure import exposures
     from reranker.evaluation.external import export_lists, external_factories
     from reranker.evaluation.plan import plan, plan_table, require_packages
     from reranker.evaluation.registry import SYSTEMS, Suite, default_systems
+    from reranker.evaluation.reporting.fairness import fairness_table
     from reranker.evaluation.reporting.files import write_results
     from reranker.evaluation.reporting.html import write_report
     from reranker.evaluation.reporting.text import comparison_table
     from reranker.evaluation.reporting.verdict import Provenance, verdict
     from reranker.evaluation.rules_price import price_table, rules_prices
+    from reranker.evaluation.user_groups import group_qualities, read_user_groups
     from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
     from reranker.pipeline.llm_scorer import engine_of
     from reranker.rules import ItemColumns, read_rules
@@ -156,6 +167,7 @@ def evaluate(
         )
         evaluate_lists(data, lists or [], held_out or [], own, systems, out)
         return
+    groups = None if user_groups is None else read_user_groups(read_users(user_groups, {USER: data.interactions[USER]}))
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
         fold = fold.sample_users(users)
@@ -186,16 +198,30 @@ def evaluate(
     factories |= external_factories(external or (), SYSTEMS)
     results = run([fold], first_stage, factories, settings, out, lambda line: typer.echo(line, err=True))
     diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
-    write_results(results, out, [one.record() for one in diagnoses])
+    shown, qualities = exposures(results, provider=provider), group_qualities(results, groups)
+    further = {
+        "exposure": [one.record() for one in shown],
+        "user_groups": [one.record() for one in qualities],
+    }
+    write_results(results, out, [one.record() for one in diagnoses], further)
     made = Provenance.of(sys.argv[1:], datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
     title = f"Reranking {data.domain}, judged"
-    write_report(results, out / "report.html", title=title, diagnoses=diagnoses, provenance=made)
+    write_report(
+        results,
+        out / "report.html",
+        title=title,
+        diagnoses=diagnoses,
+        provenance=made,
+        exposures=shown,
+        groups=qualities,
+    )
     typer.echo(comparison_table(results))
     typer.echo("\n" + "\n".join(verdict(results)))
     if wanted is not None:
         prices = rules_prices(results, wanted)
         write_text(out / "rules.json", json.dumps([one.to_json() for one in prices], indent=1))
         typer.echo(f"\nthe rules of {rules}:\n{price_table(prices)}")
+    typer.echo(f"\n{fairness_table(shown)}")
     if diagnoses:
         typer.echo(f"\n{diagnosis_table(diagnoses)}")
     elif diagnose:

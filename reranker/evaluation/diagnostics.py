@@ -172,12 +172,16 @@ def history_length_buckets(lists: CandidateLists) -> list[str]:
     return [_bucket(int(length)) for length in lengths]
 
 
-def item_popularity_buckets(lists: CandidateLists) -> list[str]:
-    """(users,) popularity of the user's first target: "head" items make up the first half of all interactions, "middle"
-    the next 30 %, "tail" the rest; "new" was never chosen in training."""
-    counts = lists.fold.train[ITEM].value_counts()
+def popularity_bands(interactions: pd.DataFrame) -> pd.Series:
+    """Item -> band: "head" items make up half of all interactions, "middle" the next 30 %, "tail" the rest."""
+    counts = interactions[ITEM].value_counts()
     before = (counts.cumsum() - counts) / counts.sum()
-    names = pd.cut(before, [-0.1, 0.5, 0.8, 1.0], right=False, labels=["head", "middle", "tail"]).astype(str)
+    return pd.cut(before, [-0.1, 0.5, 0.8, 1.0], right=False, labels=["head", "middle", "tail"]).astype(str)
+
+
+def item_popularity_buckets(lists: CandidateLists) -> list[str]:
+    """(users,) band of the user's first target, as `popularity_bands` has it; "new" was never chosen in training."""
+    names = popularity_bands(lists.fold.train)
     first = lists.fold.held_out.drop_duplicates(USER)[ITEM]
     return [str(name) for name in first.map(names).fillna("new")]
 

@@ -46,6 +46,20 @@ def test_an_evaluation_with_an_external_system_and_diagnoses(tables, tmp_path):
     assert "Where the gain comes from" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_an_evaluation_tells_who_is_shown_and_who_gains(tables, tmp_path):
+    users = pd.DataFrame({"user_id": [f"u{user}" for user in range(48)]})
+    users.assign(region=["north", *["south"] * 47]).to_csv(tmp_path / "users.csv", index=False)
+    flags = (*tables, "--systems", "baseline", "--user-groups", tmp_path / "users.csv", "--out", tmp_path / "out")
+    shown, _ = run("evaluate", *flags)
+    assert "miscalibration" in shown
+    document = read_results(tmp_path / "out" / "results.json")
+    groups = {(one["system"], one["group"]): one["value"] for one in document["user_groups"]}
+    assert groups["baseline", "north"]["n"] == 1 and groups["baseline", "north"]["low"] is None
+    assert {one["grouping"] for one in document["exposure"]} == {"popularity"}
+    assert "region: north" in (tmp_path / "out" / "report.html").read_text()
+    assert "no column 'maker'" in refused("evaluate", *flags, "--provider-column", "maker")
+
+
 def test_wrong_names_are_refused(tables, tmp_path):
     assert "unknown systems oracle" in refused("evaluate", *tables, "--systems", "oracle", "--out", tmp_path)
     assert "name=scores" in refused("evaluate", *tables, "--external", "mine", "--out", tmp_path)

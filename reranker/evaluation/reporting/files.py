@@ -9,6 +9,9 @@ folds           {domain, split, candidates, ordered, n_users, covered, counts}
 diagnostics     {domain, split, system, seed, candidates, tied_share, calibration_error, ms_per_user, tokens_per_user,
                  fit_seconds} and whatever the caller adds
 settings        what was asked for
+exposure        of `reranker evaluate`: {domain, split, system, grouping, k, groups, gini, coverage, miscalibration,
+                over_baseline, no_history}
+user_groups     of `reranker evaluate`: {domain, split, system, grouping, group, metric, value, gain}
 Numbers that do not exist (an interval of a catalogue metric) are null.
 """
 
@@ -33,11 +36,17 @@ SCHEMA_VERSION = 1
 COMPARISON_KEYS = ("domain", "system", "versus", "metric", "mean", "low", "high", "p_holm")
 
 
-def write_results(results: Results, out: Path, diagnostics: Sequence[Mapping[str, object]] = ()) -> dict[str, Any]:
+def write_results(
+    results: Results,
+    out: Path,
+    diagnostics: Sequence[Mapping[str, object]] = (),
+    further: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
+) -> dict[str, Any]:
     """Writes results.parquet, results.json, runs/*.run and runs/*.qrels under `out`; returns what went into the JSON.
 
     Args:
         diagnostics: further records to keep beside the measured ones.
+        further: key -> records, kept under keys of their own.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_table(results.rows, out / "results.parquet")
@@ -49,6 +58,7 @@ def write_results(results: Results, out: Path, diagnostics: Sequence[Mapping[str
             "folds": _folds(results.runs),
             "diagnostics": [*(_diagnostics(run) for run in results.runs), *map(dict, diagnostics)],
             "settings": asdict(results.settings),
+            **{key: list(records) for key, records in (further or {}).items()},
         }
     )
     write_text(out / "results.json", json.dumps(document, indent=1, allow_nan=False))

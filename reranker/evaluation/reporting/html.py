@@ -16,13 +16,17 @@ from reranker.evaluation.diagnostics import (
     rank_movement,
     tied_share,
 )
+from reranker.evaluation.exposure import Exposure
 from reranker.evaluation.metrics import per_user_metrics, ranks
 from reranker.evaluation.registry import SYSTEMS
 from reranker.evaluation.reporting import plots
 from reranker.evaluation.reporting.examples import example_lists
+from reranker.evaluation.reporting.fairness import exposure_section, group_section
+from reranker.evaluation.reporting.tables import html_table
 from reranker.evaluation.reporting.verdict import FEW_USERS, Provenance, verdict
 from reranker.evaluation.runner import Results, Run, Settings
 from reranker.evaluation.significance import POOLED, Comparison
+from reranker.evaluation.user_groups import GroupQuality
 from reranker.utils.atomic_io import write_text
 
 PRODUCT = ("fused", "served", "llm")
@@ -67,6 +71,8 @@ def write_report(
     focus: str | None = None,
     diagnoses: Sequence[Diagnosis] = (),
     provenance: Provenance | None = None,
+    exposures: Sequence[Exposure] = (),
+    groups: Sequence[GroupQuality] = (),
 ) -> None:
     """Writes the report.
 
@@ -75,6 +81,8 @@ def write_report(
             the one with the largest mean gain over the baseline.
         diagnoses: shown in a table of their own.
         provenance: command, date and versions, for the foot of the page.
+        exposures: who is shown, by groups of items.
+        groups: quality by groups of users.
     """
     protocol, n = results.settings.protocols[0], results.settings.candidates[0]
     metric, baseline = results.settings.compared[0], results.settings.baseline
@@ -94,6 +102,10 @@ def write_report(
         chosen = focus or next(iter(ours), best)
         parts.append(_examples(first, chosen))
         parts += _closer_look(first, results.settings, chosen)
+    if exposures:
+        parts.append(_section("Who is shown", exposure_section(exposures)))
+    if groups:
+        parts.append(_section("Quality by user group", group_section(groups)))
     parts.append(_costs(runs))
     if diagnoses:
         parts.append(_diagnoses(diagnoses))
@@ -191,7 +203,7 @@ def _values(results: Results, n: int) -> str:
         [str(name), *(f"{value:.4f}" for value in row)]
         for name, row in zip(table.index, table.to_numpy(dtype=np.float64), strict=True)
     ]
-    return _section("Systems", _table(["", *map(str, table.columns)], body))
+    return _section("Systems", html_table(["", *map(str, table.columns)], body))
 
 
 def _costs(runs: Sequence[Run]) -> str:
@@ -214,7 +226,7 @@ def _costs(runs: Sequence[Run]) -> str:
         "A reading that several systems share counts in full for each in the first two columns, and once, for the "
         "first of them, in the last. Equal scores keep the first-stage order."
     )
-    table = _table(header, [[name, *cells] for name, cells in rows.items()])
+    table = html_table(header, [[name, *cells] for name, cells in rows.items()])
     return _section("Latency, tokens and ties", f"{table}<p class=note>{note}</p>")
 
 
@@ -231,7 +243,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         for c in comparisons
     ]
     notes = "".join(f"<li>{escape(c.power_note)}</li>" for c in comparisons if c.power_note)
-    return _table(header, body) + (f"<ul class=note>{notes}</ul>" if notes else "")
+    return html_table(header, body) + (f"<ul class=note>{notes}</ul>" if notes else "")
 
 
 def _closer_look(runs: Sequence[Run], settings: Settings, focus: str) -> list[str]:
@@ -287,20 +299,9 @@ def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
         "user's history is personal. Obfuscated titles: what is lost came from the words. Covered users only."
     )
     return _section(
-        "Where the gain comes from", _table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
+        "Where the gain comes from", html_table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
     )
 
 
 def _section(heading: str, body: str) -> str:
     return f"<h2>{escape(heading)}</h2>{body}"
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in body)
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-
-
-def _cell(text: str) -> str:
-    wraps = " class=wrap" if " [" in text else ""
-    return f"<td{wraps}>{escape(text)}</td>"
