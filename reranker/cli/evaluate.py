@@ -121,8 +121,8 @@ def evaluate(
     from reranker.data import splits
     from reranker.evaluation import Settings
     from reranker.evaluation import evaluate as run
+    from reranker.evaluation.diagnose import attacks_table, diagnosis_table
     from reranker.evaluation.diagnose import diagnose as diagnoses_of
-    from reranker.evaluation.diagnose import diagnosis_table
     from reranker.evaluation.exposure import exposures
     from reranker.evaluation.external import export_lists, external_factories
     from reranker.evaluation.plan import plan, plan_table, require_packages
@@ -223,7 +223,7 @@ def evaluate(
         typer.echo(f"\nthe rules of {rules}:\n{price_table(prices)}")
     typer.echo(f"\n{fairness_table(shown)}")
     if diagnoses:
-        typer.echo(f"\n{diagnosis_table(diagnoses)}")
+        typer.echo(f"\n{diagnosis_table(diagnoses)}\n\n{attacks_table(diagnoses)}")
     elif diagnose:
         typer.echo("\nnothing to diagnose: no llm, fused, served or baseline was run on a user whose target is listed")
     typer.echo(f"\nwrote {out}/results.parquet, results.json, report.html, runs/")

@@ -18,12 +18,14 @@ from reranker.evaluation.diagnostics import (
     shuffled_users,
 )
 from reranker.evaluation.faithfulness import deletion_of
+from reranker.evaluation.robustness import HEADER as ATTACK_HEADER
+from reranker.evaluation.robustness import AttackEffect, attack_cells, attack_effects, attacked_lists
 from reranker.evaluation.runner import Run, SystemFactory
 from reranker.explain import DeletionTest
 from reranker.pipeline.lists import CandidateLists
 from reranker.utils.statistics import Interval
 
-DIAGNOSED = ("llm", "fused", "served", "baseline")
+DIAGNOSED = ("llm", "fused", "served", "lexical_fused", "baseline")
 """Systems worth the question; `baseline` reads no titles and shows what the baseline loses."""
 
 METRIC = "ndcg@10"
@@ -40,6 +42,7 @@ class Diagnosis:
         obfuscated_titles: NDCG@10 lost when titles say nothing: how much of the gain comes from the words.
         deletion: whether the items of the history that an explanation names carry the first candidate; None where no
             user has enough of them.
+        attacks: what each attack does to a few items below the top.
     """
 
     domain: str
@@ -51,6 +54,7 @@ class Diagnosis:
     shuffled_users: Interval
     obfuscated_titles: Interval
     deletion: DeletionTest | None = None
+    attacks: tuple[AttackEffect, ...] = ()
 
     def record(self) -> dict[str, object]:
         """One flat record for results.json."""
@@ -64,6 +68,7 @@ class Diagnosis:
             **asdict(self.order),
             **{f"{name}_{key}": value for name, one in losses.items() for key, value in one.to_dict().items()},
             **({} if self.deletion is None else self.deletion.record()),
+            "attacks": [one.record() for one in self.attacks],
         }
 
 
@@ -87,6 +92,7 @@ def diagnose(
       as do the statistics of the items; so what a personal candidate generator gives is not counted as lost.
     - obfuscated titles: titles, and every other text of the items. Of the evidence only the category overlap goes;
       `baseline`, which reads no titles, loses just that.
+    - attacks: titles of a few items, or further interactions of fake users (`robustness.ATTACKS`).
 
     Args:
         runs: of an evaluation.
@@ -115,6 +121,7 @@ def _diagnoses(
         shuffled = row_shuffles(sample, shuffles, seed)
         new_users = shuffled_users(sample, seed)
         nameless = obfuscated_titles(sample, seed)
+        attacked = attacked_lists(sample, seed)
         for run in asked:
             system = factories[run.system](run.seed).fit(run.fitting)
             yield Diagnosis(
@@ -127,6 +134,7 @@ def _diagnoses(
                 shuffled_users=gain_lost(system, sample, new_users, METRIC, "covered"),
                 obfuscated_titles=gain_lost(system, sample, nameless, METRIC, "covered"),
                 deletion=deletion_of(system, sample, seed=seed),
+                attacks=tuple(attack_effects(system, sample, attacked)),
             )
 
 
@@ -169,6 +177,17 @@ def diagnosis_table(diagnoses: Sequence[Diagnosis]) -> str:
     """The diagnoses as Markdown."""
     rows = [list(HEADER), ["---"] * len(HEADER), *diagnosis_cells(diagnoses)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def attacks_table(diagnoses: Sequence[Diagnosis]) -> str:
+    """What attacks do, as Markdown."""
+    rows = [list(ATTACK_HEADER), ["---"] * len(ATTACK_HEADER), *attacks_of(diagnoses)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def attacks_of(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
+    """Rows of all systems under the header of `robustness`."""
+    return [row for one in diagnoses for row in attack_cells(f"{one.domain} · {one.system}", one.attacks)]
 
 
 def _sample(lists: CandidateLists, users: int, seed: int) -> CandidateLists:

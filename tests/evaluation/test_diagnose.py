@@ -82,7 +82,8 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
     read = suite.readings("likelihood")
     before = read.count
     found = diagnose(results.runs, systems, users=10)
-    assert read.count == before + 4  # the sample, shuffled rows, shuffled users, obfuscated titles
+    # The sample, shuffled rows, shuffled users, obfuscated titles, and five attacks.
+    assert read.count == before + 9
     assert [one.system for one in found] == ["llm", "fused", "served", "baseline"]
     assert all(one.order.max_score_change < 1e-9 for one in found)
     by_name = {one.system: one for one in found}

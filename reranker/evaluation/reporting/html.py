@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reranker.evaluation.diagnose import HEADER, Diagnosis, diagnosis_cells
+from reranker.evaluation.diagnose import ATTACK_HEADER, HEADER, Diagnosis, attacks_of, diagnosis_cells
 from reranker.evaluation.diagnostics import (
     by_bucket,
     calibration,
@@ -298,9 +298,21 @@ def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
         "Order: 1 and 0 mean that the order of the input does not matter. Shuffled users: what is lost with another "
         "user's history is personal. Obfuscated titles: what is lost came from the words. Covered users only."
     )
-    return _section(
-        "Where the gain comes from", html_table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
+    attack_note = (
+        "A few items that the first stage puts below the top are attacked, all at once: two letters of each longer "
+        "word swapped, capitals, titles of the most chosen items behind the own one, an instruction to the model "
+        "in the title, and fake users (one for each hundred) who choose them among popular items. Places they rise in "
+        "lists where they stood below the top, by user, and the share that comes into it."
     )
+    parts = [
+        _section(
+            "Where the gain comes from", html_table(HEADER, diagnosis_cells(diagnoses)) + f"<p class=note>{note}</p>"
+        )
+    ]
+    if rows := attacks_of(diagnoses):
+        table = html_table(ATTACK_HEADER, rows) + f"<p class=note>{attack_note}</p>"
+        parts.append(_section("How far an attacker gets", table))
+    return "".join(parts)
 
 
 def _section(heading: str, body: str) -> str:
