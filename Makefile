@@ -3,6 +3,7 @@
 # make test-examples  the examples that fit on ml-100k
 # make test-adapters  the adapters in .venv-adapters: RecTools and LlamaIndex need other packages than vLLM does
 # make test-clients   Cohere's and LiteLLM's clients and schemathesis against the endpoint, in .venv-clients
+# make test-tracking  runs in a real MLflow store, in .venv-tracking
 # make docs           the site, strictly, in out/site   make notebooks  runs the tutorials
 # On a machine with CUDA: EXTRA=gpu make demo. Without vLLM: EXTRA=torch make demo.
 
@@ -16,7 +17,7 @@ STAMP := .venv/.stamp-$(EXTRA)
 # implicit asks for it: OpenBLAS threads inside its own threads make ALS slower.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo docs notebooks test test-slow test-examples test-adapters test-clients lint clean
+.PHONY: demo docs notebooks test test-slow test-examples test-adapters test-clients test-tracking lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -53,6 +54,13 @@ test-clients:
 	  "schemathesis>=4.32,<5" pytest pytest-timeout hypothesis
 	.venv-clients/bin/python -m pytest -q tests/serve
 
+test-tracking:
+	@test -x .venv-tracking/bin/python || $(PYTHON) -m venv .venv-tracking
+	@# MLflow wants older packages than vLLM's; SQLAlchemy and alembic are for its store in a file.
+	@.venv-tracking/bin/python -m pip install -qq -e ".[tracking,eval]" "sqlalchemy>=2,<3" "alembic>=1.13,<2" sqlparse \
+	  pytest pytest-timeout hypothesis
+	.venv-tracking/bin/python -m pytest -q -W default tests/tracking
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,7 +68,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .venv-adapters .venv-clients build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-adapters .venv-clients .venv-tracking build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -17,6 +17,7 @@ from reranker.cli.options import (
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
+    MlflowOption,
     ModelOption,
     dataset_from_flags,
     given,
@@ -107,6 +108,7 @@ def evaluate(
     rules: Annotated[
         Path | None, typer.Option("--rules", help="YAML or JSON: what these rules cost each system in NDCG@10, too")
     ] = None,
+    mlflow: MlflowOption = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
     sample: Annotated[
         bool,
@@ -138,6 +140,7 @@ def evaluate(
     from reranker.pipeline.llm_scorer import engine_of
     from reranker.rules import ItemColumns, read_rules
     from reranker.soft_tokens.checkpoint import Trained
+    from reranker.tracking import log_evaluation, tracked
 
     if list_systems:
         for name, words in SYSTEMS.items():
@@ -196,25 +199,35 @@ def evaluate(
     typer.echo(plan_table(planned) + "\n", err=True)
     require_packages(planned)
     factories |= external_factories(external or (), SYSTEMS)
-    results = run([fold], first_stage, factories, settings, out, lambda line: typer.echo(line, err=True))
-    diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
-    shown, qualities = exposures(results, provider=provider), group_qualities(results, groups)
-    further = {
-        "exposure": [one.record() for one in shown],
-        "user_groups": [one.record() for one in qualities],
+    asked = {
+        "systems": ",".join(names),
+        "split": fold.split,
+        "domain": fold.domain,
+        "users": len(fold.users),
+        "out": out,
     }
-    write_results(results, out, [one.record() for one in diagnoses], further)
-    made = Provenance.of(sys.argv[1:], datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
-    title = f"Reranking {data.domain}, judged"
-    write_report(
-        results,
-        out / "report.html",
-        title=title,
-        diagnoses=diagnoses,
-        provenance=made,
-        exposures=shown,
-        groups=qualities,
-    )
+    with tracked(mlflow, "evaluate", asked) as tracker:
+        results = run([fold], first_stage, factories, settings, out, lambda line: typer.echo(line, err=True))
+        diagnoses = diagnoses_of(results.runs, factories, diagnose) if diagnose else []
+        shown, qualities = exposures(results, provider=provider), group_qualities(results, groups)
+        further = {
+            "exposure": [one.record() for one in shown],
+            "user_groups": [one.record() for one in qualities],
+        }
+        write_results(results, out, [one.record() for one in diagnoses], further)
+        made = Provenance.of(sys.argv[1:], datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"))
+        title = f"Reranking {data.domain}, judged"
+        write_report(
+            results,
+            out / "report.html",
+            title=title,
+            diagnoses=diagnoses,
+            provenance=made,
+            exposures=shown,
+            groups=qualities,
+        )
+        log_evaluation(tracker, results)
+        tracker.file(out / "report.html")
     typer.echo(comparison_table(results))
     typer.echo("\n" + "\n".join(verdict(results)))
     if wanted is not None:

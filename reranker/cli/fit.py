@@ -15,6 +15,7 @@ from reranker.cli.options import (
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
+    MlflowOption,
     ModelOption,
     OverwriteOption,
     dataset_from_flags,
@@ -80,6 +81,7 @@ def fit(
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     overwrite: OverwriteOption = False,
+    mlflow: MlflowOption = None,
 ) -> None:
     """Learn a domain from interactions and save a bundle; the first stage is ALS and co-visits, or --generator."""
     from candidate_gen import DEFAULT_METHOD, make_generator
@@ -87,6 +89,7 @@ def fit(
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
     from reranker.pipeline.unread import unread
+    from reranker.tracking import log_fit, tracked
 
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
@@ -109,33 +112,37 @@ def fit(
     asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     vectors = None if item_vectors is None else read_table(item_vectors, known=known)
-    if candidates is not None or held_out is not None:
-        if candidates is None or held_out is None:
-            raise ConfigError("your own first stage needs both --candidates and --held-out")
-        if generator is not None:
-            raise ConfigError(
-                f"--candidates are your own lists, so --generator {generator} would propose none: leave it out"
-            )
-        served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
-        if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, candidates=served, held_out=chosen)
+    with tracked(mlflow, "fit", {"scorer": chosen_scorer, "generator": generator or "", "bundle": out}) as tracker:
+        if candidates is not None or held_out is not None:
+            if candidates is None or held_out is None:
+                raise ConfigError("your own first stage needs both --candidates and --held-out")
+            if generator is not None:
+                raise ConfigError(
+                    f"--candidates are your own lists, so --generator {generator} would propose none: leave it out"
+                )
+            served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
+            if chosen_scorer == AUTO:
+                reranker = climb(reranker, data, candidates=served, held_out=chosen)
+            else:
+                reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
         else:
-            reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
-    else:
-        with step("candidate generator"):
-            first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(data.interactions)
-        users, most = data.interactions[USER].nunique(), reranker.config.window_users
-        if users > most:
-            typer.echo(f"lists of {most:,} of {users:,} users, drawn at random, teach and judge (window_users)")
-        if chosen_scorer == AUTO:
-            reranker = climb(reranker, data, first_stage)
-        else:
-            reranker.fit(data, first_stage, item_vectors=vectors)
-    if (tokens := reranker.reader.item_tokens) is not None:
-        told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
-        typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
-    with step("bundle"):
-        reranker.save(out)
+            with step("candidate generator"):
+                first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(
+                    data.interactions
+                )
+            users, most = data.interactions[USER].nunique(), reranker.config.window_users
+            if users > most:
+                typer.echo(f"lists of {most:,} of {users:,} users, drawn at random, teach and judge (window_users)")
+            if chosen_scorer == AUTO:
+                reranker = climb(reranker, data, first_stage)
+            else:
+                reranker.fit(data, first_stage, item_vectors=vectors)
+        if (tokens := reranker.reader.item_tokens) is not None:
+            told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
+            typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
+        with step("bundle"):
+            reranker.save(out)
+        log_fit(tracker, reranker)
     assert reranker.fusion_model is not None
     if not without_llm and (texts := asked.reader.texts_read) is not None:
         typer.echo(texts.summary())

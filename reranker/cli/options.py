@@ -35,6 +35,9 @@ BaseUrlOption = Annotated[
 ]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16 or float32 (reference)")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
+MlflowOption = Annotated[
+    str | None, typer.Option("--mlflow", help="track the run in this MLflow experiment; MLFLOW_TRACKING_URI says where")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="known name, Hugging Face id or local path")]
 
 

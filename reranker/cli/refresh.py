@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
+from reranker.cli.options import BundleOption, DtypeOption, EngineOption, MlflowOption, given, read_users
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
 
@@ -27,17 +27,21 @@ def refresh(
     keep: KeepOption = 7,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
+    mlflow: MlflowOption = None,
 ) -> None:
     """Bring a bundle up to date as a new version: statistics, histories, weights, guard; no text is read twice."""
     from reranker.pipeline.reranker import Reranker
     from reranker.refresh import refresh as run
+    from reranker.tracking import log_refresh, tracked
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
     rows = read_users(interactions, known)
     texts = None if items is None else read_table(items, known={ITEM: reranker.item_ids})
     lists = None if candidates is None else read_users(candidates, known)
-    report = run(reranker, rows, texts, candidates=lists, memory=memory, progress=True)
+    with tracked(mlflow, "refresh", {"bundle": bundle, "memory": memory}) as tracker:
+        report = run(reranker, rows, texts, candidates=lists, memory=memory, progress=True)
+        log_refresh(tracker, report, reranker)
     typer.echo(report.summary())
     if not report.changed and items is None:
         typer.echo(f"nothing is new: {bundle} stays as it is")
