@@ -57,7 +57,7 @@ test-clients:
 test-tracking:
 	@test -x .venv-tracking/bin/python || $(PYTHON) -m venv .venv-tracking
 	@# MLflow wants older packages than vLLM's; SQLAlchemy and alembic are for its store in a file.
-	@.venv-tracking/bin/python -m pip install -qq -e ".[tracking,eval]" "sqlalchemy>=2,<3" "alembic>=1.13,<2" sqlparse \
+	@.venv-tracking/bin/python -m pip install -qq -e ".[tracking,eval]" "implicit>=0.7.2,<0.8" "sqlalchemy>=2,<3" "alembic>=1.13,<2" sqlparse \
 	  pytest pytest-timeout hypothesis
 	.venv-tracking/bin/python -m pytest -q -W default tests/tracking
 

@@ -18,8 +18,7 @@ from reranker.evaluation.diagnostics import (
     shuffled_users,
 )
 from reranker.evaluation.faithfulness import deletion_of
-from reranker.evaluation.robustness import HEADER as ATTACK_HEADER
-from reranker.evaluation.robustness import AttackEffect, attack_cells, attack_effects, attacked_lists
+from reranker.evaluation.robustness import ATTACK_HEADER, AttackEffect, attack_cells, attack_effects, attacked_lists
 from reranker.evaluation.runner import Run, SystemFactory
 from reranker.explain import DeletionTest
 from reranker.pipeline.lists import CandidateLists

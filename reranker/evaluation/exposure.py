@@ -17,6 +17,7 @@ from reranker.evaluation.item_groups import ItemGroups, item_groups
 from reranker.evaluation.metrics import Scores, gini, ranks
 from reranker.evaluation.runner import Results, Run
 from reranker.pipeline.lists import CandidateLists
+from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval
 
 SMOOTHING = 0.01
@@ -161,9 +162,9 @@ def miscalibrations(lists: CandidateLists, scores: Scores, grouping: ItemGroups,
     shown = _mixes(lists.list_index[top], grouping.of(lists.candidates[ITEM].iloc[top]), n_users)
     history = lists.fold.history
     positions = {user: position for position, user in enumerate(lists.fold.users)}
-    users = history[USER].map(positions)
-    known = users.notna().to_numpy()
-    chosen = _mixes(users[known].to_numpy(dtype=np.int64), grouping.of(history[ITEM][known]), n_users)
+    users = np.asarray(history[USER].map(positions).fillna(-1), dtype=np.int64)
+    known = users >= 0
+    chosen = _mixes(users[known], grouping.of(history[ITEM][known]), n_users)
     has_list, has_history = (np.asarray(mix.sum(axis=1)).ravel() > 0 for mix in (shown, chosen))
     both = np.flatnonzero(has_list & has_history)
     return divergence(chosen[both], shown[both]), int((has_list & ~has_history).sum())
@@ -178,7 +179,7 @@ def divergence(chosen: sparse.csr_array, shown: sparse.csr_array) -> Floats:
     return np.maximum(sums, 0.0)  # rounding
 
 
-def _mixes(users: NDArray[np.int64], membership: sparse.csr_array, n_users: int) -> sparse.csr_array:
+def _mixes(users: IntArray, membership: sparse.csr_array, n_users: int) -> sparse.csr_array:
     """(n_users, groups) mean membership of each user's rows; 0 of users without one."""
     counts = np.maximum(np.bincount(users, minlength=n_users), 1)
     shape = (n_users, len(users))

@@ -188,11 +188,11 @@ ATTACKS: dict[str, Callable[[CandidateLists, list[ItemId], int], CandidateLists]
 }
 """Name -> what it changes."""
 
-HEADER = ("", "attack", "users", "places risen", "places moved", "into the top")
+ATTACK_HEADER = ("", "attack", "users", "places risen", "places moved", "into the top")
 
 
 def attack_cells(name: str, found: list[AttackEffect] | tuple[AttackEffect, ...]) -> list[list[str]]:
-    """Rows under `HEADER`, formatted."""
+    """Rows under `ATTACK_HEADER`, formatted."""
     return [
         [
             name,

@@ -92,8 +92,8 @@ def group_qualities(results: Results, groups: pd.DataFrame | None = None) -> lis
             if key not in values:
                 values[key] = run, per_user_metrics(run.lists, run.scores, protocol, settings.ks)[metric]
     found = []
-    for (key, system), (run, mine) in values.items():
-        base = None if system == settings.baseline else values.get((key, settings.baseline))
+    for (place, system), (run, mine) in values.items():
+        base = None if system == settings.baseline else values.get((place, settings.baseline))
         for grouping, names in _groupings(run.lists, groups).items():
             of_user = pd.Series(names).reindex(mine.index)
             for group in dict.fromkeys(sorted(of_user, key=_length_order)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reranker.evaluation.diagnose import ATTACK_HEADER, HEADER, Diagnosis, attacks_of, diagnosis_cells
+from reranker.evaluation.diagnose import HEADER, Diagnosis, attacks_of, diagnosis_cells
 from reranker.evaluation.diagnostics import (
     by_bucket,
     calibration,
@@ -24,6 +24,7 @@ from reranker.evaluation.reporting.examples import example_lists
 from reranker.evaluation.reporting.fairness import exposure_section, group_section
 from reranker.evaluation.reporting.tables import html_table
 from reranker.evaluation.reporting.verdict import FEW_USERS, Provenance, verdict
+from reranker.evaluation.robustness import ATTACK_HEADER
 from reranker.evaluation.runner import Results, Run, Settings
 from reranker.evaluation.significance import POOLED, Comparison
 from reranker.evaluation.user_groups import GroupQuality
