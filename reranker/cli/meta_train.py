@@ -21,11 +21,11 @@ def meta_train(
     settings = MetaConfig.from_mapping(settings_from_yaml(config))
     asked = settings.model_dump(exclude_unset=True)
     with ending_by_sigterm(), tracked(mlflow, "train prompt", asked) as tracker:
-        result = run(
-            settings, out, progress=True, watch=lambda step, loss: tracker.metrics({"validation_loss": loss}, step)
-        )
-        for number, value in enumerate(result.curve.losses, 1):
-            tracker.metrics({"loss": value}, number)
+        result = run(settings, out, progress=True)
+        for number, loss in enumerate(result.curve.losses, 1):
+            tracker.metrics({"loss": loss}, number)
+        for number, loss in result.curve.validation:
+            tracker.metrics({"validation_loss": loss}, number)
     curve = result.curve
     step, loss = curve.best
     typer.echo(

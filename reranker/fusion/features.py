@@ -240,7 +240,7 @@ class EvidenceModel:
         columns[rows, 3] = co_visits[:, -1]
         columns[rows, 4] = co_visits.mean(axis=1)
         columns[rows, 5] = np.log1p(block(self.transitions, newest[-1:], known)[0])
-        columns[rows, 6] = (self.categories[known] @ self.categories[newest].T).toarray().mean(axis=1)
+        columns[rows, 6] = _shared(self.categories, known, newest) / len(newest)
         return columns
 
 
@@ -257,6 +257,22 @@ def block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArra
         hit[inside] = columns[order[at[inside]]] == stored[inside]
         block[number, order[at[hit]]] = matrix.data[begin:end][hit]
     return block
+
+
+def _shared(matrix: sparse.csr_array, rows: IntArray, others: IntArray) -> NDArray[np.float64]:
+    """(len(rows),) products of each row with the sum of the others."""
+    total = np.zeros(matrix.shape[1])
+    np.add.at(total, *_entries(matrix, others)[1:])
+    of_row, columns, values = _entries(matrix, rows)
+    return np.bincount(of_row, weights=values * total[columns], minlength=len(rows))
+
+
+def _entries(matrix: sparse.csr_array, rows: IntArray) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+    """What is stored in these rows: number of the row among them, column and value of each entry."""
+    begins = matrix.indptr[rows].astype(np.int64)
+    lengths = matrix.indptr[rows + 1].astype(np.int64) - begins
+    at = np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    return np.repeat(np.arange(len(rows)), lengths), matrix.indices[at].astype(np.int64), matrix.data[at]
 
 
 def _gather(values: NDArray[np.float64], rows: IntArray) -> NDArray[np.float64]:

@@ -40,8 +40,18 @@ class FusionHead:
         chosen: NDArray[np.bool_],
         l2: float = 1.0,
         past: PastChoices | None = None,
+        remembers: bool = True,
     ) -> "FusionHead":
-        """Fits the weights. `features` is (rows, len(columns)), z-scored within lists; `past` adds earlier choices.
+        """Fits the weights.
+
+        Args:
+            columns: column name -> what it says, in words.
+            features: (rows, len(columns)), z-scored within lists.
+            list_index: (rows,) 0-based number of the list a row belongs to.
+            chosen: (rows,) True where the item was chosen.
+            l2: ridge penalty.
+            past: earlier choices, which count on.
+            remembers: whether the head can be updated later; one that only scores lists held out need not.
 
         Raises:
             DataError: the columns do not match the features, or no item of any list was chosen.
@@ -49,7 +59,9 @@ class FusionHead:
         if features.shape[1] != len(columns):
             raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
         logit = ConditionalLogit.fit(features, list_index, chosen, l2, past=past)
-        known = remembered(logit, features, list_index, chosen, l2, np.zeros(len(columns)), past)
+        known = None
+        if remembers:
+            known = remembered(logit, features, list_index, chosen, l2, np.zeros(len(columns)), past)
         return cls(columns=columns, logit=logit, past=known)
 
     def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -129,6 +141,7 @@ def fit_fused(
     seed: int = 0,
     users: IntArray | None = None,
     past: PastChoices | None = None,
+    remembers: bool = True,
 ) -> FusionHead:
     """A head over evidence and LLM columns, pulled towards what the baseline taught.
 
@@ -144,17 +157,22 @@ def fit_fused(
         l2: the weakest ridge considered.
         seed: of the cross-validation folds.
         users: (n_lists,) number of each list's user, whose lists are held out together; by default each has one list.
-        past: earlier choices; where there are too few new lists to choose a ridge by, theirs stays.
+        past: earlier choices, which count on; the ridge that they were fitted under stays where they are more than the
+            new ones, or where there are too few new ones to choose another by.
+        remembers: as `FusionHead.fit` has it.
     """
     columns = {**evidence.columns, **words}
     if features.shape[1] != len(columns):
         raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
     centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
-    chosen_l2 = _cross_validated_l2(
-        features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed, users, past
-    )
+    if past is not None and past.n_choices > chosen.sum():
+        chosen_l2 = past.l2
+    else:
+        chosen_l2 = _cross_validated_l2(
+            features, list_index, chosen, centre, [l2 * factor for factor in RIDGES], seed, users, past
+        )
     logit = ConditionalLogit.fit(features, list_index, chosen, chosen_l2, centre, past=past)
-    known = remembered(logit, features, list_index, chosen, chosen_l2, centre, past)
+    known = remembered(logit, features, list_index, chosen, chosen_l2, centre, past) if remembers else None
     return FusionHead(columns=columns, logit=logit, past=known)
 
 

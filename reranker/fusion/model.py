@@ -228,13 +228,12 @@ def _cross_fitted(
     for number in np.unique(fold_of_row):
         mine = fold_of_row == number
         mine_read = mine[read.rows]
-        evidence = FusionHead.fit(
-            dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine], l2, past.features
-        )
+        others = fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine]
+        evidence = FusionHead.fit(dict(FEATURES), *others, l2, past.features, remembers=False)
         features[mine] = evidence.score(fold.features[mine])
         if words and mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
-            head = fit_fused(evidence, words, *others, l2, seed, read.users, past.fused)
+            head = fit_fused(evidence, words, *others, l2, seed, read.users, past.fused, remembers=False)
             fused[mine_read] = head.score(read.features[mine_read])
     by_first_stage = ndcg_by_list(
         -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant

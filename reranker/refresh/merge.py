@@ -69,8 +69,10 @@ def _rows_in(rows: pd.DataFrame, known: pd.DataFrame, keys: list[str]) -> np.nda
                 f"table 'interactions', column {TIMESTAMP!r}: the times of the bundle and of the new table are of two "
                 f"kinds ({kinds}) and cannot be compared. Give the new ones in the kind of the first"
             )
-    old = set(zip(*(known[key] for key in keys), strict=True))
-    return np.fromiter((row in old for row in zip(*(rows[key] for key in keys), strict=True)), bool, len(rows))
+    # Only rows of users who are in both can be the same: a day's users are few.
+    near = known[known[USER].isin(rows[USER].unique())]
+    found = rows[keys].merge(near[keys].drop_duplicates(), how="left", on=keys, indicator=True)
+    return np.asarray(found["_merge"] == "both", dtype=np.bool_)
 
 
 def _late(new: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:

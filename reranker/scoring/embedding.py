@@ -119,8 +119,14 @@ class EmbeddingScoring(Scoring):
         texts = [[*one.candidates, *_chosen(one)] for one in lists]
         ends = np.cumsum([len(part) for part in texts])[:-1]
         every = [item for part in texts for item in part]
-        placed = self.states.look_up(self._engine, self._renderer.item_texts(every))
-        silent = [not _says_something(item) for item in every]
+        # The same items stand in many lists; a catalogue gives each as one object.
+        place: dict[int, int] = {}
+        for item in every:
+            place.setdefault(id(item), len(place))
+        different = list({id(item): item for item in every}.values())
+        rows = np.array([place[id(item)] for item in every], dtype=np.int64)
+        placed = self.states.look_up(self._engine, self._renderer.item_texts(different)).take(rows)
+        silent = np.array([not _says_something(item) for item in different])[rows]
         placed.near[silent] = placed.cf_projection[silent] = 0  # else all items without a text would be alike
         placed.predicted_popularity[silent] = 0
         readings = []

@@ -28,7 +28,7 @@ from reranker.scoring.text_spaces import (
     Vectors,
     unit,
 )
-from reranker.types import CandidateSpan, ScoringRequest
+from reranker.types import CandidateSpan, IntArray, ScoringRequest
 from reranker.utils.progress import progress_bar
 
 _SHORT = 63  # tokens: shorter texts are read together
@@ -52,6 +52,14 @@ class Placed:
     near: Vectors
     cf_projection: Vectors
     predicted_popularity: Vectors
+
+    def take(self, rows: IntArray) -> "Placed":
+        """These items, in this order."""
+        return Placed(
+            near=self.near[rows],
+            cf_projection=self.cf_projection[rows],
+            predicted_popularity=self.predicted_popularity[rows],
+        )
 
 
 class StateStore(SpanStore[Vectors]):

@@ -44,8 +44,10 @@ def log_evaluation(tracker: Tracker, results: Results) -> None:
     rows = results.rows
     cutoffs = rows["k"].map(lambda k: "" if pd.isna(k) else f"_{k}")
     named = rows.assign(name=rows["metric"] + cutoffs.astype(str))
-    means = named.groupby(["domain", "system", "protocol", "candidates", "name"], sort=False)["value"].mean()
-    tracker.metrics({_name(*key): float(value) for key, value in means.items()})
+    keys = ["domain", "system", "protocol", "candidates", "name"]
+    means = named.groupby(keys, sort=False)["value"].mean().reset_index()
+    places = means[keys].itertuples(index=False, name=None)
+    tracker.metrics({_name(*place): float(value) for place, value in zip(places, means["value"], strict=True)})
     for one in results.comparisons:
         name = _name(one.domain, one.system, "over", one.versus, one.metric.replace("@", "_"))
         tracker.metrics({f"{name}/mean": one.mean, f"{name}/low": one.low, f"{name}/high": one.high})

@@ -9,6 +9,7 @@ import pytest
 from reranker.errors import BundleError
 from reranker.fusion import FEATURES, Choices, ConditionalLogit, FusionHead
 from reranker.fusion.guard import decide, vetoed
+from reranker.fusion.head import RIDGES
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.model import FusionModel as FusionModel
 from reranker.fusion.past import PastChoices
@@ -140,3 +141,16 @@ def test_judged_lists_keep_the_newest_and_forget_users():
     both = judged(["a", "b"], 1.0).before(judged(["a", "c"], 0.0), most=3)
     assert both.users == ["a", "b", "a"] and both.ndcg[:, 0].tolist() == [1, 1, 0]
     assert both.without({"a"}).users == ["b"] and len(both.without({"a", "b"}).ndcg) == 0
+
+
+def test_the_ridge_of_more_choices_stays_and_that_of_fewer_is_chosen_anew():
+    choices = fold(users=300, evidence=0.5)
+    old, new = halves(choices, 200)
+    said = readings(choices, range(300), strength=1.5)
+    first = FusionModel.fit(old, {number: said[number] for number in range(200)}, WORDS)
+    assert first.fused.past.n_choices > new.chosen.sum()
+    kept = replace(first, fused=replace(first.fused, past=replace(first.fused.past, l2=7.0)))
+    mine = {number: said[200 + number] for number in range(100)}
+    assert FusionModel.fit(new, mine, WORDS, past=kept).fused.past.l2 == 7.0
+    few = replace(kept, fused=replace(kept.fused, past=kept.fused.past.faded(0.01)))
+    assert FusionModel.fit(new, mine, WORDS, past=few).fused.past.l2 in RIDGES
