@@ -264,7 +264,7 @@ def _shared(matrix: sparse.csr_array, rows: IntArray, others: IntArray) -> NDArr
     total = np.zeros(matrix.shape[1])
     np.add.at(total, *_entries(matrix, others)[1:])
     of_row, columns, values = _entries(matrix, rows)
-    return np.bincount(of_row, weights=values * total[columns], minlength=len(rows))
+    return np.bincount(of_row, weights=values * total[columns], minlength=len(rows)).astype(np.float64)
 
 
 def _entries(matrix: sparse.csr_array, rows: IntArray) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
