@@ -55,6 +55,8 @@ class RerankerConfig(SettingsModel):
         window_users: users of a window for whom lists are made, at most, drawn at random; what others chose before is
             known all the same.
         min_history: users with fewer interactions than this before the held-out one teach nothing.
+        features: columns of candidates, items and users (`Dataset(users=...)`) that enter the ranker beside the
+            interaction features; "items.price" names the table, too.
         l2: ridge penalty of the fusion head.
         seed: of every random choice.
     """
@@ -75,6 +77,7 @@ class RerankerConfig(SettingsModel):
     windows: int = Field(default=MOMENTS, ge=1)
     window_users: int = Field(default=20_000, ge=100)
     min_history: int = Field(default=1, ge=1)
+    features: tuple[str, ...] = ()
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
 
@@ -121,7 +124,7 @@ class RerankerConfig(SettingsModel):
         Raises:
             ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
         """
-        names = {"scoring", "layer", "words", "permutations", "references", "soft_tokens", "prompt"}
+        names = {"scoring", "features", "layer", "words", "permutations", "references", "soft_tokens", "prompt"}
         mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
         for name, value in mine.items():
             if value != theirs[name]:

@@ -33,12 +33,14 @@ class Columns:
     Attributes:
         user, item: ids.
         score, rank: None takes `score` and `rank` where they exist. If you name one of them, only that one is read.
+        further: read as they are; own features of the bundle.
     """
 
     user: str = USER
     item: str = ITEM
     score: str | None = None
     rank: str | None = None
+    further: tuple[str, ...] = ()
 
     def of_candidates(self, present: Sequence[str], where: str) -> dict[str, str]:
         """Canonical name -> name in the file.
@@ -55,7 +57,12 @@ class Columns:
                 f"{where} needs a {SCORE!r} or a {RANK!r} column; it has {', '.join(present)}. "
                 "Name yours with --score-col or --rank-col"
             )
-        return wanted
+        if missing := [name for name in self.further if name not in present]:
+            raise DataError(
+                f"{where} lacks the column {', '.join(map(repr, missing))}, which the ranker was fitted with (features)"
+                f"; it has {', '.join(present)}"
+            )
+        return wanted | {name: name for name in self.further}
 
     def of_interactions(self, present: Sequence[str], where: str) -> dict[str, str]:
         """Canonical name -> name in the file; your names where the table has them, else the canonical ones."""

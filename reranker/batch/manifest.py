@@ -48,7 +48,7 @@ def identity(
         if interactions is None
         else fingerprints(input_files(interactions, "interactions"), interactions),
         "settings": {
-            "columns": asdict(columns),
+            "columns": {name: value for name, value in asdict(columns).items() if name != "further"},  # the bundle's
             "part_users": part_users,
             "k": k,
             "order": order,

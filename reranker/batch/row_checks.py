@@ -68,6 +68,7 @@ def sift(rows: pa.Table, file_names: Sequence[str]) -> Sifted:
     frame = pd.DataFrame(
         {name: values.take(pa.array(open_rows)).to_pandas() for name, values in ids.items()}
         | {name: values[open_rows] for name, values in numbers.items()}
+        | {name: rows.column(name).take(pa.array(open_rows)).to_pandas() for name in _further(rows)}
     )
     for repeated, reason in (
         ([USER, ITEM], "the item was proposed to this user before"),
@@ -85,6 +86,11 @@ def sift(rows: pa.Table, file_names: Sequence[str]) -> Sifted:
         users=users,
         users_without_candidates=users - int(frame[USER].nunique()),
     )
+
+
+def _further(rows: pa.Table) -> list[str]:
+    """Columns that are kept as they are."""
+    return [name for name in rows.column_names if name not in (USER, ITEM, SCORE, RANK, ORIGIN_FILE, ORIGIN_ROW)]
 
 
 def _numbers(rows: pa.Table, name: str, reasons: NDArray[np.object_]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,9 @@ class OfflineRun:
         manifest = self._opened(what, resume, force)
         if manifest["complete"] and (summary := _verified_summary(self.out, manifest)) is not None:
             return summary
-        known = self._known(reranker)
-        prepared = prepare(self.candidates, self.interactions, self.columns, self.part_users, self.out, known)
+        known, further = self._known(reranker)
+        columns = replace(self.columns, further=further)
+        prepared = prepare(self.candidates, self.interactions, columns, self.part_users, self.out, known)
         known.require_most(prepared.candidates, str(self.candidates), of_users=self.interactions is None)
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
@@ -225,12 +226,14 @@ class OfflineRun:
             engines=self.engines,
         )
 
-    def _known(self, reranker: Reranker | None) -> KnownIds:
-        """The ids of the bundle."""
+    def _known(self, reranker: Reranker | None) -> tuple[KnownIds, tuple[str, ...]]:
+        """The ids of the bundle, and the columns of candidates that it needs."""
         if reranker is not None:
-            return KnownIds(users=reranker.user_ids, items=reranker.item_ids)
+            return KnownIds(users=reranker.user_ids, items=reranker.item_ids), tuple(reranker.candidate_columns)
         state = read_bundle(self.bundle)
-        return KnownIds(users=list(state.evidence.histories), items=list(state.items[ITEM]))
+        own = state.evidence.own
+        further = () if own is None else tuple(own.candidate_columns)
+        return KnownIds(users=list(state.evidence.histories), items=list(state.items[ITEM])), further
 
     def _parts(self, job: Job, parts: list[int], reranker: Reranker | None) -> Iterable[Record]:
         if not parts:

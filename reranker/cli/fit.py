@@ -77,6 +77,11 @@ def fit(
             "where a model, engine, read-out or prompt is named",
         ),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", help="columns of candidates, items and users for the ranker, comma-separated"),
+    ] = None,
+    users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -85,6 +90,7 @@ def fit(
 ) -> None:
     """Learn a domain from interactions and save a bundle; the first stage is ALS and co-visits, or --generator."""
     from candidate_gen import DEFAULT_METHOD, make_generator
+    from reranker.fusion.own_columns import unused
     from reranker.pipeline.bundle import require_new_place, require_storable
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
@@ -94,12 +100,14 @@ def fit(
     settings = given(
         model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
     )
+    if features is not None:
+        settings["features"] = [name.strip() for name in features.split(",") if name.strip()]
     settings = {**settings_from_yaml(config), **settings}
     if base_url is not None:
         settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
-    data = dataset_from_flags(dataset, interactions, items, domain)
+    data = dataset_from_flags(dataset, interactions, items, domain, users)
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
@@ -130,9 +138,9 @@ def fit(
                 first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(
                     data.interactions
                 )
-            users, most = data.interactions[USER].nunique(), reranker.config.window_users
-            if users > most:
-                typer.echo(f"lists of {most:,} of {users:,} users, drawn at random, teach and judge (window_users)")
+            n_users, most = data.interactions[USER].nunique(), reranker.config.window_users
+            if n_users > most:
+                typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, teach and judge (window_users)")
             if chosen_scorer == AUTO:
                 reranker = climb(reranker, data, first_stage)
             else:
@@ -148,6 +156,10 @@ def fit(
         typer.echo(texts.summary())
     for line in unread(data, reranker.reader):
         typer.echo(line)
+    if (own := reranker.fusion_model.own) is not None:
+        typer.echo(own.summary())
+    if could_be := unused(reranker.config.features, data.items, data.users):
+        typer.echo(f"columns that could be features (--features): {', '.join(could_be)}")
     if chosen_scorer != BASELINE:
         tell_texts(reranker, data.items)
     if reranker.ladder is not None:

@@ -62,7 +62,11 @@ GeneratorOption = Annotated[
 
 
 def dataset_from_flags(
-    dataset: str | None, interactions: Path | None, items: Path | None, domain: str | None
+    dataset: str | None,
+    interactions: Path | None,
+    items: Path | None,
+    domain: str | None,
+    users: Path | None = None,
 ) -> Dataset:
     """The data set that the flags name.
 
@@ -73,11 +77,15 @@ def dataset_from_flags(
     if dataset is not None:
         if interactions is not None or items is not None:
             raise ConfigError("give --dataset, or --interactions and --items, not both")
+        if users is not None:
+            raise ConfigError("--users goes with --interactions and --items, not with --dataset")
         return load_dataset(dataset, domain=domain)
     if interactions is None or items is None:
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
     chosen, listed = read_dataset(interactions, items)
-    return Dataset(interactions=chosen, items=listed, domain=domain or "generic")
+    known = {USER: chosen[USER]} if USER in chosen else None
+    table = None if users is None else read_table(users, known=known)
+    return Dataset(interactions=chosen, items=listed, domain=domain or "generic", users=table)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`reranker rerank`: candidates in, reranked lists out; a table at once, or a folder as an offline run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,11 +88,12 @@ def rerank(
     if interactions is not None:
         newer = read_table(interactions, (*ids, USER, ITEM))
         newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
+    reranker = engines.reranker(bundle)
+    columns = replace(columns, further=tuple(reranker.candidate_columns))
     table = read_table(candidates, ids)
     wanted = columns.of_candidates(list(map(str, table.columns)), str(candidates))
     unused = [str(name) for name in table.columns if name not in wanted.values()]
     table = _renamed(table, wanted)
-    reranker = engines.reranker(bundle)
     known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
     if newer is not None and interactions is not None:
         users = known[USER] if holds_text(interactions) else newer[USER]

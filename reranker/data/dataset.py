@@ -8,7 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.id_matching import require_most_known
-from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, validate_interactions, validate_items
+from reranker.data.schema import (
+    ITEM,
+    TIMESTAMP,
+    USER,
+    WEIGHT,
+    require_ids_like,
+    validate_interactions,
+    validate_items,
+    validate_users,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +33,19 @@ class Dataset:
             come in a random order, whatever their order was (`in_sequence`).
         items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
         domain: names the prompt family and the domain's soft prompt, for instance "movies".
+        users: `user_id` and further columns, one row a user, for `RerankerConfig.features`; or None.
     """
 
     interactions: pd.DataFrame
     items: pd.DataFrame
     domain: str = "generic"
+    users: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
-        from reranker.data.frames import as_dataset  # it reads files, and this module is read with the package
+        from reranker.data.frames import (  # it reads files, and this module is read with the package
+            as_dataset,
+            as_frame,
+        )
 
         chosen, listed = as_dataset(self.interactions, self.items)
         interactions = validate_interactions(chosen)
@@ -39,6 +53,10 @@ class Dataset:
             interactions = in_sequence(interactions).reset_index(drop=True)
         object.__setattr__(self, "interactions", interactions)
         object.__setattr__(self, "items", validate_items(listed))
+        if self.users is not None:
+            users = validate_users(as_frame(self.users, "users", {USER: interactions[USER]}))
+            require_ids_like(interactions[USER], users[USER], "users")
+            object.__setattr__(self, "users", users)
 
     @property
     def has_order(self) -> bool:

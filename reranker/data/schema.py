@@ -59,8 +59,7 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
     """
     given = as_frame(frame, name)
     frame = _with_canonical_names(given, name, ALIASES)
-    require_columns(frame, [USER, ITEM], name)
-    _require_rows(frame, name)
+    _require_table(frame, [USER, ITEM], name)
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
     if WEIGHT in frame:
@@ -97,11 +96,7 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     Raises:
         DataError: empty table, missing column, missing, unhashable or duplicate item_id.
     """
-    frame = _with_canonical_names(frame, name)
-    require_columns(frame, [ITEM, TITLE], name)
-    _require_rows(frame, name)
-    _require_ids(frame, ITEM, name)
-    _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
+    frame = _one_row_each(frame, [ITEM, TITLE], name)
     titles = frame[TITLE].astype(object).where(frame[TITLE].notna(), "").map(_as_title).str.strip()
     untitled = (titles == "").to_numpy()
     if untitled.any():
@@ -112,6 +107,21 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     if CATEGORY in frame:
         frame[CATEGORY] = frame[CATEGORY].map(readable_categories)
     return mixed_as_texts(frame).reset_index(drop=True)
+
+
+def validate_users(frame: pd.DataFrame, name: str = "users") -> pd.DataFrame:
+    """Returns a copy with one row a user; raises DataError as `validate_items` does."""
+    return _one_row_each(frame, [USER], name).reset_index(drop=True)
+
+
+def _one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
+    """A table with these columns, of which the first holds an id, each once."""
+    frame, column = _with_canonical_names(frame, name), columns[0]
+    _require_table(frame, columns, name)
+    _require_ids(frame, column, name)
+    keep = f"appears more than once; keep one row {'an item' if column == ITEM else 'a user'}"
+    _refuse_rows(frame, column, frame[column].duplicated().to_numpy(), keep, name)
+    return frame
 
 
 def _as_title(value: object) -> str:
@@ -129,13 +139,18 @@ def mixed_as_texts(items: pd.DataFrame) -> pd.DataFrame:
     return items
 
 
-def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.DataFrame:
+def validate_candidates(frame: pd.DataFrame, name: str = "candidates", further: Sequence[str] = ()) -> pd.DataFrame:
     """Returns a copy with `user_id, item_id, score, rank`; users in order of appearance, each list by rank.
 
     Rows with which `implicit` fills short lists are left out and counted in the log.
 
     `rank` decides the first-stage order. Without it, lists are ranked by descending score (ties keep row order);
     without `score`, the score is the reciprocal rank.
+
+    Args:
+        frame: the table.
+        name: for errors.
+        further: columns that are kept as they are, where the table has them.
 
     Raises:
         DataError: empty table, missing column, missing id, duplicate (user, item), duplicate rank, score or rank that
@@ -147,7 +162,7 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
         raise DataError(
             f"table {name!r} needs a {SCORE!r} or a {RANK!r} column; it has {list(map(str, frame.columns))}"
         )
-    _require_rows(frame, name)
+    _require_table(frame, [USER, ITEM], name)
     if SCORE in frame:
         frame = _without_filler(frame, name)
     for column in (USER, ITEM):
@@ -168,7 +183,8 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates") -> pd.Dat
     frame[RANK] = frame.groupby(group).cumcount() + 1
     if SCORE not in frame:
         frame[SCORE] = 1.0 / frame[RANK]
-    return frame[CANDIDATE_COLUMNS].reset_index(drop=True)
+    kept = [column for column in further if column in frame and column not in CANDIDATE_COLUMNS]
+    return frame[[*CANDIDATE_COLUMNS, *kept]].reset_index(drop=True)
 
 
 def _without_filler(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -192,11 +208,7 @@ def validate_item_vectors(
         DataError: empty table, missing, unhashable or duplicate item_id, columns that are no numbers, vectors of
             different lengths, or a number that is not finite.
     """
-    frame = _with_canonical_names(frame, name)
-    require_columns(frame, [ITEM], name)
-    _require_rows(frame, name)
-    _require_ids(frame, ITEM, name)
-    _refuse_rows(frame, ITEM, frame[ITEM].duplicated().to_numpy(), "appears more than once; keep one row an item", name)
+    frame = _one_row_each(frame, [ITEM], name)
     values = _listed_vectors(frame, name) if VECTOR in frame else _numeric_columns(frame, name)
     values[np.isnan(values).all(axis=1)] = 0.0
     infinite = np.asarray(~np.isfinite(values).all(axis=1))
@@ -297,7 +309,9 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str], name: str) -> N
         )
 
 
-def _require_rows(frame: pd.DataFrame, name: str) -> None:
+def _require_table(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises DataError for a missing column, or without a single row."""
+    require_columns(frame, columns, name)
     if frame.empty:
         raise DataError(f"table {name!r} is empty: it has columns but no rows")
 

@@ -1,13 +1,14 @@
 """Lists of candidates with the chosen one marked: what the ranker is fitted on."""
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.fusion.features import FEATURES
 from reranker.types import IntArray, UserId
 
 
@@ -16,13 +17,14 @@ class Choices:
     """Lists of one or several windows and what was chosen from them.
 
     Attributes:
-        features: (rows, len(FEATURES)) evidence features.
+        features: (rows, len(columns)) evidence features, own features behind the others.
         list_index: (rows,) 0-based number of the list.
         chosen: (rows,) True where the user chose the item next.
         first_stage_rank: (rows,) 1-based rank in the list that came in.
         n_relevant: (n_lists,) held-out items of the user, proposed or not.
         n_known: (n_lists,) interactions known of the user when the list was made.
         users: (n_lists,) whose list it is; a user has one list a moment.
+        columns: name -> words of each feature.
     """
 
     features: NDArray[np.float64]
@@ -32,6 +34,7 @@ class Choices:
     n_relevant: IntArray
     n_known: IntArray
     users: Sequence[UserId]
+    columns: Mapping[str, str] = field(default_factory=lambda: dict(FEATURES))
 
     @classmethod
     def joined(cls, windows: Sequence[Self]) -> Self:
@@ -45,6 +48,7 @@ class Choices:
             n_relevant=np.concatenate([one.n_relevant for one in windows]),
             n_known=np.concatenate([one.n_known for one in windows]),
             users=[user for one in windows for user in one.users],
+            columns=windows[0].columns,
         )
 
     @cached_property

@@ -6,7 +6,7 @@ measures the LLM and nothing else.
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -19,6 +19,8 @@ from reranker.data.catalog import Catalog, Item
 from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, TIMESTAMP, USER
 from reranker.errors import DataError
 from reranker.fusion.conditional_logit import standardise_within_lists
+from reranker.fusion.own_columns import OwnColumn
+from reranker.fusion.own_features import OwnFeatures
 from reranker.prompting.text import field_text
 from reranker.types import IntArray, ItemId, UserId
 
@@ -71,6 +73,7 @@ class EvidenceModel:
         transitions: (n_items, n_items) CSR, how often column directly followed row; empty without timestamps.
         categories: (n_items, n_categories) CSR of 0/1.
         histories: user id -> rows of the user's items, oldest first.
+        own: features of the user's own columns, or None.
     """
 
     index: dict[ItemId, int]
@@ -81,11 +84,25 @@ class EvidenceModel:
     transitions: sparse.csr_array
     categories: sparse.csr_array
     histories: dict[UserId, IntArray]
+    own: OwnFeatures | None = None
 
     @cached_property
     def item_ids(self) -> list[ItemId]:
         """The item of each row."""
         return list(self.index)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> words of each column of `features`."""
+        return dict(FEATURES) if self.own is None else {**FEATURES, **self.own.words}
+
+    def with_own(
+        self, columns: Sequence[OwnColumn], items: pd.DataFrame, users: pd.DataFrame | None
+    ) -> "EvidenceModel":
+        """The same with features of the user's own columns; of none, without any. Raises DataError as `OwnFeatures.fit`
+        does."""
+        own = OwnFeatures.fit(columns, self.index, self.histories, items, users) if columns else None
+        return replace(self, own=own)
 
     @classmethod
     def fit(
@@ -128,7 +145,7 @@ class EvidenceModel:
         ids = dict.fromkeys([*self.index, *items[ITEM]])
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
         new = len(index) - len(self.index)
-        return EvidenceModel(
+        larger = EvidenceModel(
             index=index,
             vectors=np.pad(self.vectors, ((0, new), (0, 0))),
             popularity=np.pad(self.popularity, (0, new)),
@@ -138,16 +155,21 @@ class EvidenceModel:
             categories=_categories(items, index),
             histories=self.histories,
         )
+        return larger if self.own is None else larger.with_own(self.own.columns, items, self.own.users)
 
     def features(
-        self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
+        self,
+        candidates: pd.DataFrame,
+        histories: Mapping[UserId, IntArray] | None = None,
+        identities: Mapping[UserId, UserId] | None = None,
     ) -> NDArray[np.float64]:
-        """(rows, len(FEATURES)) evidence, z-scored within each user's list.
+        """(rows, len(columns)) evidence, z-scored within each user's list.
 
         Args:
             candidates: a validated candidates table. Unknown items and users have no statistics: their features sit at
                 the bottom of the list (counts of 0, likeness of 0).
             histories: other histories than those of `fit`, rows of `index`, oldest first.
+            identities: user of `candidates` -> the user whose own columns count.
         """
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
         list_index, users = pd.factorize(candidates[USER])
@@ -158,7 +180,14 @@ class EvidenceModel:
         lengths = np.log1p(self.n_known(users, known).astype(np.float64))[list_index]
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
-        return standard
+        if self.own is None:
+            return standard
+        own = self.own.values(candidates, self._rows(candidates), known, standard[:, 2], standard[:, 0], identities)
+        return np.concatenate([standard, own], axis=1)
+
+    def _rows(self, candidates: pd.DataFrame) -> IntArray:
+        """(rows,) of the items in the index; -1 for unknown ones."""
+        return np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
 
     def raw_features(
         self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
@@ -171,7 +200,7 @@ class EvidenceModel:
         """
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
         raw = np.zeros((len(candidates), N_RAW_FEATURES))
-        items: IntArray = np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
+        items = self._rows(candidates)
         scores = candidates[SCORE].to_numpy(dtype=np.float64)
         raw[:, 0] = scores
         raw[:, 1] = -np.log(candidates[RANK].to_numpy(dtype=np.float64))

@@ -11,10 +11,10 @@ from reranker.errors import BundleError, DataError
 from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
-from reranker.fusion.features import FEATURES
 from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 from reranker.fusion.judged import JudgedLists
+from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
@@ -75,6 +75,7 @@ class FusionModel:
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
             can be compared in pairs; empty where it was loaded.
+        own: what own features were worth; None where there were none.
         judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
     """
 
@@ -84,6 +85,7 @@ class FusionModel:
     guard: GuardDecision
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     judged: JudgedLists | None = None
+    own: OwnVerdict | None = None
 
     @classmethod
     def fit(
@@ -126,8 +128,8 @@ class FusionModel:
             features=np.concatenate([features, llm_columns(features, raw, list_index)], axis=1),
         )
         words = llm_words(words)
-        earlier = _Past.of(past, {**FEATURES, **words})
-        evidence = FusionHead.fit(dict(FEATURES), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
+        earlier = _Past.of(past, {**fold.columns, **words})
+        evidence = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
         by_list = _cross_fitted(fold, read, words, l2, seed, earlier)
         new = JudgedLists(
             ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
@@ -151,6 +153,7 @@ class FusionModel:
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
+            own=None if past is None else past.own,
         )
 
     def orders(
@@ -159,7 +162,7 @@ class FusionModel:
         """(rows,) scores by the baseline (`features`), LLM alone (`llm`) and both (`fused`).
 
         Args:
-            features: (rows, len(FEATURES)) evidence.
+            features: (rows, n_features) evidence.
             raw: (rows, n_components) what the LLM says.
             list_index: (rows,) 0-based number of the user's list.
         """
@@ -176,6 +179,7 @@ class FusionModel:
             "fused": self.fused.to_json(),
             "baseline": self.features.to_json(),
             "guard": self.guard.to_json(),
+            **({} if self.own is None else {"own": self.own.to_json()}),
         }
 
     @classmethod
@@ -194,6 +198,7 @@ class FusionModel:
                 fused=FusionHead.from_json(data["fused"]),
                 features=FusionHead.from_json(data["baseline"]),
                 guard=GuardDecision.from_json(data["guard"]),
+                own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
@@ -229,7 +234,7 @@ def _cross_fitted(
         mine = fold_of_row == number
         mine_read = mine[read.rows]
         others = fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine]
-        evidence = FusionHead.fit(dict(FEATURES), *others, l2, past.features, remembers=False)
+        evidence = FusionHead.fit(dict(fold.columns), *others, l2, past.features, remembers=False)
         features[mine] = evidence.score(fold.features[mine])
         if words and mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]

@@ -39,6 +39,8 @@ from reranker.errors import BundleError, DataError, RerankerError, UnknownGenera
 from reranker.fusion import EvidenceModel, FusionModel
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
+from reranker.fusion.own_columns import OwnColumn
+from reranker.fusion.own_features import OwnFeatures
 from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
@@ -56,6 +58,7 @@ FORMAT_VERSION = 10
 _TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
+_OWN, _USERS = "own_features.json", "users.parquet"
 _SPARSE = ("co_visits", "transitions", "categories")
 _UNIT = 1.001  # of a vector of length 1, any coordinate
 _MOST_COUNT = 1e12  # interactions of an item
@@ -107,12 +110,19 @@ def require_storable(data: Dataset) -> None:
     """Raises DataError for an id, or a column of items, that a bundle cannot hold."""
     for ids in (data.interactions[USER], data.interactions[ITEM], data.items[ITEM]):
         encode_ids(ids.drop_duplicates())
-    for name in data.items.columns.drop(ITEM):
+    _require_storable_columns(data.items.drop(columns=ITEM), "items")
+    if data.users is not None:
+        encode_ids(data.users[USER])
+        _require_storable_columns(data.users.drop(columns=USER), "users")
+
+
+def _require_storable_columns(table: pd.DataFrame, where: str) -> None:
+    for name in table.columns:
         try:
-            pa.array(data.items[name], from_pandas=True)
+            pa.array(table[name], from_pandas=True)
         except (pa.ArrowException, TypeError, OverflowError) as error:
             raise DataError(
-                f"table 'items', column {name!r}: its values cannot be stored together ({error}). Convert them to "
+                f"table {where!r}, column {name!r}: its values cannot be stored together ({error}). Convert them to "
                 "text, or leave the column out"
             ) from error
 
@@ -189,13 +199,15 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         _verify(directory, manifest["files"])
         ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
+        items = _read_items(directory / "items.parquet", ids["item_table"])
+        evidence = _read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"]))
         return BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
             model=ModelInfo(**manifest["model"]),
             templates_sha256=manifest["templates_sha256"],
-            items=_read_items(directory / "items.parquet", ids["item_table"]),
-            evidence=_read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"])),
+            items=items,
+            evidence=_with_own(evidence, directory, ids, items),
             references=[decode_ids(one) for one in ids["references"]],
             reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
             fusion_model=_with_judged(
@@ -241,6 +253,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     if judged is not None:
         ids["judged"] = encode_ids(judged.users)
         np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
+    if evidence.own is not None:
+        _write_own(evidence.own, directory, ids)
     if state.details is not None:
         write_table(state.details, directory / _DETAILS)
     (directory / "ids.json").write_text(json.dumps(ids))
@@ -281,6 +295,25 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
     if arrays["ndcg"].shape != (len(users), 3) or arrays["n_known"].shape != (len(users),):
         raise BundleError(f"{path} is damaged: {arrays['ndcg'].shape} values of {len(users)} lists")
     return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
+
+
+def _write_own(own: OwnFeatures, directory: Path, ids: dict[str, Any]) -> None:
+    (directory / _OWN).write_text(json.dumps([column.to_json() for column in own.columns], indent=1))
+    if own.users is not None:
+        ids["user_table"] = encode_ids(own.users[USER])
+        write_table(own.users.drop(columns=USER), directory / _USERS)
+
+
+def _with_own(evidence: EvidenceModel, directory: Path, ids: dict[str, Any], items: pd.DataFrame) -> EvidenceModel:
+    """The evidence with the user's own columns, where the bundle has some."""
+    if not (directory / _OWN).exists():
+        return evidence
+    users = None
+    if (directory / _USERS).exists():
+        require_small_parquet(directory / _USERS, len(ids["user_table"]))
+        users = read_table(directory / _USERS)
+        users.insert(0, USER, pd.Series(decode_ids(ids["user_table"]), dtype=object))
+    return evidence.with_own([OwnColumn.from_json(one) for one in read_json(directory / _OWN)], items, users)
 
 
 def _read_details(path: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import EvidenceModel
+from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.statistics import evidence_model
 from reranker.protocols import CandidateGenerator
 from reranker.rules import ItemColumns
@@ -46,14 +47,20 @@ class DomainData:
 
     @classmethod
     def build(
-        cls, data: Dataset, generator: CandidateGenerator | None, references: int = 0, seed: int = 0
+        cls,
+        data: Dataset,
+        generator: CandidateGenerator | None,
+        references: int = 0,
+        seed: int = 0,
+        own: Sequence[OwnColumn] = (),
     ) -> "DomainData":
         """Learns from the whole data set, in the item space of `generator`; draws that many references by `seed`."""
+        evidence = evidence_model(data.interactions, data.items, generator)
         drawn = reference_histories(data.items[ITEM].tolist(), references, seed)
         return cls(
             items=data.items,
             catalog=Catalog(data.items),
-            evidence=evidence_model(data.interactions, data.items, generator),
+            evidence=evidence.with_own(own, data.items, data.users),
             references=drawn,
             reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
             details=_details(data.interactions),
@@ -73,6 +80,11 @@ class DomainData:
         return pd.DataFrame(
             {**ids, **{name: self.details[name] for name in (TIMESTAMP, WEIGHT) if name in self.details}}
         )
+
+    @property
+    def candidate_columns(self) -> list[str]:
+        """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
+        return [] if self.evidence.own is None else self.evidence.own.candidate_columns
 
     @cached_property
     def item_columns(self) -> ItemColumns:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from reranker.pipeline.reranker import Reranker
 
 
-def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId]) -> pd.DataFrame:
+def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId], further: Sequence[str] = ()) -> pd.DataFrame:
     """The validated list of one user.
 
     Args:
         user: whose.
         candidates: item ids, best first; or a candidates table, with or without `user_id`.
+        further: columns that are kept as they are.
 
     Raises:
         DataError: no row is the user's, or the table breaks its contract.
@@ -38,7 +39,7 @@ def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId]) -> pd.Da
     mine = candidates[candidates[USER] == user]
     if mine.empty:
         raise DataError(f"explain: the candidates hold no row of user {user!r}; check the id and its type")
-    return validate_candidates(mine)
+    return validate_candidates(mine, further=further)
 
 
 def history_scores(
@@ -62,6 +63,7 @@ def history_scores(
             order,
             histories={number: np.array(one, dtype=np.int64) for number, one in enumerate(histories)},
             states={} if state is None else dict.fromkeys(range(len(histories)), state),
+            identities=dict.fromkeys(range(len(histories)), candidates[USER].iloc[0]),
         )
         return head.score(values).reshape(len(histories), n)
 
@@ -80,8 +82,8 @@ def explain_list(
     history_items: int = HISTORY_ITEMS,
 ) -> Explanation:
     """As `Reranker.explain` has it."""
-    lists = one_list(user, candidates)
     data, fusion_model = reranker._fitted()
+    lists = one_list(user, candidates, data.candidate_columns)
     newer = None if history is None else {user: history}
     histories = data.evidence.histories_with(newer)
     state = reranker.states.get(user) if state is None else state

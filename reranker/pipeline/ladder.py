@@ -26,7 +26,7 @@ LLM = "llm"
 def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
     """A Reranker by the engine `LEXICAL` or `ENCODER`, with the same settings otherwise."""
     same = llm.config.model_dump(
-        include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "l2", "seed"}
+        include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "features", "l2", "seed"}
     )
     return Reranker.from_pretrained("untrained", engine=engine, scoring="embedding", **same)
 

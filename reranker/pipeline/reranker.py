@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
+from reranker.fusion.own_judged import judge_own, without_own
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explaining import explain_list
@@ -180,10 +182,14 @@ class Reranker:
         self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.generator = generator
+        choices, own = Choices.joined([fold.choices for fold in folds]), folds[0].evidence.own
+        verdict = None if own is None else judge_own(choices, config.l2, config.seed)
+        if verdict is not None and not verdict.keeps:
+            choices, own = without_own(choices), None
         with step("statistics of all interactions", progress):
-            self._data = DomainData.build(data, generator, config.references, config.seed)
+            columns = () if own is None else own.columns
+            self._data = DomainData.build(data, generator, config.references, config.seed, columns)
         self.reader.refer_to(self._data.reference_histories)
-        choices = Choices.joined([fold.choices for fold in folds])
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
         with self.reader.reading_catalog(progress):
             self.reader.learn_items(self._data.catalog.items(self.item_ids))
@@ -192,7 +198,10 @@ class Reranker:
         self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
         words = self.reader.scoring.components
         with step("weights and guard", progress):
-            self.fusion_model = FusionModel.fit(choices, components, words, config.l2, config.seed)
+            fitted = FusionModel.fit(choices, components, words, config.l2, config.seed)
+            self.fusion_model = replace(fitted, own=verdict)
+        if verdict is not None:
+            logger.info("domain %r: %s", data.domain, verdict.summary())
         logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
         for line in unread(data, self.reader):
             logger.info("domain %r: %s", data.domain, line)
@@ -232,12 +241,14 @@ class Reranker:
         states: Mapping[UserId, UserState] | None = None,
         queries: Mapping[UserId, str] | None = None,
         rules: Rules | None = None,
+        identities: Mapping[UserId, UserId] | None = None,
         progress: bool = False,
     ) -> RankingResult:
         """Reranks each user's list.
 
         Args:
-            candidates: `user_id, item_id` and `score` or `rank`: a pandas, polars or pyarrow table, or a path of one.
+            candidates: `user_id, item_id` and `score` or `rank`: a pandas, polars or pyarrow table, or a path of one;
+                and the columns of candidates that `features` named when the ranker was fitted.
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
                 of the users they contain.
@@ -247,6 +258,8 @@ class Reranker:
                 scores, whichever order is served. The guard judged orders without queries.
             rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring; `rules` of the result
                 counts what was done and names what could not be met.
+            identities: user of `candidates` -> the user whose columns of the user table count, where a list goes by
+                another name; each is himself by default.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -264,7 +277,7 @@ class Reranker:
         if rules is not None:
             data.item_columns.require(rules)
         known: dict[str, Iterable[Hashable]] = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
-        lists = validate_candidates(as_frame(candidates, "candidates", known))
+        lists = validate_candidates(as_frame(candidates, "candidates", known), further=data.candidate_columns)
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             for user, chosen in interactions.items():
                 refuse_single(chosen, "item ids", f"interactions[{user!r}]")
@@ -279,7 +292,8 @@ class Reranker:
                 interactions = validate_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
-        served = self._served(lists, data.evidence.histories_with(interactions), order, states, progress)
+        histories = data.evidence.histories_with(interactions)
+        served = self._served(lists, histories, order, states, identities, progress)
         if queries:
             served = with_queries(self.reader, data.catalog, lists, served, queries)
         ranked = RankingResult.of(lists, served, data.catalog, k, rules, data.item_columns)
@@ -429,8 +443,8 @@ class Reranker:
         Raises:
             DataError: the table breaks its contract or holds more than one user.
         """
-        lists = validate_candidates(candidates)
         data, fusion_model = self._fitted()
+        lists = validate_candidates(candidates, further=data.candidate_columns)
         if lists[USER].nunique() != 1:
             raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
         one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
@@ -445,6 +459,7 @@ class Reranker:
         *,
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
+        identities: Mapping[UserId, UserId] | None = None,
     ) -> tuple[FusionHead, NDArray[np.float64]]:
         """The head behind an order and the (rows, n_columns) values that it weighs, of a validated candidates table.
 
@@ -453,6 +468,7 @@ class Reranker:
             order: "fused" or "baseline"; the model reads for the first alone.
             histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
+            identities: as for `rerank`.
 
         Raises:
             DataError: nothing was fitted.
@@ -460,7 +476,7 @@ class Reranker:
         """
         data, fusion_model = self._fitted()
         known = data.evidence.histories if histories is None else histories
-        features = data.evidence.features(candidates, known)
+        features = data.evidence.features(candidates, known, identities)
         if order == "baseline":
             return fusion_model.features, features
         if order != "fused":
@@ -477,6 +493,7 @@ class Reranker:
         *,
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
+        identities: Mapping[UserId, UserId] | None = None,
         progress: bool | None = False,
     ) -> OrderScores:
         """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
@@ -485,6 +502,7 @@ class Reranker:
             candidates: a validated candidates table.
             histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
+            identities: as for `rerank`.
             progress: show a progress bar on stderr.
 
         Raises:
@@ -498,7 +516,7 @@ class Reranker:
         read = self.reader.read(lists, progress)
         raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        orders = fusion_model.orders(data.evidence.features(candidates, known), raw, list_index)
+        orders = fusion_model.orders(data.evidence.features(candidates, known, identities), raw, list_index)
         tokens = np.array([one.prompt_tokens for one in read], dtype=np.int64)
         return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
 
@@ -529,6 +547,11 @@ class Reranker:
     def item_fields(self, item_ids: Sequence[ItemId]) -> list[Item]:
         """Column -> value of each item of the catalogue, without its id; an unknown item is "(untitled)"."""
         return self._require_data().catalog.items(item_ids)
+
+    @property
+    def candidate_columns(self) -> list[str]:
+        """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
+        return self._require_data().candidate_columns
 
     @property
     def item_columns(self) -> ItemColumns:
@@ -668,6 +691,7 @@ class Reranker:
         histories: Mapping[UserId, IntArray],
         order: Order | None,
         states: Mapping[UserId, UserState] | None,
+        identities: Mapping[UserId, UserId] | None,
         progress: bool,
     ) -> ServedScores:
         """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
@@ -681,10 +705,12 @@ class Reranker:
         if rows.any():
             part = lists[rows].reset_index(drop=True)
             if guard.serve == "fused":
-                every = self.score_all(part, histories=histories, states=states, progress=progress)
+                every = self.score_all(
+                    part, histories=histories, states=states, identities=identities, progress=progress
+                )
                 scores[rows], tokens[holds] = every.of(guard.serve), every.prompt_tokens
             else:
-                scores[rows] = fusion_model.features.score(data.evidence.features(part, histories))
+                scores[rows] = fusion_model.features.score(data.evidence.features(part, histories, identities))
         return ServedScores(
             order=guard.serve,
             orders=guard.orders(n_known),

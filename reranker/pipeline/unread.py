@@ -29,7 +29,10 @@ def unread(data: Dataset, scorer: LLMScorer) -> list[str]:
 def unread_columns(columns: Iterable[str], scorer: LLMScorer) -> list[str]:
     """Those of the items table that neither the templates nor the features read; none where that cannot be told."""
     read = scorer.item_fields
-    return [] if read is None else [name for name in columns if name not in read | _ALWAYS]
+    if read is None:
+        return []
+    asked = {name.removeprefix("items.") for name in scorer.config.features}
+    return [name for name in columns if name not in read | _ALWAYS | asked]
 
 
 def unweighted(data: Dataset) -> str:

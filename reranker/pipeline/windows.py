@@ -22,6 +22,7 @@ from reranker.data.schema import (
 )
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Choices, EvidenceModel
+from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import evidence_model
 from reranker.pipeline.proposing import fitted_on, lists_by, require_generator
 from reranker.protocols import CandidateGenerator
@@ -66,6 +67,7 @@ class ValidationFold:
         held_out: pd.DataFrame,
         candidates: pd.DataFrame,
         generator: CandidateGenerator | None,
+        own: Sequence[OwnColumn] = (),
     ) -> "ValidationFold":
         """Puts a fold together.
 
@@ -75,8 +77,9 @@ class ValidationFold:
             held_out: what the users chose after that.
             candidates: lists proposed at that moment.
             generator: gives the item space, if it has one; fitted on `before`.
+            own: columns of the user's tables that are features, too.
         """
-        evidence = evidence_model(before, data.items, generator)
+        evidence = evidence_model(before, data.items, generator).with_own(own, data.items, data.users)
         pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
         chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
         list_index, users = pd.factorize(candidates[USER])
@@ -110,6 +113,7 @@ class ValidationFold:
             n_relevant=self.n_relevant,
             n_known=self.n_known,
             users=self.users,
+            columns=self.evidence.columns,
         )
 
 
@@ -132,8 +136,10 @@ def windows_of(
     if (generator is None) == (logs is None) or (candidates is None) != (held_out is None):
         raise ConfigError("fit needs either generator=, or candidates= and held_out= together")
     data.require_shared_items()
+    served = None if candidates is None else as_frame(candidates, "candidates")
+    own = resolved(config.features, data.items, data.users, served)
     if logs is not None:
-        return [fold_from_logs(data, *logs)]
+        return [fold_from_logs(data, *logs, own)]
     assert generator is not None
     require_generator(generator)
     return folds_from_generator(
@@ -144,6 +150,7 @@ def windows_of(
         config.seed,
         config.windows,
         most=config.window_users,
+        own=own,
         progress=progress,
     )
 
@@ -157,6 +164,7 @@ def folds_from_generator(
     windows: int = MOMENTS,
     *,
     most: int | None = None,
+    own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
 ) -> list[ValidationFold]:
     """`fold_from_generator` of the data, and of what was known before each of these folds, newest first.
@@ -166,11 +174,11 @@ def folds_from_generator(
     """
 
     def fold(known: pd.DataFrame) -> ValidationFold:
-        past = Dataset(interactions=known, items=data.items, domain=data.domain)
-        return fold_from_generator(past, generator, n, min_history, seed, most=most, progress=progress)
+        past = Dataset(interactions=known, items=data.items, domain=data.domain, users=data.users)
+        return fold_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
 
     return replay(
-        lambda: fold_from_generator(data, generator, n, min_history, seed, most=most, progress=progress),
+        lambda: fold_from_generator(data, generator, n, min_history, seed, most=most, own=own, progress=progress),
         lambda newer: fold(newer.before),
         lambda one: len(one.choices.covered_lists()),
         windows,
@@ -185,6 +193,7 @@ def fold_from_generator(
     seed: int = 0,
     *,
     most: int | None = None,
+    own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
 ) -> ValidationFold:
     """Holds each user's last interaction out, fits a clone of `generator` on the rest and lets it propose lists.
@@ -198,6 +207,7 @@ def fold_from_generator(
         min_history: users with fewer interactions than this before the held-out one get no list.
         seed: of what is held out without timestamps, and of who gets a list.
         most: users who get a list, drawn at random; all by default.
+        own: columns of the user's tables that are features, too.
         progress: show a line a step on stderr; None does on a terminal and in a notebook.
 
     Raises:
@@ -225,10 +235,12 @@ def fold_from_generator(
     with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
         candidates = lists_by(earlier, before, held_out[USER].tolist(), n)
     with step("interaction features of the lists", progress):
-        return ValidationFold.build(data, before, held_out, candidates, earlier)
+        return ValidationFold.build(data, before, held_out, candidates, earlier, own)
 
 
-def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame) -> ValidationFold:
+def fold_from_logs(
+    data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame, own: Sequence[OwnColumn] = ()
+) -> ValidationFold:
     """A fold from the user's own first stage: lists it served, and what was chosen afterwards.
 
     Rows of `data.interactions` that are in `held_out` are left out of the evidence; earlier choices of the same item
@@ -239,13 +251,14 @@ def fold_from_logs(data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFra
             the lists.
     """
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
-    candidates = validate_candidates(as_frame(candidates, "candidates", known))
+    further = [column.name for column in own if column.source == "candidates"]
+    candidates = validate_candidates(as_frame(candidates, "candidates", known), further=further)
     held_out = validate_interactions(as_frame(held_out, "held_out", known), "held_out")
     for name, table in (("candidates", candidates), ("held_out", held_out)):
         require_ids_like(data.interactions[USER], table[USER], name)
         require_ids_like(data.items[ITEM], table[ITEM], name)
     before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
-    return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None)
+    return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None, own)
 
 
 def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:

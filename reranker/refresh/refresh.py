@@ -170,7 +170,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
     known_enough = n_known >= max(1, reranker.config.min_history)
     users = list(held_out[USER].unique()[known_enough])
     if served is not None:
-        lists = validate_candidates(served)
+        lists = validate_candidates(served, further=data.candidate_columns)
         require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
         require_ids_like(data.evidence.histories, lists[USER], "candidates")
         lists = lists[lists[USER].isin(users)].reset_index(drop=True)
@@ -197,6 +197,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
         n_known=data.evidence.n_known(listed),
         users=list(listed),
         first_stage_rank=lists[RANK].to_numpy(dtype=np.int64),
+        columns=data.evidence.columns,
     )
     return _Window(candidates=lists, choices=choices, too_new=int((~known_enough).sum()))
 
@@ -238,9 +239,12 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame) -> None:
         interactions: all of them; a validated table.
     """
     data, _ = reranker._fitted()
+    own = data.evidence.own
     whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain)
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)
     built = DomainData.build(whole, generator)
+    if own is not None:
+        built = replace(built, evidence=built.evidence.with_own(own.columns, data.items, own.users))
     after = replace(built, references=data.references, reference_items=data.reference_items)
     reranker.reader.learn_choices(*chosen_items(after.catalog, after.evidence))
     reranker.reader.item_tokens = with_newer_items(reranker.reader.item_tokens, after.evidence)

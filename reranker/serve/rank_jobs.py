@@ -39,6 +39,7 @@ class ItemList:
         explained: how many of the best are explained.
         language: of the sentences.
         rules: applied after scoring.
+        features: column of candidates -> value for each item.
     """
 
     items: Sequence[ItemId]
@@ -51,6 +52,7 @@ class ItemList:
     explained: int = 0
     language: Language = "en"
     rules: Rules | None = None
+    features: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     def chosen(self, domain: Domain) -> Sequence[ItemId]:
         """The items to go by, oldest first."""
@@ -216,8 +218,11 @@ def table_of(lists: Sequence[ItemList]) -> pd.DataFrame:
 def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     """Ranks lists that want the same order in one call."""
     lengths, table = [len(one.items) for one in lists], table_of(lists)
+    for name in domain.reranker.candidate_columns:
+        table[name] = pd.Series([value for one in lists for value in one.features[name]], dtype=object)
     ranked = domain.reranker.rerank(
         table,
+        identities={number: _identity(one) for number, one in enumerate(lists)},
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
         order=lists[0].order,
@@ -251,13 +256,20 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     return results
 
 
+def _identity(one: ItemList) -> str | int:
+    """The user whose own columns count; of a new one, an id that no request can name and no table has."""
+    return "\0" if one.user is None else one.user
+
+
 def _explained(domain: Domain, one: ItemList, shown: Sequence[ItemId]) -> tuple[dict[str, Any], ...]:
     """Of the first that are shown: without rules, the best."""
     if not one.explained:
         return ()
     table = pd.DataFrame({ITEM: pd.Series(list(one.items), dtype=object), SCORE: _first_stage_scores(one)})
+    for name in domain.reranker.candidate_columns:
+        table[name] = pd.Series(list(one.features[name]), dtype=object)
     found = domain.reranker.explain(
-        0,
+        _identity(one),
         table.assign(**{RANK: first_stage_ranks(one.first_stage_scores, len(table))}),
         one.explained if one.rules is None else None,
         history=one.chosen(domain),

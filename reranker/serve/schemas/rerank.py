@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+)
 
 from reranker.explain import Language
 from reranker.fusion import Order
@@ -140,6 +150,7 @@ class RerankRequest(UnreadFields):
         raw_scores: log-odds instead of scores between 0 and 1.
         explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
             `item_ids`.
+        features: column -> its value for each of `item_ids`: the columns of candidates that the ranker was fitted with.
         rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring, as `reranker.rules.Rules`
             has it. Needs `item_ids`; `meta.rules` counts what was done and names what could not be met. Scores stay
             with the places.
@@ -167,6 +178,7 @@ class RerankRequest(UnreadFields):
     rank_fields: list[Text] | None = Field(default=None, min_length=1, max_length=100)
     raw_scores: bool | None = None
     explain: bool | Language | None = None
+    features: dict[str, list[StrictBool | FiniteFloat | Text | None]] | None = Field(default=None, max_length=100)
     rules: Rules | None = None
     use_activation: bool | None = None
 

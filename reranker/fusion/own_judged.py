@@ -1,0 +1,139 @@
+"""The guard of own features: whether they are kept, and which columns know what they are to predict."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.errors import BundleError, DataError
+from reranker.fusion.choices import Choices
+from reranker.fusion.features import FEATURES
+from reranker.fusion.guard import METRIC, by_user
+from reranker.fusion.head import FusionHead, assign_folds
+from reranker.types import IntArray
+from reranker.utils.statistics import Interval, mean_interval, ndcg_by_list
+
+LEAK = 0.98
+"""AUC within lists from which on, or below 1 - this, a column is taken for the outcome itself."""
+
+FEWEST_LISTS = 20
+"""Lists with a choice below which an AUC says nothing."""
+
+_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnVerdict:
+    """What own features were worth on the validation windows.
+
+    Attributes:
+        features: their names.
+        gain: NDCG@10 of the baseline with them minus without, cross-fitted, by paired bootstrap over users.
+    """
+
+    features: tuple[str, ...]
+    gain: Interval
+
+    @property
+    def keeps(self) -> bool:
+        """Whether they are used: where they rather add than take away."""
+        return self.gain.mean > 0
+
+    def summary(self) -> str:
+        """For people, one line."""
+        used = "are used" if self.keeps else "are not used"
+        return f"own features {used}: {self.gain} {METRIC} over the baseline without them ({', '.join(self.features)})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"features": list(self.features), "gain": {**self.gain.to_dict(), "n": self.gain.n}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "OwnVerdict":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            BundleError: a field is missing or of another kind.
+        """
+        try:
+            return cls(features=tuple(map(str, data["features"])), gain=Interval(**data["gain"]))
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"own features: not what this version writes ({error!r}); fit again") from error
+
+
+def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0) -> OwnVerdict:
+    """Judges the features of `choices` beyond the interaction features.
+
+    Raises:
+        DataError: a feature is the outcome itself.
+    """
+    refuse_leaks(choices)
+    values = [_cross_fitted(one, l2, seed) for one in (choices, without_own(choices))]
+    gain = mean_interval(by_user(values[0] - values[1], choices.user_numbers), seed=seed)
+    return OwnVerdict(features=tuple(choices.columns)[len(FEATURES) :], gain=gain)
+
+
+def without_own(choices: Choices) -> Choices:
+    """The same choices with the interaction features alone."""
+    return replace(choices, features=choices.features[:, : len(FEATURES)], columns=dict(FEATURES))
+
+
+def refuse_leaks(choices: Choices) -> None:
+    """Refuses own features that separate what was chosen from what was not nearly without fail.
+
+    A column that is written after the choice, as a date of purchase is, does.
+
+    Raises:
+        DataError: with the columns.
+    """
+    lists = choices.covered_lists()
+    if len(lists) < FEWEST_LISTS:
+        return
+    rows = np.isin(choices.list_index, lists)
+    numbers, chosen = np.unique(choices.list_index[rows], return_inverse=True)[1], choices.chosen[rows]
+    leaking = []
+    for at, name in list(enumerate(choices.columns))[len(FEATURES) :]:
+        auc = auc_within_lists(choices.features[rows, at], numbers, chosen)
+        if max(auc, 1 - auc) >= LEAK:
+            leaking.append(f"{name} (AUC {auc:.3f})")
+    if leaking:
+        raise DataError(
+            f"features: {', '.join(leaking)} tells almost without fail which candidate was chosen, so it was written "
+            "after the choice and cannot be known when a list is served: leave it out"
+        )
+
+
+def auc_within_lists(values: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_]) -> float:
+    """Mean over lists of the chance that a chosen row is above one that is not; ties count as one half.
+
+    Args:
+        values: (rows,)
+        list_index: (rows,) 0-based numbers; every list has a chosen row.
+        chosen: (rows,)
+    """
+    order = np.lexsort((values, list_index))
+    lists, ranked, hits = list_index[order], values[order], chosen[order].astype(np.float64)
+    starts = np.searchsorted(lists, np.arange(lists[-1] + 1))
+    new = np.append(True, (np.diff(ranked) != 0) | (np.diff(lists) != 0))
+    tie = np.cumsum(new) - 1
+    places = np.arange(len(order)) - starts[lists] + 1.0
+    mid_ranks = (np.bincount(tie, weights=places) / np.bincount(tie))[tie]
+    sizes, n_chosen = np.bincount(lists).astype(np.float64), np.bincount(lists, weights=hits)
+    sums = np.bincount(lists, weights=mid_ranks * hits)
+    pairs = n_chosen * (sizes - n_chosen)
+    counted = pairs > 0
+    above = sums - n_chosen * (n_chosen + 1) / 2
+    return float((above[counted] / pairs[counted]).mean()) if counted.any() else 0.5
+
+
+def _cross_fitted(choices: Choices, l2: float, seed: int) -> NDArray[np.float64]:
+    """(n_lists,) NDCG@10 of heads that were fitted on other users."""
+    folds = assign_folds(choices.list_index, choices.chosen, _FOLDS, seed, choices.user_numbers)
+    scores = np.zeros(len(folds))
+    for number in np.unique(folds):
+        mine = folds == number
+        head = FusionHead.fit(
+            dict(choices.columns), choices.features[~mine], choices.list_index[~mine], choices.chosen[~mine], l2
+        )
+        scores[mine] = head.score(choices.features[mine])
+    return ndcg_by_list(scores, choices.list_index, choices.chosen, choices.n_relevant)
