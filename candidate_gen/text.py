@@ -166,7 +166,7 @@ class TextGenerator(ScoringGenerator):
         known = np.flatnonzero(rows >= 0)
         width = self._width
         gram, plain = np.zeros((2, width, width))
-        told = np.zeros((width, self.factors + 1))
+        targets = np.zeros((width, self.factors + 1))
         weights = np.sqrt(counts[known])
         centred = factors[known] - np.average(factors[known], axis=0, weights=weights)
         popular = np.log1p(counts[known]) - np.log1p(counts[known]).mean()
@@ -174,12 +174,12 @@ class TextGenerator(ScoringGenerator):
             wide = placed.astype(np.float64)
             gram += (wide * weights[block, None]).T @ wide
             plain += wide.T @ wide
-            told[:, :-1] += (wide * weights[block, None]).T @ centred[block]
-            told[:, -1] += wide.T @ popular[block]
+            targets[:, :-1] += (wide * weights[block, None]).T @ centred[block]
+            targets[:, -1] += wide.T @ popular[block]
         self._map = np.column_stack(
             [
-                np.linalg.solve(_ridged(gram, self.ridge), told[:, :-1]),
-                np.linalg.solve(_ridged(plain, _POPULARITY_RIDGE), told[:, -1]),
+                np.linalg.solve(_ridged(gram, self.ridge), targets[:, :-1]),
+                np.linalg.solve(_ridged(plain, _POPULARITY_RIDGE), targets[:, -1]),
             ]
         ).astype(np.float32)
 
@@ -220,10 +220,10 @@ class TextGenerator(ScoringGenerator):
         mapped = np.zeros((len(rows), self.factors + 1), dtype=np.float32)
         there = np.flatnonzero(rows >= 0)
         for block, placed in self._blocks(content, rows[there]):
-            told = placed @ self._map
-            told[:, :-1] = unit(told[:, :-1])
-            told[:, -1] *= self.popularity
-            mapped[there[block]] = told
+            projected = placed @ self._map
+            projected[:, :-1] = unit(projected[:, :-1])
+            projected[:, -1] *= self.popularity
+            mapped[there[block]] = projected
         return mapped
 
     def _place(self, fitted: InteractionMatrix, new: list[ItemId], vectors: Vectors) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from eval.checks import Check, at_least, at_most, machine, report, told
+from eval.checks import Check, at_least, at_most, machine, report, reported
 from reranker.engines import load_engine
 from reranker.hub import DEFAULT_MODEL, ResolvedModel, resolve_model
 from reranker.protocols import Engine
@@ -132,7 +132,7 @@ def compare(
     sums = np.concatenate([score.sums for score in scores])
     sum_gap, label_gap = float(np.abs(sums - reference[0]).max()), float(np.abs(label_values - reference[1]).max())
     title = f"{name} {dtype}"
-    speed = told(f"{title}: likelihood", seconds, "s/user")
+    speed = reported(f"{title}: likelihood", seconds, "s/user")
     if dtype == "float32":
         return [
             at_most(f"{title}: max |Δ| sum of title log p", sum_gap, SUM_BOUND, "nats"),
@@ -143,8 +143,8 @@ def compare(
     pairs = zip(np.split(sums, ends), np.split(reference[0], ends), strict=True)
     tau = float(np.mean([kendalltau(ours, exact).statistic for ours, exact in pairs]))
     return [
-        told(f"{title}: max |Δ| sum of title log p", sum_gap, "nats"),
-        told(f"{title}: max |Δ| label log p", label_gap, "nats"),
+        reported(f"{title}: max |Δ| sum of title log p", sum_gap, "nats"),
+        reported(f"{title}: max |Δ| label log p", label_gap, "nats"),
         at_least(f"{title}: Kendall tau", tau, TAU_BOUND, ""),
         speed,
     ]

@@ -5,7 +5,7 @@ OUT/TABLE, and what they must reach to OUT/meta.json. Without a folder of data, 
 that read no lists.
 
 `--variant tuned=model=RUN/model` or `--split` judge something else instead, on one split: each variant is a base
-model, a read-out or a trained prompt; "untrained" is the default model's likelihood behind its instruction prompt, and
+model, a scorer or a trained prompt; "untrained" is the default model's likelihood behind its instruction prompt, and
 without a variant it is what a `Reranker` does by default. All of them read the same lists, so every difference is
 paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
 """
@@ -27,7 +27,7 @@ from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
 from eval.speed.run import adaptation_cost
 from eval.variants import SYNTAX, UNTRAINED, Variant
-from reranker.config import RerankerConfig, default_read_out
+from reranker.config import RerankerConfig, default_scorer
 from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.data.splits import SPLITS, UNDRAWN
@@ -41,7 +41,7 @@ from reranker.evaluation.reporting.text import comparison_table, gain_matrix
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import Comparison
 from reranker.utils.atomic_io import write_text
-from reranker.utils.replay import MOMENTS
+from reranker.utils.rolling_origin import DEFAULT_WINDOWS
 
 LEARNED = ("llm", "fused", "served")
 TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
@@ -74,7 +74,7 @@ def main(
     windows: Annotated[
         int,
         typer.Option(min=1, help="choices a user that teach; 1 where a prompt was trained on older ones"),
-    ] = MOMENTS,
+    ] = DEFAULT_WINDOWS,
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
     scorer: Annotated[
@@ -85,7 +85,7 @@ def main(
 ) -> None:
     """Judges the tables, or the variants against each other, the first-stage order and the linear control."""
     if not variant and not split:
-        if rival or draw or untrained or support != 1 or windows != MOMENTS:
+        if rival or draw or untrained or support != 1 or windows != DEFAULT_WINDOWS:
             raise ConfigError(
                 "--rival, --draw, --support, --windows and --untrained go with --variant or --split: tables have their "
                 "own"
@@ -97,7 +97,7 @@ def main(
     if table:
         raise ConfigError("--table has its own variants and split: give either it or --variant and --split")
     split = split or LAST
-    texts = list(variant or [f"default=scoring={default_read_out(engine, trained=False)}"])
+    texts = list(variant or [f"default=scorer={default_scorer(engine, trained=False)}"])
     beside = bool(variant) if untrained is None else untrained
     variants = [Variant.parse(one, engine, family) for one in ([UNTRAINED] * beside + texts)]
     names = [one.name for one in variants]
@@ -248,7 +248,7 @@ def judge(
     out: Path,
     fit_users: int,
     asked: dict[str, object],
-    windows: int = MOMENTS,
+    windows: int = DEFAULT_WINDOWS,
     readings: Path | None = None,
 ) -> Results:
     """Runs the variants on the folds, prints and writes.

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
-from eval.checks import Check, at_least, at_most, told
+from eval.checks import Check, at_least, at_most, reported
 from reranker.evaluation.significance import POOLED, Comparison
-from reranker.utils.replay import MOMENTS
+from reranker.utils.rolling_origin import DEFAULT_WINDOWS
 
 PROMPTS = Path(__file__).parent / "prompts"
 
-_LEXICAL = "engine=lexical,scoring=embedding"  # words in the LM's place, through the same spaces and head
+_LEXICAL = "engine=lexical,scorer=embedding"  # words in the LM's place, through the same spaces and head
 
 Gains = Mapping[str, Comparison]
 """Domain (or `POOLED`) -> one system over another."""
@@ -81,7 +81,7 @@ class Goal:
         """`gains` by system and other; `label` names table and run."""
         words = f"{label}: {self.system} over {self.versus}"
         found = gains.get((self.system, self.versus))
-        return self.reach(words, found) if found else told(f"{words}, not compared", np.nan, "")
+        return self.reach(words, found) if found else reported(f"{words}, not compared", np.nan, "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Table:
     runs: tuple[Run, ...]
     rivals: tuple[tuple[str, str], ...] = ()
     domains: tuple[str, ...] = ()
-    windows: int = MOMENTS
+    windows: int = DEFAULT_WINDOWS
     fit_users: int = 0
     over_runs: tuple[tuple[str, str], ...] = ()
     reads_lists: bool = False
@@ -137,7 +137,7 @@ def mean_of_runs(label: str, system: str, versus: str, runs: Sequence[Mapping[tu
     shares = np.array([100 * _together(gains[system, versus]).relative for gains in runs if (system, versus) in gains])
     words = f"{label}: {system} over {versus}, mean of {len(shares)} runs"
     if len(shares) < 2 or not np.isfinite(shares).all():
-        return told(words, float(shares.mean()) if len(shares) else np.nan, "%")
+        return reported(words, float(shares.mean()) if len(shares) else np.nan, "%")
     error = shares.std(ddof=1) / np.sqrt(len(shares)) * student.ppf(0.975, len(shares) - 1)
     low, high = shares.mean() - error, shares.mean() + error
     return Check(
@@ -177,7 +177,7 @@ def _llm_over(rung: str, percent: float) -> tuple[Goal, ...]:
 
 _SERVED = Goal(system="served.default", versus="first_stage", reach=none_below)
 _DRAWS = range(4)
-_CAVIA = f"scoring=likelihood,soft_prompt={PROMPTS / 'cavia'}"
+_CAVIA = f"scorer=likelihood,soft_prompt={PROMPTS / 'cavia'}"
 _LEFT_OUT = ("interactive_fiction", "office_products", "video_games", "movies")
 
 TABLES = {
@@ -188,9 +188,9 @@ TABLES = {
             asks="What is each reader of texts worth over the cheaper ones: words, a sentence encoder, the LLM?",
             variants={
                 "lexical": _LEXICAL,
-                "encoder": "engine=encoder,scoring=embedding",
-                "llm-alone": "scoring=embedding,words=false",
-                "llm": "scoring=embedding",
+                "encoder": "engine=encoder,scorer=embedding",
+                "llm-alone": "scorer=embedding,words=false",
+                "llm": "scorer=embedding",
             },
             rivals=(("llm", "lexical"), ("llm", "encoder"), ("encoder", "lexical"), ("llm", "llm-alone")),
             runs=(
@@ -202,7 +202,7 @@ TABLES = {
         Table(
             name="known-users",
             asks="What is the default worth to users whose last choice is held out?",
-            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            variants={"default": "scorer=embedding", "lexical": _LEXICAL},
             rivals=(("default", "lexical"),),
             runs=(
                 Run(
@@ -217,7 +217,7 @@ TABLES = {
         Table(
             name="new-items",
             asks="And where nobody chose an item before?",
-            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            variants={"default": "scorer=embedding", "lexical": _LEXICAL},
             rivals=(("default", "lexical"),),
             runs=tuple(Run(split="cold-items", draw=draw) for draw in _DRAWS),
             over_runs=(
@@ -229,7 +229,7 @@ TABLES = {
         Table(
             name="new-users",
             asks="And to users of whom k interactions are known?",
-            variants={"default": "scoring=embedding", "lexical": _LEXICAL},
+            variants={"default": "scorer=embedding", "lexical": _LEXICAL},
             rivals=(("default", "lexical"),),
             runs=_cold_users(dict.fromkeys((1, 3, 5), (_SERVED,))),
         ),
@@ -237,9 +237,9 @@ TABLES = {
             name="trained",
             asks="What do the prompt that ships, and maps of hidden states, add to the untrained likelihood?",
             variants={
-                "untrained": "scoring=likelihood",
-                "trained": "scoring=likelihood,soft_prompt=default",
-                "default": "scoring=embedding",
+                "untrained": "scorer=likelihood",
+                "trained": "scorer=likelihood,soft_prompt=default",
+                "default": "scorer=embedding",
             },
             rivals=(("trained", "untrained"), ("default", "untrained"), ("default", "trained")),
             runs=(
@@ -259,9 +259,9 @@ TABLES = {
             name="left-out",
             asks="Is a meta-learned prompt better than a pooled one on a domain that neither saw?",
             variants={
-                "untrained": "scoring=likelihood",
-                "pooled": f"scoring=likelihood,soft_prompt={PROMPTS / 'left_out'}/{{domain}}",
-                "fomaml": f"scoring=likelihood,soft_prompt={PROMPTS / 'left_out_fomaml'}/{{domain}}",
+                "untrained": "scorer=likelihood",
+                "pooled": f"scorer=likelihood,soft_prompt={PROMPTS / 'left_out'}/{{domain}}",
+                "fomaml": f"scorer=likelihood,soft_prompt={PROMPTS / 'left_out_fomaml'}/{{domain}}",
             },
             rivals=(("pooled", "untrained"), ("fomaml", "untrained"), ("fomaml", "pooled")),
             runs=(Run(goals=(Goal(system="llm.fomaml", versus="llm.pooled", reach=together_at_least(5)),)),),

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from candidate_gen import CoVisitGenerator, TextGenerator
-from eval.checks import Check, at_most, machine, report, told
+from eval.checks import Check, at_most, machine, report, reported
 from reranker.data.schema import ITEM, TIMESTAMP, TITLE, USER
 from reranker.protocols import CandidateGenerator
 
@@ -63,7 +63,7 @@ def run(out: Path, say: Callable[[str], None], items: int = 1_000_000, asked: in
         seconds = time.perf_counter() - fitted
         assert len(proposed) == 50 * asked
         checks += [
-            told(f"{name}: fit", fitted - began, "s"),
+            reported(f"{name}: fit", fitted - began, "s"),
             at_most(f"{name}: propose for {asked} users", seconds, MOST_SECONDS, "s"),
             at_most(f"{name}: peak memory so far", _peak_gib(), MOST_GIB, "GiB"),
         ]

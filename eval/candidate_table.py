@@ -1,7 +1,7 @@
 """End to end: what a candidate generator is worth to the list that is served, at equal length.
 
 `python -m eval.benchmark --data DIR --table candidates` prints it. Each generator is fitted on the training part, and
-so is the whole ranker on its lists (windows, features, read-out, guard); NDCG@10 of what would be served counts a
+so is the whole ranker on its lists (windows, features, scorer, guard); NDCG@10 of what would be served counts a
 missed choice as 0. Generators are compared by pairs of the same users.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, ReciprocalRankFusion, TextGenerator
 from eval.benchmark_tables import Gains, above, below
-from eval.checks import Check, at_least, at_most, told
+from eval.checks import Check, at_least, at_most, reported
 from reranker.data.schema import ITEM
 from reranker.data.splits import pairs_in
 from reranker.errors import ConfigError
@@ -44,8 +44,8 @@ NEW_ITEMS_TARGET = 0.45
 NEW_ITEMS_DRAWS = (2, 3)  # the weight of predicted popularity was chosen on draws 0 and 1
 SCORERS = {
     FEATURES: "",
-    DEFAULT_SCORER: "engine=lexical,scoring=embedding",
-    "llm": "scoring=embedding",
+    DEFAULT_SCORER: "engine=lexical,scorer=embedding",
+    "llm": "scorer=embedding",
 }
 """Scorer -> the variant that ranks; "baseline" is the ranker on interaction features alone."""
 
@@ -186,8 +186,8 @@ def _checks(split: str, name: str, gains: Gains, required: bool) -> list[Check]:
     domains = [one for domain, one in gains.items() if domain != POOLED]
     if not required:
         return [
-            told(f"{words} {interval}", 100 * together.relative, "%"),
-            told(f"{split}: {name}, domains below 0", sum(map(below, domains)), "domains"),
+            reported(f"{words} {interval}", 100 * together.relative, "%"),
+            reported(f"{split}: {name}, domains below 0", sum(map(below, domains)), "domains"),
         ]
     gain = at_least(words, 100 * together.relative, TARGET, "%")
     return [

@@ -40,7 +40,7 @@ def at_least(name: str, value: float, bound: float, unit: str) -> Check:
     return Check(name=name, value=float(value), target=f">= {bound:g}", passed=bool(value >= bound), unit=unit)
 
 
-def told(name: str, value: float, unit: str) -> Check:
+def reported(name: str, value: float, unit: str) -> Check:
     """A number that is only reported."""
     return Check(name=name, value=float(value), target="", passed=True, unit=unit)
 

@@ -15,7 +15,7 @@ from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import ITEM, RANK, USER, validate_candidates
 from reranker.pipeline.windows import ValidationFold
 from reranker.types import ItemId, UserId
-from reranker.utils.replay import replay
+from reranker.utils.rolling_origin import rolling_origin
 
 SEEN = (0, 30, 100, 300, 1000)
 SUPPORTS = (1, 3, 5)
@@ -81,7 +81,7 @@ class FirstDay:
             lists, _ = lists_of({user: items.tolist() for user, items in groups}, self.data.interactions, rng)
             return ValidationFold.build(data, before, held_out, lists, ALSGenerator().fit(before))
 
-        return replay(
+        return rolling_origin(
             lambda: fold(data.interactions),
             lambda newer: fold(newer.before),
             lambda one: len(one.choices.covered_lists()),

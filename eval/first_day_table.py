@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator
 from eval.benchmark_tables import above
-from eval.checks import Check, told
+from eval.checks import Check, reported
 from eval.first_day import LENGTH, SEEN, SUPPORTS, FirstDay
 from reranker import Reranker
 from reranker.data.catalog import Catalog
@@ -46,7 +46,7 @@ def measure(day: FirstDay, n: int, reader: str, engine: Engine, settings: Mappin
         engine: reads the texts.
         settings: further fields of `RerankerConfig`.
     """
-    reranker = Reranker.from_pretrained("untrained", engine=engine, scoring="embedding", **settings)
+    reranker = Reranker.from_pretrained("untrained", engine=engine, scorer="embedding", **settings)
     list_index = np.asarray(pd.factorize(day.lists[USER])[0], dtype=np.int64)
     chosen = np.array([day.chosen[user] == item for user, item in zip(day.lists[USER], day.lists[ITEM], strict=True)])
     catalog = Catalog(day.data.items)
@@ -64,7 +64,7 @@ def measure(day: FirstDay, n: int, reader: str, engine: Engine, settings: Mappin
     for k in SUPPORTS:
         histories = {user: items[-k:] for user, items in day.histories.items()}
         lists = reranker.reader.lists(day.lists, catalog, lambda user, known=histories: known[user], {})
-        scoring = reranker.reader.scoring
+        scoring = reranker.reader.scorer
         raw = np.concatenate(scoring.score_components(lists))
         systems = {f"texts.{reader}": ndcg(raw @ scoring.default_coefficients)}
         if n:
@@ -157,4 +157,4 @@ def _checks(gains: Sequence[tuple[int, int, Comparison]]) -> Iterator[Check]:
                 unit="%",
             )
         else:
-            yield told(f"{words} {interval}", 100 * gain.relative, "%")
+            yield reported(f"{words} {interval}", 100 * gain.relative, "%")

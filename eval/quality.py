@@ -13,7 +13,7 @@ import typer
 
 from candidate_gen import ALSGenerator
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain
-from reranker.config import RerankerConfig, default_read_out
+from reranker.config import RerankerConfig, default_scorer
 from reranker.data.dataset import Dataset
 from reranker.data.splits import SPLITS, default_split
 from reranker.errors import ConfigError, DataError
@@ -52,7 +52,7 @@ def main(
     model: Annotated[str, typer.Option(help="model folder or name; the default model without it")] = "",
     family: Annotated[str, typer.Option(help="template family for all domains; each its own without it")] = "",
     engine: str = "auto",
-    scoring: Annotated[str, typer.Option(help="read-out of llm, fused and served; the product's default")] = "",
+    scorer: Annotated[str, typer.Option(help="scorer of llm, fused and served; the product's default")] = "",
 ) -> None:
     """Runs every system on every domain and prints one table."""
     names = chosen_domains(data, domains, QUICK if quick else ())
@@ -60,10 +60,10 @@ def main(
     if quick:
         test_users, zero_shot_users = users or 800, 60
     prompt = {"family": family} if family else {}
-    read_out = scoring or default_read_out(engine, trained=False)
-    if quick and read_out != "embedding":
+    scorer = scorer or default_scorer(engine, trained=False)
+    if quick and scorer != "embedding":
         fit_users = min(fit_users or 150, 150)
-    asked = {"engine": engine, "prompt": prompt, "scoring": read_out}
+    asked = {"engine": engine, "prompt": prompt, "scorer": scorer}
     config = RerankerConfig.from_mapping(asked | ({"model": model} if model else {}))
     suite = Suite(
         config,

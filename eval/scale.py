@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from eval.checks import at_most, machine, report, told
+from eval.checks import at_most, machine, report, reported
 
 GROUPS = 500
 _OWN_SHARE = 0.8  # of choices within the user's group
@@ -57,7 +57,7 @@ def main(
     checks = [
         at_most(f"{name}, time", seconds / 60, minutes, "min"),
         at_most(f"{name}, peak of memory", usage.ru_maxrss / 2**20, gib, "GiB"),
-        told(f"{name}, processor time", (usage.ru_utime + usage.ru_stime) / 60, "min"),
+        reported(f"{name}, processor time", (usage.ru_utime + usage.ru_stime) / 60, "min"),
     ]
     report(checks, out / "scale.json", machine(("reranker", "implicit")), typer.echo)
 

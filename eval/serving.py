@@ -2,14 +2,14 @@
 
 A `reranker serve` in a process of its own, asked by 16 clients at once over bare sockets (an HTTP library would take
 longer than the server). Overhead is the time a client waits less the time in the queue and in the engine's thread,
-which the server reports for each request. Evidence and tables are made in that thread too, so they are not overhead
+which the server reports for each request. Features and tables are made in that thread too, so they are not overhead
 here: the scripted engine's own scoring is next to nothing, and what a batch takes is printed. Answers are looked at
 after the clock has stopped: what the client does then is not the server's. Where Linux tells, the event loop's own time
 a request is printed, and how long it waited for a processor that something else had.
 
 With the real model, 16 clients at once are compared with one after another, in turns, after every list was read once:
 titles' priors are computed at first sight and kept, so the way that went first would pay for both. The target is for
-likelihoods, which the model reads for every list. By the default read-out it has read every item before: what company
+likelihoods, which the model reads for every list. By the default scorer it has read every item before: what company
 gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a new user
 likes some items in the playground, too. `--hostile ENGINE` measures one thing alone: polite clients beside a hostile
 one (`eval.hostile`). Writes DIR/serving.json and exits 0 when it ran.
@@ -36,14 +36,14 @@ import typer
 from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator
-from eval.checks import at_least, at_most, machine, report, told
+from eval.checks import at_least, at_most, machine, report, reported
 from eval.hostile import MOST_RATIO, slowdown
 from eval.liking import seconds_a_like
 from reranker import Reranker, load_dataset
 
 CLIENTS = 16
 LIKES = 10
-REAL = {"default": {}, "likelihood": {"scoring": "likelihood"}}  # bundles of the real model, and their settings
+REAL = {"default": {}, "likelihood": {"scorer": "likelihood"}}  # bundles of the real model, and their settings
 LENGTH = re.compile(rb"content-length: (\d+)")
 LOOP_TIMES = ("at work", "kept from a processor")
 PROGRAM = "from reranker.cli import main; main()"
@@ -76,15 +76,18 @@ def main(
         known, liking = _gain_of_company(url, bodies[:requests]), seconds_a_like(url, LIKES)
     with _server(work / "likelihood", "torch") as (url, _):
         read, liking_read = _gain_of_company(url, bodies[:real]), seconds_a_like(url, LIKES)
-    likes = {"default read-out": liking, "likelihood": liking_read}
+    likes = {"default scorer": liking, "likelihood": liking_read}
     checks = [
         at_most("overhead at 16 clients, p50", float(np.quantile(overhead, 0.5)), 5.0, "ms"),
         at_most("overhead at 16 clients, p99", float(np.quantile(overhead, 0.99)), 25.0, "ms"),
-        told("batch in the engine's thread, p50", float(np.median(worked)), "ms"),
-        told("latency at 16 clients, p50", float(1000 * np.median(rows[:, 0])), "ms"),
-        *(told(f"event loop, a request: {what}", float(ms), "ms") for what, ms in zip(LOOP_TIMES, loop, strict=False)),
+        reported("batch in the engine's thread, p50", float(np.median(worked)), "ms"),
+        reported("latency at 16 clients, p50", float(1000 * np.median(rows[:, 0])), "ms"),
+        *(
+            reported(f"event loop, a request: {what}", float(ms), "ms")
+            for what, ms in zip(LOOP_TIMES, loop, strict=False)
+        ),
         at_least("real model: 16 at once over one by one", read, 2, "x"),
-        told("default read-out, no pass of the model: 16 at once over one by one", known, "x"),
+        reported("default scorer, no pass of the model: 16 at once over one by one", known, "x"),
         *(
             at_most(f"playground: slowest of {LIKES} likes, {name}", max(seconds), 2.0, "s")
             for name, seconds in likes.items()
@@ -106,10 +109,10 @@ def _hostile(out: Path, work: Path, engine: str, requests: int, candidates: int)
         model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
         alone, beside, made = asyncio.run(slowdown(url, bodies, model))
     checks = [
-        told("polite clients alone, p99", alone, "ms"),
-        told("polite clients beside a hostile one, p99", beside, "ms"),
+        reported("polite clients alone, p99", alone, "ms"),
+        reported("polite clients beside a hostile one, p99", beside, "ms"),
         at_most("p99 beside a hostile client over alone", beside / alone, MOST_RATIO, "x"),
-        *(told(f"attacks: {what}", count, "") for what, count in made.items()),
+        *(reported(f"attacks: {what}", count, "") for what, count in made.items()),
     ]
     report(checks, out / "hostile.json", machine(("reranker", "uvicorn"), engine=engine), typer.echo)
     shutil.rmtree(work)
@@ -130,8 +133,8 @@ def _bundles(
     """Fitted bundles, scripted and real, and bodies of requests for different users."""
     data = load_dataset("ml-100k")
     generator = ALSGenerator().fit(data.interactions)
-    # The scripted engine by the read-out that asks it for every list.
-    known = {"scripted": {"engine": "scripted", "scoring": "likelihood"}, **REAL}
+    # The scripted engine by the scorer that asks it for every list.
+    known = {"scripted": {"engine": "scripted", "scorer": "likelihood"}, **REAL}
     for name, settings in ((name, known[name]) for name in names):
         reranker = Reranker.from_pretrained("default", fit_users=20, **settings).fit(data, generator)
         # Whatever the guard found on twenty lists: what is measured here is the order that costs most.
@@ -179,10 +182,10 @@ def _loop_times(process: int) -> NDArray[np.float64]:
     """(2,) milliseconds since it started that the server's first thread, the event loop, ran and was kept from running;
     (0,) where the system does not tell."""
     try:
-        told = Path(f"/proc/{process}/task/{process}/schedstat").read_text()
+        times = Path(f"/proc/{process}/task/{process}/schedstat").read_text()
     except OSError:
         return np.zeros(0)
-    return np.array(told.split()[:2], dtype=np.float64) / 1e6
+    return np.array(times.split()[:2], dtype=np.float64) / 1e6
 
 
 async def _ask(url: str, bodies: list[dict[str, Any]], clients: int) -> tuple[float, list[tuple[float, float, float]]]:

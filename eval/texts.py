@@ -16,9 +16,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from pydantic_core import to_json
+from reranker.scorer.bm25 import K1, B, words_of
 from scipy.optimize import minimize
 
-from eval.checks import Check, machine, report, told
+from eval.checks import Check, machine, report, reported
 from eval.domains import chosen_domains, load_domain
 from eval.text_sets import POOL, RetrievalSet, retrieval_sets
 from reranker.data.builtin import load_dataset
@@ -27,7 +28,6 @@ from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.sentence_encoder import PACKAGE, SentenceEncoder
 from reranker.protocols import Engine, ReadsStates
-from reranker.scoring.bm25 import K1, B, words_of
 from reranker.scoring.relevance import COMPONENTS, QueryDocuments, QueryRelevance
 from reranker.types import CandidateSpan, ScoringRequest, SpanScores, TokenSequence
 from reranker.utils.atomic_io import write_text
@@ -178,7 +178,7 @@ def checks(judged: Sequence[Judged]) -> list[Check]:
         common = [one for one in judged if other in one.ndcg]
         for one in common:
             gain, low, _ = interval(one.ndcg[OURS] - one.ndcg[other], one.groups)
-            found.append(told(f"{one.name}: {OURS} over {other}, nDCG@{K} (from {low:+.3f})", gain, "nDCG"))
+            found.append(reported(f"{one.name}: {OURS} over {other}, nDCG@{K} (from {low:+.3f})", gain, "nDCG"))
         if common:
             gain, low, high = _pooled(common, other)
             name = f"texts: {OURS} over {other}, mean of {len(common)} sets ({low:+.3f} to {high:+.3f})"

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from candidate_gen import ALSGenerator
-from eval.checks import Check, at_least, at_most, told
+from eval.checks import Check, at_least, at_most, reported
 from reranker import Reranker
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, validate_candidates
@@ -70,7 +70,7 @@ def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
 
     mine, theirs = ndcg(reranker), ndcg(full)
     gap = mean_interval(mine - theirs)
-    own, other = (one._fitted()[0].evidence for one in (reranker, full))
+    own, other = (one._fitted()[0].statistics for one in (reranker, full))
     rows = [own.index[item] for item in other.item_ids]
     counts = float(np.abs(own.popularity[rows] - other.popularity).max())
     co_visits = float(np.abs(own.co_visits[rows][:, rows] - other.co_visits).max())
@@ -79,17 +79,17 @@ def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
     return [
         at_most("refresh: largest difference of a count from a full fit", counts, 0, "choices"),
         at_most("refresh: largest difference of a co-visit cosine", co_visits, 1e-9, ""),
-        told("refresh: NDCG@10 of a full fit", float(theirs.mean()), "ndcg@10"),
-        told("refresh: NDCG@10 minus that of a full fit", gap.mean, "ndcg@10"),
-        told("refresh: the same, low end of the interval", gap.low, "ndcg@10"),
-        told("refresh: the same, high end of the interval", gap.high, "ndcg@10"),
-        told("refresh: seconds", report.seconds, "s"),
-        told("refresh: share of a full fit's seconds", report.seconds / seconds, ""),
+        reported("refresh: NDCG@10 of a full fit", float(theirs.mean()), "ndcg@10"),
+        reported("refresh: NDCG@10 minus that of a full fit", gap.mean, "ndcg@10"),
+        reported("refresh: the same, low end of the interval", gap.low, "ndcg@10"),
+        reported("refresh: the same, high end of the interval", gap.high, "ndcg@10"),
+        reported("refresh: seconds", report.seconds, "s"),
+        reported("refresh: share of a full fit's seconds", report.seconds / seconds, ""),
         at_least("explain: deletion AUC, low end of the interval", deleted.auc.low, 0.5, ""),
-        told("explain: deletion AUC", deleted.auc.mean, ""),
-        told("explain: places lost without the named items", deleted.named_places, "places"),
-        told("explain: places lost without as many others", deleted.others_places, "places"),
-        told("explain: users", deleted.auc.n, "users"),
+        reported("explain: deletion AUC", deleted.auc.mean, ""),
+        reported("explain: places lost without the named items", deleted.named_places, "places"),
+        reported("explain: places lost without as many others", deleted.others_places, "places"),
+        reported("explain: users", deleted.auc.n, "users"),
         *drifted(reranker, windows),
     ]
 
@@ -143,9 +143,9 @@ def estimated(logs: int = LOGS, rankings: int = RANKINGS, share: float = 0.5) ->
             covered[name] += value.low <= truth <= value.high
         naive = rows["reward"].where(rows["target"] <= SHOWN, 0.0).sum() / rankings
         errors["naive"].append(naive / truth - 1)
-    checks = [told(f"logs: relative bias of {name}", float(np.mean(values)), "") for name, values in errors.items()]
+    checks = [reported(f"logs: relative bias of {name}", float(np.mean(values)), "") for name, values in errors.items()]
     checks += [
-        told(f"logs: relative error of {name}, sd", float(np.std(values)), "") for name, values in errors.items()
+        reported(f"logs: relative error of {name}, sd", float(np.std(values)), "") for name, values in errors.items()
     ]
     return checks + [at_least(f"logs: coverage of {name}", count / logs, 0.85, "") for name, count in covered.items()]
 
@@ -188,4 +188,4 @@ def _rows_not_in(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows_of(reranker: Reranker, user: object) -> list[int]:
-    return [int(row) for row in reranker._fitted()[0].evidence.histories.get(user, ())]
+    return [int(row) for row in reranker._fitted()[0].statistics.histories.get(user, ())]

@@ -7,20 +7,20 @@ from pydantic import Field, field_validator
 from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
 from reranker.protocols import HIDDEN_STATES
-from reranker.utils.replay import MOMENTS
+from reranker.utils.rolling_origin import DEFAULT_WINDOWS
 from reranker.utils.settings import SettingsModel
 
 READ_LISTS = 1000
-"""Lists that a read-out reads for fitting where nothing else is asked for."""
+"""Lists that a scorer reads for fitting where nothing else is asked for."""
 
 EMBEDDED_LISTS = 10_000
 """The same of "embedding", which reads items and no list: fitting the head takes a minute then."""
 
-ReadOut = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise", "baseline"]
+ScorerName = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise", "baseline"]
 
 
-def default_read_out(engine: str, trained: bool) -> ReadOut:
-    """The read-out where none is asked for.
+def default_scorer(engine: str, trained: bool) -> ScorerName:
+    """The scorer where none is asked for.
 
     "embedding" is the one that adds to the cheap features without any training. A remote server
     shows no hidden states, and what was trained was trained for "likelihood".
@@ -37,24 +37,24 @@ class RerankerConfig(SettingsModel):
         engine_options: further arguments of the engine's class, for instance {"base_url": "http://host:8000/v1"}. They
             are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
         dtype: "bfloat16", "float32" (the reference) or "auto": bfloat16 where the machine computes in it.
-        scoring: the read-out. `Reranker.from_pretrained` sets it by `default_read_out`.
+        scorer: the scorer. `Reranker.from_pretrained` sets it by `default_scorer`.
         layer: hidden states are read after so many of the model's layers, and the others are not computed; 0 for the
             last. None takes what is as good as the last for the base model (`reranker.hub.states_layer`), where the
             engine can stop there.
         words: "embedding" reads a text as a bag of words, too, beside the model's hidden states.
-        permutations: shuffles averaged by the listwise read-out.
+        permutations: shuffles averaged by the listwise scorer.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
-        references: histories of random items; by "likelihood" a title has to be likelier behind the user's history than
-            behind these. Each item is read behind all of them, once. 0 compares with no history at all.
+        calibration_histories: how many histories of random items; by "likelihood" a title has to be likelier behind
+            the user's history than behind these. Each item is read behind all of them, once. 0 compares with none.
         soft_tokens: length of the soft prompt; 0 for none.
         n_candidates: length of the first-stage lists that `fit` learns on; make it the length you will serve.
         fit_users: how many lists the LLM scores in `fit`, at most, drawn from all windows alike; by default
-            `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other read-outs.
-        windows: how many of each user's newest choices teach in `fit`, at most, each with the list of its moment; older
-            ones only where the newer gave few lists (`reranker.utils.replay.ENOUGH_LISTS`).
+            `EMBEDDED_LISTS` by "embedding" and `READ_LISTS` by the other scorers.
+        windows: how many of each user's newest choices `fit` learns from, at most, each with a list of its time; older
+            ones only where the newer gave few lists (`reranker.utils.rolling_origin.ENOUGH_LISTS`).
         window_users: users of a window for whom lists are made, at most, drawn at random; what others chose before is
             known all the same.
-        min_history: users with fewer interactions than this before the held-out one teach nothing.
+        min_history: users with fewer interactions than this before the held-out one get no list.
         features: columns of candidates, items and users (`Dataset(users=...)`) that enter the ranker beside the
             interaction features; "items.price" names the table, too.
         l2: ridge penalty of the fusion head.
@@ -65,16 +65,16 @@ class RerankerConfig(SettingsModel):
     engine: str = "auto"
     engine_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    scoring: ReadOut = "likelihood"
+    scorer: ScorerName = "likelihood"
     layer: int | None = Field(default=None, ge=0)
     words: bool = True
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
-    references: int = Field(default=8, ge=0)
+    calibration_histories: int = Field(default=8, ge=0)
     soft_tokens: int = Field(default=16, ge=0)
     n_candidates: int = Field(default=50, ge=2)
     fit_users: int | None = Field(default=None, ge=10)
-    windows: int = Field(default=MOMENTS, ge=1)
+    windows: int = Field(default=DEFAULT_WINDOWS, ge=1)
     window_users: int = Field(default=20_000, ge=100)
     min_history: int = Field(default=1, ge=1)
     features: tuple[str, ...] = ()
@@ -87,29 +87,29 @@ class RerankerConfig(SettingsModel):
         return self.fit_users or (READ_LISTS if self.reads_lists else EMBEDDED_LISTS)
 
     @property
-    def read_outs(self) -> tuple[str, ...]:
-        """The read-outs whose components stand side by side; one, but for "likelihood+embedding"."""
-        return tuple(self.scoring.split("+"))
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers whose components stand side by side; one, but for "likelihood+embedding"."""
+        return tuple(self.scorer.split("+"))
 
     @property
     def compares_states(self) -> bool:
         """Hidden states are read, which have to be shown the catalogue and its choices before they say anything."""
-        return "embedding" in self.read_outs
+        return "embedding" in self.scorers
 
     @property
     def engine_needs(self) -> tuple[str, ...]:
-        """What the read-outs need of the engine beside scoring, as `load_engine` takes it."""
+        """What the scorers need of the engine beside scoring, as `load_engine` takes it."""
         return (HIDDEN_STATES,) if self.compares_states else ()
 
     @property
     def reads_lists(self) -> bool:
         """A list costs a pass of the model; by "embedding" alone only a new item does, by "baseline" nothing."""
-        return self.scoring not in ("embedding", "baseline")
+        return self.scorer not in ("embedding", "baseline")
 
     @property
     def reads_texts(self) -> bool:
         """Whether anything is read: "baseline" goes by interactions alone."""
-        return self.scoring != "baseline"
+        return self.scorer != "baseline"
 
     @field_validator("engine_options")
     @classmethod
@@ -122,9 +122,18 @@ class RerankerConfig(SettingsModel):
         """Weights of a bundle belong to what was read when it was fitted.
 
         Raises:
-            ConfigError: a setting of read-out or prompt is another than in `fitted`, the folder of templates aside.
+            ConfigError: a setting of scorer or prompt is another than in `fitted`, the folder of templates aside.
         """
-        names = {"scoring", "features", "layer", "words", "permutations", "references", "soft_tokens", "prompt"}
+        names = {
+            "scorer",
+            "features",
+            "layer",
+            "words",
+            "permutations",
+            "calibration_histories",
+            "soft_tokens",
+            "prompt",
+        }
         mine, theirs = (one.model_dump(include=names, exclude={"prompt": {"directory"}}) for one in (self, fitted))
         for name, value in mine.items():
             if value != theirs[name]:

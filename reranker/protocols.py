@@ -132,7 +132,7 @@ def n_layers(engine: Engine) -> int:
 
 
 HIDDEN_STATES = "hidden states"
-"""Something that a read-out may need of an engine: `ReadsStates`."""
+"""Something that a scorer may need of an engine: `ReadsStates`."""
 
 
 @runtime_checkable

@@ -101,7 +101,7 @@ class CandidateSpan:
         sequence: separator, title and terminator (likelihood), or candidate text and verbaliser cue (labels).
         scored_from: index in `sequence` of the first token whose log-probability counts. Must be >= 1, so that the
             logit of every scored token comes from this span and not from the shared prefix: then the prefix can stay
-            in a KV cache that keeps no logits. Label read-outs ignore it.
+            in a KV cache that keeps no logits. Label scorers ignore it.
     """
 
     sequence: TokenSequence

@@ -209,19 +209,19 @@ def _route(spec: Mapping[str, Any], name: str, route: Mapping[str, Any], shown: 
         required = schema.get("required", ())
         parts += [text, ""]
         fields = schema.get("properties", {})
-        told = {field: about for field, about in fields.items() if field in meaning or field in required}
-        rows += [(field, field in required, about, meaning.get(field, "")) for field, about in told.items()]
-        untold = [f"`{field}`" for field in fields if field not in told]
+        documented = {field: about for field, about in fields.items() if field in meaning or field in required}
+        rows += [(field, field in required, about, meaning.get(field, "")) for field, about in documented.items()]
+        undocumented = [f"`{field}`" for field in fields if field not in documented]
     else:
-        untold = []
+        undocumented = []
     if rows:
         parts += ["| field | type | required | meaning |", "|---|---|---|---|"]
         parts += [
             f"| `{field}` | {_code(_type_of(about))} | {'yes' if needed else ''} | {_cell(meaning)} |"
             for field, needed, about, meaning in rows
         ]
-    if body and shown[kind] == name and untold:
-        parts += ["", f"Further fields that are taken: {', '.join(untold)}."]
+    if body and shown[kind] == name and undocumented:
+        parts += ["", f"Further fields that are taken: {', '.join(undocumented)}."]
     return "\n".join(parts)
 
 

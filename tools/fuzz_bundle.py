@@ -99,7 +99,7 @@ def whole_bundles(work: Path) -> list[Path]:
     generator = ALSGenerator(factors=4).fit(data.interactions)
     made = []
     for scoring in ("embedding", "likelihood"):
-        settings = {"engine": "scripted", "n_candidates": 8, "fit_users": None, "soft_tokens": 2, "scoring": scoring}
+        settings = {"engine": "scripted", "n_candidates": 8, "fit_users": None, "soft_tokens": 2, "scorer": scoring}
         reranker = Reranker.from_pretrained("default", **settings).fit(data, generator)
         reranker.save(work / scoring)
         made.append(work / scoring)

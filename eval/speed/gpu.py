@@ -10,7 +10,7 @@ from statistics import median
 
 import typer
 
-from eval.checks import Check, at_least, told
+from eval.checks import Check, at_least, reported
 from eval.speed.load import LIKELIHOOD, PREFILL, Load
 from eval.speed.machine import Engines
 from reranker.engines.loading import HubTokenizer
@@ -73,8 +73,8 @@ def measure(out: Path, users: int, rounds: int, tiny: bool = False) -> list[Chec
                 speeds.append(prefill["tokens"] / ours["seconds"])
         ratio = median(ratios)
         title = f"{name}: reranking over plain prefill, tokens/s"
-        checks.append(told(title, ratio, "x") if tiny else at_least(title, ratio, SHARE, "x"))
-        checks.append(told(f"{name}: reranking", median(speeds), "tokens/s"))
+        checks.append(reported(title, ratio, "x") if tiny else at_least(title, ratio, SHARE, "x"))
+        checks.append(reported(f"{name}: reranking", median(speeds), "tokens/s"))
     return checks
 
 

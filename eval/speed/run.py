@@ -24,11 +24,11 @@ import pandas as pd
 import typer
 from scipy.stats import kendalltau
 
-from eval.checks import Check, at_least, at_most, machine, report, told
+from eval.checks import Check, at_least, at_most, machine, report, reported
 from eval.speed.load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed.machine import Engines, Machine
 from eval.speed.plot import plot
-from eval.speed.turns import Turns
+from eval.speed.turns import FairLock
 from eval.speed.worker import ADAPT, COMPILED
 
 SYSTEMS = {
@@ -81,7 +81,7 @@ def main(
         return
     load = Load(users=users or (2 if quick else 64))
     rounds = rounds or (2 if quick else 3)
-    turns = Turns(out / "turns.jsonl", seconds=60 * minutes)
+    turns = FairLock(out / "turns.jsonl", seconds=60 * minutes)
     systems = _systems()
     with Engines(tuple(dict.fromkeys(engine for engine, _ in systems.values()))) as engines:
         gauge = Machine(engines.model)
@@ -190,10 +190,10 @@ def ratios(table: pd.DataFrame) -> list[Check]:
         at_least("vllm likelihood, fraction of floor", fraction["vllm likelihood"], 0.55, ""),
         at_least("vllm likelihood over naive", median(naive / likelihood), 8, "x"),
         at_least("torch likelihood, fraction of floor", fraction["torch likelihood"], 0.5, ""),
-        told("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
-        told("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
-        told("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
-        told(
+        reported("vllm likelihood, fraction of floor in processor time", processor["vllm likelihood"], ""),
+        reported("torch likelihood, fraction of floor in processor time", processor["torch likelihood"], ""),
+        reported("torch likelihood over naive", median(naive / cost["torch likelihood"]), "x"),
+        reported(
             "vllm likelihood, time over plain prefill of its tokens",
             median(likelihood / prefill),
             "x",
@@ -201,7 +201,7 @@ def ratios(table: pd.DataFrame) -> list[Check]:
     ]
     if "torch compiled" in cost:
         ratio = median(cost["torch compiled"] / cost["torch likelihood"])
-        checks.append(told("torch compiled, time over torch likelihood", ratio, "x"))
+        checks.append(reported("torch compiled, time over torch likelihood", ratio, "x"))
     return checks
 
 
@@ -214,7 +214,7 @@ def slopes(table: pd.DataFrame) -> list[Check]:
     """
     return [
         *(at_most(name, slope, SLOPE_BOUND, "x floor's") for name, slope in _slopes(table, "candidates")),
-        *(told(name, slope, "x floor's") for name, slope in _slopes(table, "history")),
+        *(reported(name, slope, "x floor's") for name, slope in _slopes(table, "history")),
     ]
 
 
@@ -254,7 +254,7 @@ def _adaptation(engines: Engines, users: int) -> dict[str, Any]:
 def _adapted(answer: dict[str, Any]) -> list[Check]:
     name = f"adapting {answer['users']} users with 10 interactions, {answer['dtype']}, time over bare passes"
     ratio, rate = answer["seconds"] / answer["bare"], answer["users"] / answer["seconds"]
-    return [at_most(name, ratio, 1.3, "x"), told("adapting, two steps", rate, "users/s")]
+    return [at_most(name, ratio, 1.3, "x"), reported("adapting, two steps", rate, "users/s")]
 
 
 def _agreement(engines: Engines, users: int) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _agreed(answer: dict[str, Any]) -> list[Check]:
     name = f"torch and vllm in {answer['dtype']}, max |Δ| sum of title log p"
     gap = answer["gap"]
     return [
-        at_most(name, gap, NATS_BOUND, "nats") if answer["dtype"] == "float32" else told(name, gap, "nats"),
+        at_most(name, gap, NATS_BOUND, "nats") if answer["dtype"] == "float32" else reported(name, gap, "nats"),
         at_least("bfloat16 ranking against float32, Kendall tau", answer["tau"], TAU_BOUND, ""),
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 
-class Turns:
+class FairLock:
     """Takes each turn once.
 
     Args:

@@ -88,7 +88,7 @@ def _reading(
         return lambda: [scores.sums.tolist() for scores in engine.span_log_likelihoods(requests)]
     if readout in (LABELS, LISTWISE, PREFILL):
         return lambda: [values[:, 0].tolist() for values in engine.label_log_probs(requests, labels)]
-    raise ValueError(f"unknown read-out {readout!r}")
+    raise ValueError(f"unknown scorer {readout!r}")
 
 
 class Naive:

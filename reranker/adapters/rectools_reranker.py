@@ -37,7 +37,7 @@ class WholeLists(NegativeSamplerBase):
 
 
 class HistoryCollector(CandidateFeatureCollector):
-    """Adds no feature; remembers which interactions the first stage had seen, so that evidence sees no more.
+    """Adds no feature; remembers which interactions the first stage had seen, so that statistics see no more.
 
     Attributes:
         history: (rows) user and item of the data set that candidates were last collected for.

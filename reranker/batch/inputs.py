@@ -49,8 +49,8 @@ class Columns:
             DataError: a column is missing.
         """
         wanted = {USER: self.user, ITEM: self.item}
-        evidence = {name: column for name, column in ((SCORE, self.score), (RANK, self.rank)) if column is not None}
-        wanted |= evidence or {name: name for name in (SCORE, RANK) if name in present}
+        ordering = {name: column for name, column in ((SCORE, self.score), (RANK, self.rank)) if column is not None}
+        wanted |= ordering or {name: name for name in (SCORE, RANK) if name in present}
         _require(wanted, present, where)
         if len(wanted) == 2:
             raise DataError(

@@ -231,9 +231,9 @@ class OfflineRun:
         if reranker is not None:
             return KnownIds(users=reranker.user_ids, items=reranker.item_ids), tuple(reranker.candidate_columns)
         state = read_bundle(self.bundle)
-        own = state.evidence.own
+        own = state.statistics.own
         further = () if own is None else tuple(own.candidate_columns)
-        return KnownIds(users=list(state.evidence.histories), items=list(state.items[ITEM])), further
+        return KnownIds(users=list(state.statistics.histories), items=list(state.items[ITEM])), further
 
     def _parts(self, job: Job, parts: list[int], reranker: Reranker | None) -> Iterable[Record]:
         if not parts:

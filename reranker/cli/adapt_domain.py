@@ -49,7 +49,7 @@ def adapt_domain(
     from reranker.training.inner_loop import InnerLoop
 
     settings = {**settings_from_yaml(config), **given(model=model, dtype=dtype, n_candidates=n)}
-    settings |= {"engine": "torch", "scoring": "likelihood"}
+    settings |= {"engine": "torch", "scorer": "likelihood"}
     reranker = Reranker.from_pretrained(start, **settings)
     data = dataset_from_flags(dataset, interactions, items, domain)
     loop = replace(InnerLoop.beside(Path(start)) or InnerLoop(), **given(steps=steps, rate=rate))

@@ -96,7 +96,7 @@ def evaluate(
     model: ModelOption = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
-    scoring: Annotated[str | None, typer.Option("--scoring", help="read-out of llm, fused and served")] = None,
+    scorer: Annotated[str | None, typer.Option("--scorer", help="scorer of llm, fused and served")] = None,
     score_log: Annotated[
         Path | None, typer.Option("--score-log", help="judge what was served: folder of `serve --score-log`")
     ] = None,
@@ -119,7 +119,7 @@ def evaluate(
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.cli.estimate import tell_estimate
     from reranker.cli.evaluate_lists import evaluate_lists
-    from reranker.config import RerankerConfig, default_read_out
+    from reranker.config import RerankerConfig, default_scorer
     from reranker.data import splits
     from reranker.evaluation import Settings
     from reranker.evaluation import evaluate as run
@@ -151,7 +151,7 @@ def evaluate(
         return
     if sample:
         data = dataset_from_flags(dataset, interactions, items, domain)
-        tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scoring=scoring), generator, users)
+        tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scorer=scorer), generator, users)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
@@ -164,9 +164,9 @@ def evaluate(
             raise ConfigError("--rules are priced on held-out interactions: leave --lists and --held-out out")
         if generator is not None or split is not None:
             raise ConfigError("--lists are judged as they were served: leave --generator and --split out")
-        scoring = scoring or default_read_out(engine or "auto", trained=False)
+        scorer = scorer or default_scorer(engine or "auto", trained=False)
         own = RerankerConfig.from_mapping(
-            given(model=model, engine=engine, dtype=dtype, scoring=scoring, fit_users=fit_users)
+            given(model=model, engine=engine, dtype=dtype, scorer=scorer, fit_users=fit_users)
         )
         evaluate_lists(data, lists or [], held_out or [], own, systems, out)
         return
@@ -181,9 +181,9 @@ def evaluate(
         typer.echo(f"wrote {export}/train.parquet, items.parquet, candidates.parquet")
         return
     assert out is not None
-    scoring = scoring or default_read_out(engine or "auto", trained=False)
-    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scoring=scoring))
-    trained = {data.domain: Trained.default(config.scoring)}
+    scorer = scorer or default_scorer(engine or "auto", trained=False)
+    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scorer=scorer))
+    trained = {data.domain: Trained.default(config.scorer)}
     suite = Suite(config, lambda: engine_of(config), fit_users, progress=True, trained=trained)
     names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))
     settings = Settings(

@@ -23,7 +23,7 @@ from reranker.cli.options import (
     settings_from_yaml,
     tell_texts,
 )
-from reranker.config import ReadOut
+from reranker.config import ScorerName
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
 from reranker.engines.encoder import ENCODER
@@ -33,8 +33,9 @@ from reranker.scoring.baseline import BASELINE
 from reranker.utils.progress import step
 
 AUTO, LLM = "auto", "llm"
-SCORERS = (AUTO, BASELINE, LEXICAL, ENCODER, LLM)
-_NAMES_AN_LLM = ("model", "engine", "scoring", "dtype")
+LLM_SCORERS = tuple(name for name in get_args(ScorerName) if name != BASELINE)
+SCORERS = (AUTO, BASELINE, LEXICAL, ENCODER, LLM, *LLM_SCORERS)
+_NAMES_AN_LLM = ("model", "engine", "scorer", "dtype")
 
 
 def fit(
@@ -62,19 +63,14 @@ def fit(
     engine: EngineOption = None,
     base_url: BaseUrlOption = None,
     dtype: DtypeOption = None,
-    scoring: Annotated[
-        str | None,
-        typer.Option(
-            "--scoring", help=f"{', '.join(get_args(ReadOut))}; embedding, or likelihood with --prompt or a server"
-        ),
-    ] = None,
     scorer: Annotated[
         str | None,
         typer.Option(
             "--scorer",
-            help="auto fits words, a sentence encoder and the LLM and serves a dearer one only where it is worth more; "
-            "lexical needs no model, baseline no texts, encoder a small one; llm insists. By default auto, or llm "
-            "where a model, engine, read-out or prompt is named",
+            help="what scores texts. auto fits words, a sentence encoder and the LLM and serves a dearer one only "
+            "where it is worth more; baseline needs no texts, lexical no model, encoder a small one; llm insists on "
+            f"the LLM, by its default scorer; {', '.join(LLM_SCORERS)} insist on it by that one. By default auto, or "
+            "llm where a model, engine or prompt is named",
         ),
     ] = None,
     features: Annotated[
@@ -97,9 +93,9 @@ def fit(
     from reranker.pipeline.unread import unread
     from reranker.tracking import log_fit, tracked
 
-    settings = given(
-        model=model, engine=engine, dtype=dtype, scoring=scoring, n_candidates=n, fit_users=fit_users, seed=seed
-    )
+    settings = given(model=model, engine=engine, dtype=dtype, n_candidates=n, fit_users=fit_users, seed=seed)
+    if scorer in LLM_SCORERS:
+        settings["scorer"] = scorer
     if features is not None:
         settings["features"] = [name.strip() for name in features.split(",") if name.strip()]
     settings = {**settings_from_yaml(config), **settings}
@@ -114,7 +110,7 @@ def fit(
     without_llm = chosen_scorer in (BASELINE, LEXICAL, ENCODER)
     if without_llm:
         settings |= {"engine": ENCODER if chosen_scorer == ENCODER else LEXICAL}
-        settings |= {"scoring": BASELINE if chosen_scorer == BASELINE else "embedding"}
+        settings |= {"scorer": BASELINE if chosen_scorer == BASELINE else "embedding"}
         settings |= {"soft_tokens": 0} if chosen_scorer == BASELINE else {}
     reranker = Reranker.from_pretrained("untrained" if without_llm else prompt, **settings)
     asked = reranker
@@ -140,14 +136,14 @@ def fit(
                 )
             n_users, most = data.interactions[USER].nunique(), reranker.config.window_users
             if n_users > most:
-                typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, teach and judge (window_users)")
+                typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, are learned from (window_users)")
             if chosen_scorer == AUTO:
                 reranker = climb(reranker, data, first_stage)
             else:
                 reranker.fit(data, first_stage, item_vectors=vectors)
         if (tokens := reranker.reader.item_tokens) is not None:
-            told = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
-            typer.echo(f"item tokens: {told} of {len(data.items)} items have a vector; the others get no token")
+            with_vector = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
+            typer.echo(f"item tokens: {with_vector} of {len(data.items)} items have a vector; the others get no token")
         with step("bundle"):
             reranker.save(out)
         log_fit(tracker, reranker)
@@ -172,7 +168,7 @@ def fit(
 
 
 def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> str:
-    """Which scorer to fit; whoever names a model, an engine, a read-out or a prompt gets that and no ladder.
+    """Which scorer to fit; whoever names a model, an engine, a scorer or a prompt gets that and no ladder.
 
     Raises:
         ConfigError: there is no such scorer, or "baseline" or "lexical" beside a setting of the LLM.

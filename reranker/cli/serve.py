@@ -137,11 +137,11 @@ def _place(where: str) -> str:
     try:
         from redis.connection import parse_url
 
-        told = parse_url(where)
+        address = parse_url(where)
     except (ImportError, ValueError):  # opening it says what is wrong
         return where
-    server = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
-    return f"database {told.get('db', 0)} of Redis at {server}"
+    server = address.get("path") or f"{address.get('host', 'localhost')}:{address.get('port', 6379)}"
+    return f"database {address.get('db', 0)} of Redis at {server}"
 
 
 def _domains(

@@ -14,7 +14,7 @@ LONGEST_HISTORY = 200
 
 
 class Catalog:
-    """Looks items up by id. Unknown items are "(untitled)": they keep their place in the list and their evidence."""
+    """Looks items up by id. Unknown items are "(untitled)": they keep their place in the list and their statistics."""
 
     def __init__(self, items: pd.DataFrame) -> None:
         fields = [str(column) for column in items.columns if column != ITEM]

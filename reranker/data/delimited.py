@@ -66,8 +66,8 @@ class DelimitedFile:
         blank = next((at for at, line in enumerate(lines) if line.strip("\r\n")), len(lines))
         if blank == len(lines):
             raise DataError("it is empty: the first line must name the columns")
-        if (told := _EXCEL.fullmatch(lines[blank].rstrip("\r\n"))) is not None and blank + 1 < len(lines):
-            blank, self.separator = blank + 1, told[1]
+        if (separator := _EXCEL.fullmatch(lines[blank].rstrip("\r\n"))) is not None and blank + 1 < len(lines):
+            blank, self.separator = blank + 1, separator[1]
         else:
             self.separator = self._separator(lines[blank], tab_first=name.endswith(".tsv"))
         header, used = self._header(lines[blank:], blank + 1)

@@ -157,10 +157,10 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
     size = _per_user(rows)
     cold = _draw(rows.loc[size > k, USER], share, seed)
     is_cold = rows[USER].isin(cold).to_numpy()
-    taught = _draw(rows.loc[(size > k) & ~is_cold, USER], share, seed + 1)
+    validated = _draw(rows.loc[(size > k) & ~is_cold, USER], share, seed + 1)
     from_end = _from_end(rows)
     held = is_cold & (from_end == 0)
-    removed = (is_cold | rows[USER].isin(taught).to_numpy()) & (from_end > k)
+    removed = (is_cold | rows[USER].isin(validated).to_numpy()) & (from_end > k)
     return _fold(
         source,
         rows[~held & ~removed],

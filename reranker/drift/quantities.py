@@ -81,16 +81,16 @@ def measure(
         reranker: fitted.
         lists: (rows) a validated candidates table; rows of a list stand together.
         scores: (rows,) as served, in log-odds; NaN where the first-stage order was served.
-        histories: user id -> rows of the evidence index, oldest first; the bundle's own by default.
+        histories: user id -> rows of the statistics' index, oldest first; the bundle's own by default.
 
     Raises:
         DataError: nothing was fitted.
     """
     data, _ = reranker._fitted()
     list_index, users = pd.factorize(lists[USER])
-    known = data.evidence.n_known(users, histories)
+    known = data.statistics.n_known(users, histories)
     lengths = np.bincount(list_index, minlength=len(users))
-    raw = data.evidence.raw_features(lists, histories)
+    raw = data.statistics.raw_features(lists, histories)
     values = dict(zip(FEATURES, raw.T, strict=False))
     # Rounded, so that equal scores stay equal, in whatever order the mean was summed.
     above_mean = np.round(scores - (np.bincount(list_index, weights=scores) / lengths)[list_index], 9)
@@ -128,7 +128,7 @@ def reference_values(reranker: Reranker, lists: int, seed: int = 0) -> ListValue
             "the bundle holds no candidate generator, so it cannot say what its lists look like: compare with the "
             "first window of lists (reference: first)"
         )
-    users = list(data.evidence.histories)
+    users = list(data.statistics.histories)
     drawn = np.random.default_rng(seed).permutation(len(users))[:lists]
     table = reranker.generator.recommend([users[number] for number in sorted(drawn)], reranker.config.n_candidates)
     table = validate_candidates(table)
@@ -137,6 +137,6 @@ def reference_values(reranker: Reranker, lists: int, seed: int = 0) -> ListValue
     if guard.serve != "first_stage":
         head, columns = reranker.head_columns(table, guard.serve)
         list_index, listed = pd.factorize(table[USER])
-        holds = guard.holds_for(data.evidence.n_known(listed))[list_index]
+        holds = guard.holds_for(data.statistics.n_known(listed))[list_index]
         scores[holds] = head.score(columns)[holds]
     return measure(reranker, table, scores)

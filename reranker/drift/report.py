@@ -92,9 +92,9 @@ def drift_of_log(
     known_users = {str(one): one for one in reranker.user_ids}
     known_items = {str(one): one for one in reranker.item_ids}
     users = rows.groupby("number")[USER].first()
-    evidence = reranker._fitted()[0].evidence
+    statistics = reranker._fitted()[0].statistics
     nobody = np.zeros(0, dtype=np.int64)
-    histories = {at: evidence.histories.get(known_users.get(str(user)), nobody) for at, user in users.items()}
+    histories = {at: statistics.histories.get(known_users.get(str(user)), nobody) for at, user in users.items()}
     given = rows["first_stage_score"].to_numpy(dtype=np.float64)
     table = pd.DataFrame(
         {

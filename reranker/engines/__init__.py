@@ -161,8 +161,8 @@ def _able(name: str, engine: Engine, needs: Collection[str]) -> Engine:
         if need in lacks:
             engine.close()
             raise ConfigError(
-                f"the read-out needs {need}, and engine {name!r} shows none here: {lacks[need]}. Take engine 'torch' "
-                "or 'auto', or a read-out that does without (scoring: likelihood, labels or listwise)"
+                f"the scorer needs {need}, and engine {name!r} shows none here: {lacks[need]}. Take engine 'torch' "
+                "or 'auto', or a scorer that does without (scorer: likelihood, labels or listwise)"
             )
     return engine
 

@@ -5,7 +5,7 @@ from collections import deque
 from types import TracebackType
 
 
-class Turns:
+class FairLock:
     """A lock whose holder, on release, hands it to whoever has waited longest.
 
     With `threading.Lock`, a thread that takes it again at once, as decoding does token by token, starves the others.

@@ -24,7 +24,7 @@ class System(Protocol):
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
         """Learns from validation lists, whose targets may be looked at; one entry a domain and
-        moment, newest first. Returns self."""
+        window, newest first. Returns self."""
 
     def score(self, lists: CandidateLists) -> NDArray[np.float64]:
         """(rows,) finite scores aligned with `lists.candidates`, higher is better; never looks at `lists.relevant`."""

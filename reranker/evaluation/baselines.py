@@ -1,6 +1,6 @@
 """Controls: what a reranker has to beat before anyone should care.
 
-The learned controls see the evidence features of the fusion head, by the same code, fitted on the same validation
+The learned controls see the interaction features of the fusion head, by the same code, fitted on the same validation
 lists.
 """
 
@@ -70,7 +70,7 @@ class RandomOrder:
 
 
 class LinearControl:
-    """Conditional logit on the evidence features: the fusion head without the LLM."""
+    """Conditional logit on the interaction features: the fusion head without the LLM."""
 
     name = "baseline"
     stochastic = False
@@ -80,16 +80,16 @@ class LinearControl:
         self.logit: ConditionalLogit | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        features, list_index, relevant = stacked(lists, lambda part: part.evidence)
+        features, list_index, relevant = stacked(lists, lambda part: part.features)
         self.logit = ConditionalLogit.fit(features, list_index, relevant, l2=self.l2)
         return self
 
     def score(self, lists: CandidateLists) -> Features:
-        return np.asarray(_fitted(self.logit, self.name).score(lists.evidence))
+        return np.asarray(_fitted(self.logit, self.name).score(lists.features))
 
 
 class GradientBoosted:
-    """LambdaMART (Burges 2010) by LightGBM on the evidence features: what a non-linear ranker gets out of them."""
+    """LambdaMART (Burges 2010) by LightGBM on the interaction features: what a non-linear ranker gets out of them."""
 
     name = "gradient_boosted"
     stochastic = False
@@ -113,7 +113,7 @@ class GradientBoosted:
             import lightgbm
         except ImportError as error:
             raise ConfigError("the gradient-boosted control needs lightgbm: pip install 'reranker[eval]'") from error
-        features, list_index, relevant = stacked(lists, lambda part: part.evidence)
+        features, list_index, relevant = stacked(lists, lambda part: part.features)
         if not relevant.any():
             raise DataError("gradient_boosted: no validation list contains a target, so there is nothing to learn from")
         order = np.argsort(list_index, kind="stable")  # LightGBM takes lists as runs of rows
@@ -123,11 +123,11 @@ class GradientBoosted:
         return self
 
     def score(self, lists: CandidateLists) -> Features:
-        return np.asarray(_fitted(self.booster, self.name).predict(lists.evidence), dtype=np.float64)
+        return np.asarray(_fitted(self.booster, self.name).predict(lists.features), dtype=np.float64)
 
 
 class TextSimilarity:
-    """Recall evidence plus likeness of the candidate's text to the last items of the history, by conditional logit.
+    """Interaction features plus likeness of a candidate's text to the history's last items, by conditional logit.
 
     Args:
         embed: texts -> unit vectors; a `SentenceEncoder` is the reference.
@@ -180,7 +180,7 @@ class TextSimilarity:
 
 
 def _texts(items: pd.DataFrame) -> list[str]:
-    """What an item's text is to the controls: all that the embedding read-out reads of it."""
+    """What an item's text is to the controls: all that the embedding scorer reads of it."""
     columns = [items[name].map(field_text) if name in items else [""] * len(items) for name in _TEXT_COLUMNS]
     return [
         title + (f" ({category})" if category else "") + (f": {description}" if description else "")

@@ -86,10 +86,10 @@ def diagnose(
 
     What changes for the systems:
     - shuffled rows: nothing but the order; first-stage rank and score travel with the item.
-    - shuffled users: the history in the prompt, and the evidence that is computed from it (likeness, co-visits,
+    - shuffled users: the history in the prompt, and the features that are computed from it (likeness, co-visits,
       transitions, category, history length). The candidates with their first-stage score and rank stay the user's own,
       as do the statistics of the items; so what a personal candidate generator gives is not counted as lost.
-    - obfuscated titles: titles, and every other text of the items. Of the evidence only the category overlap goes;
+    - obfuscated titles: titles, and every other text of the items. Of the features only the category overlap goes;
       `baseline`, which reads no titles, loses just that.
     - attacks: titles of a few items, or further interactions of fake users (`robustness.ATTACKS`).
 

@@ -21,10 +21,10 @@ from reranker.utils.atomic_io import whole_file
 logger = logging.getLogger(__name__)
 
 SCORES_VERSION = 9
-"""Raised whenever code that changes any system's scores changes: prompts, read-outs, evidence, fitting."""
+"""Raised whenever code that changes any system's scores changes: prompts, scorers, features, fitting."""
 
 READINGS_VERSION = 4
-"""Raised whenever code that changes what the model says of a list changes: prompts, read-outs, engines."""
+"""Raised whenever code that changes what the model says of a list changes: prompts, scorers, engines."""
 
 N_COSTS = 3
 """Numbers kept beside the scores: seconds of fitting, seconds of scoring, tokens."""

@@ -1,6 +1,6 @@
-"""The LLM as judged systems: each read-out as it comes, the LLM alone with learned coefficients, and the fusion.
+"""The LLM as judged systems: each scorer as it comes, the LLM alone with learned coefficients, and the fusion.
 
-Systems of one domain share the readings, so that a list is read by the model once a read-out.
+Systems of one domain share the readings, so that a list is read by the model once a scorer.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class _LearnedSystem(_LLMSystem):
 
 
 class ZeroShot(_LLMSystem):
-    """A read-out with its default coefficients: nothing learned, nothing mixed in."""
+    """A scorer with its default coefficients: nothing learned, nothing mixed in."""
 
     def __init__(self, name: str, readings: ScoreCache) -> None:
         super().__init__(readings)
@@ -71,12 +71,12 @@ class ZeroShot(_LLMSystem):
 
     def score(self, lists: CandidateLists) -> Components:
         raw = self.readings.of(lists)
-        scores: Components = raw @ self.readings.reader(lists.fold.domain).scoring.default_coefficients
+        scores: Components = raw @ self.readings.reader(lists.fold.domain).scorer.default_coefficients
         return scores
 
 
 class LLMAlone(_LearnedSystem):
-    """A read-out with coefficients learned on the validation lists; no interaction features."""
+    """A scorer with coefficients learned on the validation lists; no interaction features."""
 
     name = "llm"
 
@@ -85,8 +85,8 @@ class LLMAlone(_LearnedSystem):
         self._logit: ConditionalLogit | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        taught = self.readings.teaching(lists, self.fit_users)
-        self._logit = ConditionalLogit.fit(*stacked(taught, self._features), l2=self.l2)
+        training = self.readings.training_lists(lists, self.fit_users)
+        self._logit = ConditionalLogit.fit(*stacked(training, self._features), l2=self.l2)
         return self
 
     def score(self, lists: CandidateLists) -> Components:
@@ -99,7 +99,7 @@ class LLMAlone(_LearnedSystem):
 
 
 class Fused(_LearnedSystem):
-    """What the product serves when its guard lets it: evidence and LLM in one conditional logit."""
+    """What the product serves when its guard lets it: interaction features and LLM in one conditional logit."""
 
     name = "fused"
 
@@ -108,11 +108,11 @@ class Fused(_LearnedSystem):
         self.head: FusionHead | None = None
 
     def fit(self, lists: Sequence[CandidateLists]) -> Self:
-        taught = self.readings.teaching(lists, self.fit_users)
-        words = llm_words(self.readings.reader(lists[0].fold.domain).scoring.components)
-        evidence = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.evidence), l2=self.l2)
+        training = self.readings.training_lists(lists, self.fit_users)
+        words = llm_words(self.readings.reader(lists[0].fold.domain).scorer.components)
+        baseline = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.features), l2=self.l2)
         users = user_numbers((part.fold.domain, user) for part in lists for user in part.fold.users)
-        self.head = fit_fused(evidence, words, *stacked(taught, self._features), l2=self.l2, users=users)
+        self.head = fit_fused(baseline, words, *stacked(training, self._features), l2=self.l2, users=users)
         return self
 
     def score(self, lists: CandidateLists) -> Components:
@@ -122,7 +122,7 @@ class Fused(_LearnedSystem):
 
     def priors(self, lists: CandidateLists) -> Components:
         """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
-        names = list(self.readings.reader(lists.fold.domain).scoring.components)
+        names = list(self.readings.reader(lists.fold.domain).scorer.components)
         raw = self.readings.of(lists)
         if "llm_gain" not in names:
             return np.zeros(len(raw))
@@ -132,8 +132,8 @@ class Fused(_LearnedSystem):
         return priors
 
     def _features(self, lists: CandidateLists) -> Components:
-        llm = llm_columns(lists.evidence, self.readings.of(lists), lists.list_index)
-        return np.concatenate([lists.evidence, llm], axis=1)
+        llm = llm_columns(lists.features, self.readings.of(lists), lists.list_index)
+        return np.concatenate([lists.features, llm], axis=1)
 
 
 class Served(_LearnedSystem):
@@ -151,11 +151,11 @@ class Served(_LearnedSystem):
             raise ConfigError(f"system {self.name!r} is fitted on windows of one domain, got {sorted(domains)}")
         components: dict[int, Components] = {}
         before = 0
-        for taught in self.readings.teaching(lists, self.fit_users):
-            raw, numbers = self.readings.of(taught), np.unique(taught.list_index)
-            components |= {before + int(number): raw[taught.list_index == number] for number in numbers}
-            before += len(taught.fold.users)
-        words = self.readings.reader(domains.pop()).scoring.components
+        for part in self.readings.training_lists(lists, self.fit_users):
+            raw, numbers = self.readings.of(part), np.unique(part.list_index)
+            components |= {before + int(number): raw[part.list_index == number] for number in numbers}
+            before += len(part.fold.users)
+        words = self.readings.reader(domains.pop()).scorer.components
         self.fusion_model = FusionModel.fit(
             Choices.joined([_choices(part) for part in lists]), components, words, self.l2
         )
@@ -168,9 +168,9 @@ class Served(_LearnedSystem):
         if guard.serve == "first_stage":
             return generator
         if guard.serve == "baseline":
-            scores = self.fusion_model.features.score(lists.evidence)
+            scores = self.fusion_model.features.score(lists.features)
         else:
-            scores = self.fusion_model.orders(lists.evidence, self.readings.of(lists), lists.list_index)[guard.serve]
+            scores = self.fusion_model.orders(lists.features, self.readings.of(lists), lists.list_index)[guard.serve]
         return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, generator)
 
     def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
@@ -187,7 +187,7 @@ class Served(_LearnedSystem):
 
 def _choices(lists: CandidateLists) -> Choices:
     return Choices(
-        features=lists.evidence,
+        features=lists.features,
         list_index=lists.list_index,
         chosen=lists.relevant,
         first_stage_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),

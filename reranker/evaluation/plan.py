@@ -47,7 +47,7 @@ def plan(names: Sequence[str], config: RerankerConfig, n_items: int, n_lists: in
         names: systems.
         config: of the LLM systems.
         n_items: of the catalogue.
-        n_lists: that are read for fitting and scoring, where a read-out reads lists.
+        n_lists: that are read for fitting and scoring, where a scorer reads lists.
     """
     seen: set[str] = set()
     planned = []

@@ -1,4 +1,4 @@
-"""The systems that are judged, by name: controls, the LLM by each read-out, and the fusion."""
+"""The systems that are judged, by name: controls, the LLM by each scorer, and the fusion."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -28,22 +28,22 @@ SYSTEMS: dict[str, str] = {
     "first_stage": "the list as it came in",
     "popularity": "the most chosen first",
     "random": "a random order",
-    "baseline": "conditional logit on the evidence features: the fusion without the LLM",
+    "baseline": "conditional logit on the interaction features: the fusion without the LLM",
     "gradient_boosted": "LambdaMART on the same features",
     "text_similarity": "interaction features and MiniLM likeness to the history",
     "text_alone": "MiniLM likeness to the history, nothing else",
     "lexical": "words alone, without a model: what an LLM alone has to beat",
-    "lexical_fused": "evidence and words: what the fused order has to beat",
-    "zero_shot_likelihood": "the LLM's likelihood read-out with fixed coefficients",
+    "lexical_fused": "interaction features and words: what the fused order has to beat",
+    "zero_shot_likelihood": "the LLM's likelihood scorer with fixed coefficients",
     "zero_shot_labels": "the LLM asked yes or no of each candidate",
     "zero_shot_listwise": "the LLM asked to pick among all candidates",
     "llm": "the LLM alone, coefficients learned",
-    "fused": "evidence and LLM",
+    "fused": "interaction features and LLM",
     "served": "what the never-worse guard lets through: fused, baseline or first_stage",
 }
 """Name -> what it is."""
 
-_READ_OUTS = {
+_SCORERS = {
     "zero_shot_likelihood": "likelihood",
     "zero_shot_labels": "labels",
     "zero_shot_listwise": "listwise",
@@ -66,7 +66,7 @@ class Suite:
     """Builds systems; the model is loaded when the first system that needs it is built, and shared.
 
     Args:
-        config: of the LLM systems; `scoring` is set by each system.
+        config: of the LLM systems; `scorer` is set by each system.
         load: gives the engine.
         fit_users: lists the LLM reads for fitting, at most, a domain; by default as many as `Reranker.fit` reads.
         families: domain -> template family, for domains that are not called like one.
@@ -110,13 +110,13 @@ class Suite:
             raise ConfigError(f"unknown systems {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
         return {name: self._factory(name) for name in names}
 
-    def readings(self, read_out: str) -> ScoreCache:
-        """The readings that all systems of a read-out share."""
-        if read_out not in self._readings:
+    def readings(self, scorer: str) -> ScoreCache:
+        """The readings that all systems of a scorer share."""
+        if scorer not in self._readings:
             if self._engine is None:
                 self._engine = self._load()
-            config = self.config.model_copy(update={"scoring": read_out})
-            self._readings[read_out] = ScoreCache(
+            config = self.config.model_copy(update={"scorer": scorer})
+            self._readings[scorer] = ScoreCache(
                 self._engine,
                 config,
                 self._families,
@@ -125,16 +125,16 @@ class Suite:
                 self._trained,
                 self._adapt_steps,
             )
-        return self._readings[read_out]
+        return self._readings[scorer]
 
     def _factory(self, name: str) -> SystemFactory:
         if name in _LEARNED:
             system = _LEARNED[name]
-            return lambda seed: system(self.readings(self.config.scoring), self.fit_users, self.config.l2)
+            return lambda seed: system(self.readings(self.config.scorer), self.fit_users, self.config.l2)
         if name in _LEXICAL:
             return lambda seed: _named(_LEXICAL[name](self._words(), self.fit_users, self.config.l2), name)
-        if name in _READ_OUTS:
-            return lambda seed: ZeroShot(name, self.readings(_READ_OUTS[name]))
+        if name in _SCORERS:
+            return lambda seed: ZeroShot(name, self.readings(_SCORERS[name]))
         makers: dict[str, SystemFactory] = {
             "first_stage": lambda seed: FirstStageOrder(),
             "popularity": lambda seed: Popularity(),
@@ -147,9 +147,9 @@ class Suite:
         return makers[name]
 
     def _words(self) -> ScoreCache:
-        """The readings of the lexical engine: the default read-out with words in the LM's place."""
+        """The readings of the lexical engine: the default scorer with words in the LM's place."""
         if LEXICAL not in self._readings:
-            config = self.config.model_copy(update={"scoring": "embedding", "engine": LEXICAL, "engine_options": {}})
+            config = self.config.model_copy(update={"scorer": "embedding", "engine": LEXICAL, "engine_options": {}})
             self._readings[LEXICAL] = ScoreCache(
                 load_engine(LEXICAL), config, self._families, self._progress, self._directory
             )

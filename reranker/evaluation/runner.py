@@ -31,7 +31,7 @@ from reranker.evaluation.metrics import (
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
 from reranker.pipeline.lists import PROTOCOLS, CandidateLists, ListProtocol, propose
 from reranker.protocols import CandidateGenerator
-from reranker.utils.replay import MOMENTS, replay
+from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Settings:
     )
     compared: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
     fitting_users: int | None = None
-    windows: int = MOMENTS
+    windows: int = DEFAULT_WINDOWS
     inject: bool = False
     covered_only: bool = False
     fingerprint: str = ""
@@ -201,9 +201,9 @@ def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings
 
 
 def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settings) -> list[CandidateLists]:
-    """Where systems may learn: lists of the training part, from its newest moment back, as `Reranker.fit` replays them.
+    """Windows that systems are fitted on: lists of the training part, newest first, as `Reranker.fit` makes them.
 
-    A temporal split is cut earlier and earlier. Of cold items there is one moment: each would take further items out.
+    A temporal split is cut earlier and earlier. Of cold items there is one window: each would take further items out.
     """
 
     def propose_before(newer: Fold) -> tuple[Fold, CandidateLists]:
@@ -211,10 +211,10 @@ def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settin
         users = settings.fitting_users
         return past, propose(past if users is None else past.sample_users(users), generator, n)
 
-    windows = replay(
+    windows = rolling_origin(
         lambda: propose_before(fold),
         lambda newer: propose_before(newer[0]),
-        lambda moment: int(moment[1].covered.sum()),
+        lambda window: int(window[1].covered.sum()),
         1 if fold.cold_items else settings.windows,
     )
     return [lists for _, lists in windows]

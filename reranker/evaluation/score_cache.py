@@ -24,7 +24,7 @@ from reranker.hub import resolve_model, settings_sha256
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.protocols import Engine, ReadsStates
-from reranker.scoring import StateStore, reference_histories
+from reranker.scoring import StateStore, calibration_histories
 from reranker.soft_tokens import Support
 from reranker.soft_tokens.checkpoint import Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
@@ -57,11 +57,11 @@ class _Reading:
 
 
 class ScoreCache:
-    """What one read-out says of candidate lists; each `CandidateLists` is read once and kept.
+    """What one scorer says of candidate lists; each `CandidateLists` is read once and kept.
 
     Args:
-        engine: shared by every read-out and domain.
-        config: read-out, prompts and soft tokens.
+        engine: shared by every scorer and domain.
+        config: scorer, prompts and soft tokens.
         families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
         directory: where readings are kept for later runs; nowhere by default.
@@ -95,7 +95,7 @@ class ScoreCache:
         self._readers: dict[str, LLMScorer] = {}
         self._kept: dict[int, _Reading] = {}
         self._first: dict[str, CandidateLists] = {}
-        self._teaching: dict[
+        self._training_lists: dict[
             tuple[tuple[int, ...], int | None, int], tuple[list[CandidateLists], list[CandidateLists]]
         ] = {}
 
@@ -136,7 +136,7 @@ class ScoreCache:
 
     @property
     def fingerprint(self) -> str:
-        """Names the model by its weights, the engine and every setting of prompts and read-out."""
+        """Names the model by its weights, the engine and every setting of prompts and scorer."""
         return self._settings({*self.families, *self._trained})
 
     def _settings(self, domains: Collection[str]) -> str:
@@ -163,11 +163,13 @@ class ScoreCache:
         except ModelError:  # a scripted engine
             return ""
 
-    def teaching(self, windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[CandidateLists]:
-        """The lists with a target in them, for only these teach: at most `most` a domain, drawn from all its windows
-        alike, and the same at every call."""
+    def training_lists(
+        self, windows: Sequence[CandidateLists], most: int | None, seed: int = 0
+    ) -> list[CandidateLists]:
+        """The lists with a target in them, for the others say nothing: at most `most` a domain, drawn from all of its
+        windows alike, and the same at every call."""
         key = tuple(map(id, windows)), most, seed
-        if key not in self._teaching:
+        if key not in self._training_lists:
             drawn = [np.flatnonzero(lists.covered) for lists in windows]
             for domain in {lists.fold.domain for lists in windows}:
                 mine = [number for number, lists in enumerate(windows) if lists.fold.domain == domain]
@@ -177,12 +179,12 @@ class ScoreCache:
                     kept[np.random.default_rng(seed).choice(ends[-1], most, replace=False)] = True
                     for number, part in zip(mine, np.split(kept, ends[:-1]), strict=True):
                         drawn[number] = drawn[number][part]
-            taught = [
+            drawn_lists = [
                 lists.of_users(np.isin(np.arange(len(lists.fold.users)), users))
                 for lists, users in zip(windows, drawn, strict=True)
             ]
-            self._teaching[key] = list(windows), taught
-        return self._teaching[key][1]
+            self._training_lists[key] = list(windows), drawn_lists
+        return self._training_lists[key][1]
 
     def reader(self, domain: str) -> LLMScorer:
         """The reader of a domain: its templates, soft prompt and priors."""
@@ -191,7 +193,7 @@ class ScoreCache:
             self._readers[domain] = LLMScorer(
                 self.config,
                 self.families.get(domain, domain),
-                trained.bank if "likelihood" in self.config.read_outs else PromptBank(meta=trained.prompt),
+                trained.bank if "likelihood" in self.config.scorers else PromptBank(meta=trained.prompt),
                 engine=self._engine,
                 contexts=trained.contexts,
                 item_tokens=trained.item_tokens.get(domain),
@@ -237,7 +239,7 @@ class ScoreCache:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])
-        reader.refer_to(reference_histories(items, self.config.references, self.config.seed))
+        reader.refer_to(calibration_histories(items, self.config.calibration_histories, self.config.seed))
         if reader.hidden_states.spaces is None:  # from the first lists asked for, also where these came from disk
             first = self._first[lists.fold.domain].fold.items
             reader.learn_items(Catalog(first).items(first[ITEM]))
@@ -258,7 +260,7 @@ class ScoreCache:
         values = reader.components(prompts, self.progress)
         if len(reader.hidden_states) > known:
             self._keep_states(lists.fold.domain, reader.hidden_states)
-        raw = np.zeros((len(lists.candidates), len(reader.scoring.components)))
+        raw = np.zeros((len(lists.candidates), len(reader.scorer.components)))
         groups = lists.candidates.groupby(USER, sort=False).indices.values()
         for rows, part in zip(groups, values, strict=True):
             raw[rows] = part

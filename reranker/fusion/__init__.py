@@ -1,9 +1,9 @@
-"""Evidence features, the conditional-logit fusion and the never-worse guard."""
+"""Interaction features, the conditional-logit fusion and the never-worse guard."""
 
 from reranker.fusion.choices import Choices, user_numbers
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
-from reranker.fusion.features import FEATURES, EvidenceModel
+from reranker.fusion.features import FEATURES, InteractionStatistics
 from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 from reranker.fusion.model import FusionModel
@@ -13,11 +13,11 @@ __all__ = [
     "FEATURES",
     "Choices",
     "ConditionalLogit",
-    "EvidenceModel",
     "FusionHead",
     "FusionModel",
     "GuardDecision",
     "HistoryGroup",
+    "InteractionStatistics",
     "Order",
     "as_order",
     "assign_folds",

@@ -17,13 +17,13 @@ class Choices:
     """Lists of one or several windows and what was chosen from them.
 
     Attributes:
-        features: (rows, len(columns)) evidence features, own features behind the others.
+        features: (rows, len(columns)) interaction features, own features behind the others.
         list_index: (rows,) 0-based number of the list.
         chosen: (rows,) True where the user chose the item next.
         first_stage_rank: (rows,) 1-based rank in the list that came in.
         n_relevant: (n_lists,) held-out items of the user, proposed or not.
         n_known: (n_lists,) interactions known of the user when the list was made.
-        users: (n_lists,) whose list it is; a user has one list a moment.
+        users: (n_lists,) whose list it is; a user has one list a window.
         columns: name -> words of each feature.
     """
 
@@ -57,7 +57,7 @@ class Choices:
         return user_numbers(self.users)
 
     def covered_lists(self, most: int | None = None, seed: int = 0) -> IntArray:
-        """Numbers of the lists that contain a chosen item: only these can teach; a random `most` of them."""
+        """Numbers of the lists that contain a chosen item: the others say nothing; a random `most` of them."""
         covered = np.unique(self.list_index[self.chosen])
         if most is not None and len(covered) > most:
             covered = np.sort(np.random.default_rng(seed).choice(covered, most, replace=False))

@@ -17,7 +17,7 @@ def llm_columns(features: NDArray[np.float64], raw: NDArray[np.float64], list_in
     How much a text tells depends on how much the interactions told already, which is little of an item that few chose.
 
     Args:
-        features: (rows, n_features) evidence features, those of `FEATURES` first.
+        features: (rows, n_features) interaction features, those of `FEATURES` first.
         raw: (rows, n_components) what the LLM says.
         list_index: (rows,) number of the list a row belongs to.
     """

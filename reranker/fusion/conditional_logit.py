@@ -63,7 +63,7 @@ class ConditionalLogit:
 
         With `past`, the log-likelihood of past choices is added, to second order: an update in place of a fit on both.
 
-        A list with several chosen rows counts as that many choices; lists without one teach nothing and are ignored.
+        A list with several chosen rows counts as that many choices; lists without one say nothing and are ignored.
 
         Args:
             features: (rows, n_features), finite.

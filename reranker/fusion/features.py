@@ -61,7 +61,7 @@ N_RAW_FEATURES = 11
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EvidenceModel:
+class InteractionStatistics:
     """Item statistics learned from interactions, and the features they give a candidates table.
 
     Attributes:
@@ -98,7 +98,7 @@ class EvidenceModel:
 
     def with_own(
         self, columns: Sequence[OwnColumn], items: pd.DataFrame, users: pd.DataFrame | None
-    ) -> "EvidenceModel":
+    ) -> "InteractionStatistics":
         """The same with features of the user's own columns; of none, without any. Raises DataError as `OwnFeatures.fit`
         does."""
         own = OwnFeatures.fit(columns, self.index, self.histories, items, users) if columns else None
@@ -107,7 +107,7 @@ class EvidenceModel:
     @classmethod
     def fit(
         cls, interactions: pd.DataFrame, items: pd.DataFrame, item_ids: Sequence[ItemId], vectors: NDArray[np.float32]
-    ) -> "EvidenceModel":
+    ) -> "InteractionStatistics":
         """Learns from validated tables, sorted by time when they carry timestamps.
 
         Args:
@@ -136,7 +136,7 @@ class EvidenceModel:
             histories=dict(zip(users, histories, strict=True)),
         )
 
-    def extended(self, items: pd.DataFrame) -> "EvidenceModel":
+    def extended(self, items: pd.DataFrame) -> "InteractionStatistics":
         """The same with the items of a larger table: those that are new to it have no statistics but categories.
 
         Args:
@@ -145,7 +145,7 @@ class EvidenceModel:
         ids = dict.fromkeys([*self.index, *items[ITEM]])
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
         new = len(index) - len(self.index)
-        larger = EvidenceModel(
+        larger = InteractionStatistics(
             index=index,
             vectors=np.pad(self.vectors, ((0, new), (0, 0))),
             popularity=np.pad(self.popularity, (0, new)),
@@ -163,7 +163,7 @@ class EvidenceModel:
         histories: Mapping[UserId, IntArray] | None = None,
         identities: Mapping[UserId, UserId] | None = None,
     ) -> NDArray[np.float64]:
-        """(rows, len(columns)) evidence, z-scored within each user's list.
+        """(rows, len(columns)) statistics, z-scored within each user's list.
 
         Args:
             candidates: a validated candidates table. Unknown items and users have no statistics: their features sit at
@@ -176,7 +176,7 @@ class EvidenceModel:
         raw = np.zeros((len(candidates), len(FEATURES)))
         raw[:, :N_RAW_FEATURES] = self.raw_features(candidates, histories)
         standard = standardise_within_lists(raw, list_index.astype(np.int64))
-        # The length of a history is the same for the whole list, so it can only act on other evidence. log1p(20) ~ 3.
+        # The length of a history is the same for the whole list, so it can only act on other statistics. log1p(20) ~ 3.
         lengths = np.log1p(self.n_known(users, known).astype(np.float64))[list_index]
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
@@ -401,9 +401,9 @@ def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_arr
 
 
 def chosen_items(
-    catalog: Catalog, evidence: EvidenceModel
+    catalog: Catalog, statistics: InteractionStatistics
 ) -> tuple[list[Item], NDArray[np.float32], NDArray[np.float64]]:
     """Items with a text, their (n, n_factors) vectors in the collaborative space, (n,) how often each was chosen."""
-    rows = [row for row, item in enumerate(evidence.item_ids) if item in catalog]
-    items = catalog.items(evidence.item_ids[row] for row in rows)
-    return items, evidence.vectors[rows], evidence.popularity[rows]
+    rows = [row for row, item in enumerate(statistics.item_ids) if item in catalog]
+    items = catalog.items(statistics.item_ids[row] for row in rows)
+    return items, statistics.vectors[rows], statistics.popularity[rows]

@@ -16,7 +16,7 @@ from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval
 
 Order = Literal["fused", "baseline", "first_stage"]
-"""Which order is served: LLM and evidence, the baseline, or the first-stage order untouched."""
+"""Which order is served: LLM and interaction features, the baseline, or the first-stage order untouched."""
 
 METRIC = "NDCG@10"
 
@@ -190,7 +190,7 @@ def decide(
     """Chooses the order to serve from (n_lists,) NDCG@10 values of the three orders on the validation fold.
 
     An order is eligible when its 95 % interval against the first-stage order lies above 0. Among the eligible the
-    higher mean is served, so the LLM is dropped where it takes away from the evidence; where both order alike, reading
+    higher mean is served, so the LLM is dropped where it takes away from the baseline; where both order alike, reading
     with the LLM would be for nothing.
 
     Args:

@@ -12,7 +12,7 @@ from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 
 RIDGES = (1.0, 10.0, 100.0, 1e3, 1e6)
-"""Multiples of the weakest ridge that `fit_fused` considers; the last leaves the evidence as it is."""
+"""Multiples of the weakest ridge that `fit_fused` considers; the last leaves the baseline as it is."""
 
 CROSS_VALIDATION_FOLDS = 5
 
@@ -132,7 +132,7 @@ def remembered(
 
 
 def fit_fused(
-    evidence: FusionHead,
+    baseline: FusionHead,
     words: dict[str, str],
     features: NDArray[np.float64],
     list_index: IntArray,
@@ -143,17 +143,17 @@ def fit_fused(
     past: PastChoices | None = None,
     remembers: bool = True,
 ) -> FusionHead:
-    """A head over evidence and LLM columns, pulled towards what the baseline taught.
+    """A head over interaction features and LLM columns, pulled towards the baseline's weights.
 
-    The LLM reads a sample of the lists, the evidence is known for all: the weights of `evidence`, fitted on all, are
-    the centre of the ridge, so that the smaller sample has to teach little more than what the LLM adds. How hard the
+    The LLM reads a sample of the lists, the features are known for all: the weights of `baseline`, fitted on all, are
+    the centre of the ridge, so that the smaller sample has to say little more than what the LLM adds. How hard the
     ridge pulls is chosen by the likelihood of held-out lists: few lists, or an LLM that adds nothing, leave a head that
-    orders like the evidence.
+    orders like the baseline.
 
     Args:
-        evidence: head fitted on the baseline.
+        baseline: head fitted on the baseline.
         words: LLM column -> what it says.
-        features: (rows, evidence columns + LLM columns), z-scored within lists.
+        features: (rows, features + LLM columns), z-scored within lists.
         l2: the weakest ridge considered.
         seed: of the cross-validation folds.
         users: (n_lists,) number of each list's user, whose lists are held out together; by default each has one list.
@@ -161,10 +161,10 @@ def fit_fused(
             new ones, or where there are too few new ones to choose another by.
         remembers: as `FusionHead.fit` has it.
     """
-    columns = {**evidence.columns, **words}
+    columns = {**baseline.columns, **words}
     if features.shape[1] != len(columns):
         raise DataError(f"fusion: {features.shape[1]} feature columns were given {len(columns)} names")
-    centre = np.concatenate([evidence.logit.weights, np.zeros(len(words))])
+    centre = np.concatenate([baseline.logit.weights, np.zeros(len(words))])
     if past is not None and past.n_choices > chosen.sum():
         chosen_l2 = past.l2
     else:
@@ -188,8 +188,8 @@ def _cross_validated_l2(
 ) -> float:
     """The penalty under which lists held out are likeliest; where there are too few to hold any out, that of the past,
     or the strongest."""
-    teaching = np.unique(list_index[chosen])
-    if len(teaching if users is None else np.unique(users[teaching])) < CROSS_VALIDATION_FOLDS:
+    with_choice = np.unique(list_index[chosen])
+    if len(with_choice if users is None else np.unique(users[with_choice])) < CROSS_VALIDATION_FOLDS:
         return penalties[-1] if past is None else past.l2
     fold_of_row = assign_folds(list_index, chosen, CROSS_VALIDATION_FOLDS, seed, users)
     likelihoods = np.zeros(len(penalties))
@@ -207,7 +207,7 @@ def _cross_validated_l2(
 def assign_folds(
     list_index: IntArray, chosen: NDArray[np.bool_], folds: int = 5, seed: int = 0, users: IntArray | None = None
 ) -> IntArray:
-    """(rows,) fold of each row's user, 0-based; users with a chosen item are spread evenly, so each fold can teach.
+    """(rows,) fold of each row's user, 0-based; users with a chosen item are spread evenly, so each fold has choices.
 
     Args:
         users: (n_lists,) number of each list's user; by default each has one list.
@@ -216,9 +216,9 @@ def assign_folds(
         DataError: fewer than two users with a chosen item.
     """
     user_of_row = list_index if users is None else users[list_index]
-    teaching = np.unique(user_of_row[chosen])
-    if len(teaching) < 2:
+    with_choice = np.unique(user_of_row[chosen])
+    if len(with_choice) < 2:
         raise DataError("cross-fitting needs at least two users with a chosen item in their lists")
     fold_of_user = np.zeros(int(user_of_row.max()) + 1, dtype=np.int64)
-    fold_of_user[np.random.default_rng(seed).permutation(teaching)] = np.arange(len(teaching)) % folds
+    fold_of_user[np.random.default_rng(seed).permutation(with_choice)] = np.arange(len(with_choice)) % folds
     return fold_of_user[user_of_row]

@@ -1,4 +1,4 @@
-"""What `Reranker.fit` learns: read-out coefficients, fusion weights and the guard's decision."""
+"""What `Reranker.fit` learns: scorer coefficients, fusion weights and the guard's decision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class _ReadLists:
         list_index: (rows,) their lists, renumbered from 0.
         users: (n_lists,) number of each list's user.
         chosen: (rows,) True where the item was chosen.
-        features: (rows, evidence + LLM columns), z-scored within lists.
+        features: (rows, interaction features + LLM columns), z-scored within lists.
     """
 
     rows: IntArray
@@ -66,11 +66,11 @@ class _Past:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FusionModel:
-    """How components of the LLM and evidence become one order.
+    """How components of the LLM and interaction features become one order.
 
     Attributes:
         coefficients: (n_components,) of the LLM alone; differences within a list are log-odds.
-        fused: head over evidence and LLM components.
+        fused: head over interaction features and LLM components.
         features: head over the baseline: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
@@ -129,7 +129,7 @@ class FusionModel:
         )
         words = llm_words(words)
         earlier = _Past.of(past, {**fold.columns, **words})
-        evidence = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
+        baseline = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
         by_list = _cross_fitted(fold, read, words, l2, seed, earlier)
         new = JudgedLists(
             ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
@@ -145,11 +145,11 @@ class FusionModel:
         return cls(
             coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
             fused=fit_fused(
-                evidence, words, read.features, read.list_index, read.chosen, l2, seed, read.users, earlier.fused
+                baseline, words, read.features, read.list_index, read.chosen, l2, seed, read.users, earlier.fused
             )
             if words
-            else evidence,
-            features=evidence,
+            else baseline,
+            features=baseline,
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
@@ -162,7 +162,7 @@ class FusionModel:
         """(rows,) scores by the baseline (`features`), LLM alone (`llm`) and both (`fused`).
 
         Args:
-            features: (rows, n_features) evidence.
+            features: (rows, n_features) interaction features, own ones behind them.
             raw: (rows, n_components) what the LLM says.
             list_index: (rows,) 0-based number of the user's list.
         """
@@ -222,7 +222,7 @@ def _cross_fitted(
 ) -> dict[str, NDArray[np.float64]]:
     """Order -> (n_lists,) NDCG@10 on lists of users that its weights were not fitted on (5-fold cross-fitting).
 
-    Recall and evidence are known for every list of the fold; what the LLM adds to the evidence is known on the lists it
+    First stage and features are known for every list of the fold; what the LLM adds to these is known on the lists it
     read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
     many times as there are such lists for one read (Horvitz & Thompson 1952). A list without the user's item counts as
     0 under every order.
@@ -234,11 +234,11 @@ def _cross_fitted(
         mine = fold_of_row == number
         mine_read = mine[read.rows]
         others = fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine]
-        evidence = FusionHead.fit(dict(fold.columns), *others, l2, past.features, remembers=False)
-        features[mine] = evidence.score(fold.features[mine])
+        baseline = FusionHead.fit(dict(fold.columns), *others, l2, past.features, remembers=False)
+        features[mine] = baseline.score(fold.features[mine])
         if words and mine_read.any():
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
-            head = fit_fused(evidence, words, *others, l2, seed, read.users, past.fused, remembers=False)
+            head = fit_fused(baseline, words, *others, l2, seed, read.users, past.fused, remembers=False)
             fused[mine_read] = head.score(read.features[mine_read])
     by_first_stage = ndcg_by_list(
         -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant

@@ -32,7 +32,7 @@ of an item that a segment is given."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemCategory:
-    """A category of items, by row of the evidence index.
+    """A category of items, by row of the statistics' index.
 
     Attributes:
         codes: (n_items,) number of the value; -1 where it is missing.
@@ -155,7 +155,7 @@ class OwnFeatures:
 
         Args:
             candidates: a validated candidates table with `candidate_columns`.
-            rows: (rows,) of the items in the evidence index; -1 for unknown ones.
+            rows: (rows,) of the items in the statistics' index; -1 for unknown ones.
             histories: user -> rows of the items chosen, oldest first.
             popularity, first_stage: (rows,) z-scored within lists, for users' numbers to act on.
             identities: user of `candidates` -> the user whose columns count; each is himself by default.
@@ -231,7 +231,7 @@ class _Lists:
     """Lists of candidates.
 
     Attributes:
-        rows: (rows,) of the items in the evidence index; -1 for unknown ones.
+        rows: (rows,) of the items in the statistics' index; -1 for unknown ones.
         index: (rows,) number of the list.
         users: whose each list is.
         newest: the newest items of each list's user.

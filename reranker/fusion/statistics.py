@@ -2,14 +2,14 @@
 
 import pandas as pd
 
-from reranker.fusion import EvidenceModel
+from reranker.fusion import InteractionStatistics
 from reranker.protocols import CandidateGenerator, HasItemFactors
 
 
-def evidence_model(
+def interaction_statistics(
     interactions: pd.DataFrame, items: pd.DataFrame, generator: CandidateGenerator | None
-) -> EvidenceModel:
-    """Evidence in the item space of the candidate generator, or of one that it fuses; else in an ALS space."""
+) -> InteractionStatistics:
+    """Statistics in the item space of the candidate generator, or of one that it fuses; else in an ALS space."""
     # Not at the top: candidate_gen imports reranker.errors, so `import candidate_gen` comes through here.
     from candidate_gen import ALSGenerator
 
@@ -17,4 +17,4 @@ def evidence_model(
     own = next((part for part in parts if isinstance(part, HasItemFactors)), None)
     space = own or ALSGenerator().fit(interactions)
     ids = space.item_ids
-    return EvidenceModel.fit(interactions, items, ids, space.item_factors(ids))
+    return InteractionStatistics.fit(interactions, items, ids, space.item_factors(ids))

@@ -37,13 +37,13 @@ def merged(path: Path, resolve: Callable[[str], Any]) -> Path:
             not fit it.
         ConfigError: torch, transformers or peft is not installed.
     """
-    config, told = _adapter(path)
+    config, made_for = _adapter(path)
     base_id = str(config[_BASE_NAME])
     base = resolve(base_id)
-    if told and told != base.sha256:
+    if made_for and made_for != base.sha256:
         raise ModelError(
-            f"the LoRA in {path} was made for {base_id!r} with weights {told[:12]}, but these are {base.sha256[:12]}: "
-            "use the model it was trained on, or train it again"
+            f"the LoRA in {path} was made for {base_id!r} with weights {made_for[:12]}, but these are "
+            f"{base.sha256[:12]}: use the model it was trained on, or train it again"
         )
     key = _key(path, config, base.path, base.sha256)
     return build_once(cache_dir() / "models" / f"lora-{key[:24]}", lambda partial: merge_lora(path, base.path, partial))

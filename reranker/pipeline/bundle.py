@@ -1,15 +1,15 @@
 """A fitted Reranker on disk: a folder of open formats, no pickle, whole or not there at all.
 
 bundle.yaml          versions, model, templates, settings, what the guard serves and why, sha256 of every file
-fusion.json          read-out coefficients, fusion weights, guard
+fusion.json          scorer coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
-reference_items.parquet  rows of items as they were at `fit`, of which the reference histories are made
-evidence.npz         item statistics and histories
+calibration_items.parquet  rows of items as they were at `fit`, of which the calibration histories are made
+statistics.npz         item statistics and histories
 details.parquet      timestamps and weights of the interactions, in the order of the histories
 judged.npz           NDCG@10 of the lists that the guard went by
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
 item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
-priors.parquet       log-likelihood of titles behind the reference histories
+priors.parquet       log-likelihood of titles behind the calibration histories
 states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
 generator/           the candidate generator, where its class is registered (candidate_gen.register_generator)
@@ -36,7 +36,7 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
-from reranker.fusion import EvidenceModel, FusionModel
+from reranker.fusion import FusionModel, InteractionStatistics
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
 from reranker.fusion.own_columns import OwnColumn
@@ -54,7 +54,7 @@ from reranker.utils.untrusted import MOST_YAML_BYTES, read_json, read_npz, read_
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 _TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
@@ -74,9 +74,9 @@ class BundleState:
     model: ModelInfo
     templates_sha256: str
     items: pd.DataFrame
-    evidence: EvidenceModel
-    references: Sequence[Sequence[ItemId]]
-    reference_items: pd.DataFrame
+    statistics: InteractionStatistics
+    calibration_ids: Sequence[Sequence[ItemId]]
+    calibration_items: pd.DataFrame
     fusion_model: FusionModel
     prompts: PromptBank
     priors: PriorStore
@@ -200,16 +200,16 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
         items = _read_items(directory / "items.parquet", ids["item_table"])
-        evidence = _read_evidence(directory / "evidence.npz", item_ids, decode_ids(ids["users"]))
+        statistics = _read_statistics(directory / "statistics.npz", item_ids, decode_ids(ids["users"]))
         return BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
             model=ModelInfo(**manifest["model"]),
             templates_sha256=manifest["templates_sha256"],
             items=items,
-            evidence=_with_own(evidence, directory, ids, items),
-            references=[decode_ids(one) for one in ids["references"]],
-            reference_items=_read_items(directory / "reference_items.parquet", ids["reference_items"]),
+            statistics=_with_own(statistics, directory, ids, items),
+            calibration_ids=[decode_ids(one) for one in ids["calibration"]],
+            calibration_items=_read_items(directory / "calibration_items.parquet", ids["calibration_items"]),
             fusion_model=_with_judged(
                 FusionModel.from_json(read_json(directory / "fusion.json")), directory / _JUDGED, ids
             ),
@@ -241,27 +241,27 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
 
 
 def _write_parts(directory: Path, state: BundleState) -> None:
-    evidence = state.evidence
+    statistics = state.statistics
     ids = {
-        "items": encode_ids(evidence.index),
+        "items": encode_ids(statistics.index),
         "item_table": encode_ids(state.items[ITEM]),
-        "users": encode_ids(evidence.histories),
-        "references": [encode_ids(one) for one in state.references],
-        "reference_items": encode_ids(state.reference_items[ITEM]),
+        "users": encode_ids(statistics.histories),
+        "calibration": [encode_ids(one) for one in state.calibration_ids],
+        "calibration_items": encode_ids(state.calibration_items[ITEM]),
     }
     judged = state.fusion_model.judged
     if judged is not None:
         ids["judged"] = encode_ids(judged.users)
         np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
-    if evidence.own is not None:
-        _write_own(evidence.own, directory, ids)
+    if statistics.own is not None:
+        _write_own(statistics.own, directory, ids)
     if state.details is not None:
         write_table(state.details, directory / _DETAILS)
     (directory / "ids.json").write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.fusion_model.to_json(), indent=1))
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
-    write_table(state.reference_items.drop(columns=ITEM), directory / "reference_items.parquet")
-    _write_evidence(directory / "evidence.npz", evidence)
+    write_table(state.calibration_items.drop(columns=ITEM), directory / "calibration_items.parquet")
+    _write_statistics(directory / "statistics.npz", statistics)
     state.priors.save(directory / "priors.parquet")
     if state.hidden_states is not None and len(state.hidden_states):
         state.hidden_states.save(directory / _STATES)
@@ -304,16 +304,18 @@ def _write_own(own: OwnFeatures, directory: Path, ids: dict[str, Any]) -> None:
         write_table(own.users.drop(columns=USER), directory / _USERS)
 
 
-def _with_own(evidence: EvidenceModel, directory: Path, ids: dict[str, Any], items: pd.DataFrame) -> EvidenceModel:
-    """The evidence with the user's own columns, where the bundle has some."""
+def _with_own(
+    statistics: InteractionStatistics, directory: Path, ids: dict[str, Any], items: pd.DataFrame
+) -> InteractionStatistics:
+    """The statistics with the user's own columns, where the bundle has some."""
     if not (directory / _OWN).exists():
-        return evidence
+        return statistics
     users = None
     if (directory / _USERS).exists():
         require_small_parquet(directory / _USERS, len(ids["user_table"]))
         users = read_table(directory / _USERS)
         users.insert(0, USER, pd.Series(decode_ids(ids["user_table"]), dtype=object))
-    return evidence.with_own([OwnColumn.from_json(one) for one in read_json(directory / _OWN)], items, users)
+    return statistics.with_own([OwnColumn.from_json(one) for one in read_json(directory / _OWN)], items, users)
 
 
 def _read_details(path: Path) -> pd.DataFrame:
@@ -403,23 +405,23 @@ def _verify(directory: Path, expected: dict[str, str]) -> None:
             raise BundleError(f"the bundle {directory} is damaged: {', '.join(sorted(names))} {problem}. Save it again")
 
 
-def _write_evidence(path: Path, evidence: EvidenceModel) -> None:
-    arrays: dict[str, NDArray[Any]] = {name: getattr(evidence, name) for name in _DENSE}
+def _write_statistics(path: Path, statistics: InteractionStatistics) -> None:
+    arrays: dict[str, NDArray[Any]] = {name: getattr(statistics, name) for name in _DENSE}
     for name in _SPARSE:
-        matrix: sparse.csr_array = getattr(evidence, name)
+        matrix: sparse.csr_array = getattr(statistics, name)
         arrays |= {
             f"{name}_data": matrix.data,
             f"{name}_indices": matrix.indices,
             f"{name}_indptr": matrix.indptr,
             f"{name}_shape": np.array(matrix.shape),
         }
-    histories = list(evidence.histories.values())
+    histories = list(statistics.histories.values())
     arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
     arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> EvidenceModel:
+def _read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> InteractionStatistics:
     arrays, n = read_npz(path), len(item_ids)
     matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
     rows, lengths = arrays["history_rows"], arrays["history_lengths"]
@@ -440,7 +442,7 @@ def _read_evidence(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Evid
     }.items():
         if not fits:
             raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
-    return EvidenceModel(
+    return InteractionStatistics(
         index={item: row for row, item in enumerate(item_ids)},
         histories=dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)),
         vectors=arrays["vectors"],

@@ -12,12 +12,12 @@ from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import EvidenceModel
+from reranker.fusion import InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn
-from reranker.fusion.statistics import evidence_model
+from reranker.fusion.statistics import interaction_statistics
 from reranker.protocols import CandidateGenerator
 from reranker.rules import ItemColumns
-from reranker.scoring import reference_histories
+from reranker.scoring import calibration_histories
 from reranker.soft_tokens import COLLABORATIVE, ItemTokens, VectorTable
 from reranker.types import ItemId
 
@@ -26,23 +26,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DomainData:
-    """Items and evidence as served: learned from every interaction `fit` was given.
+    """Items and statistics as served: learned from every interaction `fit` was given.
 
     Attributes:
         items: the validated items table.
         catalog: the same items by id, as templates see them.
-        evidence: statistics and histories.
-        references: histories of nobody, oldest first, behind which titles are read to tell what is likely for anybody.
-        reference_items: rows of `items` that they are made of, as they were when weights were fitted.
+        statistics: statistics and histories.
+        calibration_ids: histories of nobody, oldest first, behind which titles are read to know what is likely for
+            anybody.
+        calibration_items: rows of `items` that they are made of, as they were when weights were fitted.
         details: one row an interaction, in the order of the histories laid end to end: `timestamp` and `weight`, where
             the interactions have them; None where that is not known, as in a bundle of an earlier version.
     """
 
     items: pd.DataFrame
     catalog: Catalog
-    evidence: EvidenceModel
-    references: Sequence[Sequence[ItemId]]
-    reference_items: pd.DataFrame
+    statistics: InteractionStatistics
+    calibration_ids: Sequence[Sequence[ItemId]]
+    calibration_items: pd.DataFrame
     details: pd.DataFrame | None = None
 
     @classmethod
@@ -50,19 +51,19 @@ class DomainData:
         cls,
         data: Dataset,
         generator: CandidateGenerator | None,
-        references: int = 0,
+        n_calibration: int = 0,
         seed: int = 0,
         own: Sequence[OwnColumn] = (),
     ) -> "DomainData":
-        """Learns from the whole data set, in the item space of `generator`; draws that many references by `seed`."""
-        evidence = evidence_model(data.interactions, data.items, generator)
-        drawn = reference_histories(data.items[ITEM].tolist(), references, seed)
+        """Learns from the whole data set, in the item space of `generator`; draws calibration histories by `seed`."""
+        statistics = interaction_statistics(data.interactions, data.items, generator)
+        drawn = calibration_histories(data.items[ITEM].tolist(), n_calibration, seed)
         return cls(
             items=data.items,
             catalog=Catalog(data.items),
-            evidence=evidence.with_own(own, data.items, data.users),
-            references=drawn,
-            reference_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
+            statistics=statistics.with_own(own, data.items, data.users),
+            calibration_ids=drawn,
+            calibration_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
             details=_details(data.interactions),
         )
 
@@ -71,9 +72,9 @@ class DomainData:
         """The interactions table that all this was learned from, user by user; None where times are not known."""
         if self.details is None:
             return None
-        histories = self.evidence.histories
+        histories = self.statistics.histories
         users = [user for user, rows in histories.items() for _ in range(len(rows))]
-        items = [self.evidence.item_ids[row] for rows in histories.values() for row in rows.tolist()]
+        items = [self.statistics.item_ids[row] for rows in histories.values() for row in rows.tolist()]
         # Of their own kinds again: rows of one time are put in an order by hashes, which go by the kind.
         ids = {USER: pd.Series(users, dtype=object), ITEM: pd.Series(items, dtype=object)}
         ids = {name: column.infer_objects() for name, column in ids.items()}
@@ -84,7 +85,7 @@ class DomainData:
     @property
     def candidate_columns(self) -> list[str]:
         """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
-        return [] if self.evidence.own is None else self.evidence.own.candidate_columns
+        return [] if self.statistics.own is None else self.statistics.own.candidate_columns
 
     @cached_property
     def item_columns(self) -> ItemColumns:
@@ -92,9 +93,9 @@ class DomainData:
         return ItemColumns(self.items)
 
     @property
-    def reference_histories(self) -> list[list[Mapping[str, object]]]:
-        """The items of `references`, as templates see them; later rows of the same items change nothing about them."""
-        return list(map(Catalog(self.reference_items).items, self.references))
+    def calibration_histories(self) -> list[list[Mapping[str, object]]]:
+        """The items of `calibration_ids` as templates see them; later rows of the same items change nothing of them."""
+        return list(map(Catalog(self.calibration_items).items, self.calibration_ids))
 
     def with_items(self, items: pd.DataFrame) -> "DomainData":
         """With the rows of a validated items table, which stand in for rows of the same items.
@@ -105,7 +106,7 @@ class DomainData:
         require_ids_like(self.items[ITEM], items[ITEM], "items")
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
         every = mixed_as_texts(pd.concat([kept, items], ignore_index=True))
-        return replace(self, items=every, catalog=Catalog(every), evidence=self.evidence.extended(every))
+        return replace(self, items=every, catalog=Catalog(every), statistics=self.statistics.extended(every))
 
 
 def _details(interactions: pd.DataFrame) -> pd.DataFrame:
@@ -144,15 +145,15 @@ def domain_tokens(
     return tokens
 
 
-def with_newer_items(tokens: ItemTokens | None, evidence: EvidenceModel) -> ItemTokens | None:
-    """Item tokens with the items that came after they were trained, where `evidence` gives vectors of their kind.
+def with_newer_items(tokens: ItemTokens | None, statistics: InteractionStatistics) -> ItemTokens | None:
+    """Item tokens with the items that came after they were trained, where `statistics` gives vectors of their kind.
 
     Only tokens over a candidate generator's space grow so; a stage of another kind adds nothing.
     """
     if tokens is None or tokens.table.name != COLLABORATIVE:
         return tokens
     try:
-        newer = VectorTable.build(evidence.item_ids, evidence.vectors)
+        newer = VectorTable.build(statistics.item_ids, statistics.vectors)
         return tokens.extended(newer) if (tokens.table.rows(newer.item_ids) < 0).any() else tokens
     except DataError as error:
         logger.warning("items without a token stay without one: %s", error)

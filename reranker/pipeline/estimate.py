@@ -75,8 +75,8 @@ def estimate(
         llm: an unfitted Reranker with the LLM's settings.
         data: interactions and items of the domain.
         generator: a fitted candidate generator; or `candidates` and `held_out`, as for `Reranker.fit`.
-        candidates: lists served at one moment.
-        held_out: interactions after that moment.
+        candidates: lists served at one time.
+        held_out: interactions after that.
         users: how many to sample, at most.
         progress: show progress bars on stderr.
 
@@ -92,7 +92,7 @@ def estimate(
             f"{FEWEST_USERS}: propose longer lists, or give more interactions"
         )
     sample = _only(newest, lists)
-    histories = [item for user in sample.users for item in sample.evidence.history(user)[-NEWEST:]]
+    histories = [item for user in sample.users for item in sample.statistics.history(user)[-NEWEST:]]
     needed = pd.Index(sample.candidates[ITEM]).union(pd.Index(histories, dtype=object))
     few = Dataset(
         interactions=data.interactions,

@@ -45,7 +45,7 @@ def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId], further:
 def history_scores(
     reranker: "Reranker", candidates: pd.DataFrame, order: Order, state: UserState | None = None
 ) -> ScoreHistories[int]:
-    """What scores one validated list under other histories, given as rows of the evidence index.
+    """What scores one validated list under other histories, given as rows of the statistics' index.
 
     Args:
         reranker: fitted.
@@ -85,7 +85,7 @@ def explain_list(
     data, fusion_model = reranker._fitted()
     lists = one_list(user, candidates, data.candidate_columns)
     newer = None if history is None else {user: history}
-    histories = data.evidence.histories_with(newer)
+    histories = data.statistics.histories_with(newer)
     state = reranker.states.get(user) if state is None else state
     states = {} if state is None else {user: state}
     result = reranker.rerank(lists, interactions=newer, order=order, states=states)
@@ -105,7 +105,7 @@ def explain_list(
     else:
         groups = {"first_stage": scores - scores.mean()}
         columns, positions, effects = {}, [], np.zeros((0, len(ranked)))
-    past = [data.evidence.item_ids[rows[position]] for position in positions]
+    past = [data.statistics.item_ids[rows[position]] for position in positions]
     past_titles = reranker.titles(past)
     titles = reranker.titles(ranked[ITEM].tolist())
     items = []

@@ -25,12 +25,12 @@ def read_folds(
     """Reads lists of several windows; the reader is left with the projections and item tokens of the last one.
 
     Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of that
-    moment, without gradient steps.
+    window, without gradient steps.
 
     Args:
         reader: knows the catalogue's items already.
         catalog: the items' texts.
-        folds: one a moment.
+        folds: one a window.
         wanted: numbers of the lists, counted on from one fold to the next.
         tokens: the domain's item tokens as they were trained.
         progress: as `progress_bar` has it.
@@ -47,10 +47,10 @@ def read_folds(
         numbers = wanted[(wanted >= begin) & (wanted < end)]
         if not len(numbers):
             continue
-        reader.item_tokens = with_newer_items(tokens, fold.evidence)
-        reader.learn_choices(*chosen_items(catalog, fold.evidence))
+        reader.item_tokens = with_newer_items(tokens, fold.statistics)
+        reader.learn_choices(*chosen_items(catalog, fold.statistics))
         candidates = fold.candidates[np.isin(fold.list_index, numbers - begin)].reset_index(drop=True)
-        read = reader.components(reader.lists(candidates, catalog, fold.evidence.history, {}), progress)
+        read = reader.components(reader.lists(candidates, catalog, fold.statistics.history, {}), progress)
         components |= zip(numbers.tolist(), read, strict=True)
     return components
 

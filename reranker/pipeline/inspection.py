@@ -10,7 +10,7 @@ from reranker.data.schema import ITEM
 from reranker.fusion import FusionModel, Order
 from reranker.pipeline.results import RankingResult
 from reranker.prompting import PromptRenderer, RenderedPrompt
-from reranker.scoring import Scoring, ScoringList
+from reranker.scoring import Scorer, ScoringList
 from reranker.scoring.embedding import NEWEST
 
 
@@ -22,7 +22,7 @@ class Inspection:
         served: the order that this list is served.
         ranked: the list as `Reranker.rerank` serves it.
         prompt: the rendered prompt; spans of the shared prefix and texts of the candidates, in the order that came in.
-        components: names of the read-out's components.
+        components: names of the scorer's components.
         values: (rows of `ranked`, n_components) their values.
         candidate_texts, candidate_tokens: text and token ids of each row of `ranked`; empty for listwise prompts, where
             all candidates share one span.
@@ -46,16 +46,16 @@ def inspect_list(
     lists: pd.DataFrame,
     one: ScoringList,
     components: NDArray[np.float64],
-    scoring: Scoring,
+    scorer: Scorer,
     renderer: PromptRenderer,
     fusion_model: FusionModel,
 ) -> Inspection:
     """Puts an inspection together; `components` are in the row order of `lists`, one user's candidates."""
     ranked = result.to_frame()
-    read_out = scoring.name.split("+")[0]
-    render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(read_out)
+    name = scorer.name.split("+")[0]
+    render = {"likelihood": renderer.likelihood, "labels": renderer.labels}.get(name)
     shown = one.candidates if render is not None else one.candidates[:2]
-    if read_out == "embedding":
+    if name == "embedding":
         prompt = replace(
             renderer.embedding(one.candidates),
             history_given=len(one.history),
@@ -71,7 +71,7 @@ def inspect_list(
             history_vectors=one.history_vectors,
             candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
         )
-    each = read_out != "listwise"
+    each = name != "listwise"
     place = {item: row for row, item in enumerate(lists[ITEM])}
     rows = [place[item] for item in ranked[ITEM]]
     spans = prompt.request.candidates
@@ -79,7 +79,7 @@ def inspect_list(
         served=result.orders[0],
         ranked=ranked,
         prompt=prompt,
-        components=list(scoring.components),
+        components=list(scorer.components),
         values=components[rows],
         candidate_texts=[prompt.candidate_texts[row] if each else "" for row in rows],
         candidate_tokens=[spans[row].sequence.token_ids.tolist() if each else [] for row in rows],

@@ -28,7 +28,7 @@ def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
     same = llm.config.model_dump(
         include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "features", "l2", "seed"}
     )
-    return Reranker.from_pretrained("untrained", engine=engine, scoring="embedding", **same)
+    return Reranker.from_pretrained("untrained", engine=engine, scorer="embedding", **same)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,8 +90,8 @@ def fit_rungs(
         llm: an unfitted Reranker with the LM's settings.
         data: interactions and items of the domain.
         generator: a fitted candidate generator; or `candidates` and `held_out`, as for `Reranker.fit`.
-        candidates: lists served at one moment.
-        held_out: interactions after that moment.
+        candidates: lists served at one time.
+        held_out: interactions after that.
         progress: show progress bars on stderr; None does on a terminal and in a notebook.
 
     Raises:

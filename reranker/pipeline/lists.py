@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
 from reranker.data.splits import Fold, pairs_in
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import EvidenceModel
-from reranker.fusion.statistics import evidence_model
+from reranker.fusion import InteractionStatistics
+from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.proposing import fitted_on, lists_by
 from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray
@@ -83,13 +83,13 @@ class CandidateLists:
         return self.n_found > 0
 
     @cached_property
-    def statistics(self) -> EvidenceModel:
+    def statistics(self) -> InteractionStatistics:
         """The fusion head's own statistics, learned from `fold.train` only."""
-        return evidence_model(self.fold.train, self.fold.items, self.generator)
+        return interaction_statistics(self.fold.train, self.fold.items, self.generator)
 
     @cached_property
-    def evidence(self) -> NDArray[np.float64]:
-        """(rows, len(FEATURES)) evidence features, of `statistics`."""
+    def features(self) -> NDArray[np.float64]:
+        """(rows, len(FEATURES)) interaction features, of `statistics`."""
         return self.statistics.features(self.candidates)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The language model's half of a Reranker: engine, prompts and read-out, loaded when first needed."""
+"""The language model's half of a Reranker: engine, prompts and scorer, loaded when first needed."""
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,15 +20,15 @@ from reranker.hub import resolve_model, states_layer
 from reranker.prompting import TEXT_PARTS, PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine, RunsApart, n_layers
 from reranker.scoring import (
-    CombinedScoring,
-    EmbeddingScoring,
-    LabelScoring,
-    LikelihoodScoring,
+    CombinedScorer,
+    EmbeddingScorer,
+    LabelScorer,
+    LikelihoodScorer,
     ListScores,
-    ListwiseScoring,
-    NoReadOut,
+    ListwiseScorer,
+    NoScorer,
     PriorStore,
-    Scoring,
+    Scorer,
     ScoringList,
     StateCache,
     StateStore,
@@ -51,13 +51,13 @@ _ITEM_BLOCKS = {
     "labels": ("history_item", "labels_candidate"),
     "listwise": ("history_item", "listwise_candidate"),
 }
-"""Blocks in which a read-out shows items."""
+"""Blocks in which a scorer shows items."""
 
 _TEXT_PRIORS = 100_000  # of texts that clients sent: some 30 MB
 
 
 def engine_of(config: RerankerConfig, needs: Collection[str] = ()) -> Engine:
-    """The engine that the settings name, loaded; one that does what their read-outs need, and `needs`.
+    """The engine that the settings name, loaded; one that does what their scorers need, and `needs`.
 
     Raises:
         ConfigError, ModelError: as `load_engine` does.
@@ -105,7 +105,7 @@ class LLMScorer:
     """Reads what a causal LM says of lists, in one domain.
 
     Args:
-        config: model, engine, read-out and prompt settings.
+        config: model, engine, scorer and prompt settings.
         domain: picks the template family and the soft prompt.
         prompts: soft prompts; the instruction's embeddings stand in where there is none for the domain.
         priors: kept likelihoods of titles.
@@ -136,16 +136,16 @@ class LLMScorer:
         self.contexts = contexts
         self.item_tokens = item_tokens
         self._hidden_states = hidden_states
-        self._references: Sequence[Sequence[Mapping[str, object]]] = ()
+        self._calibration_histories: Sequence[Sequence[Mapping[str, object]]] = ()
         self._engine = LazyEngine(config, engine)
         self._owns_engine = True
         self._model = model
         self._renderer: PromptRenderer | None = None
-        self._scoring: Scoring | None = None
+        self._scorer: Scorer | None = None
         self._written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
         self._of_texts: LLMScorer | None = None
         self._packed: PackedLM | None = None
-        self._loading = threading.RLock()  # threads that rank at once share one engine and one read-out
+        self._loading = threading.RLock()  # threads that rank at once share one engine and one scorer
 
     def for_domain(self, domain: str, takes_engine: bool = False) -> "LLMScorer":
         """The same model and prompts in another domain; nothing that was fitted comes along.
@@ -211,17 +211,17 @@ class LLMScorer:
                     self.engine.tokenizer,
                     self._prompt_settings(),
                     self.engine.model.max_length,
-                    self._references,
+                    self._calibration_histories,
                 )
             return self._renderer
 
     @property
-    def scoring(self) -> Scoring:
-        """The read-out, built on first use."""
+    def scorer(self) -> Scorer:
+        """The scorer, built on first use."""
         with self._loading:
-            if self._scoring is None:
-                self._scoring = self._build_scoring()
-            return self._scoring
+            if self._scorer is None:
+                self._scorer = self._build_scorer()
+            return self._scorer
 
     @property
     def hidden_states(self) -> StateStore:
@@ -257,8 +257,8 @@ class LLMScorer:
             return self
         with self._loading:
             if self._of_texts is None:
-                config = self.config.model_copy(update={"scoring": "likelihood"})
-                # No references: a text that nobody sent before would be read behind each of them, for every request.
+                config = self.config.model_copy(update={"scorer": "likelihood"})
+                # No calibration histories: a text that nobody sent before would be read behind each of them.
                 priors = PriorStore(most=_TEXT_PRIORS)
                 self._of_texts = LLMScorer(
                     config, self.domain, self.prompts, priors=priors, model=self._model, contexts=self.contexts
@@ -371,13 +371,13 @@ class LLMScorer:
         return self._packed
 
     def refer_to(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> None:
-        """Sets the reference histories, behind which "likelihood" looks for how likely a title is for anybody.
+        """Sets the calibration histories, behind which "likelihood" looks for how likely a title is for anybody.
 
         Args:
-            histories: items, as of `reference_histories`; without any, titles are read behind no history.
+            histories: items, as of `calibration_histories`; without any, titles are read behind no history.
         """
         with self._loading:
-            self._references, self._renderer, self._scoring = histories, None, None
+            self._calibration_histories, self._renderer, self._scorer = histories, None, None
 
     @contextmanager
     def reading_catalog(self, progress: bool | None = None) -> Iterator[None]:
@@ -396,8 +396,8 @@ class LLMScorer:
 
     @property
     def item_fields(self) -> frozenset[str] | None:
-        """Fields of items that the templates of the read-outs read; None where that cannot be told."""
-        blocks = {block for name in self.config.read_outs for block in _ITEM_BLOCKS.get(name, ())}
+        """Fields of items that the templates of the scorers read; None where that cannot be told."""
+        blocks = {block for name in self.config.scorers for block in _ITEM_BLOCKS.get(name, ())}
         fields = [self.templates.fields(block) for block in blocks]
         return None if None in fields else frozenset(field for one in fields for field in one or ())
 
@@ -407,14 +407,14 @@ class LLMScorer:
         return None if self._hidden_states is None else self._hidden_states.texts_read
 
     def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
-        """Shows the catalogue to a read-out that has to know it before it scores."""
+        """Shows the catalogue to a scorer that has to know it before it scores."""
         if self.config.compares_states and items:
             self._embedding().learn(items, self.config.seed)
 
     def learn_choices(
         self, items: Sequence[Mapping[str, object]], vectors: NDArray[np.float32], counts: NDArray[np.float64]
     ) -> None:
-        """Shows who chooses what, and how often, to a read-out that has to know it before it scores; after
+        """Shows who chooses what, and how often, to a scorer that has to know it before it scores; after
         `learn_items`.
 
         Args:
@@ -426,7 +426,7 @@ class LLMScorer:
             self._embedding().learn_choices(items, vectors, counts, self.config.seed)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
-        """Reads these texts now where the read-out keeps what it read of an item's text."""
+        """Reads these texts now where the scorer keeps what it read of an item's text."""
         if self.config.compares_states and items:
             self._embedding().keep(items)
 
@@ -479,28 +479,28 @@ class LLMScorer:
             self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
         readings: dict[int, ListScores] = {}
-        with progress_bar(len(lists), "user", self.scoring.name, progress) as bar:
+        with progress_bar(len(lists), "user", self.scorer.name, progress) as bar:
             for start in range(0, len(lists), LISTS_PER_CALL):
                 part = by_length[start : start + LISTS_PER_CALL]
-                readings.update(zip(part, self.scoring.read([lists[number] for number in part]), strict=True))
+                readings.update(zip(part, self.scorer.read([lists[number] for number in part]), strict=True))
                 bar.update(len(part))
         return [readings[number] for number in range(len(lists))]
 
-    def _embedding(self) -> EmbeddingScoring:
-        return EmbeddingScoring(self.engine, self.renderer, self.hidden_states)
+    def _embedding(self) -> EmbeddingScorer:
+        return EmbeddingScorer(self.engine, self.renderer, self.hidden_states)
 
-    def _build_scoring(self) -> Scoring:
+    def _build_scorer(self) -> Scorer:
         if not self.config.reads_texts:
-            return NoReadOut()
+            return NoScorer()
         engine, renderer, config = self.engine, self.renderer, self.config
-        build: dict[str, Callable[[], Scoring]] = {
+        build: dict[str, Callable[[], Scorer]] = {
             "embedding": self._embedding,
-            "labels": lambda: LabelScoring(engine, renderer),
-            "likelihood": lambda: LikelihoodScoring(engine, renderer, self.priors),
-            "listwise": lambda: ListwiseScoring(engine, renderer, config.permutations, seed=config.seed),
+            "labels": lambda: LabelScorer(engine, renderer),
+            "likelihood": lambda: LikelihoodScorer(engine, renderer, self.priors),
+            "listwise": lambda: ListwiseScorer(engine, renderer, config.permutations, seed=config.seed),
         }
-        parts = [build[name]() for name in config.read_outs]
-        return parts[0] if len(parts) == 1 else CombinedScoring(parts)
+        parts = [build[name]() for name in config.scorers]
+        return parts[0] if len(parts) == 1 else CombinedScorer(parts)
 
     def _prompt_settings(self) -> PromptSettings:
         settings = self.config.prompt

@@ -1,4 +1,4 @@
-"""Lists by a copy of somebody's candidate generator, whose own failures are told with their place."""
+"""Lists by a copy of somebody's candidate generator, whose own failures are reported with their place."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def require_generator(generator: object) -> None:
 
     Raises:
         ConfigError: it is a class, or lacks a method of `reranker.protocols.CandidateGenerator`; a model of the package
-            implicit is told what to take in its place.
+            implicit is named what to take in its place.
     """
     if inspect.isclass(generator):
         raise ConfigError(f"generator is the class {generator.__name__}: give an instance, {generator.__name__}(...)")
@@ -27,15 +27,15 @@ def require_generator(generator: object) -> None:
     if not missing:
         return
     kind = type(generator)
-    told = f"generator is {_named(kind)}, which is no candidate generator: it has no {', '.join(missing)}"
+    problem = f"generator is {_named(kind)}, which is no candidate generator: it has no {', '.join(missing)}"
     if kind.__module__.partition(".")[0] == "implicit":
         raise ConfigError(
-            f"{told}. Give candidate_gen.as_generator(model, user_items=matrix), which trains copies of it on what was "
-            "known before, candidate_gen.ALSGenerator(factors=...).fit(interactions), or the lists that it served as "
-            "candidates= with held_out="
+            f"{problem}. Give candidate_gen.as_generator(model, user_items=matrix), which trains copies of it on what "
+            "was known before, candidate_gen.ALSGenerator(factors=...).fit(interactions), or the lists that it "
+            "served as candidates= with held_out="
         )
     raise ConfigError(
-        f"{told}. Write those (reranker.protocols.CandidateGenerator), try candidate_gen.as_generator, or give the "
+        f"{problem}. Write those (reranker.protocols.CandidateGenerator), try candidate_gen.as_generator, or give the "
         "lists that it served as candidates= with held_out="
     )
 
@@ -47,9 +47,9 @@ def fitted_on(generator: CandidateGenerator, known: pd.DataFrame) -> CandidateGe
         DataError: the generator says that the data are too few for it.
         GeneratorError: it failed in another way.
     """
-    with _told(generator, "clone", known):
+    with _failures_located(generator, "clone", known):
         copy = generator.clone()
-    with _told(generator, "fit", known):
+    with _failures_located(generator, "fit", known):
         return copy.fit(known)
 
 
@@ -60,13 +60,13 @@ def lists_by(fitted: CandidateGenerator, known: pd.DataFrame, users: Sequence[Us
         DataError: the generator says that the data are too few for it, or its table breaks the contract.
         GeneratorError: it failed in another way.
     """
-    with _told(fitted, "recommend", known):
+    with _failures_located(fitted, "recommend", known):
         table = fitted.recommend(users, n)
     return validate_candidates(table)
 
 
 @contextmanager
-def _told(generator: CandidateGenerator, step: str, known: pd.DataFrame) -> Iterator[None]:
+def _failures_located(generator: CandidateGenerator, step: str, known: pd.DataFrame) -> Iterator[None]:
     try:
         yield
     except RerankerError:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.config import RerankerConfig, default_read_out
+from reranker.config import RerankerConfig, default_scorer
 from reranker.data.catalog import Catalog, Item
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table, as_frame
@@ -64,7 +64,7 @@ class Reranker:
 
     Attributes:
         config: the settings.
-        reader: the language model's half: engine, prompts, read-out.
+        reader: the language model's half: engine, prompts, scorer.
         fusion_model: what `fit` learned, or None.
         generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
@@ -102,8 +102,8 @@ class Reranker:
                 contexts of their own, `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was
                 trained on.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
-            settings: fields of `RerankerConfig`; `scoring` by default as `default_read_out` has it, `windows` 1 where a
-                prompt was trained: it may have been taught by the choices before the newest, and weights that are
+            settings: fields of `RerankerConfig`; `scorer` by default as `default_scorer` has it, `windows` 1 where a
+                prompt was trained: it may have been trained on the choices before the newest, and weights that are
                 fitted on those would trust it too much, and so would the guard.
 
         Raises:
@@ -113,10 +113,10 @@ class Reranker:
         engine, settings = _named_engine(engine, settings)
         is_trained = str(name) not in (DEFAULT, UNTRAINED)
         runs = str(settings.get("engine", "auto")) if engine is None else engine.name
-        defaults = {"scoring": default_read_out(runs, is_trained)} | ({"windows": 1} if is_trained else {})
+        defaults = {"scorer": default_scorer(runs, is_trained)} | ({"windows": 1} if is_trained else {})
         settings = {**defaults, **settings}
         config = RerankerConfig.from_mapping(settings)
-        trained = Trained.named(name, config.scoring)
+        trained = Trained.named(name, config.scorer)
         return cls(config, engine, trained.bank, trained.contexts, trained.item_tokens)
 
     @property
@@ -134,18 +134,18 @@ class Reranker:
         item_vectors: pd.DataFrame | None = None,
         progress: bool | None = None,
     ) -> "Reranker":
-        """Learns this domain: read-out coefficients, fusion weights, and what the guard will serve.
+        """Learns this domain: scorer coefficients, fusion weights, and what the guard will serve.
 
         Either give a fitted `generator`: each user's last interaction is held out, a clone of the stage is fitted
-        on the rest and proposes lists; where these are few, the interaction before it teaches in the same way, and so
+        on the rest and proposes lists; where these are few, the interaction before it is held out likewise, and so
         on (`windows`). Or give what your own first stage served: `candidates`, and in `held_out` what the users
         chose afterwards.
 
         Args:
             data: interactions and items of the domain, up to now.
             generator: the stage whose lists will be reranked; saved with the bundle.
-            candidates: lists served at one moment.
-            held_out: interactions after that moment.
+            candidates: lists served at one time.
+            held_out: interactions after that.
             item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
                 on such vectors; tokens over the collaborative space find theirs by themselves.
             progress: show progress bars on stderr; None does on a terminal and in a notebook.
@@ -182,21 +182,21 @@ class Reranker:
         self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.generator = generator
-        choices, own = Choices.joined([fold.choices for fold in folds]), folds[0].evidence.own
+        choices, own = Choices.joined([fold.choices for fold in folds]), folds[0].statistics.own
         verdict = None if own is None else judge_own(choices, config.l2, config.seed)
         if verdict is not None and not verdict.keeps:
             choices, own = without_own(choices), None
         with step("statistics of all interactions", progress):
             columns = () if own is None else own.columns
-            self._data = DomainData.build(data, generator, config.references, config.seed, columns)
-        self.reader.refer_to(self._data.reference_histories)
+            self._data = DomainData.build(data, generator, config.calibration_histories, config.seed, columns)
+        self.reader.refer_to(self._data.calibration_histories)
         wanted = choices.covered_lists(config.lists_to_read, config.seed)
         with self.reader.reading_catalog(progress):
             self.reader.learn_items(self._data.catalog.items(self.item_ids))
             components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
-            self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.evidence))
-        self.reader.item_tokens = with_newer_items(tokens, self._data.evidence)
-        words = self.reader.scoring.components
+            self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.statistics))
+        self.reader.item_tokens = with_newer_items(tokens, self._data.statistics)
+        words = self.reader.scorer.components
         with step("weights and guard", progress):
             fitted = FusionModel.fit(choices, components, words, config.l2, config.seed)
             self.fusion_model = replace(fitted, own=verdict)
@@ -211,7 +211,7 @@ class Reranker:
         """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
 
         Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
-        take the new row's text. The read-out "embedding" reads the texts here; `save` keeps them.
+        take the new row's text. The scorer "embedding" reads the texts here; `save` keeps them.
 
         Args:
             items: `item_id`, `title` and the further columns of the items table.
@@ -276,7 +276,7 @@ class Reranker:
         data, _ = self._fitted()
         if rules is not None:
             data.item_columns.require(rules)
-        known: dict[str, Iterable[Hashable]] = {USER: data.evidence.histories, ITEM: data.items[ITEM]}
+        known: dict[str, Iterable[Hashable]] = {USER: data.statistics.histories, ITEM: data.items[ITEM]}
         lists = validate_candidates(as_frame(candidates, "candidates", known), further=data.candidate_columns)
         if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
             for user, chosen in interactions.items():
@@ -286,13 +286,13 @@ class Reranker:
             require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
             refuse_written_otherwise(data.items[ITEM], lists[ITEM], "candidates")
             if interactions is None:
-                require_ids_like(data.evidence.histories, lists[USER], "candidates")
-                refuse_written_otherwise(data.evidence.histories, lists[USER], "candidates")
+                require_ids_like(data.statistics.histories, lists[USER], "candidates")
+                refuse_written_otherwise(data.statistics.histories, lists[USER], "candidates")
             else:
                 interactions = validate_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
-        histories = data.evidence.histories_with(interactions)
+        histories = data.statistics.histories_with(interactions)
         served = self._served(lists, histories, order, states, identities, progress)
         if queries:
             served = with_queries(self.reader, data.catalog, lists, served, queries)
@@ -315,7 +315,7 @@ class Reranker:
     ) -> list[RankedDocument]:
         """Ranks texts by how well they answer `query` and follow `history`; no ids, no fit needed. Best first.
 
-        There is no first-stage list here, hence no evidence and no guard: equal scores keep the order that came in.
+        There is no first-stage list here, hence no features and no guard: equal scores keep the order that came in.
         `rank_texts` says what was cut, too.
 
         Args:
@@ -371,7 +371,7 @@ class Reranker:
         data = self._require_data()
         adapter = self.reader.adapter(steps)
         if users is None:
-            users = [*data.evidence.histories, *(store.user_ids() if store else ())]
+            users = [*data.statistics.histories, *(store.user_ids() if store else ())]
         asked = list(dict.fromkeys(users))
         known = self.states if store is None else store.get(asked)
         support = []
@@ -447,10 +447,10 @@ class Reranker:
         lists = validate_candidates(candidates, further=data.candidate_columns)
         if lists[USER].nunique() != 1:
             raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
-        one = self.reader.lists(lists, data.catalog, data.evidence.history, self.states)[0]
+        one = self.reader.lists(lists, data.catalog, data.statistics.history, self.states)[0]
         components = self.reader.components([one])[0]
         ranked = self.rerank(lists, k)
-        return inspect_list(ranked, lists, one, components, self.reader.scoring, self.reader.renderer, fusion_model)
+        return inspect_list(ranked, lists, one, components, self.reader.scorer, self.reader.renderer, fusion_model)
 
     def head_columns(
         self,
@@ -466,7 +466,7 @@ class Reranker:
         Args:
             candidates: a validated candidates table.
             order: "fused" or "baseline"; the model reads for the first alone.
-            histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            histories: user id -> rows of the statistics' index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
             identities: as for `rerank`.
 
@@ -475,14 +475,14 @@ class Reranker:
             ConfigError: the order that came in has no head.
         """
         data, fusion_model = self._fitted()
-        known = data.evidence.histories if histories is None else histories
-        features = data.evidence.features(candidates, known, identities)
+        known = data.statistics.histories if histories is None else histories
+        features = data.statistics.features(candidates, known, identities)
         if order == "baseline":
             return fusion_model.features, features
         if order != "fused":
             raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
         adapted = self.states if states is None else states
-        lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
+        lists = self.reader.lists(candidates, data.catalog, lambda user: data.statistics.history(user, known), adapted)
         raw = np.concatenate(self.reader.components(lists))
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
         return fusion_model.fused, np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
@@ -500,7 +500,7 @@ class Reranker:
 
         Args:
             candidates: a validated candidates table.
-            histories: user id -> rows of the evidence index, oldest first; the stored ones by default.
+            histories: user id -> rows of the statistics' index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
             identities: as for `rerank`.
             progress: show a progress bar on stderr.
@@ -509,14 +509,14 @@ class Reranker:
             DataError: nothing was fitted.
         """
         data, fusion_model = self._fitted()
-        known = data.evidence.histories if histories is None else histories
+        known = data.statistics.histories if histories is None else histories
         # Rows of a validated table stand user by user, so lists laid end to end are its rows.
         adapted = self.states if states is None else states
-        lists = self.reader.lists(candidates, data.catalog, lambda user: data.evidence.history(user, known), adapted)
+        lists = self.reader.lists(candidates, data.catalog, lambda user: data.statistics.history(user, known), adapted)
         read = self.reader.read(lists, progress)
         raw = np.concatenate([one.components for one in read])
         list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        orders = fusion_model.orders(data.evidence.features(candidates, known, identities), raw, list_index)
+        orders = fusion_model.orders(data.statistics.features(candidates, known, identities), raw, list_index)
         tokens = np.array([one.prompt_tokens for one in read], dtype=np.int64)
         return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
 
@@ -528,17 +528,17 @@ class Reranker:
         return f"{self!r}{served}"
 
     def _described(self) -> str:
-        """Domain, base model, read-out and what is served, in a line."""
+        """Domain, base model, scorer and what is served, in a line."""
         config = self.config
-        reads = f"model {config.model!r}, engine {config.engine!r}, scoring {config.scoring!r}"
+        reads = f"model {config.model!r}, engine {config.engine!r}, scoring {config.scorer!r}"
         if self._data is None or self.fusion_model is None:
             return f"not fitted, {reads}"
-        sizes = f"{len(self._data.evidence.histories)} users, {len(self._data.items)} items"
+        sizes = f"{len(self._data.statistics.histories)} users, {len(self._data.items)} items"
         return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
 
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a new user."""
-        return self._require_data().evidence.history(user_id)
+        return self._require_data().statistics.history(user_id)
 
     def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
         """Titles of the catalogue; "(untitled)" for an unknown item."""
@@ -566,7 +566,7 @@ class Reranker:
     @property
     def user_ids(self) -> list[UserId]:
         """The users whose history the fitted domain holds."""
-        return list(self._require_data().evidence.histories)
+        return list(self._require_data().statistics.histories)
 
     def save(self, directory: Path | str) -> None:
         """Writes the bundle: a folder without pickle, complete or not there at all.
@@ -602,9 +602,9 @@ class Reranker:
             model=reader.model,
             templates_sha256=reader.templates.sha256,
             items=data.items,
-            evidence=data.evidence,
-            references=data.references,
-            reference_items=data.reference_items,
+            statistics=data.statistics,
+            calibration_ids=data.calibration_ids,
+            calibration_items=data.calibration_items,
             fusion_model=fusion_model,
             prompts=reader.prompts_to_keep(),
             priors=reader.priors,
@@ -635,7 +635,7 @@ class Reranker:
             settings: fields of `RerankerConfig` to change, for instance dtype="float32".
 
         Raises:
-            ConfigError: read-out or prompt are to be other than those that the bundle was fitted with.
+            ConfigError: scorer or prompt are to be other than those that the bundle was fitted with.
             BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
                 model.
         """
@@ -671,12 +671,12 @@ class Reranker:
         reranker._data = DomainData(
             items=state.items,
             catalog=Catalog(state.items),
-            evidence=state.evidence,
-            references=state.references,
-            reference_items=state.reference_items,
+            statistics=state.statistics,
+            calibration_ids=state.calibration_ids,
+            calibration_items=state.calibration_items,
             details=state.details,
         )
-        reranker.reader.refer_to(reranker._data.reference_histories)
+        reranker.reader.refer_to(reranker._data.calibration_histories)
         read = reranker.reader.templates
         if read.sha256 != state.templates_sha256:
             raise BundleError(
@@ -697,7 +697,7 @@ class Reranker:
         """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
         data, fusion_model = self._fitted()
         list_index, users = pd.factorize(lists[USER])
-        n_known = data.evidence.n_known(users, histories)
+        n_known = data.statistics.n_known(users, histories)
         guard = fusion_model.guard.overruled(as_order(order)) if order else fusion_model.guard
         holds = guard.holds_for(n_known)
         scores, tokens = first_stage_scores(lists), np.zeros(len(users), dtype=np.int64)
@@ -710,7 +710,7 @@ class Reranker:
                 )
                 scores[rows], tokens[holds] = every.of(guard.serve), every.prompt_tokens
             else:
-                scores[rows] = fusion_model.features.score(data.evidence.features(part, histories, identities))
+                scores[rows] = fusion_model.features.score(data.statistics.features(part, histories, identities))
         return ServedScores(
             order=guard.serve,
             orders=guard.orders(n_known),

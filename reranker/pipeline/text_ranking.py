@@ -89,7 +89,7 @@ class TextList:
     fields: Sequence[str] | None = None
 
     def scoring_list(self, scorer: LLMScorer, query: str | None = None) -> ScoringList:
-        """What the read-out gets, with the soft tokens that the scorer has for domain and user.
+        """What the scorer gets, with the soft tokens that the scorer has for domain and user.
 
         Raises:
             DataError: a document or history item without text, or one string instead of several.
@@ -165,25 +165,25 @@ def rank_texts(
 
     With a query a document's score is the log-odds of its relevance (`QueryRelevance`). Where there is a history, too,
     what the history says of the documents is added, its mean over the list taken out: the two count as independent
-    evidence, with the weights that the read-out has where nothing was learned. Without a query the read-out alone
-    decides. A read-out of labels or lists reads the query by itself, as a Reranker that was set so has to.
+    statistics, with the weights that the scorer has where nothing was learned. Without a query the scorer alone
+    decides. A scorer of labels or lists reads the query by itself, as a Reranker that was set so has to.
 
     Args:
-        scorer: engine, prompts and read-out.
+        scorer: engine, prompts and scorer.
         lists: with any number of documents.
-        coefficients: what `fit` learned for the read-out's components; its own defaults without.
+        coefficients: what `fit` learned for the scorer's components; its own defaults without.
 
     Raises:
         DataError: a document or history item without text, or one string instead of several.
     """
     reader = scorer.of_texts
-    asks = [bool(one.question) and "likelihood" in reader.config.scoring for one in lists]
+    asks = [bool(one.question) and "likelihood" in reader.config.scorer for one in lists]
     for one in lists:
         one.items()
     wanted = [number for number, one in enumerate(lists) if len(one.documents)]
     asked = [number for number in wanted if asks[number]]
     by_history = [number for number in wanted if not asks[number] or len(lists[number].history)]
-    weights = reader.scoring.default_coefficients if coefficients is None and by_history else coefficients
+    weights = reader.scorer.default_coefficients if coefficients is None and by_history else coefficients
     queries = [None if asks[number] else _whole_query(lists[number]) for number in by_history]
     parts = [lists[number].scoring_list(reader, query) for number, query in zip(by_history, queries, strict=True)]
     read = dict(zip(by_history, reader.read(parts), strict=True)) if parts else {}
@@ -241,7 +241,7 @@ def _ranking(
 
 
 def _cut_titles(one: TextList, scorer: LLMScorer) -> tuple[int, ...]:
-    """Documents of which the read-out, which reads titles, read the beginning."""
+    """Documents of which the scorer, which reads titles, read the beginning."""
     most, tokenizer = scorer.config.prompt.title_tokens, scorer.engine.tokenizer
     titles = [clean_text(str(item[TITLE]), None) for item in one.items()]
     return tuple(number for number, title in enumerate(titles) if cut_to_tokens(title, most, tokenizer) != title)

@@ -21,38 +21,38 @@ from reranker.data.schema import (
     validate_interactions,
 )
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import Choices, EvidenceModel
+from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn, resolved
-from reranker.fusion.statistics import evidence_model
+from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.proposing import fitted_on, lists_by, require_generator
 from reranker.protocols import CandidateGenerator
 from reranker.types import IntArray, UserId
 from reranker.utils.progress import step
-from reranker.utils.replay import MOMENTS, replay
+from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValidationFold:
-    """Lists of one moment and what was chosen from them.
+    """Lists of one window and what was chosen from them.
 
     Attributes:
         before: the interactions that were known then.
         candidates: (rows) a validated candidates table.
         users: (n_users,) whose lists they are.
-        evidence: statistics of `before`, histories included.
-        features: (rows, n_features) evidence features.
+        statistics: statistics of `before`, histories included.
+        features: (rows, n_features) interaction features.
         list_index: (rows,) 0-based number of the user's list.
         chosen: (rows,) True where the user chose the item next.
         n_relevant: (n_users,) held-out items of each user, proposed or not.
-        n_known: (n_users,) interactions known of each user in `evidence`.
+        n_known: (n_users,) interactions known of each user in `statistics`.
     """
 
     before: pd.DataFrame
     candidates: pd.DataFrame
     users: Sequence[UserId]
-    evidence: EvidenceModel
+    statistics: InteractionStatistics
     features: NDArray[np.float64]
     list_index: IntArray
     chosen: NDArray[np.bool_]
@@ -75,11 +75,11 @@ class ValidationFold:
             data: gives the items.
             before: interactions that the first stage and features may see.
             held_out: what the users chose after that.
-            candidates: lists proposed at that moment.
+            candidates: lists proposed then.
             generator: gives the item space, if it has one; fitted on `before`.
             own: columns of the user's tables that are features, too.
         """
-        evidence = evidence_model(before, data.items, generator).with_own(own, data.items, data.users)
+        statistics = interaction_statistics(before, data.items, generator).with_own(own, data.items, data.users)
         pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
         chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
         list_index, users = pd.factorize(candidates[USER])
@@ -94,12 +94,12 @@ class ValidationFold:
             before=before,
             candidates=candidates,
             users=list(users),
-            evidence=evidence,
-            features=evidence.features(candidates),
+            statistics=statistics,
+            features=statistics.features(candidates),
             list_index=list_index.astype(np.int64),
             chosen=np.asarray(chosen, dtype=bool),
             n_relevant=n_relevant,
-            n_known=evidence.n_known(users),
+            n_known=statistics.n_known(users),
         )
 
     @property
@@ -113,7 +113,7 @@ class ValidationFold:
             n_relevant=self.n_relevant,
             n_known=self.n_known,
             users=self.users,
-            columns=self.evidence.columns,
+            columns=self.statistics.columns,
         )
 
 
@@ -161,7 +161,7 @@ def folds_from_generator(
     n: int,
     min_history: int,
     seed: int = 0,
-    windows: int = MOMENTS,
+    windows: int = DEFAULT_WINDOWS,
     *,
     most: int | None = None,
     own: Sequence[OwnColumn] = (),
@@ -177,7 +177,7 @@ def folds_from_generator(
         past = Dataset(interactions=known, items=data.items, domain=data.domain, users=data.users)
         return fold_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
 
-    return replay(
+    return rolling_origin(
         lambda: fold_from_generator(data, generator, n, min_history, seed, most=most, own=own, progress=progress),
         lambda newer: fold(newer.before),
         lambda one: len(one.choices.covered_lists()),
@@ -243,7 +243,7 @@ def fold_from_logs(
 ) -> ValidationFold:
     """A fold from the user's own first stage: lists it served, and what was chosen afterwards.
 
-    Rows of `data.interactions` that are in `held_out` are left out of the evidence; earlier choices of the same item
+    Rows of `data.interactions` that are in `held_out` are left out of the statistics; earlier choices of the same item
     stay.
 
     Raises:

@@ -33,7 +33,7 @@ class RenderedPrompt:
     Attributes:
         request: what the engine scores. Candidate spans are in the order of the candidates given.
         spans: the shared prefix from its first to its last position, without gaps.
-        candidate_texts: text of each candidate span; one for all candidates in the listwise read-out.
+        candidate_texts: text of each candidate span; one for all candidates in the listwise scorer.
         history_given: items in the history that was passed in.
         history_kept: newest items of it that are in the prompt.
     """
@@ -47,7 +47,7 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemTexts:
-    """Items by themselves, as the embedding read-out reads them.
+    """Items by themselves, as the embedding scorer reads them.
 
     Attributes:
         prefix: what stands before each of them.

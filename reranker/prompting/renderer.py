@@ -38,7 +38,7 @@ class PromptRenderer:
         tokenizer: the engine's.
         settings: budgets and layout.
         max_length: context window in tokens; longer prompts lose their oldest history first.
-        references: histories of nobody in particular, behind which a title is as likely as for anybody.
+        calibration_histories: histories of nobody in particular, behind which a title is as likely as for anybody.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PromptRenderer:
         tokenizer: Tokenizer,
         settings: PromptSettings | None = None,
         max_length: int | None = None,
-        references: Sequence[Sequence[Item]] = (),
+        calibration_histories: Sequence[Sequence[Item]] = (),
     ) -> None:
         self.templates = templates
         self.tokenizer = tokenizer
@@ -55,7 +55,7 @@ class PromptRenderer:
             family=templates.family, language=templates.language, directory=templates.directory
         )
         self.max_length = max_length
-        self.references = references
+        self.calibration_histories = calibration_histories
         self._pieces = Pieces(templates, tokenizer, self.settings)
         self._likelihood_span = ByteCache(self._render_likelihood_span, _span_bytes, CACHED_BYTES)
         self._labels_span = ByteCache(self._render_labels_span, _span_bytes, CACHED_BYTES)
@@ -74,14 +74,14 @@ class PromptRenderer:
         templates = TemplateSet.load(settings.family, settings.language, settings.directory)
         return cls(templates, tokenizer, settings, max_length)
 
-    def referring_to(self, histories: Sequence[Sequence[Item]]) -> "PromptRenderer":
-        """The same with other references."""
+    def calibrated_by(self, histories: Sequence[Sequence[Item]]) -> "PromptRenderer":
+        """The same with other calibration histories."""
         return PromptRenderer(self.templates, self.tokenizer, self.settings, self.max_length, histories)
 
     @property
     def fingerprint(self) -> str:
         """Hash of templates and settings: prompts of two renderers with the same tokenizer and hash are the same, but
-        for those behind references."""
+        for those behind calibration histories."""
         settings = self.settings.model_dump_json(exclude={"directory"})
         return hashlib.sha256(f"{self.templates.sha256}\0{settings}\0{self.max_length}".encode()).hexdigest()
 
@@ -118,11 +118,11 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None = None,
         candidate_vectors: ItemVectors | None = None,
     ) -> list[RenderedPrompt]:
-        """What `likelihood` renders behind each reference, or for a new user where there is none: how likely each title
-        is whoever the user is, in the mean."""
+        """What `likelihood` renders behind each calibration history, or for a new user where there is none: how likely
+        a title is whoever the user is, in the mean."""
         return [
             self.likelihood(history, candidates, soft_prompt, candidate_vectors=candidate_vectors)
-            for history in self.references or [()]
+            for history in self.calibration_histories or [()]
         ]
 
     def item_texts(self, items: Sequence[Item]) -> ItemTexts:

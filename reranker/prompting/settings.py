@@ -22,7 +22,7 @@ class PromptSettings(SettingsModel):
         category_tokens: tokens kept of a category; 0 leaves categories out.
         description_tokens: tokens kept of a description and of any further field a template reads.
         query_tokens: tokens kept of a free text request.
-        text_tokens: tokens kept of each field where an item is read alone, once (`scoring: embedding`).
+        text_tokens: tokens kept of each field where an item is read alone, once (`scorer: embedding`).
         block_size: the shared prefix is padded to a multiple of this many tokens (vLLM shares its cache by whole
             blocks); None leaves it as it is.
     """

@@ -166,13 +166,13 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
     held_out = merged.choices[[USER, ITEM]].drop_duplicates()
     if held_out.empty:
         return "no interaction came after those that were known of its user"
-    n_known = data.evidence.n_known(held_out[USER].unique())
+    n_known = data.statistics.n_known(held_out[USER].unique())
     known_enough = n_known >= max(1, reranker.config.min_history)
     users = list(held_out[USER].unique()[known_enough])
     if served is not None:
         lists = validate_candidates(served, further=data.candidate_columns)
         require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
-        require_ids_like(data.evidence.histories, lists[USER], "candidates")
+        require_ids_like(data.statistics.histories, lists[USER], "candidates")
         lists = lists[lists[USER].isin(users)].reset_index(drop=True)
         if lists.empty:
             return "none of the served lists is of a user who chose something since"
@@ -190,14 +190,14 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
     list_index, listed = pd.factorize(lists[USER])
     relevant = pd.Series(listed).map(held_out.groupby(USER, sort=False).size())
     choices = Choices(
-        features=data.evidence.features(lists),
+        features=data.statistics.features(lists),
         list_index=list_index.astype(np.int64),
         chosen=chosen,
         n_relevant=np.asarray(relevant, dtype=np.int64),
-        n_known=data.evidence.n_known(listed),
+        n_known=data.statistics.n_known(listed),
         users=list(listed),
         first_stage_rank=lists[RANK].to_numpy(dtype=np.int64),
-        columns=data.evidence.columns,
+        columns=data.statistics.columns,
     )
     return _Window(candidates=lists, choices=choices, too_new=int((~known_enough).sum()))
 
@@ -208,10 +208,10 @@ def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool)
     config, reader, choices = reranker.config, reranker.reader, window.choices
     wanted = choices.covered_lists(config.lists_to_read, config.seed)
     candidates = window.candidates[np.isin(choices.list_index, wanted)].reset_index(drop=True)
-    read = reader.components(reader.lists(candidates, data.catalog, data.evidence.history, {}), progress)
+    read = reader.components(reader.lists(candidates, data.catalog, data.statistics.history, {}), progress)
     components: Mapping[int, NDArray[np.float64]] = dict(zip(wanted.tolist(), read, strict=True))
     return FusionModel.fit(
-        choices, components, reader.scoring.components, config.l2, config.seed, past=_faded(fusion_model, memory)
+        choices, components, reader.scorer.components, config.l2, config.seed, past=_faded(fusion_model, memory)
     )
 
 
@@ -239,13 +239,13 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame) -> None:
         interactions: all of them; a validated table.
     """
     data, _ = reranker._fitted()
-    own = data.evidence.own
+    own = data.statistics.own
     whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain)
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)
     built = DomainData.build(whole, generator)
     if own is not None:
-        built = replace(built, evidence=built.evidence.with_own(own.columns, data.items, own.users))
-    after = replace(built, references=data.references, reference_items=data.reference_items)
-    reranker.reader.learn_choices(*chosen_items(after.catalog, after.evidence))
-    reranker.reader.item_tokens = with_newer_items(reranker.reader.item_tokens, after.evidence)
+        built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, own.users))
+    after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
+    reranker.reader.learn_choices(*chosen_items(after.catalog, after.statistics))
+    reranker.reader.item_tokens = with_newer_items(reranker.reader.item_tokens, after.statistics)
     reranker.generator, reranker._data = generator, after

@@ -1,31 +1,31 @@
-"""Read-outs: how preferences are read from a causal LM."""
+"""Scorers: how preferences are read from a causal LM."""
 
-from reranker.scoring.base import ListScores, Scoring, ScoringList
-from reranker.scoring.baseline import NoReadOut
-from reranker.scoring.calibration import PriorStore, reference_histories
-from reranker.scoring.combined import CombinedScoring
-from reranker.scoring.embedding import EmbeddingScoring
-from reranker.scoring.labels import LabelScoring
-from reranker.scoring.likelihood import LikelihoodScoring
-from reranker.scoring.listwise import ListwiseScoring
+from reranker.scoring.base import ListScores, Scorer, ScoringList
+from reranker.scoring.baseline import NoScorer
+from reranker.scoring.calibration import PriorStore, calibration_histories
+from reranker.scoring.combined import CombinedScorer
+from reranker.scoring.embedding import EmbeddingScorer
+from reranker.scoring.labels import LabelScorer
+from reranker.scoring.likelihood import LikelihoodScorer
+from reranker.scoring.listwise import ListwiseScorer
 from reranker.scoring.state_cache import StateCache, TextsRead
 from reranker.scoring.state_store import StateStore
 from reranker.scoring.text_spaces import EmbeddingSpace
 
 __all__ = [
-    "CombinedScoring",
-    "EmbeddingScoring",
+    "CombinedScorer",
+    "EmbeddingScorer",
     "EmbeddingSpace",
-    "LabelScoring",
-    "LikelihoodScoring",
+    "LabelScorer",
+    "LikelihoodScorer",
     "ListScores",
-    "ListwiseScoring",
-    "NoReadOut",
+    "ListwiseScorer",
+    "NoScorer",
     "PriorStore",
-    "Scoring",
+    "Scorer",
     "ScoringList",
     "StateCache",
     "StateStore",
     "TextsRead",
-    "reference_histories",
+    "calibration_histories",
 ]

@@ -1,4 +1,4 @@
-"""What a read-out has to do: turn users' lists into numbers that a conditional logit can weigh."""
+"""What a scorer has to do: turn users' lists into numbers that a conditional logit can weigh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,13 +47,13 @@ class ListScores:
     prompt_tokens: int
 
 
-class Scoring(Protocol):
+class Scorer(Protocol):
     """One way to read preferences out of a causal LM. Implementations are checked by `tests/contracts/scoring.py`.
 
     Components of a candidate do not depend on the order of the list.
 
     Attributes:
-        name: as `config.ReadOut` has it, parts joined by "+".
+        name: as `config.ScorerName` has it, parts joined by "+".
         components: component name -> what it says, in words.
         default_coefficients: (n_components,) weights that turn components into a score before anything is learned.
     """

@@ -1,15 +1,15 @@
-"""No read-out: lists go by interactions alone."""
+"""No scorer: lists go by interactions alone."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 
 BASELINE = "baseline"
 
 
-class NoReadOut(Scoring):
+class NoScorer(Scorer):
     """Says nothing of any candidate, and costs nothing: what is left is the ranker on interaction features."""
 
     name = BASELINE

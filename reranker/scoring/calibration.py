@@ -23,7 +23,7 @@ _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
 OneItem = TypeVar("OneItem")
 
 
-def reference_histories(items: Sequence[OneItem], count: int, seed: int = 0) -> list[list[OneItem]]:
+def calibration_histories(items: Sequence[OneItem], count: int, seed: int = 0) -> list[list[OneItem]]:
     """Histories of random items of a catalogue; none where it is so small that they would be much alike."""
     if len(items) < 4 * REFERENCE_ITEMS:
         return []

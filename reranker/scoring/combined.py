@@ -1,16 +1,16 @@
-"""Several read-outs of the same lists, side by side."""
+"""Several scorers of the same lists, side by side."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 
 
-class CombinedScoring(Scoring):
+class CombinedScorer(Scorer):
     """The components of all parts; before anything is learned, the first part alone counts."""
 
-    def __init__(self, parts: Sequence[Scoring]) -> None:
+    def __init__(self, parts: Sequence[Scorer]) -> None:
         first, *rest = parts
         self.parts = parts
         self.name = "+".join(part.name for part in parts)

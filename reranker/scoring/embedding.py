@@ -1,4 +1,4 @@
-"""Embedding read-out: how near the model places a candidate's text to those of the history.
+"""Embedding scorer: how near the model places a candidate's text to those of the history.
 
 The state of a text is the mean of the LM's last hidden states over its tokens, read by itself: without history, soft
 prompt or instruction (behind these, texts were placed worse). Details (a description) follow the text
@@ -18,7 +18,7 @@ from reranker.engines.lexical import LEXICAL
 from reranker.prompting import Item, ItemTexts, PromptRenderer
 from reranker.prompting.text import field_text
 from reranker.protocols import Engine
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.scoring.state_store import StateStore
 from reranker.scoring.text_spaces import CFProjection, PopularityProjection, Vectors
 from reranker.types import IntArray
@@ -37,7 +37,7 @@ _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 _READERS = {LEXICAL: "words", ENCODER: "its sentence embeddings"}  # what tells in an LM's place
 
 
-class EmbeddingScoring(Scoring):
+class EmbeddingScorer(Scorer):
     """Cosines of the candidate and the user's newest items in two spaces, in five ways each; and predicted popularity.
 
     A query counts as the newest item. Without any history every cosine is 0. Before a catalogue was learned, states are

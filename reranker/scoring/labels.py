@@ -1,4 +1,4 @@
-"""Label read-out: log-probabilities of a few label words after each candidate. Cheap on big instruction-tuned LMs."""
+"""Label scorer: log-probabilities of a few label words after each candidate. Cheap on big instruction-tuned LMs."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 
 
-class LabelScoring(Scoring):
+class LabelScorer(Scorer):
     """Log-probabilities of the verbaliser's labels; by default the first (positive) minus the mean of the others."""
 
     name = "labels"

@@ -1,4 +1,4 @@
-"""The likelihood read-out: how much more likely this user's history makes a candidate's title."""
+"""The likelihood scorer: how much more likely this user's history makes a candidate's title."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from reranker.engines.slices import in_slices
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.scoring.calibration import PriorStore
 from reranker.types import ScoringRequest, TokenSequence
 
 
-class LikelihoodScoring(Scoring):
+class LikelihoodScorer(Scorer):
     """s = a·Σ log p(title | history) + b·mean log p(title | history) + c·(Σ log p(title | history) − prior) / tokens.
 
-    The prior is how likely the title is for anybody: the mean of Σ log p(title | r) over the renderer's reference
+    The prior is how likely the title is for anybody: the mean of Σ log p(title | r) over the renderer's calibration
     histories r, or log p(title | no history) where there are none. It keeps long and unusual titles from losing, and
-    famous ones from winning, whatever the history says. References tell more: at the beginning of a list a model
-    expects other titles than in its middle, and that is no news of the user. The default (a, b, c) = (0, .5, 1) is a
-    start for a model that nothing was learned for; `Reranker.fit` learns them.
+    famous ones from winning, whatever the history says. Calibration histories tell more: at the beginning of a list a
+    model expects other titles than in its middle, and that is no news of the user. The default (a, b, c) = (0, .5, 1)
+    is a start for a model that nothing was learned for; `Reranker.fit` learns them.
 
     Args:
         engine: reads titles.
         renderer: of the domain's prompts.
-        priors: kept likelihoods behind the references.
+        priors: kept likelihoods behind the calibration histories.
     """
 
     name = "likelihood"
@@ -71,7 +71,7 @@ class LikelihoodScoring(Scoring):
     ) -> list[NDArray[np.float64]]:
         """Per list: (n_candidates,). A prior belongs to the item, its own token included, and the domain's prompt:
         nothing of the user enters."""
-        longest: dict[int, tuple[int, ScoringList, int]] = {}  # references are cut to leave room for this candidate
+        longest: dict[int, tuple[int, ScoringList, int]] = {}  # histories are cut to leave room for it
         for one, request in zip(lists, requests, strict=True):
             sizes = [len(span.sequence) for span in request.candidates]
             size, number = max(zip(sizes, range(len(sizes)), strict=True), default=(0, 0))

@@ -1,4 +1,4 @@
-"""Listwise read-out: all candidates in one prompt, labelled; the fast mode, averaged over permutations.
+"""Listwise scorer: all candidates in one prompt, labelled; the fast mode, averaged over permutations.
 
 Label position biases the answer, so each permutation shuffles the candidates and the average is taken (permutation
 self-consistency, Tang et al. 2023, arXiv:2310.07712).
@@ -14,11 +14,11 @@ from reranker.engines.slices import in_slices
 from reranker.errors import ConfigError
 from reranker.prompting import PromptRenderer
 from reranker.protocols import Engine
-from reranker.scoring.base import ListScores, Scoring, ScoringList
+from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.types import IntArray, ScoringRequest
 
 
-class ListwiseScoring(Scoring):
+class ListwiseScorer(Scorer):
     """Mean over permutations of log p(label), minus the mean label log-probability of the same window.
 
     Lists longer than `window` are cut into windows after each shuffle, so a candidate meets other rivals every time.

@@ -266,8 +266,8 @@ class StateStore(SpanStore[Vectors]):
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[Vectors]]:
         if not isinstance(engine, ReadsStates):
             raise ConfigError(
-                f"the engine {engine.name!r} gives no hidden states, which the embedding read-out compares: take "
-                "engine='torch' or 'vllm', or scoring='likelihood'"
+                f"the engine {engine.name!r} gives no hidden states, which the embedding scorer compares: take "
+                "engine='torch' or 'vllm', or scorer='likelihood'"
             )
         read = engine.span_states
         if self.layer is not None:

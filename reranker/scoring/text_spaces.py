@@ -194,8 +194,8 @@ class PopularityProjection:
 
     def of(self, placed: Vectors) -> Vectors:
         """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
-        told: Vectors = placed @ self.weights
-        return told
+        projected: Vectors = placed @ self.weights
+        return projected
 
 
 def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64], ridge: float) -> Vectors:

@@ -157,7 +157,7 @@ class Domain:
             "base_model": self.base,
             "soft_tokens": config.soft_tokens,
             "context_floats": 0 if contexts is None else contexts.dim,
-            "scoring": config.scoring,
+            "scorer": config.scorer,
             "items": len(self.items),
             "users": len(self.users),
             "serves": fusion_model.guard.serve if fusion_model else "llm",

@@ -37,12 +37,12 @@ class Trained:
 
     @classmethod
     def default(cls, scoring: str) -> "Trained":
-        """What a read-out starts from: the shipped prompt, where it was trained for that."""
+        """What a scorer starts from: the shipped prompt, where it was trained for that."""
         return cls(shipped=load_peft(SHIPPED) if "likelihood" in scoring else None)
 
     @classmethod
     def named(cls, name: str | Path, scoring: str) -> "Trained":
-        """What "default" is for a read-out, nothing for "untrained", else what lies in a folder of that name.
+        """What "default" is for a scorer, nothing for "untrained", else what lies in a folder of that name.
 
         Raises:
             PromptError: as `load` does.

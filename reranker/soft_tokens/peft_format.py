@@ -75,9 +75,9 @@ def load_peft(directory: Path) -> SoftPrompt:
         ) from error
     if vectors is None:
         raise PromptError(f"{path} has no tensor {_KEY!r}; it has {', '.join(keys)}")
-    told = (config.get("num_virtual_tokens"), config.get("token_dim"))
-    if vectors.shape != told:
-        raise PromptError(f"{path} holds a tensor of shape {vectors.shape}, but {_CONFIG} says {told}")
+    declared = (config.get("num_virtual_tokens"), config.get("token_dim"))
+    if vectors.shape != declared:
+        raise PromptError(f"{path} holds a tensor of shape {vectors.shape}, but {_CONFIG} says {declared}")
     return SoftPrompt(
         vectors=vectors,
         name=notes.get("name", directory.name),

@@ -121,12 +121,12 @@ class ContextAdapter:
                     f"this one, which reads {self._map.dim}. Give a fresh state and all of the user's items"
                 )
         states = [one.state for one in users]
-        told = [number for number, one in enumerate(users) if one.items]
+        with_items = [number for number, one in enumerate(users) if one.items]
         sums = np.zeros(2)
         drifted = tokens = 0
-        with tqdm(total=len(told), unit="user", desc="adapt", disable=not progress) as bar:
-            for begin in range(0, len(told), _USERS_PER_CALL):
-                numbers = told[begin : begin + _USERS_PER_CALL]
+        with tqdm(total=len(with_items), unit="user", desc="adapt", disable=not progress) as bar:
+            for begin in range(0, len(with_items), _USERS_PER_CALL):
+                numbers = with_items[begin : begin + _USERS_PER_CALL]
                 adapted = self._adapt([users[number] for number in numbers])
                 for number, (state, first, read) in zip(numbers, adapted, strict=True):
                     drifted += _drifted(states[number], first)
@@ -134,10 +134,10 @@ class ContextAdapter:
                     sums += (first, state.support_loss)
                     states[number] = state
                 bar.update(len(numbers))
-        before, after = (float(one) for one in sums / len(told)) if told else (float("nan"), float("nan"))
+        before, after = (float(one) for one in sums / len(with_items)) if with_items else (float("nan"), float("nan"))
         report = AdaptReport(
-            users=len(told),
-            new_users=len(users) - len(told),
+            users=len(with_items),
+            new_users=len(users) - len(with_items),
             drifted=drifted,
             tokens=tokens,
             loss_before=before,

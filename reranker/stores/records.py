@@ -86,8 +86,8 @@ def state_record(state: UserState) -> bytes:
             f"shape {vector.shape}. A smaller context is set where it is trained"
         )
     numbers = encode_ids([state.support_loss, float(state.step_scale), float(state.updated_at)])  # NaN is no JSON
-    told = [int(state.support), *numbers, state.context_map, state.history]
-    parts = [_part(_STATE, _as_json(told)), _part(_VECTOR, vector.astype("<f4").tobytes())]
+    values = [int(state.support), *numbers, state.context_map, state.history]
+    parts = [_part(_STATE, _as_json(values)), _part(_VECTOR, vector.astype("<f4").tobytes())]
     if state.interactions:
         parts.append(interactions_record(state.user_id, state.interactions, state.updated_at))
     return b"".join(parts)

@@ -20,7 +20,7 @@ def log_fit(tracker: Tracker, reranker: Reranker) -> None:
     config = reranker.config.model_dump(exclude_unset=True)
     tracker.settings({f"config.{name}": value for name, value in config.items()})
     tracker.settings(
-        {"domain": reranker.reader.domain, "items": len(data.items), "users": len(data.evidence.histories)}
+        {"domain": reranker.reader.domain, "items": len(data.items), "users": len(data.statistics.histories)}
     )
     tracker.settings({"model": reranker.reader.model.model_id})
     _log_guard(tracker, fusion_model.guard)

@@ -21,7 +21,7 @@ from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.training.algorithms import PROMPT, adapt
 from reranker.training.cavia import ContextReader, context_leaves
 from reranker.training.inner_loop import InnerLoop
-from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
+from reranker.training.scorer_weights import ListReader, Recording, cross_fitted_losses
 from reranker.training.tasks import Episode, TaskDomain, TaskSampler
 from reranker.training.torch_loss import TorchLoss, Values, tokens_at_once
 from reranker.types import UserId
@@ -135,7 +135,7 @@ def adapt_domain(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: the reranker reads no soft prompt, or by another read-out than likelihood, its items have tokens
+        ConfigError: the reranker reads no soft prompt, or by another scorer than likelihood, its items have tokens
             here, or torch is not installed.
         DataError: too few users have lists with a chosen item.
         PromptError: prompt and model do not belong together.
@@ -143,10 +143,10 @@ def adapt_domain(
     settings = settings or AdaptationSettings()
     if reranker.config.soft_tokens == 0:
         raise ConfigError("soft_tokens is 0: there is no prompt to adapt")
-    if reranker.config.scoring != "likelihood":
+    if reranker.config.scorer != "likelihood":
         raise ConfigError(
-            f"prompts are adapted by what the likelihood read-out says, this Reranker has {reranker.config.scoring!r}: "
-            "make it with scoring='likelihood'"
+            f"prompts are adapted by what the likelihood scorer says, this Reranker has {reranker.config.scorer!r}: "
+            "make it with scorer='likelihood'"
         )
     if data.domain in reranker.item_tokens:
         raise ConfigError(
@@ -166,7 +166,7 @@ def adapt_domain(
         min_history=reranker.config.min_history,
         seed=settings.seed,
     )
-    domain = domain.referring(reranker.config.references, settings.seed)
+    domain = domain.calibrated_by(reranker.config.calibration_histories, settings.seed)
     support, judged = _split(domain, settings)
     loop = settings.inner_loop
     lists = _Lists(reader, domain, settings)
@@ -209,7 +209,7 @@ class _Lists:
     def __init__(self, reader: LLMScorer, domain: TaskDomain, settings: AdaptationSettings) -> None:
         lm = reader.packed_lm()
         self._reader, self._device, self._negatives = reader, lm.device, settings.negatives
-        self._coefficients = [float(one) for one in reader.scoring.default_coefficients]
+        self._coefficients = [float(one) for one in reader.scorer.default_coefficients]
         renderers, most = {domain.name: domain.renderer}, tokens_at_once(lm.device)
         self._episodes = TorchLoss(lm, renderers, self._coefficients, max_tokens=most)
         self.loss: ListReader = self._episodes
@@ -227,7 +227,7 @@ class _Lists:
         with torch.no_grad():
             for _ in recording.parts(values, episodes):
                 pass
-        self._episodes.coefficients = list(recording.fit(self._coefficients, evidence=True))
+        self._episodes.coefficients = list(recording.fit(self._coefficients, baseline=True))
 
     def losses_by_user(self, values: Values, domain: TaskDomain) -> NDArray[np.float64]:
         """(users,) loss of each user's newest list, in nats; users in the order of the domain."""
@@ -236,7 +236,7 @@ class _Lists:
         with torch.no_grad():
             parts = list(self.loss.parts(values, list(sampler.fixed(len(newest)))))
         users = [one.user_id for part in parts for one in part.episodes]
-        read = cross_fitted_losses(parts, self._coefficients, evidence=True)
+        read = cross_fitted_losses(parts, self._coefficients, baseline=True)
         losses: dict[UserId, float] = dict(zip(users, read.tolist(), strict=True))
         return np.array([losses[one.user_id] for one in newest])
 

@@ -57,13 +57,13 @@ class ContextReader:
         own = _own(values)
         k, dim = own["base"].shape
         counts = torch.tensor([len(one.history) for one in episodes], device=own["base"].device)
-        told = [number for number, one in enumerate(episodes) if one.history]
+        with_history = [number for number, one in enumerate(episodes) if one.history]
         placeholder = stand_in(*values[PROMPT].shape)
         requests = {
             number: self._renderers[episodes[number].domain]
             .continuation(episodes[number].history, placeholder, stand_in(k, dim), SUPPORT_ITEMS)
             .request
-            for number in told
+            for number in with_history
         }
         embeddings = [
             self._lm.embed(span_tokens(requests[number]) if number in requests else []).detach().float().cpu().numpy()
@@ -77,7 +77,7 @@ class ContextReader:
             return features[list(numbers)] @ of["amortise"] - of["rates"] * moves[list(numbers)]
 
         by_domain: dict[str, list[int]] = {}
-        for number in told:
+        for number in with_history:
             by_domain.setdefault(episodes[number].domain, []).append(number)
         for _ in range(self._steps):
             for domain, mine in by_domain.items():

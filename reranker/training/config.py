@@ -86,7 +86,7 @@ class MetaConfig(SettingsModel):
         hold_out: newest interactions of each user that training must not see.
         min_history: interactions a user has before the choice, at least.
         temperature: domains are drawn ∝ size^temperature.
-        evidence: the interaction features stands inside the loss.
+        baseline: the log-odds of the interaction features stand inside the loss.
         coefficients: of sum, mean and gain in the utility.
         refit_every: steps after which the coefficients are fitted anew on the newest lists; 0 keeps them.
         first_fit_lists: lists that they are fitted on before the first step, unless a step reads more.
@@ -123,7 +123,7 @@ class MetaConfig(SettingsModel):
     hold_out: int = Field(default=2, ge=0)
     min_history: int = Field(default=3, ge=1)
     temperature: float = Field(default=0.5, ge=0, le=1)
-    evidence: bool = True
+    baseline: bool = True
     coefficients: tuple[float, float, float] = (0.0, 0.5, 1.0)
     refit_every: int = Field(default=10, ge=0)
     first_fit_lists: int = Field(default=256, ge=1)
@@ -153,8 +153,8 @@ class MetaConfig(SettingsModel):
             raise ValueError("validation_share is 0 and held_out is empty: no users are left to validate on")
         if self.reranker.soft_tokens == 0:
             raise ValueError("reranker.soft_tokens is 0: there is no prompt to train")
-        if self.reranker.scoring != "likelihood":
-            raise ValueError(f"reranker.scoring is {self.reranker.scoring!r}; only 'likelihood' can be trained")
+        if self.reranker.scorer != "likelihood":
+            raise ValueError(f"reranker.scorer is {self.reranker.scorer!r}; only 'likelihood' can be trained")
         if self.algorithm == "fomaml" and self.lists_per_step < 2 * (self.inner_steps + 1):
             raise ValueError("lists_per_step is too small for inner_steps + 1 readings of two lists")
         return self

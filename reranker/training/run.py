@@ -79,7 +79,7 @@ def _train(
         engine.packed_lm,
         renderers,
         config.coefficients,
-        evidence=config.evidence,
+        baseline=config.baseline,
         max_tokens=tokens_at_once(engine.device),
         shifts=start.shifts,
     )
@@ -133,7 +133,7 @@ def _domain(source: DomainSource, config: MetaConfig, engine: TorchEngine) -> Ta
         min_history=config.min_history,
         seed=config.seed,
     )
-    return domain.referring(config.reranker.references, config.seed)
+    return domain.calibrated_by(config.reranker.calibration_histories, config.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,13 +17,13 @@ from reranker.fusion.head import assign_folds
 from reranker.pipeline.windows import ValidationFold, fold_from_generator
 from reranker.prompting import PromptRenderer
 from reranker.protocols import CandidateGenerator
-from reranker.scoring import reference_histories
+from reranker.scoring import calibration_histories
 from reranker.types import ItemId, UserId
 
 Item = Mapping[str, object]
 
-REFERENCES = 2
-"""Reference histories in training, at most: serving reads an item behind them once, training in every step."""
+CALIBRATION_HISTORIES = 2
+"""Calibration histories in training, at most: serving reads an item behind them once, training in every step."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Episode:
         history: the support set: the user's items before that moment, oldest first.
         candidates: the list, as the candidate generator ordered it.
         chosen: (n_candidates,) the query set: True where the user chose the item next; at least one.
-        evidence: (n_candidates,) log-odds from interaction features alone, by a head that has not seen this list.
+        baseline: (n_candidates,) log-odds from interaction features alone, by a head that has not seen this list.
         candidate_ids: ids of the candidates.
     """
 
@@ -46,7 +46,7 @@ class Episode:
     candidates: tuple[Item, ...]
     candidate_ids: tuple[ItemId, ...]
     chosen: NDArray[np.bool_]
-    evidence: NDArray[np.float64]
+    baseline: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,10 +112,10 @@ class TaskDomain:
             renderer=renderer,
         )
 
-    def referring(self, references: int, seed: int = 0) -> "TaskDomain":
-        """The same with reference histories in its renderer: at most `REFERENCES` of those that are served."""
-        histories = reference_histories(self.popular, min(references, REFERENCES), seed)
-        return replace(self, renderer=self.renderer.referring_to(histories))
+    def calibrated_by(self, n_calibration: int, seed: int = 0) -> "TaskDomain":
+        """The same with calibration histories in its renderer, at most `CALIBRATION_HISTORIES` of those served."""
+        histories = calibration_histories(self.popular, min(n_calibration, CALIBRATION_HISTORIES), seed)
+        return replace(self, renderer=self.renderer.calibrated_by(histories))
 
     def split(self, share: float, seed: int) -> tuple["TaskDomain", "TaskDomain"]:
         """The domain with this share of its users left out, and the domain with them alone."""
@@ -198,28 +198,28 @@ class TaskSampler:
             candidates=tuple(episode.candidates[row] for row in rows),
             candidate_ids=tuple(episode.candidate_ids[row] for row in rows),
             chosen=episode.chosen[rows],
-            evidence=episode.evidence[rows],
+            baseline=episode.baseline[rows],
         )
 
 
 def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episode]:
-    """The covered lists of a fold, with evidence cross-fitted over users."""
+    """The covered lists of a fold, with baseline cross-fitted over users."""
     covered = fold.choices.covered_lists()
     if len(covered) < 2:
         raise DataError(f"domain {data.domain!r}: {len(covered)} lists hold a chosen item; at least two are needed")
     folds = assign_folds(fold.list_index, fold.chosen, seed=seed)
-    evidence = np.zeros(len(folds))
+    baseline = np.zeros(len(folds))
     for number in np.unique(folds):
         mine = folds == number
         head = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine])
-        evidence[mine] = head.score(fold.features[mine])
+        baseline[mine] = head.score(fold.features[mine])
     catalog = Catalog(data.items)
-    ids = fold.evidence.item_ids
+    ids = fold.statistics.item_ids
     by_list: dict[Any, Any] = fold.candidates.groupby(fold.list_index, sort=False).indices
     for number in covered:
         rows = by_list[number]
         user = fold.candidates[USER].iloc[rows[0]]
-        history = [ids[row] for row in fold.evidence.histories.get(user, ())][-LONGEST_HISTORY:]
+        history = [ids[row] for row in fold.statistics.histories.get(user, ())][-LONGEST_HISTORY:]
         proposed = fold.candidates[ITEM].iloc[rows].tolist()
         yield Episode(
             domain=data.domain,
@@ -228,5 +228,5 @@ def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episod
             candidates=tuple(catalog.items(proposed)),
             candidate_ids=tuple(proposed),
             chosen=fold.chosen[rows],
-            evidence=evidence[rows],
+            baseline=baseline[rows],
         )

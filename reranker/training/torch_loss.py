@@ -1,4 +1,4 @@
-"""Reading episodes with a graph back to the prompt: the likelihood read-out of `reranker.scoring`, differentiable."""
+"""Reading episodes with a graph back to the prompt: the likelihood scorer of `reranker.scoring`, differentiable."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,14 +45,14 @@ class Part:
 class TorchLoss:
     """The loss of episodes under a prompt.
 
-    Utility of a candidate = evidence + coefficients · the components of `LikelihoodScoring`: the prompt is trained as
-    it is served, and learns what the evidence lacks.
+    Utility of a candidate = baseline + coefficients · the components of `LikelihoodScorer`: the prompt is trained as
+    it is served, and learns what the baseline lacks.
 
     Args:
         lm: the frozen model.
         renderers: domain -> how its prompts are written.
         coefficients: (3,) of sum, mean and gain; may be set anew at any time.
-        evidence: whether the evidence stands in the utility.
+        baseline: whether the baseline's log-odds stand in the utility.
         max_tokens: of the rows read together.
         shifts: of the domains' prompts.
     """
@@ -63,7 +63,7 @@ class TorchLoss:
         renderers: Mapping[str, PromptRenderer],
         coefficients: Sequence[float],
         *,
-        evidence: bool = True,
+        baseline: bool = True,
         max_tokens: int = 2048,
         shifts: Shifts | None = None,
     ) -> None:
@@ -71,7 +71,7 @@ class TorchLoss:
         self.shifts = shifts or {}
         self._lm = lm
         self._renderers = renderers
-        self._evidence = evidence
+        self._baseline = baseline
         self._max_tokens = max_tokens
 
     def parts(
@@ -126,7 +126,7 @@ class TorchLoss:
             counts = torch.tensor(_counts(request), dtype=total.dtype, device=total.device)
             rows = torch.tensor([row_of[item_id] for item_id in one.candidate_ids], device=total.device)
             components.append(torch.stack([total, total / counts, (total - prior[rows]) / counts], dim=1))
-        loss = list_losses(components, episodes, self.coefficients, self._evidence).sum()
+        loss = list_losses(components, episodes, self.coefficients, self._baseline).sum()
         return Part(loss=loss, components=[one.detach() for one in components], episodes=episodes)
 
     def _sums(self, requests: Sequence[ScoringRequest], vectors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -159,7 +159,7 @@ def list_losses(
     components: Sequence[torch.Tensor],
     episodes: Sequence[Episode],
     coefficients: Sequence[float],
-    evidence: bool,
+    baseline: bool,
 ) -> torch.Tensor:
     """(lists,) `conditional_logit` of lists whose components, (n_candidates, 3) each, were read."""
     weights = components[0].new_tensor(coefficients)
@@ -169,8 +169,8 @@ def list_losses(
     padded: list[torch.Tensor] = []
     for row, (one, episode) in enumerate(zip(components, episodes, strict=True)):
         utility = one @ weights
-        if evidence:
-            utility = utility + torch.from_numpy(episode.evidence).to(utility)
+        if baseline:
+            utility = utility + torch.from_numpy(episode.baseline).to(utility)
         padded.append(functional.pad(utility, (0, longest - len(one))))
         chosen[row, : len(one)] = torch.from_numpy(episode.chosen).to(chosen.device)
         present[row, : len(one)] = True

@@ -16,7 +16,7 @@ from reranker.errors import ConfigError, ModelError
 from reranker.training.algorithms import PROMPT, algorithm_named
 from reranker.training.cavia import ContextReader
 from reranker.training.config import MetaConfig
-from reranker.training.readout_weights import ListReader, Recording, cross_fitted_losses
+from reranker.training.scorer_weights import ListReader, Recording, cross_fitted_losses
 from reranker.training.tasks import Episode, TaskSampler
 from reranker.training.torch_loss import Part, TorchLoss, list_losses
 from reranker.utils.atomic_io import whole_file, write_json
@@ -168,7 +168,7 @@ class MetaTrainer:
 
     def _refit(self, step: int) -> None:
         """Coefficients in closed form on the newest lists, near where they started: apart from the prompt."""
-        a, b, c = self._recording.fit(self.config.coefficients, self.config.evidence)
+        a, b, c = self._recording.fit(self.config.coefficients, self.config.baseline)
         self._reader.coefficients = [a, b, c]
         self.curve.coefficients.append((step, a, b, c))
 
@@ -177,7 +177,7 @@ class MetaTrainer:
         with torch.no_grad():
             parts = list(self._loss.parts(self.values, self._validation))
         if self.config.refit_every:
-            total = float(cross_fitted_losses(parts, self.config.coefficients, self.config.evidence).sum())
+            total = float(cross_fitted_losses(parts, self.config.coefficients, self.config.baseline).sum())
         else:
             total = sum(part.loss.item() for part in parts)
         if self.curve.without_llm is None:
@@ -194,7 +194,7 @@ class MetaTrainer:
                 [torch.zeros_like(one) for one in part.components],
                 part.episodes,
                 self._reader.coefficients,
-                self.config.evidence,
+                self.config.baseline,
             ).sum()
             for part in parts
         ]

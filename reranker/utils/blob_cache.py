@@ -39,7 +39,7 @@ class BlobCache:
     def __init__(self, path: Path, most_bytes: int) -> None:
         self.path = path
         self.most_bytes = most_bytes
-        self._told = False
+        self._warned = False
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """key -> value, of the keys that are there and whole."""
@@ -113,8 +113,8 @@ class BlobCache:
                 with suppress(OSError):
                     self.path.unlink(missing_ok=True)
                     self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
-            elif not self._told:
-                self._told = True
+            elif not self._warned:
+                self._warned = True
                 logger.warning("the cache %s cannot be %s, so nothing is kept there: %s", self.path, done, error)
 
 

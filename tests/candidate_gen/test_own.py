@@ -178,6 +178,6 @@ def test_a_function_is_told_the_way_out():
 def _fitted(data, generator):
     from reranker import Reranker
 
-    return Reranker.from_pretrained("untrained", engine="lexical", scoring="embedding", n_candidates=8).fit(
+    return Reranker.from_pretrained("untrained", engine="lexical", scorer="embedding", n_candidates=8).fit(
         data, generator
     )

@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     data.items.to_parquet(folder / "items.parquet")
     (folder / "settings.yaml").write_text(CONFIG)
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
-    options = ("--config", folder / "settings.yaml", "--scoring", "likelihood", "--n", 12)
+    options = ("--config", folder / "settings.yaml", "--scorer", "likelihood", "--n", 12)
     fitted, _ = run("fit", *tables, *options, "--out", folder / "bundle")
     assert "serving" in fitted
     served = [line for line in fitted.splitlines() if line.startswith("served: ")]

@@ -56,7 +56,7 @@ def tables(folder):
 
 
 def options(folder):
-    return "--config", folder / "settings.yaml", "--scoring", "likelihood", "--n", 12
+    return "--config", folder / "settings.yaml", "--scorer", "likelihood", "--n", 12
 
 
 @pytest.mark.parametrize("interactions", [(), ("i.csv",), ("i.parquet",)])

@@ -1,12 +1,12 @@
-"""What every read-out must do. A test class inherits `ScoringContract` and gives it a `scoring` fixture."""
+"""What every scorer must do. A test class inherits `ScoringContract` and gives it a `scorer` fixture."""
 
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from reranker.config import ReadOut
-from reranker.scoring import Scoring, ScoringList
+from reranker.config import ScorerName
+from reranker.scoring import Scorer, ScoringList
 
 
 def titled(*titles: str) -> list[dict[str, object]]:
@@ -32,41 +32,41 @@ def reordered(one: ScoringList, order: np.ndarray) -> ScoringList:
 
 
 class ScoringContract:
-    def test_names_and_coefficients_belong_together(self, scoring: Scoring) -> None:
-        assert scoring.name in get_args(ReadOut)
+    def test_names_and_coefficients_belong_together(self, scoring: Scorer) -> None:
+        assert scoring.name in get_args(ScorerName)
         assert scoring.components
         assert all(words.strip() for words in scoring.components.values())
         assert scoring.default_coefficients.shape == (len(scoring.components),)
         assert np.isfinite(scoring.default_coefficients).all()
 
-    def test_one_row_a_candidate_and_one_column_a_component(self, scoring: Scoring) -> None:
+    def test_one_row_a_candidate_and_one_column_a_component(self, scoring: Scorer) -> None:
         sizes = [1, 2, 9, 30]
         scored = scoring.score_components([one_list(size, size) for size in sizes])
         assert [values.shape for values in scored] == [(size, len(scoring.components)) for size in sizes]
         assert all(np.isfinite(values).all() for values in scored)
 
-    def test_no_lists(self, scoring: Scoring) -> None:
+    def test_no_lists(self, scoring: Scorer) -> None:
         assert scoring.score_components([]) == []
 
-    def test_batch_equals_single(self, scoring: Scoring) -> None:
+    def test_batch_equals_single(self, scoring: Scorer) -> None:
         lists = [one_list(seed, candidates=2 + 3 * seed) for seed in range(4)]
         for one, together in zip(lists, scoring.score_components(lists), strict=True):
             np.testing.assert_array_equal(scoring.score_components([one])[0], together)
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_order_in_does_not_change_scores_out(self, scoring: Scoring, seed: int) -> None:
+    def test_order_in_does_not_change_scores_out(self, scoring: Scorer, seed: int) -> None:
         one = one_list(seed, candidates=25)
         order = np.random.default_rng(seed).permutation(25)
         before = scoring.score_components([one])[0]
         assert len(np.unique(before[:, 0])) > 5  # else the order could not show
         np.testing.assert_array_equal(scoring.score_components([reordered(one, order)])[0], before[order])
 
-    def test_scoring_twice_gives_the_same(self, scoring: Scoring) -> None:
+    def test_scoring_twice_gives_the_same(self, scoring: Scorer) -> None:
         first, second = scoring.score_components([one_list(7)] * 2)
         np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(scoring.score_components([one_list(7)])[0], first)
 
-    def test_prefers_what_is_like_the_history(self, scoring: Scoring) -> None:
+    def test_prefers_what_is_like_the_history(self, scoring: Scorer) -> None:
         candidates = titled("mipfen vantow", "zorblax quxard")
         fans = [titled("mipfen", "vantow mipfen"), titled("zorblax", "quxard zorblax")]
         lists = [ScoringList(history=history, candidates=candidates) for history in fans]
@@ -74,7 +74,7 @@ class ScoringContract:
         assert first[0] > first[1]
         assert second[1] > second[0]
 
-    def test_a_stranger_and_a_query_can_be_scored(self, scoring: Scoring) -> None:
+    def test_a_stranger_and_a_query_can_be_scored(self, scoring: Scorer) -> None:
         candidates = titled("mipfen", "zorblax")
         new_user = ScoringList(history=[], candidates=candidates)
         asking = ScoringList(history=[], candidates=candidates, query="zorblax zorblax zorblax")

@@ -24,7 +24,7 @@ SETTINGS = DriftSettings(window=40, fewest=20)
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 def usual(reranker, users=USERS):
@@ -61,7 +61,7 @@ def test_the_first_window_can_be_the_reference(reranker):
 
 
 def test_without_a_candidate_generator_the_bundle_has_no_lists(reranker):
-    bare = toys.fitted(ScriptedEngine(), scoring="embedding")
+    bare = toys.fitted(ScriptedEngine(), scorer="embedding")
     bare.generator = None
     with pytest.raises(DataError, match="reference: first"):
         reference_values(bare, 10)

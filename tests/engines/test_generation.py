@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoModelForCausalLM
 
-from reranker.engines.fair_lock import Turns
+from reranker.engines.fair_lock import FairLock
 from reranker.engines.loading import HubTokenizer
 from reranker.engines.scripted import ByteTokenizer, ScriptedEngine
 from reranker.engines.text_generation import Transcript, draw, written
@@ -199,7 +199,7 @@ def test_a_split_sequence_is_the_same_sequence() -> None:
 
 
 def test_turns_are_taken_in_the_order_of_asking() -> None:
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
 
     def take(name: int) -> None:
         with turns:

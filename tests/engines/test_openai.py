@@ -107,7 +107,7 @@ def test_labels_only(tiny: Path) -> None:
     with running(Server(tiny, ways=frozenset({"logprob_token_ids"}))) as server:
         engine = connect(server)
         assert engine.label_log_probs([random_request(0)], [1, 2])[0].shape == (7, 2)
-        with pytest.raises(EngineError, match="use scoring='labels'"):
+        with pytest.raises(EngineError, match="use scorer='labels'"):
             engine.span_log_likelihoods([random_request(0)])
         engine.close()
 

@@ -164,6 +164,6 @@ def test_an_option_of_vllms_that_torch_does_not_take_is_told_with_both_reasons(g
 def test_vllm_by_its_name_is_an_error_that_says_what_to_do(gpu) -> None:
     asked = gpu(Limited)
     Limited.closed = False
-    with pytest.raises(ConfigError, match=r"hidden states.*'plain'.*Take engine 'torch' or 'auto', or a read-out"):
+    with pytest.raises(ConfigError, match=r"hidden states.*'plain'.*Take engine 'torch' or 'auto', or a scorer"):
         load_engine("vllm", needs=[HIDDEN_STATES])
     assert asked == ["vllm"] and Limited.closed

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from reranker.engines.vllm.death import is_dead, told, watch
+from reranker.engines.vllm.death import engine_errors, is_dead, watch
 from reranker.errors import EngineError
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own, at import
@@ -29,14 +29,14 @@ def test_the_calls_that_wait_fail_when_the_process_is_killed():
     watch(core)
     assert not is_dead(core) and not waiting.done()
     process.kill()
-    with pytest.raises(EngineError, match="process is gone"), told():
+    with pytest.raises(EngineError, match="process is gone"), engine_errors():
         raise core.outputs_queue.get(timeout=20)
     assert is_dead(core)
-    with pytest.raises(EngineError, match="process is gone"), told():
+    with pytest.raises(EngineError, match="process is gone"), engine_errors():
         waiting.result(timeout=20)
     assert answered.result() == "an answer"
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(ValueError, match="another"), told():
+    with pytest.raises(ValueError, match="another"), engine_errors():
         raise ValueError("another")

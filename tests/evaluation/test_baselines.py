@@ -139,7 +139,7 @@ def test_evidence_is_the_fusion_heads_own(chain):
 
     fold = leave_last_k(chain)
     lists = propose(fold, ItemKNNGenerator(), 5)
-    assert lists.evidence.shape == (len(lists.candidates), len(FEATURES))
+    assert lists.features.shape == (len(lists.candidates), len(FEATURES))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

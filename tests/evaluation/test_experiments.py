@@ -9,7 +9,7 @@ import typer.testing
 
 from eval import benchmark as meta
 from eval import quality
-from eval.checks import report, told
+from eval.checks import report, reported
 from eval.domains import load_domain
 from eval.sasrec import run as sasrec
 from reranker.errors import ConfigError, DataError
@@ -132,7 +132,7 @@ def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data
     assert done.exit_code == 0
     assert "books: left out of leave-last: " in done.output
     document = json.loads((tmp_path / "out" / "meta.json").read_text())
-    assert document["environment"]["variants"] == ["default=scoring=embedding"]
+    assert document["environment"]["variants"] == ["default=scorer=embedding"]
     names = {one["name"] for one in document["checks"]}
     assert {"ml-100k: fused.default over first_stage", "ml-100k: fused.default over baseline"} <= names
     assert not [name for name in names if "untrained" in name or name.startswith("books")]
@@ -201,6 +201,6 @@ def test_gains_over_an_order_that_scores_nothing_are_told_in_the_metrics_own_uni
     assert "[+0.0500, +0.0700] over 0" in found.target
     assert not meta._well_above(replace(gain, low=-0.01))
     assert not meta._well_above(replace(gain, relative=0.14)) and meta._well_above(replace(gain, relative=0.15))
-    report([found, told("no figure", float("nan"), "s")], tmp_path / "meta.json", {}, print)
+    report([found, reported("no figure", float("nan"), "s")], tmp_path / "meta.json", {}, print)
     written = json.loads((tmp_path / "meta.json").read_text(), parse_constant=pytest.fail)
     assert [one["value"] for one in written["checks"]] == [0.06, None]

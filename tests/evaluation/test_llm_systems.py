@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from tests.scorer.readers import own_labels
 
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
@@ -26,24 +27,23 @@ from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
-from tests.scoring.readers import own_labels
 
 
-def readings(read_out="likelihood", **settings):
-    config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, "scoring": read_out, **settings})
+def readings(scorer="likelihood", **settings):
+    config = RerankerConfig(**{"engine": "scripted", "prompt": toys.PROMPT, "scorer": scorer, **settings})
     return ScoreCache(ScriptedEngine(), config)
 
 
 @pytest.fixture(params=["likelihood", "embedding", "labels", "listwise"])
-def read_out(request):
+def scorer(request):
     return request.param
 
 
 class TestZeroShot(SystemContract):
     @pytest.fixture
-    def system(self, read_out, tmp_path):
+    def system(self, scorer, tmp_path):
         one_letter_labels = toys.PROMPT.model_copy(update={"directory": own_labels(tmp_path)})
-        return ZeroShot(f"zero_shot_{read_out}", readings(read_out, prompt=one_letter_labels))
+        return ZeroShot(f"zero_shot_{scorer}", readings(scorer, prompt=one_letter_labels))
 
 
 class TestLLMAlone(SystemContract):
@@ -68,20 +68,20 @@ def lists():
 def test_gains_are_over_the_reference_histories_that_fit_draws():
     data = toys.taste_dataset(per_group=16)
     fold = leave_last_k(data)
-    read = readings(references=3)
+    read = readings(calibration_histories=3)
     seen = []
     for lists in (propose(fold.validation(), PopularityGenerator(), 12), propose(fold, PopularityGenerator(), 12)):
         read.of(lists)
-        seen.append(read.reader("toy").renderer.references)
+        seen.append(read.reader("toy").renderer.calibration_histories)
     generator = PopularityGenerator().fit(data.interactions)
-    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(data, generator)
-    assert seen == [fitted.reader.renderer.references] * 2
+    fitted = Reranker(toys.config(calibration_histories=3), ScriptedEngine()).fit(data, generator)
+    assert seen == [fitted.reader.renderer.calibration_histories] * 2
     assert len(seen[0]) == 3
 
 
 def test_states_of_titles_are_read_once_for_all_splits_and_runs(lists, tmp_path):
     validation, test = lists
-    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scorer="embedding")
     engine = toys.WatchedEngine()
     first = ScoreCache(engine, config, directory=tmp_path).of(test)
     assert engine.states_read == len(test.fold.items)
@@ -168,12 +168,12 @@ def test_only_covered_lists_teach_and_always_the_same(lists):
     read = readings()
     found = int(validation.covered.sum())
     assert 4 < found < len(validation.covered)
-    (every,) = read.teaching([validation], None)
+    (every,) = read.training_lists([validation], None)
     assert every.candidates.user_id.nunique() == found
-    (few,) = read.teaching([validation], 4)
+    (few,) = read.training_lists([validation], 4)
     assert few.candidates.user_id.nunique() == 4
     assert few.covered.sum() == 4
-    assert read.teaching([validation], 4)[0] is few
+    assert read.training_lists([validation], 4)[0] is few
 
 
 @pytest.fixture
@@ -181,24 +181,24 @@ def windows(lists):
     return [lists[0], propose(lists[0].fold.validation(), PopularityGenerator(), 12)]
 
 
-def test_moments_teach_alike(lists, windows):
+def test_windows_are_drawn_from_alike(lists, windows):
     read = readings()
     found = [int(one.covered.sum()) for one in windows]
-    assert [one.n_found.sum() for one in read.teaching(windows, None)] == found
-    drawn = [[int(one.covered.sum()) for one in read.teaching(windows, 6, seed)] for seed in range(40)]
+    assert [one.n_found.sum() for one in read.training_lists(windows, None)] == found
+    drawn = [[int(one.covered.sum()) for one in read.training_lists(windows, 6, seed)] for seed in range(40)]
     assert {sum(one) for one in drawn} == {6}
     assert np.mean(drawn, axis=0) == pytest.approx(6 * np.array(found) / sum(found), abs=0.6)
     elsewhere = replace(windows[1], fold=replace(windows[1].fold, domain="elsewhere"))
-    assert [int(one.covered.sum()) for one in read.teaching([windows[0], elsewhere], 6)] == [6, 6]  # a domain
+    assert [int(one.covered.sum()) for one in read.training_lists([windows[0], elsewhere], 6)] == [6, 6]  # a domain
     for system in (Fused(read, fit_users=4), Served(read, fit_users=4), LLMAlone(read, fit_users=4)):
         assert np.isfinite(system.fit(windows).score(lists[1])).all()
 
 
-def test_served_and_fused_learn_from_moments_as_the_product_does(windows, monkeypatch):
+def test_served_and_fused_learn_from_windows_as_the_product_does(windows, monkeypatch):
     read, users = readings(), [user for one in windows for user in one.fold.users]
-    words = read.reader("toy").scoring.components
+    words = read.reader("toy").scorer.components
     choices = Choices(
-        features=np.concatenate([one.evidence for one in windows]),
+        features=np.concatenate([one.statistics for one in windows]),
         list_index=np.concatenate([windows[0].list_index, windows[1].list_index + len(windows[0].fold.users)]),
         chosen=np.concatenate([one.relevant for one in windows]),
         first_stage_rank=np.concatenate([one.candidates["rank"].to_numpy() for one in windows]),
@@ -248,7 +248,7 @@ def test_a_shared_reading_costs_each_system_the_same():
 
 def test_states_of_another_arithmetic_are_read_anew(lists, tmp_path):
     """The same model in another dtype, or templates that were edited: what was kept under the others is not theirs."""
-    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+    config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scorer="embedding")
     for dtype in ("bfloat16", "float32"):
         engine = toys.WatchedEngine()
         ScoreCache(engine, config.model_copy(update={"dtype": dtype}), directory=tmp_path).of(lists[1])
@@ -349,7 +349,7 @@ def test_a_run_that_was_killed_learns_the_space_from_the_same_catalogue(lists, t
     nameless = obfuscated_titles(test)
 
     def read(folder, *asked):
-        config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scoring="embedding")
+        config = RerankerConfig(engine="scripted", prompt=toys.PROMPT, scorer="embedding")
         kept = ScoreCache(ScriptedEngine(), config, directory=folder)
         return [kept.of(one) for one in asked]
 
@@ -361,7 +361,7 @@ def test_a_run_that_was_killed_learns_the_space_from_the_same_catalogue(lists, t
 def test_readings_of_a_model_with_other_settings_are_not_used_again(lists, tmp_path):
     _, test = lists
     model = save_tiny_model(tmp_path / "model")
-    config = RerankerConfig(engine="torch", model=str(model), scoring="embedding", dtype="float32", soft_tokens=0)
+    config = RerankerConfig(engine="torch", model=str(model), scorer="embedding", dtype="float32", soft_tokens=0)
 
     def read(folder):
         return ScoreCache(TorchEngine(model, dtype="float32"), config, directory=folder).of(test)

@@ -36,7 +36,7 @@ def served(data, window=0, size=8):
 
 
 def words(**settings):
-    return Reranker.from_pretrained("untrained", engine="lexical", scoring="embedding", **settings)
+    return Reranker.from_pretrained("untrained", engine="lexical", scorer="embedding", **settings)
 
 
 def test_recall_and_every_rung_are_told_of_lists_as_they_were_served():
@@ -90,7 +90,7 @@ def test_lists_of_nobody_who_chose_are_refused():
 
 def test_a_plan_names_what_is_read_and_what_is_missing(monkeypatch):
     monkeypatch.setattr(plans, "find_spec", lambda name: None if name in ("lightgbm", "torch") else object())
-    config = RerankerConfig(scoring="embedding")
+    config = RerankerConfig(scorer="embedding")
     planned = plan(("first_stage", "gradient_boosted", "lexical", "llm", "fused"), config, 4140, 100)
     by_name = {one.name: one for one in planned}
     assert by_name["first_stage"].reads == ""

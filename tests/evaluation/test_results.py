@@ -196,7 +196,7 @@ def test_a_report_says_how_it_was_made_and_shows_lists_with_titles(results, tmp_
     text = path.read_text()
     assert "reranker evaluate --out &#x27;my folder&#x27;" in text and "29 November 2026" in text
     assert f"numpy {made.versions['numpy']}" in text
-    assert "conditional logit on the evidence features" in text  # what `baseline` is
+    assert "conditional logit on the interaction features" in text  # what `baseline` is
     (run,) = [run for run in results.runs if run.system == "random"]
     examples = example_lists(run)
     assert examples and examples == example_lists(run)

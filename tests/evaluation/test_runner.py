@@ -345,7 +345,7 @@ def test_a_gain_over_nothing_is_a_difference(fold):
 class Taught(FirstStageOrder):
     """Remembers what it was fitted on."""
 
-    name = "taught"
+    name = "fitted_windows"
 
     def __init__(self):
         self.on = []
@@ -355,37 +355,37 @@ class Taught(FirstStageOrder):
         return self
 
 
-def taught(fold, **settings):
+def fitted_windows(fold, **settings):
     system = Taught()
-    run(fold, {"first_stage": lambda _: FirstStageOrder(), "taught": lambda _: system}, settings=settings)
+    run(fold, {"first_stage": lambda _: FirstStageOrder(), "fitted_windows": lambda _: system}, settings=settings)
     return system.on
 
 
-def test_systems_are_fitted_on_several_moments_before_the_target():
+def test_systems_are_fitted_on_several_windows_before_the_target():
     fold = leave_last_k(dataset([f"u{n}: a b c d e" if n % 2 else f"u{n}: e d c b a" for n in range(6)]))
-    windows = taught(fold)
+    windows = fitted_windows(fold)
     chosen = [set(one.fold.held_out.item_id) for one in windows]
     assert chosen == [{"d", "b"}, {"c"}, {"b", "d"}]  # newest first; the target before them, one known item behind
     assert [len(one.fold.train) for one in windows] == [18, 12, 6]
-    assert len(taught(fold, windows=2)) == 2
-    assert [len(one.fold.users) for one in taught(fold, fitting_users=4)] == [4, 4, 4]
+    assert len(fitted_windows(fold, windows=2)) == 2
+    assert [len(one.fold.users) for one in fitted_windows(fold, fitting_users=4)] == [4, 4, 4]
 
 
-def test_moments_end_where_there_are_enough_lists(fold, monkeypatch):
-    newest, *older = taught(fold)
+def test_windows_end_where_there_are_enough_lists(fold, monkeypatch):
+    newest, *older = fitted_windows(fold)
     assert older
-    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", int(newest.covered.sum()))
-    assert len(taught(fold)) == 1
-    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
-    assert len(taught(fold)) == 2
+    monkeypatch.setattr("reranker.utils.rolling_origin.ENOUGH_LISTS", int(newest.covered.sum()))
+    assert len(fitted_windows(fold)) == 1
+    monkeypatch.setattr("reranker.utils.rolling_origin.ENOUGH_LISTS", int(newest.covered.sum()) + 1)
+    assert len(fitted_windows(fold)) == 2
 
 
-def test_of_cold_items_there_is_one_moment(chain):
-    assert len(taught(cold_items(chain, share=0.3))) == 1
+def test_of_cold_items_there_is_one_window(chain):
+    assert len(fitted_windows(cold_items(chain, share=0.3))) == 1
 
 
-def test_moments_of_every_source_teach_where_the_domain_is_unseen(fold):
+def test_windows_of_every_source_teach_where_the_domain_is_unseen(fold):
     there = leave_last_k(replace(fold.data, domain="there"))
     unseen = unseen_domain({"toy": fold, "there": there}, "toy")
-    assert {one.fold.domain for one in taught(unseen)} == {"there"}
-    assert len(taught(unseen)) == len(taught(there))
+    assert {one.fold.domain for one in fitted_windows(unseen)} == {"there"}
+    assert len(fitted_windows(unseen)) == len(fitted_windows(there))

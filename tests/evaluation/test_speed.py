@@ -8,7 +8,7 @@ import typer
 
 from eval.speed.load import LABELS, LIKELIHOOD, Work, least_work
 from eval.speed.run import LONG, SYSTEMS, paid_once, ratios, slopes
-from eval.speed.turns import Turns
+from eval.speed.turns import FairLock
 from reranker.types import ScoringRequest
 from tests.contracts.engine import plain, span
 
@@ -97,17 +97,17 @@ def test_turns_are_taken_once(tmp_path: Path) -> None:
         measured.append(key)
         return key.upper()
 
-    first = Turns(path)
+    first = FairLock(path)
     assert first.take("a", lambda: measure("a")) == "A"
-    second = Turns(path)
+    second = FairLock(path)
     assert [second.take(key, lambda key=key: measure(key)) for key in ("a", "b", "a")] == ["A", "B", "A"]
     assert measured == ["a", "b"]
     second.forget()
-    Turns(path).take("a", lambda: measure("a"))
+    FairLock(path).take("a", lambda: measure("a"))
     assert measured == ["a", "b", "a"]
 
 
 def test_turns_end_when_the_time_is_over(tmp_path: Path) -> None:
-    turns = Turns(tmp_path / "turns.jsonl", seconds=1e-9)
+    turns = FairLock(tmp_path / "turns.jsonl", seconds=1e-9)
     with pytest.raises(typer.Exit):
         turns.take("a", lambda: 1)

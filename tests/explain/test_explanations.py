@@ -107,7 +107,7 @@ class TestSentences:
 
 @pytest.fixture(scope="module")
 def reranker() -> Reranker:
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 CANDIDATES = [f"g{group}i{number}" for group in range(4) for number in range(3)]

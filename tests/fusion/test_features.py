@@ -4,7 +4,7 @@ import pytest
 from scipy import sparse
 
 from reranker.errors import DataError
-from reranker.fusion import FEATURES, EvidenceModel, features, standardise_within_lists
+from reranker.fusion import FEATURES, InteractionStatistics, features, standardise_within_lists
 from reranker.fusion.features import block
 
 ITEMS = pd.DataFrame(
@@ -24,8 +24,8 @@ INTERACTIONS = pd.DataFrame(
 VECTORS = np.array([[1, 0], [3, 4], [0, 2], [0, 0]], dtype=np.float32)
 
 
-def model(interactions: pd.DataFrame = INTERACTIONS) -> EvidenceModel:
-    return EvidenceModel.fit(interactions, ITEMS, list("abcd"), VECTORS)
+def model(interactions: pd.DataFrame = INTERACTIONS) -> InteractionStatistics:
+    return InteractionStatistics.fit(interactions, ITEMS, list("abcd"), VECTORS)
 
 
 def candidates(user: object, items: list[str]) -> pd.DataFrame:
@@ -144,18 +144,18 @@ def test_entries_of_a_sparse_matrix_are_read_as_scipy_reads_them() -> None:
 
 def test_vectors_must_match_ids() -> None:
     with pytest.raises(DataError, match="3 item ids were given 4 vectors"):
-        EvidenceModel.fit(INTERACTIONS, ITEMS, list("abc"), VECTORS)
+        InteractionStatistics.fit(INTERACTIONS, ITEMS, list("abc"), VECTORS)
 
 
 def test_categories_may_be_lists() -> None:
     lists = ITEMS.assign(category=pd.Series([["x", "y"], np.array(["x"]), ["y"], []], dtype=object))
-    listed = EvidenceModel.fit(INTERACTIONS, lists, list("abcd"), VECTORS)
+    listed = InteractionStatistics.fit(INTERACTIONS, lists, list("abcd"), VECTORS)
     np.testing.assert_array_equal(listed.categories.toarray(), model().categories.toarray())
 
 
 def test_blanks_around_categories_do_not_count() -> None:
     blanks = ITEMS.assign(category=[" x,  y", "x ", " y", None])
-    fitted = EvidenceModel.fit(INTERACTIONS, blanks, list("abcd"), VECTORS)
+    fitted = InteractionStatistics.fit(INTERACTIONS, blanks, list("abcd"), VECTORS)
     np.testing.assert_array_equal(fitted.categories.toarray(), model().categories.toarray())
 
 
@@ -163,7 +163,7 @@ def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
     more = pd.DataFrame({"item_id": ["e", "f"], "title": ["E", "F"], "category": ["y, x", "w"]})
     larger = pd.concat([ITEMS, more], ignore_index=True)
     lists, chose_e = candidates(1, list("bcefd")), {1: np.array([4])}
-    fitted = EvidenceModel.fit(INTERACTIONS, larger, list("abcd"), VECTORS)
+    fitted = InteractionStatistics.fit(INTERACTIONS, larger, list("abcd"), VECTORS)
     extended = model().extended(larger)
     np.testing.assert_array_equal(extended.features(lists), fitted.features(lists))
     np.testing.assert_array_equal(extended.features(lists, chose_e), fitted.features(lists, chose_e))

@@ -90,7 +90,7 @@ def test_users_whose_item_first_stage_missed_count_as_zero() -> None:
     assert guard.fused_minus_first_stage.mean < 0.5  # at most 1 - the first stage on half of the users
 
 
-def test_moments_are_numbered_on_and_users_stay_who_they_are() -> None:
+def test_windows_are_numbered_on_and_users_stay_who_they_are() -> None:
     newer, older = fold(users=3, evidence=1.0), fold(users=2, evidence=1.0, seed=1)
     both = Choices.joined([replace(newer, users=["a", 7, "7"]), replace(older, users=["7", "a"])])
     assert both.list_index.tolist() == np.repeat(np.arange(5), SIZE).tolist()
@@ -136,7 +136,7 @@ def test_noise_that_a_user_has_in_all_his_lists_is_not_taken_for_knowledge() -> 
     assert largest[0] < 0.2 * largest[1]
 
 
-def test_lists_of_users_with_many_moments_are_extrapolated_like_others() -> None:
+def test_lists_of_users_with_many_windows_are_extrapolated_like_others() -> None:
     """Reading a random part says on average what reading all does, also where the LLM helps some users only."""
     single, several = fold(users=120, evidence=0.5), fold(users=40, evidence=0.5, seed=1)
     several = replace(several, users=range(200, 240))

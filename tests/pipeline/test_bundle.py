@@ -89,7 +89,7 @@ def test_kept_priors_are_not_computed_again(reranker, tmp_path):
 
 def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     data = toys.taste_dataset(per_group=16)
-    fitted = Reranker(toys.config(references=3), ScriptedEngine()).fit(
+    fitted = Reranker(toys.config(calibration_histories=3), ScriptedEngine()).fit(
         data, ALSGenerator(factors=4).fit(data.interactions)
     )
     fitted.save(tmp_path / "bundle")
@@ -97,11 +97,11 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     loaded.add_items(pd.DataFrame({"item_id": ["new"], "title": ["zorblax 99"]}))
     loaded.save(tmp_path / "with new")
     titles = set(data.items["title"])
-    drawn = fitted.reader.renderer.references
+    drawn = fitted.reader.renderer.calibration_histories
     assert [len(history) for history in drawn] == [12] * 3
     assert {item["title"] for history in drawn for item in history} <= titles
     for one in (loaded, Reranker.load(tmp_path / "with new")):
-        assert one.reader.renderer.references == drawn
+        assert one.reader.renderer.calibration_histories == drawn
         pd.testing.assert_frame_equal(
             one.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
         )
@@ -111,7 +111,7 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     assert fitted.add_items(other_words) == 0
     fitted.save(tmp_path / "other words")
     again = Reranker.load(tmp_path / "other words")
-    assert again.reader.renderer.references == drawn  # what weights were fitted on
+    assert again.reader.renderer.calibration_histories == drawn  # what weights were fitted on
     pd.testing.assert_frame_equal(
         again.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
     )
@@ -237,10 +237,10 @@ def test_well_signed_nonsense_is_refused(bundle):
     nonsense = {
         "ids.json": [b"[]", b"{}", b"not json"],
         "fusion.json": [b"{}", b"[]", b'{"coefficients": 1}'],
-        "evidence.npz": [b"", b"PK\x03\x04 cut off", whole["evidence.npz"][:-50]],
+        "statistics.npz": [b"", b"PK\x03\x04 cut off", whole["statistics.npz"][:-50]],
         "items.parquet": [b"PAR1"],
         "priors.parquet": [whole["items.parquet"]],
-        "generator/generator.npz": [whole["evidence.npz"]],
+        "generator/generator.npz": [whole["statistics.npz"]],
     }
     for name, contents in nonsense.items():
         for content in contents:
@@ -281,7 +281,7 @@ def test_another_model_without_a_hash_is_refused_by_its_name(bundle):
 @pytest.mark.parametrize(
     "changed",
     [
-        *({"scoring": "listwise"}, {"soft_tokens": 0}, {"permutations": 2}, {"references": 2}),
+        *({"scorer": "listwise"}, {"soft_tokens": 0}, {"permutations": 2}, {"calibration_histories": 2}),
         {"prompt": {"title_tokens": 3}},
     ],
 )
@@ -483,7 +483,7 @@ def npz(**arrays):
 
 
 def test_arrays_that_lie_are_refused(bundle):
-    with np.load(bundle / "evidence.npz") as kept:
+    with np.load(bundle / "statistics.npz") as kept:
         right = {name: kept[name] for name in kept.files}
     wrong = {
         "vectors": [np.full_like(right["vectors"], np.nan), right["vectors"][:-1], right["vectors"].astype(object)],
@@ -498,10 +498,10 @@ def test_arrays_that_lie_are_refused(bundle):
     }
     for name, values in wrong.items():
         for value in values:
-            tampered(bundle, "evidence.npz", npz(**{**right, name: value}))
+            tampered(bundle, "statistics.npz", npz(**{**right, name: value}))
             with pytest.raises(BundleError, match="bundle"):
                 Reranker.load(bundle)
-    tampered(bundle, "evidence.npz", npz(**right))
+    tampered(bundle, "statistics.npz", npz(**right))
     assert Reranker.load(bundle).user_ids
 
 
@@ -510,7 +510,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_before_it_is_
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("vectors.npy", "w") as member:
         for _ in range(200):
             member.write(bytes(1 << 20))
-    tampered(bundle, "evidence.npz", bomb.getvalue())
+    tampered(bundle, "statistics.npz", bomb.getvalue())
     with pytest.raises(BundleError, match="unpack to"):
         Reranker.load(bundle)
 
@@ -521,7 +521,7 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(bundle):
     lie = io.BytesIO()
     with zipfile.ZipFile(lie, "w") as archive:
         archive.writestr("vectors.npy", header.getvalue() + bytes(64))
-    tampered(bundle, "evidence.npz", lie.getvalue())
+    tampered(bundle, "statistics.npz", lie.getvalue())
     with pytest.raises(BundleError, match="claims"):
         Reranker.load(bundle)
 

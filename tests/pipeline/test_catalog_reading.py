@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from tests.scorer.readers import HashedEngine
 
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
@@ -15,7 +16,6 @@ from reranker.evaluation.score_cache import ScoreCache
 from reranker.pipeline.lists import propose
 from reranker.scoring import ScoringList
 from tests.pipeline import toys
-from tests.scoring.readers import HashedEngine
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fitted(engine: HashedEngine, **settings: object) -> Reranker:
     data = toys.taste_dataset()
     recall = PopularityGenerator().fit(data.interactions)
-    return Reranker(toys.config(scoring="embedding", **settings), engine).fit(data, recall)
+    return Reranker(toys.config(scorer="embedding", **settings), engine).fit(data, recall)
 
 
 def test_a_second_fit_of_the_catalogue_reads_nothing(own_cache: Path) -> None:
@@ -55,7 +55,7 @@ def test_evaluation_and_new_items_share_what_fit_read() -> None:
     assert again.calls == 0
     data = toys.taste_dataset()
     fold = leave_last_k(data)
-    ScoreCache(again, toys.config(scoring="embedding")).of(propose(fold, PopularityGenerator(), 12))
+    ScoreCache(again, toys.config(scorer="embedding")).of(propose(fold, PopularityGenerator(), 12))
     assert again.calls == 0
 
 
@@ -63,7 +63,7 @@ def test_texts_that_changed_are_read_anew() -> None:
     fitted(HashedEngine())
     data, engine = toys.taste_dataset(), HashedEngine()
     data.items.loc[0, "title"] = "something else"
-    Reranker(toys.config(scoring="embedding"), engine).fit(data, PopularityGenerator().fit(data.interactions))
+    Reranker(toys.config(scorer="embedding"), engine).fit(data, PopularityGenerator().fit(data.interactions))
     assert engine.texts == 1
 
 
@@ -83,7 +83,7 @@ def test_served_lists_put_nothing_on_disk(own_cache: Path) -> None:
     engine = reranker.reader.engine
     assert isinstance(engine, HashedEngine)
     read = engine.texts
-    reranker.reader.scoring.read([asked])
+    reranker.reader.scorer.read([asked])
     assert engine.texts == read + 2
     assert (before.stat().st_size, before.stat().st_mtime_ns) == size
 

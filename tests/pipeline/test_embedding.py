@@ -1,4 +1,4 @@
-"""The default read-out, end to end on the scripted engine."""
+"""The default scorer, end to end on the scripted engine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
 from reranker.fusion import Choices, FusionModel
 from reranker.fusion.features import chosen_items
-from reranker.fusion.statistics import evidence_model
+from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.windows import fold_from_generator, folds_from_generator
 from tests.pipeline import toys
 
@@ -33,10 +33,10 @@ def fitted(engine: ScriptedEngine) -> Reranker:
 
 
 def test_it_is_the_default_where_the_engine_shows_states(engine: toys.WatchedEngine) -> None:
-    assert Reranker.from_pretrained(engine=engine).config.scoring == "embedding"
-    assert Reranker.from_pretrained(engine="torch").config.scoring == "embedding"
-    assert Reranker.from_pretrained(engine="openai").config.scoring == "likelihood"
-    assert Reranker.from_pretrained(engine=engine, scoring="labels").config.scoring == "labels"
+    assert Reranker.from_pretrained(engine=engine).config.scorer == "embedding"
+    assert Reranker.from_pretrained(engine="torch").config.scorer == "embedding"
+    assert Reranker.from_pretrained(engine="openai").config.scorer == "likelihood"
+    assert Reranker.from_pretrained(engine=engine, scorer="labels").config.scorer == "labels"
 
 
 def test_known_items_cost_no_pass_of_the_model(engine: toys.WatchedEngine) -> None:
@@ -65,7 +65,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     before_last = fold_from_generator(
         data, reranker.generator, 12, reranker.config.min_history, reranker.config.seed
     ).evidence
-    everything = evidence_model(data.interactions, data.items, reranker.generator)
+    everything = interaction_statistics(data.interactions, data.items, reranker.generator)
     learned = []
     for evidence in (before_last, everything):
         reranker.reader.learn_choices(*chosen_items(Catalog(data.items), evidence))
@@ -74,7 +74,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     np.testing.assert_array_equal(served.weights, learned[1])
 
 
-def test_every_moment_is_read_with_what_was_known_before_it(
+def test_every_window_is_read_with_what_was_known_before_it(
     engine: toys.WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: dict[str, Any] = {}
@@ -91,9 +91,9 @@ def test_every_moment_is_read_with_what_was_known_before_it(
     assert len(folds) > 2
     begin, seen = 0, []
     for fold in folds:
-        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), fold.evidence))
+        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), fold.statistics))
         reader = reranker.reader
-        expected = reader.components(reader.lists(fold.candidates, Catalog(data.items), fold.evidence.history, {}))
+        expected = reader.components(reader.lists(fold.candidates, Catalog(data.items), fold.statistics.history, {}))
         for number in fold.choices.covered_lists().tolist():
             np.testing.assert_array_equal(taken["components"][begin + number], expected[number])
             seen.append(begin + number)
@@ -107,7 +107,7 @@ def test_a_bundle_keeps_states_and_space(engine: toys.WatchedEngine, tmp_path: P
     reranker.save(tmp_path / "bundle")
     fresh = toys.WatchedEngine(dim=64)
     again = Reranker.load(tmp_path / "bundle", engine=fresh)
-    assert again.config.scoring == "embedding"
+    assert again.config.scorer == "embedding"
     np.testing.assert_array_equal(again.score_all(lists).to_frame(), reranker.score_all(lists).to_frame())
     assert fresh.states_read == 0
 
@@ -131,7 +131,7 @@ def test_items_that_came_after_fit_are_known_by_their_text(engine: toys.WatchedE
     assert llm[1] > llm[0] and llm[3] > llm[2]
     assert reranker.rerank(lists).report.unknown_items == 0 and engine.states_read == before + 2
     after = reranker.score_all(
-        lists, histories=reranker._fitted()[0].evidence.histories_with({"u1": ["g2new"]})
+        lists, histories=reranker._fitted()[0].statistics.histories_with({"u1": ["g2new"]})
     ).to_frame()
     assert after["llm"][0] > after["llm"][1]  # they count in histories, too
     reranker.save(tmp_path / "bundle")
@@ -166,7 +166,7 @@ def test_texts_of_no_catalogue_are_read_by_likelihood(engine: toys.WatchedEngine
     best = reranker.rank("", texts, history=["mipfen mippel 1", "mipfen mippel 2"])
     assert best[0].document == "mipfen mippel 99"
     assert engine.calls and engine.states_read == before
-    by_likelihood = Reranker.from_pretrained(engine=engine, prompt=toys.PROMPT, scoring="likelihood")
+    by_likelihood = Reranker.from_pretrained(engine=engine, prompt=toys.PROMPT, scorer="likelihood")
     alone = by_likelihood.rank("", texts, history=["mipfen mippel 1", "mipfen mippel 2"])
     assert [one.score for one in alone] == [one.score for one in best]
 

@@ -18,7 +18,7 @@ def chains(users: int, length: int = 6, items: int = 60):
 
 
 def llm(**settings):
-    return Reranker.from_pretrained(engine=ScriptedEngine(dim=16), scoring="embedding", n_candidates=8, **settings)
+    return Reranker.from_pretrained(engine=ScriptedEngine(dim=16), scorer="embedding", n_candidates=8, **settings)
 
 
 def test_only_what_the_sampled_lists_need_is_read() -> None:

@@ -76,15 +76,15 @@ def test_first_stage_never_sees_what_is_held_out():
     spy = toys.SpyGenerator(toys.items()["item_id"])
     Reranker(toys.config(n_candidates=32, windows=3), ScriptedEngine()).fit(data, spy)
     assert [len(seen) for seen in spy.fits] == [4 * 40, 3 * 40, 2 * 40]
-    for moment, seen in enumerate(spy.fits, start=1):
-        later = data.interactions.groupby("user_id").tail(moment)
+    for window, seen in enumerate(spy.fits, start=1):
+        later = data.interactions.groupby("user_id").tail(window)
         pairs = set(zip(seen["user_id"], seen["item_id"], strict=True))
         assert not pairs & set(zip(later["user_id"], later["item_id"], strict=True))
         for user, part in seen.groupby("user_id"):
             assert part["timestamp"].max() <= later[later["user_id"] == user]["timestamp"].min()
 
 
-def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
+def test_older_windows_are_made_until_there_are_enough_lists(monkeypatch):
     data = toys.taste_dataset(users=40)
 
     def fits(**settings):
@@ -95,9 +95,9 @@ def test_older_moments_are_replayed_until_there_are_enough_lists(monkeypatch):
     assert fits() == 4  # of 5 interactions one has to be known before the choice
     assert fits(windows=1) == 1
     assert fits(min_history=3) == 2
-    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", 41)
+    monkeypatch.setattr("reranker.utils.rolling_origin.ENOUGH_LISTS", 41)
     assert fits() == 2
-    monkeypatch.setattr("reranker.utils.replay.ENOUGH_LISTS", 40)
+    monkeypatch.setattr("reranker.utils.rolling_origin.ENOUGH_LISTS", 40)
     assert fits() == 1
 
 
@@ -117,8 +117,8 @@ def test_a_generator_that_fails_on_less_data_is_told_of_unless_it_says_that_the_
     if kind is DataError:
         with caplog.at_level("INFO", "reranker"):
             assert fit() == 2
-        assert "no moment before the newest 2 is replayed" in caplog.text and "too little data" in caplog.text
-        with pytest.raises(DataError, match="too little data"):  # of the newest moment it is an error
+        assert "there is no window before the newest 2" in caplog.text and "too little data" in caplog.text
+        with pytest.raises(DataError, match="too little data"):  # of the newest window it is an error
             fit(users=20)
         return
     with pytest.raises(GeneratorError, match=r"NeedsMuch failed in 'fit', on 80 interactions.*too little.*windows"):
@@ -150,7 +150,7 @@ def test_a_trained_model_of_implicit_is_told_what_to_give_instead():
         Reranker(toys.config(), ScriptedEngine()).fit(toys.taste_dataset(), model)
 
 
-def test_older_moments_teach_what_the_newest_taught():
+def test_older_windows_say_what_the_newest_says():
     """The newest choices are those of another user, so that only older ones say that tastes last."""
     data = toys.taste_dataset(users=40)
     frame = data.interactions.copy()
@@ -235,7 +235,9 @@ def test_an_item_chosen_from_a_list_again_stays_in_the_history(timed):
     items = pd.DataFrame({"item_id": list("abc"), "title": list("ABC")})
     lists = toys.table([("u0", "a", 2.0), ("u0", "c", 1.0), ("u1", "b", 2.0), ("u1", "a", 1.0)])
     fold = fold_from_logs(Dataset(interactions=frame, items=items), lists, chosen)
-    histories = {user: [fold.evidence.item_ids[row] for row in rows] for user, rows in fold.evidence.histories.items()}
+    histories = {
+        user: [fold.statistics.item_ids[row] for row in rows] for user, rows in fold.statistics.histories.items()
+    }
     assert histories == {"u0": ["a", "b", "a"], "u1": ["a", "c"]}
     if timed:
         dates = chosen.assign(timestamp=pd.to_datetime(chosen["timestamp"], unit="D"))
@@ -267,9 +269,9 @@ def test_fit_users_limits_what_the_llm_reads():
 
 
 def test_what_a_read_out_reads_by_default():
-    assert RerankerConfig(scoring="embedding").lists_to_read == 10_000
-    assert RerankerConfig(scoring="likelihood+embedding").lists_to_read == 1000
-    assert RerankerConfig(scoring="embedding", fit_users=30).lists_to_read == 30
+    assert RerankerConfig(scorer="embedding").lists_to_read == 10_000
+    assert RerankerConfig(scorer="likelihood+embedding").lists_to_read == 1000
+    assert RerankerConfig(scorer="embedding", fit_users=30).lists_to_read == 30
 
 
 def test_a_table_without_timestamps_is_enough():

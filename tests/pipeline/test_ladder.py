@@ -20,7 +20,7 @@ def data():
 def test_the_ladder_is_kept_with_the_bundle_and_users_are_the_same_on_every_rung(tmp_path):
     chain = data()
     generator = ItemKNNGenerator().fit(chain.interactions)
-    served = climb(Reranker.from_pretrained(engine="scripted", scoring="embedding", n_candidates=8), chain, generator)
+    served = climb(Reranker.from_pretrained(engine="scripted", scorer="embedding", n_candidates=8), chain, generator)
     assert served.ladder is not None and served.fusion_model is not None
     assert [rung.name for rung in served.ladder.rungs] == ["first stage", "baseline", "lexical", "llm"]
     assert served.ladder.rungs[0].ndcg == pytest.approx(np.mean(served.fusion_model.validation["first_stage"]))
@@ -32,7 +32,7 @@ def test_the_ladder_is_kept_with_the_bundle_and_users_are_the_same_on_every_rung
 def test_a_model_that_cannot_be_had_is_left_out_and_named(tmp_path):
     chain = data()
     generator = ItemKNNGenerator().fit(chain.interactions)
-    missing = Reranker.from_pretrained(model=str(tmp_path / "nowhere"), scoring="embedding", n_candidates=8)
+    missing = Reranker.from_pretrained(model=str(tmp_path / "nowhere"), scorer="embedding", n_candidates=8)
     served = climb(missing, chain, generator)
     assert served.config.engine == "lexical" and served.ladder is not None
     assert "nowhere" in served.ladder.left_out["llm"]
@@ -46,7 +46,7 @@ def test_an_encoder_is_a_rung_between_words_and_the_llm(tmp_path, monkeypatch):
     monkeypatch.setattr(sentence_encoder, "_packaged_directory", lambda: folder)
     chain = data()
     generator = ItemKNNGenerator().fit(chain.interactions)
-    llm = Reranker.from_pretrained(engine="scripted", scoring="embedding", n_candidates=8)
+    llm = Reranker.from_pretrained(engine="scripted", scorer="embedding", n_candidates=8)
     climbed = fit_rungs(llm, chain, generator)
     assert [rung.name for rung in climbed.ladder.rungs] == ["first stage", "baseline", "lexical", "encoder", "llm"]
     assert climbed.ladder.left_out == {} and climbed.encoder is not None
@@ -59,7 +59,7 @@ def test_an_encoder_is_a_rung_between_words_and_the_llm(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["lexical", "encoder"])
 def test_cheaper_readers_keep_the_settings_that_make_the_windows(engine):
-    llm = Reranker.from_pretrained(engine="scripted", scoring="embedding", n_candidates=7, seed=3, windows=2)
+    llm = Reranker.from_pretrained(engine="scripted", scorer="embedding", n_candidates=7, seed=3, windows=2)
     config = cheaper_reranker(llm, engine).config
     assert (config.n_candidates, config.seed, config.windows, config.engine) == (7, 3, 2, engine)
 

@@ -26,7 +26,7 @@ def priced(seed=0):
 def fitted(features, data=None, **settings):
     data = data or priced()
     generator = PopularityGenerator().fit(data.interactions)
-    config = toys.config(scoring="baseline", features=tuple(features), n_candidates=48, **settings)
+    config = toys.config(scorer="baseline", features=tuple(features), n_candidates=48, **settings)
     return Reranker(config).fit(data, generator)
 
 
@@ -55,7 +55,7 @@ def test_what_does_not_add_is_left_out_and_needs_nothing_at_serving():
     for one in fits:
         verdict = one.fusion_model.own
         assert verdict.keeps == ("items.noise" in one.fusion_model.features.columns)
-        assert (one._data.evidence.own is not None) == verdict.keeps
+        assert (one._data.statistics.own is not None) == verdict.keeps
 
 
 def test_a_bundle_ranks_as_before(with_price, tmp_path):
@@ -109,7 +109,7 @@ def served_lists(leak=False):
 
 def test_columns_of_candidates_are_needed_at_serving(tmp_path):
     data, lists, chosen = served_lists()
-    reranker = Reranker(toys.config(scoring="baseline", features=("ctr",)))
+    reranker = Reranker(toys.config(scorer="baseline", features=("ctr",)))
     reranker.fit(data, candidates=lists, held_out=chosen)
     assert reranker.candidate_columns == ["ctr"]
     ranked = reranker.rerank(lists, order="baseline").to_frame()
@@ -138,14 +138,14 @@ def test_columns_of_candidates_are_needed_at_serving(tmp_path):
 def test_a_column_that_knows_the_outcome_is_refused_by_name():
     data, lists, chosen = served_lists(leak=True)
     with pytest.raises(DataError, match=r"candidates\.ctr \(AUC 1\.000\).*written after the choice"):
-        Reranker(toys.config(scoring="baseline", features=("ctr",))).fit(data, candidates=lists, held_out=chosen)
+        Reranker(toys.config(scorer="baseline", features=("ctr",))).fit(data, candidates=lists, held_out=chosen)
 
 
 def test_a_refresh_keeps_the_columns():
     reranker = fitted(["price", "users.segment"])
     newer = pd.DataFrame({"user_id": ["u0", "u1"], "item_id": ["g0i11", "g1i11"], "timestamp": [10**9] * 2})
     refresh(reranker, newer)
-    assert list(reranker._data.evidence.own.words) == ["items.price", "items.price:distance", "users.segment:lift"]
+    assert list(reranker._data.statistics.own.words) == ["items.price", "items.price:distance", "users.segment:lift"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from reranker import Dataset, Reranker, load_dataset
 from reranker.cli.demo_run import run_demo
 from reranker.engines.torch.engine import TorchEngine
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.scoring import LabelScoring, LikelihoodScoring, ScoringList
+from reranker.scoring import LabelScorer, LikelihoodScorer, ScoringList
 from reranker.soft_tokens.checkpoint import SHIPPED
 from reranker.soft_tokens.peft_format import load_peft
 from reranker.soft_tokens.prompt import SoftPrompt
@@ -38,13 +38,13 @@ def data():
     return Dataset(interactions=few, items=whole.items, domain="movies")
 
 
-@pytest.mark.parametrize("read_out", [LikelihoodScoring, LabelScoring])
-def test_order_in_does_not_change_scores_out(engine, data, read_out):
+@pytest.mark.parametrize("scorer", [LikelihoodScorer, LabelScorer])
+def test_order_in_does_not_change_scores_out(engine, data, scorer):
     renderer = PromptRenderer.from_settings(PromptSettings(family="movies"), engine.tokenizer, engine.model.max_length)
     items = data.items.head(14).to_dict("records")
     order = np.random.default_rng(0).permutation(10)
     first, second = (
-        read_out(engine, renderer).score_components(  # each with no priors kept
+        scorer(engine, renderer).score_components(  # each with no priors kept
             [ScoringList(history=items[10:], candidates=[items[place] for place in places])]
         )[0]
         for places in (np.arange(10), order)
@@ -56,7 +56,7 @@ def test_order_in_does_not_change_scores_out(engine, data, read_out):
 def test_fit_save_load_rerank(engine, data, tmp_path):
     generator = PopularityGenerator().fit(data.interactions)
     reranker = Reranker.from_pretrained(
-        "default", engine=engine, scoring="likelihood", dtype="float32", n_candidates=40, fit_users=10, windows=1
+        "default", engine=engine, scorer="likelihood", dtype="float32", n_candidates=40, fit_users=10, windows=1
     ).fit(data, generator)
     lists = generator.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
     ranked = reranker.rerank(lists, order="fused").to_frame()

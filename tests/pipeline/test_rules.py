@@ -22,7 +22,7 @@ RULES = Rules.from_mapping(
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(scoring="baseline")
+    return toys.fitted(scorer="baseline")
 
 
 def test_rules_come_after_the_scores(reranker):

@@ -119,6 +119,6 @@ def test_many_lists_are_ranked_like_each_by_itself(scripted):
 
 
 def test_a_read_out_of_lists_reads_the_query_itself():
-    reranker = Reranker(toys.config(scoring="listwise"), ScriptedEngine())
+    reranker = Reranker(toys.config(scorer="listwise"), ScriptedEngine())
     found = ranking(reranker, "zorblax", ["mipfen", "zorblax"])
     assert found.scored_by == ("llm",) and not found.is_calibrated

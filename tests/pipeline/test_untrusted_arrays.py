@@ -16,7 +16,7 @@ from tests.pipeline import toys
 
 @pytest.fixture(scope="module")
 def fitted():
-    return toys.fitted(scoring="embedding")
+    return toys.fitted(scorer="embedding")
 
 
 def changed(array):

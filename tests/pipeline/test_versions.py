@@ -13,7 +13,7 @@ from tests.pipeline import toys
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(scoring="embedding")
+    return toys.fitted(scorer="embedding")
 
 
 def text(words):

@@ -29,9 +29,9 @@ def test_lists_are_made_for_a_part_of_the_users(caplog: pytest.LogCaptureFixture
 def test_without_a_read_out_interactions_decide(tmp_path) -> None:
     data = toys.taste_dataset()
     generator = PopularityGenerator().fit(data.interactions)
-    settings = {"scoring": "baseline", "engine": "lexical", "soft_tokens": 0}
+    settings = {"scorer": "baseline", "engine": "lexical", "soft_tokens": 0}
     fitted = Reranker(toys.config(**settings)).fit(data, generator)
-    with_words = Reranker(toys.config(scoring="embedding", engine="lexical")).fit(data, generator)
+    with_words = Reranker(toys.config(scorer="embedding", engine="lexical")).fit(data, generator)
     assert fitted.fusion_model is not None and with_words.fusion_model is not None
     assert fitted.fusion_model.guard.serve in ("first_stage", "baseline")
     lists = toys.lists_for(["u0", "u5"], ["g0i1", "g1i1", "g2i1", "g3i0"])

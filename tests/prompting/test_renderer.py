@@ -86,7 +86,7 @@ def test_the_prior_is_the_likelihood_of_a_stranger_without_own_tokens() -> None:
 
 
 def test_with_references_the_prior_stands_behind_each_of_them() -> None:
-    made = renderer().referring_to([titled("Brazil", "Contact"), titled("Dune")])
+    made = renderer().calibrated_by([titled("Brazil", "Contact"), titled("Dune")])
     priors = made.priors(titled("Alien"), soft(2))
     assert [prior.spans[-1].text for prior in priors] == [
         "Watched before:\n- Brazil\n- Contact",
@@ -283,10 +283,10 @@ def test_listwise_labels_are_one_token_each_and_stand_before_their_candidates() 
     assert prompt.candidate_texts[0] == "\nFilms:\n(A) Alien\n(B) Brazil\nMost likely to be watched next: ("
 
 
-@pytest.mark.parametrize("read_out", ["likelihood", "labels", "listwise"])
-def test_no_candidates_is_an_error(read_out: str) -> None:
+@pytest.mark.parametrize("scorer", ["likelihood", "labels", "listwise"])
+def test_no_candidates_is_an_error(scorer: str) -> None:
     with pytest.raises(PromptError, match="no candidates"):
-        getattr(renderer(), read_out)(titled("Alien"), [])
+        getattr(renderer(), scorer)(titled("Alien"), [])
 
 
 def test_item_vectors_stand_before_titles() -> None:

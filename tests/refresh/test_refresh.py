@@ -50,11 +50,11 @@ def loaded(bundle, engine=None):
 
 def fitted(data, generator=None, engine=None):
     generator = (generator or ALSGenerator(factors=8)).fit(data.interactions)
-    return Reranker(toys.config(scoring="embedding"), engine or toys.WatchedEngine()).fit(data, generator)
+    return Reranker(toys.config(scorer="embedding"), engine or toys.WatchedEngine()).fit(data, generator)
 
 
 def assert_same_statistics(one, other):
-    left, right = one._fitted()[0].evidence, other._fitted()[0].evidence
+    left, right = one._fitted()[0].statistics, other._fitted()[0].statistics
     order = [left.index[item] for item in right.item_ids]
     assert left.index.keys() == right.index.keys()
     for name in ARRAYS:
@@ -76,7 +76,7 @@ def test_statistics_and_histories_are_those_of_a_full_fit(tmp_path, ordered, num
     if ordered:
         assert_same_statistics(reranker, whole)
     else:  # without times there is no order within a history
-        mine, theirs = (one._fitted()[0].evidence for one in (reranker, whole))
+        mine, theirs = (one._fitted()[0].statistics for one in (reranker, whole))
         np.testing.assert_array_equal(mine.popularity, theirs.popularity)
         np.testing.assert_allclose(mine.co_visits.toarray(), theirs.co_visits.toarray())
     assert not reranker._fitted()[0].interactions.duplicated().any()
@@ -109,7 +109,7 @@ def test_known_texts_are_not_read_again(bundle):
     report = refresh(reranker, later, fresh)
     assert engine.states_read == read + 2
     assert report.new_items == 2 and reranker.history("u0")[-1] == "n1"
-    assert reranker._fitted()[0].evidence.popularity[reranker._fitted()[0].evidence.index["n1"]] == 2
+    assert reranker._fitted()[0].statistics.popularity[reranker._fitted()[0].statistics.index["n1"]] == 2
 
 
 def test_rows_already_seen_change_nothing(bundle):
@@ -142,7 +142,7 @@ def test_new_users_join_without_a_list(bundle):
 
 def test_lists_that_were_served_teach_where_there_is_no_generator():
     data, lists, held_out = toys.cold_logs()
-    reranker = Reranker(toys.config(scoring="embedding"), toys.WatchedEngine())
+    reranker = Reranker(toys.config(scorer="embedding"), toys.WatchedEngine())
     reranker.fit(data, candidates=lists, held_out=held_out)
     new = held_out.assign(timestamp=20_000)
     assert "no candidate generator" in refresh(reranker, new.head(2)).not_updated

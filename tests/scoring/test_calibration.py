@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from reranker.scoring import PriorStore, reference_histories
+from reranker.scoring import PriorStore, calibration_histories
 from reranker.scoring import span_cache as store_module
 from reranker.scoring.span_cache import SPANS_PER_REQUEST
 from reranker.types import CandidateSpan, TokenSequence
@@ -99,16 +99,16 @@ def test_threads_do_not_drop_what_another_one_needs(monkeypatch):
 
 def test_reference_histories_are_random_items_and_the_same_for_a_seed():
     items = [f"item {number}" for number in range(60)]
-    drawn = reference_histories(items, 8, seed=3)
+    drawn = calibration_histories(items, 8, seed=3)
     assert [len(history) for history in drawn] == [12] * 8
     assert all(len(set(history)) == 12 and set(history) <= set(items) for history in drawn)
     assert len({tuple(history) for history in drawn}) == 8
     assert len({item for history in drawn for item in history}) > 40  # from the whole catalogue
-    assert drawn == reference_histories(items, 8, seed=3)
-    assert drawn != reference_histories(items, 8, seed=4)
+    assert drawn == calibration_histories(items, 8, seed=3)
+    assert drawn != calibration_histories(items, 8, seed=4)
 
 
 def test_a_small_catalogue_has_no_reference_histories():
-    assert reference_histories(list(range(47)), 8) == []
-    assert len(reference_histories(list(range(48)), 8)) == 8
-    assert reference_histories(list(range(48)), 0) == []
+    assert calibration_histories(list(range(47)), 8) == []
+    assert len(calibration_histories(list(range(48)), 8)) == 8
+    assert calibration_histories(list(range(48)), 0) == []

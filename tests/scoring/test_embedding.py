@@ -1,17 +1,18 @@
-"""The embedding read-out: against the contract, by hand, and with the real model."""
+"""The embedding scorer: against the contract, by hand, and with the real model."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.scorer.readers import renderer
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError, ModelError
 from reranker.scoring import (
-    CombinedScoring,
-    EmbeddingScoring,
-    LikelihoodScoring,
-    Scoring,
+    CombinedScorer,
+    EmbeddingScorer,
+    LikelihoodScorer,
+    Scorer,
     ScoringList,
     StateStore,
     embedding,
@@ -22,20 +23,19 @@ from reranker.scoring.text_spaces import CFProjection, EmbeddingSpace, ItemSpace
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
-from tests.scoring.readers import renderer
 
 
 class TestContract(ScoringContract):
     @pytest.fixture
-    def scoring(self) -> Scoring:
-        return EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    def scorer(self) -> Scorer:
+        return EmbeddingScorer(ScriptedEngine(dim=64), renderer())
 
 
 class TestCombinedContract(ScoringContract):
     @pytest.fixture
-    def scoring(self) -> Scoring:
+    def scorer(self) -> Scorer:
         engine = ScriptedEngine(dim=64)
-        return CombinedScoring([LikelihoodScoring(engine, renderer()), EmbeddingScoring(engine, renderer())])
+        return CombinedScorer([LikelihoodScorer(engine, renderer()), EmbeddingScorer(engine, renderer())])
 
 
 def test_nearness_by_hand() -> None:
@@ -53,11 +53,11 @@ def test_nearness_by_hand() -> None:
 
 def test_a_stranger_has_no_nearness() -> None:
     engine = ScriptedEngine()
-    assert not EmbeddingScoring(engine, renderer()).score_components([one_list(1, history=0)])[0].any()
+    assert not EmbeddingScorer(engine, renderer()).score_components([one_list(1, history=0)])[0].any()
 
 
 def test_only_the_newest_items_count() -> None:
-    scoring = EmbeddingScoring(ScriptedEngine(), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(), renderer())
     newest = titled(*(f"item {number}" for number in range(NEWEST)))
     candidates = titled("mipfen", "zorblax")
     lists = [ScoringList(history=[*titled("zorblax"), *newest], candidates=candidates)]
@@ -68,7 +68,7 @@ def test_only_the_newest_items_count() -> None:
 
 def test_items_without_a_text_are_like_nothing() -> None:
     """Two items that are missing from the catalogue are not the same item."""
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     missing = {"title": "(untitled)", "category": "", "description": ""}
     told = titled("zorblax", "mipfen")
     candidates = [missing, *titled("quxard"), {**missing, "description": "zorblax"}]
@@ -81,7 +81,7 @@ def test_items_without_a_text_are_like_nothing() -> None:
 
 def test_each_text_is_read_once() -> None:
     engine = WatchedEngine()
-    scoring = EmbeddingScoring(engine, renderer())
+    scoring = EmbeddingScorer(engine, renderer())
     lists = [one_list(3), one_list(3), one_list(4)]
     scoring.score_components(lists)
     texts = {item["title"] for one in lists for item in [*one.history, *one.candidates]}
@@ -91,7 +91,7 @@ def test_each_text_is_read_once() -> None:
 
 
 def test_a_category_belongs_to_the_text() -> None:
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     history = [{"title": "mipfen", "category": "zorblax quxard"}]
     candidates = [{"title": "vantow", "category": category} for category in ("zorblax quxard", "")]
     near = scoring.score_components([ScoringList(history=history, candidates=candidates)])[0]
@@ -137,7 +137,7 @@ def test_tastes_by_hand() -> None:
 
 def test_tastes_reach_items_that_nobody_chose() -> None:
     """Two words tell two groups of users apart; the newcomer shares a word with one of them."""
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     words = ("zorblax", "mipfen")
     items = titled(*(f"{word} {number}" for word in words for number in range(8)))
     vectors = np.repeat(np.eye(2, dtype=np.float32), 8, axis=0)
@@ -150,7 +150,7 @@ def test_tastes_reach_items_that_nobody_chose() -> None:
 
 
 def test_only_chosen_items_teach_tastes() -> None:
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     items = titled("zorblax", "mipfen", "quxard", "vantow")
     vectors = np.eye(4, dtype=np.float32)
     vectors[2] = 0
@@ -181,7 +181,7 @@ def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
 
 
 def test_appeal_reaches_items_that_nobody_chose() -> None:
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     items = titled(*(f"{word} {number}" for word in ("zorblax", "mipfen") for number in range(8)), "quxard")
     scoring.learn(items)
     counts = np.array([100.0] * 8 + [2.0] * 8 + [0.0])
@@ -200,7 +200,7 @@ def test_appeal_reaches_items_that_nobody_chose() -> None:
 def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
     monkeypatch.setattr(embedding, "CATALOGUE_SAMPLE", 6)
     engine = WatchedEngine(dim=64)
-    scoring = EmbeddingScoring(engine, renderer())
+    scoring = EmbeddingScorer(engine, renderer())
     items = titled(*(f"zorblax {number}" for number in range(40)))
     scoring.learn(items, seed=3)
     assert engine.states_read == 6
@@ -211,7 +211,7 @@ def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
 
 def test_descriptions_tell_tastes_and_not_nearness() -> None:
     """Titles say nothing here, the words of the descriptions tell two groups of users apart."""
-    scoring = EmbeddingScoring(ScriptedEngine(dim=64), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     words = ("zorblax", "mipfen")
     items = [{"title": f"item {number}", "description": words[number % 2]} for number in range(16)]
     scoring.learn(items)
@@ -224,7 +224,7 @@ def test_descriptions_tell_tastes_and_not_nearness() -> None:
 
 def test_items_whose_titles_are_alike_keep_their_own_descriptions() -> None:
     engine = WatchedEngine(dim=64)
-    scoring = EmbeddingScoring(engine, renderer())
+    scoring = EmbeddingScorer(engine, renderer())
     items = [{"title": "same", "description": word} for word in ("zorblax", "mipfen", "", "zorblax")]
     states = scoring.states.states(engine, renderer().item_texts(items))
     assert engine.states_read == 3  # the title and two descriptions
@@ -253,12 +253,12 @@ def test_a_name_is_the_mean_over_title_and_category() -> None:
     span = texts.parts[0][1]
     whole = CandidateSpan(sequence=span.sequence)
     expected = engine.span_states([ScoringRequest(prefix=texts.prefix, candidates=(whole,))])[0][0]
-    name = EmbeddingScoring(engine, made).states.states(engine, texts)[0, 0]
+    name = EmbeddingScorer(engine, made).states.states(engine, texts)[0, 0]
     np.testing.assert_allclose(name, expected, atol=2e-3)  # states are kept in half precision
 
 
 def test_tastes_need_the_catalogue() -> None:
-    scoring = EmbeddingScoring(ScriptedEngine(), renderer())
+    scoring = EmbeddingScorer(ScriptedEngine(), renderer())
     with pytest.raises(ConfigError, match="call learn first"):
         scoring.learn_choices(titled("mipfen"), np.ones((1, 2), dtype=np.float32), np.ones(1))
 
@@ -271,7 +271,7 @@ def test_unit_leaves_zeros() -> None:
 @pytest.mark.parametrize("described", [False, True])
 def test_round_trip(tmp_path, described: bool) -> None:
     engine = WatchedEngine()
-    before = EmbeddingScoring(engine, renderer())
+    before = EmbeddingScorer(engine, renderer())
     one = one_list(5, candidates=20)
     if described:
         one = replace(one, candidates=[{**item, "description": f"of {item['title']}"} for item in one.candidates])
@@ -282,7 +282,7 @@ def test_round_trip(tmp_path, described: bool) -> None:
     assert expected.any(axis=0).all()
     before.states.save(tmp_path / "states.npz")
     silent = WatchedEngine()
-    after = EmbeddingScoring(silent, renderer(), StateStore.load(tmp_path / "states.npz"))
+    after = EmbeddingScorer(silent, renderer(), StateStore.load(tmp_path / "states.npz"))
     np.testing.assert_array_equal(after.score_components([one])[0], expected)
     assert silent.states_read == 0
 
@@ -305,7 +305,7 @@ def test_an_engine_without_states_is_named() -> None:
         tokenizer = ScriptedEngine().tokenizer
 
     with pytest.raises(ConfigError, match="'openai' gives no hidden states"):
-        EmbeddingScoring(Remote(), renderer()).score_components([one_list(1)])
+        EmbeddingScorer(Remote(), renderer()).score_components([one_list(1)])
 
 
 @pytest.mark.model
@@ -315,7 +315,7 @@ def test_the_real_model_knows_what_belongs_together() -> None:
 
     engine = TorchEngine("smollm2-135m", dtype="float32")
     real = PromptRenderer.from_settings(PromptSettings(), engine.tokenizer)
-    scoring = EmbeddingScoring(engine, real)
+    scoring = EmbeddingScorer(engine, real)
     stationery = titled("Gel pens, black", "A4 copy paper", "Desk stapler", "Sticky notes", "Fountain pen ink")
     films = titled("Alien", "Aliens", "The Terminator", "Blade Runner", "The Matrix")
     scoring.learn([*stationery, *films])
@@ -340,7 +340,7 @@ def test_a_model_that_was_not_loaded_is_named(value: float) -> None:
 def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(span_cache, "MOST", 2)
     engine = WatchedEngine(dim=64)
-    scoring = EmbeddingScoring(engine, renderer())
+    scoring = EmbeddingScorer(engine, renderer())
     for title in ("one", "two", "three", "four"):
         scoring.keep(titled(title))
     assert len(scoring.states) == 3 and len(scoring.states._placed) == 3

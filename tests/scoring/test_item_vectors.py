@@ -1,13 +1,13 @@
-"""Tokens of items in each read-out: where they stand, and what the prior may know."""
+"""Tokens of items in each scorer: where they stand, and what the prior may know."""
 
 import numpy as np
 import pytest
+from tests.scorer.readers import answers, own_labels, renderer
 
-from reranker.scoring import LabelScoring, LikelihoodScoring, ListwiseScoring, ScoringList
+from reranker.scoring import LabelScorer, LikelihoodScorer, ListwiseScorer, ScoringList
 from reranker.types import TokenSequence
 from tests.contracts.scoring import titled
 from tests.pipeline.toys import WatchedEngine
-from tests.scoring.readers import answers, own_labels, renderer
 
 TITLES = ["Alien", "Brazil", "Contact", "Dune", "Eraserhead"]
 
@@ -30,15 +30,15 @@ def marked(engine: WatchedEngine, sequence: TokenSequence) -> dict[int, str]:
     }
 
 
-@pytest.mark.parametrize("read_out", ["likelihood", "labels", "listwise"])
-def test_each_token_stands_before_its_own_item(read_out, tmp_path):
+@pytest.mark.parametrize("scorer", ["likelihood", "labels", "listwise"])
+def test_each_token_stands_before_its_own_item(scorer, tmp_path):
     engine = WatchedEngine(answers)
-    if read_out == "labels":
-        scoring = LabelScoring(engine, renderer(own_labels(tmp_path)))
-    elif read_out == "listwise":
-        scoring = ListwiseScoring(engine, renderer(), permutations=3, window=3)
+    if scorer == "labels":
+        scoring = LabelScorer(engine, renderer(own_labels(tmp_path)))
+    elif scorer == "listwise":
+        scoring = ListwiseScorer(engine, renderer(), permutations=3, window=3)
     else:
-        scoring = LikelihoodScoring(engine, renderer())
+        scoring = LikelihoodScorer(engine, renderer())
     one = ScoringList(
         history=titled(*TITLES[:3]),
         candidates=titled(*TITLES),
@@ -50,16 +50,16 @@ def test_each_token_stands_before_its_own_item(read_out, tmp_path):
     for request in engine.calls[-1]:
         assert marked(engine, request.prefix) == {0: "Alien", 2: "Contact"}
         for span in request.candidates:
-            if read_out == "labels":  # the question goes on behind the token: "Item: Brazil"
+            if scorer == "labels":  # the question goes on behind the token: "Item: Brazil"
                 assert span.sequence.vector_positions.tolist() in ([], [0])
             else:
                 told |= marked(engine, span.sequence)
-    assert told == ({} if read_out == "labels" else {1: "Brazil", 3: "Dune", 4: "Eraserhead"})
+    assert told == ({} if scorer == "labels" else {1: "Brazil", 3: "Dune", 4: "Eraserhead"})
 
 
 def test_a_prior_knows_the_candidates_token_and_nothing_of_the_history():
     engine = WatchedEngine()
-    scoring = LikelihoodScoring(engine, renderer())
+    scoring = LikelihoodScorer(engine, renderer())
     shared = {"candidates": titled(*TITLES[3:]), "candidate_vectors": vectors(engine, 1)}
     fan = ScoringList(history=titled("Alien"), history_vectors=vectors(engine, 0), **shared)
     new_user = ScoringList(history=[], **shared)

@@ -2,27 +2,27 @@ import math
 
 import numpy as np
 import pytest
+from tests.scorer.readers import renderer, text_of
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.scoring import LikelihoodScoring, PriorStore, ScoringList
+from reranker.scoring import LikelihoodScorer, PriorStore, ScoringList
 from reranker.types import TokenSequence
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
-from tests.scoring.readers import renderer, text_of
 
 
 class TestContract(ScoringContract):
     @pytest.fixture
-    def scoring(self):
-        return LikelihoodScoring(ScriptedEngine(), renderer())
+    def scorer(self):
+        return LikelihoodScorer(ScriptedEngine(), renderer())
 
 
 def test_sum_mean_gain_and_score_by_hand():
     def log_prob(prefix, span):
         return np.full(len(span), -0.5 if "Alien" in text_of(prefix) else -2.0)
 
-    scoring = LikelihoodScoring(ScriptedEngine(log_prob), renderer())
+    scoring = LikelihoodScorer(ScriptedEngine(log_prob), renderer())
     one = ScoringList(history=titled("Alien"), candidates=titled("Ab", "Abcdef"))
     values = scoring.score_components([one])[0]
     # " Ab\n" is 4 bytes and " Abcdef\n" 8; the separator "\n-" before them is not scored.
@@ -37,10 +37,10 @@ def test_the_gain_is_over_the_mean_of_the_reference_histories_by_hand():
         text = text_of(prefix)
         return np.full(len(span), next(value for title, value in told.items() if title in text))
 
-    referring = renderer().referring_to([titled("Brazil"), titled("Contact"), titled("Contact", "nothing")])
-    scoring = LikelihoodScoring(ScriptedEngine(log_prob), referring)
+    referring = renderer().calibrated_by([titled("Brazil"), titled("Contact"), titled("Contact", "nothing")])
+    scoring = LikelihoodScorer(ScriptedEngine(log_prob), referring)
     values = scoring.score_components([ScoringList(history=titled("Alien"), candidates=titled("Ab", "Abcdef"))])[0]
-    # A token is worth (-1 - 2 - 2) / 3 behind the references.
+    # A token is worth (-1 - 2 - 2) / 3 behind the calibration histories.
     np.testing.assert_allclose(values, [[-2.0, -0.5, -0.5 + 5 / 3], [-4.0, -0.5, -0.5 + 5 / 3]])
     assert len(scoring.priors) == 6
 
@@ -49,10 +49,10 @@ def test_references_that_meet_the_window_leave_room_for_the_longest_candidate_wh
     engine = ScriptedEngine(max_length=200)
     settings = PromptSettings(title_tokens=64, history_tokens=2048, instruction=False)
     long_references = [titled(*(f"reference {n} {'xyz' * n}" for n in range(12)))]
-    referring = PromptRenderer.from_settings(settings, engine.tokenizer, 200).referring_to(long_references)
+    referring = PromptRenderer.from_settings(settings, engine.tokenizer, 200).calibrated_by(long_references)
     candidates = titled("ab", "a title that is much longer than the first one")
     lists = [ScoringList(history=titled("cd"), candidates=order) for order in (candidates, candidates[::-1])]
-    there, back = (LikelihoodScoring(engine, referring).score_components([one])[0] for one in lists)
+    there, back = (LikelihoodScorer(engine, referring).score_components([one])[0] for one in lists)
     np.testing.assert_array_equal(there, back[::-1])
 
 
@@ -60,7 +60,7 @@ def test_tokens_count_by_their_own_log_probability():
     def log_prob(prefix, span):
         return np.log(np.where(span == ord("b"), 0.25, 0.5))
 
-    scoring = LikelihoodScoring(ScriptedEngine(log_prob), renderer())
+    scoring = LikelihoodScorer(ScriptedEngine(log_prob), renderer())
     values = scoring.score_components([ScoringList(history=[], candidates=titled("ab"))])[0]
     # " ab\n": three tokens of 1/2, one of 1/4
     assert values[0] == pytest.approx([math.log(1 / 32), math.log(1 / 32) / 4, 0.0])
@@ -68,7 +68,7 @@ def test_tokens_count_by_their_own_log_probability():
 
 def test_nothing_of_the_user_enters_the_prior():
     engine = WatchedEngine()
-    scoring = LikelihoodScoring(engine, renderer())
+    scoring = LikelihoodScorer(engine, renderer())
     candidates = titled("zorblax", "mipfen")
     user_tokens = TokenSequence.from_vectors(engine.embed_tokens([ord("z"), ord("o"), ord("r")]))
     lists = [
@@ -89,7 +89,7 @@ def test_nothing_of_the_user_enters_the_prior():
 
 def test_a_prior_is_computed_once_an_item_and_prompt():
     engine, store = WatchedEngine(), PriorStore()
-    scoring = LikelihoodScoring(engine, renderer(), store)
+    scoring = LikelihoodScorer(engine, renderer(), store)
     one = one_list(0, candidates=6)
     scoring.score_components([one, one])
     assert [sum(len(request.candidates) for request in call) for call in engine.calls] == [6, 12]
@@ -106,7 +106,7 @@ def test_a_prior_is_computed_once_an_item_and_prompt():
 
 def test_another_soft_prompt_has_priors_of_its_own():
     engine = WatchedEngine()
-    scoring = LikelihoodScoring(engine, renderer())
+    scoring = LikelihoodScorer(engine, renderer())
     soft = [TokenSequence.from_vectors(engine.embed_tokens([ord(letter)] * 3)) for letter in "zm"]
     lists = [ScoringList(history=[], candidates=titled("zzz"), soft_prompt=prompt) for prompt in (None, *soft)]
     values = scoring.score_components(lists)

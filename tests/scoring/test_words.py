@@ -4,21 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.scorer.readers import renderer
 
 from reranker.engines.lexical import DIM, LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
-from reranker.scoring import EmbeddingScoring, StateStore
+from reranker.scoring import EmbeddingScorer, StateStore
 from reranker.scoring.text_spaces import ItemSpaces, JointSpaces
 from tests.contracts.scoring import ScoringContract, one_list, titled
-from tests.scoring.readers import renderer
 
 ITEMS = titled("Red lamp", "Blue lamp", "A red wooden chair", "Blue wooden table", "...", "Lamp")
 
 
 class TestContract(ScoringContract):
     @pytest.fixture
-    def scoring(self) -> EmbeddingScoring:
-        return EmbeddingScoring(ScriptedEngine(dim=64), renderer(), StateStore(words=True))
+    def scorer(self) -> EmbeddingScorer:
+        return EmbeddingScorer(ScriptedEngine(dim=64), renderer(), StateStore(words=True))
 
 
 def test_a_state_is_the_models_and_then_the_words_as_the_lexical_engine_reads_them() -> None:
@@ -56,12 +56,12 @@ def test_a_reader_that_reads_nothing_is_left_out() -> None:
 
 def test_what_is_saved_scores_as_before(tmp_path: Path) -> None:
     engine = ScriptedEngine(dim=16)
-    before = EmbeddingScoring(engine, renderer(), StateStore(words=True))
+    before = EmbeddingScorer(engine, renderer(), StateStore(words=True))
     before.learn(ITEMS)
     before.learn_choices(ITEMS, np.eye(6, 4, dtype=np.float32), np.arange(1.0, 7.0))
     before.states.save(tmp_path / "states.npz")
     loaded = StateStore.load(tmp_path / "states.npz")
     assert loaded.words
-    after = EmbeddingScoring(engine, renderer(), loaded)
+    after = EmbeddingScorer(engine, renderer(), loaded)
     one = one_list(3)
     np.testing.assert_array_equal(after.score_components([one])[0], before.score_components([one])[0])

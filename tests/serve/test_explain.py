@@ -15,7 +15,7 @@ ITEMS = ["g0i1", "g1i1", "g2i1", "g3i1", "g1i6", "g2i6"]
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 def ask(url, key=None, **fields):

@@ -16,7 +16,7 @@ def reranker():
     data, lists, chosen = served_lists()
     users = pd.DataFrame({"user_id": [f"u{number}" for number in range(48)], "age": range(48)})
     data = Dataset(interactions=data.interactions, items=data.items, domain="toy", users=users)
-    config = toys.config(scoring="baseline", features=("ctr", "users.age"))
+    config = toys.config(scorer="baseline", features=("ctr", "users.age"))
     return Reranker(config).fit(data, candidates=lists, held_out=chosen)
 
 

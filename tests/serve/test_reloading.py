@@ -27,7 +27,7 @@ ITEMS = ["g0i1", "g1i1", "g2i1", "g3i1", "g1i6", "g2i6"]
 
 @pytest.fixture(scope="module")
 def fitted():
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_what_cannot_be_taken_is_refused(bundle, fitted, tmp_path):
     with serving(create_app([domain(bundle)])) as url:
         wait_until_ready(url, 60)
         assert reload(url, domain="nobody's").status_code == 404
-        toys.fitted(ScriptedEngine(), scoring="embedding", engine_options={"max_length": 4096}).save_version(bundle)
+        toys.fitted(ScriptedEngine(), scorer="embedding", engine_options={"max_length": 4096}).save_version(bundle)
         assert "start the server anew" in reload(url).json()["error"]["message"]
     with serving(create_app(fitted)) as url:
         wait_until_ready(url, 60)

@@ -14,7 +14,7 @@ ITEMS = ["g0i1", "g1i1", "g2i1", "g3i1", "g1i6", "g2i6"]
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(scoring="baseline")
+    return toys.fitted(scorer="baseline")
 
 
 @pytest.fixture(scope="module")

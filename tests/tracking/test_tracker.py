@@ -43,7 +43,7 @@ class Fails(Keeps):
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 def test_a_tracker_is_anything_with_the_methods():
@@ -54,14 +54,14 @@ def test_a_fit_is_told_with_settings_guard_and_weights(reranker):
     kept = Keeps()
     log_fit(kept, reranker)
     guard, head = reranker.fusion_model.guard, reranker.fusion_model.fused
-    assert kept.asked["guard.serves"] == guard.serve and kept.asked["config.scoring"] == "embedding"
+    assert kept.asked["guard.serves"] == guard.serve and kept.asked["config.scorer"] == "embedding"
     assert (kept.asked["items"], kept.asked["users"]) == (32, 48)
     assert kept.found["guard/fused_minus_first_stage/low", None] == guard.fused_minus_first_stage.low
     assert kept.found["weight/popularity", None] == head.logit.weights[list(head.columns).index("popularity")]
 
 
 def test_a_refresh_is_told(tmp_path):
-    reranker = toys.fitted(ScriptedEngine(), scoring="embedding")
+    reranker = toys.fitted(ScriptedEngine(), scorer="embedding")
     report = refresh(reranker, pd.DataFrame({"user_id": ["u1"], "item_id": ["g0i3"], "timestamp": [9000]}))
     kept = Keeps()
     log_refresh(kept, report, reranker)

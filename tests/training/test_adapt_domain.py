@@ -98,7 +98,7 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
     with pytest.raises(ConfigError, match="no prompt to adapt"):
         adapt_domain(none, circle(), PopularityGenerator())
     by_states = Reranker.from_pretrained(engine="torch", model=str(tiny))
-    with pytest.raises(ConfigError, match="scoring='likelihood'"):
+    with pytest.raises(ConfigError, match="scorer='likelihood'"):
         adapt_domain(by_states, circle(), PopularityGenerator())
     table = VectorTable.build(["i0"], np.ones((1, 4), dtype=np.float32))
     tokens = ItemTokens.initial(table, np.ones(DIM, dtype=np.float32), 3, domain="generic", candidates=True)

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from reranker.training.readout_weights import cross_fitted_losses, fit_coefficients
+from reranker.training.scorer_weights import cross_fitted_losses, fit_coefficients
 from reranker.training.tasks import Episode
 from reranker.training.torch_loss import Part, list_losses
 
@@ -31,28 +31,28 @@ def part_of(lists: int, weights: tuple[float, float, float], seed: int, informed
                 candidates=(),
                 candidate_ids=(),
                 chosen=chosen,
-                evidence=np.zeros(5),
+                baseline=np.zeros(5),
             )
         )
     return Part(loss=torch.zeros(()), components=components, episodes=episodes)
 
 
 def losses(parts: list[Part]) -> torch.Tensor:
-    return cross_fitted_losses(parts, AROUND, evidence=False)
+    return cross_fitted_losses(parts, AROUND, baseline=False)
 
 
 def test_the_fit_finds_the_weights_that_choices_went_by() -> None:
     part = part_of(3000, (1.0, -2.0, 0.5), 0)
     read = [
-        {"components": one, "evidence": torch.zeros(5), "chosen": torch.from_numpy(episode.chosen)}
+        {"components": one, "baseline": torch.zeros(5), "chosen": torch.from_numpy(episode.chosen)}
         for one, episode in zip(part.components, part.episodes, strict=True)
     ]
-    assert fit_coefficients(read, AROUND, evidence=False) == pytest.approx((1.0, -2.0, 0.5), abs=0.15)
+    assert fit_coefficients(read, AROUND, baseline=False) == pytest.approx((1.0, -2.0, 0.5), abs=0.15)
 
 
 def test_a_reading_is_worth_what_it_tells_whatever_coefficients_it_takes() -> None:
     against = part_of(200, (-1.0, -2.0, 0.5), 1)  # the opposite of AROUND
-    kept = list_losses(against.components, against.episodes, AROUND, evidence=False)
+    kept = list_losses(against.components, against.episodes, AROUND, baseline=False)
     assert kept.mean() > np.log(5) > losses([against]).mean() + 0.5
 
 
@@ -84,5 +84,5 @@ def test_a_list_has_the_same_loss_in_whatever_order_lists_were_read() -> None:
 
 def test_a_single_list_has_the_coefficients_that_the_ridge_pulls_to() -> None:
     one = part_of(1, (1.0, 0.0, 0.0), 3)
-    expected = list_losses(one.components, one.episodes, AROUND, evidence=False)
+    expected = list_losses(one.components, one.episodes, AROUND, baseline=False)
     torch.testing.assert_close(losses([one]), expected)

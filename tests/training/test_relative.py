@@ -78,7 +78,7 @@ def test_a_shift_is_what_a_domains_own_prompt_adds(
 
     def losses(shifts: Mapping[str, torch.Tensor], prompt: torch.Tensor, some: list[Episode]) -> list[float]:
         values = {"prompt": prompt, **(context_leaves(map_, engine.packed_lm.device) if kind == "contexts" else {})}
-        reader: EpisodeLoss = TorchLoss(engine.packed_lm, renderers, COEFFICIENTS, evidence=False, shifts=shifts)
+        reader: EpisodeLoss = TorchLoss(engine.packed_lm, renderers, COEFFICIENTS, baseline=False, shifts=shifts)
         if kind == "contexts":
             assert isinstance(reader, TorchLoss)
             reader = ContextReader(reader, engine.packed_lm, renderers, steps=2)
@@ -155,7 +155,7 @@ def test_a_start_of_the_other_kind_is_refused(tiny: Path, tmp_path: Path) -> Non
 
 
 def test_a_relative_prompt_is_read_beside_the_domains_instruction(engine: TorchEngine, tiny: Path) -> None:
-    config = RerankerConfig(model=str(tiny), engine="torch", soft_tokens=16, scoring="likelihood")
+    config = RerankerConfig(model=str(tiny), engine="torch", soft_tokens=16, scorer="likelihood")
     relative = SoftPrompt(vectors=offset().numpy(), relative=True)
     for domain, family in FAMILIES.items():
         reader = LLMScorer(config, domain, PromptBank(meta=relative), engine=engine)
@@ -177,7 +177,7 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
 
     def read(soft_tokens: int, prompt: SoftPrompt) -> bool:
         """Whether it is what is read."""
-        config = RerankerConfig(engine="scripted", soft_tokens=soft_tokens, scoring="likelihood")
+        config = RerankerConfig(engine="scripted", soft_tokens=soft_tokens, scorer="likelihood")
         reader = LLMScorer(config, "movies", PromptBank(shipped=prompt), engine=engine)
         soft = reader.soft_prompt()
         assert soft is not None
@@ -194,18 +194,18 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scoring", "ships"),
+    ("scorer", "ships"),
     [("likelihood", True), ("likelihood+embedding", True), ("embedding", False), ("labels", False)],
 )
 def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scoring: str, ships: bool) -> None:
-    reranker = Reranker.from_pretrained("default", engine="torch", scoring=scoring)
+    reranker = Reranker.from_pretrained("default", engine="torch", scorer=scoring)
     assert (reranker.reader.prompts.shipped is not None) == ships
     assert reranker.config.windows == RerankerConfig().windows  # your data did not teach it
 
 
 @pytest.mark.parametrize("name", ["default", "untrained"])
 def test_nothing_is_shipped_to_who_wants_none(name: str) -> None:
-    reranker = Reranker.from_pretrained(name, engine="torch", scoring="likelihood")
+    reranker = Reranker.from_pretrained(name, engine="torch", scorer="likelihood")
     assert (reranker.reader.prompts.shipped is None) == (name == "untrained")
 
 
@@ -224,7 +224,7 @@ def test_the_judge_of_the_command_line_reads_what_fit_would() -> None:
     engine = ScriptedEngine(dim=8)
     small = SoftPrompt(vectors=np.ones((16, 8)), base_model_id="scripted", relative=True)
     for scoring, ships in (("likelihood", True), ("labels", False)):
-        config = RerankerConfig(engine="scripted", scoring=scoring)
+        config = RerankerConfig(engine="scripted", scorer=scoring)
         alone, behind = (
             ScoreCache(engine, config, trained={"movies": one}).reader("movies").soft_prompt()
             for one in (Trained(), Trained(shipped=small))

@@ -17,7 +17,7 @@ from reranker.engines.torch.engine import TorchEngine
 from reranker.engines.torch.packed_lm import PackedLM
 from reranker.errors import ConfigError, DataError, PromptError
 from reranker.prompting import PromptRenderer, PromptSettings
-from reranker.scoring import LikelihoodScoring, ScoringList
+from reranker.scoring import LikelihoodScorer, ScoringList
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap, Support
 from reranker.soft_tokens.peft_format import load_peft
 from reranker.soft_tokens.prompt import SoftPrompt
@@ -100,25 +100,25 @@ def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None
         assert one.chosen.sum() == 1
         places = [[id(item) for item in whole.candidates].index(id(item)) for item in one.candidates]
         assert places == sorted(places)
-        assert one.evidence.tolist() == whole.evidence[places].tolist()
+        assert one.statistics.tolist() == whole.baseline[places].tolist()
 
 
 def test_training_refers_to_two_histories_of_what_is_chosen(domain: TaskDomain) -> None:
     many = [{"title": f"title {number}", "category": ""} for number in range(60)]
     larger = replace(domain, popular=many)
-    read = larger.referring(8, seed=1).renderer.references
+    read = larger.calibrated_by(8, seed=1).renderer.calibration_histories
     assert [len(history) for history in read] == [12, 12]
     assert all(item in many for history in read for item in history)
-    assert [len(larger.referring(count).renderer.references) for count in (0, 1)] == [0, 1]
+    assert [len(larger.calibrated_by(count).renderer.calibration_histories) for count in (0, 1)] == [0, 1]
 
 
 @pytest.mark.parametrize("n_references", [0, 2])
 def test_components_are_those_of_the_read_out(tiny: Path, domain: TaskDomain, n_references: int) -> None:
     histories = [one.history for one in domain.episodes[-n_references:]] if n_references else []
-    domain = replace(domain, renderer=domain.renderer.referring_to(histories))
+    domain = replace(domain, renderer=domain.renderer.calibrated_by(histories))
     values = {"prompt": prompt()}
     soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
-    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    scoring = LikelihoodScorer(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
     for part in reader(packed(tiny), domain).parts(values, domain.episodes[:6]):
         lists = [ScoringList(history=e.history, candidates=e.candidates, soft_prompt=soft) for e in part.episodes]
         for served, trained in zip(scoring.score_components(lists), part.components, strict=True):
@@ -164,15 +164,15 @@ def test_the_loss_falls(tiny: Path, domain: TaskDomain, algorithm: str, tmp_path
     assert after < 0.9 * before
 
 
-@pytest.mark.parametrize("evidence", [True, False])
+@pytest.mark.parametrize("baseline", [True, False])
 def test_the_curve_says_what_is_lost_without_the_llm(
-    tiny: Path, domain: TaskDomain, tmp_path: Path, evidence: bool
+    tiny: Path, domain: TaskDomain, tmp_path: Path, baseline: bool
 ) -> None:
-    trainer = _trainer(tiny, domain, tmp_path, steps=1, evidence=evidence)
+    trainer = _trainer(tiny, domain, tmp_path, steps=1, baseline=baseline)
     trainer.run()
     losses = []
     for episode in TaskSampler([domain]).fixed(12):
-        odds = np.exp(episode.evidence if evidence else np.zeros(len(episode.candidates)))
+        odds = np.exp(episode.baseline if baseline else np.zeros(len(episode.candidates)))
         losses.append(-np.log(odds[episode.chosen] / odds.sum()).sum())
     assert trainer.curve.without_llm == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -188,11 +188,11 @@ def test_the_first_coefficients_are_fitted_on_many_lists(tiny: Path, domain: Tas
 
 
 def test_lists_are_read_under_the_tokens_that_serving_makes(tiny: Path, domain: TaskDomain) -> None:
-    """Trained as served: the contexts of `ContextAdapter`, as tokens of `ContextMap`, in the read-out of an engine."""
+    """Trained as served: the contexts of `ContextAdapter`, as tokens of `ContextMap`, in the scorer of an engine."""
     lm, contexts = packed(tiny), context_map_of(32)
     values = {"prompt": prompt(), **context_leaves(contexts, lm.device)}
     soft = SoftPrompt(vectors=values["prompt"].detach().numpy()).as_sequence()
-    scoring = LikelihoodScoring(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
+    scoring = LikelihoodScorer(TorchEngine(tiny, dtype="float32", device="cpu"), domain.renderer)
     adapter = ContextAdapter(lm, domain.renderer, soft, contexts, steps=2)
     for part in ContextReader(reader(lm, domain), lm, {domain.name: domain.renderer}, 2).parts(
         values, domain.episodes[:6]
@@ -283,7 +283,7 @@ def test_what_is_kept_is_the_prompt_of_the_best_validation(tiny: Path, domain: T
     kept = trainer.run()
     assert torch.equal(kept, trainer.best[PROMPT])
     validation = list(TaskSampler([domain]).fixed(12))
-    loss = mean_loss(reader(packed(tiny), domain, evidence=False), {PROMPT: kept}, validation)
+    loss = mean_loss(reader(packed(tiny), domain, baseline=False), {PROMPT: kept}, validation)
     assert loss == pytest.approx(min(loss for _, loss in trainer.curve.validation), abs=1e-4)
 
 
@@ -392,7 +392,7 @@ def test_a_gpu_reads_the_same_curve(tiny: Path, algorithm: str, tmp_path: Path) 
         ({"stepz": 3}, "stepz"),
         ({"domains": []}, "domains"),
         ({"reranker": {"soft_tokens": 0}}, "no prompt to train"),
-        ({"reranker": {"scoring": "labels"}}, "only 'likelihood'"),
+        ({"reranker": {"scorer": "labels"}}, "only 'likelihood'"),
         ({"algorithm": "fomaml", "lists_per_step": 4}, "too small"),
         ({"algorithm": "maml"}, "algorithm: maml has left the product: use 'fomaml'"),
         ({"algorithm": "es", "sigma": 1}, "sigma has left .* 'es'; algorithm: es has left the product: use 'pooled'"),
@@ -414,7 +414,7 @@ def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) ->
     values: dict[str, Any] = {
         "domains": (DomainSource(name="generic", data="unused"),),
         "coefficients": COEFFICIENTS,
-        "evidence": False,
+        "baseline": False,
         "steps": 7,
         "first_fit_lists": 16,
         "lists_per_step": 12,
@@ -433,7 +433,7 @@ def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) ->
     validation = list(TaskSampler([domain]).fixed(12))
     sampler = TaskSampler([domain], seed=config.seed)
     lm = packed(tiny)
-    lists = reader(lm, domain, evidence=config.evidence)
+    lists = reader(lm, domain, baseline=config.baseline)
     if algorithm != "cavia":
         return MetaTrainer(lists, sampler, validation, prompt(), config, directory)
     contexts = ContextReader(lists, lm, {domain.name: domain.renderer}, config.inner_steps)

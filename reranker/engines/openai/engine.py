@@ -107,7 +107,7 @@ class OpenAIEngine:
         self._check(requests, targets_are_scored=True)
         if not self.capabilities.likelihood:
             raise EngineError(
-                "this server gives no log-probabilities of prompt tokens; use scoring='labels'\n"
+                "this server gives no log-probabilities of prompt tokens; use scorer='labels'\n"
                 f"{self.capabilities.table()}"
             )
         starts = [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reranker.engines.fair_lock import Turns
+from reranker.engines.fair_lock import FairLock
 from reranker.engines.loading import HubTokenizer, Model, load_causal_lm, resolved
 from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
 from reranker.engines.text_generation import draw, written
@@ -84,7 +84,7 @@ class TorchEngine:
         )
         self.arithmetic = f"{self.name}|{self.dtype}|{settings_sha256(source.path)}"
         self._lm: PackedLM | None = PackedLM(lm, self.device, compiled=compiled)
-        self._lock = Turns()
+        self._lock = FairLock()
 
     @property
     def packed_lm(self) -> PackedLM:

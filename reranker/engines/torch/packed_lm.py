@@ -288,8 +288,8 @@ def _attention_of(lm: Any) -> AttentionKind:
     """
     config = lm.config.get_text_config()
     window = int(getattr(config, "sliding_window", None) or 0)
-    told = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-    layers = frozenset(told or [SLIDING if window else FULL])
+    layer_types = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    layers = frozenset(layer_types or [SLIDING if window else FULL])
     unknown = ", ".join(sorted(layers - {FULL, SLIDING}))
     if not unknown and not lm._supports_attention_backend:
         unknown = "its own attention in its"

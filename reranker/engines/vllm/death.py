@@ -1,4 +1,4 @@
-"""When vLLM's process dies, whoever waits for it is told.
+"""When vLLM's process dies, whoever waits for it gets an error.
 
 vLLM notices, and refuses later calls; a call that waits for an answer at that moment would wait for ever.
 """
@@ -40,7 +40,7 @@ def watch(core: Any) -> None:
 
 
 @contextmanager
-def told() -> Generator[None]:
+def engine_errors() -> Generator[None]:
     """vLLM's error for a dead process becomes ours.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.fair_lock import Turns
+from reranker.engines.fair_lock import FairLock
 from reranker.engines.loading import (
     HubTokenizer,
     Model,
@@ -30,7 +30,7 @@ from reranker.engines.vllm.backends import BACKENDS
 from reranker.engines.vllm.backends.base import answered, reasons
 from reranker.engines.vllm.backends.plain import Plain
 from reranker.engines.vllm.calls import Call, Prompt
-from reranker.engines.vllm.death import is_dead, shut_down, told, watch
+from reranker.engines.vllm.death import engine_errors, is_dead, shut_down, watch
 from reranker.engines.vllm.grammars import GrammarTrials
 from reranker.engines.vllm.process import LABELS_A_REQUEST, load, prepare, quiet_vllm
 from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
@@ -88,7 +88,7 @@ class VLLMEngine:
         require_working_packages(broken_packages())
         self.tokenizer = HubTokenizer(source.path)
         self.arithmetic = f"{self.name}|{self.dtype}|{sorted(vllm_options.items())}|{settings_sha256(source.path)}"
-        self._lock = Turns()
+        self._lock = FairLock()
         with quiet_vllm():
             self._llm: Any = load(
                 source.path,
@@ -236,7 +236,7 @@ class VLLMEngine:
     @contextmanager
     def _turn(self) -> Generator[None]:
         """Alone with vLLM; its death is an EngineError."""
-        with self._lock, told():
+        with self._lock, engine_errors():
             yield
 
     def _loaded(self) -> Any:
@@ -280,10 +280,10 @@ class VLLMEngine:
                     f"this vLLM reads no likelihoods that are right: {reasons(refused)}. Use engine='torch'"
                 )
         self.backend = name
-        told = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
+        chosen = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
         if not self._backend.reads_states:
-            self.lacks = {HIDDEN_STATES: told}
-        logger.log(logging.WARNING if name == Plain.name else logging.INFO, told)
+            self.lacks = {HIDDEN_STATES: chosen}
+        logger.log(logging.WARNING if name == Plain.name else logging.INFO, chosen)
 
     def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
         """log p of a token after one hidden state, (dim,), in nats."""

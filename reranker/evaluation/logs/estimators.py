@@ -167,11 +167,11 @@ class _RewardModel:
         last = max(k, int(place.max()))
         self._rate, self._lift = np.zeros((2, last + 1)), np.ones((2, n_items))
         for half in (0, 1):
-            taught = shown & (self._half != half) if (self._half != half).any() else shown
-            counts = np.bincount(place[taught], minlength=last + 1)
-            rate = np.bincount(place[taught], weights=reward[taught], minlength=last + 1) / np.maximum(counts, 1)
-            expected = np.bincount(items[taught], weights=rate[place[taught]], minlength=n_items)
-            gained = np.bincount(items[taught], weights=reward[taught], minlength=n_items)
+            fitted = shown & (self._half != half) if (self._half != half).any() else shown
+            counts = np.bincount(place[fitted], minlength=last + 1)
+            rate = np.bincount(place[fitted], weights=reward[fitted], minlength=last + 1) / np.maximum(counts, 1)
+            expected = np.bincount(items[fitted], weights=rate[place[fitted]], minlength=n_items)
+            gained = np.bincount(items[fitted], weights=reward[fitted], minlength=n_items)
             self._rate[half], self._lift[half] = rate, (gained + _PRIOR) / (expected + _PRIOR)
 
     def at(self, places: NDArray[np.int64]) -> Floats:
