@@ -134,7 +134,7 @@ def test_fitting_on_lists_without_a_target_is_an_error():
             system.fit([lists])
 
 
-def test_evidence_is_the_fusion_heads_own(chain):
+def test_features_are_the_fusion_heads_own(chain):
     from reranker.fusion import FEATURES
 
     fold = leave_last_k(chain)

@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.scorer.readers import own_labels
 
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
@@ -27,6 +26,7 @@ from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
 from tests.engines.models import save_tiny_model
 from tests.pipeline import toys
+from tests.scoring.readers import own_labels
 
 
 def readings(scorer="likelihood", **settings):
@@ -65,7 +65,7 @@ def lists():
     return propose(fold.validation(), PopularityGenerator(), 12), propose(fold, PopularityGenerator(), 12)
 
 
-def test_gains_are_over_the_reference_histories_that_fit_draws():
+def test_gains_are_over_the_calibration_histories_that_fit_draws():
     data = toys.taste_dataset(per_group=16)
     fold = leave_last_k(data)
     read = readings(calibration_histories=3)
@@ -198,7 +198,7 @@ def test_served_and_fused_learn_from_windows_as_the_product_does(windows, monkey
     read, users = readings(), [user for one in windows for user in one.fold.users]
     words = read.reader("toy").scorer.components
     choices = Choices(
-        features=np.concatenate([one.statistics for one in windows]),
+        features=np.concatenate([one.features for one in windows]),
         list_index=np.concatenate([windows[0].list_index, windows[1].list_index + len(windows[0].fold.users)]),
         chosen=np.concatenate([one.relevant for one in windows]),
         first_stage_rank=np.concatenate([one.candidates["rank"].to_numpy() for one in windows]),
@@ -297,7 +297,7 @@ def test_served_follows_the_guard(lists):
     validation, test = lists
     read = readings()
     served = Served(read).fit([validation])
-    orders = served.fusion_model.orders(test.evidence, read.of(test), test.list_index)
+    orders = served.fusion_model.orders(test.features, read.of(test), test.list_index)
     orders["first_stage"] = -test.candidates["rank"].to_numpy(dtype=float)
     assert np.array_equal(served.score(test), orders[served.fusion_model.guard.serve])
     elsewhere = replace(validation, fold=replace(validation.fold, domain="elsewhere"))
@@ -323,7 +323,7 @@ def test_served_keeps_the_first_stage_order_of_new_users_who_lost_by_the_other()
     new = np.array([user.startswith("n") for user in fold.users])
     assert np.array_equal(served.fusion_model.guard.holds_for(test.n_known), ~new)
     scores, rows_of_new = served.score(test), new[test.list_index]
-    fused = served.fusion_model.orders(test.evidence, read.of(test), test.list_index)["fused"]
+    fused = served.fusion_model.orders(test.features, read.of(test), test.list_index)["fused"]
     assert np.array_equal(scores[rows_of_new], -test.candidates["rank"].to_numpy(dtype=float)[rows_of_new])
     assert np.array_equal(scores[~rows_of_new], fused[~rows_of_new])
     assert served.reading_cost(test).tokens == round(read.cost(test).tokens * 2 / 3)  # 120 of 180 users

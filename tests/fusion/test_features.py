@@ -48,22 +48,22 @@ def z(values: list[float]) -> np.ndarray:
 
 
 def test_statistics_by_hand() -> None:
-    evidence = model()
-    row = evidence.index
-    assert evidence.popularity[[row["a"], row["b"], row["c"], row["d"]]].tolist() == [3, 2, 1, 0]
+    statistics = model()
+    row = statistics.index
+    assert statistics.popularity[[row["a"], row["b"], row["c"], row["d"]]].tolist() == [3, 2, 1, 0]
     # a and b share users 1 and 3: 2 / sqrt(3 * 2); no item goes with itself.
-    assert evidence.co_visits[[row["a"]], :].toarray()[0, row["b"]] == pytest.approx(2 / np.sqrt(6))
-    assert evidence.co_visits[[row["a"]], :].toarray()[0, row["a"]] == 0
+    assert statistics.co_visits[[row["a"]], :].toarray()[0, row["b"]] == pytest.approx(2 / np.sqrt(6))
+    assert statistics.co_visits[[row["a"]], :].toarray()[0, row["a"]] == 0
     # a was followed by b twice and by c once, and never the other way round.
-    assert evidence.transitions[[row["a"]], :].toarray()[0, [row["b"], row["c"]]].tolist() == [2, 1]
-    assert evidence.transitions[[row["b"]], :].toarray().sum() == 0
-    assert np.linalg.norm(evidence.vectors, axis=1) == pytest.approx([1, 1, 1, 0])
+    assert statistics.transitions[[row["a"]], :].toarray()[0, [row["b"], row["c"]]].tolist() == [2, 1]
+    assert statistics.transitions[[row["b"]], :].toarray().sum() == 0
+    assert np.linalg.norm(statistics.vectors, axis=1) == pytest.approx([1, 1, 1, 0])
 
 
 def test_features_by_hand() -> None:
-    evidence = model()
-    history = {9: np.array([evidence.index["c"], evidence.index["a"]])}  # newest: a
-    features = evidence.features(candidates(9, ["b", "c", "d"]), history)
+    statistics = model()
+    history = {9: np.array([statistics.index["c"], statistics.index["a"]])}  # newest: a
+    features = statistics.features(candidates(9, ["b", "c", "d"]), history)
     assert column(features, "similarity_last") == pytest.approx(z([0.6, 0.0, 0.0]), abs=1e-6)
     assert column(features, "similarity_best") == pytest.approx(z([0.8, 1.0, 0.0]), abs=1e-6)
     assert column(features, "similarity_mean") == pytest.approx(z([0.7, 0.5, 0.0]), abs=1e-6)
@@ -76,25 +76,25 @@ def test_features_by_hand() -> None:
 
 
 def test_long_histories_turn_the_weight_of_popularity() -> None:
-    evidence = model()
+    statistics = model()
     table = candidates(9, ["b", "c"])
-    short = evidence.features(table, {9: np.array([0])})
-    long = evidence.features(table, {9: np.tile([0], 100)})
+    short = statistics.features(table, {9: np.array([0])})
+    long = statistics.features(table, {9: np.tile([0], 100)})
     assert column(short, "popularity_x_length")[0] < 0 < column(long, "popularity_x_length")[0]
 
 
 def test_only_the_order_of_the_history_given_counts() -> None:
-    evidence = model()
+    statistics = model()
     table = candidates(1, ["c", "d"])
-    stored = evidence.features(table)
-    same = evidence.features(table, {1: evidence.histories[1]})
+    stored = statistics.features(table)
+    same = statistics.features(table, {1: statistics.histories[1]})
     assert np.array_equal(stored, same)
 
 
 def test_without_timestamps_nothing_follows_anything() -> None:
-    evidence = model(INTERACTIONS.drop(columns="timestamp"))
-    assert evidence.transitions.nnz == 0
-    assert evidence.recent_popularity.sum() == 0
+    statistics = model(INTERACTIONS.drop(columns="timestamp"))
+    assert statistics.transitions.nnz == 0
+    assert statistics.recent_popularity.sum() == 0
 
 
 def test_strangers_and_unknown_items_are_finite() -> None:
@@ -109,10 +109,10 @@ def test_one_candidate_has_no_rivals_to_differ_from() -> None:
 
 
 def test_lists_do_not_touch_each_other() -> None:
-    evidence = model()
+    statistics = model()
     one, two = candidates(1, ["c", "d"]), candidates(2, ["b", "d"])
-    together = evidence.features(pd.concat([one, two], ignore_index=True))
-    assert np.array_equal(together, np.concatenate([evidence.features(one), evidence.features(two)]))
+    together = statistics.features(pd.concat([one, two], ignore_index=True))
+    assert np.array_equal(together, np.concatenate([statistics.features(one), statistics.features(two)]))
 
 
 def test_histories_of_newer_interactions() -> None:
@@ -123,13 +123,13 @@ def test_histories_of_newer_interactions() -> None:
 
 
 def test_newer_histories_as_a_table_or_a_mapping() -> None:
-    evidence = model()
+    statistics = model()
     table = pd.DataFrame({"user_id": [1, 1], "item_id": ["c", "unheard of"]})
     for newer in (table, {1: ["c", "unheard of"]}):
-        histories = evidence.histories_with(newer)
-        assert histories[1].tolist() == [evidence.index["c"]]
-        assert histories[2] is evidence.histories[2]
-    assert evidence.histories_with(None) is evidence.histories
+        histories = statistics.histories_with(newer)
+        assert histories[1].tolist() == [statistics.index["c"]]
+        assert histories[2] is statistics.histories[2]
+    assert statistics.histories_with(None) is statistics.histories
 
 
 def test_entries_of_a_sparse_matrix_are_read_as_scipy_reads_them() -> None:

@@ -9,11 +9,11 @@ SIZE = 10
 WORDS = {"llm": "what the model says"}
 
 
-def fold(users: int, evidence: float, seed: int = 0) -> Choices:
-    """Lists of 10, one a user; the first evidence column tells the chosen item with the given strength."""
+def fold(users: int, strength: float, seed: int = 0) -> Choices:
+    """Lists of 10, one a user; the first feature tells the chosen item with the given strength."""
     random = np.random.default_rng(seed)
     features = random.standard_normal((users, SIZE, len(FEATURES)))
-    utility = evidence * features[:, :, 0] + random.gumbel(size=(users, SIZE))
+    utility = strength * features[:, :, 0] + random.gumbel(size=(users, SIZE))
     chosen = np.zeros((users, SIZE), dtype=bool)
     chosen[np.arange(users), utility.argmax(axis=1)] = True
     return Choices(
@@ -36,24 +36,24 @@ def readings(fold: Choices, lists: range, strength: float, seed: int = 1) -> dic
     }
 
 
-def test_evidence_is_judged_on_all_lists_not_only_on_those_the_llm_read() -> None:
-    choices = fold(users=600, evidence=1.0)
+def test_features_are_judged_on_all_lists_not_only_on_those_the_llm_read() -> None:
+    choices = fold(users=600, strength=1.0)
     guard = FusionModel.fit(choices, readings(choices, range(10), strength=0.0), WORDS).guard
     assert guard.baseline_minus_first_stage.n == 600 and guard.baseline_minus_first_stage.low > 0
     assert guard.serve in ("baseline", "fused")  # ten lists could not have shown it
 
 
-def test_an_llm_of_noise_read_on_few_lists_leaves_the_order_of_the_evidence() -> None:
-    choices = fold(users=600, evidence=1.0)
+def test_an_llm_of_noise_read_on_few_lists_leaves_the_order_of_the_baseline() -> None:
+    choices = fold(users=600, strength=1.0)
     fusion_model = FusionModel.fit(choices, readings(choices, range(20), strength=0.0), WORDS)
-    evidence, llm = np.split(fusion_model.fused.logit.weights, [len(FEATURES)])
+    baseline, llm = np.split(fusion_model.fused.logit.weights, [len(FEATURES)])
     assert list(fusion_model.fused.columns) == [*FEATURES, "llm", "llm_x_popularity"]
     assert np.abs(llm).max() < 0.1
-    assert np.abs(evidence - fusion_model.features.logit.weights).max() < 0.1
+    assert np.abs(baseline - fusion_model.features.logit.weights).max() < 0.1
 
 
 def test_an_llm_that_knows_more_is_served() -> None:
-    choices = fold(users=300, evidence=0.5)
+    choices = fold(users=300, strength=0.5)
     fusion_model = FusionModel.fit(choices, readings(choices, range(150), strength=2.0), WORDS)
     assert fusion_model.guard.serve == "fused"
     assert fusion_model.guard.fused_minus_baseline.low > 0
@@ -61,7 +61,7 @@ def test_an_llm_that_knows_more_is_served() -> None:
 
 
 def test_what_the_llm_adds_is_extrapolated_from_the_lists_it_read() -> None:
-    choices = fold(users=400, evidence=0.5)
+    choices = fold(users=400, strength=0.5)
     known = readings(choices, range(400), strength=2.0)
     everything = FusionModel.fit(choices, known, WORDS).guard.fused_minus_baseline
     half = FusionModel.fit(
@@ -73,7 +73,7 @@ def test_what_the_llm_adds_is_extrapolated_from_the_lists_it_read() -> None:
 
 
 def test_users_whose_item_first_stage_missed_count_as_zero() -> None:
-    choices = fold(users=200, evidence=1.0)
+    choices = fold(users=200, strength=1.0)
     missed = np.isin(choices.list_index, np.arange(100))
     chosen = choices.chosen & ~missed
     halved = Choices(
@@ -91,7 +91,7 @@ def test_users_whose_item_first_stage_missed_count_as_zero() -> None:
 
 
 def test_windows_are_numbered_on_and_users_stay_who_they_are() -> None:
-    newer, older = fold(users=3, evidence=1.0), fold(users=2, evidence=1.0, seed=1)
+    newer, older = fold(users=3, strength=1.0), fold(users=2, strength=1.0, seed=1)
     both = Choices.joined([replace(newer, users=["a", 7, "7"]), replace(older, users=["7", "a"])])
     assert both.list_index.tolist() == np.repeat(np.arange(5), SIZE).tolist()
     assert both.user_numbers.tolist() == [0, 1, 2, 2, 0]
@@ -101,7 +101,7 @@ def test_windows_are_numbered_on_and_users_stay_who_they_are() -> None:
 
 
 def test_only_lists_with_a_chosen_item_teach() -> None:
-    choices = fold(users=6, evidence=1.0)
+    choices = fold(users=6, strength=1.0)
     choices = replace(choices, chosen=choices.chosen & ~np.isin(choices.list_index, [1, 4]))
     assert choices.covered_lists().tolist() == [0, 2, 3, 5]
     few = choices.covered_lists(2, seed=3)
@@ -111,7 +111,7 @@ def test_only_lists_with_a_chosen_item_teach() -> None:
 
 
 def test_lists_that_repeat_a_user_do_not_make_the_guard_surer() -> None:
-    choices = fold(users=60, evidence=0.5)
+    choices = fold(users=60, strength=0.5)
     known = readings(choices, range(60), strength=0.3)
     once = FusionModel.fit(choices, known, WORDS).guard.baseline_minus_first_stage
     twice = Choices.joined([choices, choices])
@@ -122,23 +122,23 @@ def test_lists_that_repeat_a_user_do_not_make_the_guard_surer() -> None:
 
 
 def test_noise_that_a_user_has_in_all_his_lists_is_not_taken_for_knowledge() -> None:
-    choices = fold(users=40, evidence=0.5)
+    choices = fold(users=40, strength=0.5)
     noise = np.random.default_rng(1).standard_normal((40, SIZE, 25))
     four = Choices.joined([choices] * 4)
     known = {number: noise[number % 40] for number in range(160)}
     words = {f"llm{number}": "noise" for number in range(25)}
     careful = FusionModel.fit(four, known, words)
     fooled = FusionModel.fit(replace(four, users=range(160)), known, words)
-    evidence = len(FEATURES)
+    n = len(FEATURES)
     assert fooled.guard.fused_minus_baseline.low > 0.1
     assert careful.guard.fused_minus_baseline.mean < 0.05
-    largest = [np.abs(one.fused.logit.weights[evidence:]).max() for one in (careful, fooled)]
+    largest = [np.abs(one.fused.logit.weights[n:]).max() for one in (careful, fooled)]
     assert largest[0] < 0.2 * largest[1]
 
 
 def test_lists_of_users_with_many_windows_are_extrapolated_like_others() -> None:
     """Reading a random part says on average what reading all does, also where the LLM helps some users only."""
-    single, several = fold(users=120, evidence=0.5), fold(users=40, evidence=0.5, seed=1)
+    single, several = fold(users=120, strength=0.5), fold(users=40, strength=0.5, seed=1)
     several = replace(several, users=range(200, 240))
     choices = Choices.joined([single, several, several, several])
     random = np.random.default_rng(2)
@@ -158,7 +158,7 @@ def test_lists_of_users_with_many_windows_are_extrapolated_like_others() -> None
 
 
 def test_what_the_llm_says_of_items_that_few_chose_can_count_more() -> None:
-    choices = fold(users=800, evidence=0.0)
+    choices = fold(users=800, strength=0.0)
     random = np.random.default_rng(2)
     popularity = choices.features[:, list(FEATURES).index("popularity")]
     said = random.standard_normal(len(popularity))

@@ -46,7 +46,7 @@ def fitted_with_contexts(tiny: Path, trained: Path) -> Reranker:
 
 
 def that_reads(folder: Path) -> Reranker:
-    """All of it under `folder`; whatever was learned, the order that is served hangs on the LLM as on the evidence."""
+    """All of it under `folder`; whatever was learned, the order that is served hangs on the LLM as on the features."""
     reranker = fitted_with_contexts(save_tiny_model(folder / "tiny"), save_trained(folder / "prompt"))
     assert reranker.fusion_model is not None
     fused, guard = reranker.fusion_model.fused, reranker.fusion_model.guard

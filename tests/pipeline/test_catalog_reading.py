@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tests.scorer.readers import HashedEngine
 
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
@@ -16,6 +15,7 @@ from reranker.evaluation.score_cache import ScoreCache
 from reranker.pipeline.lists import propose
 from reranker.scoring import ScoringList
 from tests.pipeline import toys
+from tests.scoring.readers import HashedEngine
 
 
 @pytest.fixture(autouse=True)

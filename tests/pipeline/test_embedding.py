@@ -64,11 +64,11 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     served = reranker.reader.hidden_states.cf_projection
     before_last = fold_from_generator(
         data, reranker.generator, 12, reranker.config.min_history, reranker.config.seed
-    ).evidence
+    ).statistics
     everything = interaction_statistics(data.interactions, data.items, reranker.generator)
     learned = []
-    for evidence in (before_last, everything):
-        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), evidence))
+    for statistics in (before_last, everything):
+        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), statistics))
         learned.append(reranker.reader.hidden_states.cf_projection.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])

@@ -55,7 +55,7 @@ def test_titles_decide_among_items_that_nobody_chose_yet():
     data, candidates, held_out = toys.cold_logs()
     reranker = Reranker(toys.config(), ScriptedEngine()).fit(data, candidates=candidates, held_out=held_out)
     assert reranker.fusion_model.guard.serve == "fused"
-    assert reranker.fusion_model.guard.fused_minus_baseline.low > 0  # evidence knows nothing of new items
+    assert reranker.fusion_model.guard.fused_minus_baseline.low > 0  # features know nothing of new items
     weights = toys.weights_of(reranker.fusion_model.fused)
     assert weights["llm_sum"] + weights["llm_mean"] + weights["llm_gain"] > 0.5
     assert weights["covisit_mean"] == pytest.approx(0.0, abs=0.01)
@@ -215,7 +215,7 @@ def test_after_fit_histories_are_complete():
     assert engine.prefixes()[-1].endswith("".join(f"\n- {titles[item]}" for item in mine))
 
 
-def test_rows_held_out_are_left_out_of_the_evidence_of_logs():
+def test_rows_held_out_are_left_out_of_the_statistics_of_logs():
     data, candidates, held_out = toys.cold_logs()
     both = Dataset(interactions=pd.concat([data.interactions, held_out]), items=data.items, domain="toy")
     models = [

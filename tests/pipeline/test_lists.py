@@ -73,7 +73,7 @@ def test_the_judge_knows_what_fit_knows(chain, generator):
     judged = propose(leave_last_k(chain), generator, 3)
     (fitted, *_) = folds_from_generator(chain, generator, 3, min_history=1)
     rows = ["user_id", "item_id"]
-    ours = pd.DataFrame(judged.evidence, columns=list(FEATURES)).join(judged.candidates[rows])
+    ours = pd.DataFrame(judged.features, columns=list(FEATURES)).join(judged.candidates[rows])
     theirs = pd.DataFrame(fitted.features, columns=list(FEATURES)).join(fitted.candidates[rows])
     both = ours.merge(theirs, on=rows, suffixes=("", "_fit"))
     assert len(both) > 5 and both["similarity_last"].abs().sum() > 0

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.scorer.readers import renderer
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError, ModelError
@@ -23,6 +22,7 @@ from reranker.scoring.text_spaces import CFProjection, EmbeddingSpace, ItemSpace
 from reranker.types import CandidateSpan, ScoringRequest
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import renderer
 
 
 class TestContract(ScoringContract):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.scorer.readers import answers, own_labels, renderer
 
 from reranker.scoring import LabelScorer, LikelihoodScorer, ListwiseScorer, ScoringList
 from reranker.types import TokenSequence
 from tests.contracts.scoring import titled
 from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import answers, own_labels, renderer
 
 TITLES = ["Alien", "Brazil", "Contact", "Dune", "Eraserhead"]
 

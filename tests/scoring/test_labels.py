@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from tests.scorer.readers import answers, own_labels, renderer, text_of
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import PromptError
 from reranker.scoring import LabelScorer, ScoringList
 from tests.contracts.scoring import ScoringContract, titled
+from tests.scoring.readers import answers, own_labels, renderer, text_of
 
 
 @pytest.fixture

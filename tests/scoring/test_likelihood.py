@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from tests.scorer.readers import renderer, text_of
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.prompting import PromptRenderer, PromptSettings
@@ -10,6 +9,7 @@ from reranker.scoring import LikelihoodScorer, PriorStore, ScoringList
 from reranker.types import TokenSequence
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import renderer, text_of
 
 
 class TestContract(ScoringContract):

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from tests.scorer.readers import answers, labelled, renderer, text_of
 
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError
 from reranker.scoring import ListwiseScorer, ScoringList
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
+from tests.scoring.readers import answers, labelled, renderer, text_of
 
 
 class TestContract(ScoringContract):

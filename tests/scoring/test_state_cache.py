@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.scorer.readers import HashedEngine
 
 from reranker.errors import ConfigError
 from reranker.scoring import StateCache, TextsRead
 from reranker.scoring.state_cache import SIZE_VARIABLE
+from tests.scoring.readers import HashedEngine
 
 KEYS = [("prompt", "span"), ("prompt", "other span")]
 

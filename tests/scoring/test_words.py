@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.scorer.readers import renderer
 
 from reranker.engines.lexical import DIM, LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
 from reranker.scoring import EmbeddingScorer, StateStore
 from reranker.scoring.text_spaces import ItemSpaces, JointSpaces
 from tests.contracts.scoring import ScoringContract, one_list, titled
+from tests.scoring.readers import renderer
 
 ITEMS = titled("Red lamp", "Blue lamp", "A red wooden chair", "Blue wooden table", "...", "Lamp")
 
