@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from reranker.scorer.bm25 import words_of
 
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE
+from reranker.scoring.bm25 import words_of
 
 POOL = 50
 """Texts that a query is put to."""

@@ -16,7 +16,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from pydantic_core import to_json
-from reranker.scorer.bm25 import K1, B, words_of
 from scipy.optimize import minimize
 
 from eval.checks import Check, machine, report, reported
@@ -28,6 +27,7 @@ from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.sentence_encoder import PACKAGE, SentenceEncoder
 from reranker.protocols import Engine, ReadsStates
+from reranker.scoring.bm25 import K1, B, words_of
 from reranker.scoring.relevance import COMPONENTS, QueryDocuments, QueryRelevance
 from reranker.types import CandidateSpan, ScoringRequest, SpanScores, TokenSequence
 from reranker.utils.atomic_io import write_text

@@ -60,7 +60,7 @@ def test_two_stages(data, dataset):
     assert found[Columns.Rank].tolist() == [1, 2, 3] * 20
 
 
-def test_evidence_sees_what_the_first_stage_saw(data, dataset):
+def test_statistics_see_what_the_first_stage_saw(data, dataset):
     ours = RecToolsReranker(Reranker(toys.config()), data)
     two_stages = model(ours, PopularModel())
     two_stages.get_train_with_targets_for_reranker(dataset)

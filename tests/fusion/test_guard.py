@@ -47,7 +47,7 @@ def test_drops_the_llm_where_it_takes_away() -> None:
     assert "does not add" in decision.summary()
 
 
-def test_serves_fused_where_the_evidence_alone_does_not_win() -> None:
+def test_serves_fused_where_the_baseline_alone_does_not_win() -> None:
     assert (
         decide(generator=noisy(0.1), features=noisy(0.1, seed=1), fused=noisy(0.2, seed=2), n_known=MUCH).serve
         == "fused"

@@ -45,33 +45,33 @@ def test_damaged_json_is_a_bundle_error(damage: dict[str, object]) -> None:
         FusionHead.from_json(FusionHead.fit(COLUMNS, *lists(10)).to_json() | damage)
 
 
-def test_llm_columns_join_without_moving_the_evidence() -> None:
+def test_llm_columns_join_without_moving_the_baseline() -> None:
     features, list_index, chosen = lists(300)
-    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    baseline = FusionHead.fit(COLUMNS, features, list_index, chosen)
     sample = list_index < 20
     llm = np.random.default_rng(1).standard_normal((sample.sum(), 1))
     fused = fit_fused(
-        evidence, {"llm": "words"}, np.hstack([features[sample], llm]), list_index[sample], chosen[sample]
+        baseline, {"llm": "words"}, np.hstack([features[sample], llm]), list_index[sample], chosen[sample]
     )
     assert list(fused.columns) == ["good", "noise", "llm"]
     alone = FusionHead.fit(COLUMNS, features[sample], list_index[sample], chosen[sample])
-    moved = np.abs(fused.logit.weights[:2] - evidence.logit.weights).max()
-    assert moved < 0.2 * np.abs(alone.logit.weights - evidence.logit.weights).max()
+    moved = np.abs(fused.logit.weights[:2] - baseline.logit.weights).max()
+    assert moved < 0.2 * np.abs(alone.logit.weights - baseline.logit.weights).max()
     assert abs(fused.logit.weights[2]) < 0.5
 
 
 def test_llm_column_that_knows_the_answer_is_used() -> None:
     features, list_index, chosen = lists(100)
-    evidence = FusionHead.fit({"noise": "noise"}, features[:, 1:], list_index, chosen)
-    fused = fit_fused(evidence, {"llm": "words"}, features[:, ::-1], list_index, chosen)
+    baseline = FusionHead.fit({"noise": "noise"}, features[:, 1:], list_index, chosen)
+    fused = fit_fused(baseline, {"llm": "words"}, features[:, ::-1], list_index, chosen)
     assert fused.logit.weights[1] > 3 * abs(fused.logit.weights[0])
 
 
 def test_fused_columns_must_match() -> None:
     features, list_index, chosen = lists(10)
-    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    baseline = FusionHead.fit(COLUMNS, features, list_index, chosen)
     with pytest.raises(DataError, match="2 feature columns were given 3 names"):
-        fit_fused(evidence, {"llm": "words"}, features, list_index, chosen)
+        fit_fused(baseline, {"llm": "words"}, features, list_index, chosen)
 
 
 def test_folds_keep_lists_whole_and_spread_the_choices() -> None:
@@ -103,15 +103,15 @@ def test_lists_of_one_user_are_held_out_together() -> None:
     """Noise that is the same in all lists of a user would look like knowledge if they were not."""
     random = np.random.default_rng(0)
     features, list_index, chosen = lists(20)
-    evidence = FusionHead.fit(COLUMNS, features, list_index, chosen)
+    baseline = FusionHead.fit(COLUMNS, features, list_index, chosen)
     llm = random.standard_normal((len(list_index), 30))
     again = np.hstack([features, llm]), list_index, chosen
     copies = [np.concatenate([part] * 4) for part in (again[0], again[2])]
     numbers = np.concatenate([list_index + 20 * copy for copy in range(4)])
     words = {f"llm{n}": "noise" for n in range(30)}
     users = np.tile(np.arange(20), 4)
-    fooled = fit_fused(evidence, words, copies[0], numbers, copies[1])
-    careful = fit_fused(evidence, words, copies[0], numbers, copies[1], users=users)
+    fooled = fit_fused(baseline, words, copies[0], numbers, copies[1])
+    careful = fit_fused(baseline, words, copies[0], numbers, copies[1], users=users)
     assert np.abs(careful.logit.weights[2:]).max() < 0.2 * np.abs(fooled.logit.weights[2:]).max()
 
 

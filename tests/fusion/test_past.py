@@ -92,7 +92,7 @@ def halves(choices: Choices, n: int) -> tuple[Choices, Choices]:
 
 
 def test_a_model_is_updated_as_a_whole():
-    choices = fold(users=500, evidence=0.5)
+    choices = fold(users=500, strength=0.5)
     old, new = halves(choices, 400)
     said = readings(choices, range(500), strength=1.5)
     first = FusionModel.fit(old, {number: said[number] for number in range(400)}, WORDS)
@@ -108,7 +108,7 @@ def test_a_model_is_updated_as_a_whole():
 
 
 def test_a_model_without_past_choices_is_not_updated():
-    choices = fold(users=60, evidence=0.5)
+    choices = fold(users=60, strength=0.5)
     said = readings(choices, range(60), strength=1.0)
     model = FusionModel.fit(choices, said, WORDS)
     bare = replace(model, features=replace(model.features, past=None))
