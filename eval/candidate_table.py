@@ -23,7 +23,7 @@ from reranker.evaluation import Fold, Settings, evaluate
 from reranker.evaluation.metrics import per_user_metrics
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import POOLED, compare
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.protocols import CandidateGenerator
 from reranker.utils.atomic_io import write_text
 
@@ -79,7 +79,7 @@ def measure(
         run = runs[name]
         return per_user_metrics(run.lists, run.scores, "end_to_end", (10,))[METRIC].to_numpy(dtype=np.float64)
 
-    lists: CandidateLists = runs[system].lists
+    lists: FoldLists = runs[system].lists
     return Measured(served=of(system), first=of(FIRST_STAGE), recall=lists.n_found / lists.n_relevant)
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 from candidate_gen import ALSGenerator
 from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import ITEM, RANK, USER, validate_candidates
-from reranker.pipeline.windows import ValidationFold
+from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.windows import window_of
 from reranker.types import ItemId, UserId
 from reranker.utils.rolling_origin import rolling_origin
 
@@ -68,23 +69,23 @@ class FirstDay:
         mine = self.data.interactions[self.data.interactions[USER].isin(set(self.order[:n]))]
         return Dataset(interactions=mine.reset_index(drop=True), items=self.data.items, domain=self.data.domain)
 
-    def windows(self, n: int, windows: int = 5, seed: int = 0) -> list[ValidationFold]:
+    def windows(self, n: int, windows: int = 5, seed: int = 0) -> list[CandidateLists]:
         """What n users chose last, and before that, from lists that are made like those of the test users."""
         data = self.seen(n)
         rng = np.random.default_rng([seed, 12])
 
-        def fold(known: pd.DataFrame) -> ValidationFold:
+        def fold(known: pd.DataFrame) -> CandidateLists:
             count = known.groupby(USER, sort=False)[ITEM].transform("size")
             is_last = (known.groupby(USER, sort=False).cumcount(ascending=False) == 0) & (count > 1)
             before, held_out = known[~is_last].reset_index(drop=True), known[is_last]
             groups = known[known[USER].isin(set(held_out[USER]))].groupby(USER, sort=False)[ITEM]
             lists, _ = lists_of({user: items.tolist() for user, items in groups}, self.data.interactions, rng)
-            return ValidationFold.build(data, before, held_out, lists, ALSGenerator().fit(before))
+            return window_of(data, before, held_out, lists, ALSGenerator().fit(before))
 
         return rolling_origin(
             lambda: fold(data.interactions),
-            lambda newer: fold(newer.before),
-            lambda one: len(one.choices.covered_lists()),
+            lambda newer: fold(newer.known),
+            lambda window: int(window.covered.sum()),
             windows,
         )
 

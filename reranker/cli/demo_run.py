@@ -22,7 +22,7 @@ from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
 from reranker.fusion import Order
 from reranker.pipeline.ladder import Climbed, fit_rungs
-from reranker.pipeline.lists import CandidateLists, propose
+from reranker.pipeline.lists import FoldLists, propose
 from reranker.pipeline.reranker import Reranker
 from reranker.protocols import CandidateGenerator
 from reranker.types import ItemId, UserId
@@ -202,7 +202,7 @@ def _without_new_items(data: Dataset, seed: int = 0) -> tuple[Dataset, pd.DataFr
     return old, data.items[is_new], data.interactions[of_new]
 
 
-def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: pd.DataFrame) -> CandidateLists:
+def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: pd.DataFrame) -> FoldLists:
     """For each test user one new item that the user chose among other new ones, in a random order."""
     rng = np.random.default_rng(0)
     ids = new_items[ITEM].tolist()
@@ -228,10 +228,10 @@ def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: p
     )
     candidates = pd.DataFrame(rows, columns=[USER, ITEM, RANK])
     candidates["score"] = 1.0 / candidates[RANK]
-    return CandidateLists(fold=asked, candidates=candidates, n=n)
+    return FoldLists(fold=asked, candidates=candidates, n=n)
 
 
-def _ranked_part(lists: CandidateLists, readers: dict[str, Reranker]) -> Part:
+def _ranked_part(lists: FoldLists, readers: dict[str, Reranker]) -> Part:
     """Every system on the same lists; a list without the target is not read: it counts as 0 in any order."""
     read = lists.of_users(lists.covered)
     scores: dict[str, NDArray[np.float64]] = {}

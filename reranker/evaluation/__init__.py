@@ -13,11 +13,11 @@ from reranker.evaluation.base import System
 from reranker.evaluation.reporting.files import read_results, write_results
 from reranker.evaluation.reporting.html import write_report
 from reranker.evaluation.runner import Results, Settings, evaluate
-from reranker.pipeline.lists import CandidateLists, propose
+from reranker.pipeline.lists import FoldLists, propose
 
 __all__ = [
-    "CandidateLists",
     "Fold",
+    "FoldLists",
     "Results",
     "Settings",
     "System",

@@ -7,7 +7,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 
 
 @runtime_checkable
@@ -22,11 +22,11 @@ class System(Protocol):
     name: str
     stochastic: bool
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         """Learns from validation lists, whose targets may be looked at; one entry a domain and
         window, newest first. Returns self."""
 
-    def score(self, lists: CandidateLists) -> NDArray[np.float64]:
+    def score(self, lists: FoldLists) -> NDArray[np.float64]:
         """(rows,) finite scores aligned with `lists.candidates`, higher is better; never looks at `lists.relevant`."""
 
 
@@ -47,7 +47,7 @@ class ReadingCost:
 class ReadsLists(Protocol):
     """A system whose model reads the lists, perhaps together with other systems that share the reading."""
 
-    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+    def reading_cost(self, lists: FoldLists) -> ReadingCost | None:
         """What reading `lists` took; None while they are unread."""
 
 
@@ -55,7 +55,7 @@ class ReadsLists(Protocol):
 class HasPriors(Protocol):
     """A system with a per-item prior, which the leak checks look at."""
 
-    def priors(self, lists: CandidateLists) -> NDArray[np.float64]:
+    def priors(self, lists: FoldLists) -> NDArray[np.float64]:
         """(rows,) prior of each candidate in nats, computed without any user."""
 
 

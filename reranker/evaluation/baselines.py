@@ -16,7 +16,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.evaluation.metrics import popularity
 from reranker.fusion import ConditionalLogit, standardise_within_lists
 from reranker.fusion.features import LAST_ITEMS
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.prompting.text import field_text
 from reranker.types import IntArray, UserId
 
@@ -33,10 +33,10 @@ class FirstStageOrder:
     name = "first_stage"
     stochastic = False
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return -lists.candidates[RANK].to_numpy(dtype=np.float64)
 
 
@@ -46,10 +46,10 @@ class Popularity:
     name = "popularity"
     stochastic = False
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return popularity(lists)
 
 
@@ -62,10 +62,10 @@ class RandomOrder:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return np.random.default_rng(self.seed).random(len(lists.candidates))
 
 
@@ -79,12 +79,12 @@ class LinearControl:
         self.l2 = l2
         self.logit: ConditionalLogit | None = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         features, list_index, relevant = stacked(lists, lambda part: part.features)
         self.logit = ConditionalLogit.fit(features, list_index, relevant, l2=self.l2)
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return np.asarray(_fitted(self.logit, self.name).score(lists.features))
 
 
@@ -108,7 +108,7 @@ class GradientBoosted:
         }
         self.booster: Any = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         try:
             import lightgbm
         except ImportError as error:
@@ -122,7 +122,7 @@ class GradientBoosted:
         self.booster = lightgbm.train(self.parameters, data, num_boost_round=self.trees)
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return np.asarray(_fitted(self.booster, self.name).predict(lists.features), dtype=np.float64)
 
 
@@ -144,15 +144,15 @@ class TextSimilarity:
         self.alone = alone
         self.logit: ConditionalLogit | None = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         features, list_index, relevant = stacked(lists, self.features)
         self.logit = ConditionalLogit.fit(features, list_index, relevant, l2=self.l2)
         return self
 
-    def score(self, lists: CandidateLists) -> Features:
+    def score(self, lists: FoldLists) -> Features:
         return np.asarray(_fitted(self.logit, self.name).score(self.features(lists)))
 
-    def features(self, lists: CandidateLists) -> Features:
+    def features(self, lists: FoldLists) -> Features:
         """(rows, 5): first-stage score, minus log rank, likeness to the last item, best and mean of the last five.
 
         (rows, 3) without the first two, where the texts stand alone.
@@ -189,7 +189,7 @@ def _texts(items: pd.DataFrame) -> list[str]:
 
 
 def stacked(
-    lists: Sequence[CandidateLists], features: Callable[[CandidateLists], Features]
+    lists: Sequence[FoldLists], features: Callable[[FoldLists], Features]
 ) -> tuple[Features, IntArray, NDArray[np.bool_]]:
     """Features, list numbers and targets of several folds under one another.
 

@@ -21,7 +21,7 @@ from reranker.evaluation.faithfulness import deletion_of
 from reranker.evaluation.robustness import ATTACK_HEADER, AttackEffect, attack_cells, attack_effects, attacked_lists
 from reranker.evaluation.runner import Run, SystemFactory
 from reranker.explain import DeletionTest
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.utils.statistics import Interval
 
 DIAGNOSED = ("llm", "fused", "served", "lexical_fused", "baseline")
@@ -189,7 +189,7 @@ def attacks_of(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
     return [row for one in diagnoses for row in attack_cells(f"{one.domain} · {one.system}", one.attacks)]
 
 
-def _sample(lists: CandidateLists, users: int, seed: int) -> CandidateLists:
+def _sample(lists: FoldLists, users: int, seed: int) -> FoldLists:
     covered = np.flatnonzero(lists.covered)
     if len(covered) > users:
         covered = np.random.default_rng(seed).choice(covered, users, replace=False)

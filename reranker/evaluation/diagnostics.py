@@ -13,7 +13,7 @@ from reranker.errors import DataError
 from reranker.evaluation.base import System
 from reranker.evaluation.metrics import Scores, per_user_metrics
 from reranker.fusion.conditional_logit import log_softmax_within_lists
-from reranker.pipeline.lists import CandidateLists, ListProtocol
+from reranker.pipeline.lists import FoldLists, ListProtocol
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -37,20 +37,18 @@ class OrderInvariance:
     max_score_change: float
 
 
-RowShuffle = tuple[IntArray, CandidateLists]
+RowShuffle = tuple[IntArray, FoldLists]
 """(rows,) old position of each row, and the lists in that order."""
 
 
-def row_shuffles(lists: CandidateLists, shuffles: int = 3, seed: int = 0) -> list[RowShuffle]:
+def row_shuffles(lists: FoldLists, shuffles: int = 3, seed: int = 0) -> list[RowShuffle]:
     """The same lists in shuffled row order, first-stage rank and score travelling with the item."""
     rng = np.random.default_rng(seed)
     orders = [np.lexsort((rng.random(len(lists.list_index)), lists.list_index)) for _ in range(shuffles)]
     return [(order, replace(lists, candidates=lists.candidates.iloc[order].reset_index(drop=True))) for order in orders]
 
 
-def order_invariance(
-    system: System, lists: CandidateLists, shuffles: Sequence[RowShuffle] | None = None
-) -> OrderInvariance:
+def order_invariance(system: System, lists: FoldLists, shuffles: Sequence[RowShuffle] | None = None) -> OrderInvariance:
     """Scores the same candidates in shuffled row order.
 
     Args:
@@ -76,7 +74,7 @@ def order_invariance(
     )
 
 
-def shuffled_users(lists: CandidateLists, seed: int = 0) -> CandidateLists:
+def shuffled_users(lists: FoldLists, seed: int = 0) -> FoldLists:
     """The same lists with every user's history replaced by another test user's: what is left is not personal.
 
     Raises:
@@ -96,7 +94,7 @@ def shuffled_users(lists: CandidateLists, seed: int = 0) -> CandidateLists:
     return replace(lists, fold=replace(fold, train=swapped(fold.train), history=swapped(fold.history)))
 
 
-def obfuscated_titles(lists: CandidateLists, seed: int = 0) -> CandidateLists:
+def obfuscated_titles(lists: FoldLists, seed: int = 0) -> FoldLists:
     """The same lists with neutral titles and every other text of the items blank; numbers, such as a year, stay."""
     items = lists.fold.items.copy()
     numbers = np.random.default_rng(seed).permutation(len(items))
@@ -109,8 +107,8 @@ def obfuscated_titles(lists: CandidateLists, seed: int = 0) -> CandidateLists:
 
 def gain_lost(
     system: System,
-    lists: CandidateLists,
-    changed: CandidateLists,
+    lists: FoldLists,
+    changed: FoldLists,
     metric: str = "ndcg@10",
     protocol: ListProtocol = "end_to_end",
 ) -> Interval:
@@ -139,7 +137,7 @@ class Calibration:
     error: float
 
 
-def calibration(lists: CandidateLists, scores: Scores, bins: int = 10) -> Calibration:
+def calibration(lists: FoldLists, scores: Scores, bins: int = 10) -> Calibration:
     """Of the softmax of the scores within each covered list, in bins that hold equally many candidates.
 
     Raises:
@@ -160,13 +158,13 @@ def calibration(lists: CandidateLists, scores: Scores, bins: int = 10) -> Calibr
     return Calibration(predicted=predicted, observed=observed, counts=counts, error=error)
 
 
-def tied_share(lists: CandidateLists, scores: Scores) -> float:
+def tied_share(lists: FoldLists, scores: Scores) -> float:
     """Share of candidates whose score another candidate of the same list has too; 1 for constant scores."""
     same = pd.DataFrame({"list": lists.list_index, "score": scores})
     return float(same.duplicated(keep=False).mean())
 
 
-def history_length_buckets(lists: CandidateLists) -> list[str]:
+def history_length_buckets(lists: FoldLists) -> list[str]:
     """(users,) bucket of each test user's history length, such as "6-10" or "51+"."""
     lengths = lists.fold.history.groupby(USER, sort=False).size().reindex(lists.fold.users).fillna(0)
     return [_bucket(int(length)) for length in lengths]
@@ -179,7 +177,7 @@ def popularity_bands(interactions: pd.DataFrame) -> pd.Series:
     return pd.cut(before, [-0.1, 0.5, 0.8, 1.0], right=False, labels=["head", "middle", "tail"]).astype(str)
 
 
-def item_popularity_buckets(lists: CandidateLists) -> list[str]:
+def item_popularity_buckets(lists: FoldLists) -> list[str]:
     """(users,) band of the user's first target, as `popularity_bands` has it; "new" was never chosen in training."""
     names = popularity_bands(lists.fold.train)
     first = lists.fold.held_out.drop_duplicates(USER)[ITEM]
@@ -201,7 +199,7 @@ def by_bucket(values: pd.Series, buckets: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rank_movement(lists: CandidateLists, ranked: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_movement(lists: FoldLists, ranked: NDArray[np.int64]) -> NDArray[np.int64]:
     """(targets found,) places that each target in a list moved up against the first-stage order."""
     return np.asarray(lists.candidates[RANK].to_numpy() - ranked, dtype=np.int64)[lists.relevant]
 

@@ -16,7 +16,7 @@ from reranker.data.schema import ITEM, USER
 from reranker.evaluation.item_groups import ItemGroups, item_groups
 from reranker.evaluation.metrics import Scores, gini, ranks
 from reranker.evaluation.runner import Results, Run
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -140,7 +140,7 @@ def _exposure(run: Run, grouping: ItemGroups, k: int, baseline: Run | None) -> E
     )
 
 
-def shown_by_user(lists: CandidateLists, scores: Scores, grouping: ItemGroups, k: int) -> sparse.csr_array:
+def shown_by_user(lists: FoldLists, scores: Scores, grouping: ItemGroups, k: int) -> sparse.csr_array:
     """(users with a list, groups) exposure in the first k places of each user's list."""
     ranked = ranks(lists, scores)
     top = np.flatnonzero(ranked <= k)
@@ -151,7 +151,7 @@ def shown_by_user(lists: CandidateLists, scores: Scores, grouping: ItemGroups, k
     return sparse.csr_array(of_user @ grouping.of(lists.candidates[ITEM].iloc[top]))
 
 
-def miscalibrations(lists: CandidateLists, scores: Scores, grouping: ItemGroups, k: int) -> tuple[Floats, int]:
+def miscalibrations(lists: FoldLists, scores: Scores, grouping: ItemGroups, k: int) -> tuple[Floats, int]:
     """Divergence of each user's first k places from the user's own mix.
 
     Returns:

@@ -14,7 +14,7 @@ from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.base import System
 from reranker.evaluation.runner import SystemFactory
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 
 
 class ExternalScores:
@@ -44,11 +44,11 @@ class ExternalScores:
         """From a parquet or csv file."""
         return cls(name, read_table(path), path)
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         """Nothing is learned here."""
         return self
 
-    def score(self, lists: CandidateLists) -> NDArray[np.float64]:
+    def score(self, lists: FoldLists) -> NDArray[np.float64]:
         """(rows,) the table's scores.
 
         Raises:
@@ -97,11 +97,11 @@ class ExternalDomains:
             raise DataError(f"external system {name!r}: {folder} holds no table for any of {', '.join(domains)}")
         return cls(parts)
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         """Nothing is learned here."""
         return self
 
-    def score(self, lists: CandidateLists) -> NDArray[np.float64]:
+    def score(self, lists: FoldLists) -> NDArray[np.float64]:
         """(rows,) the scores of the lists' domain.
 
         Raises:
@@ -153,7 +153,7 @@ def external_factories(
     return factories
 
 
-def export_lists(lists: CandidateLists, out: Path) -> None:
+def export_lists(lists: FoldLists, out: Path) -> None:
     """Writes train.parquet, items.parquet and candidates.parquet: all that another ranker may see, and no answers."""
     out.mkdir(parents=True, exist_ok=True)
     write_table(lists.fold.train, out / "train.parquet")

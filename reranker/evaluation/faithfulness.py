@@ -12,11 +12,11 @@ from reranker.evaluation.base import System
 from reranker.explain import DELETED, HISTORY_ITEMS, DeletionTest
 from reranker.explain.deletion import falls_of_first, named_and_others, summarised
 from reranker.explain.history import centred
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.types import UserId
 
 
-def without_positions(lists: CandidateLists, gone: Mapping[UserId, set[int]]) -> CandidateLists:
+def without_positions(lists: FoldLists, gone: Mapping[UserId, set[int]]) -> FoldLists:
     """The same lists as if some items had never been in users' histories; statistics of the items stay.
 
     Args:
@@ -39,7 +39,7 @@ def without_positions(lists: CandidateLists, gone: Mapping[UserId, set[int]]) ->
 
 
 def deletion_of(
-    system: System, lists: CandidateLists, deleted: int = DELETED, most: int = HISTORY_ITEMS, seed: int = 0
+    system: System, lists: FoldLists, deleted: int = DELETED, most: int = HISTORY_ITEMS, seed: int = 0
 ) -> DeletionTest | None:
     """The deletion test of a fitted system on every user's list; None where no history is long enough.
 

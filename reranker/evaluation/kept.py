@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.utils.atomic_io import whole_file
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ N_COSTS = 3
 """Numbers kept beside the scores: seconds of fitting, seconds of scoring, tokens."""
 
 
-def score_path(out: Path, lists: CandidateLists, system: str, seed: int) -> Path:
+def score_path(out: Path, lists: FoldLists, system: str, seed: int) -> Path:
     """Where the scores of one run are kept."""
     label = f"{lists.fold.domain}.{lists.fold.split}.{lists.n}{'i' if lists.injected else ''}.{system}"
     return out / "scores" / f"{quote(label, safe='')}.{seed}.npz"
 
 
-def score_key(lists: CandidateLists, fitting: Sequence[CandidateLists], system: str, seed: int, settings: str) -> str:
+def score_key(lists: FoldLists, fitting: Sequence[FoldLists], system: str, seed: int, settings: str) -> str:
     """Hash of everything that the scores rest on.
 
     Args:
@@ -53,12 +53,12 @@ def score_key(lists: CandidateLists, fitting: Sequence[CandidateLists], system: 
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
-def reading_path(out: Path, lists: CandidateLists, key: str) -> Path:
+def reading_path(out: Path, lists: FoldLists, key: str) -> Path:
     """Where one reading is kept."""
     return out / f"{quote(lists.fold.domain, safe='')}.{lists.n}.{key[:16]}.npz"
 
 
-def reading_key(lists: CandidateLists, settings: str) -> str:
+def reading_key(lists: FoldLists, settings: str) -> str:
     """Hash of everything that a reading of these lists rests on; `settings` names model, engine and prompts."""
     parts = version("reranker"), READINGS_VERSION, settings, lists.fingerprint
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reranker.data.schema import ITEM, USER
 from reranker.data.splits import Fold, pairs_in
 from reranker.errors import DataError
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.protocols import CandidateGenerator
 
 PRIOR_TOLERANCE = 1e-3
@@ -55,7 +55,7 @@ def check_generator(generator: CandidateGenerator, fold: Fold, users: int = 50, 
     )
 
 
-def check_fitting(fitted: Iterable[CandidateLists], fold: Fold) -> None:
+def check_fitting(fitted: Iterable[FoldLists], fold: Fold) -> None:
     """The lists that systems are fitted on neither contain the test targets as answers nor rest on them.
 
     Folds of other domains may share ids with this one; they are not looked at.
@@ -78,7 +78,7 @@ def check_fitting_pairs(pairs: pd.DataFrame, fold: Fold) -> None:
     _refuse(fold, "fitted_on_test", fold.held_out[pairs_in(fold.held_out, pairs)], "were used for fitting")
 
 
-def check_priors(lists: CandidateLists, priors: NDArray[np.float64], tolerance: float = PRIOR_TOLERANCE) -> None:
+def check_priors(lists: FoldLists, priors: NDArray[np.float64], tolerance: float = PRIOR_TOLERANCE) -> None:
     """An item's prior is the same for every user.
 
     Args:

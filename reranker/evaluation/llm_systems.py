@@ -25,7 +25,7 @@ from reranker.fusion import (
     standardise_within_lists,
     user_numbers,
 )
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 
 
 class _LLMSystem:
@@ -41,7 +41,7 @@ class _LLMSystem:
         """Changes with the model and every setting."""
         return self.readings.fingerprint
 
-    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+    def reading_cost(self, lists: FoldLists) -> ReadingCost | None:
         """What reading `lists` took; None while they are unread."""
         return self.readings.cost(lists)
 
@@ -66,10 +66,10 @@ class ZeroShot(_LLMSystem):
         super().__init__(readings)
         self.name = name
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         return self
 
-    def score(self, lists: CandidateLists) -> Components:
+    def score(self, lists: FoldLists) -> Components:
         raw = self.readings.of(lists)
         scores: Components = raw @ self.readings.reader(lists.fold.domain).scorer.default_coefficients
         return scores
@@ -84,17 +84,17 @@ class LLMAlone(_LearnedSystem):
         super().__init__(readings, fit_users, l2)
         self._logit: ConditionalLogit | None = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         training = self.readings.training_lists(lists, self.fit_users)
         self._logit = ConditionalLogit.fit(*stacked(training, self._features), l2=self.l2)
         return self
 
-    def score(self, lists: CandidateLists) -> Components:
+    def score(self, lists: FoldLists) -> Components:
         if self._logit is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
         return self._logit.score(self._features(lists))
 
-    def _features(self, lists: CandidateLists) -> Components:
+    def _features(self, lists: FoldLists) -> Components:
         return standardise_within_lists(self.readings.of(lists), lists.list_index)
 
 
@@ -107,7 +107,7 @@ class Fused(_LearnedSystem):
         super().__init__(readings, fit_users, l2)
         self.head: FusionHead | None = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         training = self.readings.training_lists(lists, self.fit_users)
         words = llm_words(self.readings.reader(lists[0].fold.domain).scorer.components)
         baseline = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.features), l2=self.l2)
@@ -115,12 +115,12 @@ class Fused(_LearnedSystem):
         self.head = fit_fused(baseline, words, *stacked(training, self._features), l2=self.l2, users=users)
         return self
 
-    def score(self, lists: CandidateLists) -> Components:
+    def score(self, lists: FoldLists) -> Components:
         if self.head is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
         return self.head.score(self._features(lists))
 
-    def priors(self, lists: CandidateLists) -> Components:
+    def priors(self, lists: FoldLists) -> Components:
         """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
         names = list(self.readings.reader(lists.fold.domain).scorer.components)
         raw = self.readings.of(lists)
@@ -131,7 +131,7 @@ class Fused(_LearnedSystem):
         priors: Components = total - gain * tokens
         return priors
 
-    def _features(self, lists: CandidateLists) -> Components:
+    def _features(self, lists: FoldLists) -> Components:
         llm = llm_columns(lists.features, self.readings.of(lists), lists.list_index)
         return np.concatenate([lists.features, llm], axis=1)
 
@@ -145,7 +145,7 @@ class Served(_LearnedSystem):
         super().__init__(readings, fit_users, l2)
         self.fusion_model: FusionModel | None = None
 
-    def fit(self, lists: Sequence[CandidateLists]) -> Self:
+    def fit(self, lists: Sequence[FoldLists]) -> Self:
         domains = {part.fold.domain for part in lists}
         if len(domains) != 1:
             raise ConfigError(f"system {self.name!r} is fitted on windows of one domain, got {sorted(domains)}")
@@ -161,7 +161,7 @@ class Served(_LearnedSystem):
         )
         return self
 
-    def score(self, lists: CandidateLists) -> Components:
+    def score(self, lists: FoldLists) -> Components:
         if self.fusion_model is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
         guard, generator = self.fusion_model.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
@@ -173,7 +173,7 @@ class Served(_LearnedSystem):
             scores = self.fusion_model.orders(lists.features, self.readings.of(lists), lists.list_index)[guard.serve]
         return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, generator)
 
-    def reading_cost(self, lists: CandidateLists) -> ReadingCost | None:
+    def reading_cost(self, lists: FoldLists) -> ReadingCost | None:
         """The share of the users who are served the fused order: the model has no part in the others."""
         cost = super().reading_cost(lists)
         if self.fusion_model is None:
@@ -185,7 +185,7 @@ class Served(_LearnedSystem):
         return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)
 
 
-def _choices(lists: CandidateLists) -> Choices:
+def _choices(lists: FoldLists) -> Choices:
     return Choices(
         features=lists.features,
         list_index=lists.list_index,

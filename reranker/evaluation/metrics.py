@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from reranker.data.schema import ITEM, RANK, USER
 from reranker.errors import ConfigError, DataError
-from reranker.pipeline.lists import CandidateLists, ListProtocol
+from reranker.pipeline.lists import FoldLists, ListProtocol
 from reranker.types import IntArray
 
 Scores = NDArray[np.float64]
@@ -32,7 +32,7 @@ def metric_name(column: str) -> tuple[str, int | None]:
     return name, int(cutoff) if cutoff else None
 
 
-def check_scores(lists: CandidateLists, scores: Scores, system: str) -> Scores:
+def check_scores(lists: FoldLists, scores: Scores, system: str) -> Scores:
     """The scores as float64.
 
     Raises:
@@ -51,7 +51,7 @@ def check_scores(lists: CandidateLists, scores: Scores, system: str) -> Scores:
     return values
 
 
-def ranks(lists: CandidateLists, scores: Scores) -> IntArray:
+def ranks(lists: FoldLists, scores: Scores) -> IntArray:
     """(rows,) 1-based rank of each candidate in its user's list by descending score, ties in first-stage order."""
     order = np.lexsort((lists.candidates[RANK].to_numpy(), -scores, lists.list_index))
     starts = np.searchsorted(lists.list_index[order], lists.list_index[order])
@@ -73,7 +73,7 @@ def require_trec() -> Any:
     return pytrec_eval
 
 
-def require_covered(lists: CandidateLists) -> None:
+def require_covered(lists: FoldLists) -> None:
     """Raises DataError where the first stage found no target, so that the covered protocol has no user."""
     if not lists.covered.any():
         raise DataError(
@@ -83,7 +83,7 @@ def require_covered(lists: CandidateLists) -> None:
 
 
 def per_user_metrics(
-    lists: CandidateLists, scores: Scores, protocol: ListProtocol, ks: Sequence[int] = CUTOFFS
+    lists: FoldLists, scores: Scores, protocol: ListProtocol, ks: Sequence[int] = CUTOFFS
 ) -> pd.DataFrame:
     """One row a test user that the protocol counts, indexed by position in `fold.users`; one column a metric.
 
@@ -107,7 +107,7 @@ def per_user_metrics(
 
 
 def catalogue_metrics(
-    lists: CandidateLists, scores: Scores, protocol: ListProtocol, ks: Sequence[int] = CUTOFFS
+    lists: FoldLists, scores: Scores, protocol: ListProtocol, ks: Sequence[int] = CUTOFFS
 ) -> dict[str, float]:
     """coverage@k: share of the catalogue that anyone is shown; gini@k: inequality of exposure over the catalogue.
 
@@ -136,7 +136,7 @@ def auc(scores: Scores, relevant: NDArray[np.bool_]) -> float:
     return float((rankdata(scores)[relevant].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def user_auc(lists: CandidateLists, scores: Scores) -> Scores:
+def user_auc(lists: FoldLists, scores: Scores) -> Scores:
     """(users,) AUC within each list; NaN where a list has no target or nothing else."""
     position = pd.Series(scores).groupby(lists.list_index).rank(method="average").to_numpy()
     n_users = len(lists.fold.users)
@@ -159,14 +159,14 @@ def gini(exposure: Scores) -> float:
     return float((weights * np.sort(exposure)).sum() / (n * total))
 
 
-def popularity(lists: CandidateLists) -> NDArray[np.float64]:
+def popularity(lists: FoldLists) -> NDArray[np.float64]:
     """(rows,) how many training interactions the candidate has."""
     counts = lists.fold.train[ITEM].value_counts()
     return np.asarray(lists.candidates[ITEM].map(counts).fillna(0.0), dtype=np.float64)
 
 
 def _trec(
-    lists: CandidateLists, ranked: IntArray, users: IntArray, protocol: ListProtocol, ks: Sequence[int]
+    lists: FoldLists, ranked: IntArray, users: IntArray, protocol: ListProtocol, ks: Sequence[int]
 ) -> pd.DataFrame:
     pytrec_eval = require_trec()
     run: dict[str, dict[str, float]] = {}
@@ -195,7 +195,7 @@ def _trec(
     return pd.DataFrame(columns, index=users)
 
 
-def _shown(lists: CandidateLists, ranked: IntArray, ks: Sequence[int]) -> pd.DataFrame:
+def _shown(lists: FoldLists, ranked: IntArray, ks: Sequence[int]) -> pd.DataFrame:
     """Novelty (mean self-information in bits, Zhou et al. 2010) and mean popularity of each user's first k."""
     chosen = popularity(lists)
     n_users = max(2, lists.fold.train[USER].nunique())

@@ -12,8 +12,9 @@ from reranker.data.schema import RANK, USER
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.windows import ValidationFold, fold_from_logs
+from reranker.pipeline.windows import window_from_logs
 
 RUNGS = ("first_stage", "baseline", "lexical", LLM)
 """What is judged on the lists, cheapest first."""
@@ -31,7 +32,7 @@ class OwnLists:
         without_list: users who chose something and were served no list; left out, too.
     """
 
-    windows: Sequence[ValidationFold]
+    windows: Sequence[CandidateLists]
     without_choice: int
     without_list: int
 
@@ -44,7 +45,7 @@ class OwnLists:
         """
         if not pairs:
             raise DataError("no lists to judge: give lists and what was chosen afterwards")
-        windows: list[ValidationFold] = []
+        windows: list[CandidateLists] = []
         without_choice = without_list = 0
         known = data
         for lists, chosen in reversed(pairs):
@@ -55,9 +56,11 @@ class OwnLists:
             without_list += int(chosen.loc[~chosen[USER].isin(lists[USER]), USER].nunique())
             if not listed.any():
                 raise DataError("none of the users with a list chose anything afterwards: are the ids the same?")
-            window = fold_from_logs(known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()])
+            window = window_from_logs(
+                known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()]
+            )
             windows.append(window)
-            known = Dataset(interactions=window.before, items=data.items, domain=data.domain)
+            known = Dataset(interactions=window.known, items=data.items, domain=data.domain)
         return cls(windows=windows, without_choice=without_choice, without_list=without_list)
 
     def recall(self) -> dict[str, float]:
@@ -140,7 +143,7 @@ def judge_lists(
     )
 
 
-def _found(window: ValidationFold, k: int) -> Any:
+def _found(window: CandidateLists, k: int) -> Any:
     """(n_users,) chosen items among the first k."""
-    hit = window.chosen & (window.candidates[RANK].to_numpy() <= k)
+    hit = window.relevant & (window.first_stage_rank <= k)
     return np.bincount(window.list_index[hit], minlength=len(window.users))

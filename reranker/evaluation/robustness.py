@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reranker.data.schema import ITEM, RANK, TIMESTAMP, TITLE, USER, WEIGHT
 from reranker.evaluation.base import System
 from reranker.evaluation.metrics import ranks
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.types import ItemId
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -57,7 +57,7 @@ class AttackEffect:
         return asdict(self)
 
 
-def attack_effects(system: System, lists: CandidateLists, attacked: Mapping[str, CandidateLists]) -> list[AttackEffect]:
+def attack_effects(system: System, lists: FoldLists, attacked: Mapping[str, FoldLists]) -> list[AttackEffect]:
     """Scores the lists as they are and under each attack.
 
     Args:
@@ -93,12 +93,12 @@ def attack_effects(system: System, lists: CandidateLists, attacked: Mapping[str,
     return found
 
 
-def top_of(lists: CandidateLists) -> int:
+def top_of(lists: FoldLists) -> int:
     """Places that an attacker wants."""
     return min(TOP, max(1, lists.n // 2))
 
 
-def attacked_items(lists: CandidateLists, n: int = ATTACKED, seed: int = 0) -> list[ItemId]:
+def attacked_items(lists: FoldLists, n: int = ATTACKED, seed: int = 0) -> list[ItemId]:
     """Items to attack: drawn by how many lists the first stage puts them below the top of."""
     below = lists.candidates[lists.candidates[RANK] > top_of(lists)][ITEM].value_counts(sort=False).sort_index()
     if below.empty:
@@ -109,13 +109,13 @@ def attacked_items(lists: CandidateLists, n: int = ATTACKED, seed: int = 0) -> l
     return [below.index[number] for number in sorted(drawn.tolist())]
 
 
-def attacked_lists(lists: CandidateLists, seed: int = 0) -> dict[str, CandidateLists]:
+def attacked_lists(lists: FoldLists, seed: int = 0) -> dict[str, FoldLists]:
     """Attack -> the same candidates under it; empty where no item stands below the top."""
     items = attacked_items(lists)
     return {name: attack(lists, items, seed) for name, attack in ATTACKS.items()} if items else {}
 
 
-def _with_titles(lists: CandidateLists, items: list[ItemId], changed: Callable[[str], str]) -> CandidateLists:
+def _with_titles(lists: FoldLists, items: list[ItemId], changed: Callable[[str], str]) -> FoldLists:
     table = lists.fold.items.copy()
     mine = table[ITEM].isin(items)
     titles = [changed(str(title)) if one else title for title, one in zip(table[TITLE], mine, strict=True)]
@@ -123,7 +123,7 @@ def _with_titles(lists: CandidateLists, items: list[ItemId], changed: Callable[[
     return replace(lists, fold=replace(lists.fold, items=table))
 
 
-def typos(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLists:
+def typos(lists: FoldLists, items: list[ItemId], seed: int) -> FoldLists:
     """Two neighbouring letters within each longer word of the title are swapped."""
 
     def swapped(title: str) -> str:
@@ -132,12 +132,12 @@ def typos(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLis
     return _with_titles(lists, items, swapped)
 
 
-def casing(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLists:
+def casing(lists: FoldLists, items: list[ItemId], seed: int) -> FoldLists:
     """The title in capitals."""
     return _with_titles(lists, items, str.upper)
 
 
-def stuffed_titles(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLists:
+def stuffed_titles(lists: FoldLists, items: list[ItemId], seed: int) -> FoldLists:
     """Titles of the most chosen items stand behind the title."""
     title = lists.fold.items.set_index(ITEM)[TITLE]
     chosen = lists.fold.train[ITEM].value_counts().index
@@ -145,12 +145,12 @@ def stuffed_titles(lists: CandidateLists, items: list[ItemId], seed: int) -> Can
     return _with_titles(lists, items, lambda own: f"{own} {words}")
 
 
-def injected_instruction(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLists:
+def injected_instruction(lists: FoldLists, items: list[ItemId], seed: int) -> FoldLists:
     """The title tells the model what to do."""
     return _with_titles(lists, items, lambda own: f"{own}. {INSTRUCTION}")
 
 
-def poisoned_histories(lists: CandidateLists, items: list[ItemId], seed: int) -> CandidateLists:
+def poisoned_histories(lists: FoldLists, items: list[ItemId], seed: int) -> FoldLists:
     """Fake users, one for each hundred true ones and at least one, choose the attacked items among popular ones.
 
     Their choices are the newest (the bandwagon attack of Burke et al. 2005). Statistics learn from them; lists stay.
@@ -179,7 +179,7 @@ def _new_ids(users: pd.Series, numbers: tuple[int, ...]) -> pd.Series:
     return pd.Series([f"{longest}-fake{number}" for number in numbers], dtype=users.dtype)
 
 
-ATTACKS: dict[str, Callable[[CandidateLists, list[ItemId], int], CandidateLists]] = {
+ATTACKS: dict[str, Callable[[FoldLists, list[ItemId], int], FoldLists]] = {
     "typos": typos,
     "casing": casing,
     "stuffed titles": stuffed_titles,

@@ -29,7 +29,7 @@ from reranker.evaluation.metrics import (
     require_trec,
 )
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
-from reranker.pipeline.lists import PROTOCOLS, CandidateLists, ListProtocol, propose
+from reranker.pipeline.lists import PROTOCOLS, FoldLists, ListProtocol, propose
 from reranker.protocols import CandidateGenerator
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
 
@@ -95,14 +95,14 @@ class Run:
         fitting: the lists that the system was fitted on.
     """
 
-    lists: CandidateLists
+    lists: FoldLists
     system: str
     seed: int
     scores: NDArray[np.float64]
     fit_seconds: float
     score_seconds: float
     tokens: float
-    fitting: Sequence[CandidateLists] = ()
+    fitting: Sequence[FoldLists] = ()
 
     @property
     def cost(self) -> dict[str, float]:
@@ -200,13 +200,13 @@ def _check(folds: Sequence[Fold], systems: Mapping[str, SystemFactory], settings
             raise ConfigError(f"compared metric {metric!r} needs the cutoff {k} among ks={settings.ks}")
 
 
-def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settings) -> list[CandidateLists]:
+def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settings) -> list[FoldLists]:
     """Windows that systems are fitted on: lists of the training part, newest first, as `Reranker.fit` makes them.
 
     A temporal split is cut earlier and earlier. Of cold items there is one window: each would take further items out.
     """
 
-    def propose_before(newer: Fold) -> tuple[Fold, CandidateLists]:
+    def propose_before(newer: Fold) -> tuple[Fold, FoldLists]:
         past = newer.validation()
         users = settings.fitting_users
         return past, propose(past if users is None else past.sample_users(users), generator, n)
@@ -220,7 +220,7 @@ def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settin
     return [lists for _, lists in windows]
 
 
-def _shorter(lists: CandidateLists, generator: CandidateGenerator, n: int) -> CandidateLists:
+def _shorter(lists: FoldLists, generator: CandidateGenerator, n: int) -> FoldLists:
     """Heads of the longest lists, unless their tail matters (injected targets and cold items stand last)."""
     if lists.injected or lists.fold.cold_items:
         return propose(lists.fold, generator, n, inject=lists.injected)
@@ -230,8 +230,8 @@ def _shorter(lists: CandidateLists, generator: CandidateGenerator, n: int) -> Ca
 def _run_seeds(
     name: str,
     build: SystemFactory,
-    lists: CandidateLists,
-    fitting: Sequence[CandidateLists],
+    lists: FoldLists,
+    fitting: Sequence[FoldLists],
     settings: Settings,
     out: Path | None,
     progress: Callable[[str], None],
@@ -272,7 +272,7 @@ def _run_seeds(
 
 
 def _fit_and_score(
-    system: System, lists: CandidateLists, fitting: Sequence[CandidateLists]
+    system: System, lists: FoldLists, fitting: Sequence[FoldLists]
 ) -> tuple[NDArray[np.float64], list[float]]:
     """The scores, and seconds of fitting, seconds of scoring and tokens."""
     started = time.perf_counter()

@@ -21,7 +21,7 @@ from reranker.evaluation.counting_engine import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.fusion.features import chosen_items
 from reranker.hub import resolve_model, settings_sha256
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring import StateStore, calibration_histories
@@ -51,13 +51,13 @@ def _texts_of(templates: Path | None) -> str:
 class _Reading:
     """The lists are held too, so that no other lists can get their id."""
 
-    lists: CandidateLists
+    lists: FoldLists
     components: Components
     cost: ReadingCost
 
 
 class ScoreCache:
-    """What one scorer says of candidate lists; each `CandidateLists` is read once and kept.
+    """What one scorer says of candidate lists; each `FoldLists` is read once and kept.
 
     Args:
         engine: shared by every scorer and domain.
@@ -94,23 +94,23 @@ class ScoreCache:
         self._engine = CountingEngine(engine)
         self._readers: dict[str, LLMScorer] = {}
         self._kept: dict[int, _Reading] = {}
-        self._first: dict[str, CandidateLists] = {}
+        self._first: dict[str, FoldLists] = {}
         self._training_lists: dict[
-            tuple[tuple[int, ...], int | None, int], tuple[list[CandidateLists], list[CandidateLists]]
+            tuple[tuple[int, ...], int | None, int], tuple[list[FoldLists], list[FoldLists]]
         ] = {}
 
     @property
     def engine(self) -> Engine:
         return self._engine.engine
 
-    def of(self, lists: CandidateLists) -> Components:
+    def of(self, lists: FoldLists) -> Components:
         """(rows, n_components) aligned with `lists.candidates`."""
         self._first.setdefault(lists.fold.domain, lists)
         if id(lists) not in self._kept:
             self._kept[id(lists)] = self._reading(lists)
         return self._kept[id(lists)].components
 
-    def _reading(self, lists: CandidateLists) -> _Reading:
+    def _reading(self, lists: FoldLists) -> _Reading:
         """From disk where an earlier run left it."""
         if self._directory is None:
             return self._read(lists)
@@ -124,14 +124,14 @@ class ScoreCache:
         components, (_, seconds, tokens) = kept
         return _Reading(lists=lists, components=components, cost=ReadingCost(tokens=int(tokens), seconds=seconds))
 
-    def cost(self, lists: CandidateLists) -> ReadingCost | None:
+    def cost(self, lists: FoldLists) -> ReadingCost | None:
         """What reading these lists took, whichever system asked for it; None while they are unread."""
         kept = self._kept.get(id(lists))
         return kept.cost if kept else None
 
     @property
     def count(self) -> int:
-        """How many `CandidateLists` were read."""
+        """How many `FoldLists` were read."""
         return len(self._kept)
 
     @property
@@ -163,9 +163,7 @@ class ScoreCache:
         except ModelError:  # a scripted engine
             return ""
 
-    def training_lists(
-        self, windows: Sequence[CandidateLists], most: int | None, seed: int = 0
-    ) -> list[CandidateLists]:
+    def training_lists(self, windows: Sequence[FoldLists], most: int | None, seed: int = 0) -> list[FoldLists]:
         """The lists with a target in them, for the others say nothing: at most `most` a domain, drawn from all of its
         windows alike, and the same at every call."""
         key = tuple(map(id, windows)), most, seed
@@ -227,7 +225,7 @@ class ScoreCache:
             with whole_file(path) as temporary:
                 states.save(temporary)
 
-    def _read(self, lists: CandidateLists) -> _Reading:
+    def _read(self, lists: FoldLists) -> _Reading:
         reader = self.reader(lists.fold.domain)
         with reader.reading_catalog(self.progress):
             reading = self._read_with(reader, lists)
@@ -235,7 +233,7 @@ class ScoreCache:
             logger.info("domain %r: %s", lists.fold.domain, reader.texts_read.summary())
         return reading
 
-    def _read_with(self, reader: LLMScorer, lists: CandidateLists) -> _Reading:
+    def _read_with(self, reader: LLMScorer, lists: FoldLists) -> _Reading:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])

@@ -15,7 +15,7 @@ from reranker.errors import DataError
 from reranker.evaluation.diagnostics import history_length_buckets
 from reranker.evaluation.metrics import per_user_metrics
 from reranker.evaluation.runner import Results, Run
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 from reranker.utils.statistics import Interval, mean_interval
 
 NOT_GIVEN = "(not given)"
@@ -115,7 +115,7 @@ def group_qualities(results: Results, groups: pd.DataFrame | None = None) -> lis
     return found
 
 
-def _groupings(lists: CandidateLists, groups: pd.DataFrame | None) -> dict[str, list[str]]:
+def _groupings(lists: FoldLists, groups: pd.DataFrame | None) -> dict[str, list[str]]:
     """Grouping -> (users,) group of each test user."""
     found = {"history length": history_length_buckets(lists)}
     if groups is None:

@@ -1,6 +1,6 @@
 """Whether the LLM pays on some data, from a sample of it: before a catalogue is read, or a GPU bought."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,9 @@ from reranker.errors import ConfigError, DataError
 from reranker.fusion.ladder import METRIC, Ladder
 from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.windows import ValidationFold, windows_of
+from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
 from reranker.scoring.embedding import NEWEST
-from reranker.types import IntArray
 
 SAMPLED_USERS = 300
 FEWEST_USERS = 20
@@ -91,7 +90,7 @@ def estimate(
             f"only {len(lists)} users have what they chose next among their candidates, and an estimate needs "
             f"{FEWEST_USERS}: propose longer lists, or give more interactions"
         )
-    sample = _only(newest, lists)
+    sample = newest.only(lists)
     histories = [item for user in sample.users for item in sample.statistics.history(user)[-NEWEST:]]
     needed = pd.Index(sample.candidates[ITEM]).union(pd.Index(histories, dtype=object))
     few = Dataset(
@@ -112,19 +111,4 @@ def estimate(
         items=len(data.items),
         detectable=_POWER * float(differences.std(ddof=1)) / float(np.sqrt(len(differences))),
         catalog_seconds=climbed.ladder.rungs[-1].seconds / len(few.items) * len(data.items),
-    )
-
-
-def _only(fold: ValidationFold, lists: IntArray) -> ValidationFold:
-    """The fold with these lists alone, numbered from 0."""
-    rows = np.flatnonzero(np.isin(fold.list_index, lists))
-    return replace(
-        fold,
-        candidates=fold.candidates.iloc[rows].reset_index(drop=True),
-        users=[fold.users[number] for number in lists.tolist()],
-        features=fold.features[rows],
-        list_index=np.searchsorted(lists, fold.list_index[rows]),
-        chosen=fold.chosen[rows],
-        n_relevant=fold.n_relevant[lists],
-        n_known=fold.n_known[lists],
     )

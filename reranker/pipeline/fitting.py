@@ -1,63 +1,279 @@
-"""What the model says of the lists that `Reranker.fit` learns from, as of before the choices that they hold."""
+"""One fit and one way to rank, for the Reranker, the ladder, the estimate, refreshes and the evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.catalog import Catalog
+from reranker.data.schema import USER
+from reranker.errors import ConfigError
+from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
+from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
-from reranker.pipeline.domain import with_newer_items
+from reranker.fusion.own_judged import OwnVerdict, judge_own
+from reranker.pipeline.domain import DomainData, with_newer_items
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.pipeline.windows import ValidationFold
+from reranker.pipeline.query_ranking import with_queries
+from reranker.pipeline.results import OrderScores, RankingResult, ServedScores, first_stage_scores
+from reranker.rules import Rules
 from reranker.soft_tokens import ItemTokens
-from reranker.types import IntArray
+from reranker.types import IntArray, UserId, UserState
+from reranker.utils.progress import step
+
+Components = NDArray[np.float64]
+"""(n_candidates, n_components) that the LLM says of one list."""
+
+ReadLists = Callable[[CandidateLists, IntArray], Sequence[Components]]
+"""Lists of a window, and positions of some of them in `users`, ascending -> the components of each."""
 
 
-def read_folds(
-    reader: LLMScorer,
-    catalog: Catalog,
-    folds: Sequence[ValidationFold],
-    wanted: IntArray,
-    tokens: ItemTokens | None,
+def fit_ranker(
+    windows: Sequence[CandidateLists],
+    read: ReadLists,
+    components: Mapping[str, str],
+    *,
+    most: int | None = None,
+    l2: float = 1.0,
+    seed: int = 0,
+    past: FusionModel | None = None,
     progress: bool | None = False,
-) -> dict[int, NDArray[np.float64]]:
-    """Reads lists of several windows; the reader is left with the projections and item tokens of the last one.
-
-    Tastes and item tokens are those of before the choices that they predict; contexts start from the histories of that
-    window, without gradient steps.
+) -> FusionModel:
+    """Fits weights and guard on windows: the one fit of this package.
 
     Args:
-        reader: knows the catalogue's items already.
+        windows: newest first.
+        read: gives what the LLM says of lists; asked once a window, for lists that hold a chosen item.
+        components: name of each component -> what it says, in words.
+        most: lists that the LLM reads, at most, drawn from all windows alike; all that hold a chosen item by default.
+        l2: ridge penalty.
+        seed: of the draw, of cross-fitting and of the bootstrap.
+        past: what was fitted before, which these windows update.
+        progress: show a line on stderr; None does on a terminal and in a notebook.
+
+    Raises:
+        DataError: no list holds a chosen item.
+        BundleError: `past` cannot be updated.
+    """
+    choices = Choices.joined([window.choices for window in windows])
+    wanted = choices.covered_lists(most, seed)
+    begins = np.cumsum([0, *(len(window.users) for window in windows)])
+    found: dict[int, Components] = {}
+    for window, begin, end in zip(windows, begins[:-1], begins[1:], strict=True):
+        numbers = wanted[(wanted >= begin) & (wanted < end)]
+        if len(numbers):
+            found |= zip(numbers.tolist(), read(window, numbers - begin), strict=True)
+    with step("weights and guard", progress):
+        return FusionModel.fit(choices, found, dict(components), l2, seed, past)
+
+
+def with_worthy_columns(
+    windows: Sequence[CandidateLists], l2: float = 1.0, seed: int = 0
+) -> tuple[Sequence[CandidateLists], OwnVerdict | None]:
+    """The windows with the user's own columns where these are worth something, else without; and what was found.
+
+    Raises:
+        DataError: a column is the outcome itself.
+    """
+    if windows[0].statistics.own is None:
+        return windows, None
+    verdict = judge_own(Choices.joined([window.choices for window in windows]), l2, seed)
+    return (windows if verdict.keeps else [window.without_own() for window in windows]), verdict
+
+
+def read_lists(
+    scorer: LLMScorer, catalog: Catalog, window: CandidateLists, numbers: IntArray, progress: bool | None = False
+) -> list[Components]:
+    """Components of some lists of a window, at these positions in `users`, by a scorer that knows the window.
+
+    Contexts start from the histories of the window, without gradient steps.
+    """
+    if not scorer.config.reads_texts:
+        sizes = np.bincount(window.list_index, minlength=len(window.users))
+        return [np.zeros((size, 0)) for size in sizes[numbers].tolist()]
+    rows = window.candidates[np.isin(window.list_index, numbers)].reset_index(drop=True)
+    return scorer.components(scorer.lists(rows, catalog, window.statistics.history, {}), progress)
+
+
+def reads_with(
+    scorer: LLMScorer, catalog: Catalog, tokens: ItemTokens | None = None, progress: bool | None = False
+) -> ReadLists:
+    """Lists as the scorer reads them, each window by projections and item tokens of before its choices.
+
+    The scorer is left with the projections and item tokens of the last window.
+
+    Args:
+        scorer: knows the catalogue's items already.
         catalog: the items' texts.
-        folds: one a window.
-        wanted: numbers of the lists, counted on from one fold to the next.
         tokens: the domain's item tokens as they were trained.
         progress: as `progress_bar` has it.
-
-    Returns:
-        List number -> (n_candidates, n_components).
     """
-    components: dict[int, NDArray[np.float64]] = {}
-    if not reader.config.reads_texts:
-        sizes = np.bincount(np.concatenate([fold.list_index + begin for fold, begin in _numbered(folds)]))
-        return {number: np.zeros((sizes[number], 0)) for number in wanted.tolist()}
-    begins = np.cumsum([0, *(len(fold.users) for fold in folds)])
-    for fold, begin, end in zip(folds, begins[:-1], begins[1:], strict=True):
-        numbers = wanted[(wanted >= begin) & (wanted < end)]
-        if not len(numbers):
-            continue
-        reader.item_tokens = with_newer_items(tokens, fold.statistics)
-        reader.learn_choices(*chosen_items(catalog, fold.statistics))
-        candidates = fold.candidates[np.isin(fold.list_index, numbers - begin)].reset_index(drop=True)
-        read = reader.components(reader.lists(candidates, catalog, fold.statistics.history, {}), progress)
-        components |= zip(numbers.tolist(), read, strict=True)
-    return components
+
+    def read(window: CandidateLists, numbers: IntArray) -> list[Components]:
+        if scorer.config.reads_texts:
+            scorer.item_tokens = with_newer_items(tokens, window.statistics)
+            scorer.learn_choices(*chosen_items(catalog, window.statistics))
+        return read_lists(scorer, catalog, window, numbers, progress)
+
+    return read
 
 
-def _numbered(folds: Sequence[ValidationFold]) -> Iterator[tuple[ValidationFold, int]]:
-    """Each fold with the number of its first list."""
-    begin = 0
-    for fold in folds:
-        yield fold, begin
-        begin += len(fold.users)
+def serve(
+    fusion_model: FusionModel,
+    order: Order | None,
+    n_known: IntArray,
+    first_stage: NDArray[np.float64],
+    list_index: IntArray,
+    features: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
+    read: Callable[[NDArray[np.bool_]], tuple[Components, IntArray]],
+) -> ServedScores:
+    """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out.
+
+    Args:
+        fusion_model: fitted.
+        order: to serve whatever the guard decided.
+        n_known: (n_users,) interactions known of each user.
+        first_stage: (rows,) scores of the first-stage order.
+        list_index: (rows,) position of the row's user.
+        features: rows, True for those wanted -> their interaction features.
+        read: the same -> (wanted rows, n_components) that the LLM says, and the tokens it read of each of their users.
+
+    Raises:
+        ConfigError: an unknown order.
+    """
+    guard = fusion_model.guard.overruled(as_order(order)) if order else fusion_model.guard
+    holds = guard.holds_for(n_known)
+    scores, tokens = first_stage.copy(), np.zeros(len(n_known), dtype=np.int64)
+    rows = holds[list_index]
+    if rows.any():
+        wanted = features(rows)
+        if guard.serve == "fused":
+            raw, tokens[holds] = read(rows)
+            lists = np.unique(list_index[rows], return_inverse=True)[1]
+            scores[rows] = fusion_model.orders(wanted, raw, lists)["fused"]
+        else:
+            scores[rows] = fusion_model.features.score(wanted)
+    return ServedScores(
+        order=guard.serve,
+        orders=guard.orders(n_known),
+        guard=fusion_model.guard.orders(n_known),
+        n_known=n_known,
+        scores=scores,
+        prompt_tokens=tokens,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedRanker:
+    """What was fitted, and what it is fitted to: scores and ranks candidates tables.
+
+    Attributes:
+        scorer: the language model's half, which knows the domain.
+        fusion_model: weights and guard.
+        data: items and statistics.
+    """
+
+    scorer: LLMScorer
+    fusion_model: FusionModel
+    data: DomainData
+
+    def read(
+        self,
+        candidates: pd.DataFrame,
+        histories: Mapping[UserId, IntArray],
+        states: Mapping[UserId, UserState],
+        progress: bool | None = False,
+    ) -> tuple[Components, IntArray]:
+        """(rows, n_components) that the LLM says, and (n_users,) tokens that it read.
+
+        Args:
+            candidates: a validated table: its rows stand user by user, so lists laid end to end are its rows.
+            histories: user id -> rows of the statistics' index, oldest first.
+            states: users' adapted contexts.
+            progress: show a progress bar on stderr.
+        """
+        lists = self.scorer.lists(
+            candidates, self.data.catalog, lambda user: self.data.statistics.history(user, histories), states
+        )
+        read = self.scorer.read(lists, progress)
+        raw = np.concatenate([scores.components for scores in read])
+        return raw, np.array([scores.prompt_tokens for scores in read], dtype=np.int64)
+
+    def score(
+        self,
+        candidates: pd.DataFrame,
+        histories: Mapping[UserId, IntArray],
+        states: Mapping[UserId, UserState],
+        identities: Mapping[UserId, UserId] | None = None,
+        progress: bool | None = False,
+    ) -> OrderScores:
+        """Every order's scores; arguments as `read` and `Reranker.rerank` have them."""
+        raw, tokens = self.read(candidates, histories, states, progress)
+        features = self.data.statistics.features(candidates, histories, identities)
+        orders = self.fusion_model.orders(features, raw, _list_index(candidates))
+        return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
+
+    def rank(
+        self,
+        candidates: pd.DataFrame,
+        histories: Mapping[UserId, IntArray],
+        states: Mapping[UserId, UserState],
+        identities: Mapping[UserId, UserId] | None = None,
+        *,
+        k: int | None = None,
+        order: Order | None = None,
+        queries: Mapping[UserId, str] | None = None,
+        rules: Rules | None = None,
+        progress: bool | None = False,
+    ) -> RankingResult:
+        """The lists as they are served; further arguments as `read` and `Reranker.rerank` have them.
+
+        Raises:
+            ConfigError: an unknown order.
+        """
+        list_index, users = pd.factorize(candidates[USER])
+
+        def part(rows: NDArray[np.bool_]) -> pd.DataFrame:
+            return candidates[rows].reset_index(drop=True)
+
+        served = serve(
+            self.fusion_model,
+            order,
+            self.data.statistics.n_known(users, histories),
+            first_stage_scores(candidates),
+            list_index.astype(np.int64),
+            lambda rows: self.data.statistics.features(part(rows), histories, identities),
+            lambda rows: self.read(part(rows), histories, states, progress),
+        )
+        if queries:
+            served = with_queries(self.scorer, self.data.catalog, candidates, served, queries)
+        return RankingResult.of(candidates, served, self.data.catalog, k, rules, self.data.item_columns)
+
+    def head_columns(
+        self,
+        candidates: pd.DataFrame,
+        order: Order,
+        histories: Mapping[UserId, IntArray],
+        states: Mapping[UserId, UserState],
+        identities: Mapping[UserId, UserId] | None = None,
+    ) -> tuple[FusionHead, NDArray[np.float64]]:
+        """The head behind an order and the (rows, n_columns) values that it weighs; arguments as `read` has them.
+
+        Raises:
+            ConfigError: the order that came in has no head.
+        """
+        features = self.data.statistics.features(candidates, histories, identities)
+        if order == "baseline":
+            return self.fusion_model.features, features
+        if order != "fused":
+            raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
+        raw, _ = self.read(candidates, histories, states)
+        columns = llm_columns(features, raw, _list_index(candidates))
+        return self.fusion_model.fused, np.concatenate([features, columns], axis=1)
+
+
+def _list_index(candidates: pd.DataFrame) -> IntArray:
+    return np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)

@@ -14,8 +14,9 @@ from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.windows import ValidationFold, windows_of
+from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def fit_rungs(
 def fit_rungs_on_windows(
     llm: Reranker,
     data: Dataset,
-    windows: Sequence[ValidationFold],
+    windows: Sequence[CandidateLists],
     generator: CandidateGenerator | None = None,
     *,
     with_llm: bool = True,

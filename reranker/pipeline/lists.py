@@ -1,4 +1,4 @@
-"""The lists that every system ranks, and the two ways to count them.
+"""Lists of candidates with what was chosen from them: what rankers are fitted and judged on.
 
 `end_to_end`: all test users; a target that the first stage missed counts as zero. `covered`: users with at least one
 target in their list, and only those targets. Positives are never added to a list unless asked for, and then the label
@@ -6,9 +6,11 @@ says so.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -17,11 +19,11 @@ from numpy.typing import NDArray
 from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
 from reranker.data.splits import Fold, pairs_in
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import InteractionStatistics
+from reranker.fusion import FEATURES, Choices, InteractionStatistics
 from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.proposing import fitted_on, lists_by
 from reranker.protocols import CandidateGenerator
-from reranker.types import IntArray
+from reranker.types import IntArray, UserId
 
 ListProtocol = Literal["end_to_end", "covered"]
 PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
@@ -29,23 +31,138 @@ PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CandidateLists:
+    """Candidates of some users at one time, and what they chose next.
+
+    Attributes:
+        users: whose lists these are; one without candidates has an empty list.
+        candidates: (rows,) a validated candidates table.
+        items: the item table.
+        known: interactions before the choices: all that generator, statistics and prompts may see.
+        held_out: distinct `user_id, item_id`: what was chosen.
+        generator: fitted on `known`; None when the table came from outside.
+        learned: statistics of `known`, where they were learned before; by default they are when first needed.
+    """
+
+    users: Sequence[UserId]
+    candidates: pd.DataFrame
+    items: pd.DataFrame
+    known: pd.DataFrame
+    held_out: pd.DataFrame
+    generator: CandidateGenerator | None = None
+    learned: InteractionStatistics | None = None
+
+    @cached_property
+    def list_index(self) -> IntArray:
+        """(rows,) position in `users` of the row's user."""
+        positions = {user: position for position, user in enumerate(self.users)}
+        codes, listed = pd.factorize(self.candidates[USER])
+        return np.array([positions[user] for user in listed], dtype=np.int64)[codes]
+
+    @cached_property
+    def relevant(self) -> NDArray[np.bool_]:
+        """(rows,) True where the candidate was chosen."""
+        return pairs_in(self.candidates, self.held_out)
+
+    @cached_property
+    def n_relevant(self) -> IntArray:
+        """(users,) items that each user chose, proposed or not."""
+        counts = Counter(self.held_out[USER])
+        return np.array([counts[user] for user in self.users], dtype=np.int64)
+
+    @cached_property
+    def n_found(self) -> IntArray:
+        """(users,) chosen items that are in the list."""
+        found: IntArray = np.bincount(self.list_index[self.relevant], minlength=len(self.users)).astype(np.int64)
+        return found
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """(users,) True where the list holds at least one chosen item."""
+        return self.n_found > 0
+
+    @cached_property
+    def statistics(self) -> InteractionStatistics:
+        """The fusion head's own statistics, learned from `known` only, histories included."""
+        return self.learned or interaction_statistics(self.known, self.items, self.generator)
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """(rows, n_columns) interaction features of `statistics`, and of the user's own columns behind them."""
+        return self.statistics.features(self.candidates)
+
+    @cached_property
+    def n_known(self) -> IntArray:
+        """(users,) interactions known of each user."""
+        return self.statistics.n_known(self.users)
+
+    @property
+    def first_stage_rank(self) -> IntArray:
+        """(rows,) 1-based rank in the list that came in."""
+        return self.candidates[RANK].to_numpy(dtype=np.int64)
+
+    @property
+    def choices(self) -> Choices:
+        """What a ranker is fitted on."""
+        return Choices(
+            features=self.features,
+            list_index=self.list_index,
+            chosen=self.relevant,
+            first_stage_rank=self.first_stage_rank,
+            n_relevant=self.n_relevant,
+            n_known=self.n_known,
+            users=self.users,
+            columns=self.statistics.columns,
+        )
+
+    def without_own(self) -> Self:
+        """The same lists without features of the user's own columns."""
+        part = replace(self, learned=self.statistics.with_own((), self.items, None))
+        vars(part)["features"] = self.features[:, : len(FEATURES)]
+        return part
+
+    def only(self, numbers: IntArray) -> "CandidateLists":
+        """The lists at these positions in `users`, ascending, and no other users."""
+        rows = np.flatnonzero(np.isin(self.list_index, numbers))
+        part = CandidateLists(
+            users=[self.users[number] for number in numbers.tolist()],
+            candidates=self.candidates.iloc[rows].reset_index(drop=True),
+            items=self.items,
+            known=self.known,
+            held_out=self.held_out,
+            generator=self.generator,
+            learned=self.statistics,
+        )
+        vars(part)["features"] = self.features[rows]  # the same bits, which another table would not promise
+        return part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldLists(CandidateLists):
     """The candidates of a fold's test users, the same for every system.
 
     Attributes:
-        fold: where they come from.
-        candidates: validated candidates table.
-        n: how many were asked for per user.
-        generator: fitted on `fold.train`; None when the table came from outside.
+        fold: where they come from; gives `users`, `items`, `known` and `held_out`.
+        n: how many candidates were asked for per user.
         injected: True when missed targets were put in: such results are not comparable with others.
     """
 
     fold: Fold
-    candidates: pd.DataFrame
     n: int
-    generator: CandidateGenerator | None = None
     injected: bool = False
+    users: Sequence[UserId] = field(init=False)
+    items: pd.DataFrame = field(init=False)
+    known: pd.DataFrame = field(init=False)
+    held_out: pd.DataFrame = field(init=False)
 
     def __post_init__(self) -> None:
+        of_fold = {
+            "users": self.fold.users,
+            "items": self.fold.items,
+            "known": self.fold.train,
+            "held_out": self.fold.held_out,
+        }
+        for name, value in of_fold.items():
+            object.__setattr__(self, name, value)
         new_users = ~self.candidates[USER].isin(self.fold.users).to_numpy()
         if new_users.any():
             first = self.candidates[USER].iloc[int(np.flatnonzero(new_users)[0])]
@@ -53,49 +170,6 @@ class CandidateLists:
                 f"table 'candidates': {int(new_users.sum())} rows are for users outside the test fold, first "
                 f"{first!r}; keep the fold's users only"
             )
-
-    @cached_property
-    def list_index(self) -> IntArray:
-        """(rows,) position in `fold.users` of the row's user."""
-        positions = {user: position for position, user in enumerate(self.fold.users)}
-        return np.asarray(self.candidates[USER].map(positions), dtype=np.int64)
-
-    @cached_property
-    def relevant(self) -> NDArray[np.bool_]:
-        """(rows,) True where the candidate is a target."""
-        return pairs_in(self.candidates, self.fold.held_out)
-
-    @cached_property
-    def n_relevant(self) -> IntArray:
-        """(users,) targets per test user, proposed or not."""
-        counts = self.fold.held_out.groupby(USER, sort=False).size()
-        return np.asarray(counts.reindex(self.fold.users), dtype=np.int64)
-
-    @cached_property
-    def n_found(self) -> IntArray:
-        """(users,) targets per test user that are in the list."""
-        found: IntArray = np.bincount(self.list_index[self.relevant], minlength=len(self.fold.users)).astype(np.int64)
-        return found
-
-    @property
-    def covered(self) -> NDArray[np.bool_]:
-        """(users,) True where the list holds at least one target."""
-        return self.n_found > 0
-
-    @cached_property
-    def statistics(self) -> InteractionStatistics:
-        """The fusion head's own statistics, learned from `fold.train` only."""
-        return interaction_statistics(self.fold.train, self.fold.items, self.generator)
-
-    @cached_property
-    def features(self) -> NDArray[np.float64]:
-        """(rows, len(FEATURES)) interaction features, of `statistics`."""
-        return self.statistics.features(self.candidates)
-
-    @cached_property
-    def n_known(self) -> IntArray:
-        """(users,) interactions known of each test user."""
-        return self.statistics.n_known(self.fold.users)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,21 +185,18 @@ class CandidateLists:
         """Name of the protocol in results."""
         return f"{protocol}+injected" if self.injected else protocol
 
-    def of_users(self, kept: NDArray[np.bool_]) -> "CandidateLists":
+    def of_users(self, kept: NDArray[np.bool_]) -> "FoldLists":
         """The lists of some users, (users,) True to keep; the others stay in the fold, with an empty list."""
-        rows = kept[self.list_index]
-        return self._cut(self.candidates[rows], self.n)
+        return self._cut(self.candidates[kept[self.list_index]], self.n)
 
-    def top(self, n: int) -> "CandidateLists":
+    def top(self, n: int) -> "FoldLists":
         """The first n candidates of every list."""
         return self._cut(self.candidates[self.candidates[RANK] <= n], n)
 
-    def _cut(self, rows: pd.DataFrame, n: int) -> "CandidateLists":
-        """Lists with these candidates; the statistics, which only the fold decides, are not worked out again."""
-        lists = replace(self, candidates=rows.reset_index(drop=True), n=n)
-        if "statistics" in vars(self):
-            vars(lists)["statistics"] = self.statistics
-        return lists
+    def _cut(self, rows: pd.DataFrame, n: int) -> "FoldLists":
+        """Lists with these candidates; the statistics, which only the fold decides, are not learned again."""
+        learned = self.statistics if "statistics" in vars(self) else self.learned
+        return replace(self, candidates=rows.reset_index(drop=True), n=n, learned=learned)
 
 
 def list_lengths(text: str) -> tuple[int, ...]:
@@ -143,7 +214,7 @@ def list_lengths(text: str) -> tuple[int, ...]:
     return lengths
 
 
-def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = False) -> CandidateLists:
+def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = False) -> FoldLists:
     """Lists by a fresh copy of `generator`, fitted on the fold's training part and nothing else.
 
     In a fold with cold items, which no candidate generator can propose, half of every list is cold items: the same
@@ -159,7 +230,7 @@ def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = Fa
         table = validate_candidates(_with_cold_items(table, fold, n - own))
     if inject:
         table = _with_targets(table, fold, n)
-    return CandidateLists(fold=fold, candidates=table, n=n, generator=fitted, injected=inject)
+    return FoldLists(fold=fold, candidates=table, n=n, generator=fitted, injected=inject)
 
 
 def _with_cold_items(table: pd.DataFrame, fold: Fold, n: int) -> pd.DataFrame:

@@ -27,24 +27,22 @@ from reranker.data.schema import (
 )
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explain import Explanation
-from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
-from reranker.fusion.columns import llm_columns
+from reranker.fusion import FusionHead, FusionModel, Order
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
-from reranker.fusion.own_judged import judge_own, without_own
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
 from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
 from reranker.pipeline.explaining import explain_list
-from reranker.pipeline.fitting import read_folds
+from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with, with_worthy_columns
 from reranker.pipeline.inspection import Inspection, inspect_list
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.pipeline.query_ranking import with_queries
-from reranker.pipeline.results import OrderScores, RankingResult, ServedScores, first_stage_scores
+from reranker.pipeline.results import OrderScores, RankingResult
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.unread import unread
 from reranker.pipeline.untrusted_bundle import TEMPLATES, require_harmless, require_own_templates
 from reranker.pipeline.versions import KEPT
-from reranker.pipeline.windows import ValidationFold, windows_of
+from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
 from reranker.rules import ItemColumns, Rules
 from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
@@ -158,13 +156,13 @@ class Reranker:
             ConfigError: neither the first stage nor logs were given, or both; or vectors that no item tokens were
                 trained on.
         """
-        folds = windows_of(data, generator, candidates, held_out, self.config, progress)
-        return self.fit_windows(data, folds, generator, item_vectors=item_vectors, progress=progress)
+        windows = windows_of(data, generator, candidates, held_out, self.config, progress)
+        return self.fit_windows(data, windows, generator, item_vectors=item_vectors, progress=progress)
 
     def fit_windows(
         self,
         data: Dataset,
-        folds: Sequence[ValidationFold],
+        windows: Sequence[CandidateLists],
         generator: CandidateGenerator | None = None,
         *,
         item_vectors: pd.DataFrame | None = None,
@@ -182,27 +180,30 @@ class Reranker:
         self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(data.domain, takes_engine=True)
         self.generator = generator
-        choices, own = Choices.joined([fold.choices for fold in folds]), folds[0].statistics.own
-        verdict = None if own is None else judge_own(choices, config.l2, config.seed)
-        if verdict is not None and not verdict.keeps:
-            choices, own = without_own(choices), None
+        windows, verdict = with_worthy_columns(windows, config.l2, config.seed)
+        own = windows[0].statistics.own
         with step("statistics of all interactions", progress):
             columns = () if own is None else own.columns
             self._data = DomainData.build(data, generator, config.calibration_histories, config.seed, columns)
         self.reader.refer_to(self._data.calibration_histories)
-        wanted = choices.covered_lists(config.lists_to_read, config.seed)
         with self.reader.reading_catalog(progress):
             self.reader.learn_items(self._data.catalog.items(self.item_ids))
-            components = read_folds(self.reader, self._data.catalog, folds, wanted, tokens, progress)
+            read = reads_with(self.reader, self._data.catalog, tokens, progress)
+            fusion_model = fit_ranker(
+                windows,
+                read,
+                self.reader.scorer.components,
+                most=config.lists_to_read,
+                l2=config.l2,
+                seed=config.seed,
+                progress=progress,
+            )
             self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.statistics))
         self.reader.item_tokens = with_newer_items(tokens, self._data.statistics)
-        words = self.reader.scorer.components
-        with step("weights and guard", progress):
-            fitted = FusionModel.fit(choices, components, words, config.l2, config.seed)
-            self.fusion_model = replace(fitted, own=verdict)
+        self.fusion_model = replace(fusion_model, own=verdict)
         if verdict is not None:
             logger.info("domain %r: %s", data.domain, verdict.summary())
-        logger.info("domain %r: %s", data.domain, self.fusion_model.guard.summary())
+        logger.info("domain %r: %s", data.domain, fusion_model.guard.summary())
         for line in unread(data, self.reader):
             logger.info("domain %r: %s", data.domain, line)
         return self
@@ -292,11 +293,17 @@ class Reranker:
                 interactions = validate_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
-        histories = data.statistics.histories_with(interactions)
-        served = self._served(lists, histories, order, states, identities, progress)
-        if queries:
-            served = with_queries(self.reader, data.catalog, lists, served, queries)
-        ranked = RankingResult.of(lists, served, data.catalog, k, rules, data.item_columns)
+        ranked = self._ranker.rank(
+            lists,
+            data.statistics.histories_with(interactions),
+            self.states if states is None else states,
+            identities,
+            k=k,
+            order=order,
+            queries=queries,
+            rules=rules,
+            progress=progress,
+        )
         if ranked.report.unknown_users or ranked.report.unknown_items:
             logger.warning(ranked.report.summary())
         return ranked
@@ -474,18 +481,11 @@ class Reranker:
             DataError: nothing was fitted.
             ConfigError: the order that came in has no head.
         """
-        data, fusion_model = self._fitted()
+        data, _ = self._fitted()
         known = data.statistics.histories if histories is None else histories
-        features = data.statistics.features(candidates, known, identities)
-        if order == "baseline":
-            return fusion_model.features, features
-        if order != "fused":
-            raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
-        adapted = self.states if states is None else states
-        lists = self.reader.lists(candidates, data.catalog, lambda user: data.statistics.history(user, known), adapted)
-        raw = np.concatenate(self.reader.components(lists))
-        list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        return fusion_model.fused, np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
+        return self._ranker.head_columns(
+            candidates, order, known, self.states if states is None else states, identities
+        )
 
     def score_all(
         self,
@@ -508,17 +508,9 @@ class Reranker:
         Raises:
             DataError: nothing was fitted.
         """
-        data, fusion_model = self._fitted()
+        data, _ = self._fitted()
         known = data.statistics.histories if histories is None else histories
-        # Rows of a validated table stand user by user, so lists laid end to end are its rows.
-        adapted = self.states if states is None else states
-        lists = self.reader.lists(candidates, data.catalog, lambda user: data.statistics.history(user, known), adapted)
-        read = self.reader.read(lists, progress)
-        raw = np.concatenate([one.components for one in read])
-        list_index = np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
-        orders = fusion_model.orders(data.statistics.features(candidates, known, identities), raw, list_index)
-        tokens = np.array([one.prompt_tokens for one in read], dtype=np.int64)
-        return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
+        return self._ranker.score(candidates, known, self.states if states is None else states, identities, progress)
 
     def __repr__(self) -> str:
         return f"Reranker({self._described()})"
@@ -685,40 +677,10 @@ class Reranker:
             )
         return reranker
 
-    def _served(
-        self,
-        lists: pd.DataFrame,
-        histories: Mapping[UserId, IntArray],
-        order: Order | None,
-        states: Mapping[UserId, UserState] | None,
-        identities: Mapping[UserId, UserId] | None,
-        progress: bool,
-    ) -> ServedScores:
-        """Scores by `order`, or as the guard decides of each user; only what it does not keep is worked out."""
+    @property
+    def _ranker(self) -> FittedRanker:
         data, fusion_model = self._fitted()
-        list_index, users = pd.factorize(lists[USER])
-        n_known = data.statistics.n_known(users, histories)
-        guard = fusion_model.guard.overruled(as_order(order)) if order else fusion_model.guard
-        holds = guard.holds_for(n_known)
-        scores, tokens = first_stage_scores(lists), np.zeros(len(users), dtype=np.int64)
-        rows = holds[list_index]
-        if rows.any():
-            part = lists[rows].reset_index(drop=True)
-            if guard.serve == "fused":
-                every = self.score_all(
-                    part, histories=histories, states=states, identities=identities, progress=progress
-                )
-                scores[rows], tokens[holds] = every.of(guard.serve), every.prompt_tokens
-            else:
-                scores[rows] = fusion_model.features.score(data.statistics.features(part, histories, identities))
-        return ServedScores(
-            order=guard.serve,
-            orders=guard.orders(n_known),
-            guard=fusion_model.guard.orders(n_known),
-            n_known=n_known,
-            scores=scores,
-            prompt_tokens=tokens,
-        )
+        return FittedRanker(scorer=self.reader, fusion_model=fusion_model, data=data)
 
     def _require_data(self) -> DomainData:
         if self._data is None:

@@ -1,8 +1,7 @@
-"""The validation folds that `Reranker.fit` learns from: lists made before the item that the user chose next."""
+"""The windows that `Reranker.fit` learns from: lists made before the item that the user chose next."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.frames import as_frame
 from reranker.data.schema import (
     ITEM,
-    RANK,
     TIMESTAMP,
     USER,
     require_ids_like,
@@ -21,100 +19,56 @@ from reranker.data.schema import (
     validate_interactions,
 )
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import interaction_statistics
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.proposing import fitted_on, lists_by, require_generator
 from reranker.protocols import CandidateGenerator
-from reranker.types import IntArray, UserId
 from reranker.utils.progress import step
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ValidationFold:
-    """Lists of one window and what was chosen from them.
+def window_of(
+    data: Dataset,
+    known: pd.DataFrame,
+    held_out: pd.DataFrame,
+    candidates: pd.DataFrame,
+    generator: CandidateGenerator | None,
+    own: Sequence[OwnColumn] = (),
+) -> CandidateLists:
+    """Lists of one window.
 
-    Attributes:
-        before: the interactions that were known then.
-        candidates: (rows) a validated candidates table.
-        users: (n_users,) whose lists they are.
-        statistics: statistics of `before`, histories included.
-        features: (rows, n_features) interaction features.
-        list_index: (rows,) 0-based number of the user's list.
-        chosen: (rows,) True where the user chose the item next.
-        n_relevant: (n_users,) held-out items of each user, proposed or not.
-        n_known: (n_users,) interactions known of each user in `statistics`.
+    Args:
+        data: gives the items.
+        known: interactions that the first stage and features may see.
+        held_out: what the users chose after that.
+        candidates: lists proposed then.
+        generator: gives the item space, if it has one; fitted on `known`.
+        own: columns of the user's tables that are features, too.
+
+    Raises:
+        DataError: no list holds a chosen item.
     """
-
-    before: pd.DataFrame
-    candidates: pd.DataFrame
-    users: Sequence[UserId]
-    statistics: InteractionStatistics
-    features: NDArray[np.float64]
-    list_index: IntArray
-    chosen: NDArray[np.bool_]
-    n_relevant: IntArray
-    n_known: IntArray
-
-    @classmethod
-    def build(
-        cls,
-        data: Dataset,
-        before: pd.DataFrame,
-        held_out: pd.DataFrame,
-        candidates: pd.DataFrame,
-        generator: CandidateGenerator | None,
-        own: Sequence[OwnColumn] = (),
-    ) -> "ValidationFold":
-        """Puts a fold together.
-
-        Args:
-            data: gives the items.
-            before: interactions that the first stage and features may see.
-            held_out: what the users chose after that.
-            candidates: lists proposed then.
-            generator: gives the item space, if it has one; fitted on `before`.
-            own: columns of the user's tables that are features, too.
-        """
-        statistics = interaction_statistics(before, data.items, generator).with_own(own, data.items, data.users)
-        pairs = pd.MultiIndex.from_frame(held_out[[USER, ITEM]].drop_duplicates())
-        chosen = pd.MultiIndex.from_frame(candidates[[USER, ITEM]]).isin(pairs)
-        list_index, users = pd.factorize(candidates[USER])
-        relevant = pairs.get_level_values(0).value_counts()
-        n_relevant: IntArray = np.asarray(pd.Series(users).map(relevant).fillna(0), dtype=np.int64)
-        if not chosen.any():
-            raise DataError(
-                f"nothing to learn from: none of the {int(n_relevant.sum())} held-out items is in the lists of "
-                f"{len(users)} users. Propose more candidates, or check that the ids of both tables are the same"
-            )
-        return cls(
-            before=before,
-            candidates=candidates,
-            users=list(users),
-            statistics=statistics,
-            features=statistics.features(candidates),
-            list_index=list_index.astype(np.int64),
-            chosen=np.asarray(chosen, dtype=bool),
-            n_relevant=n_relevant,
-            n_known=statistics.n_known(users),
+    statistics = (
+        interaction_statistics(known, data.items, generator).with_own(own, data.items, data.users) if own else None
+    )
+    lists = CandidateLists(
+        users=candidates[USER].drop_duplicates().tolist(),
+        candidates=candidates,
+        items=data.items,
+        known=known,
+        held_out=held_out[[USER, ITEM]].drop_duplicates(),
+        generator=generator,
+        learned=statistics,
+    )
+    if not lists.relevant.any():
+        raise DataError(
+            f"nothing to learn from: none of the {int(lists.n_relevant.sum())} held-out items is in the lists of "
+            f"{len(lists.users)} users. Propose more candidates, or check that the ids of both tables are the same"
         )
-
-    @property
-    def choices(self) -> Choices:
-        """What the fusion is fitted on."""
-        return Choices(
-            features=self.features,
-            list_index=self.list_index,
-            chosen=self.chosen,
-            first_stage_rank=self.candidates[RANK].to_numpy(dtype=np.int64),
-            n_relevant=self.n_relevant,
-            n_known=self.n_known,
-            users=self.users,
-            columns=self.statistics.columns,
-        )
+    return lists
 
 
 def windows_of(
@@ -124,7 +78,7 @@ def windows_of(
     held_out: pd.DataFrame | None,
     config: RerankerConfig,
     progress: bool | None = False,
-) -> list[ValidationFold]:
+) -> list[CandidateLists]:
     """The windows that `Reranker.fit` learns from, newest first: of a candidate generator, or of served lists.
 
     Raises:
@@ -139,10 +93,10 @@ def windows_of(
     served = None if candidates is None else as_frame(candidates, "candidates")
     own = resolved(config.features, data.items, data.users, served)
     if logs is not None:
-        return [fold_from_logs(data, *logs, own)]
+        return [window_from_logs(data, *logs, own)]
     assert generator is not None
     require_generator(generator)
-    return folds_from_generator(
+    return windows_from_generator(
         data,
         generator,
         config.n_candidates,
@@ -155,7 +109,7 @@ def windows_of(
     )
 
 
-def folds_from_generator(
+def windows_from_generator(
     data: Dataset,
     generator: CandidateGenerator,
     n: int,
@@ -166,26 +120,26 @@ def folds_from_generator(
     most: int | None = None,
     own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
-) -> list[ValidationFold]:
-    """`fold_from_generator` of the data, and of what was known before each of these folds, newest first.
+) -> list[CandidateLists]:
+    """`window_from_generator` of the data, and of what was known before each of these windows, newest first.
 
     Raises:
         DataError: of the newest.
     """
 
-    def fold(known: pd.DataFrame) -> ValidationFold:
+    def window(known: pd.DataFrame) -> CandidateLists:
         past = Dataset(interactions=known, items=data.items, domain=data.domain, users=data.users)
-        return fold_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
+        return window_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
 
     return rolling_origin(
-        lambda: fold_from_generator(data, generator, n, min_history, seed, most=most, own=own, progress=progress),
-        lambda newer: fold(newer.before),
-        lambda one: len(one.choices.covered_lists()),
+        lambda: window_from_generator(data, generator, n, min_history, seed, most=most, own=own, progress=progress),
+        lambda newer: window(newer.known),
+        lambda window: int(window.covered.sum()),
         windows,
     )
 
 
-def fold_from_generator(
+def window_from_generator(
     data: Dataset,
     generator: CandidateGenerator,
     n: int,
@@ -195,7 +149,7 @@ def fold_from_generator(
     most: int | None = None,
     own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
-) -> ValidationFold:
+) -> CandidateLists:
     """Holds each user's last interaction out, fits a clone of `generator` on the rest and lets it propose lists.
 
     Without timestamps there is no "last": a random interaction is held out instead.
@@ -235,13 +189,15 @@ def fold_from_generator(
     with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
         candidates = lists_by(earlier, before, held_out[USER].tolist(), n)
     with step("interaction features of the lists", progress):
-        return ValidationFold.build(data, before, held_out, candidates, earlier, own)
+        lists = window_of(data, before, held_out, candidates, earlier, own)
+        _ = lists.features
+    return lists
 
 
-def fold_from_logs(
+def window_from_logs(
     data: Dataset, candidates: pd.DataFrame, held_out: pd.DataFrame, own: Sequence[OwnColumn] = ()
-) -> ValidationFold:
-    """A fold from the user's own first stage: lists it served, and what was chosen afterwards.
+) -> CandidateLists:
+    """A window from the user's own first stage: lists it served, and what was chosen afterwards.
 
     Rows of `data.interactions` that are in `held_out` are left out of the statistics; earlier choices of the same item
     stay.
@@ -258,7 +214,7 @@ def fold_from_logs(
         require_ids_like(data.interactions[USER], table[USER], name)
         require_ids_like(data.items[ITEM], table[ITEM], name)
     before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
-    return ValidationFold.build(data, validate_interactions(before), held_out, candidates, None, own)
+    return window_of(data, validate_interactions(before), held_out, candidates, None, own)
 
 
 def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:

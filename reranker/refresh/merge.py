@@ -18,8 +18,8 @@ class Merged:
         new: rows that were not known; a validated table.
         choices: rows of `new` that came after all that was known of their user: what the user chose next.
         n_repeated: rows that were known already.
-        n_late: rows of `new` from before something that was known of their user: they join the statistics, and teach
-            no weights.
+        n_late: rows of `new` from before something that was known of their user: they join the statistics, and no
+            weights are fitted on them.
     """
 
     every: pd.DataFrame

@@ -11,20 +11,18 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset
-from reranker.data.schema import ITEM, RANK, USER, require_ids_like, validate_candidates
+from reranker.data.schema import ITEM, USER, require_ids_like, validate_candidates
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import Choices
 from reranker.fusion.features import chosen_items
 from reranker.fusion.model import FusionModel
 from reranker.pipeline.domain import DomainData, with_newer_items
+from reranker.pipeline.fitting import fit_ranker, read_lists
+from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.refresh.merge import Merged, merge
 from reranker.scoring.embedding import CATALOGUE_SAMPLE
@@ -138,8 +136,8 @@ def refresh(
         late=merged.n_late,
         new_users=len(set(merged.new[USER]) - users),
         new_items=new_items,
-        lists=0 if isinstance(window, str) else len(window.choices.users),
-        choices=0 if isinstance(window, str) else len(window.choices.covered_lists()),
+        lists=0 if isinstance(window, str) else len(window.lists.users),
+        choices=0 if isinstance(window, str) else int(window.lists.covered.sum()),
         too_new=0 if isinstance(window, str) else window.too_new,
         not_updated=not_updated,
         served_before=fusion_model.guard.serve,
@@ -155,8 +153,7 @@ def refresh(
 class _Window:
     """Lists as they were served, and what was chosen next."""
 
-    candidates: pd.DataFrame
-    choices: Choices
+    lists: CandidateLists
     too_new: int
 
 
@@ -183,35 +180,33 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
         return f"each of {len(n_known)} users who chose something has fewer than {fewest} interactions"
     else:
         lists = validate_candidates(reranker.generator.recommend(users, reranker.config.n_candidates))
-    pairs = pd.MultiIndex.from_frame(held_out)
-    chosen = np.asarray(pd.MultiIndex.from_frame(lists[[USER, ITEM]]).isin(pairs), dtype=np.bool_)
-    if not chosen.any():
-        return f"none of the {len(held_out)} choices is in the lists of {lists[USER].nunique()} users"
-    list_index, listed = pd.factorize(lists[USER])
-    relevant = pd.Series(listed).map(held_out.groupby(USER, sort=False).size())
-    choices = Choices(
-        features=data.statistics.features(lists),
-        list_index=list_index.astype(np.int64),
-        chosen=chosen,
-        n_relevant=np.asarray(relevant, dtype=np.int64),
-        n_known=data.statistics.n_known(listed),
-        users=list(listed),
-        first_stage_rank=lists[RANK].to_numpy(dtype=np.int64),
-        columns=data.statistics.columns,
+    window = CandidateLists(
+        users=lists[USER].drop_duplicates().tolist(),
+        candidates=lists,
+        items=data.items,
+        known=merged.every.iloc[: len(merged.every) - len(merged.new)],
+        held_out=held_out,
+        generator=reranker.generator,
+        learned=data.statistics,
     )
-    return _Window(candidates=lists, choices=choices, too_new=int((~known_enough).sum()))
+    if not window.relevant.any():
+        return f"none of the {len(held_out)} choices is in the lists of {len(window.users)} users"
+    return _Window(lists=window, too_new=int((~known_enough).sum()))
 
 
 def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool) -> FusionModel:
     """The head after the new choices, read as of before them."""
     data, fusion_model = reranker._fitted()
-    config, reader, choices = reranker.config, reranker.reader, window.choices
-    wanted = choices.covered_lists(config.lists_to_read, config.seed)
-    candidates = window.candidates[np.isin(choices.list_index, wanted)].reset_index(drop=True)
-    read = reader.components(reader.lists(candidates, data.catalog, data.statistics.history, {}), progress)
-    components: Mapping[int, NDArray[np.float64]] = dict(zip(wanted.tolist(), read, strict=True))
-    return FusionModel.fit(
-        choices, components, reader.scorer.components, config.l2, config.seed, past=_faded(fusion_model, memory)
+    config, reader = reranker.config, reranker.reader
+
+    return fit_ranker(
+        [window.lists],
+        lambda lists, numbers: read_lists(reader, data.catalog, lists, numbers, progress),
+        reader.scorer.components,
+        most=config.lists_to_read,
+        l2=config.l2,
+        seed=config.seed,
+        past=_faded(fusion_model, memory),
     )
 
 

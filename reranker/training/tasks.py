@@ -14,7 +14,8 @@ from reranker.data.splits import without_newest
 from reranker.errors import DataError
 from reranker.fusion import FEATURES, FusionHead
 from reranker.fusion.head import assign_folds
-from reranker.pipeline.windows import ValidationFold, fold_from_generator
+from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.windows import window_from_generator
 from reranker.prompting import PromptRenderer
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import calibration_histories
@@ -98,8 +99,8 @@ class TaskDomain:
         for number in range(rounds if ordered else 1):
             past = without_newest(data, hold_out + (number if ordered else 0), seed)
             try:
-                fold = fold_from_generator(past, generator, n_candidates, min_history, seed)
-                episodes += _episodes(data, fold, seed)
+                window = window_from_generator(past, generator, n_candidates, min_history, seed)
+                episodes += _episodes(data, window, seed)
             except DataError:
                 if number == 0:
                     raise
@@ -202,31 +203,31 @@ class TaskSampler:
         )
 
 
-def _episodes(data: Dataset, fold: ValidationFold, seed: int) -> Iterator[Episode]:
-    """The covered lists of a fold, with baseline cross-fitted over users."""
-    covered = fold.choices.covered_lists()
+def _episodes(data: Dataset, window: CandidateLists, seed: int) -> Iterator[Episode]:
+    """The covered lists of a window, with the baseline's log-odds cross-fitted over users."""
+    covered = window.choices.covered_lists()
     if len(covered) < 2:
         raise DataError(f"domain {data.domain!r}: {len(covered)} lists hold a chosen item; at least two are needed")
-    folds = assign_folds(fold.list_index, fold.chosen, seed=seed)
+    folds = assign_folds(window.list_index, window.relevant, seed=seed)
     baseline = np.zeros(len(folds))
     for number in np.unique(folds):
         mine = folds == number
-        head = FusionHead.fit(dict(FEATURES), fold.features[~mine], fold.list_index[~mine], fold.chosen[~mine])
-        baseline[mine] = head.score(fold.features[mine])
+        head = FusionHead.fit(dict(FEATURES), window.features[~mine], window.list_index[~mine], window.relevant[~mine])
+        baseline[mine] = head.score(window.features[mine])
     catalog = Catalog(data.items)
-    ids = fold.statistics.item_ids
-    by_list: dict[Any, Any] = fold.candidates.groupby(fold.list_index, sort=False).indices
+    ids = window.statistics.item_ids
+    by_list: dict[Any, Any] = window.candidates.groupby(window.list_index, sort=False).indices
     for number in covered:
         rows = by_list[number]
-        user = fold.candidates[USER].iloc[rows[0]]
-        history = [ids[row] for row in fold.statistics.histories.get(user, ())][-LONGEST_HISTORY:]
-        proposed = fold.candidates[ITEM].iloc[rows].tolist()
+        user = window.candidates[USER].iloc[rows[0]]
+        history = [ids[row] for row in window.statistics.histories.get(user, ())][-LONGEST_HISTORY:]
+        proposed = window.candidates[ITEM].iloc[rows].tolist()
         yield Episode(
             domain=data.domain,
             user_id=user,
             history=tuple(catalog.items(history)),
             candidates=tuple(catalog.items(proposed)),
             candidate_ids=tuple(proposed),
-            chosen=fold.chosen[rows],
+            chosen=window.relevant[rows],
             baseline=baseline[rows],
         )

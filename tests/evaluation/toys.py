@@ -7,7 +7,7 @@ import pandas as pd
 from reranker.data.dataset import Dataset
 from reranker.data.schema import validate_candidates
 from reranker.data.splits import Fold, leave_last_k
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import FoldLists
 
 
 def dataset(rows, ordered=True, titles=None):
@@ -47,7 +47,7 @@ def lists_of(proposals, targets, history=None, items=None):
         held_out=held,
         resplit=leave_last_k,
     )
-    return CandidateLists(fold=fold, candidates=table, n=int(table["rank"].max()))
+    return FoldLists(fold=fold, candidates=table, n=int(table["rank"].max()))
 
 
 def with_targets(lists, targets):

@@ -17,7 +17,7 @@ from reranker.errors import DataError
 from reranker.fusion import Choices, FusionModel
 from reranker.fusion.features import chosen_items
 from reranker.fusion.statistics import interaction_statistics
-from reranker.pipeline.windows import fold_from_generator, folds_from_generator
+from reranker.pipeline.windows import window_from_generator, windows_from_generator
 from tests.pipeline import toys
 
 
@@ -62,7 +62,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     data = toys.taste_dataset()
     reranker = fitted(engine)
     served = reranker.reader.hidden_states.cf_projection
-    before_last = fold_from_generator(
+    before_last = window_from_generator(
         data, reranker.generator, 12, reranker.config.min_history, reranker.config.seed
     ).statistics
     everything = interaction_statistics(data.interactions, data.items, reranker.generator)
@@ -87,7 +87,7 @@ def test_every_window_is_read_with_what_was_known_before_it(
     monkeypatch.setattr(FusionModel, "fit", watched)
     data, reranker = toys.taste_dataset(), fitted(engine)
     config = reranker.config
-    folds = folds_from_generator(data, reranker.generator, 12, config.min_history, config.seed, config.windows)
+    folds = windows_from_generator(data, reranker.generator, 12, config.min_history, config.seed, config.windows)
     assert len(folds) > 2
     begin, seen = 0, []
     for fold in folds:

@@ -11,7 +11,7 @@ from candidate_gen import ItemKNNGenerator, PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker, RerankerConfig
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import GeneratorError
-from reranker.pipeline.windows import fold_from_logs
+from reranker.pipeline.windows import window_from_logs
 from tests.pipeline import toys
 
 
@@ -234,7 +234,7 @@ def test_an_item_chosen_from_a_list_again_stays_in_the_history(timed):
     frame, chosen = (frame, chosen) if timed else (frame.drop(columns="timestamp"), chosen.drop(columns="timestamp"))
     items = pd.DataFrame({"item_id": list("abc"), "title": list("ABC")})
     lists = toys.table([("u0", "a", 2.0), ("u0", "c", 1.0), ("u1", "b", 2.0), ("u1", "a", 1.0)])
-    fold = fold_from_logs(Dataset(interactions=frame, items=items), lists, chosen)
+    fold = window_from_logs(Dataset(interactions=frame, items=items), lists, chosen)
     histories = {
         user: [fold.statistics.item_ids[row] for row in rows] for user, rows in fold.statistics.histories.items()
     }
@@ -242,7 +242,7 @@ def test_an_item_chosen_from_a_list_again_stays_in_the_history(timed):
     if timed:
         dates = chosen.assign(timestamp=pd.to_datetime(chosen["timestamp"], unit="D"))
         with pytest.raises(DataError, match="times cannot be compared"):
-            fold_from_logs(Dataset(interactions=frame, items=items), lists, dates)
+            window_from_logs(Dataset(interactions=frame, items=items), lists, dates)
 
 
 def test_tables_whose_ids_have_nothing_in_common_are_refused():

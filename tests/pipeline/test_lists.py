@@ -6,8 +6,8 @@ from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker.data.splits import cold_items, leave_last_k
 from reranker.errors import DataError
 from reranker.fusion import FEATURES
-from reranker.pipeline.lists import CandidateLists, propose
-from reranker.pipeline.windows import folds_from_generator
+from reranker.pipeline.lists import FoldLists, propose
+from reranker.pipeline.windows import windows_from_generator
 from tests.evaluation.toys import lists_of
 
 
@@ -63,7 +63,7 @@ def test_candidates_of_strangers_are_refused(chain):
     fold = leave_last_k(chain)
     table = PopularityGenerator().fit(fold.train).recommend(["nobody"], n=2)
     with pytest.raises(DataError, match="outside the test fold, first 'nobody'"):
-        CandidateLists(fold=fold, candidates=table, n=2)
+        FoldLists(fold=fold, candidates=table, n=2)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_candidates_of_strangers_are_refused(chain):
 )
 def test_the_judge_knows_what_fit_knows(chain, generator):
     judged = propose(leave_last_k(chain), generator, 3)
-    (fitted, *_) = folds_from_generator(chain, generator, 3, min_history=1)
+    (fitted, *_) = windows_from_generator(chain, generator, 3, min_history=1)
     rows = ["user_id", "item_id"]
     ours = pd.DataFrame(judged.features, columns=list(FEATURES)).join(judged.candidates[rows])
     theirs = pd.DataFrame(fitted.features, columns=list(FEATURES)).join(fitted.candidates[rows])

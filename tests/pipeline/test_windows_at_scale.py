@@ -7,7 +7,7 @@ import pytest
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.errors import ConfigError
-from reranker.pipeline.windows import fold_from_generator
+from reranker.pipeline.windows import window_from_generator
 from reranker.utils.progress import step
 from tests.pipeline import toys
 
@@ -15,14 +15,14 @@ from tests.pipeline import toys
 def test_lists_are_made_for_a_part_of_the_users(caplog: pytest.LogCaptureFixture) -> None:
     data = toys.taste_dataset(users=300)
     with caplog.at_level(logging.INFO, logger="reranker"):
-        part = fold_from_generator(data, PopularityGenerator(), 12, 1, most=100)
-    whole = fold_from_generator(data, PopularityGenerator(), 12, 1)
+        part = window_from_generator(data, PopularityGenerator(), 12, 1, most=100)
+    whole = window_from_generator(data, PopularityGenerator(), 12, 1)
     assert (len(part.users), len(whole.users)) == (100, 300)
     assert "for 100 of 300 users" in caplog.text
     pd.testing.assert_frame_equal(part.before, whole.before)
     mine = np.isin(whole.users, part.users)[whole.list_index]
     np.testing.assert_array_equal(part.features, whole.features[mine])
-    again = fold_from_generator(data, PopularityGenerator(), 12, 1, most=100)
+    again = window_from_generator(data, PopularityGenerator(), 12, 1, most=100)
     assert part.users == again.users
 
 
