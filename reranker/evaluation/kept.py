@@ -20,7 +20,7 @@ from reranker.utils.atomic_io import whole_file
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 9
+SCORES_VERSION = 10
 """Raised whenever code that changes any system's scores changes: prompts, scorers, features, fitting."""
 
 READINGS_VERSION = 4

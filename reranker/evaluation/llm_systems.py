@@ -7,25 +7,17 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reranker.data.schema import RANK
 from reranker.errors import ConfigError
 from reranker.evaluation.base import ReadingCost
 from reranker.evaluation.baselines import stacked
 from reranker.evaluation.score_cache import Components, ScoreCache
-from reranker.fusion import (
-    FEATURES,
-    Choices,
-    ConditionalLogit,
-    FusionHead,
-    FusionModel,
-    fit_fused,
-    llm_columns,
-    llm_words,
-    standardise_within_lists,
-    user_numbers,
-)
+from reranker.fusion import ConditionalLogit, FusionModel, standardise_within_lists
+from reranker.pipeline.fitting import serve
 from reranker.pipeline.lists import FoldLists
+from reranker.pipeline.results import first_stage_scores
+from reranker.types import IntArray
 
 
 class _LLMSystem:
@@ -98,27 +90,35 @@ class LLMAlone(_LearnedSystem):
         return standardise_within_lists(self.readings.of(lists), lists.list_index)
 
 
-class Fused(_LearnedSystem):
-    """What the product serves when its guard lets it: interaction features and LLM in one conditional logit."""
-
-    name = "fused"
+class _FittedSystem(_LearnedSystem):
+    """A system that is fitted by `fit_ranker`, as the product is."""
 
     def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings, fit_users, l2)
-        self.head: FusionHead | None = None
+        self.fusion_model: FusionModel | None = None
 
     def fit(self, lists: Sequence[FoldLists]) -> Self:
-        training = self.readings.training_lists(lists, self.fit_users)
-        words = llm_words(self.readings.reader(lists[0].fold.domain).scorer.components)
-        baseline = FusionHead.fit(dict(FEATURES), *stacked(lists, lambda part: part.features), l2=self.l2)
-        users = user_numbers((part.fold.domain, user) for part in lists for user in part.fold.users)
-        self.head = fit_fused(baseline, words, *stacked(training, self._features), l2=self.l2, users=users)
+        """Fits weights and guard.
+
+        Raises:
+            DataError: no list holds a target.
+        """
+        self.fusion_model = self.readings.fitted(lists, self.fit_users, self.l2)
         return self
 
-    def score(self, lists: FoldLists) -> Components:
-        if self.head is None:
+    def _fitted(self) -> FusionModel:
+        if self.fusion_model is None:
             raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
-        return self.head.score(self._features(lists))
+        return self.fusion_model
+
+
+class Fused(_FittedSystem):
+    """Interaction features and LLM in one conditional logit: what the product serves when its guard lets it."""
+
+    name = "fused"
+
+    def score(self, lists: FoldLists) -> Components:
+        return self._fitted().orders(lists.features, self.readings.of(lists), lists.list_index)["fused"]
 
     def priors(self, lists: FoldLists) -> Components:
         """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
@@ -131,47 +131,32 @@ class Fused(_LearnedSystem):
         priors: Components = total - gain * tokens
         return priors
 
-    def _features(self, lists: FoldLists) -> Components:
-        llm = llm_columns(lists.features, self.readings.of(lists), lists.list_index)
-        return np.concatenate([lists.features, llm], axis=1)
 
-
-class Served(_LearnedSystem):
+class Served(_FittedSystem):
     """What the product serves: the fused order, the baseline or the first-stage order, as its guard decides."""
 
     name = "served"
 
-    def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
-        super().__init__(readings, fit_users, l2)
-        self.fusion_model: FusionModel | None = None
-
     def fit(self, lists: Sequence[FoldLists]) -> Self:
-        domains = {part.fold.domain for part in lists}
+        domains = {part.domain for part in lists}
         if len(domains) != 1:
             raise ConfigError(f"system {self.name!r} is fitted on windows of one domain, got {sorted(domains)}")
-        components: dict[int, Components] = {}
-        before = 0
-        for part in self.readings.training_lists(lists, self.fit_users):
-            raw, numbers = self.readings.of(part), np.unique(part.list_index)
-            components |= {before + int(number): raw[part.list_index == number] for number in numbers}
-            before += len(part.fold.users)
-        words = self.readings.reader(domains.pop()).scorer.components
-        self.fusion_model = FusionModel.fit(
-            Choices.joined([_choices(part) for part in lists]), components, words, self.l2
-        )
-        return self
+        return super().fit(lists)
 
     def score(self, lists: FoldLists) -> Components:
-        if self.fusion_model is None:
-            raise ConfigError(f"system {self.name!r} must be fitted before it can score: call fit(validation lists)")
-        guard, generator = self.fusion_model.guard, -lists.candidates[RANK].to_numpy(dtype=np.float64)
-        if guard.serve == "first_stage":
-            return generator
-        if guard.serve == "baseline":
-            scores = self.fusion_model.features.score(lists.features)
-        else:
-            scores = self.fusion_model.orders(lists.features, self.readings.of(lists), lists.list_index)[guard.serve]
-        return np.where(guard.holds_for(lists.n_known)[lists.list_index], scores, generator)
+        def read(rows: NDArray[np.bool_]) -> tuple[Components, IntArray]:
+            users = np.unique(lists.list_index[rows])
+            return self.readings.of(lists)[rows], np.zeros(len(users), dtype=np.int64)  # the cache counts tokens
+
+        return serve(
+            self._fitted(),
+            None,
+            lists.n_known,
+            first_stage_scores(lists.candidates),
+            lists.list_index,
+            lambda rows: lists.features[rows],
+            read,
+        ).scores
 
     def reading_cost(self, lists: FoldLists) -> ReadingCost | None:
         """The share of the users who are served the fused order: the model has no part in the others."""
@@ -183,15 +168,3 @@ class Served(_LearnedSystem):
             return ReadingCost(tokens=0, seconds=0.0)
         share = float(guard.holds_for(lists.n_known).mean())
         return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)
-
-
-def _choices(lists: FoldLists) -> Choices:
-    return Choices(
-        features=lists.features,
-        list_index=lists.list_index,
-        chosen=lists.relevant,
-        first_stage_rank=lists.candidates[RANK].to_numpy(dtype=np.int64),
-        n_relevant=lists.n_relevant,
-        n_known=lists.n_known,
-        users=lists.fold.users,
-    )

@@ -15,20 +15,22 @@ from numpy.typing import NDArray
 from reranker.config import RerankerConfig
 from reranker.data.catalog import Catalog
 from reranker.data.schema import ITEM, USER
-from reranker.errors import ModelError
+from reranker.errors import ConfigError, ModelError
 from reranker.evaluation.base import ReadingCost
 from reranker.evaluation.counting_engine import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
+from reranker.fusion import FusionModel
 from reranker.fusion.features import chosen_items
 from reranker.hub import resolve_model, settings_sha256
-from reranker.pipeline.lists import FoldLists
+from reranker.pipeline.fitting import fit_ranker, lists_to_read
+from reranker.pipeline.lists import CandidateLists, FoldLists
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring import StateStore, calibration_histories
 from reranker.soft_tokens import Support
 from reranker.soft_tokens.checkpoint import Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
-from reranker.types import ItemId, UserId, UserState
+from reranker.types import IntArray, ItemId, UserId, UserState
 from reranker.utils.atomic_io import whole_file
 
 logger = logging.getLogger(__name__)
@@ -95,9 +97,8 @@ class ScoreCache:
         self._readers: dict[str, LLMScorer] = {}
         self._kept: dict[int, _Reading] = {}
         self._first: dict[str, FoldLists] = {}
-        self._training_lists: dict[
-            tuple[tuple[int, ...], int | None, int], tuple[list[FoldLists], list[FoldLists]]
-        ] = {}
+        self._parts: dict[tuple[int, bytes], tuple[FoldLists, FoldLists]] = {}  # a window is held, too, for its id
+        self._fitted: dict[tuple[tuple[int, ...], int | None, float], tuple[list[FoldLists], FusionModel]] = {}
 
     @property
     def engine(self) -> Engine:
@@ -164,25 +165,43 @@ class ScoreCache:
             return ""
 
     def training_lists(self, windows: Sequence[FoldLists], most: int | None, seed: int = 0) -> list[FoldLists]:
-        """The lists with a target in them, for the others say nothing: at most `most` a domain, drawn from all of its
-        windows alike, and the same at every call."""
-        key = tuple(map(id, windows)), most, seed
-        if key not in self._training_lists:
-            drawn = [np.flatnonzero(lists.covered) for lists in windows]
-            for domain in {lists.fold.domain for lists in windows}:
-                mine = [number for number, lists in enumerate(windows) if lists.fold.domain == domain]
-                ends = np.cumsum([len(drawn[number]) for number in mine])
-                if most is not None and ends[-1] > most:
-                    kept = np.zeros(ends[-1], dtype=np.bool_)
-                    kept[np.random.default_rng(seed).choice(ends[-1], most, replace=False)] = True
-                    for number, part in zip(mine, np.split(kept, ends[:-1]), strict=True):
-                        drawn[number] = drawn[number][part]
-            drawn_lists = [
-                lists.of_users(np.isin(np.arange(len(lists.fold.users)), users))
-                for lists, users in zip(windows, drawn, strict=True)
-            ]
-            self._training_lists[key] = list(windows), drawn_lists
-        return self._training_lists[key][1]
+        """The lists of each window that the model reads for fitting, as `lists_to_read` draws them; the same objects at
+        every call, so that all systems share what was read of them."""
+        drawn = lists_to_read(windows, most, seed)
+        return [self._part(window, numbers) for window, numbers in zip(windows, drawn, strict=True)]
+
+    def fitted(self, windows: Sequence[FoldLists], most: int | None, l2: float) -> FusionModel:
+        """What `fit_ranker` learns from these windows, `most` lists of a domain read; once for all systems.
+
+        Raises:
+            DataError: no list holds a target.
+        """
+        key = tuple(map(id, windows)), most, l2
+        if key not in self._fitted:
+            components = self.reader(windows[0].domain).scorer.components
+            model = fit_ranker(windows, self.read, components, most=most, l2=l2)
+            self._fitted[key] = list(windows), model
+        return self._fitted[key][1]
+
+    def _part(self, window: FoldLists, numbers: IntArray) -> FoldLists:
+        key = id(window), numbers.tobytes()
+        if key not in self._parts:
+            kept = np.zeros(len(window.users), dtype=np.bool_)
+            kept[numbers] = True
+            self._parts[key] = window, window.of_users(kept)
+        return self._parts[key][1]
+
+    def read(self, window: CandidateLists, numbers: IntArray) -> list[Components]:
+        """Components of some lists of a window, as `fit_ranker` asks for them.
+
+        Raises:
+            ConfigError: the window is of no fold.
+        """
+        if not isinstance(window, FoldLists):
+            raise ConfigError("a score cache reads the lists of folds")
+        part = self._part(window, numbers)
+        raw = self.of(part)
+        return [raw[part.list_index == number] for number in numbers.tolist()]
 
     def reader(self, domain: str) -> LLMScorer:
         """The reader of a domain: its templates, soft prompt and priors."""

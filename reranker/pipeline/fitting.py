@@ -1,7 +1,7 @@
 """One fit and one way to rank, for the Reranker, the ladder, the estimate, refreshes and the evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def fit_ranker(
         windows: newest first.
         read: gives what the LLM says of lists; asked once a window, for lists that hold a chosen item.
         components: name of each component -> what it says, in words.
-        most: lists that the LLM reads, at most, drawn from all windows alike; all that hold a chosen item by default.
+        most: lists that the LLM reads, as `lists_to_read` has it.
         l2: ridge penalty.
         seed: of the draw, of cross-fitting and of the bootstrap.
         past: what was fitted before, which these windows update.
@@ -59,13 +59,13 @@ def fit_ranker(
         BundleError: `past` cannot be updated.
     """
     choices = Choices.joined([window.choices for window in windows])
-    wanted = choices.covered_lists(most, seed)
-    begins = np.cumsum([0, *(len(window.users) for window in windows)])
+    if len({window.domain for window in windows}) > 1:  # users of two domains are never the same
+        choices = replace(choices, users=[(window.domain, user) for window in windows for user in window.users])
+    begins = np.cumsum([0, *(len(window.users) for window in windows[:-1])])
     found: dict[int, Components] = {}
-    for window, begin, end in zip(windows, begins[:-1], begins[1:], strict=True):
-        numbers = wanted[(wanted >= begin) & (wanted < end)]
+    for window, begin, numbers in zip(windows, begins.tolist(), lists_to_read(windows, most, seed), strict=True):
         if len(numbers):
-            found |= zip(numbers.tolist(), read(window, numbers - begin), strict=True)
+            found |= zip((begin + numbers).tolist(), read(window, numbers), strict=True)
     with step("weights and guard", progress):
         return FusionModel.fit(choices, found, dict(components), l2, seed, past)
 
@@ -82,6 +82,26 @@ def with_worthy_columns(
         return windows, None
     verdict = judge_own(Choices.joined([window.choices for window in windows]), l2, seed)
     return (windows if verdict.keeps else [window.without_own() for window in windows]), verdict
+
+
+def lists_to_read(windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[IntArray]:
+    """For each window positions in `users` of lists that hold a chosen item, ascending: the others say nothing.
+
+    Args:
+        windows: of one or several domains.
+        most: lists a domain, at most, drawn from all its windows alike; None for all.
+        seed: of the draw.
+    """
+    covered = [np.flatnonzero(window.covered) for window in windows]
+    for domain in dict.fromkeys(window.domain for window in windows):
+        mine = [number for number, window in enumerate(windows) if window.domain == domain]
+        ends = np.cumsum([len(covered[number]) for number in mine])
+        if most is not None and ends[-1] > most:
+            kept = np.zeros(ends[-1], dtype=np.bool_)
+            kept[np.random.default_rng(seed).choice(ends[-1], most, replace=False)] = True
+            for number, part in zip(mine, np.split(kept, ends[:-1]), strict=True):
+                covered[number] = covered[number][part]
+    return covered
 
 
 def read_lists(
@@ -139,7 +159,8 @@ def serve(
         first_stage: (rows,) scores of the first-stage order.
         list_index: (rows,) position of the row's user.
         features: rows, True for those wanted -> their interaction features.
-        read: the same -> (wanted rows, n_components) that the LLM says, and the tokens it read of each of their users.
+        read: the same -> (wanted rows, n_components) that the LLM says, and the tokens it read for each of their
+            users, by position.
 
     Raises:
         ConfigError: an unknown order.
@@ -151,8 +172,8 @@ def serve(
     if rows.any():
         wanted = features(rows)
         if guard.serve == "fused":
-            raw, tokens[holds] = read(rows)
-            lists = np.unique(list_index[rows], return_inverse=True)[1]
+            listed, lists = np.unique(list_index[rows], return_inverse=True)
+            raw, tokens[listed] = read(rows)
             scores[rows] = fusion_model.orders(wanted, raw, lists)["fused"]
         else:
             scores[rows] = fusion_model.features.score(wanted)

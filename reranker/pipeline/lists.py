@@ -34,6 +34,7 @@ class CandidateLists:
     """Candidates of some users at one time, and what they chose next.
 
     Attributes:
+        domain: name of the domain.
         users: whose lists these are; one without candidates has an empty list.
         candidates: (rows,) a validated candidates table.
         items: the item table.
@@ -43,6 +44,7 @@ class CandidateLists:
         learned: statistics of `known`, where they were learned before; by default they are when first needed.
     """
 
+    domain: str
     users: Sequence[UserId]
     candidates: pd.DataFrame
     items: pd.DataFrame
@@ -124,6 +126,7 @@ class CandidateLists:
         """The lists at these positions in `users`, ascending, and no other users."""
         rows = np.flatnonzero(np.isin(self.list_index, numbers))
         part = CandidateLists(
+            domain=self.domain,
             users=[self.users[number] for number in numbers.tolist()],
             candidates=self.candidates.iloc[rows].reset_index(drop=True),
             items=self.items,
@@ -141,7 +144,7 @@ class FoldLists(CandidateLists):
     """The candidates of a fold's test users, the same for every system.
 
     Attributes:
-        fold: where they come from; gives `users`, `items`, `known` and `held_out`.
+        fold: where they come from; gives `domain`, `users`, `items`, `known` and `held_out`.
         n: how many candidates were asked for per user.
         injected: True when missed targets were put in: such results are not comparable with others.
     """
@@ -149,6 +152,7 @@ class FoldLists(CandidateLists):
     fold: Fold
     n: int
     injected: bool = False
+    domain: str = field(init=False)
     users: Sequence[UserId] = field(init=False)
     items: pd.DataFrame = field(init=False)
     known: pd.DataFrame = field(init=False)
@@ -156,6 +160,7 @@ class FoldLists(CandidateLists):
 
     def __post_init__(self) -> None:
         of_fold = {
+            "domain": self.fold.domain,
             "users": self.fold.users,
             "items": self.fold.items,
             "known": self.fold.train,

@@ -55,6 +55,7 @@ def window_of(
         interaction_statistics(known, data.items, generator).with_own(own, data.items, data.users) if own else None
     )
     lists = CandidateLists(
+        domain=data.domain,
         users=candidates[USER].drop_duplicates().tolist(),
         candidates=candidates,
         items=data.items,

@@ -181,6 +181,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
     else:
         lists = validate_candidates(reranker.generator.recommend(users, reranker.config.n_candidates))
     window = CandidateLists(
+        domain=reranker.reader.domain,
         users=lists[USER].drop_duplicates().tolist(),
         candidates=lists,
         items=data.items,
