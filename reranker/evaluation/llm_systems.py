@@ -16,7 +16,6 @@ from reranker.evaluation.score_cache import Components, ScoreCache
 from reranker.fusion import ConditionalLogit, FusionModel, standardise_within_lists
 from reranker.pipeline.fitting import serve
 from reranker.pipeline.lists import FoldLists
-from reranker.pipeline.results import first_stage_scores
 from reranker.types import IntArray
 
 
@@ -152,7 +151,7 @@ class Served(_FittedSystem):
             self._fitted(),
             None,
             lists.n_known,
-            first_stage_scores(lists.candidates),
+            -lists.first_stage_rank.astype(np.float64),  # equal scores that came in keep their order when served
             lists.list_index,
             lambda rows: lists.features[rows],
             read,

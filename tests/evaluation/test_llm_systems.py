@@ -19,7 +19,6 @@ from reranker.evaluation.diagnostics import obfuscated_titles
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.score_cache import ScoreCache
 from reranker.fusion import Choices, FusionModel
-from reranker.pipeline.results import first_stage_scores
 from reranker.soft_tokens import ContextMap, ItemTokens, VectorTable
 from reranker.soft_tokens.checkpoint import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -306,7 +305,7 @@ def test_served_follows_the_guard(lists):
     read = readings()
     served = Served(read).fit([validation])
     orders = served.fusion_model.orders(test.features, read.of(test), test.list_index)
-    orders["first_stage"] = first_stage_scores(test.candidates)
+    orders["first_stage"] = -test.first_stage_rank.astype(float)
     assert np.array_equal(served.score(test), orders[served.fusion_model.guard.serve])
     elsewhere = replace(validation, fold=replace(validation.fold, domain="elsewhere"))
     with pytest.raises(ConfigError, match=r"windows of one domain, got .*'elsewhere', 'toy'"):
@@ -332,7 +331,7 @@ def test_served_keeps_the_first_stage_order_of_new_users_who_lost_by_the_other()
     assert np.array_equal(served.fusion_model.guard.holds_for(test.n_known), ~new)
     scores, rows_of_new = served.score(test), new[test.list_index]
     fused = served.fusion_model.orders(test.features, read.of(test), test.list_index)["fused"]
-    assert np.array_equal(scores[rows_of_new], first_stage_scores(test.candidates)[rows_of_new])
+    assert np.array_equal(scores[rows_of_new], -test.first_stage_rank.astype(float)[rows_of_new])
     assert np.array_equal(scores[~rows_of_new], fused[~rows_of_new])
     assert served.reading_cost(test).tokens == round(read.cost(test).tokens * 2 / 3)  # 120 of 180 users
 
@@ -342,7 +341,7 @@ def test_served_keeps_the_first_stage_order_when_nothing_helps():
     served = Served(readings()).fit([propose(fold.validation(), PopularityGenerator(), 12)])
     assert served.fusion_model.guard.serve == "first_stage"
     test = propose(fold, PopularityGenerator(), 12)
-    assert np.array_equal(served.score(test), first_stage_scores(test.candidates))
+    assert np.array_equal(served.score(test), -test.first_stage_rank.astype(float))
 
 
 @pytest.mark.parametrize("system", [LLMAlone, Fused, Served])
