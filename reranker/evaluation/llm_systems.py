@@ -92,6 +92,8 @@ class LLMAlone(_LearnedSystem):
 class _FittedSystem(_LearnedSystem):
     """A system that is fitted by `fit_ranker`, as the product is."""
 
+    name: str
+
     def __init__(self, readings: ScoreCache, fit_users: int | None = 500, l2: float = 1.0) -> None:
         super().__init__(readings, fit_users, l2)
         self.fusion_model: FusionModel | None = None
