@@ -144,7 +144,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 10
+    assert manifest["format"] == 11
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
