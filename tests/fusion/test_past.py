@@ -144,7 +144,7 @@ def test_judged_lists_keep_the_newest_and_forget_users():
 
 
 def test_the_ridge_of_more_choices_stays_and_that_of_fewer_is_chosen_anew():
-    choices = fold(users=300, evidence=0.5)
+    choices = fold(users=300, strength=0.5)
     old, new = halves(choices, 200)
     said = readings(choices, range(300), strength=1.5)
     first = FusionModel.fit(old, {number: said[number] for number in range(200)}, WORDS)
