@@ -196,13 +196,13 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 10"),
-        ("format: 10\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 10"),
+        ("", "format None, this version reads 11"),
+        ("format: 11\n", "does not list the bundle's files"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 11"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 10\nfiles: {}\n", "it is not what was saved"),
+        ("format: 11\nfiles: {}\n", "it is not what was saved"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
