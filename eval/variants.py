@@ -12,7 +12,7 @@ from reranker.soft_tokens.checkpoint import Trained, folder_of
 UNTRAINED = "untrained"
 SYNTAX = (
     "name=SETTING=VALUE[,prompt.SETTING=VALUE][,soft_prompt=DIR][,adapt_steps=N]: settings of "
-    "RerankerConfig (fit_users before --fit-users); a prompt with the users' contexts and item tokens that lie beside "
+    "RerankerConfig (fit_users before --fit-users); a prompt with the users' contexts that lie beside "
     "it ({domain} in DIR stands for the domain, DIR=default for the shipped prompt); steps that adapt contexts (2)"
 )
 _SOFT_PROMPT, _ADAPT_STEPS, _DOMAIN = "soft_prompt", "adapt_steps", "{domain}"

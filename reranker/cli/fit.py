@@ -54,10 +54,6 @@ def fit(
         str,
         typer.Option("--prompt", help="folder of a trained prompt, as `train prompt` writes it; default; untrained"),
     ] = "default",
-    item_vectors: Annotated[
-        Path | None,
-        typer.Option("--item-vectors", help="item_id, and vector or numeric columns: newer items for item tokens"),
-    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
@@ -106,7 +102,7 @@ def fit(
     data = dataset_from_flags(dataset, interactions, items, domain, users)
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
-    chosen_scorer = _scorer(scorer, settings, named=prompt != "default" or item_vectors is not None)
+    chosen_scorer = _scorer(scorer, settings, named=prompt != "default")
     without_llm = chosen_scorer in (BASELINE, LEXICAL, ENCODER)
     if without_llm:
         settings |= {"engine": ENCODER if chosen_scorer == ENCODER else LEXICAL}
@@ -115,7 +111,6 @@ def fit(
     reranker = Reranker.from_pretrained("untrained" if without_llm else prompt, **settings)
     asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
-    vectors = None if item_vectors is None else read_table(item_vectors, known=known)
     with tracked(mlflow, "fit", {"scorer": chosen_scorer, "generator": generator or "", "bundle": out}) as tracker:
         if candidates is not None or held_out is not None:
             if candidates is None or held_out is None:
@@ -128,7 +123,7 @@ def fit(
             if chosen_scorer == AUTO:
                 reranker = climb(reranker, data, candidates=served, held_out=chosen)
             else:
-                reranker.fit(data, candidates=served, held_out=chosen, item_vectors=vectors)
+                reranker.fit(data, candidates=served, held_out=chosen)
         else:
             with step("candidate generator"):
                 first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(
@@ -140,10 +135,7 @@ def fit(
             if chosen_scorer == AUTO:
                 reranker = climb(reranker, data, first_stage)
             else:
-                reranker.fit(data, first_stage, item_vectors=vectors)
-        if (tokens := reranker.reader.item_tokens) is not None:
-            with_vector = int((tokens.table.rows(data.items[ITEM]) >= 0).sum())
-            typer.echo(f"item tokens: {with_vector} of {len(data.items)} items have a vector; the others get no token")
+                reranker.fit(data, first_stage)
         with step("bundle"):
             reranker.save(out)
         log_fit(tracker, reranker)
@@ -185,5 +177,5 @@ def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> s
             f"{', '.join(of_llm) or 'a trained prompt'} would be ignored: leave it out, or take --scorer llm"
         )
     if asked == AUTO and named:
-        raise ConfigError("--scorer auto compares untrained readers: take --scorer llm with --prompt or --item-vectors")
+        raise ConfigError("--scorer auto compares untrained readers: take --scorer llm with --prompt")
     return asked

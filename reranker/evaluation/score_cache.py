@@ -67,7 +67,7 @@ class ScoreCache:
         families: domain -> the domain name whose templates it uses; its own name by default.
         progress: show progress bars on stderr.
         directory: where readings are kept for later runs; nowhere by default.
-        trained: domain -> prompt, users' contexts and item tokens; untrained by default.
+        trained: domain -> prompt and users' contexts; untrained by default.
         adapt_steps: gradient steps a user, where there are contexts; 0 leaves them where the histories' text puts them.
 
     Raises:
@@ -213,7 +213,6 @@ class ScoreCache:
                 trained.bank if "likelihood" in self.config.scorers else PromptBank(meta=trained.prompt),
                 engine=self._engine,
                 contexts=trained.contexts,
-                item_tokens=trained.item_tokens.get(domain),
                 hidden_states=self._kept_states(domain),
             )
         return self._readers[domain]

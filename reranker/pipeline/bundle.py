@@ -8,7 +8,6 @@ statistics.npz         item statistics and histories
 details.parquet      timestamps and weights of the interactions, in the order of the histories
 judged.npz           NDCG@10 of the lists that the guard went by
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
-item_tokens.safetensors  item vectors and what makes them soft tokens, where there is such a projector
 priors.parquet       log-likelihood of titles behind the calibration histories
 states.npz           hidden states of items' texts and the spaces they are compared in
 prompts/             soft prompts in PEFT PROMPT_TUNING format
@@ -45,7 +44,7 @@ from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import PriorStore, StateStore
-from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
 from reranker.utils.atomic_io import sha256, whole_folder
@@ -82,7 +81,6 @@ class BundleState:
     priors: PriorStore
     generator: CandidateGenerator | None
     contexts: ContextMap | None = None
-    item_tokens: ItemTokens | None = None
     hidden_states: StateStore | None = None
     ladder: Ladder | None = None
     details: pd.DataFrame | None = None
@@ -217,7 +215,6 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             priors=PriorStore.load(directory / "priors.parquet"),
             generator=_read_generator(directory / "generator"),
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
-            item_tokens=ItemTokens.load(tokens) if (tokens := directory / ITEM_TOKENS_FILE).exists() else None,
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
             ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
             details=_read_details(details) if (details := directory / _DETAILS).exists() else None,
@@ -268,8 +265,6 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     state.prompts.save(directory / "prompts")
     if state.contexts is not None:
         state.contexts.save(directory / CONTEXT_FILE)
-    if state.item_tokens is not None:
-        state.item_tokens.save(directory / ITEM_TOKENS_FILE)
     if state.generator is not None:
         _write_generator(state.generator, directory / "generator")
     manifest = {

@@ -1,6 +1,5 @@
-"""What a Reranker knows of one domain: its items, what interactions say of them, and tokens of items."""
+"""What a Reranker knows of one domain: its items, and what interactions say of them."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,17 +10,13 @@ import pandas as pd
 from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
-from reranker.errors import ConfigError, DataError
 from reranker.fusion import InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.statistics import interaction_statistics
 from reranker.protocols import CandidateGenerator
 from reranker.rules import ItemColumns
 from reranker.scoring import calibration_histories
-from reranker.soft_tokens import COLLABORATIVE, ItemTokens, VectorTable
 from reranker.types import ItemId
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,46 +110,3 @@ def _details(interactions: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in (TIMESTAMP, WEIGHT) if name in interactions]
     details = interactions[columns].iloc[order].reset_index(drop=True)
     return details if columns else details.assign(rows=np.ones(len(order), dtype=np.int8))
-
-
-def domain_tokens(
-    trained: Mapping[str, ItemTokens], data: Dataset, item_vectors: pd.DataFrame | None
-) -> ItemTokens | None:
-    """The item tokens of the data's domain; None where none were trained for it.
-
-    Args:
-        trained: domain -> item tokens.
-        data: the domain.
-        item_vectors: further items' vectors, of the kind that they were trained on.
-
-    Raises:
-        ConfigError: vectors were given, but nothing was trained that reads them.
-        DataError: the vectors are of another space, or none of the domain's items has one.
-    """
-    tokens = trained.get(data.domain)
-    if item_vectors is not None:
-        if tokens is None:
-            raise ConfigError(
-                f"item vectors were given, but no item tokens were trained for the domain {data.domain!r} "
-                f"({', '.join(map(repr, trained)) or 'nor for any other'}): run `reranker train prompt` with "
-                "item_tokens on these vectors and start from the prompt it writes"
-            )
-        tokens = tokens.extended(VectorTable.from_frame(item_vectors))
-    if tokens is not None:
-        tokens.table.require_items(data.items[ITEM], data.domain)
-    return tokens
-
-
-def with_newer_items(tokens: ItemTokens | None, statistics: InteractionStatistics) -> ItemTokens | None:
-    """Item tokens with the items that came after they were trained, where `statistics` gives vectors of their kind.
-
-    Only tokens over a candidate generator's space grow so; a stage of another kind adds nothing.
-    """
-    if tokens is None or tokens.table.name != COLLABORATIVE:
-        return tokens
-    try:
-        newer = VectorTable.build(statistics.item_ids, statistics.vectors)
-        return tokens.extended(newer) if (tokens.table.rows(newer.item_ids) < 0).any() else tokens
-    except DataError as error:
-        logger.warning("items without a token stay without one: %s", error)
-        return tokens

@@ -14,13 +14,12 @@ from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
 from reranker.fusion.features import chosen_items
 from reranker.fusion.own_judged import OwnVerdict, judge_own
-from reranker.pipeline.domain import DomainData, with_newer_items
+from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.query_ranking import with_queries
 from reranker.pipeline.results import OrderScores, RankingResult, ServedScores, first_stage_scores
 from reranker.rules import Rules
-from reranker.soft_tokens import ItemTokens
 from reranker.types import IntArray, UserId, UserState
 from reranker.utils.progress import step
 
@@ -118,23 +117,19 @@ def read_lists(
     return scorer.components(scorer.lists(rows, catalog, window.statistics.history, {}), progress)
 
 
-def reads_with(
-    scorer: LLMScorer, catalog: Catalog, tokens: ItemTokens | None = None, progress: bool | None = False
-) -> ReadLists:
-    """Lists as the scorer reads them, each window by projections and item tokens of before its choices.
+def reads_with(scorer: LLMScorer, catalog: Catalog, progress: bool | None = False) -> ReadLists:
+    """Lists as the scorer reads them, each window by projections of before its choices.
 
-    The scorer is left with the projections and item tokens of the last window.
+    The scorer is left with the projections of the last window.
 
     Args:
         scorer: knows the catalogue's items already.
         catalog: the items' texts.
-        tokens: the domain's item tokens as they were trained.
         progress: as `progress_bar` has it.
     """
 
     def read(window: CandidateLists, numbers: IntArray) -> list[Components]:
         if scorer.config.reads_texts:
-            scorer.item_tokens = with_newer_items(tokens, window.statistics)
             scorer.learn_choices(*chosen_items(catalog, window.statistics))
         return read_lists(scorer, catalog, window, numbers, progress)
 

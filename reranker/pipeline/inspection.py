@@ -68,8 +68,6 @@ def inspect_list(
             soft_prompt=one.soft_prompt,
             user_tokens=one.user_tokens,
             query=one.query,
-            history_vectors=one.history_vectors,
-            candidate_vectors={at: vector for at, vector in (one.candidate_vectors or {}).items() if at < len(shown)},
         )
     each = name != "listwise"
     place = {item: row for row, item in enumerate(lists[ITEM])}

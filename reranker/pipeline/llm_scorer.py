@@ -34,7 +34,7 @@ from reranker.scoring import (
     StateStore,
     TextsRead,
 )
-from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, ItemTokens, history_features
+from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo, TokenSequence, UserId, UserState
@@ -112,7 +112,6 @@ class LLMScorer:
         engine: a ready engine; by default the one `config` names, loaded on first use.
         model: the model that `priors` and everything fitted belong to; another one is refused.
         contexts: what makes users' contexts soft tokens; None gives users none.
-        item_tokens: what makes the domain's item vectors soft tokens; None gives items none.
         hidden_states: kept hidden states of texts, and the spaces they are compared in.
     """
 
@@ -126,7 +125,6 @@ class LLMScorer:
         engine: Engine | None = None,
         model: ModelInfo | None = None,
         contexts: ContextMap | None = None,
-        item_tokens: ItemTokens | None = None,
         hidden_states: StateStore | None = None,
     ) -> None:
         self.config = config
@@ -134,7 +132,6 @@ class LLMScorer:
         self.prompts = prompts
         self.priors = PriorStore() if priors is None else priors
         self.contexts = contexts
-        self.item_tokens = item_tokens
         self._hidden_states = hidden_states
         self._calibration_histories: Sequence[Sequence[Mapping[str, object]]] = ()
         self._engine = LazyEngine(config, engine)
@@ -447,7 +444,7 @@ class LLMScorer:
             states: users' adapted contexts; others start from the text of their histories.
         """
         lists = []
-        soft_prompt, tokens = self.soft_prompt(), self.item_tokens
+        soft_prompt = self.soft_prompt()
         for user, rows in candidates.groupby(USER, sort=False).indices.items():
             chosen, proposed = history_of(user)[-LONGEST_HISTORY:], candidates[ITEM].iloc[rows].tolist()
             history = catalog.items(chosen)
@@ -457,8 +454,6 @@ class LLMScorer:
                     candidates=catalog.items(proposed),
                     soft_prompt=soft_prompt,
                     user_tokens=self.user_tokens(history, states.get(user)),
-                    history_vectors=tokens.before_history(chosen) if tokens else None,
-                    candidate_vectors=tokens.before_candidates(proposed) if tokens else None,
                 )
             )
         return lists
@@ -471,12 +466,7 @@ class LLMScorer:
         """What the model says of each list, and the tokens it read for that.
 
         Lists with histories of like length go to the engine together, so that its batches need little padding.
-
-        Raises:
-            PromptError: the item tokens belong to another model.
         """
-        if self.item_tokens is not None:
-            self.item_tokens.require_model(self.engine.model)
         by_length = np.argsort([len(one.history) for one in lists], kind="stable").tolist()
         readings: dict[int, ListScores] = {}
         with progress_bar(len(lists), "user", self.scorer.name, progress) as bar:

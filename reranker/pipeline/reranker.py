@@ -31,7 +31,7 @@ from reranker.fusion import FusionHead, FusionModel, Order
 from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
-from reranker.pipeline.domain import DomainData, domain_tokens, with_newer_items
+from reranker.pipeline.domain import DomainData
 from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with, with_worthy_columns
 from reranker.pipeline.inspection import Inspection, inspect_list
@@ -45,7 +45,7 @@ from reranker.pipeline.versions import KEPT
 from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator, Engine, UserStore
 from reranker.rules import ItemColumns, Rules
-from reranker.soft_tokens import AdaptReport, ContextMap, ItemTokens, Support, unseen
+from reranker.soft_tokens import AdaptReport, ContextMap, Support, unseen
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import IntArray, ItemId, UserId, UserState
@@ -75,7 +75,6 @@ class Reranker:
         engine: Engine | None = None,
         prompts: PromptBank | None = None,
         contexts: ContextMap | None = None,
-        item_tokens: Mapping[str, ItemTokens] | None = None,
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
@@ -84,7 +83,6 @@ class Reranker:
         self.fusion_model: FusionModel | None = None
         self.ladder: Ladder | None = None
         self.generator: CandidateGenerator | None = None
-        self._item_tokens = item_tokens or {}
         self._data: DomainData | None = None
 
     @classmethod
@@ -97,8 +95,7 @@ class Reranker:
             name: "default", which reads by likelihood behind the shipped prompt where the base model is the one it was
                 made for; "untrained", which never does; or a directory with a soft prompt to start from. What
                 `train prompt` writes beside that comes along: `context.safetensors` (`algorithm: cavia`) gives users
-                contexts of their own, `item_tokens/` (`item_tokens: both`) gives items tokens in the domains it was
-                trained on.
+                contexts of their own.
             engine: an engine, or the name of one ("auto", "torch", "vllm").
             settings: fields of `RerankerConfig`; `scorer` by default as `default_scorer` has it, `windows` 1 where a
                 prompt was trained: it may have been trained on the choices before the newest, and weights that are
@@ -115,12 +112,7 @@ class Reranker:
         settings = {**defaults, **settings}
         config = RerankerConfig.from_mapping(settings)
         trained = Trained.named(name, config.scorer)
-        return cls(config, engine, trained.bank, trained.contexts, trained.item_tokens)
-
-    @property
-    def item_tokens(self) -> Mapping[str, ItemTokens]:
-        """Domain -> what was trained to give its items tokens."""
-        return self._item_tokens
+        return cls(config, engine, trained.bank, trained.contexts)
 
     def fit(
         self,
@@ -129,7 +121,6 @@ class Reranker:
         *,
         candidates: pd.DataFrame | None = None,
         held_out: pd.DataFrame | None = None,
-        item_vectors: pd.DataFrame | None = None,
         progress: bool | None = None,
     ) -> "Reranker":
         """Learns this domain: scorer coefficients, fusion weights, and what the guard will serve.
@@ -144,8 +135,6 @@ class Reranker:
             generator: the stage whose lists will be reranked; saved with the bundle.
             candidates: lists served at one time.
             held_out: interactions after that.
-            item_vectors: `item_id` and `vector` (or numeric columns) of items that came after item tokens were trained
-                on such vectors; tokens over the collaborative space find theirs by themselves.
             progress: show progress bars on stderr; None does on a terminal and in a notebook.
 
         Returns:
@@ -153,11 +142,10 @@ class Reranker:
 
         Raises:
             DataError: a table is wrong, or there is nothing to learn from.
-            ConfigError: neither the first stage nor logs were given, or both; or vectors that no item tokens were
-                trained on.
+            ConfigError: neither the first stage nor logs were given, or both.
         """
         windows = windows_of(data, generator, candidates, held_out, self.config, progress)
-        return self.fit_windows(data, windows, generator, item_vectors=item_vectors, progress=progress)
+        return self.fit_windows(data, windows, generator, progress=progress)
 
     def fit_windows(
         self,
@@ -165,7 +153,6 @@ class Reranker:
         windows: Sequence[CandidateLists],
         generator: CandidateGenerator | None = None,
         *,
-        item_vectors: pd.DataFrame | None = None,
         progress: bool | None = None,
     ) -> "Reranker":
         """`fit` on windows that are made already, as `windows_of` makes them: several Rerankers can share them.
@@ -174,7 +161,6 @@ class Reranker:
             DataError, ConfigError: as `fit` does.
         """
         config = self.config
-        tokens = domain_tokens(self._item_tokens, data, item_vectors)
         self.states = {}
         self.ladder = None
         self.fusion_model = None  # if this fails, nothing old must be served over new data
@@ -188,7 +174,7 @@ class Reranker:
         self.reader.refer_to(self._data.calibration_histories)
         with self.reader.reading_catalog(progress):
             self.reader.learn_items(self._data.catalog.items(self.item_ids))
-            read = reads_with(self.reader, self._data.catalog, tokens, progress)
+            read = reads_with(self.reader, self._data.catalog, progress)
             fusion_model = fit_ranker(
                 windows,
                 read,
@@ -199,7 +185,6 @@ class Reranker:
                 progress=progress,
             )
             self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.statistics))
-        self.reader.item_tokens = with_newer_items(tokens, self._data.statistics)
         self.fusion_model = replace(fusion_model, own=verdict)
         if verdict is not None:
             logger.info("domain %r: %s", data.domain, verdict.summary())
@@ -602,7 +587,6 @@ class Reranker:
             priors=reader.priors,
             generator=self.generator,
             contexts=reader.contexts,
-            item_tokens=reader.item_tokens,
             hidden_states=reader.hidden_states,
             ladder=self.ladder,
             details=data.details,
@@ -644,8 +628,7 @@ class Reranker:
         if templates is not None and "prompt" not in settings:
             config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"directory": templates})})
         config.require_fitted_with(state.config)
-        tokens = state.item_tokens
-        reranker = cls(config, engine, state.prompts, item_tokens={} if tokens is None else {state.domain: tokens})
+        reranker = cls(config, engine, state.prompts)
         reranker.reader = LLMScorer(
             config,
             state.domain,
@@ -654,7 +637,6 @@ class Reranker:
             engine=engine,
             model=state.model,
             contexts=state.contexts,
-            item_tokens=tokens,
             hidden_states=state.hidden_states,
         )
         reranker.fusion_model = state.fusion_model

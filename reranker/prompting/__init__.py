@@ -2,7 +2,7 @@
 
 from reranker.prompting.pieces import Item
 from reranker.prompting.rendered import ItemTexts, PromptSpan, RenderedPrompt, SpanKind
-from reranker.prompting.renderer import ItemVectors, PromptRenderer
+from reranker.prompting.renderer import PromptRenderer
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import BLOCKS, TEXT_PARTS, TemplateSet, families, family_for_domain
 from reranker.prompting.text import clean_text
@@ -12,7 +12,6 @@ __all__ = [
     "TEXT_PARTS",
     "Item",
     "ItemTexts",
-    "ItemVectors",
     "PromptRenderer",
     "PromptSettings",
     "PromptSpan",

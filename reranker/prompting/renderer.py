@@ -1,11 +1,8 @@
 """Templates, items and soft prompts -> token sequences that an engine can score."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from reranker.errors import PromptError
 from reranker.prompting.labels import one_token_labels, verbaliser_tokens, verbaliser_words
@@ -17,9 +14,6 @@ from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import Tokenizer
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from reranker.utils.byte_cache import ByteCache
-
-ItemVectors = Mapping[int, NDArray[np.float32]]
-"""Position in the list of items -> (dim,) vector that stands before that item's text."""
 
 
 class PromptRenderer:
@@ -92,8 +86,6 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None = None,
         user_tokens: TokenSequence | None = None,
         query: str | None = None,
-        history_vectors: ItemVectors | None = None,
-        candidate_vectors: ItemVectors | None = None,
     ) -> RenderedPrompt:
         """Each candidate continues the list: separator (not scored), title, terminator.
 
@@ -103,27 +95,17 @@ class PromptRenderer:
             soft_prompt: the domain's soft tokens.
             user_tokens: this user's own soft tokens.
             query: what the user asks for in words.
-            history_vectors: vectors that stand before items of `history`.
-            candidate_vectors: vectors that stand before items of `candidates`.
 
         Raises:
-            PromptError: no candidates, a field is missing, widths of vectors differ, or the prompt does not fit.
+            PromptError: no candidates, a field is missing, widths of soft tokens differ, or the prompt does not fit.
         """
-        spans = self._spans("candidate", candidates, candidate_vectors, self._likelihood_span)
-        return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
+        spans = [self._likelihood_span(self._pieces.fields(one, "candidate")) for one in candidates]
+        return self._prompt(spans, history, soft_prompt, user_tokens, query)
 
-    def priors(
-        self,
-        candidates: Sequence[Item],
-        soft_prompt: TokenSequence | None = None,
-        candidate_vectors: ItemVectors | None = None,
-    ) -> list[RenderedPrompt]:
+    def priors(self, candidates: Sequence[Item], soft_prompt: TokenSequence | None = None) -> list[RenderedPrompt]:
         """What `likelihood` renders behind each calibration history, or for a new user where there is none: how likely
         a title is whoever the user is, in the mean."""
-        return [
-            self.likelihood(history, candidates, soft_prompt, candidate_vectors=candidate_vectors)
-            for history in self.calibration_histories or [()]
-        ]
+        return [self.likelihood(history, candidates, soft_prompt) for history in self.calibration_histories or [()]]
 
     def item_texts(self, items: Sequence[Item]) -> ItemTexts:
         """Each item behind the separator alone: its title, its category, its description.
@@ -207,15 +189,13 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None = None,
         user_tokens: TokenSequence | None = None,
         query: str | None = None,
-        history_vectors: ItemVectors | None = None,
-        candidate_vectors: ItemVectors | None = None,
     ) -> RenderedPrompt:
         """Each candidate is asked about by itself; the answer is one of `label_token_ids`.
 
         Arguments and errors as in `likelihood`.
         """
-        spans = self._spans("labels_candidate", candidates, candidate_vectors, self._labels_span)
-        return self._prompt(spans, history, soft_prompt, user_tokens, query, history_vectors)
+        spans = [self._labels_span(self._pieces.fields(one, "labels_candidate")) for one in candidates]
+        return self._prompt(spans, history, soft_prompt, user_tokens, query)
 
     def listwise(
         self,
@@ -224,27 +204,22 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None = None,
         user_tokens: TokenSequence | None = None,
         query: str | None = None,
-        history_vectors: ItemVectors | None = None,
-        candidate_vectors: ItemVectors | None = None,
     ) -> RenderedPrompt:
         """All candidates in one span, labelled in this order; the answer is one of `listwise_label_ids`.
 
         Arguments and errors as in `likelihood`. Label positions bias the answer: average over
         permutations of the candidates.
         """
-        vectors = candidate_vectors or {}
         opening = self._pieces.text("listwise_open")
         pieces = [self._pieces.text("listwise_header")]
         labels = self.listwise_labels(len(candidates))
-        for position, (label, candidate) in enumerate(zip(labels, candidates, strict=True)):
+        for label, candidate in zip(labels, candidates, strict=True):
             pieces += [opening, self._pieces.text("listwise_label", label)]
-            if position in vectors:
-                pieces.append(("", _vector(vectors[position], position)))
             pieces.append(self._pieces.of_item(candidate, "listwise_candidate"))
         pieces.append(self._pieces.text("listwise_cue"))
         sequence = _joined([tokens for _, tokens in pieces])
         span = CandidateSpan(sequence=sequence), "".join(text for text, _ in pieces)
-        return self._prompt([span] if candidates else [], history, soft_prompt, user_tokens, query, history_vectors)
+        return self._prompt([span] if candidates else [], history, soft_prompt, user_tokens, query)
 
     def instruction_token_ids(self) -> list[int]:
         """Tokens of the written instruction: what a soft prompt is initialised from."""
@@ -281,7 +256,6 @@ class PromptRenderer:
         soft_prompt: TokenSequence | None,
         user_tokens: TokenSequence | None,
         query: str | None,
-        history_vectors: ItemVectors | None,
     ) -> RenderedPrompt:
         if not spans:
             raise PromptError("there are no candidates to render; pass at least one item")
@@ -290,7 +264,7 @@ class PromptRenderer:
         asked = self._query(query)
         longest = max(len(span.sequence) for span, _ in spans)
         taken = _length([*front, *user, *asked]) + longest
-        shown, kept = self._history(history, history_vectors or {}, taken, bool(asked))
+        shown, kept = self._history(history, taken, bool(asked))
         if shown and asked:
             shown.append(self._line_break("history"))
         rest = [*user, *shown, *asked]
@@ -319,9 +293,7 @@ class PromptRenderer:
             front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
         return front
 
-    def _history(
-        self, history: Sequence[Item], vectors: ItemVectors, taken: int, has_query: bool
-    ) -> tuple[list[Part], int]:
+    def _history(self, history: Sequence[Item], taken: int, has_query: bool) -> tuple[list[Part], int]:
         """Header and the newest items that fit, newest last, and how many. `taken`: tokens of the rest."""
         header, header_tokens = self._pieces.text("history_header")
         budget = self.settings.history_tokens
@@ -336,8 +308,6 @@ class PromptRenderer:
         for position in range(len(history) - 1, max(-1, len(history) - 1 - self.settings.history_items), -1):
             text, tokens = self._pieces.of_item(history[position], "history_item")
             pieces = [separator_tokens, tokens]
-            if position in vectors:
-                pieces.insert(1, _vector(vectors[position], position))
             budget -= sum(map(len, pieces))
             if budget < 0:
                 break
@@ -366,26 +336,6 @@ class PromptRenderer:
     def _line_break(self, kind: str) -> Part:
         tokens = TokenSequence.from_tokens([self._pieces.newline])
         return Part(kind="instruction" if kind == "instruction" else "history", text="\n", tokens=tokens)
-
-    def _spans(
-        self,
-        block: str,
-        candidates: Sequence[Item],
-        vectors: ItemVectors | None,
-        cached: Callable[[Fields], tuple[CandidateSpan, str]],
-    ) -> list[tuple[CandidateSpan, str]]:
-        spans = [cached(self._pieces.fields(candidate, block)) for candidate in candidates]
-        for position, vector in (vectors or {}).items():
-            if not 0 <= position < len(spans):
-                raise PromptError(f"a vector was given for candidate {position}, but there are {len(spans)} candidates")
-            span, text = spans[position]
-            # The vector takes the place before the first scored token of a title, or before the label question.
-            at = span.scored_from if block == "candidate" else 0
-            ids = span.sequence.token_ids
-            head, tail = TokenSequence(token_ids=ids[:at]), TokenSequence(token_ids=ids[at:])
-            sequence = _joined([head, _vector(vector, position), tail])
-            spans[position] = CandidateSpan(sequence=sequence, scored_from=at + 1), text
-        return spans
 
     def _render_likelihood_span(self, fields: Fields) -> tuple[CandidateSpan, str]:
         pieces = [
@@ -444,12 +394,6 @@ def _item_bytes(made: tuple[tuple[CandidateSpan | None, ...], str]) -> int:
 
 def _length(parts: Sequence[Part]) -> int:
     return sum(len(part.tokens) for part in parts)
-
-
-def _vector(vector: NDArray[np.float32], position: int) -> TokenSequence:
-    if vector.ndim != 1:
-        raise PromptError(f"the vector of item {position} must have shape (dim,), got {vector.shape}")
-    return TokenSequence.from_vectors(vector[None, :])
 
 
 def _joined(pieces: Sequence[TokenSequence]) -> TokenSequence:

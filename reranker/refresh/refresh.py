@@ -20,7 +20,7 @@ from reranker.data.schema import ITEM, USER, require_ids_like, validate_candidat
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.features import chosen_items
 from reranker.fusion.model import FusionModel
-from reranker.pipeline.domain import DomainData, with_newer_items
+from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitting import fit_ranker, read_lists
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
@@ -243,5 +243,4 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame) -> None:
         built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, own.users))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
     reranker.reader.learn_choices(*chosen_items(after.catalog, after.statistics))
-    reranker.reader.item_tokens = with_newer_items(reranker.reader.item_tokens, after.statistics)
     reranker.generator, reranker._data = generator, after

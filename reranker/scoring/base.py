@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.prompting import Item, ItemVectors
+from reranker.prompting import Item
 from reranker.types import TokenSequence
 
 
@@ -21,8 +21,6 @@ class ScoringList:
         soft_prompt: the domain's soft tokens, or None.
         user_tokens: the user's own soft tokens, or None.
         query: a free text request, or None.
-        history_vectors: tokens that stand before items of the history.
-        candidate_vectors: tokens that stand before candidates.
     """
 
     history: Sequence[Item]
@@ -30,8 +28,6 @@ class ScoringList:
     soft_prompt: TokenSequence | None = None
     user_tokens: TokenSequence | None = None
     query: str | None = None
-    history_vectors: ItemVectors | None = None
-    candidate_vectors: ItemVectors | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,8 +33,6 @@ class LabelScorer(Scorer):
                 soft_prompt=one.soft_prompt,
                 user_tokens=one.user_tokens,
                 query=one.query,
-                history_vectors=one.history_vectors,
-                candidate_vectors=one.candidate_vectors,
             ).request
             for one in lists
         ]

@@ -51,8 +51,6 @@ class LikelihoodScorer(Scorer):
                 soft_prompt=one.soft_prompt,
                 user_tokens=one.user_tokens,
                 query=one.query,
-                history_vectors=one.history_vectors,
-                candidate_vectors=one.candidate_vectors,
             ).request
             for one in lists
         ]
@@ -69,8 +67,8 @@ class LikelihoodScorer(Scorer):
     def _look_up_priors(
         self, lists: Sequence[ScoringList], requests: Sequence[ScoringRequest]
     ) -> list[NDArray[np.float64]]:
-        """Per list: (n_candidates,). A prior belongs to the item, its own token included, and the domain's prompt:
-        nothing of the user enters."""
+        """Per list: (n_candidates,). A prior belongs to the item and the domain's prompt: nothing of the user
+        enters."""
         longest: dict[int, tuple[int, ScoringList, int]] = {}  # histories are cut to leave room for it
         for one, request in zip(lists, requests, strict=True):
             sizes = [len(span.sequence) for span in request.candidates]

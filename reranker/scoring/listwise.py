@@ -52,7 +52,6 @@ class ListwiseScorer(Scorer):
         places: list[tuple[int, IntArray]] = []
         shown = [_shown(one) for one in lists]
         for number, one in enumerate(lists):
-            vectors = one.candidate_vectors or {}
             for members in self._windows(shown[number]):
                 rendered = self._renderer.listwise(
                     one.history,
@@ -60,10 +59,6 @@ class ListwiseScorer(Scorer):
                     soft_prompt=one.soft_prompt,
                     user_tokens=one.user_tokens,
                     query=one.query,
-                    history_vectors=one.history_vectors,
-                    candidate_vectors={
-                        place: vectors[member] for place, member in enumerate(members.tolist()) if member in vectors
-                    },
                 )
                 requests.append(rendered.request)
                 places.append((number, members))
@@ -92,10 +87,7 @@ class ListwiseScorer(Scorer):
 
 def _shown(one: ScoringList) -> list[str]:
     """Per candidate all that a prompt may show of it."""
-    vectors = one.candidate_vectors or {}
-    tokens = [vectors[number].tobytes().hex() if number in vectors else "" for number in range(len(one.candidates))]
-    texts = [sorted((str(name), str(value)) for name, value in item.items()) for item in one.candidates]
-    return [repr(text) + token for text, token in zip(texts, tokens, strict=True)]
+    return [repr(sorted((str(name), str(value)) for name, value in item.items())) for item in one.candidates]
 
 
 def _shared(values: NDArray[np.float64], keys: Sequence[str]) -> NDArray[np.float64]:

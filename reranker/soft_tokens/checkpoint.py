@@ -1,17 +1,18 @@
 """What `train prompt` leaves in a folder: a soft prompt, and what was learned beside it."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reranker.soft_tokens import CONTEXT_FILE, ContextMap, ItemTokens, load_item_tokens
+from reranker.errors import PromptError
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.peft_format import load_peft
 from reranker.soft_tokens.prompt import SHIPPED, SoftPrompt
 from reranker.soft_tokens.prompt_bank import PromptBank
 
 DEFAULT, UNTRAINED = "default", "untrained"
+_ITEM_TOKENS = "item_tokens"
 
 
 def folder_of(name: str | Path) -> Path:
@@ -27,13 +28,11 @@ class Trained:
         prompt: the soft prompt; None is the embeddings of the written instruction.
         shipped: what stands in for it where the model is the one it was made for.
         contexts: what makes users' contexts soft tokens; None gives users none.
-        item_tokens: domain -> what makes its item vectors soft tokens.
     """
 
     prompt: SoftPrompt | None = None
     shipped: SoftPrompt | None = None
     contexts: ContextMap | None = None
-    item_tokens: Mapping[str, ItemTokens] = field(default_factory=dict)
 
     @classmethod
     def default(cls, scoring: str) -> "Trained":
@@ -61,13 +60,18 @@ class Trained:
         """Reads a folder with a soft prompt in PEFT format.
 
         Raises:
-            PromptError: there is no usable soft prompt, or something beside it is damaged.
+            PromptError: there is no usable soft prompt, or something beside it is damaged or read by this version no
+                more.
         """
+        if (directory / _ITEM_TOKENS).exists():
+            raise PromptError(
+                f"{directory / _ITEM_TOKENS}: item tokens have left the product: delete that folder to use the prompt "
+                "beside it"
+            )
         contexts = directory / CONTEXT_FILE
         return cls(
             prompt=load_peft(directory),
             contexts=ContextMap.load(contexts) if contexts.exists() else None,
-            item_tokens=load_item_tokens(directory),
         )
 
     @cached_property
@@ -76,5 +80,4 @@ class Trained:
         parts = [f"prompt:{self.prompt.sha256}"] if self.prompt else []
         parts += [f"shipped:{self.shipped.sha256}"] if self.shipped else []
         parts += [f"contexts:{self.contexts.sha256}"] if self.contexts else []
-        parts += [f"{domain}:{one.sha256}" for domain, one in sorted(self.item_tokens.items())]
         return hashlib.sha256("|".join(parts).encode()).hexdigest() if parts else ""

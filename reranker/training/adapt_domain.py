@@ -135,8 +135,8 @@ def adapt_domain(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: the reranker reads no soft prompt, or by another scorer than likelihood, its items have tokens
-            here, or torch is not installed.
+        ConfigError: the reranker reads no soft prompt, or by another scorer than likelihood, or torch is not
+            installed.
         DataError: too few users have lists with a chosen item.
         PromptError: prompt and model do not belong together.
     """
@@ -147,11 +147,6 @@ def adapt_domain(
         raise ConfigError(
             f"prompts are adapted by what the likelihood scorer says, this Reranker has {reranker.config.scorer!r}: "
             "make it with scorer='likelihood'"
-        )
-    if data.domain in reranker.item_tokens:
-        raise ConfigError(
-            f"item tokens of the domain {data.domain!r} were trained behind the prompt that lies beside them, so it "
-            "cannot be adapted under them: adapt the prompt first, then train item tokens from it (`start`)"
         )
     reader = reranker.reader.for_domain(data.domain)
     start = reader.prompt()

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from reranker import Reranker
-from reranker.soft_tokens import ItemTokens, VectorTable, save_item_tokens
 from reranker.soft_tokens.peft_format import save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
 from tests.pipeline import toys
@@ -126,26 +125,16 @@ def test_items_are_added_to_a_bundle(folder):
     assert len(Reranker.load(folder / "larger").item_ids) == 33
 
 
-def test_fit_takes_a_trained_prompt_and_newer_item_vectors(folder):
-    items = pd.read_parquet(folder / "items.parquet")["item_id"].tolist()
-    vectors = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)
-    token = np.ones(16, dtype=np.float32)
-    table = VectorTable.build(items[:20], vectors[:20], "clip.parquet")
-    start = ItemTokens.initial(table, token, 2, domain="generic", candidates=True)
-    save_peft(SoftPrompt(vectors=np.ones((2, 16), dtype=np.float32)), folder / "prompt")
-    save_item_tokens({"generic": start}, folder / "prompt")
-    newer = pd.DataFrame({"item_id": items[:30], "vector": vectors[:30].tolist()})
-    newer.to_parquet(folder / "clip.parquet")
+def test_fit_takes_a_trained_prompt(folder):
+    learned = SoftPrompt(vectors=np.ones((2, 16), dtype=np.float32))
+    save_peft(learned, folder / "prompt")
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
-    options = ("--config", folder / "settings.yaml", "--n", 12)
-    prompt = ("--prompt", folder / "prompt", "--item-vectors", folder / "clip.parquet")
-    said, _ = run("fit", *tables, *options, *prompt, "--out", folder / "with-tokens")
-    assert "item tokens: 30 of 32 items have a vector" in said
-    kept = Reranker.load(folder / "with-tokens").reader.item_tokens
-    assert list(kept.table.item_ids) == items[:30]
-    assert (folder / "with-tokens" / "item_tokens.safetensors").exists()
-    message = refused("fit", *tables, *options, *prompt[2:], "--out", folder / "never")
-    assert "no item tokens were trained for the domain 'generic'" in message
+    options = ("--config", folder / "settings.yaml", "--n", 12, "--prompt", folder / "prompt")
+    run("fit", *tables, *options, "--out", folder / "prompted")
+    kept = Reranker.load(folder / "prompted").reader.soft_prompt()
+    assert np.array_equal(kept.vectors, learned.vectors)
+    (folder / "prompt" / "item_tokens").mkdir()
+    assert "item tokens have left the product" in refused("fit", *tables, *options, "--out", folder / "never")
 
 
 def test_data_and_models_describe(folder):

@@ -19,7 +19,7 @@ from reranker.evaluation.diagnostics import obfuscated_titles
 from reranker.evaluation.llm_systems import Fused, LLMAlone, Served, ZeroShot
 from reranker.evaluation.score_cache import ScoreCache
 from reranker.fusion import Choices, FusionModel
-from reranker.soft_tokens import ContextMap, ItemTokens, VectorTable
+from reranker.soft_tokens import ContextMap
 from reranker.soft_tokens.checkpoint import Trained
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 from tests.contracts.systems import SystemContract
@@ -136,30 +136,6 @@ def test_components_stand_on_their_rows(lists):
     same_taste = test.candidates.user_id.str[1:].astype(int) % 4 == test.candidates.item_id.str[1].astype(int)
     gain = read.of(test)[:, 0] - read.of(test)[:, 2]
     assert gain[same_taste].mean() > gain[~same_taste].mean()
-
-
-def test_item_tokens_are_those_of_the_domain_that_is_judged(lists):
-    _, test = lists
-    items = [f"g{group}i{number}" for group in range(4) for number in range(8)]
-    random = np.random.default_rng(0)
-    start = ItemTokens.initial(
-        VectorTable.build(items, random.standard_normal((32, 3))),
-        random.standard_normal(16).astype(np.float32),
-        2,
-        domain="toy",
-        candidates=True,
-    )
-    tokens = replace(start, outer=random.standard_normal((2, 16)))
-
-    def with_tokens(domain):
-        config = RerankerConfig(engine="scripted", prompt=toys.PROMPT)
-        trained = {"toy": Trained(item_tokens={domain: tokens})}
-        return ScoreCache(ScriptedEngine(), config, {"toy": "movies"}, trained=trained)
-
-    bare = ScoreCache(ScriptedEngine(), RerankerConfig(engine="scripted", prompt=toys.PROMPT), {"toy": "movies"})
-    assert not np.array_equal(with_tokens("toy").of(test), bare.of(test))
-    assert np.array_equal(with_tokens("movies").of(test), bare.of(test))
-    assert len({one.fingerprint for one in (bare, with_tokens("toy"), with_tokens("movies"))}) == 3
 
 
 def test_only_covered_lists_teach_and_always_the_same(lists):

@@ -289,29 +289,7 @@ def test_no_candidates_is_an_error(scorer: str) -> None:
         getattr(renderer(), scorer)(titled("Alien"), [])
 
 
-def test_item_vectors_stand_before_titles() -> None:
-    vector = np.array([1, 2, 3], dtype=np.float32)
-    prompt = renderer(instruction=False).likelihood(
-        titled("a", "b"), titled("c", "d"), history_vectors={1: vector}, candidate_vectors={1: 2 * vector}
-    )
-    before = len("Watched before:\n- a\n-")
-    assert list(prompt.request.prefix.vector_positions) == [before]
-    plain, carried = prompt.request.candidates
-    assert plain.sequence.is_plain
-    assert list(carried.sequence.vector_positions) == [2]
-    assert carried.sequence.vectors.tolist() == [[2, 4, 6]]
-    assert BYTES.decode(list(carried.sequence.token_ids[carried.scored_from :])) == " d\n"
-    labels = renderer().labels([], titled("c"), candidate_vectors={0: vector}).request.candidates[0]
-    assert list(labels.sequence.vector_positions) == [0]
-    listwise = renderer().listwise([], titled("c", "d"), candidate_vectors={1: vector}).request.candidates[0]
-    assert list(listwise.sequence.vector_positions) == [len("\nFilms:\n(A) c\n(B")]
-
-
-def test_item_vectors_of_a_wrong_shape_or_place_are_refused() -> None:
-    with pytest.raises(PromptError, match=r"shape \(dim,\), got \(1, 3\)"):
-        renderer().likelihood([], titled("a"), candidate_vectors={0: np.zeros((1, 3), dtype=np.float32)})
-    with pytest.raises(PromptError, match="candidate 5, but there are 1"):
-        renderer().likelihood([], titled("a"), candidate_vectors={5: np.zeros(3, dtype=np.float32)})
+def test_soft_tokens_of_different_widths_are_refused() -> None:
     with pytest.raises(PromptError, match=r"widths.*\[3, 4\]"):
         renderer().likelihood([], titled("a"), soft_prompt=soft(2), user_tokens=soft(1, dim=4))
 

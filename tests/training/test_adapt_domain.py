@@ -8,7 +8,7 @@ import pytest
 from candidate_gen import PopularityGenerator
 from reranker import Reranker, RerankerConfig
 from reranker.errors import ConfigError, DataError
-from reranker.soft_tokens import CONTEXT_FILE, ContextMap, ItemTokens, VectorTable
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.peft_format import load_peft, save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.training.adapt_domain import AdaptationSettings, AdaptedDomain, adapt_domain
@@ -100,11 +100,6 @@ def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:
     by_states = Reranker.from_pretrained(engine="torch", model=str(tiny))
     with pytest.raises(ConfigError, match="scorer='likelihood'"):
         adapt_domain(by_states, circle(), PopularityGenerator())
-    table = VectorTable.build(["i0"], np.ones((1, 4), dtype=np.float32))
-    tokens = ItemTokens.initial(table, np.ones(DIM, dtype=np.float32), 3, domain="generic", candidates=True)
-    behind = Reranker(RerankerConfig(engine="torch", model=str(tiny)), item_tokens={"generic": tokens})
-    with pytest.raises(ConfigError, match="adapt the prompt first"):
-        adapt_domain(behind, circle(), PopularityGenerator())
     with pytest.raises(ConfigError, match="users is 0"):
         AdaptationSettings(users=0)
 
