@@ -127,7 +127,7 @@ class InputTable:
             rows.append(count)
             for name, column in columns.items():
                 kind = schema.field(column).type if column in schema.names else folders[column].type
-                found = _plain_type(kind, name, column, file)
+                found = _plain_type(kind, name, column, file) if count else pa.null()  # pandas makes one up
                 known = types.get(name, pa.null())
                 if found != known and not pa.types.is_null(found) and not pa.types.is_null(known):
                     raise DataError(

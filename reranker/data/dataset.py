@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.column_names import likely
 from reranker.data.id_matching import require_most_known
 from reranker.data.schema import (
     ITEM,
@@ -49,6 +50,13 @@ class Dataset:
 
         chosen, listed = as_dataset(self.interactions, self.items)
         interactions = validate_interactions(chosen)
+        if TIMESTAMP not in interactions and (time := likely(TIMESTAMP, map(str, interactions.columns))) is not None:
+            logger.warning(
+                "table 'interactions' has no column %r, so the order of its rows in time is not known; %r may be it: "
+                "rename it",
+                TIMESTAMP,
+                time,
+            )
         if TIMESTAMP in interactions:  # rows of one time may be sorted by anything, and that must teach nothing
             interactions = in_sequence(interactions).reset_index(drop=True)
         object.__setattr__(self, "interactions", interactions)

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.categories import readable_categories
-from reranker.data.column_names import likely, meant
+from reranker.data.column_names import meant
 from reranker.data.filler import FILLER, is_filler
 from reranker.errors import DataError
 
@@ -65,13 +65,6 @@ def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd
     if WEIGHT in frame:
         own = WEIGHT if WEIGHT in given else next(alias for alias, column in ALIASES.items() if column == WEIGHT)
         frame[WEIGHT] = _numeric(given, own, name)
-    if TIMESTAMP not in frame and (likely_time := likely(TIMESTAMP, map(str, frame.columns))) is not None:
-        logger.warning(
-            "table %r has no column %r, so the order of its rows in time is not known; %r may be it: rename it",
-            name,
-            TIMESTAMP,
-            likely_time,
-        )
     if TIMESTAMP in frame:
         categorical = isinstance(frame[TIMESTAMP].dtype, pd.CategoricalDtype)  # which stand in an order of their own
         times = _times(_decategorised(frame[TIMESTAMP]) if categorical else frame[TIMESTAMP], name)

@@ -1,7 +1,7 @@
 """Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it.
 
-A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, and a
-job whose caller has gone is given up.
+A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, or else
+one that is far shorter than it, in slices of its own; and a job whose caller has gone is given up.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from reranker.engines.slices import AbandonedError, Slicing, sliced
@@ -19,6 +19,7 @@ from reranker.serve.errors import ProblemError
 logger = logging.getLogger(__name__)
 
 _LOOP_SECONDS = 5.0  # that a slice waits for the event loop
+_FAR_SHORTER = 4  # times: such a job is read between the slices of a longer one
 _TURNS = 4  # of the loop from an answer to its last byte: waking the caller, routing, sending
 
 Job = TypeVar("Job")
@@ -47,6 +48,7 @@ class _Waiting(Generic[Job, Answer]):
     job: Job
     future: "asyncio.Future[Done[Answer]]"
     since: float
+    tokens: int
 
 
 _Batch = Sequence[_Waiting[Job, Answer]]
@@ -125,7 +127,7 @@ class Batcher(Generic[Job, Answer]):
         future: asyncio.Future[Done[Answer]] = loop.create_future()
         if len(self._waiting) >= self._most:
             raise ProblemError(503, f"{self._most} requests are waiting already", code="overloaded", retry_after=1.0)
-        waiting = _Waiting(job, future, time.perf_counter())
+        waiting = _Waiting(job, future, time.perf_counter(), self._tokens_of(job))
         self._waiting[waiting] = None
         self._held.add(waiting)
         self._idle.clear()
@@ -162,25 +164,27 @@ class Batcher(Generic[Job, Answer]):
         while True:
             wanted = await self._take()
             if wanted:
-                long = self._is_long(wanted[0])
-                self._hand_out(*await loop.run_in_executor(self._thread, self._read, wanted, loop, long))
+                self._hand_out(*await loop.run_in_executor(self._thread, self._read, wanted, loop))
             await _let_out()
 
     def _read(
-        self, wanted: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop, long: bool
+        self, wanted: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop
     ) -> "tuple[_Batch[Job, Answer], Sequence[Answer | Exception], float, float]":
         """A batch, its answers, when it began and how long it took; called in the engine's thread."""
         started = time.perf_counter()
-        if long:
-            self._slicing.between = lambda: self._between(wanted, loop)
+        slicing = None
+        if self._is_long(wanted[0]):
+            slicing = replace(self._slicing, between=lambda: self._between(wanted, loop))
         answers: Sequence[Answer | Exception]
         try:
-            with sliced(self._slicing if long else None):
+            with sliced(slicing):
                 answers = self._work([one.job for one in wanted])
         except Exception as error:
             if not isinstance(error, AbandonedError):
                 logger.exception("a batch of %d failed", len(wanted))
             answers = [error] * len(wanted)
+        if slicing is not None:
+            self._slicing.tokens = slicing.tokens
         return wanted, answers, started, time.perf_counter() - started
 
     def _hand_out(
@@ -199,33 +203,40 @@ class Batcher(Generic[Job, Answer]):
                 one.future.set_result(Done(answer=answer, waited=waited, worked=worked, batch=len(wanted)))
 
     def _between(self, held: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop) -> None:
-        """Between two slices: gives up what nobody waits for, and reads one batch of short jobs."""
+        """Between two slices: gives up what nobody waits for, and reads one batch of short jobs or one far shorter."""
         if self._stopped or all(one.future.done() for one in held):
             raise AbandonedError("nobody waits for this ranking any more")
         asked: Future[_Batch[Job, Answer]] = Future()
 
         def take() -> None:
             if asked.set_running_or_notify_cancel():
-                asked.set_result(self._take_short())
+                asked.set_result(self._take_short() or self._take_shorter(held[0].tokens // _FAR_SHORTER))
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(take)
         try:
-            shorts = asked.result(_LOOP_SECONDS)
+            others = asked.result(_LOOP_SECONDS)
         except TimeoutError:
             if asked.cancel():
                 return
-            shorts = asked.result()
-        if shorts:
-            done = self._read(shorts, loop, long=False)
+            others = asked.result()
+        if others:
+            done = self._read(others, loop)
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._hand_out, *done)
 
     def _is_long(self, one: _Waiting[Job, Answer]) -> bool:
-        return self._tokens_of(one.job) > self._slicing.tokens
+        return one.tokens > self._slicing.tokens
 
     def _take_short(self) -> "_Batch[Job, Answer]":
         taken = [one for one in self._live() if not self._is_long(one)][: self._batch]
+        for one in taken:
+            del self._waiting[one]
+        return taken
+
+    def _take_shorter(self, most: int) -> "_Batch[Job, Answer]":
+        """The first job of so many tokens at most."""
+        taken = [one for one in self._live() if one.tokens <= most][:1]
         for one in taken:
             del self._waiting[one]
         return taken

@@ -20,7 +20,7 @@ class ServeSettings(BaseModel):
         queue: requests that may wait for the engine; the next is answered with 503 and retry-after.
         batch: requests given to the engine together, at most.
         max_request_tokens: that the model would read for one list, about; more is answered with 413.
-        slice_tokens: lists of more are read in slices of so many, between which others have their turn.
+        slice_tokens: lists of more are read in slices of so many, between which shorter ones have their turn.
         slice_seconds: that a slice may take: `slice_tokens` follow what is measured; 0 leaves them as they are.
         batch_wait_ms: how long a lone request waits for company.
         timeout_seconds: for one answer, waiting included; then 504.

@@ -64,6 +64,16 @@ def test_users_of_a_csv_are_of_the_kind_that_the_other_table_has(bundle, tmp_pat
     assert ranking(tmp_path)["user_id"].tolist() == [1, 1]  # the bundle's are texts
 
 
+def test_a_part_without_rows_has_no_types(bundle, tmp_path):
+    rows = pd.DataFrame({"user_id": ["u1", "u1"], "item_id": ["g0i1", "g1i1"], "score": [1.0, 2.0]})
+    (tmp_path / "c").mkdir()
+    rows.iloc[:0].astype({"user_id": "float64", "item_id": "float64"}).to_parquet(tmp_path / "c/a.parquet")
+    write(rows, tmp_path / "c/b.parquet")
+    rows.iloc[:0].astype({"item_id": "int64"}).to_parquet(tmp_path / "c/c.parquet")
+    offline(bundle, tmp_path, "c").run()
+    assert ranking(tmp_path)["user_id"].tolist() == ["u1", "u1"]
+
+
 @pytest.mark.parametrize("word", ["NA", "null", "None", "nan"])
 def test_words_of_a_csv_are_ids(bundle, tmp_path, word):
     (tmp_path / "c.csv").write_text(f"user_id,item_id,score\n{word},g0i1,1\n{word},{word},2\n,g0i1,3\n")
