@@ -84,6 +84,8 @@ class Batcher(Generic[Job, Answer]):
         self._observe = observe
         self._tokens_of = tokens_of
         self._slicing = slicing or Slicing(1024, 0.0)
+        self._least = self._slicing.tokens
+        self._pace = replace(self._slicing)  # of whole jobs: preparing texts takes its time, too, however fast the engine
         self._stopped = False
         self._held: set[_Waiting[Job, Answer]] = set()  # those who wait or are in work
         self._most = queue
@@ -171,10 +173,17 @@ class Batcher(Generic[Job, Answer]):
         self, wanted: "_Batch[Job, Answer]", loop: asyncio.AbstractEventLoop
     ) -> "tuple[_Batch[Job, Answer], Sequence[Answer | Exception], float, float]":
         """A batch, its answers, when it began and how long it took; called in the engine's thread."""
-        started = time.perf_counter()
+        started, elsewhere = time.perf_counter(), 0.0
         slicing = None
+
+        def between() -> None:
+            nonlocal elsewhere
+            begun = time.perf_counter()
+            self._between(wanted, loop)
+            elsewhere += time.perf_counter() - begun
+
         if self._is_long(wanted[0]):
-            slicing = replace(self._slicing, between=lambda: self._between(wanted, loop))
+            slicing = replace(self._slicing, between=between)
         answers: Sequence[Answer | Exception]
         try:
             with sliced(slicing):
@@ -185,7 +194,10 @@ class Batcher(Generic[Job, Answer]):
             answers = [error] * len(wanted)
         if slicing is not None:
             self._slicing.tokens = slicing.tokens
-        return wanted, answers, started, time.perf_counter() - started
+        worked = time.perf_counter() - started
+        if not any(isinstance(one, Exception) for one in answers):
+            self._pace.measured(sum(one.tokens for one in wanted), worked - elsewhere)
+        return wanted, answers, started, worked
 
     def _hand_out(
         self,
@@ -226,7 +238,7 @@ class Batcher(Generic[Job, Answer]):
                 loop.call_soon_threadsafe(self._hand_out, *done)
 
     def _is_long(self, one: _Waiting[Job, Answer]) -> bool:
-        return one.tokens > self._slicing.tokens
+        return one.tokens > min(self._slicing.tokens, max(self._least, self._pace.tokens))
 
     def _take_short(self) -> "_Batch[Job, Answer]":
         taken = [one for one in self._live() if not self._is_long(one)][: self._batch]

@@ -1,10 +1,11 @@
 """Which jobs are read between the slices of which."""
 
 import asyncio
+import time
 
 import pytest
 
-from reranker.engines.slices import Slicing, in_turns
+from reranker.engines.slices import _SLICING, Slicing, in_turns
 from reranker.serve.batcher import Batcher
 
 SLICES = 8
@@ -43,6 +44,31 @@ async def in_order(arriving):
     assert [one.answer for one in answers] == [name for name, _ in arriving]
     await batcher.close(1)
     return ended
+
+
+def test_a_fast_engine_makes_no_long_job_short_whose_preparation_is_slow():
+    """The engine's slices grow without end; 100,000 tokens that take 50 ms before it stay long at 10 ms a slice."""
+    sliced_jobs = []
+
+    def work(jobs):
+        (tokens,) = jobs
+        current = _SLICING.get()
+        sliced_jobs.append(current is not None)
+        if current is not None:
+            current.measured(tokens, 1e-6)  # the engine
+        time.sleep(0.05)
+        return jobs
+
+    async def ask():
+        slicing = Slicing(1000, 0.01)
+        batcher = Batcher(work, batch=2, queue=9, wait_seconds=0, tokens_of=lambda job: job, slicing=slicing)
+        batcher.start()
+        for _ in range(20):
+            await batcher.submit(100_000, timeout=30)
+        await batcher.close(1)
+
+    asyncio.run(ask())
+    assert all(sliced_jobs)
 
 
 @pytest.mark.parametrize(
