@@ -9,7 +9,10 @@ measured by the same clients in the same run, so a ratio says what the hostile c
 import asyncio
 import contextlib
 import json
+import sys
 import time
+from asyncio.subprocess import PIPE
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
@@ -22,12 +25,12 @@ TURNS = 3
 MOST_RATIO = 3.0
 _PAUSE = 0.02  # seconds between two requests of a polite client: somebody who looks at a list, in fast motion
 _FLOOD = 64 << 20  # bytes of headers or trailers, if they are taken
-_ATTACK_SECONDS = 20.0  # that one attack waits for its answer
+_ATTACK_SECONDS = 5.0  # that one attack waits for its answer
 
 Attack = Callable[[str, int], Coroutine[Any, Any, None]]
 
 
-async def slowdown(url: str, bodies: Sequence[dict[str, Any]], model: str) -> tuple[float, float, dict[str, int]]:
+async def slowdown(url: str, bodies: Sequence[dict[str, Any]], model: str) -> tuple[float, float, Counter[str]]:
     """Polite clients' p99 in milliseconds alone and beside a hostile client, and how often each attack was made.
 
     Args:
@@ -39,42 +42,55 @@ async def slowdown(url: str, bodies: Sequence[dict[str, Any]], model: str) -> tu
         RuntimeError: a polite client was refused.
     """
     host, port = url.removeprefix("http://").split(":")
-    attacks = _attacks(model)
-    made = dict.fromkeys(attacks, 0)
+    made = Counter[str]()
     waits: tuple[list[float], list[float]] = [], []
     share = max(1, len(bodies) // (2 * TURNS))
     await _polite(host, int(port), bodies[:share])  # what is loaded at first sight is nobody's
     for turn in range(TURNS):
         for hostile in (False, True):
             part = bodies[(2 * turn + hostile) * share :][:share]
-            async with _beside(host, int(port), attacks if hostile else {}, made):
+            async with _beside(url, model, made) if hostile else contextlib.nullcontext():
                 waits[hostile].extend(await _polite(host, int(port), part))
     alone, beside = (float(1000 * np.quantile(one, 0.99)) for one in waits)
     return alone, beside, made
 
 
 @asynccontextmanager
-async def _beside(host: str, port: int, attacks: dict[str, Attack], made: dict[str, int]) -> AsyncIterator[None]:
-    """The hostile client is at work inside; every connection makes one attack after the other."""
-    names = cycle(attacks) if attacks else None
+async def _beside(url: str, model: str, made: Counter[str]) -> AsyncIterator[None]:
+    """The hostile client is at work inside, in a process of its own: polite ones must not wait for its turns here."""
+    command = [sys.executable, "-m", "eval.hostile", url, model]
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    await process.stdout.readline()  # it has begun
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        made.update(json.loads(await process.stdout.readline()))
+        await process.wait()
+
+
+async def attack(url: str, model: str) -> None:
+    """Attacks until the standard input ends; then prints how often each attack was made."""
+    host, port = url.removeprefix("http://").split(":")
+    attacks, made = _attacks(model), Counter[str]()
+    names = cycle(attacks)
 
     async def attacker() -> None:
-        while names is not None:
+        while True:
             name = next(names)
             made[name] += 1
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError, asyncio.LimitOverrunError):
                 async with asyncio.timeout(_ATTACK_SECONDS):
-                    await attacks[name](host, port)
+                    await attacks[name](host, int(port))
 
-    tasks = [asyncio.create_task(attacker()) for _ in range(HOSTILE if attacks else 0)]
-    if tasks:
-        await asyncio.sleep(0.5)  # it has begun
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = [asyncio.create_task(attacker()) for _ in range(HOSTILE)]
+    print("begun", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    print(json.dumps(made), flush=True)
 
 
 async def _polite(host: str, port: int, bodies: Sequence[dict[str, Any]]) -> list[float]:
@@ -193,3 +209,7 @@ async def _asked(host: str, port: int, path: str, content: bytes) -> tuple[int, 
 def _head(host: str, path: str, length: int) -> bytes:
     fields = f"host: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close"
     return f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+
+
+if __name__ == "__main__":
+    asyncio.run(attack(*sys.argv[1:]))

@@ -1,7 +1,7 @@
 """Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it.
 
 A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, or else
-one that is far shorter than it, in slices of its own; and a job whose caller has gone is given up.
+one that is far shorter than it, in slices of its own. A job whose caller has gone is given up.
 """
 
 import asyncio
@@ -85,7 +85,9 @@ class Batcher(Generic[Job, Answer]):
         self._tokens_of = tokens_of
         self._slicing = slicing or Slicing(1024, 0.0)
         self._least = self._slicing.tokens
-        self._pace = replace(self._slicing)  # of whole jobs: preparing texts takes its time, too, however fast the engine
+        self._pace = replace(
+            self._slicing
+        )  # of whole jobs: preparing texts takes its time, too, however fast the engine
         self._stopped = False
         self._held: set[_Waiting[Job, Answer]] = set()  # those who wait or are in work
         self._most = queue

@@ -28,9 +28,7 @@ async def in_order(arriving):
         ended.extend(name for name, _ in jobs)
         return [name for name, _ in jobs]
 
-    batcher = Batcher(
-        work, batch=2, queue=99, wait_seconds=0, tokens_of=lambda job: job[1], slicing=Slicing(10, 0.0)
-    )
+    batcher = Batcher(work, batch=2, queue=99, wait_seconds=0, tokens_of=lambda job: job[1], slicing=Slicing(10, 0.0))
     batcher.start()
     tasks = []
     for job in arriving:
