@@ -16,7 +16,10 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,7 +37,8 @@ from tools.bundle_mutations import mutated
 
 MOST_SECONDS, MOST_BYTES = 2.0, 500 << 20
 _MANIFEST = "bundle.yaml"
-_SHOWN = 20
+_SHOWN = 50
+_TOGETHER = 100
 _MOST_ADDRESSES = 8 << 30
 
 
@@ -54,6 +58,12 @@ class Outcome:
     seconds: float = 0.0
     grown: int = 0
 
+    def add(self, other: "Outcome") -> None:
+        """Takes in what other cases came to."""
+        self.counts += other.counts
+        self.failures += other.failures
+        self.seconds, self.grown = max(self.seconds, other.seconds), max(self.grown, other.grown)
+
 
 def main() -> int:
     """The exit code."""
@@ -69,7 +79,7 @@ def main() -> int:
         if given.only is not None:
             print(run_case(bundles, given.seed, given.only, raises=True))
             return 0
-        outcome = fuzz(bundles, range(given.cases), given.seed)
+        outcome = fuzz(bundles, range(given.cases), given.seed, apart=True)
     for line in outcome.failures[:_SHOWN]:
         print(line)
     print(", ".join(f"{word}: {count}" for word, count in sorted(outcome.counts.items())))
@@ -123,8 +133,39 @@ def sign(bundle: Path) -> None:
     (bundle / _MANIFEST).write_text(yaml.safe_dump(seal(manifest)))
 
 
-def fuzz(bundles: list[Path], cases: range, seed: int) -> Outcome:
-    """Runs cases; a case changes copies only."""
+def fuzz(bundles: list[Path], cases: range, seed: int, apart: bool = False) -> Outcome:
+    """Runs cases; a case changes copies only.
+
+    Args:
+        bundles: of `whole_bundles`.
+        cases: numbers.
+        seed: the same seed and number are the same case.
+        apart: in processes of their own, so that a case that kills its process is told, too.
+    """
+    if not apart:
+        return _run(bundles, cases, seed)
+    outcome = Outcome()
+    for begin in range(cases.start, cases.stop, _TOGETHER):
+        some = range(begin, min(begin + _TOGETHER, cases.stop))
+        try:
+            outcome.add(_run_apart(bundles, some, seed))
+        except BrokenProcessPool:
+            for number in some:
+                try:
+                    outcome.add(_run_apart(bundles, range(number, number + 1), seed))
+                except BrokenProcessPool:
+                    outcome.counts["failed"] += 1
+                    outcome.failures.append(f"case {number}: its process died")
+        print(f"{some.stop} cases, {len(outcome.failures)} failed", file=sys.stderr, flush=True)
+    return outcome
+
+
+def _run_apart(bundles: list[Path], cases: range, seed: int) -> Outcome:
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(_run, bundles, cases, seed).result()
+
+
+def _run(bundles: list[Path], cases: range, seed: int) -> Outcome:
     outcome = Outcome()
     for bundle in bundles:
         ranked(bundle)  # what is loaded once is no case's
@@ -170,7 +211,7 @@ def ranked(bundle: Path) -> str:
     """
     reranker = Reranker.load(bundle, engine="scripted")
     asked = pd.DataFrame({"user_id": "u1", "item_id": [f"i{n}" for n in range(9)], "score": np.arange(9.0)})
-    orders: list[Any] = ["fused", "baseline", "first_stage", None]
+    orders: list[Any] = ["fused", "baseline", None]
     try:
         for order in orders:
             found = reranker.rerank(asked, order=order).to_frame()

@@ -1,7 +1,7 @@
 """Requests that arrive together are read together: one thread owns the engine, a bounded queue stands before it.
 
-A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, or else
-one that is far shorter than it, in slices of its own. A job whose caller has gone is given up.
+A long job is read alone and in slices. Between two of them the short jobs that wait are read, one batch a slice, or
+else one that is far shorter than it, in slices of its own. A job whose caller has gone is given up.
 """
 
 import asyncio
