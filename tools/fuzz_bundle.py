@@ -73,7 +73,6 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of one case, whose error is then raised")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESSES, _MOST_ADDRESSES))  # others use this machine
     with tempfile.TemporaryDirectory(prefix="fuzz-bundle-") as folder:
         bundles = whole_bundles(Path(folder))
         if given.only is not None:
@@ -161,8 +160,13 @@ def fuzz(bundles: list[Path], cases: range, seed: int, apart: bool = False) -> O
 
 
 def _run_apart(bundles: list[Path], cases: range, seed: int) -> Outcome:
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("fork"), initializer=_bounded) as pool:
         return pool.submit(_run, bundles, cases, seed).result()
+
+
+def _bounded() -> None:
+    """Others use this machine, too."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESSES, _MOST_ADDRESSES))
 
 
 def _run(bundles: list[Path], cases: range, seed: int) -> Outcome:
