@@ -23,10 +23,10 @@ def with_columns(weights=None):
 
 
 @pytest.mark.parametrize("scorer", ["likelihood", "embedding"])
-def test_columns_that_nothing_reads_are_named(scoring, caplog):
+def test_columns_that_nothing_reads_are_named(scorer, caplog):
     data = with_columns()
     with caplog.at_level(logging.INFO, logger="reranker"):
-        fitted = Reranker(toys.config(scorer=scoring), ScriptedEngine()).fit(
+        fitted = Reranker(toys.config(scorer=scorer), ScriptedEngine()).fit(
             data, PopularityGenerator().fit(data.interactions)
         )
     lines = unread(data, fitted.reader)
