@@ -93,6 +93,7 @@ def serve(
         sys.setswitchinterval(0.0001)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
+        gc.unfreeze()  # else libraries that count their objects (Triton's) call them leaked at the interpreter's end
         if any(domain.dead for domain in domains):
             _leave()
         for domain in domains:  # vLLM's processes would outlive this one

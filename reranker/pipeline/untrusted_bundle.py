@@ -11,6 +11,7 @@ from reranker.config import RerankerConfig
 from reranker.errors import BundleError
 
 MANIFEST = "bundle.yaml"
+_DEEPEST = 8  # folders within folders
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 TEMPLATES, TEMPLATES_VARIABLE = "templates", "RERANKER_TEMPLATES"
 
@@ -38,16 +39,21 @@ _HARMLESS = frozenset(
 
 def require_plain(directory: Path) -> None:
     """Refuses links, devices and pipes: a bundle may not point at files of whoever loads it, nor never end."""
-    for folder, folders, files in os.walk(directory):
-        for path in (Path(folder, name) for name in [*folders, *files]):
-            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+    folders = [directory]
+    while folders:
+        folder = folders.pop()
+        if len(folder.parts) - len(directory.parts) > _DEEPEST:
+            raise BundleError(f"{folder} lies deeper than anything in a bundle does")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # replaced meanwhile
+            for path in folder.iterdir():
                 kind = path.lstat().st_mode
-                if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
-                    continue
-                raise BundleError(
-                    f"{path} is a link or no ordinary file, and a bundle holds ordinary files alone: copy what it "
-                    "points to into its place (`cp -rL`)"
-                )
+                if stat.S_ISDIR(kind):
+                    folders.append(path)
+                elif not stat.S_ISREG(kind):
+                    raise BundleError(
+                        f"{path} is a link or no ordinary file, and a bundle holds ordinary files alone: copy what it "
+                        "points to into its place (`cp -rL`)"
+                    )
 
 
 def require_own_templates(directory: Path, config: RerankerConfig, mine: Path | str | None) -> Path | None:

@@ -114,6 +114,10 @@ class Job:
     ranks: TextList | ItemList
 
 
+LONGEST_TEXT = 400_000
+"""Characters of one document or history item: cleaning and counting the words of a text cannot be cut into slices."""
+
+_WORDS = 16  # times as fast as the model are the words of a text looked at, at least
 _CHARACTERS = 3  # of a token, at least, in most texts
 _MARKS = 8  # tokens around an item
 
@@ -132,17 +136,32 @@ def tokens_of(job: Job) -> int:
         return len(job.ranks.items) * (readings * (1 if config.compares_states else longest) + asked)
     texts = job.ranks
     history = min(sum(_tokens(item) for item in texts.history), prompt.history_tokens)
-    query = min(len(texts.question) // _CHARACTERS, prompt.query_tokens)
-    if not query:
+    query = min(len(texts.question) // _CHARACTERS + 1, prompt.query_tokens)
+    if not texts.question:
         return history + sum(min(_tokens(document), longest) for document in texts.documents)
     most = texts.max_tokens_per_doc or MAX_TOKENS_PER_DOC  # each document has a prompt of its own, the query behind it
     behind = min(len(texts.documents) * longest, sum(map(_tokens, texts.documents))) if history else 0
-    return history + behind + sum(min(_tokens(document), most) + query for document in texts.documents)
+    lengths = [_tokens(document) for document in texts.documents]
+    return history + behind + sum(min(length, most) + query for length in lengths) + sum(lengths) // _WORDS
+
+
+def too_long(texts: TextList) -> str:
+    """Names the first text of more than `LONGEST_TEXT` characters, as "documents.3"; "" where there is none."""
+    for name, items in (("documents", texts.documents), ("history", texts.history)):
+        for number, item in enumerate(items):
+            if _length(item) > LONGEST_TEXT:
+                return f"{name}.{number}"
+    return ""
 
 
 def _tokens(item: object) -> int:
+    return _length(item) // _CHARACTERS + _MARKS
+
+
+def _length(item: object) -> int:
+    """Characters."""
     values = item.values() if isinstance(item, Mapping) else (item,)
-    return sum(len(value if isinstance(value, str) else str(value)) for value in values) // _CHARACTERS + _MARKS
+    return sum(len(value if isinstance(value, str) else str(value)) for value in values)
 
 
 def answer(jobs: Sequence[Job]) -> list[Ranked | Exception]:

@@ -549,6 +549,19 @@ def test_links_and_devices_are_refused_and_not_followed(bundle, tmp_path, name):
         Reranker.load(bundle)
 
 
+def test_folders_without_end_are_refused(bundle):
+    here = Path.cwd()
+    try:
+        os.chdir(bundle)
+        for _ in range(1200):  # more than the interpreter's own stack
+            Path("d").mkdir()
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    with pytest.raises(BundleError, match="deeper than anything in a bundle"):
+        Reranker.load(bundle)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_bytes_a_bundle_holds_only_bundle_errors_come_out(bundle, data):

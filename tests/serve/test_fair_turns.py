@@ -9,7 +9,10 @@ import pytest
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
+from reranker.pipeline.text_ranking import TextList
 from reranker.serve.app import create_app
+from reranker.serve.domains import Domain
+from reranker.serve.rank_jobs import Job, tokens_of
 from reranker.serve.settings import ServeSettings
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
@@ -101,6 +104,26 @@ def test_a_long_list_ends_at_the_next_slice_when_its_client_has_gone(url, engine
     engine.permits.release(100_000)
     assert ask(url, SHORT).status_code == 200
     assert len(engine.calls) - calls <= 3  # those of the short list
+
+
+@pytest.mark.parametrize("name", ["documents", "history"])
+def test_one_endless_text_is_refused_for_its_words_are_counted_at_once(url, name):
+    texts = ["short", {"title": "x", "text": "y " * 200_001}]
+    body = {"documents": ["a", "b"], "query": "q", name: texts}
+    answer = httpx.post(f"{url}/v1/rerank", json=body, timeout=30)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (413, f"{name}.1", "too_long")
+
+
+def test_looking_at_words_is_work_too():
+    """The model reads 9 tokens of each document, whatever its length: 1,600 characters more are 533 // 16 of work."""
+    fitted = toys.fitted()
+    domain = Domain(fitted, None)
+    short, long = (
+        tokens_of(Job(domain=domain, ranks=TextList(query="q", documents=["x" * n], max_tokens_per_doc=9)))
+        for n in (3_000, 4_600)
+    )
+    assert short > 9 and 533 // 16 <= long - short <= 1 + 533 // 16
 
 
 def test_more_tokens_than_the_budget_are_refused_with_the_limit(url):

@@ -29,7 +29,7 @@ class GrammarTrials:
     def __init__(self, config: Any) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._process: tuple[Connection, weakref.finalize[..., GrammarTrials]] | None = None
+        self._process: tuple[subprocess.Popen[bytes], Connection, weakref.finalize[..., GrammarTrials]] | None = None
 
     def problem(self, parameters: Any, seconds: float) -> str:
         """ "" where the grammar of `vllm.SamplingParams` compiles within `seconds`, else why it does not.
@@ -39,7 +39,7 @@ class GrammarTrials:
         """
         with self._lock:
             try:
-                asked = self._process[0] if self._process else self._start()
+                asked = self._process[1] if self._process else self._start()
                 asked.send_bytes(pickle.dumps((seconds, parameters)))
                 return _answer(asked, 10 * seconds + _ANSWER_SECONDS)
             except (EOFError, OSError) as error:
@@ -49,7 +49,9 @@ class GrammarTrials:
                 ) from error
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, also while it tries a grammar."""
+        if (process := self._process) is not None:
+            process[0].kill()
         with self._lock:
             self._end()
 
@@ -60,7 +62,7 @@ class GrammarTrials:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "VLLM_LOGGING_LEVEL": "ERROR"}
         process = subprocess.Popen(command, pass_fds=[its.fileno()], env=environment, stdin=subprocess.DEVNULL)
         its.close()
-        self._process = mine, weakref.finalize(self, _kill, process, mine)
+        self._process = process, mine, weakref.finalize(self, _kill, process, mine)
         mine.send_bytes(pickle.dumps(self._config))
         if problem := _answer(mine, _START_SECONDS):
             raise EngineError(f"vLLM's grammars cannot be tried: {problem}")
@@ -68,7 +70,7 @@ class GrammarTrials:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process[1]()
+            self._process[2]()
             self._process = None
 
 

@@ -22,7 +22,7 @@ from reranker.serve.errors import ProblemError, broken
 from reranker.serve.exploration import Shown
 from reranker.serve.ids import all_as_known
 from reranker.serve.observability.ranking_log import Entry
-from reranker.serve.rank_jobs import ItemList, Job, Ranked, tokens_of
+from reranker.serve.rank_jobs import LONGEST_TEXT, ItemList, Job, Ranked, tokens_of, too_long
 from reranker.serve.schemas.rerank import LONGEST_ID, Document, RerankAnswer, RerankRequest
 from reranker.serve.state import BEARER, Service
 from reranker.types import UserState
@@ -185,6 +185,9 @@ def _check_reader(key: Key) -> None:
 
 
 def _check_budget(service: Service, job: Job) -> None:
+    if isinstance(job.ranks, TextList) and (field := too_long(job.ranks)):
+        message = f"{field} has more than {LONGEST_TEXT} characters: cut it into several"
+        raise ProblemError(413, message, param=field, code="too_long")
     tokens, most = tokens_of(job), service.settings.max_request_tokens
     if tokens > most:
         field = "item_ids" if isinstance(job.ranks, ItemList) else "documents"
