@@ -32,7 +32,7 @@ from candidate_gen import ALSGenerator
 from reranker import BundleError, Dataset, Reranker
 from reranker.errors import RerankerError
 from reranker.pipeline.bundle import seal
-from reranker.soft_tokens import CONTEXT_FILE, ITEM_TOKENS_FILE, ContextMap, ItemTokens, VectorTable
+from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from tools.bundle_mutations import mutated
 
 MOST_SECONDS, MOST_BYTES = 2.0, 500 << 20
@@ -114,9 +114,6 @@ def whole_bundles(work: Path) -> list[Path]:
         made.append(work / scoring)
     dim = reranker.reader.model.dim
     ContextMap.initial(np.ones(dim, dtype=np.float32), 2, 3).save(made[1] / CONTEXT_FILE)
-    table = VectorTable.build([f"i{n}" for n in range(12)], rng.standard_normal((12, 4)).astype(np.float32))
-    tokens = ItemTokens.initial(table, np.ones(dim, dtype=np.float32), 5, domain="toy", candidates=True)
-    tokens.save(made[1] / ITEM_TOKENS_FILE)
     sign(made[1])
     return made
 

@@ -23,7 +23,7 @@ pytest.importorskip("vllm")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 SECONDS = 5  # from the kill to the exit, on a machine with a processor to spare
-LONG = 300
+LONG = 900
 CHAT = {
     "messages": [{"role": "user", "content": "Count from 1 to 500."}],
     "max_tokens": 900,

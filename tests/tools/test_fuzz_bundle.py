@@ -26,7 +26,7 @@ def test_two_bundles_have_every_kind_of_file(bundles):
     found = {path.name for bundle in bundles for path in bundle.rglob("*") if path.is_file()}
     kinds = {path.suffix for bundle in bundles for path in bundle.rglob("*") if path.is_file()}
     assert kinds == {".json", ".npz", ".parquet", ".safetensors", ".yaml"}
-    assert found >= {"states.npz", "priors.parquet", "context.safetensors", "item_tokens.safetensors", "judged.npz"}
+    assert found >= {"states.npz", "priors.parquet", "context.safetensors", "judged.npz"}
 
 
 def test_damaged_and_hostile_bundles_are_refused_or_rank(bundles):
