@@ -23,9 +23,11 @@ from reranker.data.splits import without_newest
 from reranker.drift import DriftDetector, DriftSettings, ListValues, measure
 from reranker.engines.lexical import LEXICAL
 from reranker.evaluation.logs import estimate
+from reranker.evaluation.membership import membership_auc
 from reranker.explain import deletion_test
 from reranker.pipeline.explaining import history_scores
 from reranker.pipeline.ladder import cheaper_reranker
+from reranker.pipeline.windows import windows_of
 from reranker.refresh import refresh
 from reranker.serve.exploration import Explore, explore
 from reranker.utils.statistics import mean_interval, ndcg_by_list
@@ -91,6 +93,19 @@ def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
         reported("explain: places lost without as many others", deleted.others_places, "places"),
         reported("explain: users", deleted.auc.n, "users"),
         *drifted(reranker, windows),
+        *members(whole, reranker),
+    ]
+
+
+def members(data: Dataset, reranker: Reranker) -> list[Check]:
+    """Whether a head's weights tell whose choices they were fitted on: half of the users, drawn twenty times."""
+    one_window = reranker.config.model_copy(update={"windows": 1})
+    found = membership_auc(windows_of(data, reranker.generator, None, None, one_window)[0].choices, one_window.l2)
+    return [
+        told("privacy: membership AUC of the head (0.5 tells nothing)", found.mean, ""),
+        told("privacy: the same, low end of the divisions", found.low, ""),
+        told("privacy: the same, high end of the divisions", found.high, ""),
+        told("privacy: users", found.n, "users"),
     ]
 
 

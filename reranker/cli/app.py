@@ -14,6 +14,7 @@ from reranker.cli import (
     data,
     demo,
     evaluate,
+    export,
     fit,
     inspect,
     meta_train,
@@ -52,8 +53,8 @@ _GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     ),
     "models": ("Fetch and look at base models.", {"show": models.models, "quantise": quantise_base.quantise_base}),
     "users": (
-        "The users of a bundle: adapt their contexts, forget them.",
-        {"adapt": adapt.adapt, "forget": refresh.forget},
+        "The users of a bundle: adapt their contexts, forget them, export what is kept.",
+        {"adapt": adapt.adapt, "forget": refresh.forget, "export": export.export},
     ),
     "keys": ("Keys of the endpoint.", {"add": serve.serve_key}),
 }

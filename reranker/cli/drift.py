@@ -8,6 +8,7 @@ import typer
 from reranker.cli.options import read_users, settings_from_yaml
 from reranker.data.schema import ITEM, USER
 from reranker.errors import ConfigError
+from reranker.utils.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
     from reranker.pipeline.reranker import Reranker
@@ -17,7 +18,12 @@ ALARM = 3
 
 
 def tell_drift(
-    reranker: "Reranker", score_log: Path | None, candidates: Path | None, config: Path | None, window: int | None
+    reranker: "Reranker",
+    score_log: Path | None,
+    candidates: Path | None,
+    config: Path | None,
+    window: int | None,
+    user_key: Path | None,
 ) -> None:
     """Prints the drift of a score log or of a table of lists; exits with `ALARM` where a window is an alarm.
 
@@ -35,7 +41,8 @@ def tell_drift(
     if window is not None:
         settings = settings.model_copy(update={"window": window, "fewest": min(settings.fewest, window)})
     if score_log is not None:
-        report = drift_of_log(reranker, read_score_log(score_log), settings=settings)
+        pseudonyms = None if user_key is None else Pseudonyms.read(user_key)
+        report = drift_of_log(reranker, read_score_log(score_log), settings=settings, pseudonyms=pseudonyms)
     else:
         assert candidates is not None
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})

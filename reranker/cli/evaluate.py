@@ -19,6 +19,7 @@ from reranker.cli.options import (
     ItemsOption,
     MlflowOption,
     ModelOption,
+    UserKeyOption,
     dataset_from_flags,
     given,
     read_users,
@@ -26,6 +27,7 @@ from reranker.cli.options import (
 from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.utils.atomic_io import write_text
+from reranker.utils.pseudonyms import Pseudonyms
 
 
 class Split(StrEnum):
@@ -108,6 +110,7 @@ def evaluate(
     rules: Annotated[
         Path | None, typer.Option("--rules", help="YAML or JSON: what these rules cost each system in NDCG@10, too")
     ] = None,
+    user_key: UserKeyOption = None,
     mlflow: MlflowOption = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
     sample: Annotated[
@@ -147,7 +150,7 @@ def evaluate(
             typer.echo(f"{name:22s} {words}")
         return
     if score_log is not None or outcomes is not None:
-        _judge_log(score_log, outcomes, within_hours, domain, control)
+        _judge_log(score_log, outcomes, within_hours, domain, control, user_key)
         return
     if sample:
         data = dataset_from_flags(dataset, interactions, items, domain)
@@ -243,12 +246,24 @@ def evaluate(
 
 
 def _judge_log(
-    score_log: Path | None, outcomes: Path | None, within_hours: float, domain: str | None, control: str | None
+    score_log: Path | None,
+    outcomes: Path | None,
+    within_hours: float,
+    domain: str | None,
+    control: str | None,
+    user_key: Path | None,
 ) -> None:
     from reranker.data.table_io import read_table
     from reranker.evaluation.logs import judge_log
 
     if score_log is None or outcomes is None:
         raise ConfigError("--score-log and --outcomes go together: the rankings, and what was chosen afterwards")
-    report = judge_log(score_log, read_table(outcomes), within_hours=within_hours, domain=domain, control=control)
+    report = judge_log(
+        score_log,
+        read_table(outcomes),
+        within_hours=within_hours,
+        domain=domain,
+        control=control,
+        pseudonyms=None if user_key is None else Pseudonyms.read(user_key),
+    )
     typer.echo(report.summary())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reranker.cli.drift import tell_drift
-from reranker.cli.options import BundleOption, DtypeOption, EngineOption, given, read_users
+from reranker.cli.options import BundleOption, DtypeOption, EngineOption, UserKeyOption, given, read_users
 from reranker.data.schema import ITEM, RECALL_RANK, USER
 from reranker.errors import ConfigError, DataError
 
@@ -42,6 +42,7 @@ def inspect(
     window: Annotated[
         int | None, typer.Option("--window", min=20, help="with --drift: lists compared together (500)")
     ] = None,
+    user_key: UserKeyOption = None,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -50,12 +51,12 @@ def inspect(
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
     if drift:
-        tell_drift(reranker, score_log, candidates, config, window)
+        tell_drift(reranker, score_log, candidates, config, window, user_key)
         return
     if user is None:
         raise ConfigError("give --user, or --drift with --score-log")
-    if score_log is not None or config is not None or window is not None:
-        raise ConfigError("--score-log, --config and --window go with --drift")
+    if any(one is not None for one in (score_log, config, window, user_key)):
+        raise ConfigError("--score-log, --config, --window and --user-key go with --drift")
     if candidates is not None:
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
     elif reranker.generator is not None:

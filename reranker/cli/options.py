@@ -35,6 +35,9 @@ BaseUrlOption = Annotated[
 ]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16 or float32 (reference)")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
+UserKeyOption = Annotated[
+    Path | None, typer.Option("--user-key", help="key of the score log's pseudonyms (`score_log_key` of the server)")
+]
 MlflowOption = Annotated[
     str | None, typer.Option("--mlflow", help="track the run in this MLflow experiment; MLFLOW_TRACKING_URI says where")
 ]

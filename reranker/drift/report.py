@@ -12,6 +12,7 @@ from reranker.drift.quantities import QUANTITIES, ListValues, can_make_reference
 from reranker.drift.settings import DriftSettings
 from reranker.errors import DataError
 from reranker.pipeline.reranker import Reranker
+from reranker.utils.pseudonyms import Pseudonyms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,12 @@ class DriftReport:
 
 
 def drift_of_log(
-    reranker: Reranker, log: pd.DataFrame, *, domain: str | None = None, settings: DriftSettings | None = None
+    reranker: Reranker,
+    log: pd.DataFrame,
+    *,
+    domain: str | None = None,
+    settings: DriftSettings | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> DriftReport:
     """Compares windows of a score log with the bundle that served it.
 
@@ -74,6 +80,7 @@ def drift_of_log(
         log: of `reranker.evaluation.logs.read_score_log`.
         domain: whose rankings; the bundle's by default.
         settings: window, threshold, reference.
+        pseudonyms: under which the log names users, if it does.
 
     Raises:
         DataError: the log holds no ranking of items of the domain, or too few lists.
@@ -89,7 +96,8 @@ def drift_of_log(
     order = mine.groupby("request_id")["time"].min().sort_values(kind="stable").index
     number = {request: place for place, request in enumerate(order)}
     rows = mine.assign(number=mine["request_id"].map(number)).sort_values(["number", "rank"], kind="stable")
-    known_users = {str(one): one for one in reranker.user_ids}
+    name_of = str if pseudonyms is None else pseudonyms.of
+    known_users = {name_of(one): one for one in reranker.user_ids}
     known_items = {str(one): one for one in reranker.item_ids}
     users = rows.groupby("number")[USER].first()
     statistics = reranker._fitted()[0].statistics

@@ -1,6 +1,7 @@
 """Settings of the endpoint."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,6 +44,8 @@ class ServeSettings(BaseModel):
         score_log_rows: the score log writes a file when this many rows wait.
         score_log_seconds: and at least this often.
         score_log_users: whether the score log names users.
+        score_log_key: file with a secret key: the score log names users by pseudonyms under it (HMAC-SHA256), and finds
+            and forgets them by the key.
         explore: a share of the lists of items is answered with its first places shuffled; the score log keeps the
             propensities. Off by default. Lists whose order the request names, and shadow mode, are never explored.
         experiment: divides users among arms of orders; requests without a user, or that name an order, are in none.
@@ -78,6 +81,7 @@ class ServeSettings(BaseModel):
     score_log_rows: int = Field(default=50_000, ge=1)
     score_log_seconds: float = Field(default=60.0, gt=0)
     score_log_users: bool = True
+    score_log_key: Path | None = None
     explore: Explore | None = None
     experiment: Experiment | None = None
     drift: DriftSettings | None = None

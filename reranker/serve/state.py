@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
@@ -30,9 +30,11 @@ from reranker.serve.rank_jobs import Job, Ranked, answer, tokens_of
 from reranker.serve.reloading import Reloading
 from reranker.serve.settings import ServeSettings
 from reranker.serve.store_calls import StoreCalls
+from reranker.utils.pseudonyms import Pseudonyms
 
 logger = logging.getLogger(__name__)
 
+_Found = TypeVar("_Found")
 _LOOK_SECONDS = 0.25  # between two looks at the models' processes
 
 
@@ -107,6 +109,7 @@ class Service:
                 rows=settings.score_log_rows,
                 seconds=settings.score_log_seconds,
                 observe=lambda outcome, rows: self.metrics.logged.labels(outcome).inc(rows),
+                pseudonyms=None if settings.score_log_key is None else Pseudonyms.read(settings.score_log_key),
             )
 
     @property
@@ -215,11 +218,15 @@ class Service:
         """Rows of the score log that name one of these users."""
         return 0 if self.score_log is None else await self._in_log(self.score_log.rows_of, users)
 
+    async def logged(self, users: Sequence[str | int]) -> list[dict[str, Any]]:
+        """The rows of the score log that name one of these users."""
+        return [] if self.score_log is None else await self._in_log(self.score_log.read, users)
+
     async def forget_logged(self, users: Sequence[str | int]) -> int:
         """Takes these users' rows out of the score log; returns how many there were."""
         return 0 if self.score_log is None else await self._in_log(self.score_log.forget, users)
 
-    async def _in_log(self, work: Callable[[Collection[str]], int], users: Sequence[str | int]) -> int:
+    async def _in_log(self, work: Callable[[Collection[str]], _Found], users: Sequence[str | int]) -> _Found:
         async with self._one_at_a_time:  # each holds a thread, which the other requests' stores need, too
             return await asyncio.to_thread(work, set(map(str, users)))
 

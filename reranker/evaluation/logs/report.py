@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reranker.data.schema import USER
+from reranker.data.schema import USER, require_columns
 from reranker.evaluation.logs.estimators import OffPolicyValue, estimate
 from reranker.evaluation.logs.experiments import ArmComparison, compare_arms
 from reranker.evaluation.logs.outcomes import ARM, PLACE, REWARD, JoinedLog, join_outcomes, read_score_log
+from reranker.utils.pseudonyms import Pseudonyms
 from reranker.utils.statistics import Interval, mean_interval
 
 
@@ -57,6 +58,7 @@ def judge_log(
     within_hours: float = 24.0,
     domain: str | None = None,
     control: str | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> LogReport:
     """Joins a score log with outcomes and judges orders and arms.
 
@@ -67,10 +69,14 @@ def judge_log(
         within_hours: outcomes that come later are not counted.
         domain: whose rankings.
         control: the arm that the others are compared with.
+        pseudonyms: under which the log names users; the outcomes have their ids.
 
     Raises:
         DataError: the log or the outcomes cannot be used, or a control was named and there is no experiment.
     """
+    if pseudonyms is not None:
+        require_columns(outcomes, [USER], "outcomes")
+        outcomes = outcomes.assign(**{USER: outcomes[USER].map(pseudonyms.of)})
     joined = join_outcomes(read_score_log(folder), outcomes, within_hours=within_hours, domain=domain)
     rows = joined.rows
     notes = [] if joined.used else ["no outcome was joined: check that ids and times of both tables are the same"]

@@ -5,7 +5,8 @@ One row for each candidate of each answered ranking:
     request_id    as in the access log and the `x-request-id` header
     time          when the ranking was done, UTC
     domain        whose bundle ranked it
-    user_id       as text; null where the request named no user, or with `score_log_users: false`
+    user_id       as text, or a pseudonym with `score_log_key`; null where the request named no user, or with
+                  `score_log_users: false`
     kind          "items" or "texts"
     item_id       as text; for texts, which are not kept, the position in the request
     position      from 0, in the request's list: `index` of the answer
@@ -43,6 +44,7 @@ from reranker.errors import ConfigError, StoreError
 from reranker.serve.exploration import Shown
 from reranker.serve.rank_jobs import Ranked, first_stage_ranks
 from reranker.utils.atomic_io import whole_file
+from reranker.utils.pseudonyms import Pseudonyms
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ class ScoreLog:
         seconds: and at least this often, when any wait.
         most_rows: that are kept while the disk refuses; beyond, the oldest are dropped and counted.
         observe: called with "written" or "lost" and a number of rows.
+        pseudonyms: stand in for users' ids; users are found and forgotten under both. By default ids are written.
 
     Raises:
         ConfigError: the folder cannot be written to.
@@ -130,8 +133,10 @@ class ScoreLog:
         seconds: float = 60.0,
         most_rows: int = 1_000_000,
         observe: Callable[[str, int], None] = lambda outcome, rows: None,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.folder = folder
+        self._pseudonyms = pseudonyms
         self.observe = observe
         self._rows = rows
         self._seconds = seconds
@@ -177,7 +182,24 @@ class ScoreLog:
         with self._lock:
             waiting = sum(len(one.ranked.order) for one in self._entries if _user_of(one) in users)
         with self._explained():
-            return waiting + sum(len(named) - len(_others(named, users)) for _, named in self._columns())
+            names = self._names(users)
+            return waiting + sum(len(named) - len(_others(named, names)) for _, named in self._columns())
+
+    def read(self, users: Collection[str]) -> list[dict[str, Any]]:
+        """The rows that name one of these users, in the files and waiting, as values of Python; oldest first.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        with self._lock:
+            waiting = [one for one in self._entries if _user_of(one) in users]
+        with self._explained():
+            rows = rows_that_name(self.folder, self._names(users))
+        return rows + (table_of(waiting, self._pseudonyms).to_pylist() if waiting else [])
+
+    def _names(self, users: Collection[str]) -> set[str]:
+        """What files may call these users."""
+        return set(users) if self._pseudonyms is None else self._pseudonyms.names(users)
 
     def forget(self, users: Collection[str]) -> int:
         """Takes the rows of these users out, of the files and of what waits; returns how many there were.
@@ -196,7 +218,7 @@ class ScoreLog:
         with self._forgetting, self._explained(), self._alone():
             self._remove_half_written()  # they name users, too
             for path, named in self._columns():
-                kept = _others(named, users)
+                kept = _others(named, self._names(users))
                 if len(kept) < len(named):
                     _replace(path, pq.read_table(path).take(kept))
                     gone += len(named) - len(kept)
@@ -279,7 +301,20 @@ class ScoreLog:
     def _write(self, entries: Sequence[Entry]) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(entries[0].seconds))
         with self._alone():
-            _replace(self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries))
+            _replace(
+                self.folder / f"scores-{stamp}-{uuid.uuid4().hex[:12]}.parquet", table_of(entries, self._pseudonyms)
+            )
+
+
+def rows_that_name(folder: Path, names: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of a score log that call their user one of these names, as values of Python; files by their age.
+
+    Raises:
+        OSError, ArrowException: a file cannot be read.
+    """
+    wanted = pa.array(sorted(names), pa.string())
+    tables = (pq.read_table(path) for path in sorted(folder.glob("scores-*.parquet")))
+    return [row for one in tables for row in one.filter(pc.is_in(one["user_id"], value_set=wanted)).to_pylist()]
 
 
 def _replace(target: Path, table: pa.Table) -> None:
@@ -301,12 +336,15 @@ def _others(named: pa.ChunkedArray, users: Collection[str]) -> pa.Array:
     return pa.array(np.flatnonzero(~theirs.to_numpy()))
 
 
-def table_of(entries: Sequence[Entry]) -> pa.Table:
+def table_of(entries: Sequence[Entry], pseudonyms: Pseudonyms | None = None) -> pa.Table:
     """The rows of these rankings, those of one in the order of `rank`."""
-    return pa.concat_tables(_table(entry) for entry in entries)
+    return pa.concat_tables(_table(entry, pseudonyms) for entry in entries)
 
 
-def _table(entry: Entry) -> pa.Table:
+def _table(entry: Entry, pseudonyms: Pseudonyms | None) -> pa.Table:
+    user = _user_of(entry)
+    if user is not None and pseudonyms is not None:
+        user = pseudonyms.of(user)
     order = np.asarray(entry.ranked.order, dtype=np.int64)
     n = len(order)
     listed = n if entry.items is None else len(entry.items)  # rules may exclude some
@@ -321,7 +359,7 @@ def _table(entry: Entry) -> pa.Table:
         "request_id": [entry.request_id] * n,
         "time": [round(entry.seconds * 1e6)] * n,
         "domain": [entry.domain] * n,
-        "user_id": [_user_of(entry)] * n,
+        "user_id": [user] * n,
         "kind": ["texts" if entry.items is None else "items"] * n,
         "item_id": [str(at) if entry.items is None else str(entry.items[at]) for at in order.tolist()],
         "position": order,

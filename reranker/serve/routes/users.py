@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path
+from fastapi import FastAPI, Path, Query
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from reranker.serve.domains import Domain
@@ -43,7 +43,7 @@ def add_users(app: FastAPI, service: Service) -> None:
         return {"user": state.user_id, "domain": domain.name, "adapts": adaptation is not None, "appended": appended}
 
     @app.get("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
-    async def show(user: UserPath) -> dict[str, Any]:
+    async def show(user: UserPath, logged_rows: Annotated[bool, Query()] = False) -> dict[str, Any]:
         found = {}
         for domain in service.domains:
             known = domain.user(user)
@@ -57,7 +57,8 @@ def add_users(app: FastAPI, service: Service) -> None:
         logged = await service.logged_rows(forms_of(user))
         if not found and not logged:
             raise ProblemError(404, f"nothing is stored of user {user!r}", param="user", code="user_not_found")
-        return {"user": user, "domains": found, "score_log_rows": logged}
+        rows = {"score_log": await service.logged(forms_of(user))} if logged_rows else {}
+        return {"user": user, "domains": found, "score_log_rows": logged, **rows}
 
     @app.delete("/v1/users/{user:user}", dependencies=[allowed(service, "admin")])
     async def forget(user: UserPath) -> dict[str, Any]:

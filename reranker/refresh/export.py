@@ -1,0 +1,53 @@
+"""What a bundle keeps of one user, for data requests."""
+
+from typing import Any
+
+import numpy as np
+
+from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT
+from reranker.pipeline.reranker import Reranker
+from reranker.types import UserId
+
+
+def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
+    """Everything of a user in a fitted Reranker, as values that JSON holds.
+
+    Args:
+        reranker: fitted or loaded.
+        user: as the bundle has the id.
+
+    Returns:
+        `interactions` (item, title and, where they are kept, time and weight, oldest first), `judged_lists` (NDCG@10 of
+        the user's lists that the guard went by, under each order), and `learned_from`: whether choices of the user are
+        among those that the head's weights were fitted on, as far as is known.
+
+    Raises:
+        DataError: nothing was fitted.
+    """
+    data, fusion_model = reranker._fitted()
+    history = reranker.history(user)
+    rows: list[dict[str, Any]] = [
+        {"item_id": item, "title": title} for item, title in zip(history, reranker.titles(history), strict=True)
+    ]
+    known = data.interactions
+    if known is not None:
+        mine = known[known[USER] == user]
+        for name in (TIMESTAMP, WEIGHT):
+            if name in mine:
+                for row, value in zip(rows, mine[name].tolist(), strict=True):
+                    row[name] = value if isinstance(value, int | float) else str(value)
+        assert [row["item_id"] for row in rows] == mine[ITEM].tolist()
+    judged = fusion_model.judged
+    lists: list[dict[str, float]] = []
+    if judged is not None:
+        own = np.array([one == user for one in judged.users], dtype=np.bool_)
+        lists = [
+            {"first_stage": first, "baseline": second, "fused": third}
+            for first, second, third in judged.ndcg[own].tolist()
+        ]
+    return {
+        "domain": reranker.reader.domain,
+        "interactions": rows,
+        "judged_lists": lists,
+        "learned_from": None if judged is None else bool(lists),
+    }
