@@ -102,10 +102,10 @@ def members(data: Dataset, reranker: Reranker) -> list[Check]:
     one_window = reranker.config.model_copy(update={"windows": 1})
     found = membership_auc(windows_of(data, reranker.generator, None, None, one_window)[0].choices, one_window.l2)
     return [
-        told("privacy: membership AUC of the head (0.5 tells nothing)", found.mean, ""),
-        told("privacy: the same, low end of the divisions", found.low, ""),
-        told("privacy: the same, high end of the divisions", found.high, ""),
-        told("privacy: users", found.n, "users"),
+        reported("privacy: membership AUC of the head (0.5 tells nothing)", found.mean, ""),
+        reported("privacy: the same, low end of the divisions", found.low, ""),
+        reported("privacy: the same, high end of the divisions", found.high, ""),
+        reported("privacy: users", found.n, "users"),
     ]
 
 

@@ -1,5 +1,6 @@
 """What a bundle keeps of one user, for data requests."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
         user: as the bundle has the id.
 
     Returns:
-        `interactions` (item, title and, where they are kept, time and weight, oldest first), `judged_lists` (NDCG@10 of
-        the user's lists that the guard went by, under each order), and `learned_from`: whether choices of the user are
-        among those that the head's weights were fitted on, as far as is known.
+        `columns` of the table of users, `interactions` (item, title and, where they are kept, time and weight, oldest
+        first), `judged_lists` (NDCG@10 of the user's lists that the guard went by, under each order), and
+        `learned_from`: whether choices of the user are among those that the head's weights were fitted on, as far as is
+        known.
 
     Raises:
         DataError: nothing was fitted.
@@ -35,7 +37,7 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
         for name in (TIMESTAMP, WEIGHT):
             if name in mine:
                 for row, value in zip(rows, mine[name].tolist(), strict=True):
-                    row[name] = value if isinstance(value, int | float) else str(value)
+                    row[name] = _plain(value)
         assert [row["item_id"] for row in rows] == mine[ITEM].tolist()
     judged = fusion_model.judged
     lists: list[dict[str, float]] = []
@@ -45,9 +47,22 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
             {"first_stage": first, "baseline": second, "fused": third}
             for first, second, third in judged.ndcg[own].tolist()
         ]
+    own = data.statistics.own
+    table = None if own is None else own.users
+    of_user = None if table is None else table[table[USER] == user]
+    columns = {} if of_user is None or of_user.empty else of_user.drop(columns=USER).iloc[0].to_dict()
     return {
         "domain": reranker.reader.domain,
+        "columns": {str(name): _plain(value) for name, value in columns.items()},
         "interactions": rows,
         "judged_lists": lists,
         "learned_from": None if judged is None else bool(lists),
     }
+
+
+def _plain(value: object) -> object:
+    """As JSON holds it; what it has no kind for, such as a time, as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, int | float | str) else str(value)

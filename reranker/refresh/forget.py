@@ -62,11 +62,13 @@ def forget_users(reranker: Reranker, users: Iterable[UserId]) -> ForgetReport:
     if theirs.all():
         raise DataError(f"forget: all {len(known)} interactions are of these users: delete the bundle instead")
     found = set(known.loc[theirs, USER])
+    if (own := data.statistics.own) is not None and own.users is not None:
+        found |= set(own.users[USER]) & asked
     judged = fusion_model.judged
     lists = 0 if judged is None else sum(user in asked for user in judged.users)
     reranker.forget(asked)
     if found:
-        learn_from(reranker, known[~theirs].reset_index(drop=True))
+        learn_from(reranker, known[~theirs].reset_index(drop=True), asked)
     if judged is not None and lists:
         reranker.fusion_model = replace(fusion_model, judged=judged.without(asked))
     past = fusion_model.fused.past

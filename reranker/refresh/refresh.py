@@ -11,6 +11,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -26,6 +27,7 @@ from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.refresh.merge import Merged, merge
 from reranker.scoring.embedding import CATALOGUE_SAMPLE
+from reranker.types import UserId
 
 logger = logging.getLogger(__name__)
 
@@ -227,12 +229,13 @@ def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     learn_from(reranker, merged.every)
 
 
-def learn_from(reranker: Reranker, interactions: pd.DataFrame) -> None:
+def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collection[UserId] = ()) -> None:
     """Puts what these interactions say in the place of what was known of the domain; weights stay.
 
     Args:
         reranker: fitted.
         interactions: all of them; a validated table.
+        forgotten: users whose own columns go, too.
     """
     data, _ = reranker._fitted()
     own = data.statistics.own
@@ -240,7 +243,8 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame) -> None:
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)
     built = DomainData.build(whole, generator)
     if own is not None:
-        built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, own.users))
+        users = own.users if own.users is None else own.users[~own.users[USER].isin(forgotten)].reset_index(drop=True)
+        built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, users))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
     reranker.reader.learn_choices(*chosen_items(after.catalog, after.statistics))
     reranker.generator, reranker._data = generator, after

@@ -22,7 +22,7 @@ ITEMS = ["g0i1", "g1i1", "g2i1", "g3i1"]
 
 @pytest.fixture(scope="module")
 def reranker():
-    return toys.fitted(ScriptedEngine(), scoring="embedding")
+    return toys.fitted(ScriptedEngine(), scorer="embedding")
 
 
 @pytest.fixture
