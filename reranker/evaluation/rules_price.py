@@ -63,7 +63,7 @@ def _price(run: Run, rules: Rules) -> RulesPrice:
     order = np.lexsort((lists.candidates[RANK].to_numpy(), -run.scores, index))
     ranked = lists.candidates.iloc[order].assign(**{SCORE: run.scores[order], row: order}).reset_index(drop=True)
     ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
-    ruled = apply_rules(ranked, rules, ItemColumns(lists.fold.items))
+    ruled = apply_rules(ranked, rules, ItemColumns(lists.fold.items), history=lists.statistics.history)
     places = np.full(len(order), np.inf)
     places[ruled.ranked[row].to_numpy()] = ruled.ranked[RANK].to_numpy()
     shown = np.isfinite(places)

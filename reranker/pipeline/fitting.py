@@ -266,7 +266,16 @@ class FittedRanker:
         )
         if queries:
             served = with_queries(self.scorer, self.data.catalog, candidates, served, queries)
-        return RankingResult.of(candidates, served, self.data.catalog, k, rules, self.data.item_columns)
+        known = self.data.statistics.history
+        return RankingResult.of(
+            candidates,
+            served,
+            self.data.catalog,
+            k,
+            rules,
+            self.data.item_columns,
+            lambda user: known(user, histories),
+        )
 
     def head_columns(
         self,

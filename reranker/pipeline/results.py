@@ -1,6 +1,6 @@
 """From scores to ranked lists, and what came with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +134,7 @@ class RankingResult:
         k: int | None = None,
         rules: Rules | None = None,
         columns: ItemColumns | None = None,
+        history: Callable[[UserId], Sequence[ItemId]] = lambda user: (),
     ) -> "RankingResult":
         """The first k of each list, or all, of a validated candidates table by its served scores.
 
@@ -144,12 +145,13 @@ class RankingResult:
             k: rows kept a user, after the rules.
             rules: applied after scoring.
             columns: the item table that rules read.
+            history: user -> items chosen before, whose mix a calibrating rule goes by.
         """
         table = ranking(lists, served.scores)
         users = lists[USER].drop_duplicates().tolist()
         scales = np.array([OF_FIRST_STAGE if order == "first_stage" else LOG_ODDS for order in served.orders], object)
         table[SCORE_SCALE] = scales[pd.factorize(table[USER])[0]]
-        ruled = None if rules is None or columns is None else apply_rules(table, rules, columns)
+        ruled = None if rules is None or columns is None else apply_rules(table, rules, columns, history=history)
         table = table if ruled is None else ruled.ranked
         if k is not None:
             table = table[table[RANK] <= k].reset_index(drop=True)

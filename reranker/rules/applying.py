@@ -1,7 +1,7 @@
 """Rules applied to a ranking: another ranking, and a count of what they did and of what could not be met."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, SCORE, USER
+from reranker.rules.calibration import calibrated, mix_of
 from reranker.rules.diversity import diversified
 from reranker.rules.item_columns import ItemColumns, matches, parts_of
 from reranker.rules.placing import CapCount, QuotaMask, placed
-from reranker.rules.settings import Rules, in_words
-from reranker.types import IntArray
+from reranker.rules.settings import Calibration, Rules, in_words
+from reranker.types import IntArray, ItemId, UserId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class RulesReport:
         moved: remaining candidates that stand at another place than the scores alone would give them.
         emptied: lists without a single item left.
         unmet: what could not be met, in words -> in how many lists.
+        uncalibrated: lists that stay as they are, for their users have no history with a value.
         without_value: column of a cap -> remaining candidates without a value, which are never capped.
         without_effect: conditions and items that match no candidate of any list.
     """
@@ -40,6 +42,7 @@ class RulesReport:
     boosted: int = 0
     moved: int = 0
     emptied: int = 0
+    uncalibrated: int = 0
     unmet: Mapping[str, int] = field(default_factory=dict)
     without_value: Mapping[str, int] = field(default_factory=dict)
     without_effect: Sequence[str] = ()
@@ -48,7 +51,7 @@ class RulesReport:
     def joined(cls, reports: Iterable["RulesReport"]) -> "RulesReport":
         """The counts of several tables of lists under the same rules."""
         some = [one for one in reports if one.lists]
-        names = ("lists", "excluded", "pinned", "boosted", "moved", "emptied")
+        names = ("lists", "excluded", "pinned", "boosted", "moved", "emptied", "uncalibrated")
         unmet, without_value = Counter[str](), Counter[str]()
         for one in some:
             unmet.update(one.unmet)
@@ -66,6 +69,7 @@ class RulesReport:
         counts = {name: getattr(self, name) for name in ("lists", "excluded", "pinned", "boosted", "moved")}
         further = {
             "emptied": self.emptied,
+            "uncalibrated": self.uncalibrated,
             "unmet": dict(self.unmet),
             "without_value": dict(self.without_value),
             "without_effect": list(self.without_effect),
@@ -85,6 +89,8 @@ class RulesReport:
         ]
         if self.emptied:
             parts.append(f"{self.emptied} lists are left without an item")
+        if self.uncalibrated:
+            parts.append(f"{self.uncalibrated} lists are not calibrated: their users have no history with a value")
         parts += [f"could not be met in {count} lists: {words}" for words, count in self.unmet.items()]
         parts += [f"{count} candidates without {column} are not capped" for column, count in self.without_value.items()]
         if self.without_effect:
@@ -106,7 +112,13 @@ class RuledLists:
     report: RulesReport
 
 
-def apply_rules(ranked: pd.DataFrame, rules: Rules, columns: ItemColumns, now: datetime | None = None) -> RuledLists:
+def apply_rules(
+    ranked: pd.DataFrame,
+    rules: Rules,
+    columns: ItemColumns,
+    now: datetime | None = None,
+    history: Callable[[UserId], Sequence[ItemId]] = lambda user: (),
+) -> RuledLists:
     """Applies rules to every list of a ranking.
 
     Args:
@@ -114,12 +126,13 @@ def apply_rules(ranked: pd.DataFrame, rules: Rules, columns: ItemColumns, now: d
         rules: what is wanted.
         columns: the item table.
         now: what `within_days` counts back from; the clock by default.
+        history: user -> items chosen before, whose mix calibration goes by.
 
     Raises:
         ConfigError: the rules are about columns that the item table lacks, or compare numbers with dates.
     """
     columns.require(rules)
-    bound = _Bound.of(ranked, rules, columns, now or datetime.now(UTC))
+    bound = _Bound.of(ranked, rules, columns, now or datetime.now(UTC), history)
     codes = pd.factorize(ranked[USER])[0]
     begins = np.flatnonzero(np.diff(codes, prepend=-1)).tolist()
     lists = [_ruled(bound, begin, end) for begin, end in zip(begins, [*begins[1:], len(ranked)], strict=True)]
@@ -148,6 +161,9 @@ class _Bound:
         quotas: (rows,) True where the item meets the condition, for each quota.
         pins: item -> 0-based place.
         without_effect: what matches nothing.
+        users: (rows,) whose list it is.
+        mixes: user -> mix of the history, where lists are calibrated.
+        calibrated_by: (rows,) each row's values of the calibrated column; empty without.
     """
 
     rules: Rules
@@ -161,9 +177,19 @@ class _Bound:
     quotas: Sequence[NDArray[np.bool_]]
     pins: Mapping[Any, int]
     without_effect: Sequence[str]
+    users: list[Any]
+    mixes: Mapping[Any, Mapping[str, float]]
+    calibrated_by: Sequence[tuple[str, ...]]
 
     @classmethod
-    def of(cls, ranked: pd.DataFrame, rules: Rules, columns: ItemColumns, now: datetime) -> "_Bound":
+    def of(
+        cls,
+        ranked: pd.DataFrame,
+        rules: Rules,
+        columns: ItemColumns,
+        now: datetime,
+        history: Callable[[UserId], Sequence[ItemId]],
+    ) -> "_Bound":
         items = ranked[ITEM].tolist()
         there = set(items)
         values = columns.of(items, rules.columns)
@@ -203,11 +229,29 @@ class _Bound:
             capped=[parts_of(values[cap.column]) for cap in rules.caps],
             quotas=quotas,
             pins={known(pin.item): pin.place - 1 for pin in rules.pin},
+            users=ranked[USER].tolist(),
+            mixes=_mixes(ranked, rules.calibration, columns, history),
+            calibrated_by=parts_of(values[rules.calibration.by]) if rules.calibration else (),
             without_effect=[
                 *(f"item {item}" for item in rules.items if known(item) not in there),
                 *(words for words, mask in masks.items() if not mask.any()),
             ],
         )
+
+
+def _mixes(
+    ranked: pd.DataFrame,
+    wanted: Calibration | None,
+    columns: ItemColumns,
+    history: Callable[[UserId], Sequence[ItemId]],
+) -> dict[Any, dict[str, float]]:
+    """User -> mix of the history in the calibrated column; empty without one."""
+    if wanted is None:
+        return {}
+    return {
+        user: mix_of(parts_of(columns.of(list(history(user)), [wanted.by])[wanted.by]))
+        for user in ranked[USER].drop_duplicates()
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,6 +283,9 @@ def _ruled(bound: _Bound, begin: int, end: int) -> _List:
     order, scores = kept[by_score], pushed[by_score]
     if rules.diversity is not None and len(order):
         order = order[diversified(scores, bound.values.iloc[order], rules.diversity)]
+    if rules.calibration is not None and len(order):
+        values, mix = [bound.calibrated_by[row] for row in order.tolist()], bound.mixes[bound.users[begin]]
+        order = order[calibrated(scores, values, mix, rules.calibration)]
     pins = {
         place: at
         for at, row in enumerate(order.tolist())
@@ -294,6 +341,7 @@ def _report(bound: _Bound, lists: Sequence[_List]) -> RulesReport:
         boosted=int((bound.boosted & remaining).sum()),
         moved=sum(one.moved for one in lists),
         emptied=sum(not len(one.rows) for one in lists),
+        uncalibrated=sum(not mix for mix in bound.mixes.values()),
         unmet=dict(Counter(words for one in lists for words in one.unmet)),
         without_value={column: count for column, count in without_value.items() if count},
         without_effect=tuple(bound.without_effect),

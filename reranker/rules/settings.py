@@ -193,6 +193,30 @@ class Diversity(SettingsModel):
         return self
 
 
+class Calibration(SettingsModel):
+    """First places whose mix of one column is near that of the user's own history (Steck 2018).
+
+    A list of a user without a history, or of one whose items have no value, stays as it is and is counted.
+
+    Attributes:
+        by: column of the item table: category, provider, price band.
+        strength: 0 goes by the scores alone, 1 by the mix alone.
+        first: places that are filled so.
+        among: of how many best by score.
+    """
+
+    by: str = "category"
+    strength: float = Field(default=0.5, ge=0, le=1)
+    first: Place = 10
+    among: Place = 50
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.among < self.first:
+            raise ValueError(f"among {self.among} is less than the {self.first} places that are filled")
+        return self
+
+
 class Rules(SettingsModel):
     """What a shop wants of its lists, whatever the scores say.
 
@@ -203,6 +227,7 @@ class Rules(SettingsModel):
         caps: at most so many of one value of a column.
         quotas: at least so many that meet a condition.
         diversity: first places that differ.
+        calibration: first places in the mix of the user's own history; not beside `diversity`, which fills them, too.
     """
 
     REFUSAL: ClassVar[str] = "rules: {problems}. Known keys: {keys}"
@@ -213,9 +238,12 @@ class Rules(SettingsModel):
     caps: Annotated[tuple[Cap, ...], BeforeValidator(_several), Field(max_length=MOST_RULES)] = ()
     quotas: Annotated[tuple[Quota, ...], BeforeValidator(_several), Field(max_length=MOST_RULES)] = ()
     diversity: Diversity | None = None
+    calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.diversity is not None and self.calibration is not None:
+            raise ValueError("diversity and calibration both fill the first places: give one of them")
         for name in ("item", "place"):
             given = [str(getattr(pin, name)) for pin in self.pin]
             if repeated := sorted({one for one in given if given.count(one) > 1}):
@@ -230,6 +258,7 @@ class Rules(SettingsModel):
         names = [column for where in conditions for column in where]
         names += [cap.column for cap in self.caps]
         names += self.diversity.by if self.diversity else ()
+        names += [self.calibration.by] if self.calibration else []
         return list(dict.fromkeys(names))
 
     @property

@@ -254,7 +254,8 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         place = {item: index for index, item in enumerate(one.items)}
         mine, report = table.iloc[begin : begin + length], None
         if one.rules is not None:
-            ruled = apply_rules(mine, one.rules, domain.reranker.item_columns)
+            chosen = one.chosen(domain)
+            ruled = apply_rules(mine, one.rules, domain.reranker.item_columns, history=lambda _, own=chosen: own)
             mine, report = ruled.ranked, ruled.report
         shown = mine[ITEM].tolist()
         results.append(

@@ -5,6 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from candidate_gen import PopularityGenerator
+from reranker import Dataset, Reranker
 from reranker.batch import OfflineRun
 from reranker.errors import ConfigError
 from reranker.rules import Rules
@@ -69,3 +71,19 @@ def test_an_offline_run_keeps_the_rules_and_counts_over_its_parts(reranker, tmp_
     assert toys.in_order(pd.concat(parts)) == toys.in_order(whole.to_frame())
     with pytest.raises(Exception, match="rules"):
         OfflineRun(**settings, order="baseline", part_users=4).run(resume=True)
+
+
+def test_calibration_goes_by_the_history_that_counts():
+    data = toys.taste_dataset()
+    items = data.items.assign(category=data.items["item_id"].str[:2])
+    data = Dataset(interactions=data.interactions, items=items, domain="toy")
+    generator = PopularityGenerator().fit(data.interactions)
+    reranker = Reranker(toys.config(scorer="baseline")).fit(data, generator)
+    rules = Rules.from_mapping({"calibration": {"strength": 1, "first": 1}})
+    ranked = reranker.rerank(LISTS, rules=rules)
+    first = {user: found[0] for user, found in toys.in_order(ranked.to_frame()).items()}
+    assert {user: item[:2] for user, item in first.items()} == {f"u{user}": f"g{user % 4}" for user in range(6)}
+    mine = LISTS[LISTS["user_id"] == "u0"]
+    newer = reranker.rerank(mine, interactions={"u0": ["g3i1"]}, rules=rules)
+    assert toys.in_order(newer.to_frame())["u0"][0] == "g3i0" and newer.rules.uncalibrated == 0
+    assert reranker.rerank(mine, interactions={"u0": []}, rules=rules).rules.uncalibrated == 1

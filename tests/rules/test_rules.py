@@ -237,3 +237,55 @@ def test_a_cap_that_can_be_kept_is_kept(order, first, most):
     # two of a category fill five places: tape, gift, rope, and two cups; with first <= 3 there is always a way
     result = ruled({"caps": {"column": "brand", "most": most, "first": min(first, 3)}}, ranked(items=order))
     assert not result.report.unmet
+
+
+def calibrated(history, lists=None, **settings):
+    """The order of a list whose user chose these items; all scores are equal by default."""
+    lists = ranked((1.0,) * 6) if lists is None else lists
+    rules = Rules.from_mapping({"calibration": {"first": 2, **settings}})
+    return apply_rules(lists, rules, ItemColumns(ITEMS), NOW, history=lambda user: history)
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        ("ef", "efabcd"),  # cups alone: both cups
+        ("ad", "adbcef"),  # half tape, half rope: one of each
+        ("aad", "adbcef"),  # two thirds tape: the first is tape; then KL is 0.056 with the rope, 1.32 with another tape
+        ("c", "cabdef"),  # half tape, half gift: c alone is both
+    ],
+)
+def test_calibration_fills_places_in_the_mix_of_the_history(history, expected):
+    assert "".join(calibrated(history).ranked["item_id"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("strength", "expected"),
+    [
+        (0.0, "abcdef"),
+        (0.1, "abcdef"),  # a: 0.9 - 0.1 ln 100 = 0.44, e: 0.9 * 0.2 = 0.18
+        (0.5, "eabcdf"),  # a: 0.5 - 2.3, e: 0.1; then a: 0.5 + 0.5 ln 0.505 = 0.16, f: 0
+        (0.8, "efabcd"),  # then a: 0.2 + 0.8 ln 0.505 = -0.35, f: 0
+    ],
+)
+def test_calibration_weighs_the_mix_against_the_scores(strength, expected):
+    """Scores fall evenly from 1 to 0; e and f, at 0.2 and 0, are the cups of the history."""
+    assert "".join(calibrated("ef", ranked(), strength=strength).ranked["item_id"]) == expected
+
+
+def test_lists_without_a_history_stay_and_are_counted():
+    result = calibrated("", ranked())
+    assert "".join(result.ranked["item_id"]) == "abcdef" and result.report.uncalibrated == 1
+    assert "1 lists are not calibrated" in result.report.summary()
+    assert calibrated(["nobody knows it"], ranked()).report.uncalibrated == 1
+    assert RulesReport.from_json(json.loads(json.dumps(result.report.to_json()))) == result.report
+    assert RulesReport.joined([result.report, result.report]).uncalibrated == 2
+
+
+def test_diversity_and_calibration_fill_the_same_places():
+    with pytest.raises(ConfigError, match="give one of them"):
+        Rules.from_mapping({"diversity": {}, "calibration": {}})
+    with pytest.raises(ConfigError, match="less than the 10 places"):
+        Rules.from_mapping({"calibration": {"among": 5}})
+    with pytest.raises(ConfigError, match="no column 'maker'"):
+        calibrated("a", by="maker")

@@ -90,3 +90,10 @@ def test_shadow_mode_says_that_rules_are_not_used(reranker):
         answer = ask(address, rules={"exclude": [{"items": ["g0i1"]}]})
     assert places(answer) == ITEMS
     assert answer.json()["meta"]["not_used"] == ["rules"]
+
+
+def test_calibration_goes_by_the_history_of_the_request(url):
+    rules = {"calibration": {"by": "title", "strength": 1, "first": 1}}
+    assert places(ask(url, history=["g2i1"], rules=rules))[0] == "g2i1"
+    assert places(ask(url, history=["g0i1"], rules=rules))[0] == "g0i1"
+    assert ask(url, history=[], rules=rules).json()["meta"]["rules"]["uncalibrated"] == 1
