@@ -33,19 +33,19 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
     ]
     known = data.interactions
     if known is not None:
-        mine = known[known[USER] == user]
+        of_history = known[known[USER] == user]
         for name in (TIMESTAMP, WEIGHT):
-            if name in mine:
-                for row, value in zip(rows, mine[name].tolist(), strict=True):
+            if name in of_history:
+                for row, value in zip(rows, of_history[name].tolist(), strict=True):
                     row[name] = _plain(value)
-        assert [row["item_id"] for row in rows] == mine[ITEM].tolist()
+        assert [row["item_id"] for row in rows] == of_history[ITEM].tolist()
     judged = fusion_model.judged
     lists: list[dict[str, float]] = []
     if judged is not None:
-        own = np.array([one == user for one in judged.users], dtype=np.bool_)
+        mine = np.array([one == user for one in judged.users], dtype=np.bool_)
         lists = [
             {"first_stage": first, "baseline": second, "fused": third}
-            for first, second, third in judged.ndcg[own].tolist()
+            for first, second, third in judged.ndcg[mine].tolist()
         ]
     own = data.statistics.own
     table = None if own is None else own.users
