@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from candidate_gen import ALSGenerator
-from eval import candidate_table, first_day_table, trust
+from eval import candidate_table, first_day_table, own_features_table, trust
 from eval import texts as text_table
 from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
@@ -50,7 +50,15 @@ METRIC = "ndcg@10"
 PROPOSED = "ml-100k"
 LAST = "leave-last"
 COST = "cost"
-KNOWN = (*TABLES, first_day_table.NAME, candidate_table.NAME, text_table.NAME, trust.NAME, COST)
+KNOWN = (
+    *TABLES,
+    first_day_table.NAME,
+    candidate_table.NAME,
+    text_table.NAME,
+    own_features_table.NAME,
+    trust.NAME,
+    COST,
+)
 QUICK = 2
 """Domains of a quick run."""
 ADAPTED = 200
@@ -146,6 +154,12 @@ def _tables(
         if name == trust.NAME:
             typer.echo(f"\n{trust.NAME}: {trust.ASKS}")
             checks += trust.run(load_dataset(PROPOSED), users)
+            continue
+        if name == own_features_table.NAME:
+            typer.echo(f"\n{name}: {own_features_table.ASKS}")
+            checks += own_features_table.run(
+                lambda split: _folds(data, domains, split, 1, users, 0), out / name, typer.echo
+            )
             continue
         if name == candidate_table.NAME:
             checks += _candidates(data, domains, users, fit_users, engine, family, scorer, out)

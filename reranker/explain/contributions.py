@@ -18,6 +18,7 @@ GROUPS: dict[str, str] = {
     "recency": "how many chose it lately",
     "category": "categories shared with the history",
     "text": "what its text says beside the history",
+    "own": "your own columns of items, users and candidates",
     "other": "further features",
 }
 """Group of columns -> what it says in words; also the order in which they are shown."""
@@ -35,6 +36,9 @@ _PREFIXES: dict[str, str] = {
     "llm_": "text",
     "cf_projection_": "text",
     "predicted_popularity": "text",
+    "items.": "own",
+    "users.": "own",
+    "candidates.": "own",
 }
 
 

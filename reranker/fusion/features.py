@@ -182,7 +182,8 @@ class InteractionStatistics:
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
         if self.own is None:
             return standard
-        own = self.own.values(candidates, self._rows(candidates), known, standard[:, 2], standard[:, 0], identities)
+        interaction = dict(zip(FEATURES, standard.T, strict=True))
+        own = self.own.values(candidates, self._rows(candidates), known, interaction, identities)
         return np.concatenate([standard, own], axis=1)
 
     def _rows(self, candidates: pd.DataFrame) -> IntArray:

@@ -43,6 +43,8 @@ class OwnColumn:
         knots: of a number: values in rising order.
         places: of a number: where each of them stands, from -0.5 to 0.5.
         values: of a candidates' category: those with a column of their own.
+        of_list: of a candidates' number: it is the same throughout each list, so it is about the moment and acts on
+            interaction features.
     """
 
     source: Source
@@ -52,13 +54,20 @@ class OwnColumn:
     knots: tuple[float, ...] = ()
     places: tuple[float, ...] = ()
     values: tuple[str, ...] = ()
+    of_list: bool = False
 
     @classmethod
-    def of(cls, source: Source, values: pd.Series) -> "OwnColumn":
+    def of(cls, source: Source, values: pd.Series, of_list: bool = False) -> "OwnColumn":
         """Looks at the values of a table, one row an item, user or candidate.
 
+        Args:
+            source: the table.
+            values: the column.
+            of_list: it is the same throughout each list of candidates.
+
         Raises:
-            ConfigError: nothing is there, all are the same, or texts that hardly repeat.
+            ConfigError: nothing is there, all are the same, texts that hardly repeat, or texts that are the same
+                throughout each list.
         """
         name, where = str(values.name), f"the column {values.name!r} of the {source}"
         present = values[values.notna()]
@@ -71,7 +80,13 @@ class OwnColumn:
         has_missing = bool(values.isna().any())
         if numbers is not None:
             knots, places = _scale(numbers)
-            return cls(source=source, name=name, kind="number", has_missing=has_missing, knots=knots, places=places)
+            scale = {"knots": knots, "places": places}
+            return cls(source=source, name=name, kind="number", has_missing=has_missing, of_list=of_list, **scale)
+        if of_list:
+            raise ConfigError(
+                f"features: {where} is the same text throughout each list, so it tells no candidate from another: give "
+                "numbers (hours since the last visit), which act on the interaction features"
+            )
         if n_different > max(_FEW, _MOST_UNIQUE * len(present)):
             raise ConfigError(
                 f"features: {where} holds {n_different} different texts in {len(present)} rows, so it is a name or a "
@@ -111,6 +126,7 @@ class OwnColumn:
             "knots": list(self.knots),
             "places": list(self.places),
             "values": list(self.values),
+            "of_list": self.of_list,
         }
 
     @classmethod
@@ -130,6 +146,7 @@ class OwnColumn:
                 knots=knots,
                 places=places,
                 values=tuple(map(str, data["values"])),
+                of_list=bool(data.get("of_list", False)),
             )
             if column.source not in SOURCES or column.kind not in ("number", "category"):
                 raise ValueError(f"unknown source {column.source!r} or kind {column.kind!r}")
@@ -187,8 +204,14 @@ def resolved(
     for source, name in found:
         table = tables[source]
         assert table is not None
-        columns.append(OwnColumn.of(source, table[name]))
+        columns.append(OwnColumn.of(source, table[name], source == "candidates" and _is_of_lists(table, name)))
     return tuple(columns)
+
+
+def _is_of_lists(candidates: pd.DataFrame, name: str) -> bool:
+    """Whether a column is the same throughout each list."""
+    of_users = candidates.groupby(USER, sort=False)[name]
+    return bool((of_users.nunique(dropna=False) <= 1).all() and (of_users.size() > 1).any())
 
 
 def unused(names: Sequence[str], items: pd.DataFrame, users: pd.DataFrame | None) -> list[str]:

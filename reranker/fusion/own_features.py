@@ -25,6 +25,12 @@ Floats = NDArray[np.float64]
 NEWEST = 100
 """Items of a history whose values are compared with a candidate's."""
 
+ACTED_ON: Mapping[str, tuple[str, ...]] = {
+    "users": ("popularity", "first_stage_score"),
+    "candidates": ("popularity", "recent_popularity", "covisit_mean"),
+}
+"""Source of a number that is the same throughout a list -> interaction features that it acts on."""
+
 OF_ITEMS, OF_USERS, OF_SEGMENTS = 5.0, 1.0, 5.0
 """a of the shrinkage: items a category counts for beside its own; choices of a category that a user is given; choices
 of an item that a segment is given."""
@@ -147,8 +153,7 @@ class OwnFeatures:
         candidates: pd.DataFrame,
         rows: IntArray,
         histories: Mapping[UserId, IntArray],
-        popularity: Floats,
-        first_stage: Floats,
+        interaction: Mapping[str, Floats],
         identities: Mapping[UserId, UserId] | None = None,
     ) -> Floats:
         """(rows, n_features) z-scored within each user's list; what is missing is the mean of the list.
@@ -157,7 +162,7 @@ class OwnFeatures:
             candidates: a validated candidates table with `candidate_columns`.
             rows: (rows,) of the items in the statistics' index; -1 for unknown ones.
             histories: user -> rows of the items chosen, oldest first.
-            popularity, first_stage: (rows,) z-scored within lists, for users' numbers to act on.
+            interaction: interaction feature -> (rows,) z-scored within lists: what users and moments act on.
             identities: user of `candidates` -> the user whose columns count; each is himself by default.
 
         Raises:
@@ -174,14 +179,20 @@ class OwnFeatures:
         lists = _Lists(rows=rows, index=np.asarray(list_index, dtype=np.int64), users=themselves, newest=newest)
         parts: list[Floats] = []
         for column in self.columns:
-            if column.source == "users" and column.kind == "number":
-                found = np.array([self.user_numbers[column.key].get(user, np.nan) for user in themselves])[list_index]
-                found = np.where(np.isnan(found), 0.0, found)
-                parts += [found * popularity, found * first_stage]
+            if column.of_list or (column.source == "users" and column.kind == "number"):
+                found = np.nan_to_num(self._level(column, candidates, lists))  # of an unknown one the middle, 0
+                parts += [found * interaction[name] for name in ACTED_ON[column.source]]
             else:
                 raw = np.stack(list(self._raw(column, candidates, lists)), axis=1)
                 parts += list(standardise_within_lists(_filled(raw, lists.index), lists.index).T)
         return np.stack(parts, axis=1) if parts else np.zeros((len(candidates), 0))
+
+    def _level(self, column: OwnColumn, candidates: pd.DataFrame, lists: "_Lists") -> Floats:
+        """(rows,) a number that is the same throughout each list: of its user, or of its moment."""
+        if column.source == "candidates":
+            return column.scaled(candidates[column.name])
+        numbers = self.user_numbers[column.key]
+        return np.array([numbers.get(user, np.nan) for user in lists.users])[lists.index]
 
     def _raw(self, column: OwnColumn, candidates: pd.DataFrame, lists: "_Lists") -> Iterator[Floats]:
         """The features of a column, NaN where missing, and last an indicator of that."""
@@ -325,12 +336,11 @@ def _filled(raw: Floats, list_index: IntArray) -> Floats:
 def _words(column: OwnColumn) -> Iterator[tuple[str, str]]:
     """The names of a column's features and what they say, in the order of `OwnFeatures.values`."""
     key, name = column.key, column.name
+    if column.of_list or (column.source == "users" and column.kind == "number"):
+        yield from ((f"{key}:x_{acted}", f"{acted}, where {name} is high") for acted in ACTED_ON[column.source])
+        return
     if column.source == "users":
-        if column.kind == "number":
-            yield f"{key}:x_popularity", f"popularity, for users of a high {name}"
-            yield f"{key}:x_first_stage", f"the first-stage score, for users of a high {name}"
-        else:
-            yield f"{key}:lift", f"chosen more often by users of the same {name}"
+        yield f"{key}:lift", f"chosen more often by users of the same {name}"
         return
     if column.kind == "number":
         yield key, f"a high {name} within the list"

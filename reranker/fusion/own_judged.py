@@ -68,7 +68,7 @@ def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0) -> OwnVerdict:
         DataError: a feature is the outcome itself.
     """
     refuse_leaks(choices)
-    values = [_cross_fitted(one, l2, seed) for one in (choices, without_own(choices))]
+    values = [cross_fitted(one, l2, seed) for one in (choices, without_own(choices))]
     gain = mean_interval(by_user(values[0] - values[1], choices.user_numbers), seed=seed)
     return OwnVerdict(features=tuple(choices.columns)[len(FEATURES) :], gain=gain)
 
@@ -126,7 +126,7 @@ def auc_within_lists(values: NDArray[np.float64], list_index: IntArray, chosen: 
     return float((above[counted] / pairs[counted]).mean()) if counted.any() else 0.5
 
 
-def _cross_fitted(choices: Choices, l2: float, seed: int) -> NDArray[np.float64]:
+def cross_fitted(choices: Choices, l2: float = 1.0, seed: int = 0) -> NDArray[np.float64]:
     """(n_lists,) NDCG@10 of heads that were fitted on other users."""
     folds = assign_folds(choices.list_index, choices.chosen, _FOLDS, seed, choices.user_numbers)
     scores = np.zeros(len(folds))

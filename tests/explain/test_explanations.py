@@ -30,6 +30,9 @@ def test_contributions_by_hand():
         ("cf_projection_mean_x_popularity", "text"),
         ("predicted_popularity", "text"),
         ("margin", "other"),
+        ("items.price:distance", "own"),
+        ("users.age:x_popularity", "own"),
+        ("candidates.ctr", "own"),
     ],
 )
 def test_columns_are_grouped(column, group):

@@ -41,8 +41,14 @@ def features(names, candidates=CANDIDATES, histories=HISTORIES, items=ITEMS):
     own = OwnFeatures.fit(columns, INDEX, histories, items, USERS)
     rows = candidates["item_id"].map(INDEX).fillna(-1).to_numpy(dtype=np.int64)
     signal = np.array([1.0, 0.5, -0.5, -1.0])[: len(candidates)]
-    values = own.values(candidates, rows, histories, signal, 2 * signal)
+    values = own.values(candidates, rows, histories, acted_on(signal))
     return dict(zip(own.words, values.T, strict=True))
+
+
+def acted_on(signal):
+    """Interaction features: popularity is `signal`, the others multiples of it."""
+    factors = {"popularity": 1, "first_stage_score": 2, "recent_popularity": 3, "covisit_mean": 4}
+    return {name: factors.get(name, 0) * signal for name in FEATURES}
 
 
 def z(values):
@@ -84,7 +90,7 @@ def test_users_columns_act_on_items():
     shares = np.array([2, 1, 1, 0]) / total + 0.5 / total
     assert found["users.segment:lift"] == pytest.approx(z(np.log((np.array([2, 1, 0, 0]) + 5) / (3 * shares + 5))))
     assert found["users.age:x_popularity"] == pytest.approx(-0.25 * np.array([1, 0.5, -0.5, -1]))
-    assert found["users.age:x_first_stage"] == pytest.approx(-0.5 * np.array([1, 0.5, -0.5, -1]))
+    assert found["users.age:x_first_stage_score"] == pytest.approx(-0.5 * np.array([1, 0.5, -0.5, -1]))
 
 
 def test_a_new_user_has_nothing_of_users_and_no_affinity():
@@ -105,7 +111,24 @@ def test_columns_of_candidates():
     columns = resolved(["ctr"], ITEMS, None, CANDIDATES)
     own = OwnFeatures.fit(columns, INDEX, HISTORIES, ITEMS, None)
     with pytest.raises(DataError, match="lacks the column 'ctr', which the ranker was fitted with"):
-        own.values(CANDIDATES.drop(columns="ctr"), np.arange(4), HISTORIES, np.zeros(4), np.zeros(4))
+        own.values(CANDIDATES.drop(columns="ctr"), np.arange(4), HISTORIES, acted_on(np.zeros(4)))
+
+
+def test_a_number_of_the_moment_acts_on_interaction_features():
+    two = pd.concat([CANDIDATES.assign(user_id=user, away=away) for user, away in (("u", 1.0), ("v", 9.0))])
+    column = resolved(["away"], ITEMS, USERS, two)[0]
+    assert column.of_list and OwnColumn.from_json(json.loads(json.dumps(column.to_json()))) == column
+    own = OwnFeatures.fit([column], INDEX, HISTORIES, ITEMS, USERS)
+    signal = np.array([1.0, 0.5, -0.5, -1.0] * 2)
+    found = dict(zip(own.words, own.values(two, np.tile(np.arange(4), 2), HISTORIES, acted_on(signal)).T, strict=True))
+    level = np.repeat([-0.25, 0.25], 4)  # of two values, the mid-ranks are 1/4 and 3/4
+    for name, factor in (("popularity", 1), ("recent_popularity", 3), ("covisit_mean", 4)):
+        assert found[f"candidates.away:x_{name}"] == pytest.approx(level * factor * signal)
+    assert len(found) == 3
+    unknown = own.values(two.assign(away=np.nan), np.tile(np.arange(4), 2), HISTORIES, acted_on(signal))
+    assert (unknown == 0).all()
+    with pytest.raises(ConfigError, match="the same text throughout each list"):
+        resolved(["day"], ITEMS, USERS, two.assign(day=np.where(two["user_id"] == "u", "Monday", "Sunday")))
 
 
 def test_unknown_items_have_no_values():

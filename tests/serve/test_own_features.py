@@ -63,4 +63,11 @@ def test_missing_values_are_taken_and_further_columns_named(url):
     answer = ask(url, item_ids=["g0i9", "g1i9"], user="u1", features={"ctr": [0.5, None], "other": [1, "a"]})
     assert answer.status_code == 200
     assert answer.json()["meta"]["not_used"] == ["features.other"]
+    whole = ask(url, item_ids=["g0i9", "g1i9"], user="u1", context={"ctr": 0.5, "device": "phone"})
+    each = ask(url, item_ids=["g0i9", "g1i9"], user="u1", features={"ctr": [0.5, 0.5]})
+    assert whole.json()["results"] == each.json()["results"]
+    assert whole.json()["meta"]["not_used"] == ["context.device"]
+    twice = ask(url, item_ids=["g0i9"], user="u1", features={"ctr": [1]}, context={"ctr": 1})
+    assert twice.json()["error"]["param"] == "context.ctr"
+    assert ask(url, documents=["a"], order=None, context={"ctr": 1}).json()["error"]["param"] == "context"
     assert ask(url, documents=["a"], order=None, features={"ctr": [1]}).json()["error"]["param"] == "features"

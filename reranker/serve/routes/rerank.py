@@ -164,7 +164,7 @@ def _check(service: Service, body: RerankRequest) -> None:
             if not (document if isinstance(document, str) else document.words).strip():
                 message = f"documents.{number} has no text: give a text, or an object with text or title"
                 raise ProblemError(422, message, param=f"documents.{number}", code="empty")
-        for name in ("first_stage_scores", "order", "explain", "features", "rules"):
+        for name in ("first_stage_scores", "order", "explain", "features", "context", "rules"):
             if getattr(body, name) not in (None, False):
                 raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
         return
@@ -249,7 +249,6 @@ def _items(
         first = next(item for at, item in enumerate(items) if item in items[:at])
         message = f"item_ids holds the item {first!r} twice: name each once"
         raise ProblemError(422, message, param="item_ids", code="duplicate")
-    _check_features(domain, body, len(items))
     rules = None if service.settings.shadow else body.rules
     if rules is not None:
         try:
@@ -271,7 +270,7 @@ def _items(
         query=(body.query or "").strip() or (body.instruction or "").strip(),
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
         rules=rules,
-        features=body.features or {},
+        features=_features(domain, body, len(items)),
         language=body.explain if isinstance(body.explain, str) else "en",
         user=None if user is None else user.id,
         state=None if user is None else user.state,
@@ -279,16 +278,25 @@ def _items(
     )
 
 
-def _check_features(domain: Domain, body: RerankRequest, n: int) -> None:
-    """One value for each item of every column that the ranker was fitted with."""
-    given = body.features or {}
+def _features(domain: Domain, body: RerankRequest, n: int) -> dict[str, list[Any]]:
+    """One value for each item of every column that was given, and of every one that the ranker was fitted with."""
+    given = dict(body.features or {})
     for name, values in given.items():
         if len(values) != n:
             message = f"features.{name} holds {len(values)}, item_ids {n}: one for each"
             raise ProblemError(422, message, param=f"features.{name}", code="length")
+    for name, value in (body.context or {}).items():
+        if name in given:
+            message = f"context.{name} is among the features, too: give it once"
+            raise ProblemError(422, message, param=f"context.{name}", code="duplicate")
+        given[name] = [value] * n
     if missing := [name for name in domain.reranker.candidate_columns if name not in given]:
-        message = f"features: the ranker was fitted with {', '.join(missing)} of each candidate: give a value for each"
+        message = (
+            f"features: the ranker was fitted with {', '.join(missing)} of each candidate: give a value for each, or "
+            "one for all in context"
+        )
         raise ProblemError(422, message, param="features", code="missing")
+    return given
 
 
 def _order(service: Service, body: RerankRequest, arm: str | None) -> Order | None:
@@ -345,8 +353,10 @@ def _answer(
 def _not_used(service: Service, domain: Domain, body: RerankRequest, result: Ranked) -> list[str]:
     """Names of fields that were given and not read, those within documents and histories by the templates."""
     found = [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
-    needed = domain.reranker.candidate_columns if body.features else []
-    found += [f"features.{name}" for name in body.features or () if name not in needed]
+    if body.item_ids and (body.features or body.context):
+        needed = domain.reranker.candidate_columns
+        given = {"features": body.features, "context": body.context}
+        found += [f"{field}.{name}" for field, values in given.items() for name in values or () if name not in needed]
     found += ["rules"] if body.rules is not None and service.settings.shadow else []
     for name, block in (("documents", "candidate"), ("history", "history_item")):
         if name == "documents" and result.unread_fields is not None:

@@ -151,6 +151,8 @@ class RerankRequest(UnreadFields):
         explain: why each result stands where it does; true, or "en" or "zh" for the language of the sentences. Needs
             `item_ids`.
         features: column -> its value for each of `item_ids`: the columns of candidates that the ranker was fitted with.
+        context: column -> its value for the whole list, in place of `features` that are the same for each item: the
+            moment of the request, as hours since the last visit.
         rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring, as `reranker.rules.Rules`
             has it. Needs `item_ids`; `meta.rules` counts what was done and names what could not be met. Scores stay
             with the places.
@@ -179,6 +181,7 @@ class RerankRequest(UnreadFields):
     raw_scores: bool | None = None
     explain: bool | Language | None = None
     features: dict[str, list[StrictBool | FiniteFloat | Text | None]] | None = Field(default=None, max_length=100)
+    context: dict[str, StrictBool | FiniteFloat | Text | None] | None = Field(default=None, max_length=100)
     rules: Rules | None = None
     use_activation: bool | None = None
 
