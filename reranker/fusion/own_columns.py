@@ -80,8 +80,15 @@ class OwnColumn:
         has_missing = bool(values.isna().any())
         if numbers is not None:
             knots, places = _scale(numbers)
-            scale = {"knots": knots, "places": places}
-            return cls(source=source, name=name, kind="number", has_missing=has_missing, of_list=of_list, **scale)
+            return cls(
+                source=source,
+                name=name,
+                kind="number",
+                has_missing=has_missing,
+                knots=knots,
+                places=places,
+                of_list=of_list,
+            )
         if of_list:
             raise ConfigError(
                 f"features: {where} is the same text throughout each list, so it tells no candidate from another: give "

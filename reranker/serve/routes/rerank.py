@@ -355,8 +355,8 @@ def _not_used(service: Service, domain: Domain, body: RerankRequest, result: Ran
     found = [*body.not_used, *(["explain"] if body.explain and _unexplained(service, body) else [])]
     if body.item_ids and (body.features or body.context):
         needed = domain.reranker.candidate_columns
-        given = {"features": body.features, "context": body.context}
-        found += [f"{field}.{name}" for field, values in given.items() for name in values or () if name not in needed]
+        named = [("features", body.features or ()), ("context", body.context or ())]
+        found += [f"{field}.{column}" for field, columns in named for column in columns if column not in needed]
     found += ["rules"] if body.rules is not None and service.settings.shadow else []
     for name, block in (("documents", "candidate"), ("history", "history_item")):
         if name == "documents" and result.unread_fields is not None:
