@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from candidate_gen import PopularityGenerator
 from reranker.data.dataset import Dataset
@@ -20,7 +21,7 @@ from reranker.prompting import PromptRenderer, PromptSettings
 from reranker.scoring import LikelihoodScorer, ScoringList
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap, Support
 from reranker.soft_tokens.peft_format import load_peft
-from reranker.soft_tokens.prompt import SoftPrompt
+from reranker.soft_tokens.prompt import SHIPPED, SoftPrompt
 from reranker.soft_tokens.user_adaptation import ContextAdapter
 from reranker.training.algorithms import FOMAML, PROMPT, Pooled, adapt, backward
 from reranker.training.cavia import ContextReader, context_leaves, context_map
@@ -408,6 +409,14 @@ def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -
     values = {"domains": [{"name": "shop", "data": "somewhere"}], **change}
     with pytest.raises(ConfigError, match=message):
         MetaConfig.from_mapping(values)
+
+
+def test_settings_of_kept_prompts_can_be_trained_again() -> None:
+    repository = Path(__file__).parents[2]
+    kept = [SHIPPED / "meta.yaml", *(repository / "eval" / "prompts").rglob("meta.yaml")]
+    assert len(kept) >= 6
+    for path in kept:
+        assert not MetaConfig.from_mapping(yaml.safe_load(path.read_text())).baseline
 
 
 def _trainer(tiny: Path, domain: TaskDomain, directory: Path, **changes: Any) -> MetaTrainer:
