@@ -54,8 +54,8 @@ def measure(day: FirstDay, n: int, reader: str, engine: Engine, settings: Mappin
         seen = day.seen(n)
         reranker.fit_windows(seen, day.windows(n), ALSGenerator().fit(seen.interactions))
     else:
-        reranker.reader = reranker.reader.for_domain(day.data.domain, takes_engine=True)
-        reranker.reader.learn_items(catalog.items(day.data.items[ITEM].tolist()))
+        own = reranker.reader.for_domain(day.data.domain, takes_engine=True)
+        reranker.reader = own.for_catalog(catalog.items(day.data.items[ITEM].tolist()))
 
     def ndcg(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return ndcg_by_list(scores, list_index, chosen, np.ones(int(list_index[-1]) + 1, dtype=np.int64))

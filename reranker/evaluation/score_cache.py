@@ -20,7 +20,6 @@ from reranker.evaluation.base import ReadingCost
 from reranker.evaluation.counting_engine import CountingEngine
 from reranker.evaluation.kept import read_scores, reading_key, reading_path, write_scores
 from reranker.fusion import FusionModel
-from reranker.fusion.features import chosen_items
 from reranker.hub import resolve_model, settings_sha256
 from reranker.pipeline.fitting import fit_ranker, lists_to_read
 from reranker.pipeline.lists import CandidateLists, FoldLists
@@ -233,9 +232,7 @@ class ScoreCache:
         path = self._states_path(domain)
         if path is None or not path.exists():
             return None
-        states = StateStore.load(path)
-        states.spaces = states.cf_projection = states.predicted_popularity = None
-        return states
+        return StateStore.load(path).without_spaces()
 
     def _keep_states(self, domain: str, states: StateStore) -> None:
         path = self._states_path(domain)
@@ -255,24 +252,25 @@ class ScoreCache:
         tokens_before, started = self._engine.tokens, time.perf_counter()
         catalog, known = Catalog(lists.fold.items), len(reader.hidden_states)
         items = catalog.items(lists.fold.items[ITEM])
-        reader.refer_to(calibration_histories(items, self.config.calibration_histories, self.config.seed))
         if reader.hidden_states.spaces is None:  # from the first lists asked for, also where these came from disk
             first = self._first[lists.fold.domain].fold.items
-            reader.learn_items(Catalog(first).items(first[ITEM]))
+            reader = reader.for_catalog(Catalog(first).items(first[ITEM]))
+        histories = calibration_histories(items, self.config.calibration_histories, self.config.seed)
+        reader = self._readers[lists.fold.domain] = reader.calibrated_by(histories)
         if reader.config.compares_states:  # the statistics are dear
-            reader.learn_choices(*chosen_items(catalog, lists.statistics))
-        histories: dict[UserId, list[ItemId]] = {
+            reader = reader.for_window(catalog, lists.statistics)
+        known_of: dict[UserId, list[ItemId]] = {
             user: part.tolist() for user, part in lists.fold.history.groupby(USER, sort=False)[ITEM]
         }
         states: dict[UserId, UserState] = {}
         if reader.contexts is not None and self._adapt_steps:
             support = [
-                Support(state=UserState(user_id=user), items=catalog.items(histories.get(user, ())))
+                Support(state=UserState(user_id=user), items=catalog.items(known_of.get(user, ())))
                 for user in lists.candidates[USER].drop_duplicates()
             ]
             adapted, _ = reader.adapter(self._adapt_steps).adapt(support, self.progress)
             states = {state.user_id: state for state in adapted}
-        prompts = reader.lists(lists.candidates, catalog, lambda user: histories.get(user, []), states)
+        prompts = reader.lists(lists.candidates, catalog, lambda user: known_of.get(user, []), states)
         values = reader.components(prompts, self.progress)
         if len(reader.hidden_states) > known:
             self._keep_states(lists.fold.domain, reader.hidden_states)

@@ -12,7 +12,6 @@ from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
-from reranker.fusion.features import chosen_items
 from reranker.fusion.own_judged import OwnVerdict, judge_own
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
@@ -120,18 +119,15 @@ def read_lists(
 def reads_with(scorer: LLMScorer, catalog: Catalog, progress: bool | None = False) -> ReadLists:
     """Lists as the scorer reads them, each window by projections of before its choices.
 
-    The scorer is left with the projections of the last window.
-
     Args:
-        scorer: knows the catalogue's items already.
+        scorer: for the catalogue.
         catalog: the items' texts.
         progress: as `progress_bar` has it.
     """
 
     def read(window: CandidateLists, numbers: IntArray) -> list[Components]:
-        if scorer.config.reads_texts:
-            scorer.learn_choices(*chosen_items(catalog, window.statistics))
-        return read_lists(scorer, catalog, window, numbers, progress)
+        own = scorer.for_window(catalog, window.statistics) if scorer.config.compares_states else scorer
+        return read_lists(own, catalog, window, numbers, progress)
 
     return read
 

@@ -3,8 +3,9 @@
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from reranker.data.schema import ITEM, USER
 from reranker.engines import load_engine
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import BundleError, ConfigError
+from reranker.fusion import InteractionStatistics
+from reranker.fusion.features import chosen_items
 from reranker.hub import resolve_model, states_layer
 from reranker.prompting import TEXT_PARTS, PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine, RunsApart, n_layers
@@ -101,8 +104,20 @@ class LazyEngine:
             engine.close()
 
 
+class _OfDomain:
+    """What is made when it is first needed, once for all scorers of a domain."""
+
+    def __init__(self) -> None:
+        self.written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
+        self.of_texts: LLMScorer | None = None
+        self.packed: PackedLM | None = None
+
+
 class LLMScorer:
     """Reads what a causal LM says of lists, in one domain.
+
+    What it learns of catalogue and choices makes another scorer, which shares engine and kept states:
+    `scorer.calibrated_by(histories).for_catalog(items).for_window(catalog, statistics)`.
 
     Args:
         config: model, engine, scorer and prompt settings.
@@ -139,20 +154,29 @@ class LLMScorer:
         self._model = model
         self._renderer: PromptRenderer | None = None
         self._scorer: Scorer | None = None
-        self._written: tuple[SoftPrompt | None, SoftPrompt] | None = None  # relative prompt, its sum
-        self._of_texts: LLMScorer | None = None
-        self._packed: PackedLM | None = None
+        self._shared = _OfDomain()
         self._loading = threading.RLock()  # threads that rank at once share one engine and one scorer
 
     def for_domain(self, domain: str, takes_engine: bool = False) -> "LLMScorer":
         """The same model and prompts in another domain; nothing that was fitted comes along.
 
         Args:
+            domain: its name.
             takes_engine: `close` of the new one frees the engine, for it stands in this one's place.
         """
-        reader = LLMScorer(self.config, domain, self.prompts, contexts=self.contexts)
-        reader._engine, reader._owns_engine = self._engine, takes_engine and self._owns_engine
-        return reader
+        scorer = LLMScorer(self.config, domain, self.prompts, contexts=self.contexts)
+        scorer._engine, scorer._owns_engine = self._engine, takes_engine and self._owns_engine
+        return scorer
+
+    def _with(self, **changes: Any) -> "LLMScorer":
+        """One that stands in this one's place, with the same engine and other parts."""
+        scorer = copy(self)
+        for name, value in changes.items():
+            setattr(scorer, f"_{name}", value)
+        scorer._scorer = None
+        if "calibration_histories" in changes:
+            scorer._renderer = None
+        return scorer
 
     @property
     def model(self) -> ModelInfo:
@@ -253,15 +277,15 @@ class LLMScorer:
         if self.config.reads_texts and not self.config.compares_states:
             return self
         with self._loading:
-            if self._of_texts is None:
+            if self._shared.of_texts is None:
                 config = self.config.model_copy(update={"scorer": "likelihood"})
                 # No calibration histories: a text that nobody sent before would be read behind each of them.
                 priors = PriorStore(most=_TEXT_PRIORS)
-                self._of_texts = LLMScorer(
+                self._shared.of_texts = LLMScorer(
                     config, self.domain, self.prompts, priors=priors, model=self._model, contexts=self.contexts
                 )
-                self._of_texts.share_engine(self)
-            return self._of_texts
+                self._shared.of_texts.share_engine(self)
+            return self._shared.of_texts
 
     def soft_prompt(self) -> TokenSequence | None:
         """The domain's soft tokens, as `prompt` has them.
@@ -291,17 +315,17 @@ class LLMScorer:
         if found is not None and not found.relative:
             return found
         with self._loading:
-            if self._written is None or self._written[0] is not found:
+            if self._shared.written is None or self._shared.written[0] is not found:
                 written = SoftPrompt.from_instruction(self.engine, self.renderer.instruction_token_ids(), length)
-                self._written = found, written if found is None else found.beside(written)
-            return self._written[1]
+                self._shared.written = found, written if found is None else found.beside(written)
+            return self._shared.written[1]
 
     def prompts_to_keep(self) -> PromptBank:
         """The prompts, and among them what this domain was read behind: a later instruction may be written otherwise,
         and a later version of the product may ship another prompt."""
         kept = replace(self.prompts, domains=dict(self.prompts.domains))
-        if self._written is not None:
-            kept.add_domain(self.domain, self._written[1])
+        if self._shared.written is not None:
+            kept.add_domain(self.domain, self._shared.written[1])
         return kept
 
     def user_tokens(self, history: Sequence[Mapping[str, object]], state: UserState | None) -> TokenSequence | None:
@@ -359,22 +383,21 @@ class LLMScorer:
             from reranker.engines.torch.packed_lm import PackedLM
         except ImportError as error:
             raise ConfigError(f"adapting needs torch ({error}): pip install 'reranker[torch]'") from error
-        if self._packed is None:
-            self._packed = getattr(self.engine, "packed_lm", None)
-        if self._packed is None:
+        if self._shared.packed is None:
+            self._shared.packed = getattr(self.engine, "packed_lm", None)
+        if self._shared.packed is None:
             device = chosen_device(AUTO_DEVICE)
             source = resolve_model(self.config.model)
-            self._packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
-        return self._packed
+            self._shared.packed = PackedLM(load_causal_lm(source.path, self.config.dtype, device), torch.device(device))
+        return self._shared.packed
 
-    def refer_to(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> None:
-        """Sets the calibration histories, behind which "likelihood" looks for how likely a title is for anybody.
+    def calibrated_by(self, histories: Sequence[Sequence[Mapping[str, object]]]) -> "LLMScorer":
+        """With calibration histories, behind which "likelihood" looks for how likely a title is for anybody.
 
         Args:
             histories: items, as of `calibration_histories`; without any, titles are read behind no history.
         """
-        with self._loading:
-            self._calibration_histories, self._renderer, self._scorer = histories, None, None
+        return self._with(calibration_histories=histories)
 
     @contextmanager
     def reading_catalog(self, progress: bool | None = None) -> Iterator[None]:
@@ -403,24 +426,23 @@ class LLMScorer:
         """How many texts the model read in the last `reading_catalog`; None where it compares no states."""
         return None if self._hidden_states is None else self._hidden_states.texts_read
 
-    def learn_items(self, items: Sequence[Mapping[str, object]]) -> None:
-        """Shows the catalogue to a scorer that has to know it before it scores."""
-        if self.config.compares_states and items:
-            self._embedding().learn(items, self.config.seed)
+    def for_catalog(self, items: Sequence[Mapping[str, object]]) -> "LLMScorer":
+        """For a catalogue: with the spaces of its texts, where texts are compared."""
+        if not self.config.compares_states or not items:
+            return self
+        return self._with(hidden_states=self._embedding().for_catalog(items, self.config.seed).states)
 
-    def learn_choices(
-        self, items: Sequence[Mapping[str, object]], vectors: NDArray[np.float32], counts: NDArray[np.float64]
-    ) -> None:
-        """Shows who chooses what, and how often, to a scorer that has to know it before it scores; after
-        `learn_items`.
+    def for_window(self, catalog: Catalog, statistics: InteractionStatistics) -> "LLMScorer":
+        """For what was known at one time: with projections of who chooses which texts, where texts are compared.
 
         Args:
-            items: those of `learn_items`, and in their order.
-            vectors: (n_items, n_factors) of them in the collaborative space; zeros say nothing.
-            counts: (n_items,) how often each was chosen.
+            catalog: the texts; the spaces are those of `for_catalog`.
+            statistics: of the interactions until then.
         """
-        if self.config.compares_states and self.hidden_states.spaces is not None:
-            self._embedding().learn_choices(items, vectors, counts, self.config.seed)
+        if not self.config.compares_states or self.hidden_states.spaces is None:
+            return self
+        items, vectors, counts = chosen_items(catalog, statistics)
+        return self._with(hidden_states=self._embedding().for_window(items, vectors, counts, self.config.seed).states)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Reads these texts now where the scorer keeps what it read of an item's text."""

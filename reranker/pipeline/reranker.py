@@ -28,7 +28,6 @@ from reranker.data.schema import (
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.explain import Explanation
 from reranker.fusion import FusionHead, FusionModel, Order
-from reranker.fusion.features import chosen_items
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
 from reranker.pipeline.domain import DomainData
@@ -171,20 +170,20 @@ class Reranker:
         with step("statistics of all interactions", progress):
             columns = () if own is None else own.columns
             self._data = DomainData.build(data, generator, config.calibration_histories, config.seed, columns)
-        self.reader.refer_to(self._data.calibration_histories)
-        with self.reader.reading_catalog(progress):
-            self.reader.learn_items(self._data.catalog.items(self.item_ids))
-            read = reads_with(self.reader, self._data.catalog, progress)
+        catalog = self._data.catalog
+        scorer = self.reader.calibrated_by(self._data.calibration_histories)
+        with scorer.reading_catalog(progress):
+            scorer = scorer.for_catalog(catalog.items(self.item_ids))
             fusion_model = fit_ranker(
                 windows,
-                read,
-                self.reader.scorer.components,
+                reads_with(scorer, catalog, progress),
+                scorer.scorer.components,
                 most=config.lists_to_read,
                 l2=config.l2,
                 seed=config.seed,
                 progress=progress,
             )
-            self.reader.learn_choices(*chosen_items(self._data.catalog, self._data.statistics))
+            self.reader = scorer.for_window(catalog, self._data.statistics)
         self.fusion_model = replace(fusion_model, own=verdict)
         if verdict is not None:
             logger.info("domain %r: %s", data.domain, verdict.summary())
@@ -650,7 +649,7 @@ class Reranker:
             calibration_items=state.calibration_items,
             details=state.details,
         )
-        reranker.reader.refer_to(reranker._data.calibration_histories)
+        reranker.reader = reranker.reader.calibrated_by(reranker._data.calibration_histories)
         read = reranker.reader.templates
         if read.sha256 != state.templates_sha256:
             raise BundleError(

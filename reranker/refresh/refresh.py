@@ -19,7 +19,6 @@ import pandas as pd
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, require_ids_like, validate_candidates
 from reranker.errors import ConfigError, DataError
-from reranker.fusion.features import chosen_items
 from reranker.fusion.model import FusionModel
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitting import fit_ranker, read_lists
@@ -225,7 +224,7 @@ def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     """Statistics, histories and the generator learn from all interactions; known texts are not read again."""
     data, _ = reranker._fitted()
     if texts_changed and len(data.items) <= CATALOGUE_SAMPLE:  # of a larger one, the sample that was drawn stays good
-        reranker.reader.learn_items(data.catalog.items(data.items[ITEM]))
+        reranker.reader = reranker.reader.for_catalog(data.catalog.items(data.items[ITEM]))
     learn_from(reranker, merged.every)
 
 
@@ -246,5 +245,5 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collec
         users = own.users if own.users is None else own.users[~own.users[USER].isin(forgotten)].reset_index(drop=True)
         built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, users))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
-    reranker.reader.learn_choices(*chosen_items(after.catalog, after.statistics))
+    reranker.reader = reranker.reader.for_window(after.catalog, after.statistics)
     reranker.generator, reranker._data = generator, after

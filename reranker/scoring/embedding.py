@@ -71,25 +71,26 @@ class EmbeddingScorer(Scorer):
         self._engine = engine
         self._renderer = renderer
 
-    def learn(self, items: Sequence[Item], seed: int = 0) -> None:
-        """Learns the space from a domain's catalogue, a random `CATALOGUE_SAMPLE` of it where it is larger."""
-        self.states.learn(self._engine, self._texts(items, _sample(len(items), seed)))
+    def for_catalog(self, items: Sequence[Item], seed: int = 0) -> "EmbeddingScorer":
+        """With the space of a domain's catalogue, learned from a random `CATALOGUE_SAMPLE` of it where it is larger."""
+        texts = self._texts(items, _sample(len(items), seed))
+        return EmbeddingScorer(self._engine, self._renderer, self.states.for_catalog(self._engine, texts))
 
-    def learn_choices(
+    def for_window(
         self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64], seed: int = 0
-    ) -> None:
-        """Learns who chooses which texts, from the `CATALOGUE_SAMPLE` items that were chosen most, and how often texts
-        are chosen, from those of a random `CATALOGUE_SAMPLE` that were.
+    ) -> "EmbeddingScorer":
+        """With who chooses which texts, learned from the `CATALOGUE_SAMPLE` items that were chosen most, and how often
+        texts are chosen, from those of a random `CATALOGUE_SAMPLE` that were.
 
         Args:
-            items: the catalogue, as `learn` had it.
+            items: the catalogue, as `for_catalog` had it.
             vectors: (n_items, n_factors) of them in the collaborative space; those of zeros, or without any factor, say
                 nothing.
             counts: (n_items,) how often each was chosen.
-            seed: as in `learn`, so that these texts are known already.
+            seed: as in `for_catalog`, so that these texts are known already.
 
         Raises:
-            ConfigError: the catalogue was not learned before.
+            ConfigError: the space of the catalogue was not learned before.
         """
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
         most = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
@@ -103,7 +104,8 @@ class EmbeddingScorer(Scorer):
                 cf_projection = CFProjection.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
             if len(chosen):
                 predicted_popularity = PopularityProjection.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
-        self.states.keep_choices(cf_projection, predicted_popularity)
+        states = self.states.for_choices(cf_projection, predicted_popularity)
+        return EmbeddingScorer(self._engine, self._renderer, states)
 
     def _texts(self, items: Sequence[Item], rows: IntArray) -> ItemTexts:
         return self._renderer.item_texts([items[row] for row in rows])

@@ -15,7 +15,6 @@ from reranker.data.schema import validate_candidates
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import DataError
 from reranker.fusion import Choices, FusionModel
-from reranker.fusion.features import chosen_items
 from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.windows import window_from_generator, windows_from_generator
 from tests.pipeline import toys
@@ -68,8 +67,7 @@ def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.Wa
     everything = interaction_statistics(data.interactions, data.items, reranker.generator)
     learned = []
     for statistics in (before_last, everything):
-        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), statistics))
-        learned.append(reranker.reader.hidden_states.cf_projection.weights)
+        learned.append(reranker.reader.for_window(Catalog(data.items), statistics).hidden_states.cf_projection.weights)
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
 
@@ -91,8 +89,7 @@ def test_every_window_is_read_with_what_was_known_before_it(
     assert len(folds) > 2
     begin, seen = 0, []
     for fold in folds:
-        reranker.reader.learn_choices(*chosen_items(Catalog(data.items), fold.statistics))
-        reader = reranker.reader
+        reader = reranker.reader.for_window(Catalog(data.items), fold.statistics)
         expected = reader.components(reader.lists(fold.candidates, Catalog(data.items), fold.statistics.history, {}))
         for number in fold.choices.covered_lists().tolist():
             np.testing.assert_array_equal(taken["components"][begin + number], expected[number])

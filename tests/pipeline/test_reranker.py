@@ -425,9 +425,9 @@ class TestRank:
 
 @pytest.mark.parametrize("scorer", ["likelihood", "listwise"])
 @pytest.mark.parametrize("soft_tokens", [0, 4])
-def test_every_read_out_fits_and_ranks(scoring, soft_tokens, candidates):
+def test_every_read_out_fits_and_ranks(scorer, soft_tokens, candidates):
     data = toys.taste_dataset()
-    reranker = Reranker(toys.config(scorer=scoring, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
+    reranker = Reranker(toys.config(scorer=scorer, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
     reranker.fit(data, PopularityGenerator().fit(data.interactions))
     check_ranking(reranker.rerank(candidates, order="fused").to_frame(), candidates)
     assert reranker.rank("zorblax", ["mipfen", "zorblax"])[0].rank == 1

@@ -141,10 +141,10 @@ def test_tastes_reach_items_that_nobody_chose() -> None:
     words = ("zorblax", "mipfen")
     items = titled(*(f"{word} {number}" for word in words for number in range(8)))
     vectors = np.repeat(np.eye(2, dtype=np.float32), 8, axis=0)
-    scoring.learn(items)
+    scoring = scoring.for_catalog(items)
     one = ScoringList(history=items[:3], candidates=titled("zorblax new", "mipfen new"))
     assert not scoring.score_components([one])[0][:, 5:].any()
-    scoring.learn_choices(items, vectors, np.ones(16))
+    scoring = scoring.for_window(items, vectors, np.ones(16))
     cf_projection = scoring.score_components([one])[0][:, 5:10]
     assert (cf_projection[0] > 0).all() and (cf_projection[0] > cf_projection[1] + 0.5).all()
 
@@ -154,18 +154,18 @@ def test_only_chosen_items_teach_tastes() -> None:
     items = titled("zorblax", "mipfen", "quxard", "vantow")
     vectors = np.eye(4, dtype=np.float32)
     vectors[2] = 0
-    scoring.learn(items)
-    scoring.learn_choices(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
+    scoring = scoring.for_catalog(items)
+    scoring = scoring.for_window(items, vectors, np.array([3.0, 2.0, 9.0, 0.0]))
     states = scoring.states.states(scoring._engine, renderer().item_texts(items[:2]))
     expected = CFProjection.fit(scoring.states.spaces.whole(states), vectors[:2], np.array([3.0, 2.0]))
     np.testing.assert_allclose(scoring.states.cf_projection.weights, expected.weights, atol=1e-6)
     one = ScoringList(history=items[:1], candidates=items[1:2])
     assert scoring.score_components([one])[0][:, 5:10].any()
-    scoring.learn_choices(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
+    scoring = scoring.for_window(items, np.zeros((4, 0), dtype=np.float32), np.ones(4))
     assert scoring.states.cf_projection is None
     later = ScoringList(history=items[:1], candidates=items[1:])
     assert not scoring.score_components([later])[0][:, 5:].any()
-    scoring.learn_choices(items, vectors, np.zeros(4))
+    scoring = scoring.for_window(items, vectors, np.zeros(4))
     assert scoring.states.cf_projection is None and scoring.states.predicted_popularity is None
 
 
@@ -183,9 +183,9 @@ def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
 def test_appeal_reaches_items_that_nobody_chose() -> None:
     scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     items = titled(*(f"{word} {number}" for word in ("zorblax", "mipfen") for number in range(8)), "quxard")
-    scoring.learn(items)
+    scoring = scoring.for_catalog(items)
     counts = np.array([100.0] * 8 + [2.0] * 8 + [0.0])
-    scoring.learn_choices(items, np.zeros((17, 0), dtype=np.float32), counts)
+    scoring = scoring.for_window(items, np.zeros((17, 0), dtype=np.float32), counts)
     new_user = ScoringList(history=[], candidates=titled("zorblax new", "mipfen new", ""))
     often, seldom, silent = scoring.score_components([new_user])[0][:, 10]
     assert often > 0.1 and seldom < -0.1
@@ -202,9 +202,9 @@ def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
     engine = WatchedEngine(dim=64)
     scoring = EmbeddingScorer(engine, renderer())
     items = titled(*(f"zorblax {number}" for number in range(40)))
-    scoring.learn(items, seed=3)
+    scoring = scoring.for_catalog(items, seed=3)
     assert engine.states_read == 6
-    scoring.learn_choices(items, np.zeros((40, 0), dtype=np.float32), np.arange(40.0), seed=3)
+    scoring = scoring.for_window(items, np.zeros((40, 0), dtype=np.float32), np.arange(40.0), seed=3)
     assert engine.states_read == 6  # the same that the spaces were learned from
     assert scoring.states.predicted_popularity is not None
 
@@ -214,8 +214,8 @@ def test_descriptions_tell_tastes_and_not_nearness() -> None:
     scoring = EmbeddingScorer(ScriptedEngine(dim=64), renderer())
     words = ("zorblax", "mipfen")
     items = [{"title": f"item {number}", "description": words[number % 2]} for number in range(16)]
-    scoring.learn(items)
-    scoring.learn_choices(items, np.tile(np.eye(2, dtype=np.float32), (8, 1)), np.ones(16))
+    scoring = scoring.for_catalog(items)
+    scoring = scoring.for_window(items, np.tile(np.eye(2, dtype=np.float32), (8, 1)), np.ones(16))
     new = [{"title": "something new", "description": word} for word in (*words, "")]
     components = scoring.score_components([ScoringList(history=items[::2][:3], candidates=new)])[0]
     assert (components[0, 5:10] > components[1, 5:10] + 0.5).all()
@@ -259,8 +259,8 @@ def test_a_name_is_the_mean_over_title_and_category() -> None:
 
 def test_tastes_need_the_catalogue() -> None:
     scoring = EmbeddingScorer(ScriptedEngine(), renderer())
-    with pytest.raises(ConfigError, match="call learn first"):
-        scoring.learn_choices(titled("mipfen"), np.ones((1, 2), dtype=np.float32), np.ones(1))
+    with pytest.raises(ConfigError, match="call for_catalog first"):
+        scoring = scoring.for_window(titled("mipfen"), np.ones((1, 2), dtype=np.float32), np.ones(1))
 
 
 def test_unit_leaves_zeros() -> None:
@@ -276,8 +276,8 @@ def test_round_trip(tmp_path, described: bool) -> None:
     if described:
         one = replace(one, candidates=[{**item, "description": f"of {item['title']}"} for item in one.candidates])
     items = [*one.history, *one.candidates]
-    before.learn(items)
-    before.learn_choices(items, np.eye(len(items), 3, dtype=np.float32), 1.0 + np.arange(len(items)))
+    before = before.for_catalog(items)
+    before = before.for_window(items, np.eye(len(items), 3, dtype=np.float32), 1.0 + np.arange(len(items)))
     expected = before.score_components([one])[0]
     assert expected.any(axis=0).all()
     before.states.save(tmp_path / "states.npz")
@@ -318,7 +318,7 @@ def test_the_real_model_knows_what_belongs_together() -> None:
     scoring = EmbeddingScorer(engine, real)
     stationery = titled("Gel pens, black", "A4 copy paper", "Desk stapler", "Sticky notes", "Fountain pen ink")
     films = titled("Alien", "Aliens", "The Terminator", "Blade Runner", "The Matrix")
-    scoring.learn([*stationery, *films])
+    scoring = scoring.for_catalog([*stationery, *films])
     lists = [ScoringList(history=group[:3], candidates=[stationery[4], films[4]]) for group in (stationery, films)]
     first, second = (values @ scoring.default_coefficients for values in scoring.score_components(lists))
     assert first[0] > first[1] and second[1] > second[0]
@@ -343,4 +343,4 @@ def test_states_that_are_dropped_are_placed_anew(monkeypatch: pytest.MonkeyPatch
     scoring = EmbeddingScorer(engine, renderer())
     for title in ("one", "two", "three", "four"):
         scoring.keep(titled(title))
-    assert len(scoring.states) == 3 and len(scoring.states._placed) == 3
+    assert len(scoring.states) == 3 and len(scoring.states._placed) == 2

@@ -57,8 +57,8 @@ def test_a_reader_that_reads_nothing_is_left_out() -> None:
 def test_what_is_saved_scores_as_before(tmp_path: Path) -> None:
     engine = ScriptedEngine(dim=16)
     before = EmbeddingScorer(engine, renderer(), StateStore(words=True))
-    before.learn(ITEMS)
-    before.learn_choices(ITEMS, np.eye(6, 4, dtype=np.float32), np.arange(1.0, 7.0))
+    before = before.for_catalog(ITEMS)
+    before = before.for_window(ITEMS, np.eye(6, 4, dtype=np.float32), np.arange(1.0, 7.0))
     before.states.save(tmp_path / "states.npz")
     loaded = StateStore.load(tmp_path / "states.npz")
     assert loaded.words

@@ -197,8 +197,8 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
     ("scorer", "ships"),
     [("likelihood", True), ("likelihood+embedding", True), ("embedding", False), ("labels", False)],
 )
-def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scoring: str, ships: bool) -> None:
-    reranker = Reranker.from_pretrained("default", engine="torch", scorer=scoring)
+def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scorer: str, ships: bool) -> None:
+    reranker = Reranker.from_pretrained("default", engine="torch", scorer=scorer)
     assert (reranker.reader.prompts.shipped is not None) == ships
     assert reranker.config.windows == RerankerConfig().windows  # your data did not teach it
 
