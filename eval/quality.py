@@ -25,8 +25,8 @@ from reranker.evaluation.registry import SYSTEMS, Suite, default_systems
 from reranker.evaluation.reporting.files import write_results
 from reranker.evaluation.reporting.html import write_report
 from reranker.evaluation.reporting.text import comparison_table, gain_matrix, length_table
+from reranker.pipeline.lazy_engine import engine_of
 from reranker.pipeline.lists import list_lengths
-from reranker.pipeline.llm_scorer import engine_of
 from reranker.utils.atomic_io import write_text
 
 QUICK = ("movies", "giftware_retail", "interactive_fiction", "office_products")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigError
-from reranker.pipeline.llm_scorer import engine_of
+from reranker.pipeline.lazy_engine import engine_of
 from reranker.protocols import Engine
 from reranker.soft_tokens.checkpoint import Trained, folder_of
 

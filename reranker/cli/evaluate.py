@@ -139,8 +139,8 @@ def evaluate(
     from reranker.evaluation.reporting.verdict import Provenance, verdict
     from reranker.evaluation.rules_price import price_table, rules_prices
     from reranker.evaluation.user_groups import group_qualities, read_user_groups
+    from reranker.pipeline.lazy_engine import engine_of
     from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
-    from reranker.pipeline.llm_scorer import engine_of
     from reranker.rules import ItemColumns, read_rules
     from reranker.soft_tokens.checkpoint import Trained
     from reranker.tracking import log_evaluation, tracked

@@ -27,8 +27,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
-from numpy.typing import NDArray
-from scipy import sparse
 
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
@@ -38,8 +36,7 @@ from reranker.errors import BundleError, DataError, RerankerError, UnknownGenera
 from reranker.fusion import FusionModel, InteractionStatistics
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
-from reranker.fusion.own_columns import OwnColumn
-from reranker.fusion.own_features import OwnFeatures
+from reranker.pipeline.statistics_file import read_statistics, with_own, write_own, write_statistics
 from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
@@ -57,11 +54,6 @@ FORMAT_VERSION = 11
 _TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
-_OWN, _USERS = "own_features.json", "users.parquet"
-_SPARSE = ("co_visits", "transitions", "categories")
-_UNIT = 1.001  # of a vector of length 1, any coordinate
-_MOST_COUNT = 1e12  # interactions of an item
-_DENSE = ("vectors", "popularity", "recent_popularity")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,14 +190,14 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
         items = _read_items(directory / "items.parquet", ids["item_table"])
-        statistics = _read_statistics(directory / "statistics.npz", item_ids, decode_ids(ids["users"]))
+        statistics = read_statistics(directory / "statistics.npz", item_ids, decode_ids(ids["users"]))
         return BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
             model=ModelInfo(**manifest["model"]),
             templates_sha256=manifest["templates_sha256"],
             items=items,
-            statistics=_with_own(statistics, directory, ids, items),
+            statistics=with_own(statistics, directory, ids, items),
             calibration_ids=[decode_ids(one) for one in ids["calibration"]],
             calibration_items=_read_items(directory / "calibration_items.parquet", ids["calibration_items"]),
             fusion_model=_with_judged(
@@ -251,14 +243,14 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         ids["judged"] = encode_ids(judged.users)
         np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
     if statistics.own is not None:
-        _write_own(statistics.own, directory, ids)
+        write_own(statistics.own, directory, ids)
     if state.details is not None:
         write_table(state.details, directory / _DETAILS)
     (directory / "ids.json").write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.fusion_model.to_json(), indent=1))
     write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
     write_table(state.calibration_items.drop(columns=ITEM), directory / "calibration_items.parquet")
-    _write_statistics(directory / "statistics.npz", statistics)
+    write_statistics(directory / "statistics.npz", statistics)
     state.priors.save(directory / "priors.parquet")
     if state.hidden_states is not None and len(state.hidden_states):
         state.hidden_states.save(directory / _STATES)
@@ -290,27 +282,6 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
     if arrays["ndcg"].shape != (len(users), 3) or arrays["n_known"].shape != (len(users),):
         raise BundleError(f"{path} is damaged: {arrays['ndcg'].shape} values of {len(users)} lists")
     return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
-
-
-def _write_own(own: OwnFeatures, directory: Path, ids: dict[str, Any]) -> None:
-    (directory / _OWN).write_text(json.dumps([column.to_json() for column in own.columns], indent=1))
-    if own.users is not None:
-        ids["user_table"] = encode_ids(own.users[USER])
-        write_table(own.users.drop(columns=USER), directory / _USERS)
-
-
-def _with_own(
-    statistics: InteractionStatistics, directory: Path, ids: dict[str, Any], items: pd.DataFrame
-) -> InteractionStatistics:
-    """The statistics with the user's own columns, where the bundle has some."""
-    if not (directory / _OWN).exists():
-        return statistics
-    users = None
-    if (directory / _USERS).exists():
-        require_small_parquet(directory / _USERS, len(ids["user_table"]))
-        users = read_table(directory / _USERS)
-        users.insert(0, USER, pd.Series(decode_ids(ids["user_table"]), dtype=object))
-    return statistics.with_own([OwnColumn.from_json(one) for one in read_json(directory / _OWN)], items, users)
 
 
 def _read_details(path: Path) -> pd.DataFrame:
@@ -398,68 +369,3 @@ def _verify(directory: Path, expected: dict[str, str]) -> None:
     }.items():
         if names:
             raise BundleError(f"the bundle {directory} is damaged: {', '.join(sorted(names))} {problem}. Save it again")
-
-
-def _write_statistics(path: Path, statistics: InteractionStatistics) -> None:
-    arrays: dict[str, NDArray[Any]] = {name: getattr(statistics, name) for name in _DENSE}
-    for name in _SPARSE:
-        matrix: sparse.csr_array = getattr(statistics, name)
-        arrays |= {
-            f"{name}_data": matrix.data,
-            f"{name}_indices": matrix.indices,
-            f"{name}_indptr": matrix.indptr,
-            f"{name}_shape": np.array(matrix.shape),
-        }
-    histories = list(statistics.histories.values())
-    arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
-    arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
-    np.savez_compressed(path, allow_pickle=False, **arrays)
-
-
-def _read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> InteractionStatistics:
-    arrays, n = read_npz(path), len(item_ids)
-    matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
-    rows, lengths = arrays["history_rows"], arrays["history_lengths"]
-    for name, fits in {
-        "vectors": arrays["vectors"].ndim == 2
-        and len(arrays["vectors"]) == n
-        and _lies(arrays["vectors"], -_UNIT, _UNIT),
-        **{
-            name: arrays[name].shape == (n,) and _lies(arrays[name], 0, _MOST_COUNT)
-            for name in ("popularity", "recent_popularity")
-        },
-        "history_lengths": lengths.ndim == 1 and bool((lengths >= 0).all()) and lengths.sum() == len(rows),
-        "history_rows": rows.ndim == 1 and rows.dtype.kind == "i" and bool(((rows >= 0) & (rows < n)).all()),
-        "co_visits": matrices["co_visits"].shape == (n, n),
-        "transitions": matrices["transitions"].shape == (n, n),
-        "categories": matrices["categories"].shape[0] == n,
-        **{f"{name}_data": _lies(matrix.data, 0, _MOST_COUNT) for name, matrix in matrices.items()},
-    }.items():
-        if not fits:
-            raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
-    return InteractionStatistics(
-        index={item: row for row, item in enumerate(item_ids)},
-        histories=dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)),
-        vectors=arrays["vectors"],
-        popularity=arrays["popularity"],
-        recent_popularity=arrays["recent_popularity"],
-        co_visits=matrices["co_visits"],
-        transitions=matrices["transitions"],
-        categories=matrices["categories"],
-    )
-
-
-def _lies(values: NDArray[Any], low: float, high: float) -> bool:
-    """All real, and within these bounds."""
-    return values.dtype.kind in "biuf" and bool(((values >= low) & (values <= high)).all())
-
-
-def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path) -> sparse.csr_array:
-    """A matrix whose indices all lie within it, of the bundle's items in its rows."""
-    shape = tuple(int(length) for length in arrays[f"{name}_shape"])
-    data, indices, indptr = (arrays[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
-    if len(shape) != 2 or shape[0] != n_rows or not 0 <= shape[1] <= np.iinfo(np.int32).max:
-        raise BundleError(f"{path} is damaged: {name!r} of shape {shape} does not fit the bundle's {n_rows} items")
-    matrix = sparse.csr_array((data, indices, indptr), shape=shape)
-    matrix.check_format(full_check=True)  # ValueError where an index lies outside
-    return matrix

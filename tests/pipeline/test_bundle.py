@@ -122,7 +122,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     reranker.save(path)
     data = toys.taste_dataset(users=30)
     other = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
-    read, calls = bundle_files._read_statistics, []
+    read, calls = bundle_files.read_statistics, []
 
     def replaced_meanwhile(*arguments):
         if not calls:
@@ -130,7 +130,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
         calls.append(arguments)
         return read(*arguments)
 
-    monkeypatch.setattr(bundle_files, "_read_statistics", replaced_meanwhile)
+    monkeypatch.setattr(bundle_files, "read_statistics", replaced_meanwhile)
     loaded = Reranker.load(path, engine=ScriptedEngine())
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids

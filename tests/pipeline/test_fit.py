@@ -370,7 +370,7 @@ def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
             closed.append(self)
 
     monkeypatch.setattr(
-        "reranker.pipeline.llm_scorer.engine_of", lambda config, needs: loads.append(config) or Engine()
+        "reranker.pipeline.lazy_engine.engine_of", lambda config, needs: loads.append(config) or Engine()
     )
     data = toys.taste_dataset()
     generator = PopularityGenerator().fit(data.interactions)

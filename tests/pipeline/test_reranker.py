@@ -14,7 +14,7 @@ from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker import ConfigError, DataError, Dataset, Reranker
 from reranker.data.schema import RANKING_COLUMNS, validate_candidates
 from reranker.engines.scripted import ScriptedEngine
-from reranker.pipeline import llm_scorer as reader
+from reranker.pipeline import lazy_engine
 from reranker.pipeline.results import RerankReport
 from reranker.pipeline.text_ranking import TextList
 from tests.pipeline import toys
@@ -320,7 +320,7 @@ def test_rankings_at_once_load_one_engine(monkeypatch, tmp_path, candidates):
         time.sleep(0.2)
         return ScriptedEngine()
 
-    monkeypatch.setattr(reader, "load_engine", load)
+    monkeypatch.setattr(lazy_engine, "load_engine", load)
     fresh = Reranker.load(tmp_path / "bundle")
 
     async def both():

@@ -1,0 +1,105 @@
+"""A Reranker's parts, and what they say of the fitted domain."""
+
+from collections.abc import Sequence
+
+from reranker.config import RerankerConfig
+from reranker.data.catalog import Item
+from reranker.data.schema import ITEM
+from reranker.errors import DataError
+from reranker.fusion import FusionModel
+from reranker.fusion.ladder import Ladder
+from reranker.pipeline.domain import DomainData
+from reranker.pipeline.llm_scorer import LLMScorer
+from reranker.protocols import CandidateGenerator, Engine
+from reranker.rules import ItemColumns
+from reranker.soft_tokens import ContextMap
+from reranker.soft_tokens.prompt_bank import PromptBank
+from reranker.types import ItemId, UserId, UserState
+
+
+class FittedState:
+    """The parts of a Reranker.
+
+    Attributes:
+        config: the settings.
+        reader: the language model's half: engine, prompts, scorer.
+        fusion_model: what `fit` learned, or None.
+        generator: the candidate generator the Reranker was fitted with, or None.
+        states: adapted users, as `adapt` left them; empty after `fit` and `load`.
+        ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
+    """
+
+    def __init__(
+        self,
+        config: RerankerConfig | None = None,
+        engine: Engine | None = None,
+        prompts: PromptBank | None = None,
+        contexts: ContextMap | None = None,
+    ) -> None:
+        """Takes a ready engine, or loads the one `config` names when it is first needed."""
+        self.config = config or RerankerConfig()
+        self.reader = LLMScorer(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
+        self.states: dict[UserId, UserState] = {}
+        self.fusion_model: FusionModel | None = None
+        self.ladder: Ladder | None = None
+        self.generator: CandidateGenerator | None = None
+        self._data: DomainData | None = None
+
+    def __repr__(self) -> str:
+        return f"Reranker({self._described()})"
+
+    def __str__(self) -> str:
+        served = "" if self.fusion_model is None else f"\n{self.fusion_model.guard.summary()}"
+        return f"{self!r}{served}"
+
+    def _described(self) -> str:
+        """Domain, base model, scorer and what is served, in a line."""
+        config = self.config
+        reads = f"model {config.model!r}, engine {config.engine!r}, scoring {config.scorer!r}"
+        if self._data is None or self.fusion_model is None:
+            return f"not fitted, {reads}"
+        sizes = f"{len(self._data.statistics.histories)} users, {len(self._data.items)} items"
+        return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
+
+    def history(self, user_id: UserId) -> list[ItemId]:
+        """What the user chose before `fit`, oldest first; empty for a new user."""
+        return self._require_data().statistics.history(user_id)
+
+    def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
+        """Titles of the catalogue; "(untitled)" for an unknown item."""
+        return self._require_data().catalog.titles(item_ids)
+
+    def item_fields(self, item_ids: Sequence[ItemId]) -> list[Item]:
+        """Column -> value of each item of the catalogue, without its id; an unknown item is "(untitled)"."""
+        return self._require_data().catalog.items(item_ids)
+
+    @property
+    def candidate_columns(self) -> list[str]:
+        """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
+        return self._require_data().candidate_columns
+
+    @property
+    def item_columns(self) -> ItemColumns:
+        """The fitted domain's item table as rules read it."""
+        return self._require_data().item_columns
+
+    @property
+    def item_ids(self) -> list[ItemId]:
+        """The items of the fitted domain's catalogue."""
+        return list(self._require_data().items[ITEM])
+
+    @property
+    def user_ids(self) -> list[UserId]:
+        """The users whose history the fitted domain holds."""
+        return list(self._require_data().statistics.histories)
+
+    def _require_data(self) -> DomainData:
+        if self._data is None:
+            raise DataError("this Reranker knows no domain yet: call fit(data, generator) or load a bundle first")
+        return self._data
+
+    def _fitted(self) -> tuple[DomainData, FusionModel]:
+        data = self._require_data()
+        if self.fusion_model is None:
+            raise DataError("this Reranker was not fitted: call fit(data, generator) or load a bundle first")
+        return data, self.fusion_model

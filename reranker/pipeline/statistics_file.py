@@ -1,0 +1,118 @@
+"""Interaction statistics in a bundle: arrays that are checked before anything goes by them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from reranker.data.schema import USER
+from reranker.data.table_io import read_table, write_table
+from reranker.errors import BundleError
+from reranker.fusion import InteractionStatistics
+from reranker.fusion.own_columns import OwnColumn
+from reranker.fusion.own_features import OwnFeatures
+from reranker.utils.id_json import decode_ids, encode_ids
+from reranker.utils.untrusted import read_json, read_npz, require_small_parquet
+
+_OWN, _USERS = "own_features.json", "users.parquet"
+_SPARSE = ("co_visits", "transitions", "categories")
+_UNIT = 1.001  # of a vector of length 1, any coordinate
+_MOST_COUNT = 1e12  # interactions of an item
+_DENSE = ("vectors", "popularity", "recent_popularity")
+
+
+def write_statistics(path: Path, statistics: InteractionStatistics) -> None:
+    """Writes arrays and histories; ids of items and users are kept elsewhere."""
+    arrays: dict[str, NDArray[Any]] = {name: getattr(statistics, name) for name in _DENSE}
+    for name in _SPARSE:
+        matrix: sparse.csr_array = getattr(statistics, name)
+        arrays |= {
+            f"{name}_data": matrix.data,
+            f"{name}_indices": matrix.indices,
+            f"{name}_indptr": matrix.indptr,
+            f"{name}_shape": np.array(matrix.shape),
+        }
+    histories = list(statistics.histories.values())
+    arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
+    arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> InteractionStatistics:
+    """Reads what `write_statistics` wrote.
+
+    Raises:
+        BundleError: an array does not fit the ids, or holds what no statistics are.
+    """
+    arrays, n = read_npz(path), len(item_ids)
+    matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
+    rows, lengths = arrays["history_rows"], arrays["history_lengths"]
+    for name, fits in {
+        "vectors": arrays["vectors"].ndim == 2
+        and len(arrays["vectors"]) == n
+        and _lies(arrays["vectors"], -_UNIT, _UNIT),
+        **{
+            name: arrays[name].shape == (n,) and _lies(arrays[name], 0, _MOST_COUNT)
+            for name in ("popularity", "recent_popularity")
+        },
+        "history_lengths": lengths.ndim == 1 and bool((lengths >= 0).all()) and lengths.sum() == len(rows),
+        "history_rows": rows.ndim == 1 and rows.dtype.kind == "i" and bool(((rows >= 0) & (rows < n)).all()),
+        "co_visits": matrices["co_visits"].shape == (n, n),
+        "transitions": matrices["transitions"].shape == (n, n),
+        "categories": matrices["categories"].shape[0] == n,
+        **{f"{name}_data": _lies(matrix.data, 0, _MOST_COUNT) for name, matrix in matrices.items()},
+    }.items():
+        if not fits:
+            raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
+    return InteractionStatistics(
+        index={item: row for row, item in enumerate(item_ids)},
+        histories=dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)),
+        vectors=arrays["vectors"],
+        popularity=arrays["popularity"],
+        recent_popularity=arrays["recent_popularity"],
+        co_visits=matrices["co_visits"],
+        transitions=matrices["transitions"],
+        categories=matrices["categories"],
+    )
+
+
+def _lies(values: NDArray[Any], low: float, high: float) -> bool:
+    """All real, and within these bounds."""
+    return values.dtype.kind in "biuf" and bool(((values >= low) & (values <= high)).all())
+
+
+def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path) -> sparse.csr_array:
+    """A matrix whose indices all lie within it, of the bundle's items in its rows."""
+    shape = tuple(int(length) for length in arrays[f"{name}_shape"])
+    data, indices, indptr = (arrays[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
+    if len(shape) != 2 or shape[0] != n_rows or not 0 <= shape[1] <= np.iinfo(np.int32).max:
+        raise BundleError(f"{path} is damaged: {name!r} of shape {shape} does not fit the bundle's {n_rows} items")
+    matrix = sparse.csr_array((data, indices, indptr), shape=shape)
+    matrix.check_format(full_check=True)  # ValueError where an index lies outside
+    return matrix
+
+
+def write_own(own: OwnFeatures, directory: Path, ids: dict[str, Any]) -> None:
+    """Writes the user's own columns, and puts the ids of the user table among `ids`."""
+    (directory / _OWN).write_text(json.dumps([column.to_json() for column in own.columns], indent=1))
+    if own.users is not None:
+        ids["user_table"] = encode_ids(own.users[USER])
+        write_table(own.users.drop(columns=USER), directory / _USERS)
+
+
+def with_own(
+    statistics: InteractionStatistics, directory: Path, ids: dict[str, Any], items: pd.DataFrame
+) -> InteractionStatistics:
+    """The statistics with the user's own columns, where the bundle has some."""
+    if not (directory / _OWN).exists():
+        return statistics
+    users = None
+    if (directory / _USERS).exists():
+        require_small_parquet(directory / _USERS, len(ids["user_table"]))
+        users = read_table(directory / _USERS)
+        users.insert(0, USER, pd.Series(decode_ids(ids["user_table"]), dtype=object))
+    return statistics.with_own([OwnColumn.from_json(one) for one in read_json(directory / _OWN)], items, users)
