@@ -69,7 +69,7 @@ def inspect_list(
             user_tokens=one.user_tokens,
             query=one.query,
         )
-    each = name != "listwise"
+    each = render is not None or name == "embedding"  # else all candidates share one span
     place = {item: row for row, item in enumerate(lists[ITEM])}
     rows = [place[item] for item in ranked[ITEM]]
     spans = prompt.request.candidates

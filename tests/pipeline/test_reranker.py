@@ -423,9 +423,18 @@ class TestRank:
                 call(users)
 
 
+def test_a_list_that_no_model_reads_is_inspected(candidates):
+    data = toys.taste_dataset()
+    reranker = Reranker(toys.config(scorer="baseline"), ScriptedEngine())
+    reranker.fit(data, PopularityGenerator().fit(data.interactions))
+    seen = reranker.inspect(candidates[candidates["user_id"] == "u2"])
+    assert len(seen.ranked) == len(CHOSEN) and seen.values.shape == (len(CHOSEN), 0)
+    assert seen.candidate_texts == [""] * len(CHOSEN) and seen.components == []
+
+
 @pytest.mark.parametrize("scorer", ["likelihood", "listwise"])
 @pytest.mark.parametrize("soft_tokens", [0, 4])
-def test_every_read_out_fits_and_ranks(scorer, soft_tokens, candidates):
+def test_every_scorer_fits_and_ranks(scorer, soft_tokens, candidates):
     data = toys.taste_dataset()
     reranker = Reranker(toys.config(scorer=scorer, soft_tokens=soft_tokens, permutations=2), ScriptedEngine())
     reranker.fit(data, PopularityGenerator().fit(data.interactions))
