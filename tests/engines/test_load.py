@@ -11,9 +11,9 @@ from reranker.errors import ConfigError
 
 
 def test_names() -> None:
-    assert available_engines() == ["lexical", "openai", "scripted", "torch", "vllm"]
+    assert available_engines() == ["encoder", "lexical", "openai", "scripted", "torch", "vllm"]
     assert load_engine("scripted").name == "scripted"
-    with pytest.raises(ConfigError, match="auto, lexical, openai, scripted, torch, vllm"):
+    with pytest.raises(ConfigError, match="auto, encoder, lexical, openai, scripted, torch, vllm"):
         load_engine("vlm")
     with pytest.raises(ConfigError, match="colour"):
         load_engine("scripted", colour="red")

@@ -76,7 +76,7 @@ def test_an_older_window_sees_nothing_of_a_newer_one():
     interactions = pd.concat([data.interactions, older[1], newer[1]], ignore_index=True)
     grown = Dataset(interactions=interactions, items=data.items, domain=data.domain)
     windows = OwnLists.of(grown, [older, newer]).windows
-    assert [len(window.before) for window in windows] == [len(interactions) - 48, len(interactions) - 96]
+    assert [len(window.known) for window in windows] == [len(interactions) - 48, len(interactions) - 96]
 
 
 def test_lists_of_nobody_who_chose_are_refused():

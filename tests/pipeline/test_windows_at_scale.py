@@ -19,7 +19,7 @@ def test_lists_are_made_for_a_part_of_the_users(caplog: pytest.LogCaptureFixture
     whole = window_from_generator(data, PopularityGenerator(), 12, 1)
     assert (len(part.users), len(whole.users)) == (100, 300)
     assert "for 100 of 300 users" in caplog.text
-    pd.testing.assert_frame_equal(part.before, whole.before)
+    pd.testing.assert_frame_equal(part.known, whole.known)
     mine = np.isin(whole.users, part.users)[whole.list_index]
     np.testing.assert_array_equal(part.features, whole.features[mine])
     again = window_from_generator(data, PopularityGenerator(), 12, 1, most=100)

@@ -38,7 +38,8 @@ class Process:
         return self.wait(30)
 
     def wait(self, seconds=60):
-        """What it logged, once it has ended."""
+        """What it logged, once it has ended. To be called once."""
         self.process.wait(seconds)
-        self._log.seek(0)
-        return self._log.read().decode()
+        with self._log:
+            self._log.seek(0)
+            return self._log.read().decode()

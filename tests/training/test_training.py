@@ -101,7 +101,7 @@ def test_thinned_lists_keep_the_chosen_and_the_order(domain: TaskDomain) -> None
         assert one.chosen.sum() == 1
         places = [[id(item) for item in whole.candidates].index(id(item)) for item in one.candidates]
         assert places == sorted(places)
-        assert one.statistics.tolist() == whole.baseline[places].tolist()
+        assert one.baseline.tolist() == whole.baseline[places].tolist()
 
 
 def test_training_refers_to_two_histories_of_what_is_chosen(domain: TaskDomain) -> None:
