@@ -4,10 +4,12 @@ from reranker.engines import sentence_encoder
 from tests.evaluation import toys
 
 
-@pytest.fixture(autouse=True)
-def no_packaged_encoder(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def no_packaged_encoder():
     """MiniLM's package is optional: tests see none, wherever they run, but those that undo this."""
-    monkeypatch.setattr(sentence_encoder, "find_spec", lambda name: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentence_encoder, "find_spec", lambda name: None)
+        yield
 
 
 @pytest.fixture

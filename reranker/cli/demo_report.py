@@ -18,11 +18,13 @@ NAMES = {
     "first stage": "first stage (the list that came in)",
     "baseline": "interaction features",
     "words": "features and words, without a model",
+    "encoder": "features and a sentence encoder",
     "llm": "features and the LLM",
 }
 CAME_FROM = {
     "baseline": ("interaction features", "first stage"),
     "words": ("words of the titles", "baseline"),
+    "encoder": ("a sentence encoder", "words"),
     "llm": ("the LLM", "words"),
 }
 """System -> what it adds, and over which system. The LLM is compared with words: that is what is its own."""

@@ -34,7 +34,7 @@ NEW_SHARE = 0.1
 
 SHOWN = 5
 METRICS = ("ndcg@10", "hr@10")
-FIRST, BASELINE, WORDS, LLM = "first stage", "baseline", "words", "llm"
+FIRST, BASELINE, WORDS, ENCODER, LLM = "first stage", "baseline", "words", "encoder", "llm"
 NEWCOMER = "a new user"
 LIKES = {
     "shop": ("Tofu", "Soy/rice milk", "Organic berries"),
@@ -92,7 +92,7 @@ class DemoResult:
         new: the same users and items that nobody had chosen.
         newcomer: system -> the list of a user with three likes, best first.
         likes: the titles of these.
-        rungs: both readers and the ladder.
+        rungs: the readers and the ladder.
         titles: item -> title.
         histories: user -> newest titles, oldest first, of the users in the examples.
         seconds: stage -> seconds.
@@ -156,9 +156,10 @@ def run_demo(
         generator = make_generator().fit(fold.train)
         lists = propose(fold, generator, N_CANDIDATES)
     llm = Reranker.from_pretrained("default", n_candidates=N_CANDIDATES, fit_users=fit_users, **settings)
-    with watch.stage("fit words and LLM"):
+    with watch.stage("fit all readers"):
         rungs = fit_rungs(llm, fold.data, generator, progress=progress)
-    readers = {WORDS: rungs.words} | ({LLM: rungs.llm} if rungs.llm is not None else {})
+    fitted = {WORDS: rungs.words, ENCODER: rungs.encoder, LLM: rungs.llm}
+    readers = {name: reader for name, reader in fitted.items() if reader is not None}
     with watch.stage("rank"):
         known = _ranked_part(lists, readers)
     with watch.stage("new items"):
