@@ -188,11 +188,15 @@ TABLES = {
             asks="What is each reader of texts worth over the cheaper ones: words, a sentence encoder, the LLM?",
             variants={
                 "lexical": _LEXICAL,
+                "encoder-alone": "engine=encoder,scorer=embedding,words=false",
                 "encoder": "engine=encoder,scorer=embedding",
                 "llm-alone": "scorer=embedding,words=false",
                 "llm": "scorer=embedding",
             },
-            rivals=(("llm", "lexical"), ("llm", "encoder"), ("encoder", "lexical"), ("llm", "llm-alone")),
+            rivals=(
+                *(("llm", other) for other in ("lexical", "encoder", "encoder-alone", "llm-alone")),
+                *((name, "lexical") for name in ("encoder", "encoder-alone")),
+            ),
             runs=(
                 Run(goals=_llm_over("lexical", 3) + _llm_over("encoder", 3)),
                 *(Run(split="cold-items", draw=draw) for draw in _DRAWS),
