@@ -64,7 +64,12 @@ def test_texts_come_back_from_a_csv(tmp_path_factory: pytest.TempPathFactory, ro
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     table = pd.DataFrame(rows, columns=["item_id", "title"])
     write_table(table, path)
-    read = read_table(path, known={"item_id": table["item_id"]})
+    try:
+        read = read_table(path, known={"item_id": table["item_id"]})
+    except DataError as error:  # a text with a line that looks like a row is refused, not guessed at
+        assert "would swallow lines that look like rows" in str(error)
+        assert any("," in line for row in rows for text in row for line in text.split("\n")[1:])
+        return
     assert list(read.itertuples(index=False, name=None)) == rows
 
 
