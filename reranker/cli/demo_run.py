@@ -18,10 +18,11 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, RANK, TITLE, USER
 from reranker.data.splits import Fold, leave_last_k
 from reranker.data.table_io import write_table
+from reranker.engines.encoder import ENCODER
 from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
 from reranker.fusion import Order
-from reranker.pipeline.ladder import Climbed, fit_rungs
+from reranker.pipeline.ladder import LLM, Climbed, fit_rungs
 from reranker.pipeline.lists import FoldLists, propose
 from reranker.pipeline.reranker import Reranker
 from reranker.protocols import CandidateGenerator
@@ -34,7 +35,7 @@ NEW_SHARE = 0.1
 
 SHOWN = 5
 METRICS = ("ndcg@10", "hr@10")
-FIRST, BASELINE, WORDS, ENCODER, LLM = "first stage", "baseline", "words", "encoder", "llm"
+FIRST, BASELINE, WORDS = "first stage", "baseline", "words"
 NEWCOMER = "a new user"
 LIKES = {
     "shop": ("Tofu", "Soy/rice milk", "Organic berries"),

@@ -2,9 +2,16 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterable
 
 _LONGEST = 10_000  # characters that are looked at as a list
+_SEPARATOR = re.compile(r"\s*[,;|]\s*")
+
+
+def category_names(text: str) -> tuple[str, ...]:
+    """The categories in a text, separated by commas, semicolons or bars; each once, in the order they stand."""
+    return tuple(dict.fromkeys(filter(None, _SEPARATOR.split(text.strip()))))
 
 
 def readable_categories(value: object) -> object:

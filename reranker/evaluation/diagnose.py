@@ -18,6 +18,7 @@ from reranker.evaluation.diagnostics import (
     shuffled_users,
 )
 from reranker.evaluation.faithfulness import deletion_of
+from reranker.evaluation.reporting.tables import markdown_table
 from reranker.evaluation.robustness import ATTACK_HEADER, AttackEffect, attack_cells, attack_effects, attacked_lists
 from reranker.evaluation.runner import Run, SystemFactory
 from reranker.explain import DeletionTest
@@ -174,14 +175,12 @@ def diagnosis_cells(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
 
 def diagnosis_table(diagnoses: Sequence[Diagnosis]) -> str:
     """The diagnoses as Markdown."""
-    rows = [list(HEADER), ["---"] * len(HEADER), *diagnosis_cells(diagnoses)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(HEADER, diagnosis_cells(diagnoses))
 
 
 def attacks_table(diagnoses: Sequence[Diagnosis]) -> str:
     """What attacks do, as Markdown."""
-    rows = [list(ATTACK_HEADER), ["---"] * len(ATTACK_HEADER), *attacks_of(diagnoses)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(ATTACK_HEADER, attacks_of(diagnoses))
 
 
 def attacks_of(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:

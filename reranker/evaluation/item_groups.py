@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reranker.data.categories import category_names
 from reranker.data.schema import CATEGORY, ITEM
 from reranker.data.splits import Fold
 from reranker.errors import DataError
@@ -99,8 +100,7 @@ def _one_name(value: object) -> list[str]:
 
 def _names(value: object) -> list[str]:
     said = "" if value is None or value != value else str(value)
-    names = [name.strip() for name in said.replace("|", ",").replace(";", ",").split(",")]
-    return list(dict.fromkeys(name for name in names if name)) or [NONE]
+    return list(category_names(said)) or [NONE]
 
 
 def _shares(membership: sparse.csr_array) -> NDArray[np.float64]:

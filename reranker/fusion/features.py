@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reranker.data.catalog import Catalog, Item
+from reranker.data.categories import category_names
 from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, TIMESTAMP, USER
 from reranker.errors import DataError
 from reranker.fusion.conditional_logit import standardise_within_lists
@@ -391,9 +392,9 @@ def _enlarged(matrix: sparse.csr_array, size: int) -> sparse.csr_array:
 def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_array:
     if CATEGORY not in items:
         return sparse.csr_array((len(index), 1))
-    names = items[CATEGORY].astype(object).map(field_text).str.strip().str.split(r"\s*[,;|]\s*")
+    names = [category_names(field_text(value)) for value in items[CATEGORY]]
     exploded = pd.DataFrame({ITEM: items[ITEM], CATEGORY: names}).explode(CATEGORY)
-    exploded = exploded[exploded[CATEGORY] != ""]
+    exploded = exploded[exploded[CATEGORY].notna()]
     codes, values = pd.factorize(exploded[CATEGORY])
     pairs = exploded.assign(code=codes).drop_duplicates([ITEM, "code"])
     rows = pairs[ITEM].map(index).to_numpy(dtype=np.int64)

@@ -15,6 +15,7 @@ RIDGES = (1.0, 10.0, 100.0, 1e3, 1e6)
 """Multiples of the weakest ridge that `fit_fused` considers; the last leaves the baseline as it is."""
 
 CROSS_VALIDATION_FOLDS = 5
+CROSS_FITTING_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,14 +12,12 @@ from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
-from reranker.fusion.head import FusionHead, assign_folds, fit_fused
+from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds, fit_fused
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
-
-CROSS_FITTING_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -246,9 +246,9 @@ def _further(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if str(name) not in _OURS]
 
 
-def _found(name: str, there: Mapping[Source, Sequence[str]] | Mapping[str, Sequence[str]]) -> tuple[Any, str]:
+def _found(name: str, there: Mapping[str, Sequence[str]]) -> tuple[Any, str]:
     source, point, column = name.partition(".")
-    if point and source in there and column in there[source]:  # type: ignore[index]
+    if point and source in there and column in there[source]:
         return source, column
     holding = [source for source, names in there.items() if name in names]
     if len(holding) > 1:

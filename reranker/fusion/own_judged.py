@@ -10,7 +10,7 @@ from reranker.errors import BundleError, DataError
 from reranker.fusion.choices import Choices
 from reranker.fusion.features import FEATURES
 from reranker.fusion.guard import METRIC, by_user
-from reranker.fusion.head import FusionHead, assign_folds
+from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval, ndcg_by_list
 
@@ -19,8 +19,6 @@ LEAK = 0.98
 
 FEWEST_LISTS = 20
 """Lists with a choice below which an AUC says nothing."""
-
-_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def auc_within_lists(values: NDArray[np.float64], list_index: IntArray, chosen: 
 
 def cross_fitted(choices: Choices, l2: float = 1.0, seed: int = 0) -> NDArray[np.float64]:
     """(n_lists,) NDCG@10 of heads that were fitted on other users."""
-    folds = assign_folds(choices.list_index, choices.chosen, _FOLDS, seed, choices.user_numbers)
+    folds = assign_folds(choices.list_index, choices.chosen, CROSS_FITTING_FOLDS, seed, choices.user_numbers)
     scores = np.zeros(len(folds))
     for number in np.unique(folds):
         mine = folds == number

@@ -131,6 +131,8 @@ def fit_rungs_on_windows(
             continue
         began = time.perf_counter()
         try:
+            if reader.config.reads_texts:
+                _ = reader.reader.engine  # loaded first: nothing is worked out for a rung that cannot be had
             reader.fit_windows(data, windows, generator, progress=progress)
         except (ConfigError, ModelError) as error:  # a package is missing, or the model cannot be fetched
             if name == LEXICAL:  # which needs neither

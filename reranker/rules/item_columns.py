@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.categories import category_names
 from reranker.data.column_names import meant
 from reranker.data.schema import CATEGORY, ITEM
 from reranker.errors import ConfigError
 from reranker.prompting.text import field_text
 from reranker.rules.settings import Range, Rules
 from reranker.types import ItemId
-
-_SEVERAL = re.compile(r"\s*[,;|]\s*")
 
 
 class ItemColumns:
@@ -83,7 +82,7 @@ def parts_of(values: pd.Series) -> list[tuple[str, ...]]:
     """The values of each row as texts: several of a category, one of any other column, none where it is missing."""
     texts = [field_text(value).strip() for value in values]
     if values.name == CATEGORY:
-        return [tuple(dict.fromkeys(filter(None, _SEVERAL.split(text)))) for text in texts]
+        return [category_names(text) for text in texts]
     return [(text,) if text else () for text in texts]
 
 

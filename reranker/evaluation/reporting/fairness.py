@@ -5,7 +5,7 @@ from html import escape
 
 from reranker.evaluation import exposure, user_groups
 from reranker.evaluation.exposure import Exposure, exposure_cells, share_rows
-from reranker.evaluation.reporting.tables import html_table
+from reranker.evaluation.reporting.tables import html_table, markdown_table
 from reranker.evaluation.reporting.verdict import FEW_USERS
 from reranker.evaluation.user_groups import GroupQuality, quality_cells, single_users
 
@@ -49,5 +49,4 @@ def group_section(found: Sequence[GroupQuality]) -> str:
 
 def fairness_table(found: Sequence[Exposure]) -> str:
     """The measures of every system as Markdown."""
-    rows = [list(exposure.HEADER), ["---"] * len(exposure.HEADER), *exposure_cells(found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(exposure.HEADER, exposure_cells(found))
