@@ -73,7 +73,7 @@ def refreshed(data: Dataset, users: int, windows: int = WINDOWS) -> list[Check]:
 
     mine, theirs = ndcg(reranker), ndcg(full)
     gap = mean_interval(mine - theirs)
-    own, other = (one._fitted()[0].statistics for one in (reranker, full))
+    own, other = (one.fitted()[0].statistics for one in (reranker, full))
     rows = [own.index[item] for item in other.item_ids]
     counts = float(np.abs(own.popularity[rows] - other.popularity).max())
     co_visits = float(np.abs(own.co_visits[rows][:, rows] - other.co_visits).max())
@@ -204,4 +204,4 @@ def _rows_not_in(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows_of(reranker: Reranker, user: object) -> list[int]:
-    return [int(row) for row in reranker._fitted()[0].statistics.histories.get(user, ())]
+    return [int(row) for row in reranker.fitted()[0].statistics.histories.get(user, ())]

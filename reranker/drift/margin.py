@@ -39,7 +39,7 @@ def margins(reranker: Reranker, window: int, fewest: int) -> list[Margin]:
     Raises:
         DataError: nothing was fitted.
     """
-    fusion_model = reranker._fitted()[1]
+    fusion_model = reranker.fitted()[1]
     judged, serve = fusion_model.judged, fusion_model.guard.serve
     if judged is None or serve == "first_stage":
         return []

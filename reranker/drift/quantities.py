@@ -86,7 +86,7 @@ def measure(
     Raises:
         DataError: nothing was fitted.
     """
-    data, _ = reranker._fitted()
+    data, _ = reranker.fitted()
     list_index, users = pd.factorize(lists[USER])
     known = data.statistics.n_known(users, histories)
     lengths = np.bincount(list_index, minlength=len(users))
@@ -107,7 +107,7 @@ def measure(
 def can_make_reference(reranker: Reranker) -> bool:
     """Whether lists of the bundle can be made and scored without the model reading prompts."""
     reads_prompts = not reranker.reader.config.compares_states
-    serves = reranker._fitted()[1].guard.serve
+    serves = reranker.fitted()[1].guard.serve
     return reranker.generator is not None and not (reads_prompts and serves == "fused")
 
 
@@ -122,7 +122,7 @@ def reference_values(reranker: Reranker, lists: int, seed: int = 0) -> ListValue
     Raises:
         DataError: nothing was fitted, or the bundle holds no candidate generator.
     """
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     if reranker.generator is None:
         raise DataError(
             "the bundle holds no candidate generator, so it cannot say what its lists look like: compare with the "

@@ -100,7 +100,7 @@ def drift_of_log(
     known_users = {name_of(one): one for one in reranker.user_ids}
     known_items = {str(one): one for one in reranker.item_ids}
     users = rows.groupby("number")[USER].first()
-    statistics = reranker._fitted()[0].statistics
+    statistics = reranker.fitted()[0].statistics
     nobody = np.zeros(0, dtype=np.int64)
     histories = {at: statistics.histories.get(known_users.get(str(user)), nobody) for at, user in users.items()}
     given = rows["first_stage_score"].to_numpy(dtype=np.float64)
@@ -132,7 +132,7 @@ def drift_of_lists(reranker: Reranker, candidates: pd.DataFrame, settings: Drift
         DataError: the table breaks its contract or holds too few lists.
     """
     table = validate_candidates(candidates)
-    guard = reranker._fitted()[1].guard
+    guard = reranker.fitted()[1].guard
     scores = np.full(len(table), np.nan)
     if guard.serve != "first_stage":
         head, columns = reranker.head_columns(table, guard.serve)
@@ -167,7 +167,7 @@ def _report(
         windows=tuple(detector.compare(values.take(range(*one))) for one in compared),
         begins=tuple(begins[one] for one, _ in compared),
         left_out="; ".join([*([left_out] if left_out else []), *([f"the last {rest} lists, too few"] if rest else [])]),
-        guard=reranker._fitted()[1].guard.summary(),
+        guard=reranker.fitted()[1].guard.summary(),
         margins=tuple(margins(reranker, settings.window, settings.fewest)),
     )
 

@@ -82,7 +82,7 @@ def explain_list(
     history_items: int = HISTORY_ITEMS,
 ) -> Explanation:
     """As `Reranker.explain` has it."""
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     lists = one_list(user, candidates, data.candidate_columns)
     newer = None if history is None else {user: history}
     histories = data.statistics.histories_with(newer)

@@ -98,7 +98,12 @@ class FittedState:
             raise DataError("this Reranker knows no domain yet: call fit(data, generator) or load a bundle first")
         return self._data
 
-    def _fitted(self) -> tuple[DomainData, FusionModel]:
+    def fitted(self) -> tuple[DomainData, FusionModel]:
+        """What `fit` learned: items and statistics of the domain, and weights and guard.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
         data = self._require_data()
         if self.fusion_model is None:
             raise DataError("this Reranker was not fitted: call fit(data, generator) or load a bundle first")

@@ -75,7 +75,7 @@ class Persistent(FittedState):
         return write_version(Path(directory), self._state(), keep)
 
     def _state(self) -> BundleState:
-        data, fusion_model = self._fitted()
+        data, fusion_model = self.fitted()
         reader = self.reader
         return BundleState(
             config=self.config,

@@ -204,7 +204,7 @@ class Reranker(Persistent, Adaptive):
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
-        data, _ = self._fitted()
+        data, _ = self.fitted()
         if rules is not None:
             data.item_columns.require(rules)
         known: dict[str, Iterable[Hashable]] = {USER: data.statistics.histories, ITEM: data.items[ITEM]}
@@ -311,7 +311,7 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError: the table breaks its contract or holds more than one user.
         """
-        data, fusion_model = self._fitted()
+        data, fusion_model = self.fitted()
         lists = validate_candidates(candidates, further=data.candidate_columns)
         if lists[USER].nunique() != 1:
             raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
@@ -342,7 +342,7 @@ class Reranker(Persistent, Adaptive):
             DataError: nothing was fitted.
             ConfigError: the order that came in has no head.
         """
-        data, _ = self._fitted()
+        data, _ = self.fitted()
         known = data.statistics.histories if histories is None else histories
         return self._ranker.head_columns(
             candidates, order, known, self.states if states is None else states, identities
@@ -369,11 +369,11 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError: nothing was fitted.
         """
-        data, _ = self._fitted()
+        data, _ = self.fitted()
         known = data.statistics.histories if histories is None else histories
         return self._ranker.score(candidates, known, self.states if states is None else states, identities, progress)
 
     @property
     def _ranker(self) -> FittedRanker:
-        data, fusion_model = self._fitted()
+        data, fusion_model = self.fitted()
         return FittedRanker(scorer=self.reader, fusion_model=fusion_model, data=data)

@@ -26,7 +26,7 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
     Raises:
         DataError: nothing was fitted.
     """
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     history = reranker.history(user)
     rows: list[dict[str, Any]] = [
         {"item_id": item, "title": title} for item, title in zip(history, reranker.titles(history), strict=True)

@@ -54,7 +54,7 @@ def forget_users(reranker: Reranker, users: Iterable[UserId]) -> ForgetReport:
     """
     refuse_single(users, "user ids", "users")
     asked = set(users)
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     known = data.interactions
     if known is None:
         raise DataError("the bundle keeps no times of its interactions, for an earlier version saved it: fit it again")

@@ -112,7 +112,7 @@ def refresh(
     started = time.perf_counter()
     if not 0 <= memory <= 1:
         raise ConfigError(f"memory must lie between 0 and 1, got {memory:g}")
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     known = data.interactions
     if known is None:
         raise DataError(
@@ -160,7 +160,7 @@ class _Window:
 
 def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> _Window | str:
     """The new window, or why there is none."""
-    data, _ = reranker._fitted()
+    data, _ = reranker.fitted()
     held_out = merged.choices[[USER, ITEM]].drop_duplicates()
     if held_out.empty:
         return "no interaction came after those that were known of its user"
@@ -198,7 +198,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
 
 def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool) -> FusionModel:
     """The head after the new choices, read as of before them."""
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     config, reader = reranker.config, reranker.reader
 
     return fit_ranker(
@@ -222,7 +222,7 @@ def _faded(fusion_model: FusionModel, memory: float) -> FusionModel:
 
 def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     """Statistics, histories and the generator learn from all interactions; known texts are not read again."""
-    data, _ = reranker._fitted()
+    data, _ = reranker.fitted()
     if texts_changed and len(data.items) <= CATALOGUE_SAMPLE:  # of a larger one, the sample that was drawn stays good
         reranker.reader = reranker.reader.for_catalog(data.catalog.items(data.items[ITEM]))
     learn_from(reranker, merged.every)
@@ -236,7 +236,7 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collec
         interactions: all of them; a validated table.
         forgotten: users whose own columns go, too.
     """
-    data, _ = reranker._fitted()
+    data, _ = reranker.fitted()
     own = data.statistics.own
     whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain)
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)

@@ -16,7 +16,7 @@ def log_fit(tracker: Tracker, reranker: Reranker) -> None:
     Raises:
         DataError: nothing was fitted.
     """
-    data, fusion_model = reranker._fitted()
+    data, fusion_model = reranker.fitted()
     config = reranker.config.model_dump(exclude_unset=True)
     tracker.settings({f"config.{name}": value for name, value in config.items()})
     tracker.settings(
@@ -36,7 +36,7 @@ def log_refresh(tracker: Tracker, report: RefreshReport, reranker: Reranker) -> 
     counts = ("new_interactions", "repeated", "late", "new_users", "new_items", "lists", "choices", "too_new")
     tracker.metrics({f"refresh/{name}": float(getattr(report, name)) for name in counts})
     tracker.metrics({"refresh/seconds": report.seconds})
-    _log_guard(tracker, reranker._fitted()[1].guard)
+    _log_guard(tracker, reranker.fitted()[1].guard)
 
 
 def log_evaluation(tracker: Tracker, results: Results) -> None:

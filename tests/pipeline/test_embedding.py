@@ -128,7 +128,7 @@ def test_items_that_came_after_fit_are_known_by_their_text(engine: toys.WatchedE
     assert llm[1] > llm[0] and llm[3] > llm[2]
     assert reranker.rerank(lists).report.unknown_items == 0 and engine.states_read == before + 2
     after = reranker.score_all(
-        lists, histories=reranker._fitted()[0].statistics.histories_with({"u1": ["g2new"]})
+        lists, histories=reranker.fitted()[0].statistics.histories_with({"u1": ["g2new"]})
     ).to_frame()
     assert after["llm"][0] > after["llm"][1]  # they count in histories, too
     reranker.save(tmp_path / "bundle")

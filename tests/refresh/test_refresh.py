@@ -54,7 +54,7 @@ def fitted(data, generator=None, engine=None):
 
 
 def assert_same_statistics(one, other):
-    left, right = one._fitted()[0].statistics, other._fitted()[0].statistics
+    left, right = one.fitted()[0].statistics, other.fitted()[0].statistics
     order = [left.index[item] for item in right.item_ids]
     assert left.index.keys() == right.index.keys()
     for name in ARRAYS:
@@ -76,10 +76,10 @@ def test_statistics_and_histories_are_those_of_a_full_fit(tmp_path, ordered, num
     if ordered:
         assert_same_statistics(reranker, whole)
     else:  # without times there is no order within a history
-        mine, theirs = (one._fitted()[0].statistics for one in (reranker, whole))
+        mine, theirs = (one.fitted()[0].statistics for one in (reranker, whole))
         np.testing.assert_array_equal(mine.popularity, theirs.popularity)
         np.testing.assert_allclose(mine.co_visits.toarray(), theirs.co_visits.toarray())
-    assert not reranker._fitted()[0].interactions.duplicated().any()
+    assert not reranker.fitted()[0].interactions.duplicated().any()
 
 
 def test_weights_learn_from_the_new_choices_and_the_guard_goes_by_both(bundle):
@@ -109,7 +109,7 @@ def test_known_texts_are_not_read_again(bundle):
     report = refresh(reranker, later, fresh)
     assert engine.states_read == read + 2
     assert report.new_items == 2 and reranker.history("u0")[-1] == "n1"
-    assert reranker._fitted()[0].statistics.popularity[reranker._fitted()[0].statistics.index["n1"]] == 2
+    assert reranker.fitted()[0].statistics.popularity[reranker.fitted()[0].statistics.index["n1"]] == 2
 
 
 def test_rows_already_seen_change_nothing(bundle):

@@ -107,7 +107,7 @@ class DriftWatch:
 
 def _values(domain: Domain, lists: Sequence[tuple[ItemList, Ranked]]) -> ListValues:
     table = table_of([ranks for ranks, _ in lists])
-    statistics = domain.reranker._fitted()[0].statistics
+    statistics = domain.reranker.fitted()[0].statistics
     histories = statistics.histories_with({number: ranks.chosen(domain) for number, (ranks, _) in enumerate(lists)})
     return measure(domain.reranker, table, np.concatenate([_scores(ranked) for _, ranked in lists]), histories)
 
