@@ -49,6 +49,7 @@ class SentenceEncoder:
         path = str(model) if model is not None else str(_packaged_directory())
         is_local = Path(path).is_dir()
         try:
+            import torch
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
             raise ConfigError(
@@ -56,7 +57,7 @@ class SentenceEncoder:
             ) from error
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=is_local)
-            self._model: Any = AutoModel.from_pretrained(path, local_files_only=is_local).eval()
+            self._model: Any = AutoModel.from_pretrained(path, dtype=torch.float32, local_files_only=is_local).eval()
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load a sentence encoder from {path}: {error}") from error
         self.model_id = PACKAGE if model is None else Path(path).name if is_local else path

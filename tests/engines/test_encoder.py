@@ -75,3 +75,13 @@ def test_nothing_is_kept_of_the_texts_but_where_it_is_asked_for(folder):
         encoder = SentenceEncoder(folder, keeps=keeps)
         assert encoder(["red", "blue", "red"]).shape == (3, 24)
         assert set(encoder._known) == texts
+
+
+def test_weights_in_half_precision_are_read_in_float32(folder, tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers.AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    half, whole = load_engine("encoder", encoder=tmp_path), load_engine("encoder", encoder=folder)
+    states = [engine.span_states([request(engine, " red lamp")])[0] for engine in (half, whole)]
+    assert states[0].dtype == np.float32
+    np.testing.assert_allclose(states[0], states[1], atol=0.02)
