@@ -21,6 +21,14 @@ ENCODER = "encoder"
 WITHOUT_LM = frozenset({LEXICAL, ENCODER})
 """Engines whose likelihoods are word counts."""
 
+LLM = "llm"
+
+
+def reader_of(engine: str) -> str:
+    """What reads texts by an engine of this name: "lexical", "encoder" or "llm"."""
+    return engine if engine in WITHOUT_LM else LLM
+
+
 _BULLET = "-"  # of the templates, before a title
 
 

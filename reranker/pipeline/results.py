@@ -226,7 +226,7 @@ class OrderScores:
     Attributes:
         first_stage: (rows,) the scores that came in, as `first_stage_scores` has them.
         baseline: (rows,) of the interaction features.
-        llm: (rows,) of the language model alone.
+        llm: (rows,) of what reads the texts alone: the LLM, or words or a sentence encoder in its place.
         fused: (rows,) of both.
         prompt_tokens: (n_users,) tokens that the model read for each list.
     """

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reranker.data.catalog import LONGEST_HISTORY, Item
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, refuse_single
-from reranker.engines.encoder import WITHOUT_LM
+from reranker.engines.encoder import WITHOUT_LM, reader_of
 from reranker.errors import DataError
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
@@ -49,7 +49,7 @@ class TextRanking:
     Attributes:
         documents: best first.
         prompt_tokens: that the model read.
-        scored_by: of "bm25", "llm" and "history", what the order goes by.
+        scored_by: what the order goes by: "bm25", what read the texts ("lexical", "encoder" or "llm"), "history".
         is_calibrated: `relevance` is a chance by itself, not a share of the list.
         cut_documents: numbers of documents that were not read whole: the window that answers the query best was, or
             without a query the beginning of the title.
@@ -214,7 +214,8 @@ def _ranking(
         taste = read.components @ weights
         scores += taste if relevance is None else taste - taste.mean()
         tokens += read.prompt_tokens
-        by += ["history"] if relevance is not None or one.history else ["llm"]
+        by += [] if "llm" in by else [reader_of(scorer.engine.name)]
+        by += ["history"] if one.history else []
     shares = 1.0 / (1.0 + np.exp(-scores))
     if relevance is None:
         shares = np.exp(scores - scores.max())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reranker.engines.encoder import reader_of
 from reranker.errors import ConfigError
 from reranker.pipeline.reranker import Reranker
 from reranker.protocols import UserStore
@@ -160,7 +161,7 @@ class Domain:
             "scorer": config.scorer,
             "items": len(self.items),
             "users": len(self.users),
-            "serves": fusion_model.guard.serve if fusion_model else "llm",
+            "serves": fusion_model.guard.serve if fusion_model else reader_of(config.engine),
             "why": fusion_model.guard.summary() if fusion_model else "",
         }
 

@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, SCORE, USER
+from reranker.engines.encoder import ENCODER
+from reranker.engines.lexical import LEXICAL
 from reranker.errors import RerankerError
 from reranker.explain import HISTORY_ITEMS, Language
 from reranker.fusion import Order
@@ -204,13 +206,18 @@ def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
             order=tuple(one.index for one in ranked.documents),
             scores=tuple(one.score for one in ranked.documents),
             relevances=tuple(one.relevance for one in ranked.documents),
-            served="llm",
+            served=_reader(ranked),
             prompt_tokens=ranked.prompt_tokens,
             texts=_of_texts(ranked),
             unread_fields=ranked.fields_not_read if ranked.is_calibrated else None,
         )
         for ranked in domain.reranker.rank_texts(lists)
     ]
+
+
+def _reader(ranked: TextRanking) -> str:
+    """What read the texts; words alone where it was BM25."""
+    return next((name for name in ranked.scored_by if name in ("llm", ENCODER)), LEXICAL)
 
 
 def _of_texts(ranked: TextRanking) -> dict[str, object]:

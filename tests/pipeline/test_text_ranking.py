@@ -63,7 +63,7 @@ def test_history_moves_the_odds_around_relevance(scripted):
 
 def test_without_a_query_relevances_are_shares(scripted):
     found = ranking(scripted, "", ["mipfen", "zorblax"], history=["zorblax"])
-    assert not found.is_calibrated and found.scored_by == ("history",)
+    assert not found.is_calibrated and found.scored_by == ("llm", "history")
     assert sum(one.relevance for one in found.documents) == pytest.approx(1)
     assert found.documents[0].index == 1
 
@@ -122,3 +122,20 @@ def test_a_read_out_of_lists_reads_the_query_itself():
     reranker = Reranker(toys.config(scorer="listwise"), ScriptedEngine())
     found = ranking(reranker, "zorblax", ["mipfen", "zorblax"])
     assert found.scored_by == ("llm",) and not found.is_calibrated
+
+
+@pytest.mark.parametrize(("query", "history", "by"), [
+    ("zorblax", [], ("bm25",)),
+    ("zorblax", ["zorblax"], ("bm25", "lexical", "history")),
+    ("", ["zorblax"], ("lexical", "history")),
+    ("", [], ("lexical",)),
+])  # fmt: skip
+def test_words_are_not_called_a_language_model(lexical, query, history, by):
+    assert ranking(lexical, query, ["mipfen", "zorblax"], history=history).scored_by == by
+
+
+def test_a_sentence_encoder_is_called_one():
+    engine = LexicalEngine()
+    engine.name = "encoder"
+    reranker = Reranker(toys.config(engine="lexical"), engine)
+    assert ranking(reranker, "", ["mipfen", "zorblax"], history=["zorblax"]).scored_by == ("encoder", "history")

@@ -3,6 +3,9 @@
 import httpx
 import pytest
 
+from candidate_gen import PopularityGenerator
+from reranker import Reranker
+from reranker.engines.lexical import LexicalEngine
 from reranker.serve.app import create_app
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
@@ -56,3 +59,14 @@ def test_fields_that_no_template_reads_are_named(url):
     meta = post(url, documents=documents, history=[{"text": "e", "colour": "red"}], truncation=True).json()["meta"]
     assert set(meta["not_used"]) >= {"truncation", "documents.year", "history.colour"}
     assert "not_used" not in post(url, documents=["a b", {"text": "c d"}]).json()["meta"]
+
+
+def test_words_are_not_called_a_language_model():
+    data = toys.taste_dataset()
+    words = Reranker(toys.config(engine="lexical"), LexicalEngine())
+    words.fit(data, PopularityGenerator().fit(data.interactions), progress=False)
+    with serving(create_app(words)) as url:
+        wait_until_ready(url)
+        meta = post(url, query="zorblax", documents=["zorblax", "b"], history=["c"]).json()["meta"]
+        assert (meta["served"], meta["scored_by"]) == ("lexical", ["bm25", "lexical", "history"])
+        assert 'reranker_served_total{order="lexical"} 1.0' in httpx.get(f"{url}/metrics").text

@@ -15,7 +15,7 @@ One row for each candidate of each answered ranking:
     rank          from 1, in the order that `served` names
     score         log-odds; reciprocal ranks where `served` is "first_stage"
     shown         whether the caller got this candidate (`top_n` cuts the answer)
-    served        "fused", "baseline", "llm" or "first_stage"
+    served        "fused", "baseline" or "first_stage"; of texts what read them: "lexical", "encoder" or "llm"
     place         from 1, where the caller got it: `rank`, unless the server explored or answered in shadow; null where
                   it was not shown
     propensity    chance of this item to stand at this place; 1 where the server did not explore
