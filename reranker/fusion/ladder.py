@@ -22,7 +22,7 @@ class Rung:
         ndcg: mean NDCG@10 of the users; a user whose item the first stage missed counts as 0.
         gain: of NDCG@10 over the best cheaper rung by paired bootstrap over users; None on the lowest.
         over: that cheaper rung; "" on the lowest.
-        seconds: what fitting it took, without making the windows.
+        seconds: what fitting it took, without windows and statistics, which all share.
         items_per_second: of the catalogue in that time; 0 where no texts are read.
     """
 

@@ -12,7 +12,6 @@ from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.columns import llm_columns
-from reranker.fusion.own_judged import OwnVerdict, judge_own
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
@@ -66,20 +65,6 @@ def fit_ranker(
             found |= zip((begin + numbers).tolist(), read(window, numbers), strict=True)
     with step("weights and guard", progress):
         return FusionModel.fit(choices, found, dict(components), l2, seed, past)
-
-
-def with_worthy_columns(
-    windows: Sequence[CandidateLists], l2: float = 1.0, seed: int = 0
-) -> tuple[Sequence[CandidateLists], OwnVerdict | None]:
-    """The windows with the user's own columns where these are worth something, else without; and what was found.
-
-    Raises:
-        DataError: a column is the outcome itself.
-    """
-    if windows[0].statistics.own is None:
-        return windows, None
-    verdict = judge_own(Choices.joined([window.choices for window in windows]), l2, seed)
-    return (windows if verdict.keeps else [window.without_own() for window in windows]), verdict
 
 
 def lists_to_read(windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[IntArray]:

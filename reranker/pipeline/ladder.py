@@ -14,6 +14,7 @@ from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
+from reranker.pipeline.fit_basis import FitBasis
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
@@ -27,7 +28,17 @@ LLM = "llm"
 def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
     """A Reranker by the engine `LEXICAL` or `ENCODER`, with the same settings otherwise."""
     same = llm.config.model_dump(
-        include={"n_candidates", "windows", "window_users", "min_history", "fit_users", "features", "l2", "seed"}
+        include={
+            "n_candidates",
+            "windows",
+            "window_users",
+            "min_history",
+            "fit_users",
+            "features",
+            "calibration_histories",
+            "l2",
+            "seed",
+        }
     )
     return Reranker.from_pretrained("untrained", engine=engine, scorer="embedding", **same)
 
@@ -122,6 +133,7 @@ def fit_rungs_on_windows(
     Raises:
         DataError: there is nothing to learn from.
     """
+    basis = FitBasis.of(data, windows, generator, llm.config, progress)
     readers = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
     left_out = {} if with_llm else {LLM: "nobody asked for it"}
     scores: dict[str, NDArray[np.float64]] = {}
@@ -133,7 +145,7 @@ def fit_rungs_on_windows(
         try:
             if reader.config.reads_texts:
                 _ = reader.reader.engine  # loaded first: nothing is worked out for a rung that cannot be had
-            reader.fit_windows(data, windows, generator, progress=progress)
+            reader.fit_on(basis, progress)
         except (ConfigError, ModelError) as error:  # a package is missing, or the model cannot be fetched
             if name == LEXICAL:  # which needs neither
                 raise

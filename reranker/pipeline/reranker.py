@@ -26,9 +26,9 @@ from reranker.errors import ConfigError, DataError
 from reranker.explain import Explanation
 from reranker.fusion import FusionHead, Order
 from reranker.pipeline.adapting import Adaptive
-from reranker.pipeline.domain import DomainData
 from reranker.pipeline.explaining import explain_list
-from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with, with_worthy_columns
+from reranker.pipeline.fit_basis import FitBasis
+from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.persistence import Persistent
@@ -39,7 +39,6 @@ from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
 from reranker.rules import Rules
 from reranker.types import IntArray, ItemId, UserId, UserState
-from reranker.utils.progress import step
 
 logger = logging.getLogger(__name__)
 
@@ -105,23 +104,27 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError, ConfigError: as `fit` does.
         """
-        config = self.config
+        return self.fit_on(FitBasis.of(data, windows, generator, self.config, progress), progress)
+
+    def fit_on(self, basis: FitBasis, progress: bool | None = None) -> "Reranker":
+        """`fit` on windows and statistics that other Rerankers with the same `l2`, `seed` and `calibration_histories`
+        may share.
+
+        Raises:
+            DataError, ConfigError: as `fit` does.
+        """
+        config, domain = self.config, basis.dataset.domain
         self.states = {}
         self.ladder = None
         self.fusion_model = None  # if this fails, nothing old must be served over new data
-        self.reader = self.reader.for_domain(data.domain, takes_engine=True)
-        self.generator = generator
-        windows, verdict = with_worthy_columns(windows, config.l2, config.seed)
-        own = windows[0].statistics.own
-        with step("statistics of all interactions", progress):
-            columns = () if own is None else own.columns
-            self._data = DomainData.build(data, generator, config.calibration_histories, config.seed, columns)
+        self.reader = self.reader.for_domain(domain, takes_engine=True)
+        self.generator, self._data = basis.generator, basis.data
         catalog = self._data.catalog
         scorer = self.reader.calibrated_by(self._data.calibration_histories)
         with scorer.reading_catalog(progress):
             scorer = scorer.for_catalog(catalog.items(self.item_ids))
             fusion_model = fit_ranker(
-                windows,
+                basis.windows,
                 reads_with(scorer, catalog, progress),
                 scorer.scorer.components,
                 most=config.lists_to_read,
@@ -130,12 +133,12 @@ class Reranker(Persistent, Adaptive):
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
-        self.fusion_model = replace(fusion_model, own=verdict)
-        if verdict is not None:
-            logger.info("domain %r: %s", data.domain, verdict.summary())
-        logger.info("domain %r: %s", data.domain, fusion_model.guard.summary())
-        for line in unread(data, self.reader):
-            logger.info("domain %r: %s", data.domain, line)
+        self.fusion_model = replace(fusion_model, own=basis.own)
+        if basis.own is not None:
+            logger.info("domain %r: %s", domain, basis.own.summary())
+        logger.info("domain %r: %s", domain, fusion_model.guard.summary())
+        for line in unread(basis.dataset, self.reader):
+            logger.info("domain %r: %s", domain, line)
         return self
 
     def add_items(self, items: pd.DataFrame, progress: bool | None = None) -> int:

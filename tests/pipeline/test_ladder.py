@@ -67,3 +67,16 @@ def test_cheaper_readers_keep_the_settings_that_make_the_windows(engine):
 def test_climbing_needs_a_generator_or_lists():
     with pytest.raises(ConfigError, match="generator="):
         climb(Reranker.from_pretrained(engine="scripted"), data())
+
+
+def test_rungs_share_statistics_and_learn_what_they_would_alone():
+    chain = data()
+    generator = ItemKNNGenerator().fit(chain.interactions)
+    llm = Reranker.from_pretrained(engine="scripted", scorer="embedding", n_candidates=8, calibration_histories=3)
+    climbed = fit_rungs(llm, chain, generator)
+    assert climbed.llm is not None and climbed.words.fusion_model is not None
+    assert climbed.words.fitted()[0] is climbed.llm.fitted()[0]
+    alone = cheaper_reranker(llm, "lexical").fit(chain, generator)
+    assert alone.fusion_model is not None
+    assert alone.fusion_model.to_json() == climbed.words.fusion_model.to_json()
+    np.testing.assert_array_equal(alone.fitted()[0].calibration_ids, climbed.words.fitted()[0].calibration_ids)
