@@ -18,6 +18,7 @@ import pyarrow.csv as pacsv
 from reranker.data.row_blocks import (
     BEHIND_QUOTE,
     BREAK_IN_VALUE,
+    HEADER_AGAIN,
     NO_ROW,
     OPEN_QUOTE,
     SWALLOWS_ROWS,
@@ -36,6 +37,8 @@ MOVIELENS_HEADERS = {4: ["user_id", "item_id", "rating", "timestamp"], 3: ["item
 
 _UNIT = "\x1f"  # stands for the separator of two characters, which no reader takes
 _EXCEL = re.compile(r"sep=(\W)")  # the first line that tells Excel the separator
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_LETTERS, _DIGITS = re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -49,7 +52,7 @@ class DelimitedFile:
         one_line: columns whose values have one line each, in a table of users and items.
         pairs: it is a table of users and items: no quoted field of it may hold a line with as many separators as the
             header. By default where a column is called after users. Tables of items have texts that run over lines; of
-            those only lines that look like rows in every way are refused.
+            those only lines that look like rows in every way, or that have an id like that of their row, are refused.
 
     Raises:
         DataError: there is no header, it names a column twice, or its line cannot be read.
@@ -72,12 +75,15 @@ class DelimitedFile:
             self.separator = self._separator(lines[blank], tab_first=name.endswith(".tsv"))
         header, used = self._header(lines[blank:], blank + 1)
         self._skipped_lines = used and blank + used
+        self._header_fields = header if used else None
+        self._header_text = "".join(lines[blank : blank + used]).strip("\r\n").encode()
         self.columns: tuple[str, ...] = tuple(name or f"Unnamed: {at}" for at, name in enumerate(header))
         repeated = sorted({name for name in header if name and header.count(name) > 1})
         if repeated:
             raise DataError(f"the header names {', '.join(map(repr, repeated))} more than once: name each column anew")
         self._pairs = any("user" in name.lower() for name in header) if pairs is None else pairs
         self._one_line = [at for at, name in enumerate(header) if name in one_line]
+        self._id = self._one_line[0] if self._one_line else 0
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[RowBlock]:
         """All rows from the first on, a block at a time.
@@ -141,6 +147,8 @@ class DelimitedFile:
         """The rows by pyarrow; None where quotes, old ends of lines or lines that are no rows ask for a closer look."""
         if (not self._movielens and b'"' in text) or text.count(b"\r") != text.count(b"\r\n"):
             return None
+        if self._header_text and (text.startswith(self._header_text) or b"\n" + self._header_text in text):
+            return None
         options = {
             "read_options": pacsv.ReadOptions(
                 column_names=self.columns, use_threads=False, block_size=min(len(text) + 1, (1 << 31) - 1)
@@ -180,6 +188,8 @@ class DelimitedFile:
                 continue
             if not problem and len(fields) != width:
                 problem = NO_ROW
+            if not problem and fields == self._header_fields:
+                problem = HEADER_AGAIN
             if not problem and cursor.at > start + 1:
                 problem = self._swallowed(fields, cursor.lines[start + 1 : cursor.at])
             if problem:
@@ -203,24 +213,28 @@ class DelimitedFile:
     def _swallowed(self, fields: Sequence[str], inner: Sequence[str]) -> str:
         """Why a row may not run over these lines behind its first one; "" where it may."""
         separators = len(self.columns) - 1
-        if not separators:
-            return ""
-        if self._pairs:
-            if any(line.count(self.separator) >= separators for line in inner):
+        if separators and self._pairs and any(line.count(self.separator) >= separators for line in inner):
+            return SWALLOWS_ROWS
+        if separators and not self._pairs:
+            first = _LINE_END.split(fields[0])
+            if len(first) > 1 and not self._looks_like_row(first[0], fields):
+                # What stands behind the end of the first field, on its last line, are the row's own other fields.
+                inner = [*first[1:], *inner[len(first) - 1 :]]
+            if any(self._looks_like_row(line, fields) for line in inner):
                 return SWALLOWS_ROWS
-            return BREAK_IN_VALUE if any(_is_broken(fields[at]) for at in self._one_line) else ""
-        start = fields[0].splitlines()[:1]
-        if _is_broken(fields[0]) and not any(self._looks_like_row(line, separators) for line in start):
-            return ""  # an id of two lines, of which the second looks like a row
-        return SWALLOWS_ROWS if any(self._looks_like_row(line, separators) for line in inner) else ""
+        return BREAK_IN_VALUE if any(_is_broken(fields[at]) for at in self._one_line) else ""
 
-    def _looks_like_row(self, line: str, separators: int) -> bool:
-        """As many separators as the header, none beside a space as in prose, and a first field that can be an id."""
+    def _looks_like_row(self, line: str, row: Sequence[str]) -> bool:
+        """As many separators as the header, and an id written like that of the row around it; or none of the
+        separators beside a space, as in prose, and a first field that can be an id."""
         fields = line.rstrip("\r\n").split(self.separator)
+        if len(fields) != len(self.columns):
+            return False
+        if (shape := _shape(fields[self._id])) and shape == _shape(row[self._id]):
+            return True
         first = fields[0]
         return (
-            len(fields) == separators + 1
-            and first != ""
+            first != ""
             and not any(character.isspace() for character in first)
             and all(field == field.strip() for field in fields[1:])
         )
@@ -253,6 +267,12 @@ class _Cursor:
 
 def _is_broken(value: str) -> bool:
     return "\n" in value or "\r" in value
+
+
+def _shape(value: str) -> str:
+    """How an id with a number in it is written: "SKU 12" and "SKU 7" are alike; "" without a number."""
+    value = value.strip().strip('"')
+    return _DIGITS.sub("9", _LETTERS.sub("a", value)) if _DIGITS.search(value) else ""
 
 
 def _behind(text: bytes, lines: int) -> bytes:

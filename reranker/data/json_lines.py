@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reranker.data.row_blocks import NO_OBJECT, RejectedLine, RowBlock
+from reranker.data.row_blocks import KEY_TWICE, NO_OBJECT, RejectedLine, RowBlock
 from reranker.data.text_blocks import text_blocks
 from reranker.errors import DataError
 
@@ -59,9 +59,9 @@ class JsonLinesFile:
             for at, line in enumerate(lines):
                 if not line.strip():
                     continue
-                if (found := _object(line)) is None:
-                    text = line.rstrip("\r\n")
-                    rejected.append(RejectedLine(number=number + at, row=row, text=text, reason=NO_OBJECT))
+                if (found := _object(line)) is None or _names_twice(line, found):
+                    text, reason = line.rstrip("\r\n"), NO_OBJECT if found is None else KEY_TWICE
+                    rejected.append(RejectedLine(number=number + at, row=row, text=text, reason=reason))
                 else:
                     objects.append(found)
                     numbers.append(row)
@@ -91,6 +91,14 @@ def _object(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and ("\\u" not in line or _is_text(found)) else None
+
+
+def _names_twice(line: str, found: dict[str, Any]) -> bool:
+    """Of two values of one key Python would take the last."""
+    if line.count(":") <= len(found):  # no further key, in this object or in one within it
+        return False
+    keys = json.loads(line, object_pairs_hook=lambda pairs: [key for key, _ in pairs])
+    return len(keys) > len(found)
 
 
 def _is_text(found: dict[str, Any]) -> bool:

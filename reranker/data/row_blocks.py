@@ -14,7 +14,9 @@ OPEN_QUOTE = "the quote that opens in the line is never closed"
 SWALLOWS_ROWS = "the quote that opens in the line would swallow lines that look like rows"
 BREAK_IN_VALUE = "the quote that opens in the line ends lines later, in a column whose values have one line"
 BEHIND_QUOTE = "text stands behind a closing quote"
+HEADER_AGAIN = "the line is the header once more, as where files were joined"
 NO_OBJECT = "the line is no JSON object"
+KEY_TWICE = "the line names a key twice"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from reranker.data.formats import TAKEN, TableFormat, files_under, holds_text, is_text, open_rows, table_format
 from reranker.data.id_matching import of_known_kind
 from reranker.data.parquet_files import read_parquet
-from reranker.data.row_blocks import NO_OBJECT, NO_ROW, RejectedLine, RowFile
+from reranker.data.row_blocks import HEADER_AGAIN, KEY_TWICE, NO_OBJECT, NO_ROW, RejectedLine, RowFile
 from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER, VECTOR
 from reranker.data.text_values import IdKind, inferred
 from reranker.errors import DataError
@@ -180,6 +180,8 @@ def _why(line: RejectedLine, others: int, width: int) -> str:
     hint = {
         NO_ROW: "Put fields that hold a separator in double quotes",
         NO_OBJECT: "Write one object a line",
+        HEADER_AGAIN: "Take it out, or give the files that were joined as a folder",
+        KEY_TWICE: "Give each key one value",
     }.get(
         line.reason,
         'Close the quote, or write a quote within a field as "". If a text is meant to run over lines, '

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ LONGEST_LINE = 1 << 24
 """Bytes of a line, and of a field in quotes that runs over lines; longer ones are refused or rejected."""
 
 _GZIP = b"\x1f\x8b"
+_MARKS_WITHIN = re.compile(rb"((?:^|[\r\n]))(?:\xef\xbb\xbf)+")
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
@@ -22,7 +24,8 @@ def text_blocks(path: Path, *, maybe_latin_1: bool = False) -> Iterator[tuple[in
     """(number of the first line, whole lines in UTF-8), one block after another.
 
     Lines count from 1 and end in LF, CRLF or CR. Text is UTF-8, or UTF-16 that begins with a byte order mark or with an
-    ASCII character; gzip is recognised by its bytes.
+    ASCII character; gzip is recognised by its bytes. Byte order marks at the beginning of further lines, where files
+    were joined, are left out, too: they would be a part of an id.
 
     Args:
         path: of the file.
@@ -41,10 +44,10 @@ def text_blocks(path: Path, *, maybe_latin_1: bool = False) -> Iterator[tuple[in
             raise DataError(f"line {number}: it is longer than {LONGEST_LINE >> 20} MiB, so this is no table of lines")
         block, rest = chunk[:cut], chunk[cut:]
         if block:
-            yield number, checked(block, number)
+            yield number, _without_marks(checked(block, number))
             number += count_lines(block)
     if rest:
-        yield number, checked(rest, number)
+        yield number, _without_marks(checked(rest, number))
 
 
 def count_lines(block: bytes) -> int:
@@ -73,6 +76,10 @@ def checked(block: bytes, number: int) -> bytes:
                 "save it as UTF-8, for instance with iconv -f WINDOWS-1252 -t UTF-8"
             ) from error
     return block
+
+
+def _without_marks(block: bytes) -> bytes:
+    return _MARKS_WITHIN.sub(rb"\1", block) if codecs.BOM_UTF8 in block else block
 
 
 def _end_of_lines(chunk: bytes) -> int:

@@ -117,6 +117,18 @@ def test_json_lines_that_are_no_objects_are_rejected_with_their_line(bundle, tmp
     assert (summary["ranked"], summary["rejected"]) == (1, {"the line is no JSON object": 2})
 
 
+def test_json_that_names_a_key_twice_is_rejected_and_marks_between_joined_files_are_left_out(bundle, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"user_id": "1", "user_id": "2", "item_id": "g0i1", "score": 1}\n'
+        '\ufeff{"user_id": "2", "item_id": "g1i1", "score": 1, "a: b": {"user_id": 3, "item_id": 4}}\n'
+    )
+    with pytest.raises(DataError, match=r"line 1: the line names a key twice: .*Give each key one value"):
+        read_table(path)
+    summary = offline(bundle, tmp_path, "t.jsonl", order="first_stage").run()
+    assert (summary["ranked"], summary["rejected"]) == (1, {"the line names a key twice": 1})
+
+
 def test_json_says_which_ids_are_texts_and_keeps_lists_of_categories(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(

@@ -13,6 +13,7 @@ from reranker.data.delimited import DelimitedFile
 from reranker.data.row_blocks import (
     BEHIND_QUOTE,
     BREAK_IN_VALUE,
+    HEADER_AGAIN,
     NO_ROW,
     OPEN_QUOTE,
     SWALLOWS_ROWS,
@@ -45,6 +46,8 @@ def read(path, **options):
         ('1,2,3,"two\nlines"\n', 1, {}),
         ('1,2,3,12" LP\n', 1, {}),
         ('"1","2",3,"he said ""no"""', 1, {}),
+        ("1,2,3,A\nuser_id,item_id,score,title\n4,5,6,B\n", 2, {3: HEADER_AGAIN}),
+        ('1,2,3,A\n\ufeff"user_id","item_id",score,title\n\ufeff4,5,6,B\n', 2, {3: HEADER_AGAIN}),
     ],
 )
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
@@ -61,6 +64,33 @@ def test_a_pair_of_stray_quotes_in_items_is_seen_and_paragraphs_are_not(tmp_path
     assert read(path) == ([("2", "B"), ("3", 'C"'), ("4", "D")], {2: SWALLOWS_ROWS})
     path.write_text('item_id,title,description\n1,A,"one, two\nthree, four, five"\n')
     assert len(read(path)[0]) == 1
+
+
+ITEM_BODIES = {
+    "ids with spaces": ('item_id,title', 'SKU 1,"Alien\nSKU 2,Blade Runner\nSKU 3,C"\nSKU 4,D\n'),
+    "a space behind the separator": ('item_id,title', 'i1,"Alien\ni2, Blade Runner\ni3, C"\ni4,D\n'),
+    "the title first": ('title,item_id', '"Alien\nBlade Runner,i2\nC",i3\nD,i4\n'),
+    "nothing but ids": ('item_id', '"i1\ni2\ni3"\ni4\n'),
+    "an id over two lines": ('item_id,title', '"i1\ni2",B\ni3,C\n'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ITEM_BODIES)
+def test_a_quote_swallows_no_items_however_their_ids_are_written(tmp_path, what):
+    header, body = ITEM_BODIES[what]
+    path = tmp_path / "items.csv"
+    path.write_text(f"{header}\n{body}")
+    _, rejected = read(path, one_line=["item_id"])
+    assert rejected.get(2) in (SWALLOWS_ROWS, BREAK_IN_VALUE)
+
+
+def test_texts_over_lines_are_no_rows(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text('title,item_id,description\n"Alien\nor, the other",i1,"two\nlines, of 2"\n"A","i2","B\nC"\n')
+    assert read(path, one_line=["item_id"]) == (
+        [("Alien\nor, the other", "i1", "two\nlines, of 2"), ("A", "i2", "B\nC")],
+        {},
+    )
 
 
 def test_quoted_separators_and_ends_of_lines_in_the_header(tmp_path):
