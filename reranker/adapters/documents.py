@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from reranker.pipeline.reranker import Reranker
+from reranker.prompting.text import is_blank
 
 
 def ranked(
@@ -21,7 +22,9 @@ def ranked(
         history: titles chosen before, oldest first.
         max_tokens_per_doc: read of a document.
     """
-    full = [number for number, one in enumerate(documents) if any(str(value or "").strip() for value in one.values())]
+    full = [
+        number for number, one in enumerate(documents) if not all(is_blank(str(value or "")) for value in one.values())
+    ]
     found = reranker.rank(
         query, [documents[number] for number in full], history=history, max_tokens_per_doc=max_tokens_per_doc
     )

@@ -83,7 +83,7 @@ class DelimitedFile:
             raise DataError(f"the header names {', '.join(map(repr, repeated))} more than once: name each column anew")
         self._pairs = any("user" in name.lower() for name in header) if pairs is None else pairs
         self._one_line = [at for at, name in enumerate(header) if name in one_line]
-        self._id = self._one_line[0] if self._one_line else 0
+        self._id = next(iter(self._one_line), None)
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[RowBlock]:
         """All rows from the first on, a block at a time.
@@ -230,7 +230,7 @@ class DelimitedFile:
         fields = line.rstrip("\r\n").split(self.separator)
         if len(fields) != len(self.columns):
             return False
-        if (shape := _shape(fields[self._id])) and shape == _shape(row[self._id]):
+        if self._id is not None and (shape := _shape(fields[self._id])) and shape == _shape(row[self._id]):
             return True
         first = fields[0]
         return (

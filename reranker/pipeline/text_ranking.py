@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 from reranker.data.catalog import LONGEST_HISTORY, Item
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, refuse_single
 from reranker.engines.encoder import WITHOUT_LM, reader_of
+from reranker.engines.slices import in_turns
 from reranker.errors import DataError
 from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.prompting.text import clean_text, cut_to_tokens, field_text
+from reranker.prompting.text import clean_text, cut_to_tokens, field_text, is_blank
 from reranker.scoring import ListScores, ScoringList
-from reranker.scoring.relevance import MAX_TOKENS_PER_DOC, QueryDocuments, QueryRelevance, RelevanceReading
+from reranker.scoring.relevance import (
+    MAX_TOKENS_PER_DOC,
+    QueryDocuments,
+    QueryRelevance,
+    RelevanceReading,
+    repeated,
+)
 from reranker.types import UserState
 
 TEXT = "text"
@@ -53,6 +60,7 @@ class TextRanking:
         is_calibrated: `relevance` is a chance by itself, not a share of the list.
         cut_documents: numbers of documents that were not read whole: the window that answers the query best was, or
             without a query the beginning of the title.
+        alike_documents: numbers of documents of which the same was read as of one before them; they have its score.
         is_query_cut: the model read the beginning of the query alone.
         fields_not_read: fields of the documents that were not read.
     """
@@ -62,6 +70,7 @@ class TextRanking:
     scored_by: tuple[str, ...] = ()
     is_calibrated: bool = False
     cut_documents: tuple[int, ...] = ()
+    alike_documents: tuple[int, ...] = ()
     is_query_cut: bool = False
     fields_not_read: tuple[str, ...] = ()
 
@@ -113,6 +122,16 @@ class TextList:
         refuse_single(self.documents, "texts", "documents")
         return [_as_item(one, "document", number) for number, one in enumerate(self.documents)]
 
+    def require_text(self) -> None:
+        """Refuses a document in which nothing can be read.
+
+        Raises:
+            DataError: as `items`, or a document holds markup and invisible characters alone.
+        """
+        for number, item in in_turns(list(enumerate(self.items()))):
+            if is_blank(field_text(item[TITLE])):
+                raise DataError(f"document {number} has no text: it holds markup or invisible characters alone")
+
     @property
     def question(self) -> str:
         """The query, or the instruction where there is none; "" for neither."""
@@ -128,7 +147,7 @@ class TextList:
         instruction = self.instruction if self.query.strip() else ""
         return QueryDocuments(
             query=self.question,
-            documents=[self._parts(one, number) for number, one in enumerate(self.documents)],
+            documents=[self._parts(one, number) for number, one in in_turns(list(enumerate(self.documents)))],
             instruction=instruction,
             max_tokens_per_doc=self.max_tokens_per_doc or MAX_TOKENS_PER_DOC,
         )
@@ -145,7 +164,7 @@ class TextList:
             return "", document
         fields = DOCUMENT_FIELDS if self.fields is None else self.fields
         parts = heading_and_body(document, fields)
-        if not any(parts):
+        if all(map(is_blank, parts)):
             raise DataError(f"document {number} has no text in the fields {', '.join(fields)}: it has {list(document)}")
         return parts
 
@@ -179,7 +198,7 @@ def rank_texts(
     reader = scorer.of_texts
     asks = [bool(one.question) and "likelihood" in reader.config.scorer for one in lists]
     for one in lists:
-        one.items()
+        one.require_text()
     wanted = [number for number, one in enumerate(lists) if len(one.documents)]
     asked = [number for number in wanted if asks[number]]
     by_history = [number for number in wanted if not asks[number] or len(lists[number].history)]
@@ -221,6 +240,7 @@ def _ranking(
         shares = np.exp(scores - scores.max())
         shares /= shares.sum()
     texts = [str(item[TITLE]) for item in one.items()]
+    cut, alike = _cut_and_alike(one, scorer) if relevance is None else (relevance.cut, relevance.alike)
     return TextRanking(
         documents=tuple(
             RankedDocument(
@@ -235,17 +255,25 @@ def _ranking(
         prompt_tokens=tokens,
         scored_by=tuple(by),
         is_calibrated=relevance is not None,
-        cut_documents=_cut_titles(one, scorer) if relevance is None else relevance.cut,
+        cut_documents=cut,
+        alike_documents=alike,
         is_query_cut=relevance is not None and relevance.query_cut,
         fields_not_read=() if relevance is None else one.fields_not_read(),
     )
 
 
-def _cut_titles(one: TextList, scorer: LLMScorer) -> tuple[int, ...]:
-    """Documents of which the scorer, which reads titles, read the beginning."""
+def _cut_and_alike(one: TextList, scorer: LLMScorer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Documents of which the scorer, which reads titles, read the beginning; those that read like one before them.
+
+    Category and description are read where a template has them: titles alone make no two documents alike then.
+    """
     most, tokenizer = scorer.config.prompt.title_tokens, scorer.engine.tokenizer
-    titles = [clean_text(str(item[TITLE]), None) for item in one.items()]
-    return tuple(number for number, title in enumerate(titles) if cut_to_tokens(title, most, tokenizer) != title)
+    items = one.items()
+    titles = [clean_text(str(item[TITLE]), None) for item in items]
+    read = [cut_to_tokens(title, most, tokenizer) for title in titles]
+    others = [tuple(field_text(item.get(name)) for name in (CATEGORY, DESCRIPTION)) for item in items]
+    cut = tuple(number for number, title in enumerate(titles) if read[number] != title)
+    return cut, repeated([repr(both) for both in zip(read, others, strict=True)])
 
 
 def _whole_query(one: TextList) -> str:

@@ -48,6 +48,11 @@ def clean_text(text: str, most: int | None = MAX_CHARACTERS) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of it can be read: spaces, invisible characters and markup at most."""
+    return not clean_text(text) and not (len(text) > MAX_CHARACTERS and clean_text(text, None))
+
+
 def _without_markup(text: str) -> str:
     """Entities first: feeds often hold tags as `&lt;br&gt;`."""
     if "&" in text:

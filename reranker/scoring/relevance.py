@@ -52,6 +52,7 @@ class RelevanceReading:
         log_odds: (n_documents,) that the document answers the query, calibrated: 0 is an even chance.
         prompt_tokens: that the model read.
         cut: numbers of documents that were not read whole.
+        alike: numbers of documents that read like one before them.
         query_cut: the language model read the beginning of the query alone.
     """
 
@@ -59,6 +60,7 @@ class RelevanceReading:
     log_odds: NDArray[np.float64]
     prompt_tokens: int
     cut: tuple[int, ...]
+    alike: tuple[int, ...]
     query_cut: bool
 
 
@@ -86,6 +88,12 @@ LLM_CALIBRATION = Calibration(intercept=-0.82, weights={"bm25": 2.46, "llm_gain"
 descriptions, with the title's words and without, categories of groceries and anime and authors of books against
 titles; smollm2-135m), right and wrong texts of a set weighing the same: .5 is an even chance where as many texts are
 right as wrong. `eval.texts` makes such sets. The scale holds for that model; others are read by the same weights."""
+
+
+def repeated(texts: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of the texts that are equal to one before them."""
+    first: dict[str, int] = {}
+    return tuple(number for number, text in enumerate(texts) if first.setdefault(text, number) != number)
 
 
 class QueryRelevance:
@@ -172,6 +180,7 @@ class _Prepared:
             log_odds=calibration.log_odds(table),
             prompt_tokens=tokens,
             cut=tuple(self.cut),
+            alike=repeated(self.texts),
             query_cut=self.query_cut,
         )
 

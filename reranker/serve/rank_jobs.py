@@ -225,6 +225,8 @@ def _of_texts(ranked: TextRanking) -> dict[str, object]:
     said: dict[str, object] = {"scored_by": list(ranked.scored_by), "calibrated": ranked.is_calibrated}
     if ranked.cut_documents:
         said["cut_documents"] = list(ranked.cut_documents)
+    if ranked.alike_documents:
+        said["alike_documents"] = list(ranked.alike_documents)
     if ranked.is_query_cut:
         said["query_cut"] = True
     return said

@@ -68,7 +68,8 @@ def test_texts_come_back_from_a_csv(tmp_path_factory: pytest.TempPathFactory, ro
         read = read_table(path, known={"item_id": table["item_id"]})
     except DataError as error:  # a line that looks like a row, or an id of two lines, is refused and not guessed at
         assert "would swallow lines that look like rows" in str(error) or "whose values have one line" in str(error)
-        assert any("," in line for row in rows for text in row for line in text.split("\n")[1:])
+        rows_within = any("," in line for row in rows for text in row for line in text.split("\n")[1:])
+        assert rows_within or any({"\r", "\n"} & set(item) for item, _ in rows)
         return
     assert list(read.itertuples(index=False, name=None)) == rows
 

@@ -139,3 +139,38 @@ def test_a_sentence_encoder_is_called_one():
     engine.name = "encoder"
     reranker = Reranker(toys.config(engine="lexical"), engine)
     assert ranking(reranker, "", ["mipfen", "zorblax"], history=["zorblax"]).scored_by == ("encoder", "history")
+
+
+BLANK = ["<p> <br></p>", "\u200b\ufeff", "&nbsp;&#8203;", "\x01"]
+
+
+@pytest.mark.parametrize("query", ["zorblax", ""])
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_document_in_which_nothing_can_be_read_is_refused_as_an_empty_one_is(scripted, query, blank):
+    with pytest.raises(DataError, match="document 1 has no text"):
+        ranking(scripted, query, ["zorblax", blank])
+    with pytest.raises(DataError, match="document 1 has no text"):
+        ranking(scripted, query, ["zorblax", {"title": blank, "text": blank}])
+
+
+def test_a_text_behind_long_markup_is_read(lexical):
+    documents = ["a stapler", "<br>" * 1000 + "toner"]
+    assert ranking(lexical, "toner", documents).documents[0].index == 1
+
+
+CHINESE = ["得力办公用品黑色中性笔签字笔学生用文具" * 10 + end for end in ("红", "蓝", "绿")]
+
+
+@pytest.mark.parametrize("query", ["办公", ""])
+def test_documents_that_read_alike_once_they_are_cut_are_told(lexical, query):
+    found = ranking(lexical, query, ["a stapler", *CHINESE], max_tokens_per_doc=48)
+    assert found.cut_documents == (1, 2, 3) and found.alike_documents == (2, 3)
+    scores = {one.index: one.score for one in found.documents}
+    assert scores[1] == scores[2] == scores[3]
+    assert ranking(lexical, query, ["a", "b"]).alike_documents == ()
+
+
+def test_documents_of_one_title_with_other_texts_are_not_alike(lexical):
+    documents = [{"title": "Manual", "text": "toner"}, {"title": "Manual", "text": "ink"}, "Manual: toner"]
+    for query in ("toner", ""):
+        assert ranking(lexical, query, documents).alike_documents == (2,)

@@ -36,6 +36,8 @@ def nested(levels):
         (schema(nested(2000)), "response_format"),
         ({"structured_outputs": {"choice": ["a"] * 501}}, "structured_outputs"),
         ({"structured_outputs": {"grammar": "x" * 40_000}}, "structured_outputs"),
+        ({"bad_words": ["a"] * 1001}, "bad_words"),
+        ({"bad_words": ["a", "x" * 1001]}, "bad_words"),
         ({"tools": [{"type": "function", "function": {"parameters": {"minItems": 5000}}}]}, "tools"),
     ],
 )
@@ -53,6 +55,7 @@ def test_refused_with_the_field(fields, param):
         schema({"enum": [str(number) for number in range(500)]}),
         schema({"type": "object", "properties": {"city": {"type": "string", "maxLength": 1000}}}),
         schema(nested(10)),
+        {"bad_words": ["x" * 1000] * 1000},
     ],
 )
 def test_taken(fields):

@@ -16,6 +16,8 @@ _LARGEST = 32_768  # bytes of JSON
 _MOST_CHOICES = 500  # of all enums together
 _DEEPEST = 16
 _MOST_REPEATS = 1_000  # xgrammar writes a bound out
+_WORDS = "bad_words"
+_MOST_WORDS, _LONGEST_WORD = 1_000, 1_000  # vLLM tokenises each twice while rankings wait
 _BOUNDS = ("maxLength", "minLength", "maxItems", "minItems", "maxProperties", "minProperties")
 
 
@@ -23,11 +25,12 @@ def check_constraints(body: SamplingFields) -> None:
     """Raises ProblemError for what would hold the engine or fill the memory.
 
     Raises:
-        ProblemError: 422 with the field: a template argument that is not on the list, or a schema or grammar beyond the
-            limits.
+        ProblemError: 422 with the field: a template argument that is not on the list, or a schema, a grammar or words
+            beyond the limits.
     """
     fields = body.model_extra or {}
     _check_template(fields.get("chat_template_kwargs"))
+    _check_words(fields.get(_WORDS))
     for name in _GRAMMAR_FIELDS:
         if isinstance(fields.get(name), Mapping | list):
             _check_grammar(name, fields[name])
@@ -50,6 +53,15 @@ def _check_template(given: Any) -> None:
             raise _refused(f"{name}.{key}", f"not supported; there are {', '.join(sorted(TEMPLATE_ARGUMENTS))}")
         if not isinstance(value, bool | str | None) or (isinstance(value, str) and len(value) > _LONGEST_ARGUMENT):
             raise _refused(f"{name}.{key}", f"true, false or a text of at most {_LONGEST_ARGUMENT} characters")
+
+
+def _check_words(given: Any) -> None:
+    if not isinstance(given, list):  # vLLM says what is wrong with it
+        return
+    if len(given) > _MOST_WORDS:
+        raise _refused(_WORDS, f"{len(given)} words, at most {_MOST_WORDS}")
+    if any(isinstance(word, str) and len(word) > _LONGEST_WORD for word in given):
+        raise _refused(_WORDS, f"a word of more than {_LONGEST_WORD} characters")
 
 
 def _check_grammar(name: str, given: Any) -> None:
