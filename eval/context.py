@@ -23,8 +23,8 @@ from eval.domains import load_domain
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.fusion import FEATURES, Choices
+from reranker.fusion.co_visits import block
 from reranker.fusion.conditional_logit import standardise_within_lists
-from reranker.fusion.features import block
 from reranker.fusion.guard import by_user
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import shrunk_log_ratio

@@ -118,7 +118,9 @@ def measure(fold: Fold, own: Mapping[str, pd.Series], seed: int = 0) -> Measured
     windows = windows_of(data, generator, None, None, config)
     bare = config.model_copy(update={"features": ()})
     having = Reranker(config).fit_windows(data, windows, generator)
-    without = Reranker(bare).fit_windows(data, [window.without_own() for window in windows], generator)
+    without = Reranker(bare).fit_windows(
+        data, [window.only_own(columns=False, vectors=False) for window in windows], generator
+    )
     lists = generator.recommend(fold.users, LENGTH)
     position = {user: number for number, user in enumerate(fold.users)}
     n_relevant = np.asarray(fold.held_out.groupby(USER, sort=False).size().reindex(fold.users), dtype=np.int64)

@@ -17,12 +17,14 @@ from reranker.cli.options import (
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
+    ItemVectorsOption,
     MlflowOption,
     ModelOption,
     UserKeyOption,
     dataset_from_flags,
     given,
     read_users,
+    tell_item_vectors,
 )
 from reranker.data.schema import USER
 from reranker.errors import ConfigError
@@ -56,6 +58,7 @@ def evaluate(
     items: ItemsOption = None,
     dataset: DatasetOption = None,
     domain: DomainOption = None,
+    item_vectors: ItemVectorsOption = None,
     systems: Annotated[str | None, typer.Option("--systems", help="comma-separated; see --list")] = None,
     protocol: Annotated[Protocol, typer.Option("--protocol")] = Protocol.BOTH,
     split: Annotated[
@@ -153,12 +156,13 @@ def evaluate(
         _judge_log(score_log, outcomes, within_hours, domain, control, user_key)
         return
     if sample:
-        data = dataset_from_flags(dataset, interactions, items, domain)
+        data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors)
         tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scorer=scorer), generator, users)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
-    data = dataset_from_flags(dataset, interactions, items, domain)
+    data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors)
+    tell_item_vectors(data)
     wanted = None if rules is None else read_rules(rules)
     if wanted is not None:
         ItemColumns(data.items).require(wanted)  # now, not after everything was read

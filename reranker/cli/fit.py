@@ -15,12 +15,14 @@ from reranker.cli.options import (
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
+    ItemVectorsOption,
     MlflowOption,
     ModelOption,
     OverwriteOption,
     dataset_from_flags,
     given,
     settings_from_yaml,
+    tell_item_vectors,
     tell_texts,
 )
 from reranker.config import ScorerName
@@ -74,6 +76,7 @@ def fit(
         typer.Option("--features", help="columns of candidates, items and users for the ranker, comma-separated"),
     ] = None,
     users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
+    item_vectors: ItemVectorsOption = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -99,7 +102,7 @@ def fit(
         settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
-    data = dataset_from_flags(dataset, interactions, items, domain, users)
+    data = dataset_from_flags(dataset, interactions, items, domain, users, item_vectors)
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default")
@@ -144,8 +147,10 @@ def fit(
         typer.echo(texts.summary())
     for line in unread(data, reranker.reader):
         typer.echo(line)
-    if (own := reranker.fusion_model.own) is not None:
-        typer.echo(own.summary())
+    tell_item_vectors(data)
+    for verdict in (reranker.fusion_model.own, reranker.fusion_model.own_vectors):
+        if verdict is not None:
+            typer.echo(verdict.summary())
     if could_be := unused(reranker.config.features, data.items, data.users):
         typer.echo(f"columns that could be features (--features): {', '.join(could_be)}")
     if chosen_scorer != BASELINE:

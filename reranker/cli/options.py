@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,13 @@ BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="of --engine openai: http://host:8000/v1; or OPENAI_BASE_URL")
 ]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, bfloat16 or float32 (reference)")]
+ItemVectorsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--item-vectors",
+        help="vectors of items (pictures, sounds, a model of yours): .npz with item_id and vector, or a table",
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
 UserKeyOption = Annotated[
     Path | None, typer.Option("--user-key", help="key of the score log's pseudonyms (`score_log_key` of the server)")
@@ -70,6 +78,7 @@ def dataset_from_flags(
     items: Path | None,
     domain: str | None,
     users: Path | None = None,
+    item_vectors: Path | None = None,
 ) -> Dataset:
     """The data set that the flags name.
 
@@ -77,18 +86,27 @@ def dataset_from_flags(
         ConfigError: neither --dataset nor both tables were given, or both were.
         DataError, ModelError: it cannot be read or fetched.
     """
+    vectors: Any = item_vectors  # a path, which the data set reads
     if dataset is not None:
         if interactions is not None or items is not None:
             raise ConfigError("give --dataset, or --interactions and --items, not both")
         if users is not None:
             raise ConfigError("--users goes with --interactions and --items, not with --dataset")
-        return load_dataset(dataset, domain=domain)
+        data = load_dataset(dataset, domain=domain)
+        return data if vectors is None else replace(data, item_vectors=vectors)
     if interactions is None or items is None:
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
     chosen, listed = read_dataset(interactions, items)
     known = {USER: chosen[USER]} if USER in chosen else None
     table = None if users is None else read_table(users, known=known)
-    return Dataset(interactions=chosen, items=listed, domain=domain or "generic", users=table)
+    named = domain or "generic"
+    return Dataset(interactions=chosen, items=listed, domain=named, users=table, item_vectors=vectors)
+
+
+def tell_item_vectors(data: Dataset) -> None:
+    """Says how many items have a vector of the user's own; nothing where no vectors were given."""
+    if data.item_vectors is not None:
+        typer.echo(data.item_vectors.summary(data.items[ITEM].tolist()))
 
 
 @contextmanager

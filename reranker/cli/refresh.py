@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from reranker.cli.options import BundleOption, DtypeOption, EngineOption, MlflowOption, given, read_users
+from reranker.cli.options import (
+    BundleOption,
+    DtypeOption,
+    EngineOption,
+    ItemVectorsOption,
+    MlflowOption,
+    given,
+    read_users,
+)
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
 
@@ -18,6 +26,7 @@ def refresh(
         Path, typer.Option("--interactions", help="what happened since: user_id, item_id and the columns of the fit")
     ],
     items: Annotated[Path | None, typer.Option("--items", help="new items, or new texts of known ones")] = None,
+    item_vectors: ItemVectorsOption = None,
     candidates: Annotated[
         Path | None, typer.Option("--candidates", help="lists that were served; the bundle's own generator by default")
     ] = None,
@@ -40,7 +49,7 @@ def refresh(
     texts = None if items is None else read_table(items, known={ITEM: reranker.item_ids})
     lists = None if candidates is None else read_users(candidates, known)
     with tracked(mlflow, "refresh", {"bundle": bundle, "memory": memory}) as tracker:
-        report = run(reranker, rows, texts, candidates=lists, memory=memory, progress=True)
+        report = run(reranker, rows, texts, item_vectors=item_vectors, candidates=lists, memory=memory, progress=True)
         log_refresh(tracker, report, reranker)
     typer.echo(report.summary())
     if not report.changed and items is None:

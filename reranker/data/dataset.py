@@ -1,7 +1,8 @@
 """A data set: interactions and the items they are about, validated, and their order in time."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,9 @@ from reranker.data.schema import (
     validate_users,
 )
 
+if TYPE_CHECKING:
+    from reranker.data.item_vectors import ItemVectors
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,12 +39,15 @@ class Dataset:
         items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
         domain: names the prompt family and the domain's soft prompt, for instance "movies".
         users: `user_id` and further columns, one row a user, for `RerankerConfig.features`; or None.
+        item_vectors: vectors of items from elsewhere (pictures, sounds, a model of your own), by which `fit` compares
+            items, too: a table or a file that `ItemVectors.of` takes; or None.
     """
 
     interactions: pd.DataFrame
     items: pd.DataFrame
     domain: str = "generic"
     users: pd.DataFrame | None = None
+    item_vectors: "ItemVectors | None" = None
 
     def __post_init__(self) -> None:
         from reranker.data.frames import (  # it reads files, and this module is read with the package
@@ -65,6 +72,15 @@ class Dataset:
             users = validate_users(as_frame(self.users, "users", {USER: interactions[USER]}))
             require_ids_like(interactions[USER], users[USER], "users")
             object.__setattr__(self, "users", users)
+        if self.item_vectors is not None:
+            from reranker.data.item_vectors import ItemVectors
+
+            ids = pd.concat([self.items[ITEM], interactions[ITEM]]).drop_duplicates()
+            object.__setattr__(self, "item_vectors", ItemVectors.of(self.item_vectors, ids))
+
+    def with_interactions(self, interactions: pd.DataFrame) -> "Dataset":
+        """Other interactions with the same items and users."""
+        return replace(self, interactions=interactions)
 
     @property
     def has_order(self) -> bool:

@@ -7,7 +7,7 @@ dropped from the targets and counted. So "training and targets share no pair" ho
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.errors import DataError
 from reranker.types import ItemId, UserId
+
+if TYPE_CHECKING:
+    from reranker.data.item_vectors import ItemVectors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +39,7 @@ class Fold:
         counts: what the split left out and why, in users or rows.
         resplit: makes the same split of another data set; how `validation` is built.
         sources: folds of other domains; when given, everything that is learned is learned there.
+        item_vectors: vectors of the user's own, of the items; or None.
     """
 
     domain: str
@@ -50,6 +54,7 @@ class Fold:
     cold_items: tuple[ItemId, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     sources: tuple["Fold", ...] = ()
+    item_vectors: "ItemVectors | None" = None
 
     def __post_init__(self) -> None:
         if self.held_out.empty:
@@ -66,7 +71,7 @@ class Fold:
     @property
     def data(self) -> Dataset:
         """The training part as a data set."""
-        return Dataset(interactions=self.train, items=self.items, domain=self.domain)
+        return Dataset(interactions=self.train, items=self.items, domain=self.domain, item_vectors=self.item_vectors)
 
     def validation(self) -> "Fold":
         """The same split of the training part: where weights are fitted, so that nothing is fitted on test users.
@@ -276,6 +281,7 @@ def _fold(
         resplit=resplit,
         cold_items=cold,
         counts={**(counts or {}), "repeats_dropped": int(repeats.sum()), "users_not_tested": int(untested)},
+        item_vectors=data.item_vectors,
     )
 
 
@@ -296,7 +302,7 @@ def _require_order(data: Dataset, split: str) -> None:
 def _shuffled(data: Dataset, seed: int) -> Dataset:
     """Rows in random order and without timestamps, so that no later step can take them for a sequence."""
     rows = in_sequence(data.interactions.drop(columns=TIMESTAMP, errors="ignore"), seed)
-    return Dataset(interactions=rows, items=data.items, domain=data.domain)
+    return data.with_interactions(rows)
 
 
 def _codes(ids: pd.Series) -> NDArray[np.int64]:
@@ -333,4 +339,4 @@ def without_newest(data: Dataset, n: int, seed: int = 0) -> Dataset:
     rows = data.interactions if data.has_order else in_sequence(data.interactions, seed)
     age = rows.groupby(USER, sort=False).cumcount(ascending=False)
     kept = rows[age.to_numpy() >= n].sort_index().reset_index(drop=True)
-    return Dataset(interactions=kept, items=data.items, domain=data.domain)
+    return data.with_interactions(kept)

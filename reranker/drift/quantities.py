@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, USER, validate_candidates
 from reranker.errors import DataError
-from reranker.fusion.features import FEATURES, N_RAW_FEATURES
+from reranker.fusion.columns import FEATURES, N_RAW_FEATURES
 from reranker.pipeline.reranker import Reranker
 from reranker.types import IntArray, UserId
 

@@ -60,7 +60,7 @@ class OwnLists:
                 known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()]
             )
             windows.append(window)
-            known = Dataset(interactions=window.known, items=data.items, domain=data.domain)
+            known = data.with_interactions(window.known)
         return cls(windows=windows, without_choice=without_choice, without_list=without_list)
 
     def recall(self) -> dict[str, float]:

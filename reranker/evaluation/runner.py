@@ -29,6 +29,7 @@ from reranker.evaluation.metrics import (
     require_trec,
 )
 from reranker.evaluation.significance import POOLED, Comparison, bootstrap_columns, compare, with_holm
+from reranker.pipeline.fit_basis import with_worthy_columns
 from reranker.pipeline.lists import PROTOCOLS, FoldLists, ListProtocol, propose
 from reranker.protocols import CandidateGenerator
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
@@ -172,6 +173,8 @@ def evaluate(
             longest = longest.of_users(longest.covered)
         fitting = [lists for source in fold.sources or (fold,) for lists in _fitting(source, generator, most, settings)]
         check_fitting(fitting, fold)
+        if fold.item_vectors is not None:
+            longest, fitting = _with_worthy_vectors(longest, fitting, progress)
         if longest.generator is not None:
             check_generator(longest.generator, fold)
         for n in settings.candidates:
@@ -218,6 +221,19 @@ def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settin
         1 if fold.cold_items else settings.windows,
     )
     return [lists for _, lists in windows]
+
+
+def _with_worthy_vectors(
+    lists: FoldLists, fitting: list[FoldLists], progress: Callable[[str], None]
+) -> tuple[FoldLists, list[FoldLists]]:
+    """The lists to judge and those to fit on, with item vectors where `fit` would use them, else without."""
+    _, worth = with_worthy_columns(fitting)
+    if worth.vectors is None:
+        return lists, fitting
+    progress(f"{lists.domain}: {worth.vectors.summary()}")
+    if worth.vectors.keeps:
+        return lists, fitting
+    return lists.without_vectors(), [part.without_vectors() for part in fitting]
 
 
 def _shorter(lists: FoldLists, generator: CandidateGenerator, n: int) -> FoldLists:

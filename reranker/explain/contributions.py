@@ -18,6 +18,7 @@ GROUPS: dict[str, str] = {
     "recency": "how many chose it lately",
     "category": "categories shared with the history",
     "text": "what its text says beside the history",
+    "vectors": "your own vectors of items beside the history",
     "own": "your own columns of items, users and candidates",
     "other": "further features",
 }
@@ -36,6 +37,7 @@ _PREFIXES: dict[str, str] = {
     "llm_": "text",
     "cf_projection_": "text",
     "predicted_popularity": "text",
+    "vectors_": "vectors",
     "items.": "own",
     "users.": "own",
     "candidates.": "own",

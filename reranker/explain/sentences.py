@@ -42,6 +42,7 @@ _REASONS: dict[str, dict[str, str]] = {
         "recency": "Many people chose it lately",
         "category": "Of a kind that you choose",
         "text": "Similar to what you choose",
+        "vectors": "Similar to what you choose",
         "own": "Suggested for you",
         "other": "Suggested for you",
         "": "Also suggested for you",
@@ -54,12 +55,13 @@ _REASONS: dict[str, dict[str, str]] = {
         "recency": "最近很多人选它",
         "category": "与您常选的类别相同",
         "text": "与您选过的内容相近",
+        "vectors": "与您选过的内容相近",
         "own": "为您推荐",
         "other": "为您推荐",
         "": "同样为您推荐",
     },
 }
-_PERSONAL = ("collaborative", "sequence", "category", "text")
+_PERSONAL = ("collaborative", "sequence", "category", "text", "vectors")
 """Groups that speak of the history: without one to name, they are no reason that a person could check."""
 
 

@@ -1,9 +1,9 @@
 """Interaction features, the conditional-logit fusion and the never-worse guard."""
 
 from reranker.fusion.choices import Choices, user_numbers
-from reranker.fusion.columns import llm_columns, llm_words
+from reranker.fusion.columns import FEATURES, llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit, standardise_within_lists
-from reranker.fusion.features import FEATURES, InteractionStatistics
+from reranker.fusion.features import InteractionStatistics
 from reranker.fusion.guard import GuardDecision, HistoryGroup, Order, as_order, decide
 from reranker.fusion.head import FusionHead, assign_folds, fit_fused
 from reranker.fusion.model import FusionModel

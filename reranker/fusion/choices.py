@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.fusion.features import FEATURES
+from reranker.fusion.columns import FEATURES
 from reranker.types import IntArray, UserId
 
 

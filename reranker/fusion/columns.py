@@ -1,11 +1,30 @@
-"""What the fusion head sees of an LLM's components."""
+"""What the fusion head sees: interaction features by name, and what a reader of items says, an LLM for instance."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.fusion.conditional_logit import standardise_within_lists
-from reranker.fusion.features import FEATURES
 from reranker.types import IntArray
+
+FEATURES: dict[str, str] = {
+    "first_stage_score": "the candidate generator's score",
+    "first_stage_rank": "a better place in the first-stage list (minus log rank)",
+    "popularity": "how many chose it (log)",
+    "recent_popularity": "how many chose it lately (log)",
+    "similarity_last": "likeness to the newest item of the history (cosine in collaborative space)",
+    "similarity_best": "likeness to the most alike of the last five (cosine in collaborative space)",
+    "similarity_mean": "mean likeness to the last five (cosine in collaborative space)",
+    "covisit_last": "chosen by the same users as the newest item",
+    "covisit_mean": "chosen by the same users as the last five",
+    "transition_last": "how often it directly followed the newest item (log)",
+    "category_overlap": "shares categories with the last five",
+    "popularity_x_length": "popularity, for users with a long history",
+    "first_stage_x_length": "the first-stage score, for users with a long history",
+}
+"""Feature name -> what it says in words; also the column order."""
+
+N_RAW_FEATURES = 11
+"""The first of `FEATURES`, which are measured; those behind them are products with the length of the history."""
 
 _POPULARITY = list(FEATURES).index("popularity")
 _SCALE = 0.5  # of a product beside what it is made of: the ridge pulls it four times as hard

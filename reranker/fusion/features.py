@@ -8,7 +8,6 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,16 @@ from scipy import sparse
 
 from reranker.data.catalog import Catalog, Item
 from reranker.data.categories import category_names
+from reranker.data.item_vectors import ItemVectors
 from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, TIMESTAMP, USER
 from reranker.errors import DataError
+from reranker.fusion.co_visits import block, co_visits, enlarged, transitions
+from reranker.fusion.columns import FEATURES, N_RAW_FEATURES
 from reranker.fusion.conditional_logit import standardise_within_lists
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
+from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
+from reranker.fusion.own_vectors import VectorFeatures
 from reranker.prompting.text import field_text
 from reranker.types import IntArray, ItemId, UserId
 
@@ -31,34 +35,8 @@ LAST_ITEMS = 5
 RECENT_SHARE = 0.1
 """The newest share of all interactions that counts as recent popularity."""
 
-CO_VISIT_WINDOW = 100
-"""Only a user's newest interactions count as co-visits, so that one heavy user cannot fill the matrix."""
 
-MOST_CO_VISITS = 64_000_000
-"""Pairs of items that users chose together from which on each item keeps its strongest ones, so many in all: 0.8 GB."""
-
-_FEWEST_KEPT = 32  # of an item, in a catalogue of any size
-_PRODUCTS_A_BLOCK = 8_000_000
-
-FEATURES: dict[str, str] = {
-    "first_stage_score": "the candidate generator's score",
-    "first_stage_rank": "a better place in the first-stage list (minus log rank)",
-    "popularity": "how many chose it (log)",
-    "recent_popularity": "how many chose it lately (log)",
-    "similarity_last": "likeness to the newest item of the history (cosine in collaborative space)",
-    "similarity_best": "likeness to the most alike of the last five (cosine in collaborative space)",
-    "similarity_mean": "mean likeness to the last five (cosine in collaborative space)",
-    "covisit_last": "chosen by the same users as the newest item",
-    "covisit_mean": "chosen by the same users as the last five",
-    "transition_last": "how often it directly followed the newest item (log)",
-    "category_overlap": "shares categories with the last five",
-    "popularity_x_length": "popularity, for users with a long history",
-    "first_stage_x_length": "the first-stage score, for users with a long history",
-}
-"""Feature name -> what it says in words; also the column order."""
-
-N_RAW_FEATURES = 11
-"""The first of `FEATURES`, which are measured; those behind them are products with the length of the history."""
+_NOTHING: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +53,7 @@ class InteractionStatistics:
         categories: (n_items, n_categories) CSR of 0/1.
         histories: user id -> rows of the user's items, oldest first.
         own: features of the user's own columns, or None.
+        own_vectors: features of item vectors of the user's own, or None.
     """
 
     index: dict[ItemId, int]
@@ -86,6 +65,7 @@ class InteractionStatistics:
     categories: sparse.csr_array
     histories: dict[UserId, IntArray]
     own: OwnFeatures | None = None
+    own_vectors: VectorFeatures | None = None
 
     @cached_property
     def item_ids(self) -> list[ItemId]:
@@ -95,7 +75,8 @@ class InteractionStatistics:
     @property
     def columns(self) -> dict[str, str]:
         """Name -> words of each column of `features`."""
-        return dict(FEATURES) if self.own is None else {**FEATURES, **self.own.words}
+        own = {} if self.own is None else self.own.words
+        return {**FEATURES, **own, **({} if self.own_vectors is None else VECTOR_WORDS)}
 
     def with_own(
         self, columns: Sequence[OwnColumn], items: pd.DataFrame, users: pd.DataFrame | None
@@ -104,6 +85,11 @@ class InteractionStatistics:
         does."""
         own = OwnFeatures.fit(columns, self.index, self.histories, items, users) if columns else None
         return replace(self, own=own)
+
+    def with_vectors(self, vectors: ItemVectors | None) -> "InteractionStatistics":
+        """The same with features of item vectors of the user's own; of None, without any."""
+        found = None if vectors is None else VectorFeatures.fit(vectors, self.index, self.vectors, self.popularity)
+        return replace(self, own_vectors=found)
 
     @classmethod
     def fit(
@@ -131,17 +117,19 @@ class InteractionStatistics:
             vectors=_aligned_unit_vectors(index, item_ids, vectors),
             popularity=np.bincount(rows, minlength=len(ids)).astype(np.float64),
             recent_popularity=np.bincount(recent, minlength=len(ids)).astype(np.float64),
-            co_visits=_co_visits(histories, len(ids)),
-            transitions=_transitions(histories if ordered else [], len(ids)),
+            co_visits=co_visits(histories, len(ids)),
+            transitions=transitions(histories if ordered else [], len(ids)),
             categories=_categories(items, index),
             histories=dict(zip(users, histories, strict=True)),
         )
 
-    def extended(self, items: pd.DataFrame) -> "InteractionStatistics":
-        """The same with the items of a larger table: those that are new to it have no statistics but categories.
+    def extended(self, items: pd.DataFrame, vectors: ItemVectors | None = None) -> "InteractionStatistics":
+        """The same with the items of a larger table: those that are new to it have no statistics but categories, own
+        columns and own vectors.
 
         Args:
             items: the whole item table, new items included.
+            vectors: the whole of own vectors, new items' included, where the statistics go by such; None keeps those.
         """
         ids = dict.fromkeys([*self.index, *items[ITEM]])
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
@@ -151,10 +139,11 @@ class InteractionStatistics:
             vectors=np.pad(self.vectors, ((0, new), (0, 0))),
             popularity=np.pad(self.popularity, (0, new)),
             recent_popularity=np.pad(self.recent_popularity, (0, new)),
-            co_visits=_enlarged(self.co_visits, len(index)),
-            transitions=_enlarged(self.transitions, len(index)),
+            co_visits=enlarged(self.co_visits, len(index)),
+            transitions=enlarged(self.transitions, len(index)),
             categories=_categories(items, index),
             histories=self.histories,
+            own_vectors=self.own_vectors and self.own_vectors.for_index(index, vectors),
         )
         return larger if self.own is None else larger.with_own(self.own.columns, items, self.own.users)
 
@@ -181,11 +170,14 @@ class InteractionStatistics:
         lengths = np.log1p(self.n_known(users, known).astype(np.float64))[list_index]
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
-        if self.own is None:
-            return standard
-        interaction = dict(zip(FEATURES, standard.T, strict=True))
-        own = self.own.values(candidates, self._rows(candidates), known, interaction, identities)
-        return np.concatenate([standard, own], axis=1)
+        parts, rows = [standard], self._rows(candidates)
+        if self.own is not None:
+            interaction = dict(zip(FEATURES, standard.T, strict=True))
+            parts.append(self.own.values(candidates, rows, known, interaction, identities))
+        if self.own_vectors is not None:
+            chosen = [known.get(user, _NOTHING) for user in users]
+            parts.append(self.own_vectors.values(rows, list_index.astype(np.int64), chosen, standard))
+        return np.concatenate(parts, axis=1)
 
     def _rows(self, candidates: pd.DataFrame) -> IntArray:
         """(rows,) of the items in the index; -1 for unknown ones."""
@@ -208,9 +200,8 @@ class InteractionStatistics:
         raw[:, 1] = -np.log(candidates[RANK].to_numpy(dtype=np.float64))
         raw[:, 2] = np.log1p(_gather(self.popularity, items))
         raw[:, 3] = np.log1p(_gather(self.recent_popularity, items))
-        nobody = np.zeros(0, dtype=np.int64)
         for user, positions in candidates.groupby(USER, sort=False).indices.items():
-            raw[positions, 4:11] = self._likeness(items[positions], known.get(user, nobody)[-LAST_ITEMS:])
+            raw[positions, 4:11] = self._likeness(items[positions], known.get(user, _NOTHING)[-LAST_ITEMS:])
         return raw
 
     def histories_with(
@@ -275,21 +266,6 @@ class InteractionStatistics:
         return columns
 
 
-def block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArray[np.float64]:
-    """(len(rows), len(columns)) entries; scipy's own slicing takes a millisecond, however few they are."""
-    block = np.zeros((len(rows), len(columns)))
-    order = np.argsort(columns)
-    for number, row in enumerate(rows.tolist()):
-        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        stored = matrix.indices[begin:end]
-        at = np.searchsorted(columns, stored, sorter=order)
-        inside = at < len(columns)
-        hit = np.zeros(len(stored), dtype=np.bool_)
-        hit[inside] = columns[order[at[inside]]] == stored[inside]
-        block[number, order[at[hit]]] = matrix.data[begin:end][hit]
-    return block
-
-
 def _shared(matrix: sparse.csr_array, rows: IntArray, others: IntArray) -> NDArray[np.float64]:
     """(len(rows),) products of each row with the sum of the others."""
     total = np.zeros(matrix.shape[1])
@@ -322,71 +298,6 @@ def _aligned_unit_vectors(
         lengths = np.linalg.norm(vectors[sources], axis=1, keepdims=True)
         aligned[targets] = vectors[sources] / np.where(lengths > 0, lengths, 1.0)
     return aligned
-
-
-def _co_visits(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:
-    """(n_items, n_items) cosines of items' user sets; the strongest of each item where there are very many."""
-    newest = [history[-CO_VISIT_WINDOW:] for history in histories]
-    users = np.repeat(np.arange(len(newest)), [len(items) for items in newest])
-    columns = np.concatenate(newest)
-    visits = sparse.csr_array((np.ones(len(columns)), (users, columns)), shape=(len(newest), n_items))
-    visits.sum_duplicates()
-    visits.data[:] = 1.0
-    lengths = np.sqrt(np.maximum(visits.sum(axis=0), 1.0))
-    normalised = sparse.csr_array(visits @ sparse.diags_array(1.0 / lengths))
-    sizes = np.diff(visits.indptr).astype(np.float64)
-    if float(sizes @ sizes) > MOST_CO_VISITS:
-        work = np.bincount(visits.indices, weights=np.repeat(sizes, np.diff(visits.indptr)), minlength=n_items)
-        return strongest_products(normalised, work.astype(np.float64), max(_FEWEST_KEPT, MOST_CO_VISITS // n_items))
-    together = sparse.csr_array(normalised.T @ normalised)
-    together.setdiag(0.0)
-    together.eliminate_zeros()
-    return together
-
-
-def strongest_products(columns: sparse.csr_array, work: NDArray[np.float64], most: int) -> sparse.csr_array:
-    """(n, n) CSR: the `most` largest of each row of columnsᵀ columns without its diagonal, a block of rows at a time.
-
-    Args:
-        columns: (rows, n).
-        work: (n,) products that each row of the result takes.
-        most: entries kept a row.
-    """
-    across = sparse.csr_array(columns.T)
-    block_of = np.floor(np.cumsum(work) / _PRODUCTS_A_BLOCK).astype(np.int64)
-    starts = [*np.flatnonzero(np.diff(block_of, prepend=-1)).tolist(), across.shape[0]]
-    data: list[NDArray[np.float64]] = []
-    indices: list[IntArray] = []
-    counts: list[IntArray] = []
-    for begin, end in pairwise(starts):
-        part = sparse.csr_array(across[begin:end] @ columns)
-        rows = np.repeat(np.arange(end - begin), np.diff(part.indptr))
-        others = part.indices != rows + begin
-        rows, items, values = rows[others], part.indices[others], part.data[others]
-        order = np.lexsort((items, -values, rows))
-        place = np.arange(len(order)) - np.searchsorted(rows, rows[order])
-        kept = order[place < most]
-        kept = kept[np.lexsort((items[kept], rows[kept]))]
-        data.append(values[kept])
-        indices.append(items[kept])
-        counts.append(np.bincount(rows[kept], minlength=end - begin))
-    pointers = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    return sparse.csr_array((np.concatenate(data), np.concatenate(indices), pointers), shape=(across.shape[0],) * 2)
-
-
-def _transitions(histories: Sequence[IntArray], n_items: int) -> sparse.csr_array:
-    before = [history[:-1] for history in histories]
-    after = [history[1:] for history in histories]
-    sources = np.concatenate(before) if before else np.zeros(0, dtype=np.int64)
-    targets = np.concatenate(after) if after else np.zeros(0, dtype=np.int64)
-    counts = sparse.coo_array((np.ones(len(sources)), (sources, targets)), shape=(n_items, n_items))
-    return sparse.csr_array(counts)
-
-
-def _enlarged(matrix: sparse.csr_array, size: int) -> sparse.csr_array:
-    """(n, n) -> (size, size), with nothing in what is new."""
-    pointers = np.pad(matrix.indptr, (0, size - matrix.shape[0]), mode="edge")
-    return sparse.csr_array((matrix.data, matrix.indices, pointers), shape=(size, size))
 
 
 def _categories(items: pd.DataFrame, index: dict[ItemId, int]) -> sparse.csr_array:

@@ -74,6 +74,7 @@ class FusionModel:
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
             can be compared in pairs; empty where it was loaded.
         own: what own features were worth; None where there were none.
+        own_vectors: what item vectors of the user's own were worth; None where there were none.
         judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
     """
 
@@ -84,6 +85,7 @@ class FusionModel:
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     judged: JudgedLists | None = None
     own: OwnVerdict | None = None
+    own_vectors: OwnVerdict | None = None
 
     @classmethod
     def fit(
@@ -152,6 +154,7 @@ class FusionModel:
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
             own=None if past is None else past.own,
+            own_vectors=None if past is None else past.own_vectors,
         )
 
     def orders(
@@ -178,6 +181,7 @@ class FusionModel:
             "baseline": self.features.to_json(),
             "guard": self.guard.to_json(),
             **({} if self.own is None else {"own": self.own.to_json()}),
+            **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
         }
 
     @classmethod
@@ -197,6 +201,7 @@ class FusionModel:
                 features=FusionHead.from_json(data["baseline"]),
                 guard=GuardDecision.from_json(data["guard"]),
                 own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
+                own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error

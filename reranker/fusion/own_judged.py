@@ -1,4 +1,4 @@
-"""The guard of own features: whether they are kept, and which columns know what they are to predict."""
+"""The guard of own features and vectors: whether they are kept, and which know what they are to predict."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError, DataError
 from reranker.fusion.choices import Choices
-from reranker.fusion.features import FEATURES
+from reranker.fusion.columns import FEATURES
 from reranker.fusion.guard import METRIC, by_user
 from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds
+from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval, ndcg_by_list
 
@@ -40,8 +41,9 @@ class OwnVerdict:
 
     def summary(self) -> str:
         """For people, one line."""
-        used = "are used" if self.keeps else "are not used"
-        return f"own features {used}: {self.gain} {METRIC} over the baseline without them ({', '.join(self.features)})"
+        used, of_vectors = "are used" if self.keeps else "are not used", set(self.features) <= set(VECTOR_WORDS)
+        what, which = ("item vectors", "") if of_vectors else ("own features", f" ({', '.join(self.features)})")
+        return f"{what} {used}: {self.gain} {METRIC} over the baseline without them{which}"
 
     def to_json(self) -> dict[str, Any]:
         return {"features": list(self.features), "gain": {**self.gain.to_dict(), "n": self.gain.n}}
@@ -59,27 +61,33 @@ class OwnVerdict:
             raise BundleError(f"own features: not what this version writes ({error!r}); fit again") from error
 
 
-def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0) -> OwnVerdict:
-    """Judges the features of `choices` beyond the interaction features.
+def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0, before: int = len(FEATURES)) -> OwnVerdict:
+    """Judges the last features of `choices` over those before them: by default own ones over interaction features.
+
+    Args:
+        choices: of the validation windows.
+        l2: ridge penalty.
+        seed: of cross-fitting and of the bootstrap.
+        before: how many features stand before those that are judged.
 
     Raises:
         DataError: a feature is the outcome itself.
     """
-    refuse_leaks(choices)
-    values = [cross_fitted(one, l2, seed) for one in (choices, without_own(choices))]
+    refuse_leaks(choices, before)
+    values = [cross_fitted(one, l2, seed) for one in (choices, first_columns(choices, before))]
     gain = mean_interval(by_user(values[0] - values[1], choices.user_numbers), seed=seed)
-    return OwnVerdict(features=tuple(choices.columns)[len(FEATURES) :], gain=gain)
+    return OwnVerdict(features=tuple(choices.columns)[before:], gain=gain)
 
 
-def without_own(choices: Choices) -> Choices:
-    """The same choices with the interaction features alone."""
-    return replace(choices, features=choices.features[:, : len(FEATURES)], columns=dict(FEATURES))
+def first_columns(choices: Choices, n: int = len(FEATURES)) -> Choices:
+    """The same choices with the first features alone: by default the interaction features."""
+    return replace(choices, features=choices.features[:, :n], columns=dict(list(choices.columns.items())[:n]))
 
 
-def refuse_leaks(choices: Choices) -> None:
-    """Refuses own features that separate what was chosen from what was not nearly without fail.
+def refuse_leaks(choices: Choices, before: int = len(FEATURES)) -> None:
+    """Refuses features behind the first that separate what was chosen from what was not nearly without fail.
 
-    A column that is written after the choice, as a date of purchase is, does.
+    A column that is written after the choice, as a date of purchase is, does; so may vectors that were trained on it.
 
     Raises:
         DataError: with the columns.
@@ -90,14 +98,14 @@ def refuse_leaks(choices: Choices) -> None:
     rows = np.isin(choices.list_index, lists)
     numbers, chosen = np.unique(choices.list_index[rows], return_inverse=True)[1], choices.chosen[rows]
     leaking = []
-    for at, name in list(enumerate(choices.columns))[len(FEATURES) :]:
+    for at, name in list(enumerate(choices.columns))[before:]:
         auc = auc_within_lists(choices.features[rows, at], numbers, chosen)
         if max(auc, 1 - auc) >= LEAK:
             leaking.append(f"{name} (AUC {auc:.3f})")
     if leaking:
         raise DataError(
             f"features: {', '.join(leaking)} tells almost without fail which candidate was chosen, so it was written "
-            "after the choice and cannot be known when a list is served: leave it out"
+            "after the choice (vectors: trained on it) and cannot be known when a list is served: leave it out"
         )
 
 

@@ -5,6 +5,7 @@ fusion.json          scorer coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
 calibration_items.parquet  rows of items as they were at `fit`, of which the calibration histories are made
 statistics.npz         item statistics and histories
+item_vectors.npz       item vectors of the user's own, their space and projections, where the ranker goes by such
 details.parquet      timestamps and weights of the interactions, in the order of the histories
 judged.npz           NDCG@10 of the lists that the guard went by
 context.safetensors  what makes users' contexts soft tokens, where there is such a map
@@ -36,7 +37,14 @@ from reranker.errors import BundleError, DataError, RerankerError, UnknownGenera
 from reranker.fusion import FusionModel, InteractionStatistics
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
-from reranker.pipeline.statistics_file import read_statistics, with_own, write_own, write_statistics
+from reranker.pipeline.statistics_file import (
+    read_statistics,
+    with_own,
+    with_vectors,
+    write_own,
+    write_statistics,
+    write_vectors,
+)
 from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
@@ -197,7 +205,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             model=ModelInfo(**manifest["model"]),
             templates_sha256=manifest["templates_sha256"],
             items=items,
-            statistics=with_own(statistics, directory, ids, items),
+            statistics=with_vectors(with_own(statistics, directory, ids, items), directory, ids),
             calibration_ids=[decode_ids(one) for one in ids["calibration"]],
             calibration_items=_read_items(directory / "calibration_items.parquet", ids["calibration_items"]),
             fusion_model=_with_judged(
@@ -244,6 +252,8 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
     if statistics.own is not None:
         write_own(statistics.own, directory, ids)
+    if statistics.own_vectors is not None:
+        write_vectors(statistics.own_vectors, directory, ids)
     if state.details is not None:
         write_table(state.details, directory / _DETAILS)
     (directory / "ids.json").write_text(json.dumps(ids))

@@ -9,7 +9,10 @@ import pandas as pd
 
 from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
+from reranker.data.frames import Table
+from reranker.data.item_vectors import ItemVectors
 from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
+from reranker.errors import DataError
 from reranker.fusion import InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.statistics import interaction_statistics
@@ -49,9 +52,14 @@ class DomainData:
         n_calibration: int = 0,
         seed: int = 0,
         own: Sequence[OwnColumn] = (),
+        vectors: bool = False,
     ) -> "DomainData":
-        """Learns from the whole data set, in the item space of `generator`; draws calibration histories by `seed`."""
+        """Learns from the whole data set, in the item space of `generator`; draws calibration histories by `seed`.
+
+        Own columns and the data's item vectors are features where they are asked for.
+        """
         statistics = interaction_statistics(data.interactions, data.items, generator)
+        statistics = statistics.with_vectors(data.item_vectors if vectors else None)
         drawn = calibration_histories(data.items[ITEM].tolist(), n_calibration, seed)
         return cls(
             items=data.items,
@@ -92,16 +100,31 @@ class DomainData:
         """The items of `calibration_ids` as templates see them; later rows of the same items change nothing of them."""
         return list(map(Catalog(self.calibration_items).items, self.calibration_ids))
 
-    def with_items(self, items: pd.DataFrame) -> "DomainData":
+    def with_items(self, items: pd.DataFrame, item_vectors: Table | None = None) -> "DomainData":
         """With the rows of a validated items table, which stand in for rows of the same items.
 
+        Args:
+            items: new items, or new rows of known ones.
+            item_vectors: of these or of known items, as `Dataset` takes them.
+
         Raises:
-            DataError: no id is of a type that the known ones have, as where one table holds "7" and the other 7.
+            DataError: no id is of a type that the known ones have, as where one table holds "7" and the other 7; or
+                vectors are not as those known are, or none are gone by.
         """
         require_ids_like(self.items[ITEM], items[ITEM], "items")
         kept = self.items[~self.items[ITEM].isin(items[ITEM])]
         every = mixed_as_texts(pd.concat([kept, items], ignore_index=True))
-        return replace(self, items=every, catalog=Catalog(every), statistics=self.statistics.extended(every))
+        vectors = None if item_vectors is None else self._with_vectors(item_vectors, every)
+        return replace(self, items=every, catalog=Catalog(every), statistics=self.statistics.extended(every, vectors))
+
+    def _with_vectors(self, item_vectors: Table, items: pd.DataFrame) -> ItemVectors:
+        known = self.statistics.own_vectors
+        if known is None:
+            raise DataError(
+                "this ranker goes by no item vectors: none were given when it was fitted, or the guard found that they "
+                "add nothing. Leave them out, or fit again with them"
+            )
+        return known.vectors.with_more(ItemVectors.of(item_vectors, items[ITEM], known.vectors.space))
 
 
 def _details(interactions: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
-from reranker.scoring.embedding import NEWEST
+from reranker.utils.spaces import NEWEST
 
 SAMPLED_USERS = 300
 FEWEST_USERS = 20
@@ -97,6 +97,7 @@ def estimate(
         interactions=data.interactions,
         items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True),
         domain=data.domain,
+        item_vectors=data.item_vectors,
     )
     climbed = fit_rungs_on_windows(llm, few, [sample], generator, progress=progress)
     if climbed.llm is None:

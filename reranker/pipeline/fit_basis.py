@@ -2,15 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
 from reranker.fusion import Choices
 from reranker.fusion.own_judged import OwnVerdict, judge_own
+from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.protocols import CandidateGenerator
 from reranker.utils.progress import step
+
+Lists = TypeVar("Lists", bound=CandidateLists)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnWorth:
+    """What the user's own columns and vectors were worth on the validation windows; None of what was not given."""
+
+    columns: OwnVerdict | None = None
+    vectors: OwnVerdict | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,15 +31,15 @@ class FitBasis:
 
     Attributes:
         dataset: what is learned from.
-        windows: newest first; with own columns where these are worth something.
-        own: what own columns are worth; None where there are none.
+        windows: newest first; with own columns and vectors where these are worth something.
+        worth: of own columns and vectors.
         data: items, and statistics of all interactions.
         generator: the candidate generator, or None where lists came from outside.
     """
 
     dataset: Dataset
     windows: Sequence[CandidateLists]
-    own: OwnVerdict | None
+    worth: OwnWorth
     data: DomainData
     generator: CandidateGenerator | None
 
@@ -40,7 +52,7 @@ class FitBasis:
         config: RerankerConfig,
         progress: bool | None = False,
     ) -> "FitBasis":
-        """Judges own columns and learns the statistics of all interactions.
+        """Judges own columns and vectors, and learns the statistics of all interactions.
 
         Args:
             dataset: interactions and items.
@@ -52,23 +64,41 @@ class FitBasis:
         Raises:
             DataError: a column of the user's own is the outcome itself.
         """
-        windows, own = with_worthy_columns(windows, config.l2, config.seed)
-        kept = windows[0].statistics.own
+        windows, worth = with_worthy_columns(windows, config.l2, config.seed)
+        kept = windows[0].statistics
         with step("statistics of all interactions", progress):
-            columns = () if kept is None else kept.columns
-            data = DomainData.build(dataset, generator, config.calibration_histories, config.seed, columns)
-        return cls(dataset=dataset, windows=windows, own=own, data=data, generator=generator)
+            data = DomainData.build(
+                dataset,
+                generator,
+                config.calibration_histories,
+                config.seed,
+                own=() if kept.own is None else kept.own.columns,
+                vectors=kept.own_vectors is not None,
+            )
+        return cls(dataset=dataset, windows=windows, worth=worth, data=data, generator=generator)
 
 
-def with_worthy_columns(
-    windows: Sequence[CandidateLists], l2: float = 1.0, seed: int = 0
-) -> tuple[Sequence[CandidateLists], OwnVerdict | None]:
-    """The windows with the user's own columns where these are worth something, else without; and what was found.
+def with_worthy_columns(windows: Sequence[Lists], l2: float = 1.0, seed: int = 0) -> tuple[Sequence[Lists], OwnWorth]:
+    """The windows with the user's own columns and vectors where these are worth something, else without.
+
+    Columns are judged over the interaction features, vectors over these and the columns that are kept.
+
+    Returns:
+        The windows, and what was found.
 
     Raises:
         DataError: a column is the outcome itself.
     """
-    if windows[0].statistics.own is None:
-        return windows, None
-    verdict = judge_own(Choices.joined([window.choices for window in windows]), l2, seed)
-    return (windows if verdict.keeps else [window.without_own() for window in windows]), verdict
+    columns, vectors = None, None
+    given = windows[0].statistics
+    if given.own is not None:
+        with_columns = [window.only_own(columns=True, vectors=False) for window in windows]
+        columns = judge_own(Choices.joined([window.choices for window in with_columns]), l2, seed)
+        if not columns.keeps:
+            windows = [window.only_own(columns=False, vectors=True) for window in windows]
+    if given.own_vectors is not None:
+        before = len(windows[0].statistics.columns) - len(VECTOR_WORDS)
+        vectors = judge_own(Choices.joined([window.choices for window in windows]), l2, seed, before)
+        if not vectors.keeps:
+            windows = [window.only_own(columns=True, vectors=False) for window in windows]
+    return windows, OwnWorth(columns=columns, vectors=vectors)

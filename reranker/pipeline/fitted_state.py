@@ -1,6 +1,6 @@
 """A Reranker's parts, and what they say of the fitted domain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from reranker.config import RerankerConfig
 from reranker.data.catalog import Item
@@ -77,6 +77,11 @@ class FittedState:
     def candidate_columns(self) -> list[str]:
         """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
         return self._require_data().candidate_columns
+
+    def n_without_vector(self, item_ids: Iterable[ItemId]) -> int | None:
+        """How many of these items have no item vector of the user's own; None where the ranker goes by no such."""
+        own = self._require_data().statistics.own_vectors
+        return None if own is None else sum(item not in own.vectors.row_of for item in item_ids)
 
     @property
     def item_columns(self) -> ItemColumns:

@@ -11,7 +11,7 @@ from reranker.fusion import FusionModel, Order
 from reranker.pipeline.results import RankingResult
 from reranker.prompting import PromptRenderer, RenderedPrompt
 from reranker.scoring import Scorer, ScoringList
-from reranker.scoring.embedding import NEWEST
+from reranker.utils.spaces import NEWEST
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -85,11 +85,14 @@ class CandidateLists:
     @cached_property
     def statistics(self) -> InteractionStatistics:
         """The fusion head's own statistics, learned from `known` only, histories included."""
-        return self.learned or interaction_statistics(self.known, self.items, self.generator)
+        return self.learned or self._learned()
+
+    def _learned(self) -> InteractionStatistics:
+        return interaction_statistics(self.known, self.items, self.generator)
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
-        """(rows, n_columns) interaction features of `statistics`, and of the user's own columns behind them."""
+        """(rows, n_columns) interaction features of `statistics`, those of own columns and own vectors behind them."""
         return self.statistics.features(self.candidates)
 
     @cached_property
@@ -116,10 +119,18 @@ class CandidateLists:
             columns=self.statistics.columns,
         )
 
-    def without_own(self) -> Self:
-        """The same lists without features of the user's own columns."""
-        part = replace(self, learned=self.statistics.with_own((), self.items, None))
-        vars(part)["features"] = self.features[:, : len(FEATURES)]
+    def only_own(self, columns: bool, vectors: bool) -> Self:
+        """The same lists with features of the user's own columns and vectors, or without."""
+        statistics = self.statistics
+        behind = len(FEATURES) + (0 if statistics.own is None else len(statistics.own.words))
+        features = [self.features[:, : behind if columns else len(FEATURES)]]
+        statistics = statistics if columns else replace(statistics, own=None)
+        if vectors:
+            features.append(self.features[:, behind:])
+        else:
+            statistics = replace(statistics, own_vectors=None)
+        part = replace(self, learned=statistics)
+        vars(part)["features"] = np.concatenate(features, axis=1)
         return part
 
     def only(self, numbers: IntArray) -> "CandidateLists":
@@ -176,6 +187,14 @@ class FoldLists(CandidateLists):
                 f"{first!r}; keep the fold's users only"
             )
 
+    def _learned(self) -> InteractionStatistics:
+        return super()._learned().with_vectors(self.fold.item_vectors)
+
+    def without_vectors(self) -> "FoldLists":
+        """The same lists of a fold without item vectors."""
+        learned = replace(self.statistics, own_vectors=None)
+        return replace(self, fold=replace(self.fold, item_vectors=None), learned=learned)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the candidates, the targets and all that a system can know of users and items."""
@@ -184,6 +203,8 @@ class FoldLists(CandidateLists):
             for name in table:
                 digest.update(f"\x1e{name}\x1f".encode())
                 digest.update("\x1f".join(map(repr, table[name].tolist())).encode())
+        if (vectors := self.fold.item_vectors) is not None:
+            digest.update(repr(list(vectors.ids)).encode() + vectors.values.tobytes())
         return digest.hexdigest()
 
     def label(self, protocol: ListProtocol) -> str:

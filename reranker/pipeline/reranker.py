@@ -133,15 +133,16 @@ class Reranker(Persistent, Adaptive):
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
-        self.fusion_model = replace(fusion_model, own=basis.own)
-        if basis.own is not None:
-            logger.info("domain %r: %s", domain, basis.own.summary())
+        self.fusion_model = replace(fusion_model, own=basis.worth.columns, own_vectors=basis.worth.vectors)
+        for verdict in (basis.worth.columns, basis.worth.vectors):
+            if verdict is not None:
+                logger.info("domain %r: %s", domain, verdict.summary())
         logger.info("domain %r: %s", domain, fusion_model.guard.summary())
         for line in unread(basis.dataset, self.reader):
             logger.info("domain %r: %s", domain, line)
         return self
 
-    def add_items(self, items: pd.DataFrame, progress: bool | None = None) -> int:
+    def add_items(self, items: pd.DataFrame, progress: bool | None = None, *, item_vectors: Table | None = None) -> int:
         """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
 
         Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
@@ -150,16 +151,18 @@ class Reranker(Persistent, Adaptive):
         Args:
             items: `item_id`, `title` and the further columns of the items table.
             progress: as in `fit`.
+            item_vectors: of new or known items, as `Dataset` takes them, where `fit` was given such.
 
         Returns:
             How many are new.
 
         Raises:
-            DataError: nothing was fitted, the table breaks its contract, or its ids are of another type.
+            DataError: nothing was fitted, a table breaks its contract, its ids are of another type, or the ranker goes
+                by no item vectors.
         """
         before = self._require_data()
         items = validate_items(as_frame(items, "items", {ITEM: before.items[ITEM]}))
-        after = before.with_items(items)
+        after = before.with_items(items, item_vectors)
         with self.reader.reading_catalog(progress):
             self.reader.keep_items(after.catalog.items(items[ITEM]))
         self._data = after  # if reading fails, nothing has changed

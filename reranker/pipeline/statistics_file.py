@@ -1,6 +1,7 @@
 """Interaction statistics in a bundle: arrays that are checked before anything goes by them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reranker.data.item_vectors import MOST_DIRECTIONS, MOST_NUMBERS, ItemVectors
 from reranker.data.schema import USER
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError
 from reranker.fusion import InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
+from reranker.fusion.own_vectors import VectorFeatures
 from reranker.utils.id_json import decode_ids, encode_ids
+from reranker.utils.spaces import CFProjection, EmbeddingSpace, PopularityProjection
 from reranker.utils.untrusted import read_json, read_npz, require_small_parquet
 
+_VECTORS = "item_vectors.npz"
 _OWN, _USERS = "own_features.json", "users.parquet"
 _SPARSE = ("co_visits", "transitions", "categories")
 _UNIT = 1.001  # of a vector of length 1, any coordinate
@@ -102,6 +107,52 @@ def write_own(own: OwnFeatures, directory: Path, ids: dict[str, Any]) -> None:
     if own.users is not None:
         ids["user_table"] = encode_ids(own.users[USER])
         write_table(own.users.drop(columns=USER), directory / _USERS)
+
+
+def write_vectors(own: VectorFeatures, directory: Path, ids: dict[str, Any]) -> None:
+    """Writes item vectors of the user's own, their space and projections, and puts the ids of theirs among `ids`."""
+    ids["item_vectors"] = encode_ids(own.vectors.ids)
+    space = own.vectors.space
+    arrays = {"values": own.vectors.values, "centre": space.centre, "basis": space.basis}
+    if own.cf_projection is not None:
+        arrays["cf_projection"] = own.cf_projection.weights
+    if own.popularity is not None:
+        arrays["popularity"] = own.popularity.weights
+    np.savez(directory / _VECTORS, allow_pickle=False, **arrays)
+
+
+def with_vectors(statistics: InteractionStatistics, directory: Path, ids: dict[str, Any]) -> InteractionStatistics:
+    """The statistics with item vectors of the user's own, where the bundle has some.
+
+    Raises:
+        BundleError: arrays do not fit each other, or the ids.
+    """
+    path = directory / _VECTORS
+    if not path.exists():
+        return statistics
+    arrays, item_ids = read_npz(path), decode_ids(ids["item_vectors"])
+    values, centre, basis = arrays["values"], arrays["centre"], arrays["basis"]
+    cf_projection, popularity = arrays.get("cf_projection"), arrays.get("popularity")
+    width = values.shape[1] if values.ndim == 2 else 0
+    directions = min(width, MOST_DIRECTIONS)
+    for name, fits in {
+        "values": 0 < len(values) == len(item_ids) == len(set(item_ids)) and 2 <= width <= MOST_NUMBERS,
+        "centre": centre.shape == (width,),
+        "basis": basis.shape == (width, width),
+        "cf_projection": cf_projection is None or cf_projection.shape == (directions, statistics.vectors.shape[1]),
+        "popularity": popularity is None or popularity.shape == (directions,),
+        **{f"type of {name}": array.dtype == np.float32 for name, array in arrays.items()},
+    }.items():
+        if not fits:
+            raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's item vectors")
+    vectors = ItemVectors(ids=item_ids, values=values, space=EmbeddingSpace(centre=centre, basis=basis))
+    found = VectorFeatures(
+        vectors=vectors,
+        rows=np.zeros(0, dtype=np.int64),
+        cf_projection=None if cf_projection is None else CFProjection(weights=cf_projection),
+        popularity=None if popularity is None else PopularityProjection(weights=popularity),
+    )
+    return replace(statistics, own_vectors=found.for_index(statistics.index))
 
 
 def with_own(

@@ -51,9 +51,9 @@ def window_of(
     Raises:
         DataError: no list holds a chosen item.
     """
-    statistics = (
-        interaction_statistics(known, data.items, generator).with_own(own, data.items, data.users) if own else None
-    )
+    statistics = interaction_statistics(known, data.items, generator) if own or data.item_vectors is not None else None
+    if statistics is not None:
+        statistics = statistics.with_own(own, data.items, data.users).with_vectors(data.item_vectors)
     lists = CandidateLists(
         domain=data.domain,
         users=candidates[USER].drop_duplicates().tolist(),
@@ -129,7 +129,7 @@ def windows_from_generator(
     """
 
     def window(known: pd.DataFrame) -> CandidateLists:
-        past = Dataset(interactions=known, items=data.items, domain=data.domain, users=data.users)
+        past = data.with_interactions(known)
         return window_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
 
     return rolling_origin(

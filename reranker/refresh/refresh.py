@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from reranker.data.dataset import Dataset
+from reranker.data.frames import Table
 from reranker.data.schema import ITEM, USER, require_ids_like, validate_candidates
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.model import FusionModel
@@ -25,8 +26,8 @@ from reranker.pipeline.fitting import fit_ranker, read_lists
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.refresh.merge import Merged, merge
-from reranker.scoring.embedding import CATALOGUE_SAMPLE
 from reranker.types import UserId
+from reranker.utils.spaces import MOST_LEARNED_FROM
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def refresh(
     interactions: pd.DataFrame,
     items: pd.DataFrame | None = None,
     *,
+    item_vectors: Table | None = None,
     candidates: pd.DataFrame | None = None,
     memory: float = 1.0,
     progress: bool = False,
@@ -98,6 +100,7 @@ def refresh(
         reranker: fitted or loaded; where this fails, load it again.
         interactions: what happened since; rows that are known already are told apart and counted.
         items: new items, or new rows of known ones.
+        item_vectors: of these items, where the ranker goes by such.
         candidates: the lists that were served before the new choices; by default the bundle's own candidate generator
             makes them.
         memory: what the choices of before count, 0 to 1 of themselves: below 1, old ones fade with every refresh.
@@ -119,7 +122,9 @@ def refresh(
             "the bundle keeps no times of its interactions, for an earlier version saved it: fit it once more with "
             "this version, and refresh from then on"
         )
-    new_items = 0 if items is None else reranker.add_items(items)
+    if items is None and item_vectors is not None:
+        raise ConfigError("item vectors join with their items: give the items table, too")
+    new_items = 0 if items is None else reranker.add_items(items, item_vectors=item_vectors)
     merged = merge(known, interactions)
     window = _window(reranker, merged, candidates)
     updated, not_updated = None, window if isinstance(window, str) else ""
@@ -223,7 +228,7 @@ def _faded(fusion_model: FusionModel, memory: float) -> FusionModel:
 def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     """Statistics, histories and the generator learn from all interactions; known texts are not read again."""
     data, _ = reranker.fitted()
-    if texts_changed and len(data.items) <= CATALOGUE_SAMPLE:  # of a larger one, the sample that was drawn stays good
+    if texts_changed and len(data.items) <= MOST_LEARNED_FROM:  # of a larger one, the sample that was drawn stays good
         reranker.reader = reranker.reader.for_catalog(data.catalog.items(data.items[ITEM]))
     learn_from(reranker, merged.every)
 
@@ -244,6 +249,8 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collec
     if own is not None:
         users = own.users if own.users is None else own.users[~own.users[USER].isin(forgotten)].reset_index(drop=True)
         built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, users))
+    if (vectors := data.statistics.own_vectors) is not None:
+        built = replace(built, statistics=built.statistics.with_vectors(vectors.vectors))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
     reranker.reader = reranker.reader.for_window(after.catalog, after.statistics)
     reranker.generator, reranker._data = generator, after

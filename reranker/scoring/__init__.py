@@ -10,7 +10,7 @@ from reranker.scoring.likelihood import LikelihoodScorer
 from reranker.scoring.listwise import ListwiseScorer
 from reranker.scoring.state_cache import StateCache, TextsRead
 from reranker.scoring.state_store import StateStore
-from reranker.scoring.text_spaces import EmbeddingSpace
+from reranker.utils.spaces import EmbeddingSpace
 
 __all__ = [
     "CombinedScorer",

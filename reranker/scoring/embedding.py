@@ -20,20 +20,17 @@ from reranker.prompting.text import field_text
 from reranker.protocols import Engine
 from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.scoring.state_store import StateStore
-from reranker.scoring.text_spaces import CFProjection, PopularityProjection, Vectors
 from reranker.types import IntArray
+from reranker.utils.spaces import (
+    FEW,
+    MOST_LEARNED_FROM,
+    NEWEST,
+    CFProjection,
+    PopularityProjection,
+    Vectors,
+    nearness,
+)
 
-NEWEST = 20
-"""Items of the history that count."""
-
-FEW = 5
-"""Newest items that the closer components look at."""
-
-CATALOGUE_SAMPLE = 5000
-"""Texts that a space is learned from, at most."""
-
-_DECAY = 0.88  # weight of an item relative to the next newer one
-_SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 _READERS = {LEXICAL: "words", ENCODER: "its sentence embeddings"}  # what tells in an LM's place
 
 
@@ -72,15 +69,15 @@ class EmbeddingScorer(Scorer):
         self._renderer = renderer
 
     def for_catalog(self, items: Sequence[Item], seed: int = 0) -> "EmbeddingScorer":
-        """With the space of a domain's catalogue, learned from a random `CATALOGUE_SAMPLE` of it where it is larger."""
+        """With the space of a catalogue, learned from a random `MOST_LEARNED_FROM` of it where it is larger."""
         texts = self._texts(items, _sample(len(items), seed))
         return EmbeddingScorer(self._engine, self._renderer, self.states.for_catalog(self._engine, texts))
 
     def for_window(
         self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64], seed: int = 0
     ) -> "EmbeddingScorer":
-        """With who chooses which texts, learned from the `CATALOGUE_SAMPLE` items that were chosen most, and how often
-        texts are chosen, from those of a random `CATALOGUE_SAMPLE` that were.
+        """With who chooses which texts, learned from the `MOST_LEARNED_FROM` items that were chosen most, and how often
+        texts are chosen, from those of a random `MOST_LEARNED_FROM` that were.
 
         Args:
             items: the catalogue, as `for_catalog` had it.
@@ -93,7 +90,7 @@ class EmbeddingScorer(Scorer):
             ConfigError: the space of the catalogue was not learned before.
         """
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
-        most = known[np.argsort(-counts[known], kind="stable")[:CATALOGUE_SAMPLE]]
+        most = known[np.argsort(-counts[known], kind="stable")[:MOST_LEARNED_FROM]]
         sample = _sample(len(items), seed)
         chosen = sample[counts[sample] > 0]
         rows = np.union1d(most, chosen)  # mostly the same items: each is looked up once
@@ -147,33 +144,11 @@ class EmbeddingScorer(Scorer):
         return readings
 
 
-def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
-    """(n_candidates, 5) of unit vectors: to the last, best and mean of the last `FEW`, decaying mean, soft maximum.
-
-    Args:
-        candidates: (n_candidates, d).
-        history: (n_history, d), oldest first.
-    """
-    if not len(history):
-        return np.zeros((len(candidates), 5))
-    cosines = np.einsum("cd,hd->ch", candidates, history, dtype=np.float64)  # not BLAS, whose last bits go by the row
-    weights = _DECAY ** np.arange(len(history))[::-1]
-    few = cosines[:, -FEW:]
-    columns = [
-        cosines[:, -1],
-        few.max(axis=1),
-        few.mean(axis=1),
-        (cosines * weights).sum(axis=1) / weights.sum(),
-        np.log(np.exp(_SHARPNESS * cosines).mean(axis=1)) / _SHARPNESS,
-    ]
-    return np.stack(columns, axis=1)
-
-
 def _sample(n: int, seed: int) -> IntArray:
-    """All of n items, or a random `CATALOGUE_SAMPLE` of them."""
-    if n <= CATALOGUE_SAMPLE:
+    """All of n items, or a random `MOST_LEARNED_FROM` of them."""
+    if n <= MOST_LEARNED_FROM:
         return np.arange(n)
-    return np.random.default_rng(seed).choice(n, CATALOGUE_SAMPLE, replace=False)
+    return np.random.default_rng(seed).choice(n, MOST_LEARNED_FROM, replace=False)
 
 
 def _chosen(one: ScoringList) -> list[Item]:

@@ -18,9 +18,9 @@ from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.scoring.span_cache import SPANS_PER_REQUEST, Key, Missing, SpanStore
 from reranker.scoring.state_cache import StateCache, TextsRead
 from reranker.scoring.state_file import StateFile, write_states
-from reranker.scoring.text_spaces import Vectors
 from reranker.types import CandidateSpan, ScoringRequest
 from reranker.utils.progress import progress_bar
+from reranker.utils.spaces import Vectors
 
 Taken = TypeVar("Taken")
 

@@ -17,16 +17,9 @@ from reranker.scoring.kept_states import KeptStates
 from reranker.scoring.span_cache import Key
 from reranker.scoring.state_cache import StateCache, TextsRead
 from reranker.scoring.state_file import StateFile, read_states
-from reranker.scoring.text_spaces import (
-    CFProjection,
-    EmbeddingSpace,
-    ItemSpaces,
-    JointSpaces,
-    PopularityProjection,
-    Vectors,
-    unit,
-)
+from reranker.scoring.text_spaces import ItemSpaces, JointSpaces
 from reranker.types import IntArray
+from reranker.utils.spaces import CFProjection, EmbeddingSpace, PopularityProjection, Vectors, unit
 
 _READERS = ("", "words_")  # what the arrays of each reader's spaces begin with
 

@@ -12,7 +12,7 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.splits import without_newest
 from reranker.errors import DataError
-from reranker.fusion import FEATURES, FusionHead
+from reranker.fusion import FusionHead
 from reranker.fusion.head import assign_folds
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.windows import window_from_generator
@@ -212,7 +212,8 @@ def _episodes(data: Dataset, window: CandidateLists, seed: int) -> Iterator[Epis
     baseline = np.zeros(len(folds))
     for number in np.unique(folds):
         mine = folds == number
-        head = FusionHead.fit(dict(FEATURES), window.features[~mine], window.list_index[~mine], window.relevant[~mine])
+        others = window.features[~mine], window.list_index[~mine], window.relevant[~mine]
+        head = FusionHead.fit(window.statistics.columns, *others)
         baseline[mine] = head.score(window.features[mine])
     catalog = Catalog(data.items)
     ids = window.statistics.item_ids

@@ -4,8 +4,8 @@ import pytest
 from scipy import sparse
 
 from reranker.errors import DataError
-from reranker.fusion import FEATURES, InteractionStatistics, features, standardise_within_lists
-from reranker.fusion.features import block
+from reranker.fusion import FEATURES, InteractionStatistics, co_visits, standardise_within_lists
+from reranker.fusion.co_visits import block
 
 ITEMS = pd.DataFrame(
     {
@@ -174,11 +174,11 @@ def test_a_model_with_further_items_is_one_that_was_fitted_with_them() -> None:
 def test_co_visits_of_very_many_pairs_keep_the_strongest_of_each_item(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     histories = [rng.choice(30, rng.integers(1, 12)).astype(np.int64) for _ in range(80)]
-    whole = features._co_visits(histories, 30).toarray()
-    monkeypatch.setattr(features, "MOST_CO_VISITS", 120)
-    monkeypatch.setattr(features, "_FEWEST_KEPT", 4)
-    monkeypatch.setattr(features, "_PRODUCTS_A_BLOCK", 50)
-    cut = features._co_visits(histories, 30)
+    whole = co_visits.co_visits(histories, 30).toarray()
+    monkeypatch.setattr(co_visits, "MOST_CO_VISITS", 120)
+    monkeypatch.setattr(co_visits, "_FEWEST_KEPT", 4)
+    monkeypatch.setattr(co_visits, "_PRODUCTS_A_BLOCK", 50)
+    cut = co_visits.co_visits(histories, 30)
     assert (np.diff(cut.indptr) <= 4).all()
     for row, kept in zip(whole, cut.toarray(), strict=True):
         assert np.count_nonzero(kept) == min(4, np.count_nonzero(row))
@@ -187,6 +187,6 @@ def test_co_visits_of_very_many_pairs_keep_the_strongest_of_each_item(monkeypatc
 
 
 def test_co_visits_count_the_newest_items_once() -> None:
-    history = np.array([0, *([1] * features.CO_VISIT_WINDOW), 2])  # 0 and one of 1 are too old
-    together = features._co_visits([history, np.array([1, 2]), np.array([2])], 3).toarray()
+    history = np.array([0, *([1] * co_visits.CO_VISIT_WINDOW), 2])  # 0 and one of 1 are too old
+    together = co_visits.co_visits([history, np.array([1, 2]), np.array([2])], 3).toarray()
     np.testing.assert_allclose(together, [[0, 0, 0], [0, 0, 2 / np.sqrt(6)], [0, 2 / np.sqrt(6), 0]])

@@ -10,7 +10,7 @@ from reranker.errors import BundleError, ConfigError, DataError
 from reranker.fusion import FEATURES, Choices
 from reranker.fusion.own_columns import OwnColumn, as_numbers, resolved, unused
 from reranker.fusion.own_features import OwnFeatures, shrunk_log_ratio
-from reranker.fusion.own_judged import OwnVerdict, auc_within_lists, judge_own, without_own
+from reranker.fusion.own_judged import OwnVerdict, auc_within_lists, first_columns, judge_own
 
 ITEMS = pd.DataFrame(
     {
@@ -258,6 +258,6 @@ def test_what_adds_is_kept_and_what_takes_away_is_not():
 
 def test_without_own_features_the_interaction_features_stay():
     some = choices(lambda chosen, rng: chosen)
-    plain = without_own(some)
+    plain = first_columns(some)
     assert plain.features.shape[1] == len(FEATURES) == len(plain.columns)
     assert Choices.joined([some, some]).columns == some.columns

@@ -1,0 +1,161 @@
+"""Spaces in which what is read of items is compared: hidden states of texts, words, or vectors of the user's own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIMENSIONS = 128
+POWER = 0.25
+
+NEWEST = 20
+"""Items of the history that count."""
+
+FEW = 5
+"""Newest items that the closer components look at."""
+
+MOST_LEARNED_FROM = 5000
+"""Items that a space or a projection is learned from, at most."""
+
+_DECAY = 0.88  # weight of an item relative to the next newer one
+_SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
+_SMALLEST = 1e-3  # of the mean variance: directions below it are noise of the model's arithmetic
+_CF_RIDGE = 1.0  # in units of the directions' mean variance
+_POPULARITY_RIDGE = 10.0  # as good as 100
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmbeddingSpace:
+    """Hidden states of a causal LM share a large common part and a few loud directions; a space takes both out.
+
+    Attributes:
+        centre: (dim,) mean state of the catalogue.
+        basis: (dim, dim) principal directions, loudest first, each divided by its variance to the power of `POWER`.
+    """
+
+    centre: Vectors
+    basis: Vectors
+
+    @classmethod
+    def fit(cls, states: Vectors) -> "EmbeddingSpace":
+        """From (n_texts, dim) states of a catalogue's texts.
+
+        A power of 1/2 would whiten the directions, 0 would leave them as loud as they are; half way between was better
+        than either on the mean of six domains (research/2026-11-experiments.md).
+        """
+        centre = states.mean(axis=0, dtype=np.float64)
+        centred = states - centre
+        variances, directions = np.linalg.eigh(centred.T @ centred / len(states))
+        loudest = np.argsort(-variances, kind="stable")
+        floor = _SMALLEST * variances.mean() or 1.0  # 1 where all texts are the same: nothing to compare then
+        scaled = directions[:, loudest] * np.maximum(variances[loudest], floor) ** -POWER
+        return cls(centre=centre.astype(np.float32), basis=scaled.astype(np.float32))
+
+    def place(self, states: Vectors, directions: int | None = DIMENSIONS) -> Vectors:
+        """(..., dim) states -> (..., n) vectors of unit length along the loudest directions; products are cosines.
+
+        Args:
+            directions: how many; None for all.
+        """
+        return unit(((states - self.centre) @ self.basis[:, :directions]).astype(np.float32))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CFProjection:
+    """What is read of an item says who chooses it: hidden states, mapped to the candidate generator's item vectors.
+
+    A linear map from content to collaborative vectors (the idea of CB2CF, Barkan et al. 2019), learned from the items
+    that were chosen. It places every item, those that nobody chose yet included.
+
+    Attributes:
+        weights: (n, n_factors) from `ItemSpaces.whole` to the collaborative space, whose mean is taken out.
+    """
+
+    weights: Vectors
+
+    @classmethod
+    def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "CFProjection":
+        """By ridge regression, an item weighing as the root of how often it was chosen.
+
+        Args:
+            placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
+            vectors: (n_items, n_factors) of the items in the collaborative space; only their directions count.
+            counts: (n_items,) how often each was chosen, above 0.
+        """
+        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _CF_RIDGE))
+
+    def place(self, placed: Vectors) -> Vectors:
+        """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
+        return unit(placed @ self.weights)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PopularityProjection:
+    """What is read of an item says how often such items are chosen; it tells new items apart before anybody chose one.
+
+    Attributes:
+        weights: (n,) from `ItemSpaces.whole` to the logarithm of how often, whose mean is taken out.
+    """
+
+    weights: Vectors
+
+    @classmethod
+    def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "PopularityProjection":
+        """By ridge regression.
+
+        Args:
+            placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
+            counts: (n_items,) how often each was chosen, above 0.
+        """
+        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), _POPULARITY_RIDGE)[:, 0])
+
+    def of(self, placed: Vectors) -> Vectors:
+        """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
+        projected: Vectors = placed @ self.weights
+        return projected
+
+
+def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64], ridge: float) -> Vectors:
+    """(n, n_targets) that tell (n_items, n_targets), their weighted mean taken out, from (n_items, n) placed items.
+
+    Args:
+        weights: (n_items,) of the items.
+        ridge: in units of the directions' mean variance.
+    """
+    placed = placed.astype(np.float64)
+    weighted = placed * weights[:, None]
+    gram = weighted.T @ placed
+    penalty = ridge * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
+    centred = targets - np.average(targets, axis=0, weights=weights)
+    return np.linalg.solve(gram + penalty, weighted.T @ centred).astype(np.float32)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """(..., n) vectors of length 1; zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: Vectors = vectors / np.where(lengths > 0, lengths, 1.0)
+    return scaled
+
+
+def nearness(candidates: Vectors, history: Vectors) -> NDArray[np.float64]:
+    """(n_candidates, 5) of unit vectors: to the last, best and mean of the last `FEW`, decaying mean, soft maximum.
+
+    Args:
+        candidates: (n_candidates, d).
+        history: (n_history, d), oldest first.
+    """
+    if not len(history):
+        return np.zeros((len(candidates), 5))
+    cosines = np.einsum("cd,hd->ch", candidates, history, dtype=np.float64)  # not BLAS, whose last bits go by the row
+    weights = _DECAY ** np.arange(len(history))[::-1]
+    few = cosines[:, -FEW:]
+    columns = [
+        cosines[:, -1],
+        few.max(axis=1),
+        few.mean(axis=1),
+        (cosines * weights).sum(axis=1) / weights.sum(),
+        np.log(np.exp(_SHARPNESS * cosines).mean(axis=1)) / _SHARPNESS,
+    ]
+    return np.stack(columns, axis=1)
