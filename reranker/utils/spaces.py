@@ -20,8 +20,8 @@ MOST_LEARNED_FROM = 5000
 _DECAY = 0.88  # weight of an item relative to the next newer one
 _SHARPNESS = 8.0  # of the soft maximum: nearer 0 is the mean
 _SMALLEST = 1e-3  # of the mean variance: directions below it are noise of the model's arithmetic
-_CF_RIDGE = 1.0  # in units of the directions' mean variance
-_POPULARITY_RIDGE = 10.0  # as good as 100
+_RIDGES = np.geomspace(0.01, 1000, 16)  # in units of the mean squared length of what is regressed on
+_RIDGE_SAMPLE = 1000  # items that the ridge is chosen on, at most: what is best does not depend on how many there are
 
 Vectors = NDArray[np.float32]
 
@@ -79,12 +79,14 @@ class CFProjection:
     def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "CFProjection":
         """By ridge regression, an item weighing as the root of how often it was chosen.
 
+        The penalty is the one that tells left-out items best.
+
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             vectors: (n_items, n_factors) of the items in the collaborative space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts), _CF_RIDGE))
+        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts)))
 
     def place(self, placed: Vectors) -> Vectors:
         """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
@@ -103,13 +105,13 @@ class PopularityProjection:
 
     @classmethod
     def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "PopularityProjection":
-        """By ridge regression.
+        """By ridge regression; the penalty is the one that tells left-out items best.
 
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             counts: (n_items,) how often each was chosen, above 0.
         """
-        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), _POPULARITY_RIDGE)[:, 0])
+        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)))[:, 0])
 
     def of(self, placed: Vectors) -> Vectors:
         """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
@@ -117,19 +119,45 @@ class PopularityProjection:
         return projected
 
 
-def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64], ridge: float) -> Vectors:
+def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64]) -> Vectors:
     """(n, n_targets) that tell (n_items, n_targets), their weighted mean taken out, from (n_items, n) placed items.
 
     Args:
         weights: (n_items,) of the items.
-        ridge: in units of the directions' mean variance.
     """
-    placed = placed.astype(np.float64)
-    weighted = placed * weights[:, None]
-    gram = weighted.T @ placed
-    penalty = ridge * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))  # 1 where all texts are the same
-    centred = targets - np.average(targets, axis=0, weights=weights)
+    roots = np.sqrt(weights)[:, None]
+    weighted = placed.astype(np.float64) * roots
+    centred = (targets - np.average(targets, axis=0, weights=weights)) * roots
+    gram = weighted.T @ weighted
+    penalty = best_ridge(weighted, centred) * np.eye(len(gram))
     return np.linalg.solve(gram + penalty, weighted.T @ centred).astype(np.float32)
+
+
+def best_ridge(
+    inputs: NDArray[np.float64], targets: NDArray[np.float64], most: int = _RIDGE_SAMPLE, seed: int = 0
+) -> float:
+    """The penalty under which each item is told best by the others, the strongest of equals.
+
+    The squared error of leaving one out is exact, from one decomposition (Allen 1974, PRESS).
+
+    Args:
+        inputs: (n_items, n), weighted.
+        targets: (n_items, n_targets), weighted, without their mean.
+        most: items that are looked at; a random sample where there are more.
+        seed: of the sample.
+    """
+    if len(inputs) > most:
+        rows = np.random.default_rng(seed).choice(len(inputs), most, replace=False)
+        inputs, targets = inputs[rows], targets[rows]
+    unit_length = float((inputs**2).sum(axis=1).mean()) or 1.0  # 1 where all texts are the same
+    strengths, directions = np.linalg.eigh(inputs @ inputs.T)
+    strengths = np.maximum(strengths, 0)
+    along = directions.T @ targets
+    errors = []
+    for ridge in (penalties := unit_length * _RIDGES[::-1]):
+        left = ridge / (strengths + ridge)  # of the targets along each direction
+        errors.append(((directions @ (left[:, None] * along)) ** 2 / ((directions**2) @ left)[:, None] ** 2).sum())
+    return float(penalties[int(np.argmin(errors))])
 
 
 def unit(vectors: Vectors) -> Vectors:

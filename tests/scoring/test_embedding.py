@@ -19,7 +19,7 @@ from reranker.scoring import (
 )
 from reranker.scoring.text_spaces import ItemSpaces
 from reranker.types import CandidateSpan, ScoringRequest
-from reranker.utils.spaces import NEWEST, CFProjection, EmbeddingSpace, PopularityProjection, nearness, unit
+from reranker.utils.spaces import NEWEST, CFProjection, EmbeddingSpace, PopularityProjection, best_ridge, nearness, unit
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
 from tests.scoring.readers import renderer
@@ -126,9 +126,10 @@ def test_tastes_by_hand() -> None:
     placed = np.array([east, east, north, north], dtype=np.float32)
     vectors = np.array([[5.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], dtype=np.float32)  # only directions count
     cf_projection = CFProjection.fit(placed, vectors, np.array([4.0, 4.0, 1.0, 0.25]))
-    # Roots of the counts weigh east 4 and north 1.5; their mean vector is (4, 1.5) / 5.5; the ridge is half their sum.
+    # Roots of the counts weigh east 4 and north 1.5; their mean vector is (4, 1.5) / 5.5. What is told of the others is
+    # right, so the weakest of the ridges is best: a hundredth of the mean weighted square, 5.5 / 4.
     centred = np.array([[1.5, -1.5], [-4.0, 4.0]]) / 5.5
-    expected = np.array([4.0 / 6.75, 1.5 / 4.25])[:, None] * centred
+    expected = np.array([4.0 / 4.01375, 1.5 / 1.51375])[:, None] * centred
     np.testing.assert_allclose(cf_projection.weights, expected, atol=1e-6)
     np.testing.assert_allclose(
         cf_projection.place(placed[[0, 2]]), [[0.5**0.5, -(0.5**0.5)], [-(0.5**0.5), 0.5**0.5]], atol=1e-6
@@ -170,14 +171,50 @@ def test_only_chosen_items_teach_tastes() -> None:
 
 
 def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
-    placed = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=np.float32)
-    counts = np.array([np.e**3, np.e, np.e]) - 1  # logarithms 3, 1, 1; their mean 5/3
-    # Gram diag(1, 2), penalty 10 * 3/2: (1 + 15) w = 4/3 and (2 + 15) w = -4/3.
-    expected = [4 / 3 / 16, -4 / 3 / 17]
-    np.testing.assert_allclose(PopularityProjection.fit(placed, counts).weights, expected, atol=1e-6)
-    np.testing.assert_allclose(
-        PopularityProjection.fit(placed, counts).of(placed), [expected[0], expected[1], expected[1]], atol=1e-6
-    )
+    placed = np.repeat(np.eye(2, dtype=np.float32), 2, axis=0)
+    counts = np.array([np.e**3, np.e**3, np.e, np.e]) - 1  # logarithms 3, 3, 1, 1; their mean 2
+    # Of two alike, one tells the other: the weakest ridge, .01 of the mean square 1, beside 2 a direction.
+    expected = [2 / 2.01, -2 / 2.01]
+    fitted = PopularityProjection.fit(placed, counts)
+    np.testing.assert_allclose(fitted.weights, expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.of(placed), np.repeat(expected, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "dim", "noise"), [(12, 3, 1.0), (12, 3, 3.0), (8, 20, 1.0), (30, 5, 1.0)])
+def test_the_ridge_is_the_one_that_tells_left_out_items_best(n: int, dim: int, noise: float) -> None:
+    """As refitting without each item finds it."""
+    rng = np.random.default_rng(n)
+    inputs = rng.standard_normal((n, dim))
+    targets = inputs @ rng.standard_normal((dim, 2)) + noise * rng.standard_normal((n, 2))
+
+    def error(ridge: float) -> float:
+        total = 0.0
+        for left in range(n):
+            rest = np.arange(n) != left
+            gram = inputs[rest].T @ inputs[rest] + ridge * np.eye(dim)
+            told = inputs[left] @ np.linalg.solve(gram, inputs[rest].T @ targets[rest])
+            total += float(((targets[left] - told) ** 2).sum())
+        return total
+
+    tried = (inputs**2).sum(axis=1).mean() * np.geomspace(0.01, 1000, 16)
+    assert best_ridge(inputs, targets) == pytest.approx(min(tried, key=error))
+
+
+def test_where_inputs_tell_nothing_the_ridge_is_strong() -> None:
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.standard_normal((200, 50)), rng.standard_normal((200, 4))
+    assert best_ridge(inputs, targets) >= 50 * 100  # the mean squared length is about 50
+    assert best_ridge(inputs, np.zeros((200, 4))) == pytest.approx((inputs**2).sum(axis=1).mean() * 1000)
+    assert best_ridge(np.zeros((3, 2)), np.zeros((3, 1))) > 0
+
+
+def test_the_ridge_of_many_items_is_chosen_on_a_sample() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((500, 20))
+    targets = inputs[:, :2] + rng.standard_normal((500, 2))
+    whole, part = best_ridge(inputs, targets), best_ridge(inputs, targets, most=250)
+    assert 1 / 4.2 < part / whole < 4.2
+    assert part == best_ridge(inputs, targets, most=250)
 
 
 def test_appeal_reaches_items_that_nobody_chose() -> None:
