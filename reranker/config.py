@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from reranker.errors import ConfigError
 from reranker.prompting import PromptSettings
-from reranker.protocols import HIDDEN_STATES
+from reranker.protocols import HIDDEN_STATES, LOWER_STATES
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS
 from reranker.utils.settings import SettingsModel
 
@@ -99,7 +99,9 @@ class RerankerConfig(SettingsModel):
     @property
     def engine_needs(self) -> tuple[str, ...]:
         """What the scorers need of the engine beside scoring, as `load_engine` takes it."""
-        return (HIDDEN_STATES,) if self.compares_states else ()
+        if not self.compares_states:
+            return ()
+        return (HIDDEN_STATES, LOWER_STATES) if self.layer else (HIDDEN_STATES,)
 
     @property
     def reads_lists(self) -> bool:

@@ -134,13 +134,16 @@ def n_layers(engine: Engine) -> int:
 HIDDEN_STATES = "hidden states"
 """Something that a scorer may need of an engine: `ReadsStates`."""
 
+LOWER_STATES = "hidden states of a layer below the last"
+"""The same: `StopsAtLayer`."""
+
 
 @runtime_checkable
 class Limited(Protocol):
     """An engine that cannot do all that its class can: it depends on what it found where it was loaded.
 
     Attributes:
-        lacks: what it cannot do (`HIDDEN_STATES`) -> why.
+        lacks: what it cannot do (`HIDDEN_STATES`, `LOWER_STATES`) -> why.
     """
 
     lacks: Mapping[str, str]

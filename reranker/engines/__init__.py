@@ -129,7 +129,7 @@ def load_engine(
             or lacks something of `needs`, "auto" takes torch and says why.
         model: a known name, a Hugging Face id, a directory or a `ResolvedModel`. The scripted engine has none.
         dtype: "bfloat16", "float32" or "auto"; the openai engine's server has its own.
-        needs: what the engine has to do beside scoring (`protocols.HIDDEN_STATES`).
+        needs: what the engine has to do beside scoring (`protocols.HIDDEN_STATES`, `LOWER_STATES`).
         **options: further arguments of the engine's class.
 
     Raises:

@@ -22,7 +22,7 @@ from reranker.types import CandidateSpan, ModelInfo, ScoringRequest, SpanScores,
 LEXICAL = "lexical"
 """The engine's name, and its model's."""
 
-DIM = 256
+DIM = 1024
 VOCABULARY = 1 << 62
 """Token ids are 62-bit hashes of the pieces, so that they mean the same in every process."""
 

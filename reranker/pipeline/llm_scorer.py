@@ -19,7 +19,7 @@ from reranker.fusion.features import chosen_items
 from reranker.hub import states_layer
 from reranker.pipeline.domain_model import DomainModel
 from reranker.prompting import TEXT_PARTS
-from reranker.protocols import Engine, n_layers
+from reranker.protocols import LOWER_STATES, Engine, n_layers
 from reranker.scoring import (
     CombinedScorer,
     EmbeddingScorer,
@@ -87,6 +87,8 @@ class LLMScorer(DomainModel):
         super().__init__(config, domain, prompts, engine=engine, model=model, contexts=contexts)
         self.priors = PriorStore() if priors is None else priors
         self._hidden_states = hidden_states
+        if hidden_states is not None and hidden_states.layer:
+            self._engine.needs |= {LOWER_STATES}
         self._scorer: Scorer | None = None
 
     def for_domain(self, domain: str, takes_engine: bool = False) -> "LLMScorer":

@@ -13,6 +13,7 @@ from reranker.data.splits import leave_last_k
 from reranker.errors import ConfigError
 from reranker.evaluation.score_cache import ScoreCache
 from reranker.pipeline.lists import propose
+from reranker.protocols import LOWER_STATES
 from reranker.scoring import ScoringList
 from tests.pipeline import toys
 from tests.scoring.readers import HashedEngine
@@ -99,6 +100,8 @@ def test_the_bundle_says_its_layer(tmp_path: Path) -> None:
     loaded = Reranker.load(tmp_path / "bundle", engine=engine)
     loaded.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["vantow new"]}))
     assert engine.layers_read == {18}
+    needs = Reranker.load(tmp_path / "bundle").reader._engine.needs
+    assert LOWER_STATES in needs  # "auto" on a GPU takes an engine that can stop there
     with pytest.raises(ConfigError, match="layer=18"):
         Reranker.load(tmp_path / "bundle", engine=engine, layer=12)
 

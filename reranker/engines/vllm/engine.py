@@ -40,7 +40,7 @@ from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
 from reranker.errors import EngineError, ModelError
 from reranker.hub import ResolvedModel, settings_sha256
-from reranker.protocols import HIDDEN_STATES
+from reranker.protocols import HIDDEN_STATES, LOWER_STATES
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ class VLLMEngine:
 
     def _take_backend(self, block: int) -> None:
         """The first backend that this vLLM has what it takes for and that passes the self-check."""
-        self.lacks: dict[str, str] = {}
+        self.lacks = {LOWER_STATES: "vLLM computes all layers"}
         refused: dict[str, str] = {}
         while True:
             name, others = self._llm.collective_rpc("reranker_take_backend", args=(list(refused),))[0]
@@ -282,7 +282,7 @@ class VLLMEngine:
         self.backend = name
         chosen = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
         if not self._backend.reads_states:
-            self.lacks = {HIDDEN_STATES: chosen}
+            self.lacks[HIDDEN_STATES] = chosen
         logger.log(logging.WARNING if name == Plain.name else logging.INFO, chosen)
 
     def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
