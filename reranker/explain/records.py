@@ -49,8 +49,10 @@ class ItemExplanation:
     history: tuple[HistoryEffect, ...]
 
     def sentence(self, language: Language = "en", domain: str = "") -> str:
-        """For the person who sees the list: "Because you watched X and Y"."""
-        return sentence(self.contributions, [(one.title, one.effect) for one in self.history], language, domain)
+        """For the person who sees the list: "Because you watched X and Y", or "You watched it before"."""
+        others = [(one.title, one.effect) for one in self.history if one.item_id != self.item_id]
+        itself = [one.effect for one in self.history if one.item_id == self.item_id]
+        return sentence(self.contributions, others, language, domain, max(itself, default=None))
 
 
 @dataclass(frozen=True, kw_only=True)

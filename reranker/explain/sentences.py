@@ -33,6 +33,7 @@ _VERBS: dict[str, tuple[str, str]] = {
 _VERB = ("chose", "选过")
 
 _BECAUSE = {"en": "Because you {verb} {items}", "zh": "因为您{verb}{items}"}
+_AGAIN = {"en": "You {verb} it before", "zh": "您{verb}它"}
 _REASONS: dict[str, dict[str, str]] = {
     "en": {
         "first_stage": "People with a taste like yours choose it",
@@ -70,31 +71,40 @@ def sentence(
     history: Sequence[tuple[str, float]],
     language: Language = "en",
     domain: str = "",
+    itself: float | None = None,
 ) -> str:
     """One sentence, of the strongest reason that moved the candidate up.
 
     Args:
         contributions: group -> log-odds against the list's mean.
-        history: (title, leave-one-out effect) of the user's items.
+        history: (title, leave-one-out effect) of the user's other items.
         language: "en" or "zh".
         domain: picks the verb: movies are watched, books read.
+        itself: effect of the candidate's own place in the history; None where the user did not choose it before.
     """
     best = sorted((one for one in history if one[1] > 0), key=lambda one: -one[1])
     named = [one for one in best[:NAMED] if one[1] >= WORTH_NAMING * best[0][1]]
-    impersonal = {name: value for name, value in contributions.items() if history == [] or name not in _PERSONAL}
+    unknown = not history and itself is None
+    impersonal = {name: value for name, value in contributions.items() if unknown or name not in _PERSONAL}
     strongest = max(impersonal, key=lambda name: impersonal[name], default="")
     if strongest and impersonal[strongest] <= 0:
         strongest = ""
+    if itself and itself >= max([effect for _, effect in named] + [impersonal.get(strongest, 0.0)]):
+        return _AGAIN[language].format(verb=_verb(language, domain))
     if named and sum(effect for _, effect in named) >= (impersonal[strongest] if strongest else 0.0):
         return _because([title for title, _ in named], language, domain)
     return _REASONS[language][strongest]
 
 
 def _because(titles: Sequence[str], language: Language, domain: str) -> str:
-    english, chinese = _VERBS.get(domain, _VERB)
     shown = [_quoted(title, language) for title in dict.fromkeys(titles)]
     items = (" and " if language == "en" else "和").join(shown)
-    return _BECAUSE[language].format(verb=english if language == "en" else chinese, items=items)
+    return _BECAUSE[language].format(verb=_verb(language, domain), items=items)
+
+
+def _verb(language: Language, domain: str) -> str:
+    english, chinese = _VERBS.get(domain, _VERB)
+    return english if language == "en" else chinese
 
 
 def _quoted(title: str, language: Language) -> str:

@@ -1,4 +1,4 @@
-"""The `reranker` command as a shell sees it: files, output, exit codes."""
+"""The `reranker` command: files, output, exit codes."""
 
 import subprocess
 import sys
@@ -11,27 +11,16 @@ import yaml
 from reranker import Reranker
 from reranker.soft_tokens.peft_format import save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
+from tests.cli.command import refused, run
 from tests.pipeline import toys
 
 CONFIG = "engine: scripted\nfit_users: 30\nprompt: {title_tokens: 64, history_tokens: 2048}\n"
 
 
-def run(*arguments, code=0):
-    """Runs `reranker ...` in a process of its own; returns (stdout, stderr)."""
+def shell(*arguments):
+    """Runs `reranker ...` in a process of its own."""
     command = [sys.executable, "-c", "from reranker.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
-
-
-def refused(*arguments):
-    """Runs a command that must fail; returns its one line of error."""
-    _, stderr = run(*arguments, code=1)
-    last = stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert stderr.count("error: ") == 1
-    return last
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +134,14 @@ def test_data_and_models_describe(folder):
     assert len(pd.read_parquet(folder / "checked" / "interactions.parquet")) == 240
     assert "ml-100k" in run("data", "show")[0].split()
     assert "smollm2-135m" in run("models", "show")[0].split()
+
+
+def test_a_shell_sees_output_errors_and_exit_codes(folder):
+    shown = shell("data", "show")
+    assert shown.returncode == 0 and "ml-100k" in shown.stdout.split() and shown.stderr == ""
+    failed = shell("rerank", "--bundle", folder, "--candidates", folder / "candidates.parquet", "--out", folder / "no")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1 and "no bundle" in failed.stderr
 
 
 def test_our_errors_are_one_line_and_code_1(folder):

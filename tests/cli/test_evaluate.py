@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from reranker.evaluation import read_results
-from tests.cli.test_commands import refused, run
+from tests.cli.command import refused, run
 from tests.pipeline import toys
 
 

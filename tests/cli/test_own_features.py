@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tests.cli.test_commands import refused, run
+from tests.cli.command import refused, run
 from tests.pipeline.test_own_features import priced, served_lists
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from reranker import Reranker
-from tests.cli.test_commands import refused, run
+from tests.cli.command import refused, run
 from tests.pipeline import toys
 
 

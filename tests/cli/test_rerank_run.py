@@ -2,22 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
+from tests.cli import command
 from tests.pipeline import toys
 
 
 def run(*arguments, code=0):
-    """Runs `reranker rerank ...` in a process of its own; returns (stdout, stderr)."""
-    command = [sys.executable, "-c", "from reranker.cli import main; main()", "rerank", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
+    """Runs `reranker rerank ...`; returns (stdout, stderr)."""
+    return command.run("rerank", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,14 @@ class TestSentences:
         assert sentence({"popularity": -1.0}, [("Alien", -1.0)]) == "Also suggested for you"
         assert sentence({}, [], "zh") == "同样为您推荐"
 
+    def test_an_item_is_no_reason_for_itself(self):
+        history = [("Alien", 0.5)]
+        assert sentence({"popularity": 0.2}, history, "en", "movies", itself=0.9) == "You watched it before"
+        assert sentence({"popularity": 0.2}, history, "zh", "movies", itself=0.9) == "您看过它"
+        assert sentence({"popularity": 0.2}, history, "en", "movies", itself=0.1) == "Because you watched “Alien”"
+        assert sentence({"popularity": 1.2}, history, "en", "movies", itself=0.9) == "Many people choose it"
+        assert sentence({"text": 1.2}, [], "en", "movies", itself=-0.1) == "Also suggested for you"
+
     def test_titles_are_data(self):
         said = sentence({}, [("Evil” and\n\x1b[31m“Good", 1.0)])
         assert "\n" not in said and "\x1b" not in said and said.count("“") == said.count("”") == 1

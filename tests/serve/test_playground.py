@@ -130,6 +130,7 @@ def opened(url, allowed="about:blank"):
     if chromium is None:
         pytest.skip("no Chromium: apt install chromium")
     with playwright.sync_playwright() as api:
+        playwright.expect.set_options(timeout=60_000)  # a busy machine is no failure
         browser = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         page.failures = []
@@ -173,7 +174,7 @@ def test_liking_items_changes_the_list_by_keyboard_on_a_phone(page):
         page.get_by_role("button", name=f"like {like}", exact=True).focus()
         page.keyboard.press("Enter")
         other = " (the guard would serve first_stage)" if number < 2 else ""  # too little is known of a new user
-        says(page, "status", f", {number} liked; served: fused{other};")
+        says(page, "status", f", {number} liked; shown: fused{other};")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"like {like}"
         says(page, "change", f"You like “{like}”: ")
         pressed, said = (page.locator(at).bounding_box() for at in ("button:focus", "#change"))
@@ -202,9 +203,9 @@ def test_a_known_user_is_ranked_by_id_until_something_is_liked(page, reranker):
     page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/rerank") else None)
     page.fill("#user", "u3")
     page.keyboard.press("Enter")
-    says(page, "status", "user u3, 0 liked; served: fused;")
+    says(page, "status", "user u3, 0 liked; shown: fused;")
     page.locator("#after button").first.click()
-    says(page, "status", "user u3, 1 liked; served: fused;")
+    says(page, "status", "user u3, 1 liked; shown: fused;")
     by_id, by_items = asked
     assert by_id["user"] == "u3" and "history" not in by_id
     assert by_items["history"][:-1] == reranker.history("u3") and "user" not in by_items
@@ -219,9 +220,9 @@ def test_large_numbers_are_shown_and_sent_whole(large):
         page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/rerank") else None)
         page.fill("#user", str(user))
         page.keyboard.press("Enter")
-        says(page, "status", f"user {user}, 0 liked; served: fused;")
+        says(page, "status", f"user {user}, 0 liked; shown: fused;")
         page.locator("#after button").first.click()
-        says(page, "status", f"user {user}, 1 liked; served: fused;")
+        says(page, "status", f"user {user}, 1 liked; shown: fused;")
         by_id, by_items = asked
         assert by_id["user"] == str(user) and {*map(int, by_id["item_ids"])} <= {*large.item_ids}
         assert [*map(int, by_items["history"][:-1])] == large.history(user)
@@ -231,12 +232,12 @@ def test_large_numbers_are_shown_and_sent_whole(large):
 def test_any_order_can_be_looked_at(page):
     page.fill("#user", "")
     page.keyboard.press("Enter")
-    says(page, "status", "a new user, 0 liked; served: fused (the guard would serve first_stage);")
+    says(page, "status", "a new user, 0 liked; shown: fused (the guard would serve first_stage);")
     page.select_option("#order", "baseline")
-    says(page, "status", "served: baseline (the guard would serve first_stage);")
+    says(page, "status", "shown: baseline (the guard would serve first_stage);")
     for order in ("first_stage", ""):
         page.select_option("#order", order)
-        says(page, "status", "served: first_stage;")
+        says(page, "status", "shown: first_stage;")
         assert titles(page, "after") == titles(page, "before")
     page.get_by_role("button", name=re.compile("^why ")).first.click()
     says(page, "why", "first stage")
@@ -261,7 +262,7 @@ def test_a_like_ends_what_the_page_asked_before(page):
     assert len(held) == 1 and given_up == []  # one list at a time
     page.unroute("**/v1/rerank")
     page.locator("#after button").first.click()
-    says(page, "status", ", 1 liked; served")
+    says(page, "status", ", 1 liked; shown")
     assert given_up == ["rerank"] and page.inner_text("#why") == ""
 
 

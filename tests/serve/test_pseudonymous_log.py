@@ -13,7 +13,7 @@ from reranker.serve.app import create_app
 from reranker.serve.settings import ServeSettings
 from reranker.stores import SqliteUserStore
 from reranker.utils.pseudonyms import Pseudonyms
-from tests.cli.test_commands import refused, run
+from tests.cli.command import refused, run
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
 

@@ -5,7 +5,7 @@ import pytest
 from reranker.errors import ConfigError
 from reranker.tracking import tracked
 from reranker.tracking.mlflow_tracker import MLflowTracker
-from tests.cli.test_commands import refused, run
+from tests.cli.command import refused, run
 from tests.pipeline import toys
 
 mlflow = pytest.importorskip("mlflow")

@@ -13,7 +13,7 @@ from reranker.soft_tokens.peft_format import load_peft, save_peft
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.training.adapt_domain import AdaptationSettings, AdaptedDomain, adapt_domain
 from reranker.training.inner_loop import InnerLoop
-from tests.cli.test_commands import run
+from tests.cli.command import run
 from tests.training.toys import circle, saved
 
 K, DIM = 2, 32
