@@ -10,44 +10,34 @@ without a variant it is what a `Reranker` does by default. All of them read the 
 paired by user. Exits 0 when it ran, whatever passed. A killed run goes on where it stopped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from math import isfinite
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from candidate_gen import ALSGenerator
 from eval import candidate_table, first_day_table, own_features_table, trust
 from eval import texts as text_table
-from eval.benchmark_tables import TABLES, above, below, gains_by_pair, mean_of_runs
+from eval.benchmark_tables import TABLES, gains_by_pair, mean_of_runs
 from eval.checks import Check, machine, report
 from eval.domains import FAMILIES, chosen_domains, folds_left, load_domain, ordered_domains
+from eval.judging import METRIC, PROPOSED, controls, judge, systems_of
 from eval.speed.run import adaptation_cost
 from eval.variants import SYNTAX, UNTRAINED, Variant
-from reranker.config import RerankerConfig, default_scorer
+from reranker.config import default_scorer
 from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.data.splits import SPLITS, UNDRAWN
 from reranker.engines.encoder import ENCODER
 from reranker.engines.sentence_encoder import PACKAGE
 from reranker.errors import ConfigError, DataError
-from reranker.evaluation import Fold, Results, Settings, System, evaluate
-from reranker.evaluation.registry import Suite
-from reranker.evaluation.reporting.files import write_results
-from reranker.evaluation.reporting.text import comparison_table, gain_matrix
+from reranker.evaluation import Fold
 from reranker.evaluation.runner import SystemFactory
 from reranker.evaluation.significance import Comparison
-from reranker.utils.atomic_io import write_text
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS
 
-LEARNED = ("llm", "fused", "served")
-TEXT_CONTROLS = {"llm": "text_alone", "fused": "text_similarity"}
-"""System -> the control by MiniLM that knows as much: both the text alone, or both the interaction features, too."""
-METRIC = "ndcg@10"
-PROPOSED = "ml-100k"
 LAST = "leave-last"
 COST = "cost"
 KNOWN = (
@@ -63,8 +53,6 @@ QUICK = 2
 """Domains of a quick run."""
 ADAPTED = 200
 """Users that are adapted for the table of what that costs, where no number is given."""
-FIT_LISTS = 300
-"""For fitting, a domain, where no number is given; by embedding as many as `fit` reads, for that costs little."""
 
 
 def main(
@@ -231,10 +219,10 @@ def _candidates(
     system = "baseline" if scorer == candidate_table.FEATURES else f"served.{scorer}"
 
     def factories(domain: str) -> dict[str, SystemFactory]:
-        learned = _systems(variant, [domain], fit_users or None, out / "readings" / scorer)
+        learned = systems_of(variant, [domain], fit_users or None, out / "readings" / scorer)
         return {
             name: make
-            for name, make in (_controls(("first_stage", "baseline")) | learned).items()
+            for name, make in (controls(("first_stage", "baseline")) | learned).items()
             if name in (candidate_table.FIRST_STAGE, system)
         }
 
@@ -253,49 +241,6 @@ def _candidates(
         folder,
         typer.echo,
     )
-
-
-def judge(
-    folds: Sequence[Fold],
-    variants: Sequence[Variant],
-    duels: Sequence[tuple[str, str]],
-    out: Path,
-    fit_users: int,
-    asked: dict[str, object],
-    windows: int = DEFAULT_WINDOWS,
-    readings: Path | None = None,
-) -> Results:
-    """Runs the variants on the folds, prints and writes.
-
-    Args:
-        duels: names of variants that are compared with each other.
-        fit_users: lists for fitting, a domain, where a variant names no number of its own; 0 for the default.
-        asked: goes into `meta.json`, beside the machine.
-        windows: choices a user, at most, that weights are fitted on.
-        readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
-    """
-    texts = TEXT_CONTROLS if any(one.cold_items for one in folds) else {}
-    if texts and find_spec(PACKAGE) is None:
-        typer.echo(f"{', '.join(texts.values())} are left out: pip install {PACKAGE.replace('_', '-')}", err=True)
-        texts = {}
-    factories = _controls(("first_stage", "baseline", *texts.values()))
-    rivals: list[tuple[str, str]] = []
-    for one in variants:
-        lists = one.config.fit_users or fit_users or (FIT_LISTS if one.config.reads_lists else None)
-        kept = readings / one.name if readings else out / one.name / "readings"
-        factories |= _systems(one, [fold.domain for fold in folds], lists, kept)
-        rivals += [(f"fused.{one.name}", "baseline"), (f"served.{one.name}", "baseline")]
-        rivals += [(f"{system}.{one.name}", control) for system, control in texts.items()]
-    rivals += [(f"{system}.{name}", f"{system}.{versus}") for name, versus in duels for system in ("llm", "fused")]
-    settings = Settings(covered_only=True, rivals=tuple(rivals), compared=(METRIC,), inject=False, windows=windows)
-    results = evaluate(folds, ALSGenerator(), factories, settings, out, lambda line: typer.echo(line, err=True))
-    write_results(results, out)
-    text = comparison_table(results) + "\n\n" + gain_matrix(results)
-    write_text(out / "table.md", text + "\n")
-    typer.echo(text)
-    environment = machine(("reranker", "torch", "transformers"), **asked)
-    report(_checks(results, [one.name for one in variants], duels, texts), out / "meta.json", environment, typer.echo)
-    return results
 
 
 def _duel(text: str, names: Sequence[str]) -> tuple[str, str]:
@@ -352,104 +297,6 @@ def _load(data: Path | None, name: str) -> Dataset:
 def _cut(loaded: Dataset, split: str, support: int, users: int, draw: int = 0) -> Fold:
     whole = SPLITS[split](loaded, support, draw)
     return whole.sample_users(users) if users else whole
-
-
-def _controls(names: Sequence[str]) -> dict[str, SystemFactory]:
-    def no_engine() -> NoReturn:
-        raise ConfigError("the controls need no engine")
-
-    return Suite(RerankerConfig(), no_engine).factories(names)
-
-
-def _systems(
-    variant: Variant, domains: Sequence[str], fit_users: int | None, readings: Path
-) -> dict[str, SystemFactory]:
-    """The learned systems of one variant, which share one engine and its readings."""
-    suite = Suite(
-        variant.config,
-        variant.load_engine,
-        fit_users,
-        FAMILIES | {PROPOSED: "movies"},
-        progress=True,
-        directory=readings,
-        trained=variant.trained(domains),
-        adapt_steps=variant.adapt_steps,
-    )
-    return {f"{system}.{variant.name}": _named(f"{system}.{variant.name}", suite, system) for system in LEARNED}
-
-
-def _named(name: str, suite: Suite, system: str) -> Callable[[int], System]:
-    def build(seed: int) -> System:
-        built = suite.factories((system,))[system](seed)
-        built.name = name
-        return built
-
-    return build
-
-
-def _checks(
-    results: Results, variants: Sequence[str], duels: Sequence[tuple[str, str]], texts: Mapping[str, str]
-) -> list[Check]:
-    """What the variants must reach, by domain; every figure is a gain of NDCG@10."""
-    gains = {(one.domain, one.system, one.versus): one for one in results.comparisons if one.metric == METRIC}
-    domains = list(dict.fromkeys(run.lists.fold.domain for run in results.runs))
-    checks: list[Check] = []
-    for name in variants:
-        targets = [
-            (f"fused.{name}", "first_stage", "at least +15 %", _well_above),
-            (f"fused.{name}", "baseline", "interval above 0", above),
-            (f"served.{name}", "first_stage", "interval not below 0", _not_below),
-            (f"served.{name}", "baseline", "interval not below 0", _not_below),
-        ]
-        targets += [(f"{system}.{name}", control, "interval above 0", above) for system, control in texts.items()]
-        targets += [
-            (f"{system}.{name}", f"{system}.{versus}", "interval above 0", above)
-            for challenger, versus in duels
-            if challenger == name
-            for system in ("llm", "fused")
-        ]
-        for system, versus, target, passes in targets:
-            compared = [gains[key] for domain in domains if (key := (domain, system, versus)) in gains]
-            checks += [_check(gain, target, passes(gain)) for gain in compared]
-            decided = {
-                "interval above 0": sum(map(above, compared)),
-                "interval below 0": sum(map(below, compared)),
-            }
-            checks += [
-                Check(
-                    name=f"domains where {system} over {versus} has its {words}",
-                    value=count,
-                    target="",
-                    passed=True,
-                    unit="",
-                )
-                for words, count in decided.items()
-            ]
-    return checks
-
-
-def _well_above(gain: Comparison) -> bool:
-    """By 15 %; where the other scores 0, by anything that is certain."""
-    return gain.relative >= 0.15 if isfinite(gain.relative) else above(gain)
-
-
-def _not_below(gain: Comparison) -> bool:
-    return gain.high >= 0
-
-
-def _check(gain: Comparison, target: str, passed: bool) -> Check:
-    """In percent; where the other scores 0, as of items that the first stage never proposes, in units of the metric."""
-    value, unit = 100 * gain.relative, "%"
-    interval = f"[{gain.relative_low:+.1%}, {gain.relative_high:+.1%}]"
-    if not isfinite(gain.relative):
-        value, unit, interval = gain.mean, gain.metric, f"[{gain.low:+.4f}, {gain.high:+.4f}] over 0"
-    return Check(
-        name=f"{gain.domain}: {gain.system} over {gain.versus}",
-        value=value,
-        target=f"{target}; {interval}, {gain.n_users} users",
-        passed=passed,
-        unit=unit,
-    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import typer.testing
 
 from eval import benchmark as meta
-from eval import quality
+from eval import judging, quality
 from eval.checks import report, reported
 from eval.domains import load_domain
 from eval.sasrec import run as sasrec
@@ -196,11 +196,11 @@ def test_gains_over_an_order_that_scores_nothing_are_told_in_the_metrics_own_uni
     nothing = dict.fromkeys(("relative", "relative_low", "relative_high"), float("nan"))
     sizes = {"mean": 0.06, "low": 0.05, "high": 0.07, "p": 0.0, "p_holm": 0.0, "n_users": 9, "detectable": 0.01}
     gain = Comparison(domain="d", system="fused.x", versus="first_stage", metric="ndcg@10", **sizes, **nothing)
-    found = meta._check(gain, "at least +15 %", meta._well_above(gain))
+    found = judging._check(gain, "at least +15 %", judging._well_above(gain))
     assert (found.value, found.unit, found.passed) == (0.06, "ndcg@10", True)
     assert "[+0.0500, +0.0700] over 0" in found.target
-    assert not meta._well_above(replace(gain, low=-0.01))
-    assert not meta._well_above(replace(gain, relative=0.14)) and meta._well_above(replace(gain, relative=0.15))
+    assert not judging._well_above(replace(gain, low=-0.01))
+    assert not judging._well_above(replace(gain, relative=0.14)) and judging._well_above(replace(gain, relative=0.15))
     report([found, reported("no figure", float("nan"), "s")], tmp_path / "meta.json", {}, print)
     written = json.loads((tmp_path / "meta.json").read_text(), parse_constant=pytest.fail)
     assert [one["value"] for one in written["checks"]] == [0.06, None]
