@@ -147,7 +147,8 @@ def test_without_a_variant_what_is_served_by_default_is_judged_on_the_split(data
 def test_tables_are_judged_by_name_and_share_what_was_read(data, tmp_path, monkeypatch):
     films = load_domain(data, "movies")
     monkeypatch.setattr(meta, "load_dataset", lambda name, domain: replace(films, domain=domain))
-    monkeypatch.setattr(meta, "find_spec", lambda name: None)  # the sentence encoder is not installed
+    for module in (meta, judging):  # the sentence encoder is not installed
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     flags = ("--out", tmp_path, "--engine", "scripted", "--fit-users", 20)
     tables = ("--table", "known-users", "--table", "new-items")
     done = invoke(meta.main, "--data", data, "--domains", "movies,ml-100k", *flags, *tables)
