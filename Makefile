@@ -30,7 +30,7 @@ notebooks: $(STAMP) .venv/.stamp-docs
 	$(BIN)/pytest -q -W default --nbmake --nbmake-timeout=900 docs/tutorials
 
 test: lint
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-slow: $(STAMP)
 	@$(PIP) install -qq -e ".[ray,browser]"

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 from reranker.engines import sentence_encoder
@@ -17,3 +19,12 @@ def chain():
     """40 users who walk along a ring of 12 items, 6 steps each: enough to split twice and to learn a sequence from."""
     lines = [f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)]
     return toys.dataset(lines)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files that load a real model first, then those of many tests: of two processes (`--dist loadfile`) none is left
+    with a long file when the other is done."""
+    sizes = Counter(item.path for item in items)
+    with_model = {item.path for item in items if item.get_closest_marker("model")}
+    items.sort(key=lambda item: (item.path not in with_model, -sizes[item.path]))
