@@ -54,25 +54,26 @@ class KnownIds:
                 types[name] = pa.string()
         return replace(table, types=types)
 
-    def require_most(self, candidates: InputTable, where: str, *, of_users: bool) -> None:
-        """Refuses candidates of which most rows hold an item that is not known, or a user that is written otherwise.
+    def require_most(self, table: InputTable, where: str, *, of_users: bool, what: str = "candidates") -> None:
+        """Refuses a table of which most rows hold an item that is not known, or a user that is written otherwise.
 
         Ids of another kind than the known ones are left to the ranking, which refuses them.
 
         Args:
-            candidates: of the run.
-            where: they lie.
+            table: candidates or interactions of the run.
+            where: it lies.
             of_users: users are looked at: no newer histories were given.
+            what: the table is called.
 
         Raises:
             DataError: most are unknown.
         """
         for name, known in (self._columns if of_users else {ITEM: self.items}).items():
-            values = _array(known, candidates.types[name])
+            values = _array(known, table.types[name])
             if values is None or not len(values):
                 continue
             rows, unknown, examples = 0, 0, dict[Any, None]()
-            for batch in candidates.only(name).batches():
+            for batch in table.only(name).batches():
                 ids = batch.column(name).drop_null()
                 missing = ids.filter(pc.invert(pc.is_in(ids, value_set=values)))
                 rows, unknown = rows + len(ids), unknown + len(missing)
@@ -83,7 +84,7 @@ class KnownIds:
             some = pd.Series(list(examples)[:_LOOKED_AT], dtype=object, name=name)
             if name == ITEM or written_otherwise(known, list(some)):  # users may well be new
                 owner = "the bundle's item table" if name == ITEM else "the bundle's histories"
-                raise DataError(most_unknown(known, some, unknown, rows, f"candidates {where}", owner))
+                raise DataError(most_unknown(known, some, unknown, rows, f"{what} {where}", owner))
 
     @property
     def _columns(self) -> dict[str, Sequence[Any]]:

@@ -102,6 +102,10 @@ def rerank(
     else:
         table = like_known(table, candidates, known)
     require_most_known(reranker.item_ids, table[ITEM], str(candidates), "the bundle's item table")
+    if newer is not None:
+        require_most_known(reranker.item_ids, newer[ITEM], str(interactions), "the bundle's item table")
+        if not newer[USER].isin(table[USER]).any():
+            typer.echo(f"no user of the candidates is in {interactions}: all lists go by the bundle's histories")
     ranked = reranker.rerank(table, k, interactions=newer, order=served, rules=wanted_rules, progress=True)
     write_table(ranked.to_frame(), out)
     report = ranked.report

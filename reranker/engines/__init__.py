@@ -97,6 +97,11 @@ def available_engines() -> list[str]:
     return sorted(_ENGINES)
 
 
+def reads_a_model(name: str) -> bool:
+    """Whether the engine takes a model of its own."""
+    return name not in _ENGINES or _ENGINES[name].has_model
+
+
 def choose_engine() -> EngineChoice:
     """What "auto" means on this machine.
 
@@ -197,4 +202,4 @@ def _install_hint(name: str) -> str:
     )
 
 
-__all__ = ["AUTO", "EngineChoice", "available_engines", "choose_engine", "load_engine"]
+__all__ = ["AUTO", "EngineChoice", "available_engines", "choose_engine", "load_engine", "reads_a_model"]

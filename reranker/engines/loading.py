@@ -31,7 +31,7 @@ class HubTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the tokenizer in {path}: {error}") from error
         self._lock = threading.Lock()
@@ -163,13 +163,16 @@ def load_causal_lm(path: Path, dtype: str, device: str) -> Any:
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        quantised = getattr(AutoConfig.from_pretrained(path), "quantization_config", None) or {}
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        quantised = getattr(config, "quantization_config", None) or {}
         if quantised.get("quant_method") == "compressed-tensors":
             raise ModelError(
                 f"the model in {path} is quantised for vLLM: use engine='vllm', or the model it was made of"
             )
         precision = getattr(torch, chosen_dtype(dtype, torch.device(device).type))
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=precision, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=precision, attn_implementation="sdpa", trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
     finally:

@@ -56,8 +56,12 @@ class SentenceEncoder:
                 "a sentence encoder needs torch and transformers: pip install 'reranker[torch]'"
             ) from error
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=is_local)
-            self._model: Any = AutoModel.from_pretrained(path, dtype=torch.float32, local_files_only=is_local).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                path, local_files_only=is_local, trust_remote_code=False
+            )
+            self._model: Any = AutoModel.from_pretrained(
+                path, dtype=torch.float32, local_files_only=is_local, trust_remote_code=False
+            ).eval()
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load a sentence encoder from {path}: {error}") from error
         self.model_id = PACKAGE if model is None else Path(path).name if is_local else path

@@ -96,8 +96,10 @@ def merge_lora(adapter: Path, base: Path, directory: Path) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise ConfigError(f"merging a LoRA needs torch, transformers and peft ({error}): pip install peft") from error
-    dtype = AutoConfig.from_pretrained(str(base)).dtype or torch.float32
-    lm: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
+    dtype = AutoConfig.from_pretrained(str(base), trust_remote_code=False).dtype or torch.float32
+    lm: Any = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     try:
         config = PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = True

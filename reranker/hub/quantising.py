@@ -41,9 +41,9 @@ def _write(model: ResolvedModel, directory: Path) -> None:
             f"quantising needs torch and transformers ({error}): pip install 'reranker[torch]'"
         ) from error
     try:
-        if getattr(AutoConfig.from_pretrained(model.path), "quantization_config", None):
+        if getattr(AutoConfig.from_pretrained(model.path, trust_remote_code=False), "quantization_config", None):
             raise ModelError(f"{model.model_id} is quantised already: start from the model that it was made of")
-        lm: Any = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto")
+        lm: Any = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto", trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load a causal language model from {model.path}: {error}") from error
     head = lm.get_output_embeddings()

@@ -11,7 +11,12 @@ from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, wri
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitted_state import FittedState
 from reranker.pipeline.llm_scorer import LLMScorer
-from reranker.pipeline.untrusted_bundle import TEMPLATES, require_harmless, require_own_templates
+from reranker.pipeline.untrusted_bundle import (
+    TEMPLATES,
+    require_harmless,
+    require_own_model,
+    require_own_templates,
+)
 from reranker.pipeline.versions import KEPT
 from reranker.protocols import Engine
 from reranker.soft_tokens.checkpoint import DEFAULT, UNTRAINED, Trained
@@ -117,13 +122,16 @@ class Persistent(FittedState):
         Raises:
             ConfigError: scorer or prompt are to be other than those that the bundle was fitted with.
             BundleError: the folder is incomplete, damaged, of another version or (once the model is loaded) of another
-                model.
+                model; or its model is none that comes with the product, RERANKER_MODELS or `settings` name.
         """
         state = read_bundle(Path(directory))
         trusted = dict(trusted_options or {})
         templates = require_own_templates(Path(directory), state.config, trusted.pop(TEMPLATES, None))
         if "engine_options" not in settings and (engine is None or engine == state.config.engine):
             require_harmless(Path(directory), state.config, trusted)
+        if "model" not in settings and (engine is None or isinstance(engine, str)):
+            named = state.config if engine is None else state.config.model_copy(update={"engine": engine})
+            require_own_model(Path(directory), named)
         engine, settings = named_engine(engine, settings, state.config)
         if trusted:
             options = settings.get("engine_options", state.config.engine_options)

@@ -228,6 +228,7 @@ class Reranker(Persistent, Adaptive):
             else:
                 interactions = validate_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
+                refuse_written_otherwise(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
         ranked = self._ranker.rank(
             lists,

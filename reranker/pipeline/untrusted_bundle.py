@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from reranker.config import RerankerConfig
+from reranker.engines import reads_a_model
 from reranker.errors import BundleError
+from reranker.hub import available_models
 
 MANIFEST = "bundle.yaml"
 _DEEPEST = 8  # folders within folders
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 TEMPLATES, TEMPLATES_VARIABLE = "templates", "RERANKER_TEMPLATES"
+MODELS_VARIABLE = "RERANKER_MODELS"
 
 _HARMLESS = frozenset(
     {
@@ -78,6 +81,28 @@ def require_own_templates(directory: Path, config: RerankerConfig, mine: Path | 
             f"trusted_options={{{TEMPLATES!r}: {str(fitted_with)!r}}} to Reranker.load"
         )
     return Path(folder)
+
+
+def require_own_model(directory: Path, config: RerankerConfig) -> None:
+    """Refuses a bundle whose model is none that comes with the product and none that who loads it named.
+
+    A bundle could have whoever loads it fetch any repository, or open any folder.
+
+    Args:
+        directory: of the bundle.
+        config: its settings.
+
+    Raises:
+        BundleError: it names another model than those in RERANKER_MODELS, with commas between them.
+    """
+    model = str(config.model)
+    mine = [name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(",")]
+    if not reads_a_model(config.engine) or model in available_models() or model in mine:
+        return
+    raise BundleError(
+        f"{directory / MANIFEST} names the model {model!r}. A bundle may not choose a folder or a repository: if you "
+        f"trust it, say {MODELS_VARIABLE}={model}, or model={model!r} to Reranker.load"
+    )
 
 
 def require_harmless(directory: Path, config: RerankerConfig, trusted: Mapping[str, Any]) -> None:

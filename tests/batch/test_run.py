@@ -156,6 +156,10 @@ def test_newer_histories_replace_those_of_the_bundle(bundle, folder, candidates)
     [
         (lambda frame: frame.assign(user_id=range(len(frame))), "nobody would be found"),
         (lambda frame: frame.assign(item_id=[None, *frame["item_id"][1:]]), "1 rows of .* have no item_id"),
+        (
+            lambda frame: frame.assign(item_id="z" + frame["item_id"]),
+            "interactions .*is not in the bundle's item table",
+        ),
     ],
 )
 def test_interactions_that_cannot_be_used_stop_the_run_before_it_begins(bundle, folder, candidates, change, words):

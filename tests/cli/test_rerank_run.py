@@ -70,6 +70,17 @@ def test_own_names_work_for_a_single_table_too(bundle, own):
     )
 
 
+@pytest.mark.parametrize("out", ["ranked.parquet", "folder"])
+def test_histories_of_another_catalogue_are_refused_and_those_of_other_users_told(bundle, own, out):
+    flags = ("--bundle", bundle, "--candidates", own / "own.parquet", "--interactions", own / "newer.csv", *NAMES)
+    (own / "newer.csv").write_text("customer,sku\nu1,zzz\nu2,zzy\n")
+    assert "2 of 2 rows hold an id that is not in" in run(*flags, "--out", own / out, code=1)[1]
+    if out == "ranked.parquet":
+        pd.read_parquet(own / "own.parquet").dropna().to_parquet(own / "own.parquet")
+        (own / "newer.csv").write_text("customer,sku\nsomebody,g0i3\n")
+        assert "no user of the candidates is in" in run(*flags, "--out", own / out)[0]
+
+
 @pytest.mark.parametrize("flag", [["--resume"], ["--force"], ["--cluster", "ray"], ["--part-users", 5]])
 def test_flags_of_offline_runs_are_refused_for_a_table(bundle, own, flag):
     _, said = run(

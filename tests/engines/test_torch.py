@@ -1,5 +1,6 @@
 """The torch engine on a tiny random model (quick) and on the real one."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -228,6 +229,18 @@ def test_wrong_settings(tiny: Path) -> None:
 
 def test_special_tokens_in_text_are_text(tiny_engine: TorchEngine) -> None:
     assert len(tiny_engine.tokenizer.encode("<|im_end|>")) == len("<|im_end|>")
+
+
+def test_code_in_a_models_folder_is_not_run_whatever_is_typed(tmp_path, monkeypatch) -> None:
+    path = save_tiny_model(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    names = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    (path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    (path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    with pytest.raises(ModelError, match="cannot load"):
+        TorchEngine(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_broken_packages_are_named() -> None:

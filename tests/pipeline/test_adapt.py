@@ -72,14 +72,14 @@ def test_a_store_gets_contexts_and_gives_newer_interactions(fitted: Reranker, tm
 
 def test_contexts_are_in_the_bundle(fitted: Reranker, tmp_path: Path) -> None:
     fitted.save(tmp_path / "bundle")
-    again = Reranker.load(tmp_path / "bundle")
+    again = Reranker.load(tmp_path / "bundle", model=fitted.config.model)
     np.testing.assert_array_equal(scores(again), scores(fitted))
     again.adapt(["u3"])
     fitted.adapt(["u3"])
     np.testing.assert_array_equal(scores(again), scores(fitted))
     (tmp_path / "bundle" / CONTEXT_FILE).write_bytes(b"something else")
     with pytest.raises(BundleError, match=CONTEXT_FILE):
-        Reranker.load(tmp_path / "bundle")
+        Reranker.load(tmp_path / "bundle", model=fitted.config.model)
 
 
 def test_the_stranger_gets_the_base_and_the_told_a_start(fitted: Reranker) -> None:

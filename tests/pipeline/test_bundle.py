@@ -447,6 +447,25 @@ def test_a_bundle_may_not_choose_what_acts(bundle, options, monkeypatch):
     Reranker.load(bundle, trusted_options=options)  # the operator's own word
 
 
+@pytest.mark.parametrize("model", ["somebody/model", "{folder}"])
+@pytest.mark.parametrize("engine", ["torch", "auto", "vllm", "openai"])
+def test_a_bundle_may_not_choose_a_repository_or_a_folder(bundle, tmp_path, engine, model, monkeypatch):
+    monkeypatch.delenv("RERANKER_MODELS", raising=False)
+    model = model.format(folder=tmp_path)
+    path = bundle / "bundle.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["config"] |= {"engine": engine, "model": model}
+    write_signed(path, manifest)
+    with pytest.raises(BundleError, match=f"names the model '{model}'.*RERANKER_MODELS"):
+        Reranker.load(bundle)
+    with pytest.raises(BundleError, match="names the model"):
+        Reranker.load(bundle, engine="torch")
+    assert Reranker.load(bundle, model=model).config.model == model
+    assert Reranker.load(bundle, engine="scripted").config.engine == "scripted"
+    monkeypatch.setenv("RERANKER_MODELS", f"another, {model}")
+    assert Reranker.load(bundle).config.model == model
+
+
 def test_the_operators_own_address_is_no_choice_of_the_bundle(bundle, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     path = bundle / "bundle.yaml"

@@ -1,5 +1,6 @@
 """The server as a process of its own, to be killed."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -21,17 +22,27 @@ class Process:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-c", "from reranker.cli import main; main()", "serve", "--bundle", bundle]
         self.process = subprocess.Popen([*map(str, command), "--port", str(port), *map(str, flags)], stderr=self._log)
-        deadline = time.monotonic() + seconds
-        with httpx.Client() as client:
-            while time.monotonic() < deadline and self.process.poll() is None:
-                try:
+        try:
+            self._until_ready(seconds)
+        except BaseException:  # a test's time is over, say: no server stays behind
+            self.process.kill()
+            raise
+        if self.process.poll() is not None:
+            raise AssertionError(self.wait())
+
+    def _until_ready(self, seconds):
+        deadline, pause = time.monotonic() + seconds, 0.1
+        with httpx.Client(timeout=seconds) as client:
+            while self.process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
                     if client.get(f"{self.url}/ready").status_code == 200:
                         return
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.1)
-        self.process.kill()
-        raise AssertionError(self.wait())
+                if time.monotonic() > deadline:
+                    self.process.kill()
+                    self.process.wait()
+                    return
+                time.sleep(pause)
+                pause = min(1.0, 1.1 * pause)  # on a busy machine the server needs the processor for itself
 
     def end(self, how):
         self.process.send_signal(how)
@@ -39,7 +50,11 @@ class Process:
 
     def wait(self, seconds=60):
         """What it logged, once it has ended. To be called once."""
-        self.process.wait(seconds)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         with self._log:
             self._log.seek(0)
             return self._log.read().decode()

@@ -1,6 +1,6 @@
 """kill -9 of each of vLLM's processes in each state of the server: exit code 1 soon, errors in JSON until then.
 
-How long a busy machine takes is no matter here; the seconds that the server gives itself are those of `cli.serve`.
+How fast the machine is matters little: the end is some two seconds of waiting, and loading may take what it takes.
 """
 
 import re
@@ -20,10 +20,11 @@ from tests.serve.process import Process
 
 pytest.importorskip("vllm")
 
-pytestmark = [pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(4000)]
 
-SECONDS = 5  # from the kill to the exit, on a machine with a processor to spare
-LONG = 900
+SECONDS = 5  # that the server gives itself, from the kill to the exit
+BOUND = 60  # of the exit, on a machine that does other things, too: far below what anybody would wait for the dead
+LONG = 1800
 CHAT = {
     "messages": [{"role": "user", "content": "Count from 1 to 500."}],
     "max_tokens": 900,
@@ -61,8 +62,9 @@ def wait_until_in_flight(url, what):
 
 @pytest.mark.parametrize("victim", ["model", "other"])
 @pytest.mark.parametrize("state", STATES)
-def test_the_server_ends_with_an_error(bundle, state, victim):
+def test_the_server_ends_with_an_error(bundle, state, victim, monkeypatch):
     psutil = pytest.importorskip("psutil")
+    monkeypatch.setenv("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", str(LONG))  # else vLLM gives up a busy machine after 300
     server = Process(bundle, "--engine", "vllm", seconds=LONG)
     children = psutil.Process(server.process.pid).children(recursive=True)
     by_size = sorted(children, key=lambda child: child.memory_info().rss, reverse=True)
@@ -86,7 +88,7 @@ def test_the_server_ends_with_an_error(bundle, state, victim):
     assert not answers, {what: answer.text for what, answer in answers.items()}
     killed = time.monotonic()
     engines[0 if victim == "model" else 1].kill()
-    lines = server.wait(LONG)
+    lines = server.wait(BOUND)
     print(f"{state}, {victim}: {time.monotonic() - killed:.1f} s")
     for thread in threads:
         thread.join()

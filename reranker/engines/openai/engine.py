@@ -222,7 +222,7 @@ def _model_info(name: str, tokenizer: Path, capabilities: Capabilities) -> Model
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(tokenizer).get_text_config()
+        config = AutoConfig.from_pretrained(tokenizer, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the model's config.json in {tokenizer}: {error}") from error
     # vLLM always generates one token after the prompt; labels that are appended take one more.
