@@ -136,8 +136,8 @@ class OfflineRun:
         prepared = prepare(self.candidates, self.interactions, columns, self.part_users, self.out, known)
         known.require_most(prepared.candidates, str(self.candidates), of_users=self.interactions is None)
         if prepared.interactions is not None:
-            where, what = str(self.interactions), "interactions"
-            known.require_most(prepared.interactions, where, of_users=False, what=what)
+            where = str(self.interactions)
+            known.require_most(prepared.interactions, where, of_users=False, what="interactions")
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
         records = {part: record for part in numbers if (record := finished_part(self.out, part)) is not None}
