@@ -16,6 +16,9 @@ READ_LISTS = 1000
 EMBEDDED_LISTS = 10_000
 """The same of "embedding", which reads items and no list: fitting the head takes a minute then."""
 
+Ranker = Literal["linear", "auto", "gradient_boosted"]
+BOOSTED: Ranker = "gradient_boosted"
+
 ScorerName = Literal["likelihood", "embedding", "likelihood+embedding", "labels", "listwise", "baseline"]
 
 
@@ -57,6 +60,8 @@ class RerankerConfig(SettingsModel):
         min_history: users with fewer interactions than this before the held-out one get no list.
         features: columns of candidates, items and users (`Dataset(users=...)`) that enter the ranker beside the
             interaction features; "items.price" names the table, too.
+        ranker: what weighs the columns: "linear" weights; "auto" tries gradient-boosted trees, too (the extra
+            `boosted`), and takes them where their interval over the weights lies above 0; "gradient_boosted" insists.
         l2: ridge penalty of the fusion head.
         seed: of every random choice.
     """
@@ -78,6 +83,7 @@ class RerankerConfig(SettingsModel):
     window_users: int = Field(default=20_000, ge=100)
     min_history: int = Field(default=1, ge=1)
     features: tuple[str, ...] = ()
+    ranker: Ranker = "linear"
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
 

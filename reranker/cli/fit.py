@@ -77,6 +77,14 @@ def fit(
     ] = None,
     users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
     item_vectors: ItemVectorsOption = None,
+    ranker: Annotated[
+        str | None,
+        typer.Option(
+            "--ranker",
+            help="what weighs features and scores: linear (by default); auto tries gradient-boosted trees and takes "
+            "them where their gain is beyond doubt; gradient_boosted insists on them (pip install 'reranker[boosted]')",
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -92,7 +100,9 @@ def fit(
     from reranker.pipeline.unread import unread
     from reranker.tracking import log_fit, tracked
 
-    settings = given(model=model, engine=engine, dtype=dtype, n_candidates=n, fit_users=fit_users, seed=seed)
+    settings = given(
+        model=model, engine=engine, dtype=dtype, ranker=ranker, n_candidates=n, fit_users=fit_users, seed=seed
+    )
     if scorer in LLM_SCORERS:
         settings["scorer"] = scorer
     if features is not None:
@@ -151,6 +161,8 @@ def fit(
     for verdict in (reranker.fusion_model.own, reranker.fusion_model.own_vectors):
         if verdict is not None:
             typer.echo(verdict.summary())
+    for line in reranker.fusion_model.trees_summary():
+        typer.echo(line)
     if could_be := unused(reranker.config.features, data.items, data.users):
         typer.echo(f"columns that could be features (--features): {', '.join(could_be)}")
     if chosen_scorer != BASELINE:

@@ -178,7 +178,7 @@ class ScoreCache:
         key = tuple(map(id, windows)), most, l2
         if key not in self._fitted:
             components = self.reader(windows[0].domain).scorer.components
-            model = fit_ranker(windows, self.read, components, most=most, l2=l2)
+            model = fit_ranker(windows, self.read, components, most=most, l2=l2, ranker=self.config.ranker)
             self._fitted[key] = list(windows), model
         return self._fitted[key][1]
 

@@ -1,4 +1,4 @@
-"""Contributions of a linear head: weight times standardised value, less the list's mean.
+"""Contributions of a head: of a linear one weight times standardised value, of trees SHAP values, less the list's mean.
 
 A linear utility is its own explanation: the Shapley values of its columns, taken against the mean of the list, are
 w_c (x_ic - mean_c), and they sum to the score's difference from the list's mean (Lundberg & Lee 2017, section 4.1).
@@ -52,7 +52,7 @@ def group_of(column: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contributions:
-    """What each column of a linear head gives each candidate of one list, against the list's mean.
+    """What each column of a head gives each candidate of one list, against the list's mean.
 
     Attributes:
         columns: names of the head's columns.
@@ -71,12 +71,11 @@ class Contributions:
         }
 
 
-def contributions(columns: Sequence[str], weights: NDArray[np.float64], features: NDArray[np.float64]) -> Contributions:
+def contributions(columns: Sequence[str], given: NDArray[np.float64]) -> Contributions:
     """Exact contributions of one list.
 
     Args:
         columns: names.
-        weights: (n_columns,) of a linear head.
-        features: (n_candidates, n_columns) values that the head weighs.
+        given: (n_candidates, n_columns) what each column gives each candidate's score, as `FusionHead.contributions`.
     """
-    return Contributions(columns=tuple(columns), values=(features - features.mean(axis=0)) * weights)
+    return Contributions(columns=tuple(columns), values=given - given.mean(axis=0))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import BundleError, DataError
+from reranker.fusion.boosted import BoostedTrees
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
@@ -20,17 +21,19 @@ CROSS_FITTING_FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FusionHead:
-    """A linear utility over named columns, each z-scored within the list.
+    """A linear utility over named columns, each z-scored within the list; or trees in its place.
 
     Attributes:
         columns: column name -> what it says, in words.
         logit: the fitted weights, in the order of `columns`.
         past: the choices that it was fitted on, as far as an update needs them; None in bundles that hold none.
+        trees: over the same columns, which score in the weights' place; None where the weights do.
     """
 
     columns: dict[str, str]
     logit: ConditionalLogit
     past: PastChoices | None = None
+    trees: BoostedTrees | None = None
 
     @classmethod
     def fit(
@@ -67,11 +70,23 @@ class FusionHead:
 
     def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(rows,) utilities; only differences within a list mean anything."""
-        return self.logit.score(features)
+        return self.logit.score(features) if self.trees is None else self.trees.score(features)
+
+    def contributions(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(rows, n_columns) what each column gives each row; a row sums to its utility, but for a constant."""
+        if self.trees is not None:
+            return self.trees.contributions(features)
+        contributed: NDArray[np.float64] = features * self.logit.weights
+        return contributed
 
     def summary(self, most: int | None = None) -> list[str]:
-        """One line a column, strongest first: what one standard deviation does to the odds of being chosen."""
+        """One line a column, strongest first: what one standard deviation does to the odds of being chosen; of trees,
+        its share in what their splits gained."""
         lines = []
+        if self.trees is not None:
+            shares, said = self.trees.shares(), list(self.columns.items())
+            strongest = np.argsort(-shares, kind="stable")[:most].tolist()
+            return [f"{said[at][0]} {shares[at]:.0%} of what the trees gained, by {said[at][1]}" for at in strongest]
         weights = self.logit.weights
         names = list(self.columns)
         for column in np.argsort(-np.abs(weights), kind="stable")[:most]:
@@ -86,6 +101,7 @@ class FusionHead:
             "log_likelihood": self.logit.log_likelihood,
             "n_choices": self.logit.n_choices,
             **({} if self.past is None else {"past": self.past.to_json()}),
+            **({} if self.trees is None else {"trees": self.trees.to_json()}),
         }
 
     @classmethod
@@ -106,7 +122,8 @@ class FusionHead:
         if weights.shape != (len(columns),) or not np.isfinite(weights).all():
             raise BundleError(f"fusion head: {len(columns)} columns but weights {weights}; fit the bundle again")
         past = PastChoices.from_json(data["past"], len(columns)) if "past" in data else None
-        return cls(columns=columns, logit=logit, past=past)
+        trees = BoostedTrees.from_json(data["trees"], len(columns)) if "trees" in data else None
+        return cls(columns=columns, logit=logit, past=past, trees=trees)
 
 
 def remembered(

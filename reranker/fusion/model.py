@@ -1,13 +1,15 @@
 """What `Reranker.fit` learns: scorer coefficients, fusion weights and the guard's decision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.config import BOOSTED, Ranker
 from reranker.errors import BundleError, DataError
+from reranker.fusion.boosted import BoostedTrees, JudgedTrees, TreesVerdict, has_lightgbm, judge_trees
 from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words
 from reranker.fusion.conditional_logit import ConditionalLogit
@@ -45,6 +47,7 @@ class _Past:
 
     features: PastChoices | None = None
     fused: PastChoices | None = None
+    trees: Mapping[str, BoostedTrees] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fusion_model: "FusionModel | None", columns: dict[str, str]) -> "_Past":
@@ -59,7 +62,9 @@ class _Past:
                 "the fusion head cannot be updated: it holds no past choices, or has other columns than this version "
                 "gives it. Fit the bundle again"
             )
-        return cls(features=fusion_model.features.past, fused=fusion_model.fused.past)
+        heads = {"baseline": fusion_model.features, "fused": fusion_model.fused}
+        trees = {order: head.trees for order, head in heads.items() if head.trees is not None}
+        return cls(features=fusion_model.features.past, fused=fusion_model.fused.past, trees=trees)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +80,7 @@ class FusionModel:
             can be compared in pairs; empty where it was loaded.
         own: what own features were worth; None where there were none.
         own_vectors: what item vectors of the user's own were worth; None where there were none.
+        trees: order -> what gradient-boosted trees were worth over its linear weights; empty where they were not tried.
         judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
     """
 
@@ -86,6 +92,7 @@ class FusionModel:
     judged: JudgedLists | None = None
     own: OwnVerdict | None = None
     own_vectors: OwnVerdict | None = None
+    trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -96,6 +103,7 @@ class FusionModel:
         l2: float = 1.0,
         seed: int = 0,
         past: "FusionModel | None" = None,
+        ranker: Ranker = "linear",
     ) -> "FusionModel":
         """Fits everything on the fold; with `past`, updates what was fitted before by the fold.
 
@@ -107,12 +115,14 @@ class FusionModel:
             l2: ridge penalty.
             seed: of the cross-fitting folds and the bootstrap.
             past: what was fitted on earlier choices, over the same columns. Its choices count on to second order, and
-                its coefficients of the LLM alone stay. The guard goes by the newest lists of both, and drops an order
-                that the new ones alone show to be worse than the first stage.
+                its coefficients of the LLM alone stay, and so do trees. The guard goes by the newest lists of both, and
+                drops an order that the new ones alone show to be worse than the first stage.
+            ranker: as `RerankerConfig.ranker`.
 
         Raises:
             DataError: no list contains a chosen item.
             BundleError: `past` holds no choices, or those of other columns.
+            ConfigError: trees are insisted on, and lightgbm is not installed.
         """
         if not components:
             raise DataError("fusion: no list contains a chosen item, so there is nothing to learn from")
@@ -130,7 +140,7 @@ class FusionModel:
         words = llm_words(words)
         earlier = _Past.of(past, {**fold.columns, **words})
         baseline = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
-        by_list = _cross_fitted(fold, read, words, l2, seed, earlier)
+        by_list, judged_trees = _cross_fitted(fold, read, words, l2, seed, earlier, ranker)
         new = JudgedLists(
             ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
             n_known=fold.n_known,
@@ -142,19 +152,25 @@ class FusionModel:
         if judged is not new:
             first, second, third = new.ndcg.T
             guard = vetoed(guard, first, second, third, new.user_numbers, seed)
+        fused = baseline
+        if words:
+            on_read = read.features, read.list_index, read.chosen
+            fused = fit_fused(baseline, words, *on_read, l2, seed, read.users, earlier.fused)
+            fused = replace(fused, trees=_trees(judged_trees.get("fused"), *on_read, seed, earlier.trees.get("fused")))
+        on_all = fold.features, fold.list_index, fold.chosen
+        trees = _trees(judged_trees.get("baseline"), *on_all, seed, earlier.trees.get("baseline"))
+        baseline = replace(baseline, trees=trees)
+        verdicts = {order: one.verdict for order, one in judged_trees.items()}
         return cls(
             coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
-            fused=fit_fused(
-                baseline, words, read.features, read.list_index, read.chosen, l2, seed, read.users, earlier.fused
-            )
-            if words
-            else baseline,
+            fused=fused if words else baseline,
             features=baseline,
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
             own=None if past is None else past.own,
             own_vectors=None if past is None else past.own_vectors,
+            trees=verdicts if past is None else past.trees,
         )
 
     def orders(
@@ -174,6 +190,10 @@ class FusionModel:
             "fused": self.fused.score(both),
         }
 
+    def trees_summary(self) -> list[str]:
+        """What gradient-boosted trees were worth, for people, a line an order; none where they were not tried."""
+        return [verdict.summary(order) for order, verdict in self.trees.items()]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "coefficients": self.coefficients.tolist(),
@@ -182,6 +202,7 @@ class FusionModel:
             "guard": self.guard.to_json(),
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
+            **({"trees": {order: one.to_json() for order, one in self.trees.items()}} if self.trees else {}),
         }
 
     @classmethod
@@ -202,8 +223,9 @@ class FusionModel:
                 guard=GuardDecision.from_json(data["guard"]),
                 own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
                 own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
+                trees={order: TreesVerdict.from_json(one) for order, one in data.get("trees", {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
 
 
@@ -220,10 +242,26 @@ def _coefficients(
     return coefficients
 
 
+def _trees(
+    judged: JudgedTrees | None,
+    features: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    seed: int,
+    past: BoostedTrees | None,
+) -> BoostedTrees | None:
+    """Trees for a head: those of before, new ones where they are used, or None."""
+    if past is not None or judged is None or not judged.verdict.used:
+        return past
+    return replace(BoostedTrees.fit(features, list_index, chosen, seed), scale=judged.scale)
+
+
 def _cross_fitted(
-    fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int, past: _Past
-) -> dict[str, NDArray[np.float64]]:
+    fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int, past: _Past, ranker: Ranker
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgedTrees]]:
     """Order -> (n_lists,) NDCG@10 on lists of users that its weights were not fitted on (5-fold cross-fitting).
+
+    And what trees would be worth in their place, where these are tried. Trees of before rank new lists as they are.
 
     First stage and features are known for every list of the fold; what the LLM adds to these is known on the lists it
     read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
@@ -243,14 +281,39 @@ def _cross_fitted(
             others = read.features[~mine_read], read.list_index[~mine_read], read.chosen[~mine_read]
             head = fit_fused(baseline, words, *others, l2, seed, read.users, past.fused, remembers=False)
             fused[mine_read] = head.score(read.features[mine_read])
+    judged: dict[str, JudgedTrees] = {}
+    tried = not past.trees and past.features is None and (ranker == BOOSTED or (ranker == "auto" and has_lightgbm()))
+    lists = np.unique(fold.list_index[read.rows])
+    if tried:
+        insist = ranker == BOOSTED
+        users = fold.user_numbers
+        on_all = fold.features, fold.list_index, fold.chosen, fold.n_relevant, users, features, fold_of_row
+        judged["baseline"] = judge_trees(*on_all, insist, seed)
+        if words:
+            on_read = read.features, read.list_index, read.chosen, fold.n_relevant[lists], read.users, fused
+            judged["fused"] = judge_trees(*on_read, fold_of_row[read.rows], insist, seed)
+    features = _scores("baseline", features, fold.features, judged, past)
+    fused = _scores("fused", fused, read.features, judged, past)
     by_first_stage = ndcg_by_list(
         -fold.first_stage_rank.astype(np.float64), fold.list_index, fold.chosen, fold.n_relevant
     )
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
     if not words:
-        return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_features}
-    lists = np.unique(fold.list_index[read.rows])
+        return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_features}, judged
     read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()
     by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
-    return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_fused}
+    return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_fused}, judged
+
+
+def _scores(
+    order: str,
+    linear: NDArray[np.float64],
+    features: NDArray[np.float64],
+    judged: Mapping[str, JudgedTrees],
+    past: _Past,
+) -> NDArray[np.float64]:
+    """(rows,) scores of what ranks in an order: trees of before, trees that are used now, or the linear weights."""
+    if order in past.trees:
+        return past.trees[order].score(features)
+    return judged[order].scores if order in judged and judged[order].verdict.used else linear

@@ -96,7 +96,7 @@ def explain_list(
     scores = ranked[SCORE].to_numpy(dtype=np.float64)
     if served in ("fused", "baseline"):
         head, values = reranker.head_columns(lists, served, histories=histories, states=states)
-        found = contributions(list(head.columns), head.logit.weights, values)
+        found = contributions(list(head.columns), head.contributions(values))
         columns = dict(zip(found.columns, found.values[at_rank].T, strict=True))
         groups = {group: values[at_rank] for group, values in found.groups.items()}
         score = history_scores(reranker, lists, served, state)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.config import Ranker
 from reranker.data.catalog import Catalog
 from reranker.data.schema import USER
 from reranker.errors import ConfigError
@@ -37,6 +38,7 @@ def fit_ranker(
     l2: float = 1.0,
     seed: int = 0,
     past: FusionModel | None = None,
+    ranker: Ranker = "linear",
     progress: bool | None = False,
 ) -> FusionModel:
     """Fits weights and guard on windows: the one fit of this package.
@@ -49,6 +51,7 @@ def fit_ranker(
         l2: ridge penalty.
         seed: of the draw, of cross-fitting and of the bootstrap.
         past: what was fitted before, which these windows update.
+        ranker: as `RerankerConfig.ranker`.
         progress: show a line on stderr; None does on a terminal and in a notebook.
 
     Raises:
@@ -64,7 +67,7 @@ def fit_ranker(
         if len(numbers):
             found |= zip((begin + numbers).tolist(), read(window, numbers), strict=True)
     with step("weights and guard", progress):
-        return FusionModel.fit(choices, found, dict(components), l2, seed, past)
+        return FusionModel.fit(choices, found, dict(components), l2, seed, past, ranker)
 
 
 def lists_to_read(windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[IntArray]:

@@ -36,6 +36,7 @@ def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
             "fit_users",
             "features",
             "calibration_histories",
+            "ranker",
             "l2",
             "seed",
         }

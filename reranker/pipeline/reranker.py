@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.config import BOOSTED
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table, as_frame
 from reranker.data.id_matching import refuse_written_otherwise
@@ -25,6 +26,7 @@ from reranker.data.schema import (
 from reranker.errors import ConfigError, DataError
 from reranker.explain import Explanation
 from reranker.fusion import FusionHead, Order
+from reranker.fusion.boosted import require_lightgbm
 from reranker.pipeline.adapting import Adaptive
 from reranker.pipeline.explaining import explain_list
 from reranker.pipeline.fit_basis import FitBasis
@@ -114,6 +116,8 @@ class Reranker(Persistent, Adaptive):
             DataError, ConfigError: as `fit` does.
         """
         config, domain = self.config, basis.dataset.domain
+        if config.ranker == BOOSTED:
+            require_lightgbm()  # now, not after hours of reading
         self.states = {}
         self.ladder = None
         self.fusion_model = None  # if this fails, nothing old must be served over new data
@@ -130,6 +134,7 @@ class Reranker(Persistent, Adaptive):
                 most=config.lists_to_read,
                 l2=config.l2,
                 seed=config.seed,
+                ranker=config.ranker,
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
@@ -137,6 +142,8 @@ class Reranker(Persistent, Adaptive):
         for verdict in (basis.worth.columns, basis.worth.vectors):
             if verdict is not None:
                 logger.info("domain %r: %s", domain, verdict.summary())
+        for line in fusion_model.trees_summary():
+            logger.info("domain %r: %s", domain, line)
         logger.info("domain %r: %s", domain, fusion_model.guard.summary())
         for line in unread(basis.dataset, self.reader):
             logger.info("domain %r: %s", domain, line)

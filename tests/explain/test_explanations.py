@@ -12,7 +12,7 @@ from tests.pipeline import toys
 
 def test_contributions_by_hand():
     values = np.array([[1.0, 0.0], [-1.0, 4.0]])
-    found = contributions(["popularity", "llm_near_last"], np.array([2.0, 0.5]), values)
+    found = contributions(["popularity", "llm_near_last"], values * np.array([2.0, 0.5]))
     np.testing.assert_allclose(found.values, [[2.0, -1.0], [-2.0, 1.0]])
     assert list(found.groups) == ["popularity", "text"]
     np.testing.assert_allclose(found.groups["text"], [-1.0, 1.0])
