@@ -83,7 +83,7 @@ class BoostedTrees:
 
     @cached_property
     def _booster(self) -> Any:
-        return require_lightgbm().Booster(params={"verbose": -1, "num_threads": 1}, model_str=self.model)
+        return require_lightgbm().Booster(model_str=self.model)
 
     def score(self, features: Floats) -> Floats:
         """(rows,) scores; only differences within a list mean anything."""

@@ -59,8 +59,9 @@ def _tree(part: str, number: int, n_columns: int) -> str:
         raise BundleError(f"trees: tree {number} has other fields than this version writes; fit the bundle again")
     leaves = {name: _numbers(fields, name, kind, n_leaves) for name, kind in _AT_LEAVES.items() if n_leaves > 1}
     nodes = {name: _numbers(fields, name, kind, n_leaves - 1) for name, kind in _AT_NODES.items() if n_leaves > 1}
-    if n_leaves == 1:
-        leaves = {"leaf_value": _numbers(fields, "leaf_value", _REAL, 1)}
+    if n_leaves == 1:  # as LightGBM writes it: one value, and no number of anything else
+        nodes, leaves = {name: [] for name in _AT_NODES}, {name: [] for name in _AT_LEAVES}
+        leaves["leaf_value"] = _numbers(fields, "leaf_value", _REAL, 1)
     else:
         _require_tree(nodes, leaves, n_leaves, n_columns, number)
     written = {**{name: [value] for name, value in single.items()}, **nodes, **leaves}
