@@ -2,7 +2,7 @@
 written here. The parser itself checks no index, and a bundle may come from anywhere."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reranker.errors import BundleError
 
@@ -69,7 +69,11 @@ def _tree(part: str, number: int, n_columns: int) -> str:
 
 
 def _require_tree(
-    nodes: dict[str, Sequence[float]], leaves: dict[str, Sequence[float]], n_leaves: int, n_columns: int, number: int
+    nodes: Mapping[str, Sequence[float]],
+    leaves: Mapping[str, Sequence[float]],
+    n_leaves: int,
+    n_columns: int,
+    number: int,
 ) -> None:
     """Every node and leaf hangs below one earlier node, and splits by a column that there is."""
     children = [*zip(range(n_leaves - 1), nodes["left_child"], strict=True)]
