@@ -30,8 +30,10 @@ class ALSGenerator(ScoringGenerator):
         alpha: confidence of one interaction, against 1 for a cell without any.
         iterations: sweeps over users and items.
         seed: of the initial factors.
-        use_weights: multiply the confidence with the table's `weight` (summed over repeats); by default every chosen
-            item counts once.
+        use_weights: multiply the confidence with the strength of what the user said of the item (`event`, `rating`,
+            `weight`, summed over repeats, in units of the mean choice), where the table tells some. Otherwise every
+            chosen item counts once. A dislike is no choice, and no more: as a preference of 0 with the confidence of
+            its strength it cost recall on ml-100k, so it is left to the features of the ranker.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -46,7 +48,7 @@ class ALSGenerator(ScoringGenerator):
         alpha: float = 5.0,
         iterations: int = 15,
         seed: int = 0,
-        use_weights: bool = False,
+        use_weights: bool = True,
     ) -> None:
         require_at_least("ALSGenerator", 1, factors=factors, iterations=iterations)
         require_at_least("ALSGenerator", 0, regularization=regularization, alpha=alpha, seed=seed)
@@ -100,7 +102,7 @@ class ALSGenerator(ScoringGenerator):
                 iterations=self.iterations,
                 random_state=self.seed,
             )
-            model.fit(fitted.matrix, show_progress=False)
+            model.fit(fitted.choices, show_progress=False)
         self._user_factors, self._item_factors = model.user_factors, model.item_factors
 
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:

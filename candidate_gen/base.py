@@ -27,7 +27,7 @@ class ScoringGenerator(ABC):
     """A candidate generator that can score every item of the catalogue for a user.
 
     `recommend` lists are exact: sorted by score, ties by popularity. A user whose unseen catalogue is shorter than n
-    gets fewer rows; one who has nothing left gets none.
+    gets fewer rows; one who has nothing left gets none. Without `exclude_seen`, disliked items alone are left out.
     Unknown users get the most popular items, with the share of users who chose each (0..1) as score.
     """
 
@@ -158,10 +158,9 @@ class ScoringGenerator(ABC):
     def _unseen_scores(
         self, fitted: InteractionMatrix, rows: IntArray, exclude_seen: bool = True
     ) -> NDArray[np.float32]:
-        """(len(rows), items) scores, -inf where the user has seen the item."""
+        """(len(rows), items) scores, -inf where the user has seen the item, or at least where it is disliked."""
         scores = self._score(fitted, rows)
-        if exclude_seen:
-            scores[fitted.seen[rows].nonzero()] = -np.inf
+        scores[left_out(fitted, exclude_seen)[rows].nonzero()] = -np.inf
         return scores
 
     def _users_per_block(self, fitted: InteractionMatrix) -> int:
@@ -181,6 +180,11 @@ class ScoringGenerator(ABC):
                 f"this {type(self).__name__} is not fitted: call fit(interactions) or load(directory) first"
             )
         return self._fitted
+
+
+def left_out(fitted: InteractionMatrix, exclude_seen: bool) -> sp.csr_matrix:
+    """(users, items) CSR of ones: what is not proposed."""
+    return fitted.seen if exclude_seen else fitted.disliked
 
 
 def distinct_users(user_ids: Iterable[UserId], n: int) -> list[UserId]:

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidate_gen.backend import require_at_least
-from candidate_gen.base import ScoringGenerator
+from candidate_gen.base import ScoringGenerator, left_out
 from candidate_gen.matrix import InteractionMatrix, newest_weights
 from reranker.data.schema import validate_interactions
 from reranker.errors import ConfigError
@@ -65,7 +65,7 @@ class CoVisitGenerator(ScoringGenerator):
         return self
 
     def _fit(self, fitted: InteractionMatrix) -> None:
-        self._cosines = _co_visit_cosines(fitted.seen, self.neighbours)
+        self._cosines = _co_visit_cosines(fitted.chosen, self.neighbours)
 
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = (self._recency[rows] @ self._cosines).toarray()
@@ -75,17 +75,16 @@ class CoVisitGenerator(ScoringGenerator):
         self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
     ) -> list[tuple[IntArray, NDArray[np.float32]]]:
         """From the co-visited items alone, which are few of a big catalogue; the most popular of the others follow."""
-        scored = sp.csr_matrix(self._recency[rows] @ self._cosines)
+        scored, without = sp.csr_matrix(self._recency[rows] @ self._cosines), left_out(fitted, exclude_seen)
         best = []
         for place, row in enumerate(rows):
             cells = slice(scored.indptr[place], scored.indptr[place + 1])
             columns, scores = scored.indices[cells].astype(np.int64), scored.data[cells]
-            seen = fitted.seen.indices[fitted.seen.indptr[row] : fitted.seen.indptr[row + 1]]
-            if exclude_seen:
-                unseen = ~np.isin(columns, seen)
-                columns, scores = columns[unseen], scores[unseen]
+            excluded = without.indices[without.indptr[row] : without.indptr[row + 1]]
+            kept = ~np.isin(columns, excluded)
+            columns, scores = columns[kept], scores[kept]
             order = np.lexsort((columns, -scores))[:n]
-            taken = np.concatenate([columns, seen]) if exclude_seen else columns
+            taken = np.concatenate([columns, excluded])
             columns, scores = columns[order], scores[order]
             if len(columns) < n:
                 popular = np.arange(min(n + len(taken), len(fitted.item_ids)))

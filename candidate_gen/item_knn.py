@@ -49,16 +49,16 @@ class ItemKNNGenerator(ScoringGenerator):
         with implicit_library() as implicit:
             models = implicit.nearest_neighbours
             weigh = models.normalize if self.similarity == "cosine" else models.bm25_weight
-            weighted = weigh(fitted.seen.astype(np.float64).T).T
+            weighted = weigh(fitted.chosen.astype(np.float64).T).T
             # The base class: its subclasses hand a matrix of another layout to themselves and warn about it.
             model = models.ItemItemRecommender(K=self.neighbours + 1)  # an item is its own first neighbour
             model.fit(sp.csr_matrix(weighted), show_progress=False)
         self._similarities = sp.csr_matrix(model.similarity, dtype=np.float32)
 
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:
-        histories = fitted.seen[rows]
+        histories = fitted.chosen[rows]
         totals = (histories.astype(np.float64) @ self._similarities.astype(np.float64)).toarray()
-        return (totals / np.diff(histories.indptr)[:, None]).astype(np.float32)
+        return np.asarray(totals / np.maximum(np.diff(histories.indptr), 1)[:, None], dtype=np.float32)
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
         matrix = self._similarities

@@ -10,20 +10,22 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, validate_interactions
+from reranker.data.schema import ITEM, STRENGTH, TIMESTAMP, USER, validate_interactions
+from reranker.data.signals import choices_of, mean_choice, settled
 from reranker.types import IntArray, ItemId, UserId
 from reranker.utils.id_json import plain_id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InteractionMatrix:
-    """Who chose what.
+    """Who chose what, and who dislikes what.
 
     Attributes:
         user_ids: id of each row, in order of first appearance.
         item_ids: id of each column, most popular first (ties in order of first appearance). Because of this order,
             breaking score ties by the lower column breaks them by popularity.
-        matrix: (users, items) float32 CSR. A stored cell, even one of value 0, means that the user has seen the item.
+        matrix: (users, items) float32 CSR: above 0 where the user chose the item, below 0 where the user dislikes it. A
+            stored cell, even one of value 0, means that the user has seen the item.
         popularity: (items,) float64 share of the users who chose the item, in 0..1, never increasing.
     """
 
@@ -33,8 +35,11 @@ class InteractionMatrix:
     popularity: NDArray[np.float64]
 
     @classmethod
-    def from_table(cls, interactions: pd.DataFrame, use_weights: bool = False) -> "InteractionMatrix":
-        """Counts each (user, item) pair once; with `use_weights` its value is the sum of its weights.
+    def from_table(
+        cls, interactions: pd.DataFrame, use_weights: bool = False, scaled: bool = True
+    ) -> "InteractionMatrix":
+        """Counts each (user, item) pair once, -1 for a dislike; with `use_weights` its value is the sum of its
+        strengths (`reranker.data.signals`), in units of the mean of all choices where it is `scaled`.
 
         Raises:
             DataError: the table breaks the interactions contract (`reranker.data.schema.validate_interactions`).
@@ -42,15 +47,13 @@ class InteractionMatrix:
         frame = validate_interactions(interactions)
         user_ids, rows = _positions(frame[USER].tolist())
         item_ids, columns = _positions(frame[ITEM].tolist())
-        weighted = use_weights and WEIGHT in frame
-        values = frame[WEIGHT].to_numpy(dtype=np.float32) if weighted else np.ones(len(frame), dtype=np.float32)
+        values = frame[STRENGTH].to_numpy(dtype=np.float64) if STRENGTH in frame else np.ones(len(frame))
         shape = (len(user_ids), len(item_ids))
         # Built from coordinates, duplicates are summed and cells that sum to zero stay stored.
         matrix = sp.csr_matrix((values, (rows, columns)), shape=shape)
         matrix.sum_duplicates()
-        if not weighted:
-            matrix.data[:] = 1.0
-        counts = np.bincount(matrix.indices, minlength=shape[1])
+        matrix.data = _cells(matrix.data, use_weights and STRENGTH in frame, scaled)
+        counts = np.bincount(matrix.indices[matrix.data > 0], minlength=shape[1])
         order = np.argsort(-counts, kind="stable")
         return cls(
             user_ids=user_ids,
@@ -71,9 +74,29 @@ class InteractionMatrix:
 
     @cached_property
     def seen(self) -> sp.csr_matrix:
-        """(users, items) float32 CSR of ones: `matrix` without its weights."""
+        """(users, items) float32 CSR of ones: every stored cell."""
         ones = np.ones_like(self.matrix.data)
         return sp.csr_matrix((ones, self.matrix.indices, self.matrix.indptr), shape=self.matrix.shape)
+
+    @cached_property
+    def chosen(self) -> sp.csr_matrix:
+        """(users, items) float32 CSR of ones: what was chosen."""
+        return self.seen if (self.matrix.data > 0).all() else _ones_where(self.matrix, self.matrix.data > 0)
+
+    @cached_property
+    def choices(self) -> sp.csr_matrix:
+        """`matrix` without what is not chosen."""
+        kept = self.matrix.data > 0
+        if kept.all():
+            return self.matrix
+        chosen = _ones_where(self.matrix, kept)
+        chosen.data = self.matrix.data[kept]
+        return chosen
+
+    @cached_property
+    def disliked(self) -> sp.csr_matrix:
+        """(users, items) float32 CSR of ones: what is disliked."""
+        return _ones_where(self.matrix, self.matrix.data < 0)
 
     def with_items(self, item_ids: Sequence[ItemId]) -> "InteractionMatrix":
         """The same with further items that nobody chose, behind the others."""
@@ -88,15 +111,15 @@ class InteractionMatrix:
 def newest_weights(table: pd.DataFrame, fitted: InteractionMatrix, history: int, decay: float) -> sp.csr_matrix:
     """(users, items) float32 CSR of decay^age for each user's `history` newest distinct items, the newest of age 0.
 
-    An item chosen several times stands where it was chosen last. Without timestamps nothing is newest: then all of a
-    user's items count, each with weight 1.
+    An item chosen several times stands where it was chosen last, and one that the user dislikes nowhere. Without
+    timestamps nothing is newest: then all of a user's items count, each with weight 1.
 
     Args:
         table: a validated interactions table, of which `fitted` was made.
     """
     if TIMESTAMP not in table:
-        return fitted.seen
-    ordered = table.sort_values(TIMESTAMP, kind="stable")
+        return fitted.chosen
+    ordered = choices_of(table).sort_values(TIMESTAMP, kind="stable")
     positions = pd.DataFrame(
         {"row": lookup(fitted.user_rows, ordered[USER]), "column": lookup(fitted.item_columns, ordered[ITEM])}
     )
@@ -105,6 +128,21 @@ def newest_weights(table: pd.DataFrame, fitted: InteractionMatrix, history: int,
     newest = last[age < history]
     weights = np.power(decay, age[age < history]).astype(np.float32)
     return sp.csr_matrix((weights, (newest["row"], newest["column"])), shape=fitted.seen.shape)
+
+
+def _cells(sums: NDArray[np.float64], weighted: bool, scaled: bool) -> NDArray[np.float32]:
+    """Values of the matrix from each pair's sum of strengths."""
+    sums = settled(sums)
+    if not weighted:
+        return np.sign(sums).astype(np.float32)
+    return (sums / (mean_choice(sums[sums > 0]) if scaled else 1.0)).astype(np.float32)
+
+
+def _ones_where(matrix: sp.csr_matrix, kept: NDArray[np.bool_]) -> sp.csr_matrix:
+    """Ones in some of the stored cells, and nothing else."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[kept]
+    ones = np.ones(len(rows), dtype=np.float32)
+    return sp.csr_matrix((ones, (rows, matrix.indices[kept])), shape=matrix.shape)
 
 
 def widened(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from candidate_gen.base import distinct_users, top_n
 from candidate_gen.matrix import InteractionMatrix, id_column, lookup
-from reranker.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT, validate_candidates, validate_interactions
+from reranker.data.schema import (
+    ITEM,
+    RANK,
+    SCORE,
+    STRENGTH,
+    TIMESTAMP,
+    USER,
+    validate_candidates,
+    validate_interactions,
+)
+from reranker.data.signals import choices_of
 from reranker.errors import ConfigError, DataError
 from reranker.protocols import CandidateGenerator
 from reranker.types import ItemId, UserId
@@ -160,8 +170,10 @@ def as_generator(
         if (blank := _forgotten(model)) is not None:
 
             def refit(table: pd.DataFrame) -> Propose:
-                fresh, fitted = copy.deepcopy(blank), InteractionMatrix.from_table(table, use_weights=weighted)
-                fitted = replace(fitted, matrix=fitted.matrix.astype(np.float64))  # implicit's item-kNN takes no others
+                fresh, fitted = copy.deepcopy(blank), InteractionMatrix.from_table(table, weighted, scaled=False)
+                matrix = fitted.matrix.astype(np.float64)  # implicit's item-kNN takes no others
+                matrix.data = np.maximum(matrix.data, 0.0)  # a dislike is seen: few models know what it is beyond that
+                fitted = replace(fitted, matrix=matrix)
                 quiet = {"show_progress": False} if "show_progress" in signature(fresh.fit).parameters else {}
                 fresh.fit(fitted.matrix if matrix_model is _implicit else fitted.matrix.tocoo(), **quiet)
                 return matrix_model(fresh, fitted)
@@ -278,7 +290,8 @@ def _rectools(model: Any, dataset: Any) -> Propose:
 
 def _rectools_fitted(model: Any, dataset: Any, table: pd.DataFrame) -> Propose:
     fresh = copy.deepcopy(model)  # its `fit` begins anew
-    rows = table[[USER, ITEM]].assign(weight=table.get(WEIGHT, 1.0))
+    table = choices_of(table)
+    rows = table[[USER, ITEM]].assign(weight=table.get(STRENGTH, 1.0))
     rows["datetime"] = table[TIMESTAMP] if TIMESTAMP in table else np.arange(len(table))
     if pd.api.types.is_numeric_dtype(rows["datetime"]):
         rows["datetime"] = pd.to_datetime(rows["datetime"], unit="s")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from candidate_gen.als import ALSGenerator
 from candidate_gen.backend import require_at_least
-from candidate_gen.base import ScoringGenerator, top_n
+from candidate_gen.base import ScoringGenerator, left_out, top_n
 from candidate_gen.content import Content, comparable_times
 from candidate_gen.item_texts import WordSpace, unit
 from candidate_gen.matrix import InteractionMatrix, lookup, newest_weights, widened
@@ -271,15 +271,15 @@ class TextGenerator(ScoringGenerator):
         self, fitted: InteractionMatrix, rows: IntArray, known: int, quota: int, exclude_seen: bool
     ) -> list[tuple[IntArray, NDArray[np.float32]]]:
         """As the exact search, but the known items come from the index."""
-        profiles = self._profiles(rows)
-        seen_counts = np.diff(fitted.seen.indptr)[rows] if exclude_seen else np.zeros(len(rows), dtype=np.int64)
-        asked = min(known + int(seen_counts.max(initial=0)), self._n_chosen, _MOST_ASKED)
+        profiles, without = self._profiles(rows), left_out(fitted, exclude_seen)
+        excluded = np.diff(without.indptr)[rows]
+        asked = min(known + int(excluded.max(initial=0)), self._n_chosen, _MOST_ASKED)
         found, scores = search(self._index, profiles, max(asked, 1))
         new = profiles @ self._vectors[self._n_chosen :].T
         best = []
         for place, row in enumerate(rows):
-            seen = fitted.seen.indices[fitted.seen.indptr[row] : fitted.seen.indptr[row + 1]] if exclude_seen else ()
-            kept = (found[place] >= 0) & ~np.isin(found[place], seen)
+            mine = without.indices[without.indptr[row] : without.indptr[row + 1]]
+            kept = (found[place] >= 0) & ~np.isin(found[place], mine)
             columns, values = found[place][kept][:known], scores[place][kept][:known]
             if len(columns) < known or not profiles[place].any():
                 exact = self._unseen_scores(fitted, rows[[place]], exclude_seen)[0]

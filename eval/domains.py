@@ -5,11 +5,12 @@ from pathlib import Path
 
 import typer
 
-from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.data.schema import TIMESTAMP
+from reranker.data.table_io import read_dataset
 from reranker.errors import DataError
 from reranker.evaluation import Fold
+from reranker.pipeline.domain import SIGNAL_COLUMNS
 
 # Their row numbers are no times (SOURCES.md beside the data): nothing about sequence may be claimed on them.
 UNORDERED = ("anime", "books_bx")
@@ -52,11 +53,10 @@ def ordered_domains(data: Path) -> list[str]:
 
 
 def load_domain(data: Path, name: str) -> Dataset:
-    """The data set of a domain, without the times that are none."""
-    loaded = load_dataset(data / name, domain=name)
-    if name in UNORDERED:
-        return Dataset(interactions=loaded.interactions.drop(columns=TIMESTAMP), items=loaded.items, domain=name)
-    return loaded
+    """The data set of a domain, without the times that are none; every row is a choice, as all figures have it."""
+    interactions, items = read_dataset(data / name / "interactions.parquet", data / name / "items.parquet")
+    left_out = [*SIGNAL_COLUMNS, *([TIMESTAMP] if name in UNORDERED else [])]
+    return Dataset(interactions=interactions.drop(columns=left_out, errors="ignore"), items=items, domain=name)
 
 
 def folds_left(datasets: Iterable[Dataset], cut: Callable[[Dataset], Fold], split: str) -> list[Fold]:

@@ -18,6 +18,7 @@ from reranker.types import (
     SpanScores,
     TokenSequence,
     UserId,
+    UserInteraction,
     UserState,
 )
 
@@ -234,14 +235,12 @@ class UserStore(Protocol):
     def put(self, states: Iterable[UserState]) -> None:
         """Stores or replaces whole states, all or none of them."""
 
-    def append(
-        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
-    ) -> UserState:
+    def append(self, user_id: UserId, interactions: Sequence[UserInteraction], last: int | None = None) -> UserState:
         """Adds interactions after those already there; concurrent calls lose none.
 
         Args:
             user_id: whose.
-            interactions: item and time of each, oldest first.
+            interactions: item and time of each, and what it says (`types.Signal`), oldest first.
             last: interactions wanted in the answer, the newest; all by default.
 
         Returns:

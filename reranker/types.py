@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,6 +226,22 @@ class ModelInfo:
     max_length: int
 
 
+class Signal(NamedTuple):
+    """What an interaction says beyond that it was.
+
+    Attributes:
+        event: its kind, such as "purchase" or "dislike".
+        rating: on the scale of the bundle's ratings.
+    """
+
+    event: str | None = None
+    rating: float | None = None
+
+
+UserInteraction: TypeAlias = tuple[ItemId, float | None] | tuple[ItemId, float | None, Signal]
+"""Item, timestamp or None, and what it says where it says something."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UserState:
     """All that is kept about one user: a context vector and what the user did since the bundle was fitted.
@@ -236,7 +252,7 @@ class UserState:
         support: how many interactions `vector` was adapted on.
         support_loss: mean loss a token on them at the last step of adaptation, in nats; NaN before any adaptation.
         step_scale: factor on the learned step sizes; drift raises it.
-        interactions: (item id, timestamp or None), oldest first.
+        interactions: oldest first.
         updated_at: seconds since the epoch.
         context_map: `ContextMap.mark` of the map that `vector` was adapted under; "" where that is not known.
         history: hash of what the bundle knew of the user when `vector` was adapted; "" where that is not known.
@@ -247,7 +263,7 @@ class UserState:
     support: int = 0
     support_loss: float = float("nan")
     step_scale: float = 1.0
-    interactions: tuple[tuple[ItemId, float | None], ...] = ()
+    interactions: tuple[UserInteraction, ...] = ()
     updated_at: float = 0.0
     context_map: str = ""
     history: str = ""

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from reranker.data.formats import TAKEN, files_under, folders_under, table_format
 from reranker.data.parquet_files import INT96_UNIT
-from reranker.data.schema import ALIASES, ITEM, RANK, SCORE, TIMESTAMP, USER, WEIGHT
+from reranker.data.schema import ALIASES, EVENT, ITEM, RANK, RATING, SCORE, STRENGTH, TIMESTAMP, USER, WEIGHT
 from reranker.errors import ConfigError, DataError
 from reranker.utils.atomic_io import sha256
 
@@ -67,7 +67,8 @@ class Columns:
     def of_interactions(self, present: Sequence[str], where: str) -> dict[str, str]:
         """Canonical name -> name in the file; your names where the table has them, else the canonical ones."""
         wanted = {name: own if own in present else name for name, own in ((USER, self.user), (ITEM, self.item))}
-        for alias, name in ((TIMESTAMP, TIMESTAMP), (WEIGHT, WEIGHT), *ALIASES.items()):
+        own = (TIMESTAMP, EVENT, RATING, WEIGHT, STRENGTH)
+        for alias, name in (*zip(own, own, strict=True), *ALIASES.items()):
             if alias in present:
                 wanted.setdefault(name, alias)
         _require(wanted, present, where)
@@ -296,7 +297,7 @@ def _plain_type(found: pa.DataType, name: str, column: str, file: Path) -> pa.Da
     if pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found):
         return pa.string()
     number = pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
-    if name in (SCORE, RANK, WEIGHT):
+    if name in (SCORE, RANK, RATING, WEIGHT, STRENGTH):
         if number:
             return pa.float64()
         if not pa.types.is_null(found):

@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import GeneratorOption, read_users
+from reranker.cli.signal_options import EventWeightsOption, RatingScaleOption, signals_from_flags
 from reranker.data.schema import ITEM, USER, require_ids_like, validate_interactions
 from reranker.data.table_io import read_table, write_table
 
 
 def candidates(
-    interactions: Annotated[Path, typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight")],
+    interactions: Annotated[
+        Path, typer.Option("--interactions", help="user_id, item_id, optional timestamp, event, rating, weight")
+    ],
     out: Annotated[Path, typer.Option("--out", help="candidates table to write (parquet, csv)")],
     method: GeneratorOption = None,
     n: Annotated[int, typer.Option("--n", min=1, help="candidates a user")] = 50,
@@ -24,14 +27,20 @@ def candidates(
             "--new-share", min=0.0, max=0.9, help="share of places for items nobody chose yet, by their texts"
         ),
     ] = 0.0,
+    event_weights: EventWeightsOption = None,
+    rating_scale: RatingScaleOption = None,
     users: Annotated[Path | None, typer.Option("--users", help="table with user_id; all users by default")] = None,
     sample: Annotated[int | None, typer.Option("--sample", min=1, help="only so many users, drawn at random")] = None,
-    exclude_seen: Annotated[bool, typer.Option(help="leave out what a user already chose")] = True,
+    exclude_seen: Annotated[
+        bool, typer.Option(help="leave out what a user already chose; disliked items always are")
+    ] = True,
 ) -> None:
     """Propose candidates: user_id, item_id, score, rank."""
     from candidate_gen import DEFAULT_METHOD, make_generator
 
-    table = validate_interactions(read_table(interactions))
+    table = validate_interactions(
+        read_table(interactions), signals=signals_from_flags(event_weights=event_weights, rating_scale=rating_scale)
+    )
     wanted = table if users is None else read_users(users, {USER: table[USER]})
     require_ids_like(table[USER], wanted[USER], str(users))
     listed = None if items is None else read_table(items, known={ITEM: table[ITEM]})

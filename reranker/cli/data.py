@@ -6,10 +6,17 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import DomainOption, InteractionsOption, ItemsOption, dataset_from_flags
+from reranker.cli.signal_options import (
+    EventWeightsOption,
+    RatingScaleOption,
+    RepeatsOption,
+    TargetEventsOption,
+    signals_from_flags,
+)
 from reranker.data.builtin import available_datasets
 from reranker.data.schema import ITEM, TIMESTAMP, TITLE, UNTITLED, USER
+from reranker.data.signals import told
 from reranker.data.table_io import write_table
-from reranker.pipeline.unread import unweighted
 
 
 def data(
@@ -17,6 +24,10 @@ def data(
     interactions: InteractionsOption = None,
     items: ItemsOption = None,
     domain: DomainOption = None,
+    event_weights: EventWeightsOption = None,
+    rating_scale: RatingScaleOption = None,
+    target_events: TargetEventsOption = None,
+    repeats: RepeatsOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder to write both tables to")] = None,
 ) -> None:
     """Fetch a data set or check your own tables; print what is in them."""
@@ -24,7 +35,8 @@ def data(
         for known in available_datasets():
             typer.echo(known)
         return
-    found = dataset_from_flags(name, interactions, items, domain)
+    signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
+    found = dataset_from_flags(name, interactions, items, domain, signals=signals)
     table = found.interactions
     per_user = table.groupby(USER).size()
     typer.echo(f"domain        {found.domain}")
@@ -39,8 +51,8 @@ def data(
     )
     if found.unused_columns:
         typer.echo(f"not used      {', '.join(found.unused_columns)}: columns of the interactions")
-    if said := unweighted(found):
-        typer.echo(f"not used      {said}")
+    for line in told(found.interactions, found.signals):
+        typer.echo(f"signals       {line}")
     found.require_shared_items()
     if out is not None:
         write_table(table, out / "interactions.parquet")

@@ -26,7 +26,15 @@ from reranker.cli.options import (
     read_users,
     tell_item_vectors,
 )
+from reranker.cli.signal_options import (
+    EventWeightsOption,
+    RatingScaleOption,
+    RepeatsOption,
+    TargetEventsOption,
+    signals_from_flags,
+)
 from reranker.data.schema import USER
+from reranker.data.signals import told
 from reranker.errors import ConfigError
 from reranker.utils.atomic_io import write_text
 from reranker.utils.pseudonyms import Pseudonyms
@@ -66,6 +74,10 @@ def evaluate(
     ] = None,
     support: Annotated[int, typer.Option("--support", min=1, help="interactions kept of a cold user")] = 3,
     generator: GeneratorOption = None,
+    event_weights: EventWeightsOption = None,
+    rating_scale: RatingScaleOption = None,
+    target_events: TargetEventsOption = None,
+    repeats: RepeatsOption = None,
     candidates: Annotated[str, typer.Option("--candidates", help="list lengths, comma-separated")] = "50",
     lists: Annotated[
         list[Path] | None,
@@ -155,14 +167,17 @@ def evaluate(
     if score_log is not None or outcomes is not None:
         _judge_log(score_log, outcomes, within_hours, domain, control, user_key)
         return
+    signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
     if sample:
-        data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors)
+        data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
         tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scorer=scorer), generator, users)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
-    data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors)
+    data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
     tell_item_vectors(data)
+    for line in told(data.interactions, data.signals):
+        typer.echo(line, err=True)
     wanted = None if rules is None else read_rules(rules)
     if wanted is not None:
         ItemColumns(data.items).require(wanted)  # now, not after everything was read

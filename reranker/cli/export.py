@@ -60,6 +60,7 @@ def _in_store(where: str, user: str) -> list[dict[str, Any]]:
     from reranker.errors import ConfigError
     from reranker.serve.ids import forms_of
     from reranker.stores import open_user_store
+    from reranker.stores.records import shown_interaction
 
     if "://" not in where and not Path(where).is_file():  # opening it would make one
         raise ConfigError(f"--users-db: there is no store {where}")
@@ -71,7 +72,7 @@ def _in_store(where: str, user: str) -> list[dict[str, Any]]:
     return [
         {
             "store": where.rpartition("@")[2],  # without a password
-            "interactions": [{"item_id": item, "timestamp": time} for item, time in state.interactions],
+            "interactions": list(map(shown_interaction, state.interactions)),
             "context": [float(one) for one in state.vector],
             "context_read": state.support,
             "updated_at": state.updated_at or None,

@@ -25,6 +25,14 @@ from reranker.cli.options import (
     tell_item_vectors,
     tell_texts,
 )
+from reranker.cli.signal_options import (
+    EventWeightsOption,
+    RatingScaleOption,
+    RepeatsOption,
+    TargetEventsOption,
+    signals_from_flags,
+    signals_of,
+)
 from reranker.config import ScorerName
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
@@ -56,7 +64,9 @@ def fit(
         str,
         typer.Option("--prompt", help="folder of a trained prompt, as `train prompt` writes it; default; untrained"),
     ] = "default",
-    config: Annotated[Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig, and signals")
+    ] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
     base_url: BaseUrlOption = None,
@@ -85,6 +95,10 @@ def fit(
             "them where their gain is beyond doubt; gradient_boosted insists on them (pip install 'reranker[boosted]')",
         ),
     ] = None,
+    event_weights: EventWeightsOption = None,
+    rating_scale: RatingScaleOption = None,
+    target_events: TargetEventsOption = None,
+    repeats: RepeatsOption = None,
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
@@ -112,7 +126,8 @@ def fit(
         settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
     if settings.get("engine") == "openai":
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
-    data = dataset_from_flags(dataset, interactions, items, domain, users, item_vectors)
+    signals = signals_from_flags(event_weights, rating_scale, target_events, repeats, signals_of(settings, config))
+    data = dataset_from_flags(dataset, interactions, items, domain, users, item_vectors, signals)
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default")

@@ -15,6 +15,7 @@ from reranker.data.builtin import load_dataset
 from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER, require_columns, validate_items
+from reranker.data.signals import Signals
 from reranker.data.table_io import read_dataset, read_table
 from reranker.errors import ConfigError, StoppedError
 from reranker.utils.stopping import end_by_sigterm
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 InteractionsOption = Annotated[
     Path | None,
-    typer.Option("--interactions", help="user_id, item_id, optional timestamp, weight (parquet, csv, ...)"),
+    typer.Option(
+        "--interactions", help="user_id, item_id, optional timestamp, event, rating, weight (parquet, csv, ...)"
+    ),
 ]
 ItemsOption = Annotated[Path | None, typer.Option("--items", help="item_id, title, optional category, description")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="a known data set, such as ml-100k, or a folder")]
@@ -79,6 +82,7 @@ def dataset_from_flags(
     domain: str | None,
     users: Path | None = None,
     item_vectors: Path | None = None,
+    signals: Signals | None = None,
 ) -> Dataset:
     """The data set that the flags name.
 
@@ -92,15 +96,21 @@ def dataset_from_flags(
             raise ConfigError("give --dataset, or --interactions and --items, not both")
         if users is not None:
             raise ConfigError("--users goes with --interactions and --items, not with --dataset")
-        data = load_dataset(dataset, domain=domain)
+        data = load_dataset(dataset, domain=domain, signals=signals)
         return data if vectors is None else replace(data, item_vectors=vectors)
     if interactions is None or items is None:
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
     chosen, listed = read_dataset(interactions, items)
     known = {USER: chosen[USER]} if USER in chosen else None
     table = None if users is None else read_table(users, known=known)
-    named = domain or "generic"
-    return Dataset(interactions=chosen, items=listed, domain=named, users=table, item_vectors=vectors)
+    return Dataset(
+        interactions=chosen,
+        items=listed,
+        domain=domain or "generic",
+        users=table,
+        item_vectors=vectors,
+        signals=signals or Signals(),
+    )
 
 
 def tell_item_vectors(data: Dataset) -> None:

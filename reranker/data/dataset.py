@@ -1,7 +1,7 @@
 """A data set: interactions and the items they are about, validated, and their order in time."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from reranker.data.column_names import likely
 from reranker.data.id_matching import require_most_known
 from reranker.data.schema import (
+    EVENT,
     ITEM,
+    RATING,
+    STRENGTH,
     TIMESTAMP,
     USER,
     WEIGHT,
@@ -20,6 +23,7 @@ from reranker.data.schema import (
     validate_items,
     validate_users,
 )
+from reranker.data.signals import Signals, require_targets, signals_told, targets_of
 
 if TYPE_CHECKING:
     from reranker.data.item_vectors import ItemVectors
@@ -34,13 +38,18 @@ class Dataset:
     Both tables may be given as pandas, polars or pyarrow tables, or as paths of files (`frames.as_frame`).
 
     Attributes:
-        interactions: `user_id, item_id`, optional `timestamp`, `weight`, sorted by time; those of one time
-            come in a random order, whatever their order was (`in_sequence`).
+        interactions: `user_id, item_id`, optional `timestamp`, `event`, `rating`, `weight`, sorted by time; those of
+            one time come in a random order, whatever their order was (`in_sequence`). What a row says is its
+            `strength` (`reranker.data.signals`).
         items: `item_id, title`, optional `category`, `description`; further columns are visible to templates.
         domain: names the prompt family and the domain's soft prompt, for instance "movies".
         users: `user_id` and further columns, one row a user, for `RerankerConfig.features`; or None.
         item_vectors: vectors of items from elsewhere (pictures, sounds, a model of your own), by which `fit` compares
             items, too: a table or a file that `ItemVectors.of` takes; or None.
+        signals: what events and ratings are worth, which events are to be predicted, whether users choose items again.
+
+    Raises:
+        DataError: a table breaks its contract, or the interactions lack the target events.
     """
 
     interactions: pd.DataFrame
@@ -48,6 +57,7 @@ class Dataset:
     domain: str = "generic"
     users: pd.DataFrame | None = None
     item_vectors: "ItemVectors | None" = None
+    signals: Signals = field(default_factory=Signals)
 
     def __post_init__(self) -> None:
         from reranker.data.frames import (  # it reads files, and this module is read with the package
@@ -56,7 +66,7 @@ class Dataset:
         )
 
         chosen, listed = as_dataset(self.interactions, self.items)
-        interactions = validate_interactions(chosen)
+        interactions = validate_interactions(chosen, signals=self.signals)
         if TIMESTAMP not in interactions and (time := likely(TIMESTAMP, map(str, interactions.columns))) is not None:
             logger.warning(
                 "table 'interactions' has no column %r, so the order of its rows in time is not known; %r may be it: "
@@ -66,6 +76,8 @@ class Dataset:
             )
         if TIMESTAMP in interactions:  # rows of one time may be sorted by anything, and that must teach nothing
             interactions = in_sequence(interactions).reset_index(drop=True)
+        require_targets(interactions, self.signals)
+        object.__setattr__(self, "signals", signals_told(interactions, self.signals))
         object.__setattr__(self, "interactions", interactions)
         object.__setattr__(self, "items", validate_items(listed))
         if self.users is not None:
@@ -79,7 +91,7 @@ class Dataset:
             object.__setattr__(self, "item_vectors", ItemVectors.of(self.item_vectors, ids))
 
     def with_interactions(self, interactions: pd.DataFrame) -> "Dataset":
-        """Other interactions with the same items and users."""
+        """Other interactions with the same items, users and signals."""
         return replace(self, interactions=interactions)
 
     @property
@@ -88,9 +100,15 @@ class Dataset:
         return TIMESTAMP in self.interactions
 
     @property
+    def targets(self) -> NDArray[np.bool_]:
+        """(rows,) True for the interactions that are to be predicted."""
+        return targets_of(self.interactions, self.signals)
+
+    @property
     def unused_columns(self) -> list[str]:
         """Columns of the interactions that nothing reads."""
-        return [str(name) for name in self.interactions if name not in (USER, ITEM, TIMESTAMP, WEIGHT)]
+        read = (USER, ITEM, TIMESTAMP, EVENT, RATING, WEIGHT, STRENGTH)
+        return [str(name) for name in self.interactions if name not in read]
 
     def require_shared_items(self) -> None:
         """Refuses tables that are not about the same items, and logs how many interactions are of items without a row.

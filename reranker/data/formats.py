@@ -7,7 +7,7 @@ from pathlib import Path
 from reranker.data.delimited import DelimitedFile
 from reranker.data.json_lines import JsonLinesFile
 from reranker.data.row_blocks import RowFile
-from reranker.data.schema import ALIASES, RANK, SCORE, TIMESTAMP, WEIGHT
+from reranker.data.schema import ALIASES, EVENT, RANK, RATING, SCORE, STRENGTH, TIMESTAMP, WEIGHT
 from reranker.errors import DataError
 
 
@@ -35,7 +35,7 @@ writes ratings and movies, `1::1193::5::978300760`. .jsonl: an object a line.
 """
 
 TAKEN = f"{', '.join(TABLE_SUFFIXES)} (text also as .gz)"
-_ONE_LINE = (SCORE, RANK, TIMESTAMP, WEIGHT, *ALIASES)
+_ONE_LINE = (SCORE, RANK, TIMESTAMP, EVENT, RATING, WEIGHT, STRENGTH, *ALIASES)
 
 
 def table_format(file: Path) -> TableFormat | None:

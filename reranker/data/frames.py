@@ -16,7 +16,20 @@ Table: TypeAlias = Any
 """A pandas frame, whatever narwhals takes (polars, pyarrow, modin, DuckDB, ...), or the path of a file or folder."""
 
 _COLUMNS = frozenset(
-    ["user_id", "item_id", "timestamp", "datetime", "rating", "weight", "score", "rank", "title", "vector"]
+    [
+        "user_id",
+        "item_id",
+        "timestamp",
+        "datetime",
+        "event",
+        "rating",
+        "weight",
+        "strength",
+        "score",
+        "rank",
+        "title",
+        "vector",
+    ]
 )
 
 

@@ -7,7 +7,7 @@ import logging
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,14 @@ from reranker.data.column_names import meant
 from reranker.data.filler import FILLER, is_filler
 from reranker.errors import DataError
 
+if TYPE_CHECKING:
+    from reranker.data.signals import Signals
+
 logger = logging.getLogger(__name__)
 
 USER, ITEM = "user_id", "item_id"
 TIMESTAMP, WEIGHT = "timestamp", "weight"
+EVENT, RATING, STRENGTH = "event", "rating", "strength"
 TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
 SCORE, RANK = "score", "rank"
 VECTOR = "vector"
@@ -33,7 +37,7 @@ LOG_ODDS, OF_FIRST_STAGE = "log_odds", "first_stage"
 """What `score` is in a ranking: log-odds within the list, or what came in (1 / rank where no scores did)."""
 
 RANKING_COLUMNS = [USER, ITEM, SCORE, RANK, RECALL_SCORE, RECALL_RANK, SCORE_SCALE]
-ALIASES = {"datetime": TIMESTAMP, "rating": WEIGHT}
+ALIASES = {"datetime": TIMESTAMP}
 """Other names of columns of interactions."""
 
 UNTITLED = "(untitled)"
@@ -48,27 +52,29 @@ def as_frame(table: Any, name: str = "table") -> pd.DataFrame:
     return frames.as_frame(table, name)
 
 
-def validate_interactions(frame: pd.DataFrame, name: str = "interactions") -> pd.DataFrame:
+def validate_interactions(
+    frame: pd.DataFrame, name: str = "interactions", signals: "Signals | None" = None
+) -> pd.DataFrame:
     """Returns a copy with canonical column names, sorted stably by time when there are timestamps.
 
-    A user may choose the same item again: repeated rows are kept. Timestamps that are texts become numbers or times.
+    A user may choose the same item again: repeated rows are kept. Timestamps that are texts become numbers or times;
+    events, ratings and weights become strengths (`reranker.data.signals`).
 
     Raises:
         DataError: empty table, missing column, missing or unhashable id, missing timestamp or one that is a text in no
-            unambiguous order, weight not finite.
+            unambiguous order, and as `signals.with_strengths` does.
     """
-    given = as_frame(frame, name)
-    frame = _with_canonical_names(given, name, ALIASES)
+    from reranker.data.signals import Signals, with_strengths  # it takes the names of columns from here
+
+    frame = _with_canonical_names(as_frame(frame, name), name, ALIASES)
     _require_table(frame, [USER, ITEM], name)
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
-    if WEIGHT in frame:
-        own = WEIGHT if WEIGHT in given else next(alias for alias, column in ALIASES.items() if column == WEIGHT)
-        frame[WEIGHT] = _numeric(given, own, name)
+    frame = with_strengths(frame, signals or Signals(), name)
     if TIMESTAMP in frame:
         categorical = isinstance(frame[TIMESTAMP].dtype, pd.CategoricalDtype)  # which stand in an order of their own
         times = _times(_decategorised(frame[TIMESTAMP]) if categorical else frame[TIMESTAMP], name)
-        _refuse_rows(frame, TIMESTAMP, times.isna().to_numpy(), "is missing", name)
+        refuse_rows(frame, TIMESTAMP, times.isna().to_numpy(), "is missing", name)
         frame[TIMESTAMP] = times
         try:
             frame = sort_by_time(frame)
@@ -113,7 +119,7 @@ def _one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.
     _require_table(frame, columns, name)
     _require_ids(frame, column, name)
     keep = f"appears more than once; keep one row {'an item' if column == ITEM else 'a user'}"
-    _refuse_rows(frame, column, frame[column].duplicated().to_numpy(), keep, name)
+    refuse_rows(frame, column, frame[column].duplicated().to_numpy(), keep, name)
     return frame
 
 
@@ -161,12 +167,12 @@ def validate_candidates(frame: pd.DataFrame, name: str = "candidates", further: 
     for column in (USER, ITEM):
         _require_ids(frame, column, name)
     duplicated = frame.duplicated([USER, ITEM]).to_numpy()
-    _refuse_rows(frame, ITEM, duplicated, "is proposed twice to the same user; keep one row a (user, item)", name)
+    refuse_rows(frame, ITEM, duplicated, "is proposed twice to the same user; keep one row a (user, item)", name)
     if SCORE in frame:
-        frame[SCORE] = _numeric(frame, SCORE, name)
+        frame[SCORE] = numeric(frame, SCORE, name)
     if RANK in frame:
-        frame[RANK] = _numeric(frame, RANK, name)
-        _refuse_rows(frame, RANK, frame.duplicated([USER, RANK]).to_numpy(), "appears twice in one user's list", name)
+        frame[RANK] = numeric(frame, RANK, name)
+        refuse_rows(frame, RANK, frame.duplicated([USER, RANK]).to_numpy(), "appears twice in one user's list", name)
     group = pd.Series(pd.factorize(frame[USER])[0], index=frame.index)
     if RANK in frame:
         order = np.lexsort((frame[RANK].to_numpy(), group.to_numpy()))
@@ -205,7 +211,7 @@ def validate_item_vectors(
     values = _listed_vectors(frame, name) if VECTOR in frame else _numeric_columns(frame, name)
     values[np.isnan(values).all(axis=1)] = 0.0
     infinite = np.asarray(~np.isfinite(values).all(axis=1))
-    _refuse_rows(frame, ITEM, infinite, "has a vector with numbers that are not finite", name)
+    refuse_rows(frame, ITEM, infinite, "has a vector with numbers that are not finite", name)
     return frame[ITEM].tolist(), values.astype(np.float32)
 
 
@@ -316,8 +322,8 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
         frame[column] = ids = _decategorised(ids)
     if ids.dtype == object and not _are_hashable(ids):
         unhashable = ids.map(lambda value: not _is_hashable(value)).to_numpy(dtype=bool)
-        _refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
-    _refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
+        refuse_rows(frame, column, unhashable, "is not hashable, so it cannot be an id", name)
+    refuse_rows(frame, column, ids.isna().to_numpy(), "is missing", name)
 
 
 def _decategorised(values: pd.Series) -> pd.Series:
@@ -332,7 +338,7 @@ def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     dim = max(1, *lengths)
     counted = frame.assign(**{VECTOR: lengths})
     wrong = present & (lengths.to_numpy() != dim)
-    _refuse_rows(counted, VECTOR, wrong, f"is a list of another length than {dim}; shown are the lengths", name)
+    refuse_rows(counted, VECTOR, wrong, f"is a list of another length than {dim}; shown are the lengths", name)
     values = np.full((len(frame), dim), np.nan)
     if present.any():
         try:
@@ -357,13 +363,15 @@ def _numeric_columns(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
 
 
-def _numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:
+def numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:
+    """The column as finite numbers; raises DataError for other values."""
     numbers = pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
-    _refuse_rows(frame, column, ~np.isfinite(numbers.to_numpy()), "is not a finite number", name)
+    refuse_rows(frame, column, ~np.isfinite(numbers.to_numpy()), "is not a finite number", name)
     return numbers
 
 
-def _refuse_rows(frame: pd.DataFrame, column: str, bad: NDArray[np.bool_], problem: str, name: str) -> None:
+def refuse_rows(frame: pd.DataFrame, column: str, bad: NDArray[np.bool_], problem: str, name: str) -> None:
+    """Raises DataError with the first of the `bad` rows, where there are some."""
     if not bad.any():
         return
     positions = np.flatnonzero(bad)

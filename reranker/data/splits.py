@@ -1,7 +1,8 @@
 """Splits: what the first stage may see, what is known of the test users, and what they chose next.
 
-Targets are always new to the user: a held-out row whose (user, item) pair is also in the training part is a repeat, is
-dropped from the targets and counted. So "training and targets share no pair" holds for every fold and can be checked.
+Targets are what is to be predicted (`Dataset.targets`): choices, or those of `Signals.target_events`. They are new to
+the user: a held-out row whose (user, item) pair is also in the training part is a repeat, is dropped from the targets
+and counted. So "training and targets share no pair" holds for every fold and can be checked, but for data with repeats.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import ITEM, TIMESTAMP, USER
+from reranker.data.signals import Signals
 from reranker.errors import DataError
 from reranker.types import ItemId, UserId
 
@@ -40,6 +42,7 @@ class Fold:
         resplit: makes the same split of another data set; how `validation` is built.
         sources: folds of other domains; when given, everything that is learned is learned there.
         item_vectors: vectors of the user's own, of the items; or None.
+        signals: how the interactions are read.
     """
 
     domain: str
@@ -55,6 +58,7 @@ class Fold:
     counts: Mapping[str, int] = field(default_factory=dict)
     sources: tuple["Fold", ...] = ()
     item_vectors: "ItemVectors | None" = None
+    signals: Signals = field(default_factory=Signals)
 
     def __post_init__(self) -> None:
         if self.held_out.empty:
@@ -71,7 +75,13 @@ class Fold:
     @property
     def data(self) -> Dataset:
         """The training part as a data set."""
-        return Dataset(interactions=self.train, items=self.items, domain=self.domain, item_vectors=self.item_vectors)
+        return Dataset(
+            interactions=self.train,
+            items=self.items,
+            domain=self.domain,
+            item_vectors=self.item_vectors,
+            signals=self.signals,
+        )
 
     def validation(self) -> "Fold":
         """The same split of the training part: where weights are fitted, so that nothing is fitted on test users.
@@ -97,22 +107,33 @@ class Fold:
 
 
 def leave_last_k(data: Dataset, k: int = 1) -> Fold:
-    """Each user's last k interactions are the targets, of those of one time any. Users with k or fewer only train.
+    """Each user's last k targets are held out, of those of one time any. Users with k or fewer interactions only train.
+
+    What a user did after the first of them is no part of training.
 
     Raises:
         DataError: no timestamps, or no user is left to test.
     """
     _require_order(data, f"leave_last_{k}")
     rows = data.interactions
-    held = (_from_end(rows) < k) & (_per_user(rows) > k)
-    return _fold(data, rows[~held], rows[held], split=f"leave_last_{k}", resplit=partial(leave_last_k, k=k))
+    held, first = _last_targets(rows, data.targets, k)
+    later = _place(rows) > first
+    return _fold(
+        data,
+        rows[~held & ~later],
+        rows[held],
+        split=f"leave_last_{k}",
+        counts=_removed(later & ~held),
+        resplit=partial(leave_last_k, k=k),
+    )
 
 
 def leave_random_k(data: Dataset, k: int = 1, seed: int = 0) -> Fold:
-    """k random interactions of each user are the targets: for domains without order. Says nothing about sequence."""
+    """k random targets of each user are held out: for domains without order. Says nothing about sequence."""
     shuffled = _shuffled(data, seed)
     rows = shuffled.interactions
-    held = (_from_end(rows) < k) & (_per_user(rows) > k)
+    targets = shuffled.targets
+    held = targets & (_targets_behind(rows, targets) < k) & (_per_user(rows) > k)
     return _fold(
         shuffled,
         rows[~held],
@@ -136,9 +157,9 @@ def global_temporal(data: Dataset, test_share: float = 0.1) -> Fold:
     rows = data.interactions
     cut = rows[TIMESTAMP].iloc[min(len(rows) - 1, int(len(rows) * (1 - test_share)))]
     after = (rows[TIMESTAMP] >= cut).to_numpy()
-    train, later = rows[~after], rows[after]
+    train, later = rows[~after], rows[after & data.targets]
     known = later[USER].isin(train[USER]).to_numpy()
-    counts = {"users_without_history": int(later.loc[~known, USER].nunique())}
+    counts = {"users_without_history": int(later.loc[~known, USER].nunique())} | _removed(after & ~data.targets)
     return _fold(
         data,
         train,
@@ -150,7 +171,7 @@ def global_temporal(data: Dataset, test_share: float = 0.1) -> Fold:
 
 
 def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> Fold:
-    """Random users of whom only k interactions are known: the last is the target, the k before it are the support.
+    """Random users of whom only k interactions are known: the last target is held out, the k before are the support.
 
     Everything else of theirs is removed from training too. Of as many others, too, only k interactions and the next
     choice are known, so that what is fitted learns from new users as well. What is learned is learned as in
@@ -159,13 +180,13 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
     ordered = _has_order(data)
     source = data if ordered else _shuffled(data, seed)
     rows = source.interactions
-    size = _per_user(rows)
-    cold = _draw(rows.loc[size > k, USER], share, seed)
+    last = _last_place(rows, source.targets)
+    cold = _draw(rows.loc[last >= k, USER], share, seed)
     is_cold = rows[USER].isin(cold).to_numpy()
-    validated = _draw(rows.loc[(size > k) & ~is_cold, USER], share, seed + 1)
-    from_end = _from_end(rows)
-    held = is_cold & (from_end == 0)
-    removed = (is_cold | rows[USER].isin(validated).to_numpy()) & (from_end > k)
+    validated = _draw(rows.loc[(last >= k) & ~is_cold, USER], share, seed + 1)
+    age = last - _place(rows)
+    held = is_cold & (age == 0)
+    removed = (is_cold | rows[USER].isin(validated).to_numpy()) & ((age > k) | (age < 0))
     return _fold(
         source,
         rows[~held & ~removed],
@@ -179,7 +200,7 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
 
 
 def cold_items(data: Dataset, share: float = 0.1, seed: int = 0) -> Fold:
-    """Random items that training never sees; the target is a user's last choice among them.
+    """Random items that training never sees; held out is a user's last target among them.
 
     What a test user did after the target is removed as well, so the history holds the past only.
     """
@@ -189,7 +210,12 @@ def cold_items(data: Dataset, share: float = 0.1, seed: int = 0) -> Fold:
     cold = _draw(rows[ITEM], share, seed)
     is_cold = rows[ITEM].isin(cold).to_numpy()
     position = np.arange(len(rows))
-    target = pd.Series(np.where(is_cold, position, -1)).groupby(_codes(rows[USER])).transform("max").to_numpy()
+    target = (
+        pd.Series(np.where(is_cold & source.targets, position, -1))
+        .groupby(_codes(rows[USER]))
+        .transform("max")
+        .to_numpy()
+    )
     known = pd.Series(~is_cold & (position < target)).groupby(_codes(rows[USER])).transform("any").to_numpy(dtype=bool)
     held = (position == target) & known
     later = (target >= 0) & known & (position > target)
@@ -266,7 +292,8 @@ def _fold(
     cold: tuple[ItemId, ...] = (),
     counts: Mapping[str, int] | None = None,
 ) -> Fold:
-    repeats = pairs_in(held, train) | held.duplicated([USER, ITEM]).to_numpy()
+    twice = held.duplicated([USER, ITEM]).to_numpy()
+    repeats = twice if data.signals.allows_repeats else pairs_in(held, train) | twice
     held_out = held.loc[~repeats, [USER, ITEM]].reset_index(drop=True)
     untested = data.interactions[USER].nunique() - held_out[USER].nunique()
     return Fold(
@@ -282,7 +309,13 @@ def _fold(
         cold_items=cold,
         counts={**(counts or {}), "repeats_dropped": int(repeats.sum()), "users_not_tested": int(untested)},
         item_vectors=data.item_vectors,
+        signals=data.signals,
     )
+
+
+def _removed(rows: NDArray[np.bool_]) -> dict[str, int]:
+    """Interactions that are in no part of a fold, where there are some."""
+    return {"interactions_removed": int(rows.sum())} if rows.any() else {}
 
 
 def _has_order(data: Dataset) -> bool:
@@ -315,10 +348,36 @@ def _per_user(rows: pd.DataFrame) -> NDArray[np.int64]:
     return np.asarray(np.bincount(codes)[codes], dtype=np.int64)
 
 
-def _from_end(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """(rows,) 0 for a user's last row, 1 for the one before it, and so on."""
+def _place(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """(rows,) 0 for a user's first row, 1 for the next, and so on."""
     codes = _codes(rows[USER])
-    return np.asarray(pd.Series(codes).groupby(codes).cumcount(ascending=False), dtype=np.int64)
+    return np.asarray(pd.Series(codes).groupby(codes).cumcount(), dtype=np.int64)
+
+
+def _last_place(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(rows,) place of the last target of the row's user; -1 where there is none."""
+    places = pd.Series(np.where(targets, _place(rows), -1))
+    return np.asarray(places.groupby(_codes(rows[USER])).transform("max"), dtype=np.int64)
+
+
+def _targets_behind(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(rows,) how many targets of the row's user come after it."""
+    behind = pd.Series(targets[::-1].astype(np.int64)).groupby(_codes(rows[USER])[::-1]).cumsum().to_numpy()[::-1]
+    return np.asarray(behind - targets, dtype=np.int64)
+
+
+def _last_targets(
+    rows: pd.DataFrame, targets: NDArray[np.bool_], k: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(rows,) each user's last k targets, where something comes before them, and the (rows,) place of their first.
+
+    The place is beyond the user's rows where none is held out.
+    """
+    held = targets & (_targets_behind(rows, targets) < k)
+    places, size = _place(rows), _per_user(rows)
+    first = pd.Series(np.where(held, places, size)).groupby(_codes(rows[USER])).transform("min").to_numpy()
+    enough = (first > 0) & (first < size)
+    return held & enough, np.asarray(np.where(enough, first, size), dtype=np.int64)
 
 
 def _draw(ids: pd.Series, share: float, seed: int) -> list[ItemId]:
@@ -338,5 +397,4 @@ def without_newest(data: Dataset, n: int, seed: int = 0) -> Dataset:
         return data
     rows = data.interactions if data.has_order else in_sequence(data.interactions, seed)
     age = rows.groupby(USER, sort=False).cumcount(ascending=False)
-    kept = rows[age.to_numpy() >= n].sort_index().reset_index(drop=True)
-    return data.with_interactions(kept)
+    return data.with_interactions(rows[age.to_numpy() >= n].sort_index().reset_index(drop=True))

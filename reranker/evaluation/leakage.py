@@ -25,13 +25,14 @@ PRIOR_TOLERANCE = 1e-3
 def check_fold(fold: Fold) -> None:
     """Training part and histories share no pair with the targets; cold items are in neither.
 
+    Where repeats are allowed, targets that the user chose before are no leak, here and in the other checks.
+
     Raises:
         DataError: generator_saw_target or history_holds_target.
     """
-    _refuse(
-        fold, "generator_saw_target", fold.held_out[pairs_in(fold.held_out, fold.train)], "are in the training part"
-    )
-    _refuse(fold, "history_holds_target", fold.held_out[pairs_in(fold.held_out, fold.history)], "are in the history")
+    new = _new_targets(fold)
+    _refuse(fold, "generator_saw_target", new[pairs_in(new, fold.train)], "are in the training part")
+    _refuse(fold, "history_holds_target", new[pairs_in(new, fold.history)], "are in the history")
     cold = fold.train[fold.train[ITEM].isin(list(fold.cold_items))]
     _refuse(fold, "generator_saw_target", cold[[USER, ITEM]], "are of cold items, yet in the training part")
 
@@ -49,10 +50,9 @@ def check_generator(generator: CandidateGenerator, fold: Fold, users: int = 50, 
     size = len(fold.items)
     everything = generator.recommend(sample.users, n=size, exclude_seen=False)
     unseen = generator.recommend(sample.users, n=size, exclude_seen=True)
-    known = pairs_in(sample.held_out, everything) & ~pairs_in(sample.held_out, unseen)
-    _refuse(
-        fold, "generator_saw_target", sample.held_out[known], f"are known to candidate generator {generator.name!r}"
-    )
+    new = _new_targets(sample)
+    known = pairs_in(new, everything) & ~pairs_in(new, unseen)
+    _refuse(fold, "generator_saw_target", new[known], f"are known to candidate generator {generator.name!r}")
 
 
 def check_fitting(fitted: Iterable[FoldLists], fold: Fold) -> None:
@@ -75,7 +75,8 @@ def check_fitting_pairs(pairs: pd.DataFrame, fold: Fold) -> None:
     Raises:
         DataError: fitted_on_test.
     """
-    _refuse(fold, "fitted_on_test", fold.held_out[pairs_in(fold.held_out, pairs)], "were used for fitting")
+    new = _new_targets(fold)
+    _refuse(fold, "fitted_on_test", new[pairs_in(new, pairs)], "were used for fitting")
 
 
 def check_priors(lists: FoldLists, priors: NDArray[np.float64], tolerance: float = PRIOR_TOLERANCE) -> None:
@@ -93,6 +94,13 @@ def check_priors(lists: FoldLists, priors: NDArray[np.float64], tolerance: float
     spread = by_item.transform("max").to_numpy() - by_item.transform("min").to_numpy()
     leaking = lists.candidates.loc[spread > tolerance, [USER, ITEM]].drop_duplicates(ITEM)
     _refuse(lists.fold, "prior_saw_user", leaking, "have an item prior that changes with the user")
+
+
+def _new_targets(fold: Fold) -> pd.DataFrame:
+    """The targets that the user must not have been known to choose."""
+    if not fold.signals.allows_repeats:
+        return fold.held_out
+    return fold.held_out[~pairs_in(fold.held_out, fold.train)]
 
 
 def _refuse(fold: Fold, leak: str, rows: pd.DataFrame, problem: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.data.schema import ITEM, RANK, TIMESTAMP, TITLE, USER, WEIGHT
+from reranker.data.schema import EVENT, ITEM, RANK, RATING, STRENGTH, TIMESTAMP, TITLE, USER, WEIGHT
 from reranker.evaluation.base import System
 from reranker.evaluation.metrics import ranks
 from reranker.pipeline.lists import FoldLists
@@ -165,8 +165,9 @@ def poisoned_histories(lists: FoldLists, items: list[ItemId], seed: int) -> Fold
     fake = pd.DataFrame({USER: _new_ids(train[USER], numbers), ITEM: pd.Series(chosen_items, dtype=train[ITEM].dtype)})
     if TIMESTAMP in train:
         fake[TIMESTAMP] = train[TIMESTAMP].max()
-    if WEIGHT in train:
-        fake[WEIGHT] = 1.0
+    for column in (EVENT, RATING, WEIGHT, STRENGTH):
+        if column in train:
+            fake[column] = 1.0 if column in (WEIGHT, STRENGTH) else None
     poisoned = pd.concat([train, fake.drop_duplicates([USER, ITEM])[train.columns]], ignore_index=True)
     return replace(lists, fold=replace(lists.fold, train=poisoned))
 

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.fusion.columns import FEATURES
+from reranker.fusion.columns import DISLIKE_FEATURES, FEATURES
 from reranker.types import IntArray, UserId
 
 
@@ -50,6 +50,11 @@ class Choices:
             users=[user for one in windows for user in one.users],
             columns=windows[0].columns,
         )
+
+    @property
+    def n_interaction(self) -> int:
+        """The first columns, which are not the user's own."""
+        return sum(name in FEATURES or name in DISLIKE_FEATURES for name in self.columns)
 
     @cached_property
     def user_numbers(self) -> IntArray:

@@ -26,6 +26,13 @@ FEATURES: dict[str, str] = {
 N_RAW_FEATURES = 11
 """The first of `FEATURES`, which are measured; those behind them are products with the length of the history."""
 
+DISLIKE_FEATURES: dict[str, str] = {
+    "disliked_similarity": "likeness to the most alike of the last five disliked (cosine in collaborative space)",
+    "disliked_covisit": "chosen by the same users as the last five disliked",
+    "disliked_share": "how many of those who know it dislike it",
+}
+"""Interaction features behind `FEATURES`, where the interactions say how strong they are."""
+
 _POPULARITY = list(FEATURES).index("popularity")
 _SCALE = 0.5  # of a product beside what it is made of: the ridge pulls it four times as hard
 

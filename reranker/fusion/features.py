@@ -17,11 +17,13 @@ from scipy import sparse
 from reranker.data.catalog import Catalog, Item
 from reranker.data.categories import category_names
 from reranker.data.item_vectors import ItemVectors
-from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, TIMESTAMP, USER
+from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, STRENGTH, TIMESTAMP, USER
+from reranker.data.signals import RowSignals, choices_of
 from reranker.errors import DataError
 from reranker.fusion.co_visits import block, co_visits, enlarged, transitions
-from reranker.fusion.columns import FEATURES, N_RAW_FEATURES
+from reranker.fusion.columns import DISLIKE_FEATURES, FEATURES, N_RAW_FEATURES
 from reranker.fusion.conditional_logit import standardise_within_lists
+from reranker.fusion.dislikes import Dislikes, Histories, disliked_by_user, rows_by_user
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
@@ -51,7 +53,8 @@ class InteractionStatistics:
         co_visits: (n_items, n_items) CSR, cosine of the two items' user sets.
         transitions: (n_items, n_items) CSR, how often column directly followed row; empty without timestamps.
         categories: (n_items, n_categories) CSR of 0/1.
-        histories: user id -> rows of the user's items, oldest first.
+        histories: user id -> rows of the items that the user chose, oldest first.
+        dislikes: who dislikes what; None where the interactions say nothing of strengths.
         own: features of the user's own columns, or None.
         own_vectors: features of item vectors of the user's own, or None.
     """
@@ -64,6 +67,7 @@ class InteractionStatistics:
     transitions: sparse.csr_array
     categories: sparse.csr_array
     histories: dict[UserId, IntArray]
+    dislikes: Dislikes | None = None
     own: OwnFeatures | None = None
     own_vectors: VectorFeatures | None = None
 
@@ -76,7 +80,12 @@ class InteractionStatistics:
     def columns(self) -> dict[str, str]:
         """Name -> words of each column of `features`."""
         own = {} if self.own is None else self.own.words
-        return {**FEATURES, **own, **({} if self.own_vectors is None else VECTOR_WORDS)}
+        return {**self.interaction_columns, **own, **({} if self.own_vectors is None else VECTOR_WORDS)}
+
+    @property
+    def interaction_columns(self) -> dict[str, str]:
+        """Those that are not the user's own."""
+        return dict(FEATURES) if self.dislikes is None else FEATURES | DISLIKE_FEATURES
 
     def with_own(
         self, columns: Sequence[OwnColumn], items: pd.DataFrame, users: pd.DataFrame | None
@@ -106,21 +115,23 @@ class InteractionStatistics:
         ids = list(dict.fromkeys([*items[ITEM], *interactions[ITEM]]))
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
         rows = interactions[ITEM].map(index).to_numpy(dtype=np.int64)
-        user_codes, users = pd.factorize(interactions[USER])
-        ordered = TIMESTAMP in interactions
-        recent = rows[-max(1, int(len(rows) * RECENT_SHARE)) :] if ordered else rows[:0]
-        by_user = np.argsort(user_codes, kind="stable")
-        bounds = np.flatnonzero(np.diff(user_codes[by_user])) + 1
-        histories: list[IntArray] = [part.astype(np.int64) for part in np.split(rows[by_user], bounds)]
+        codes, users = pd.factorize(interactions[USER])
+        ordered, said = TIMESTAMP in interactions, RowSignals.of(interactions)
+        chosen: IntArray = rows[said.chosen].astype(np.int64)
+        strengths = said.relative[said.chosen]
+        n_recent = max(1, int(len(chosen) * RECENT_SHARE)) if ordered else 0
+        recent = slice(len(chosen) - n_recent, None)
+        histories = _by_user(chosen, codes[said.chosen].astype(np.int64), len(users))
         return cls(
             index=index,
             vectors=_aligned_unit_vectors(index, item_ids, vectors),
-            popularity=np.bincount(rows, minlength=len(ids)).astype(np.float64),
-            recent_popularity=np.bincount(recent, minlength=len(ids)).astype(np.float64),
+            popularity=_counts(chosen, strengths, len(ids)),
+            recent_popularity=_counts(chosen[recent], strengths[recent], len(ids)),
             co_visits=co_visits(histories, len(ids)),
             transitions=transitions(histories if ordered else [], len(ids)),
             categories=_categories(items, index),
             histories=dict(zip(users, histories, strict=True)),
+            dislikes=Dislikes.fit(interactions, index) if STRENGTH in interactions else None,
         )
 
     def extended(self, items: pd.DataFrame, vectors: ItemVectors | None = None) -> "InteractionStatistics":
@@ -143,6 +154,7 @@ class InteractionStatistics:
             transitions=enlarged(self.transitions, len(index)),
             categories=_categories(items, index),
             histories=self.histories,
+            dislikes=None if self.dislikes is None else self.dislikes.enlarged(new),
             own_vectors=self.own_vectors and self.own_vectors.for_index(index, vectors),
         )
         return larger if self.own is None else larger.with_own(self.own.columns, items, self.own.users)
@@ -158,7 +170,7 @@ class InteractionStatistics:
         Args:
             candidates: a validated candidates table. Unknown items and users have no statistics: their features sit at
                 the bottom of the list (counts of 0, likeness of 0).
-            histories: other histories than those of `fit`, rows of `index`, oldest first.
+            histories: other histories than those of `fit`, rows of `index`, oldest first; `Histories` bring dislikes.
             identities: user of `candidates` -> the user whose own columns count.
         """
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
@@ -171,6 +183,9 @@ class InteractionStatistics:
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
         parts, rows = [standard], self._rows(candidates)
+        if self.dislikes is not None:
+            more = self.dislikes.features(candidates, rows, known, self.vectors, self.co_visits)
+            parts.append(standardise_within_lists(more, list_index.astype(np.int64)))
         if self.own is not None:
             interaction = dict(zip(FEATURES, standard.T, strict=True))
             parts.append(self.own.values(candidates, rows, known, interaction, identities))
@@ -205,16 +220,26 @@ class InteractionStatistics:
         return raw
 
     def histories_with(
-        self, newer: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None
+        self,
+        newer: pd.DataFrame | Mapping[UserId, Sequence[ItemId]] | None,
+        disliked: Mapping[UserId, Sequence[ItemId]] | None = None,
     ) -> Mapping[UserId, IntArray]:
-        """The histories, some replaced by `newer`: a validated table, or user id -> items, oldest first."""
+        """The histories, some replaced by `newer`: a validated table, or user id -> items, oldest first.
+
+        Args:
+            newer: what these users chose; a table says what they dislike, too.
+            disliked: beside a mapping: user id -> items.
+        """
         if newer is None:
             return self.histories
         if isinstance(newer, pd.DataFrame):
             encoded = self.encode_histories(newer)
+            rejected = {**dict.fromkeys(encoded, _NOTHING), **disliked_by_user(newer, self.index)}
         else:
             encoded = {user: self._known_rows(items) for user, items in newer.items()}
-        return ChainMap(encoded, self.histories)
+            rejected = {user: self._known_rows((disliked or {}).get(user, ())) for user in newer}
+        before = {} if self.dislikes is None else self.dislikes.of_users
+        return Histories(encoded, self.histories, disliked=ChainMap(rejected, before))
 
     def _known_rows(self, items: Sequence[ItemId]) -> IntArray:
         return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
@@ -240,12 +265,8 @@ class InteractionStatistics:
 
     def encode_histories(self, interactions: pd.DataFrame) -> dict[UserId, IntArray]:
         """User id -> rows of the user's items, oldest first, of a validated table; without items unknown to `fit`."""
-        rows = interactions[ITEM].map(self.index)
-        known = rows.notna().to_numpy()
-        histories = {user: np.zeros(0, dtype=np.int64) for user in interactions[USER].unique()}
-        for user, positions in interactions[known].groupby(USER, sort=False).indices.items():
-            histories[user] = np.asarray(rows[known].iloc[positions], dtype=np.int64)
-        return histories
+        nobody = dict.fromkeys(interactions[USER].unique(), _NOTHING)
+        return {**nobody, **rows_by_user(choices_of(interactions), self.index)}
 
     def _likeness(self, items: IntArray, newest: IntArray) -> NDArray[np.float64]:
         """(len(items), 7) similarity, co-visitation, transition and category columns of one list."""
@@ -280,6 +301,17 @@ def _entries(matrix: sparse.csr_array, rows: IntArray) -> tuple[IntArray, IntArr
     lengths = matrix.indptr[rows + 1].astype(np.int64) - begins
     at = np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
     return np.repeat(np.arange(len(rows)), lengths), matrix.indices[at].astype(np.int64), matrix.data[at]
+
+
+def _by_user(rows: IntArray, user_codes: IntArray, n_users: int) -> list[IntArray]:
+    """Rows of each user, in their order."""
+    sizes = np.bincount(user_codes, minlength=n_users)
+    parts = np.split(rows[np.argsort(user_codes, kind="stable")], np.cumsum(sizes)[:-1])
+    return [part.astype(np.int64) for part in parts]
+
+
+def _counts(rows: IntArray, strengths: NDArray[np.float64], n_items: int) -> NDArray[np.float64]:
+    return np.bincount(rows, weights=strengths, minlength=n_items).astype(np.float64)
 
 
 def _gather(values: NDArray[np.float64], rows: IntArray) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError, DataError
 from reranker.fusion.choices import Choices
-from reranker.fusion.columns import FEATURES
 from reranker.fusion.guard import METRIC, by_user
 from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
@@ -61,30 +60,32 @@ class OwnVerdict:
             raise BundleError(f"own features: not what this version writes ({error!r}); fit again") from error
 
 
-def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0, before: int = len(FEATURES)) -> OwnVerdict:
+def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0, before: int | None = None) -> OwnVerdict:
     """Judges the last features of `choices` over those before them: by default own ones over interaction features.
 
     Args:
         choices: of the validation windows.
         l2: ridge penalty.
         seed: of cross-fitting and of the bootstrap.
-        before: how many features stand before those that are judged.
+        before: how many features stand before those that are judged; the interaction features by default.
 
     Raises:
         DataError: a feature is the outcome itself.
     """
+    before = choices.n_interaction if before is None else before
     refuse_leaks(choices, before)
     values = [cross_fitted(one, l2, seed) for one in (choices, first_columns(choices, before))]
     gain = mean_interval(by_user(values[0] - values[1], choices.user_numbers), seed=seed)
     return OwnVerdict(features=tuple(choices.columns)[before:], gain=gain)
 
 
-def first_columns(choices: Choices, n: int = len(FEATURES)) -> Choices:
+def first_columns(choices: Choices, n: int | None = None) -> Choices:
     """The same choices with the first features alone: by default the interaction features."""
+    n = choices.n_interaction if n is None else n
     return replace(choices, features=choices.features[:, :n], columns=dict(list(choices.columns.items())[:n]))
 
 
-def refuse_leaks(choices: Choices, before: int = len(FEATURES)) -> None:
+def refuse_leaks(choices: Choices, before: int | None = None) -> None:
     """Refuses features behind the first that separate what was chosen from what was not nearly without fail.
 
     A column that is written after the choice, as a date of purchase is, does; so may vectors that were trained on it.
@@ -92,7 +93,7 @@ def refuse_leaks(choices: Choices, before: int = len(FEATURES)) -> None:
     Raises:
         DataError: with the columns.
     """
-    lists = choices.covered_lists()
+    before, lists = choices.n_interaction if before is None else before, choices.covered_lists()
     if len(lists) < FEWEST_LISTS:
         return
     rows = np.isin(choices.list_index, lists)

@@ -73,7 +73,9 @@ class Adaptive(FittedState):
 
     def _unseen(self, state: UserState) -> tuple[UserState, list[ItemId]]:
         """The state to go on from, and what of the user is to be read."""
-        return unseen(state, self.history(state.user_id), self.reader.contexts)
+        signals = self._require_data().signals
+        since = [row[0] for row in state.interactions if signals.of_stored(row) > 0]
+        return unseen(state, self.history(state.user_id), since, self.reader.contexts)
 
     def forget(self, users: Iterable[UserId]) -> int:
         """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`.

@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import yaml
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, USER
+from reranker.data.signals import Signals
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
 from reranker.fusion import FusionModel, InteractionStatistics
@@ -84,6 +85,7 @@ class BundleState:
     hidden_states: StateStore | None = None
     ladder: Ladder | None = None
     details: pd.DataFrame | None = None
+    signals: Signals = field(default_factory=Signals)
 
 
 def require_new_place(directory: Path, overwrite: bool) -> None:
@@ -218,6 +220,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
             ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
             details=_read_details(details) if (details := directory / _DETAILS).exists() else None,
+            signals=Signals.from_mapping(manifest.get("signals", {})),
         )
     except BundleError:
         raise
@@ -280,6 +283,11 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "templates_sha256": state.templates_sha256,
         **({"states_layer": layer} if (layer := state.hidden_states and state.hidden_states.layer) else {}),
         "config": json.loads(state.config.model_dump_json(exclude_unset=True)),
+        **(
+            {"signals": signals}
+            if (signals := json.loads(state.signals.model_dump_json(exclude_defaults=True)))
+            else {}
+        ),
         "files": _hashes(directory),
     }
     (directory / MANIFEST).write_text(yaml.safe_dump(seal(manifest), sort_keys=False, allow_unicode=True))

@@ -1,7 +1,8 @@
 """What a Reranker knows of one domain: its items, and what interactions say of them."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +12,19 @@ from reranker.data.catalog import Catalog
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table
 from reranker.data.item_vectors import ItemVectors
-from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, mixed_as_texts, require_ids_like
+from reranker.data.schema import (
+    EVENT,
+    ITEM,
+    RATING,
+    STRENGTH,
+    TIMESTAMP,
+    USER,
+    WEIGHT,
+    mixed_as_texts,
+    require_ids_like,
+    validate_interactions,
+)
+from reranker.data.signals import Signals
 from reranker.errors import DataError
 from reranker.fusion import InteractionStatistics
 from reranker.fusion.own_columns import OwnColumn
@@ -20,6 +33,12 @@ from reranker.protocols import CandidateGenerator
 from reranker.rules import ItemColumns
 from reranker.scoring import calibration_histories
 from reranker.types import ItemId
+
+logger = logging.getLogger(__name__)
+
+SIGNAL_COLUMNS = (EVENT, RATING, WEIGHT, STRENGTH)
+_KEPT = (TIMESTAMP, *SIGNAL_COLUMNS)
+_USER_ROW, _ITEM_ROW = "user_row", "item_row"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +52,10 @@ class DomainData:
         calibration_ids: histories of nobody, oldest first, behind which titles are read to know what is likely for
             anybody.
         calibration_items: rows of `items` that they are made of, as they were when weights were fitted.
-        details: one row an interaction, in the order of the histories laid end to end: `timestamp` and `weight`, where
-            the interactions have them; None where that is not known, as in a bundle of an earlier version.
+        details: one row an interaction, in the order of the histories laid end to end: `timestamp`, where the
+            interactions have it. Where they say how strong they are, with `user_row` and `item_row` (places among the
+            statistics' users and items), `event`, `rating`, `weight` and `strength`. None where that is not known.
+        signals: how interactions are read.
     """
 
     items: pd.DataFrame
@@ -43,6 +64,7 @@ class DomainData:
     calibration_ids: Sequence[Sequence[ItemId]]
     calibration_items: pd.DataFrame
     details: pd.DataFrame | None = None
+    signals: Signals = field(default_factory=Signals)
 
     @classmethod
     def build(
@@ -67,7 +89,8 @@ class DomainData:
             statistics=statistics.with_own(own, data.items, data.users),
             calibration_ids=drawn,
             calibration_items=data.items[data.items[ITEM].isin([item for one in drawn for item in one])],
-            details=_details(data.interactions),
+            details=_details(data.interactions, statistics),
+            signals=data.signals,
         )
 
     @property
@@ -75,15 +98,33 @@ class DomainData:
         """The interactions table that all this was learned from, user by user; None where times are not known."""
         if self.details is None:
             return None
-        histories = self.statistics.histories
-        users = [user for user, rows in histories.items() for _ in range(len(rows))]
-        items = [self.statistics.item_ids[row] for rows in histories.values() for row in rows.tolist()]
+        histories, every, details = self.statistics.histories, self.statistics.item_ids, self.details
+        if _USER_ROW in details:
+            known = list(histories)
+            users = [known[row] for row in details[_USER_ROW].tolist()]
+            items = [every[row] for row in details[_ITEM_ROW].tolist()]
+        else:
+            users = [user for user, rows in histories.items() for _ in range(len(rows))]
+            items = [every[row] for rows in histories.values() for row in rows.tolist()]
         # Of their own kinds again: rows of one time are put in an order by hashes, which go by the kind.
         ids = {USER: pd.Series(users, dtype=object), ITEM: pd.Series(items, dtype=object)}
         ids = {name: column.infer_objects() for name, column in ids.items()}
-        return pd.DataFrame(
-            {**ids, **{name: self.details[name] for name in (TIMESTAMP, WEIGHT) if name in self.details}}
-        )
+        return pd.DataFrame({**ids, **{name: details[name] for name in _KEPT if name in details}})
+
+    def read_interactions(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Newer interactions, read as those of `fit`; columns that say how strong they are only where those said so.
+
+        Raises:
+            DataError: the table breaks its contract.
+        """
+        if self.statistics.dislikes is None and (unread := [name for name in SIGNAL_COLUMNS if name in table]):
+            logger.warning(
+                "table 'interactions': %s: the bundle was fitted without such, so every row counts as a choice; fit "
+                "again to have them count",
+                ", ".join(unread),
+            )
+            table = table.drop(columns=unread)
+        return validate_interactions(table, signals=self.signals)
 
     @property
     def candidate_columns(self) -> list[str]:
@@ -127,9 +168,13 @@ class DomainData:
         return known.vectors.with_more(ItemVectors.of(item_vectors, items[ITEM], known.vectors.space))
 
 
-def _details(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Timestamps and weights in the order of the histories: users as they first come, each one's rows as they stand."""
-    order = np.argsort(pd.factorize(interactions[USER])[0], kind="stable")
-    columns = [name for name in (TIMESTAMP, WEIGHT) if name in interactions]
+def _details(interactions: pd.DataFrame, statistics: InteractionStatistics) -> pd.DataFrame:
+    """What is kept of each interaction: users as they first come, each one's rows as they stand."""
+    users = pd.factorize(interactions[USER])[0]
+    order = np.argsort(users, kind="stable")
+    columns = [name for name in _KEPT if name in interactions]
     details = interactions[columns].iloc[order].reset_index(drop=True)
+    if STRENGTH in interactions:  # histories hold choices alone
+        items = interactions[ITEM].map(statistics.index).to_numpy(dtype=np.int64)
+        return details.assign(**{_USER_ROW: users[order].astype(np.int64), _ITEM_ROW: items[order]})
     return details if columns else details.assign(rows=np.ones(len(order), dtype=np.int8))

@@ -1,6 +1,6 @@
 """Whether the LLM pays on some data, from a sample of it: before a catalogue is read, or a GPU bought."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -93,12 +93,7 @@ def estimate(
     sample = newest.only(lists)
     histories = [item for user in sample.users for item in sample.statistics.history(user)[-NEWEST:]]
     needed = pd.Index(sample.candidates[ITEM]).union(pd.Index(histories, dtype=object))
-    few = Dataset(
-        interactions=data.interactions,
-        items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True),
-        domain=data.domain,
-        item_vectors=data.item_vectors,
-    )
+    few = replace(data, items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True), users=None)
     climbed = fit_rungs_on_windows(llm, few, [sample], generator, progress=progress)
     if climbed.llm is None:
         raise ConfigError(f"there is no LLM to estimate: {climbed.ladder.left_out[LLM]}")

@@ -43,7 +43,11 @@ def one_list(user: UserId, candidates: pd.DataFrame | Sequence[ItemId], further:
 
 
 def history_scores(
-    reranker: "Reranker", candidates: pd.DataFrame, order: Order, state: UserState | None = None
+    reranker: "Reranker",
+    candidates: pd.DataFrame,
+    order: Order,
+    state: UserState | None = None,
+    disliked: Sequence[ItemId] = (),
 ) -> ScoreHistories[int]:
     """What scores one validated list under other histories, given as rows of the statistics' index.
 
@@ -52,18 +56,21 @@ def history_scores(
         candidates: one user's list.
         order: "fused" or "baseline".
         state: the user's adapted context, which stays as it is.
+        disliked: items that the user dislikes; they stay, too.
     """
+    statistics = reranker.fitted()[0].statistics
 
     def score(histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        n = len(candidates)
+        n, numbers = len(candidates), range(len(histories))
+        items = {number: [statistics.item_ids[row] for row in one] for number, one in enumerate(histories)}
         many = pd.concat([candidates] * len(histories), ignore_index=True)
         many[USER] = np.repeat(np.arange(len(histories)), n)
         head, values = reranker.head_columns(
             many,
             order,
-            histories={number: np.array(one, dtype=np.int64) for number, one in enumerate(histories)},
-            states={} if state is None else dict.fromkeys(range(len(histories)), state),
-            identities=dict.fromkeys(range(len(histories)), candidates[USER].iloc[0]),
+            histories=statistics.histories_with(items, dict.fromkeys(numbers, disliked)),
+            states={} if state is None else dict.fromkeys(numbers, state),
+            identities=dict.fromkeys(numbers, candidates[USER].iloc[0]),
         )
         return head.score(values).reshape(len(histories), n)
 
@@ -79,16 +86,20 @@ def explain_list(
     history: Sequence[ItemId] | None = None,
     order: Order | None = None,
     state: UserState | None = None,
+    disliked: Sequence[ItemId] | None = None,
     history_items: int = HISTORY_ITEMS,
 ) -> Explanation:
     """As `Reranker.explain` has it."""
     data, fusion_model = reranker.fitted()
     lists = one_list(user, candidates, data.candidate_columns)
-    newer = None if history is None else {user: history}
-    histories = data.statistics.histories_with(newer)
+    known = disliked is None and history is None
+    disliked = reranker.disliked(user) if known else disliked or ()
+    newer = None if known else {user: reranker.history(user) if history is None else history}
+    rejected = {user: disliked}
+    histories = data.statistics.histories_with(newer, rejected)
     state = reranker.states.get(user) if state is None else state
     states = {} if state is None else {user: state}
-    result = reranker.rerank(lists, interactions=newer, order=order, states=states)
+    result = reranker.rerank(lists, interactions=newer, disliked=rejected, order=order, states=states)
     ranked, served = result.to_frame(), result.orders[0]
     rows = [int(row) for row in histories.get(user, ())]
     place = {item: at for at, item in enumerate(lists[ITEM])}
@@ -99,7 +110,7 @@ def explain_list(
         found = contributions(list(head.columns), head.contributions(values))
         columns = dict(zip(found.columns, found.values[at_rank].T, strict=True))
         groups = {group: values[at_rank] for group, values in found.groups.items()}
-        score = history_scores(reranker, lists, served, state)
+        score = history_scores(reranker, lists, served, state, disliked)
         positions, effects = history_effects(score, rows, history_items)
         effects = effects[:, at_rank] if positions else effects
     else:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from reranker.config import RerankerConfig
 from reranker.data.catalog import Item
 from reranker.data.schema import ITEM
+from reranker.data.signals import Signals
 from reranker.errors import DataError
 from reranker.fusion import FusionModel
 from reranker.fusion.ladder import Ladder
@@ -64,6 +65,17 @@ class FittedState:
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a new user."""
         return self._require_data().statistics.history(user_id)
+
+    def disliked(self, user_id: UserId) -> list[ItemId]:
+        """What the user disliked before `fit`, the last word last; nothing where no row says so."""
+        statistics = self._require_data().statistics
+        rows = {} if statistics.dislikes is None else statistics.dislikes.of_users
+        return [statistics.item_ids[row] for row in rows.get(user_id, ())]
+
+    @property
+    def signals(self) -> Signals:
+        """How the fitted domain's interactions are read."""
+        return self._require_data().signals
 
     def titles(self, item_ids: Sequence[ItemId]) -> list[str]:
         """Titles of the catalogue; "(untitled)" for an unknown item."""

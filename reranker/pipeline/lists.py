@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
 from reranker.data.splits import Fold, pairs_in
 from reranker.errors import ConfigError, DataError
-from reranker.fusion import FEATURES, Choices, InteractionStatistics
+from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.proposing import fitted_on, lists_by
 from reranker.protocols import CandidateGenerator
@@ -122,8 +122,9 @@ class CandidateLists:
     def only_own(self, columns: bool, vectors: bool) -> Self:
         """The same lists with features of the user's own columns and vectors, or without."""
         statistics = self.statistics
-        behind = len(FEATURES) + (0 if statistics.own is None else len(statistics.own.words))
-        features = [self.features[:, : behind if columns else len(FEATURES)]]
+        before = len(statistics.interaction_columns)
+        behind = before + (0 if statistics.own is None else len(statistics.own.words))
+        features = [self.features[:, : behind if columns else before]]
         statistics = statistics if columns else replace(statistics, own=None)
         if vectors:
             features.append(self.features[:, behind:])
@@ -251,7 +252,7 @@ def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = Fa
     """
     own = n - n // 2 if fold.cold_items else n
     fitted = fitted_on(generator, fold.train)
-    table = lists_by(fitted, fold.train, fold.users, own)
+    table = lists_by(fitted, fold.train, fold.users, own, repeats=fold.signals.allows_repeats)
     if fold.cold_items:
         table = validate_candidates(_with_cold_items(table, fold, n - own))
     if inject:

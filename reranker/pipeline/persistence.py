@@ -99,6 +99,7 @@ class Persistent(FittedState):
             hidden_states=reader.hidden_states,
             ladder=self.ladder,
             details=data.details,
+            signals=data.signals,
         )
 
     @classmethod
@@ -161,6 +162,7 @@ class Persistent(FittedState):
             calibration_ids=state.calibration_ids,
             calibration_items=state.calibration_items,
             details=state.details,
+            signals=state.signals,
         )
         reranker.reader = reranker.reader.calibrated_by(reranker._data.calibration_histories)
         read = reranker.reader.templates

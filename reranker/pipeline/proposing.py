@@ -53,15 +53,17 @@ def fitted_on(generator: CandidateGenerator, known: pd.DataFrame) -> CandidateGe
         return copy.fit(known)
 
 
-def lists_by(fitted: CandidateGenerator, known: pd.DataFrame, users: Sequence[UserId], n: int) -> pd.DataFrame:
-    """Its lists: a validated candidates table.
+def lists_by(
+    fitted: CandidateGenerator, known: pd.DataFrame, users: Sequence[UserId], n: int, *, repeats: bool = False
+) -> pd.DataFrame:
+    """Its lists: a validated candidates table; with `repeats`, items that a user chose before may be among them.
 
     Raises:
         DataError: the generator says that the data are too few for it, or its table breaks the contract.
         GeneratorError: it failed in another way.
     """
     with _failures_located(fitted, "recommend", known):
-        table = fitted.recommend(users, n)
+        table = fitted.recommend(users, n, exclude_seen=False) if repeats else fitted.recommend(users, n)
     return validate_candidates(table)
 
 

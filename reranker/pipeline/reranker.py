@@ -20,7 +20,6 @@ from reranker.data.schema import (
     refuse_single,
     require_ids_like,
     validate_candidates,
-    validate_interactions,
     validate_items,
 )
 from reranker.errors import ConfigError, DataError
@@ -181,6 +180,7 @@ class Reranker(Persistent, Adaptive):
         k: int | None = None,
         *,
         interactions: Table | Mapping[UserId, Sequence[ItemId]] | None = None,
+        disliked: Mapping[UserId, Sequence[ItemId]] | None = None,
         order: Order | None = None,
         states: Mapping[UserId, UserState] | None = None,
         queries: Mapping[UserId, str] | None = None,
@@ -196,6 +196,8 @@ class Reranker(Persistent, Adaptive):
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
                 of the users they contain.
+            disliked: beside `interactions` by user: user id -> items that the user dislikes; a table of interactions
+                says so itself (`event`, `rating`).
             order: serve this order whatever the guard decided: "fused", "baseline" or "first_stage".
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
             queries: user id -> what the user asks for: the log-odds of the items' relevance to it are added to the
@@ -233,13 +235,13 @@ class Reranker(Persistent, Adaptive):
                 require_ids_like(data.statistics.histories, lists[USER], "candidates")
                 refuse_written_otherwise(data.statistics.histories, lists[USER], "candidates")
             else:
-                interactions = validate_interactions(as_frame(interactions, "interactions", known))
+                interactions = data.read_interactions(as_frame(interactions, "interactions", known))
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 refuse_written_otherwise(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
         ranked = self._ranker.rank(
             lists,
-            data.statistics.histories_with(interactions),
+            data.statistics.histories_with(interactions, disliked),
             self.states if states is None else states,
             identities,
             k=k,
@@ -299,6 +301,7 @@ class Reranker(Persistent, Adaptive):
         history: Sequence[ItemId] | None = None,
         order: Order | None = None,
         state: UserState | None = None,
+        disliked: Sequence[ItemId] | None = None,
     ) -> Explanation:
         """Why each candidate of one user's list stands where it does.
 
@@ -312,12 +315,13 @@ class Reranker(Persistent, Adaptive):
             history: items chosen, oldest first, in place of what is known.
             order: explain this order whatever the guard decided.
             state: the user's adapted context.
+            disliked: items that the user dislikes, in place of what is known; nothing where `history` alone is given.
 
         Raises:
             DataError: nothing was fitted, the table breaks its contract or holds no row of the user.
             ConfigError: an unknown order.
         """
-        return explain_list(self, user, candidates, k, history=history, order=order, state=state)
+        return explain_list(self, user, candidates, k, history=history, order=order, state=state, disliked=disliked)
 
     def inspect(self, candidates: pd.DataFrame, k: int | None = None) -> Inspection:
         """One user's list as the model sees it: prompt, spans, tokens, components and weights.

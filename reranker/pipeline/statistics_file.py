@@ -15,6 +15,7 @@ from reranker.data.schema import USER
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError
 from reranker.fusion import InteractionStatistics
+from reranker.fusion.dislikes import Dislikes
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
 from reranker.fusion.own_vectors import VectorFeatures
@@ -44,6 +45,12 @@ def write_statistics(path: Path, statistics: InteractionStatistics) -> None:
     histories = list(statistics.histories.values())
     arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
     arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
+    if (dislikes := statistics.dislikes) is not None:
+        places = {user: place for place, user in enumerate(statistics.histories)}
+        arrays["disliked_share"] = dislikes.shares
+        arrays["disliked_users"] = np.array([places[user] for user in dislikes.of_users], dtype=np.int64)
+        arrays["disliked_lengths"] = np.array([len(rows) for rows in dislikes.of_users.values()], dtype=np.int64)
+        arrays["disliked_rows"] = np.concatenate([*dislikes.of_users.values(), np.zeros(0, dtype=np.int64)])
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
@@ -82,7 +89,31 @@ def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Int
         co_visits=matrices["co_visits"],
         transitions=matrices["transitions"],
         categories=matrices["categories"],
+        dislikes=_dislikes(arrays, n, user_ids, path) if "disliked_share" in arrays else None,
     )
+
+
+def _dislikes(arrays: dict[str, NDArray[Any]], n_items: int, user_ids: list[Any], path: Path) -> Dislikes:
+    """Dislikes whose users and items all are known."""
+    shares, users, rows = arrays["disliked_share"], arrays["disliked_users"], arrays["disliked_rows"]
+    lengths = arrays["disliked_lengths"]
+    for name, fits in {
+        "disliked_share": shares.shape == (n_items,) and _lies(shares, 0, 1),
+        "disliked_users": _places(users, len(user_ids)),
+        "disliked_lengths": lengths.shape == users.shape
+        and _places(lengths, n_items + 1)
+        and lengths.sum() == len(rows),
+        "disliked_rows": _places(rows, n_items),
+    }.items():
+        if not fits:
+            raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n_items} items")
+    parts = np.split(rows, np.cumsum(lengths)[:-1])
+    return Dislikes(of_users={user_ids[user]: part for user, part in zip(users, parts, strict=False)}, shares=shares)
+
+
+def _places(values: NDArray[Any], n: int) -> bool:
+    """One dimension of whole numbers from 0 on, below n."""
+    return values.ndim == 1 and values.dtype.kind == "i" and bool(((values >= 0) & (values < n)).all())
 
 
 def _lies(values: NDArray[Any], low: float, high: float) -> bool:

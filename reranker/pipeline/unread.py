@@ -1,16 +1,17 @@
-"""What of a data set nothing reads: it is said, so that nobody waits for it to count."""
+"""What of a data set nothing reads, and what is made of its events and ratings: it is said, so that nobody guesses."""
 
 from collections.abc import Iterable
 
 from reranker.data.dataset import Dataset
-from reranker.data.schema import CATEGORY, ITEM, TITLE, WEIGHT
+from reranker.data.schema import CATEGORY, ITEM, TITLE
+from reranker.data.signals import told
 from reranker.pipeline.llm_scorer import LLMScorer
 
 _ALWAYS = frozenset({ITEM, TITLE, CATEGORY})  # categories are compared without a model
 
 
 def unread(data: Dataset, scorer: LLMScorer) -> list[str]:
-    """A line for each kind of thing in the tables that nothing goes by; none where all is used.
+    """A line for each kind of thing in the tables that nothing goes by, and what signals count for; none without such.
 
     Args:
         data: that is fitted.
@@ -19,8 +20,7 @@ def unread(data: Dataset, scorer: LLMScorer) -> list[str]:
     lines = []
     if data.unused_columns:
         lines.append(f"columns of the interactions that were not used: {', '.join(data.unused_columns)}")
-    if said := unweighted(data):
-        lines.append(said)
+    lines += told(data.interactions, data.signals)
     if columns := unread_columns(data.items.columns.astype(str), scorer):
         lines.append(f"columns of the items that are not read: {', '.join(columns)}")
     return lines
@@ -33,17 +33,3 @@ def unread_columns(columns: Iterable[str], scorer: LLMScorer) -> list[str]:
         return []
     asked = {name.removeprefix("items.") for name in scorer.config.features}
     return [name for name in columns if name not in read | _ALWAYS | asked]
-
-
-def unweighted(data: Dataset) -> str:
-    """That weights change nothing, and how many of them look as if they were to; "" for a table without weights."""
-    if WEIGHT not in data.interactions:
-        return ""
-    weights = data.interactions[WEIGHT]
-    said = "weights (ratings) of the interactions are not used: every row counts as a choice"
-    low = int((weights <= 0).sum())
-    return (
-        f"{said}, also the {low} of {len(weights)} with a weight of 0 or less: leave out what is no choice"
-        if low
-        else said
-    )

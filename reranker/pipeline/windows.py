@@ -18,6 +18,7 @@ from reranker.data.schema import (
     validate_candidates,
     validate_interactions,
 )
+from reranker.data.signals import Signals, targets_of
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import interaction_statistics
@@ -151,9 +152,10 @@ def window_from_generator(
     own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
 ) -> CandidateLists:
-    """Holds each user's last interaction out, fits a clone of `generator` on the rest and lets it propose lists.
+    """Holds each user's last target out, fits a clone of `generator` on what was before and lets it propose lists.
 
-    Without timestamps there is no "last": a random interaction is held out instead.
+    Targets are all choices, or those of `Signals.target_events`; what a user did after the target is left out, too.
+    Without timestamps there is no "last": a random target is held out instead, and nothing else.
 
     Args:
         data: interactions and items.
@@ -171,16 +173,13 @@ def window_from_generator(
     interactions = data.interactions
     if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
         interactions = in_sequence(interactions, seed)
-    groups = interactions.groupby(USER, sort=False)
-    is_last = groups.cumcount(ascending=False).to_numpy() == 0
-    long_enough = groups[ITEM].transform("size").to_numpy() > min_history
-    held = is_last & long_enough
+    held, later = last_targets(interactions, targets_of(interactions, data.signals), min_history, data.has_order)
     if not held.any():
         raise DataError(
-            f"no user has more than {min_history} interactions, so there is no validation fold to fit on. "
-            "Give more interactions or lower min_history"
+            f"no user has more than {min_history} interactions{_up_to_a_target(data.signals)}, so there is no "
+            "validation fold to fit on. Give more interactions or lower min_history"
         )
-    before, held_out = interactions[~held].reset_index(drop=True), interactions[held]
+    before, held_out = interactions[~held & ~later].reset_index(drop=True), interactions[held]
     if most is not None and len(held_out) > most:
         drawn = np.sort(np.random.default_rng(seed).choice(len(held_out), most, replace=False))
         logger.info("lists are made for %d of %d users, drawn at random", most, len(held_out))
@@ -188,11 +187,36 @@ def window_from_generator(
     with step(f"candidate generator, without {int(held.sum()):,} choices", progress):
         earlier = fitted_on(generator, before)
     with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
-        candidates = lists_by(earlier, before, held_out[USER].tolist(), n)
+        users, repeats = held_out[USER].tolist(), data.signals.allows_repeats
+        candidates = lists_by(earlier, before, users, n, repeats=repeats)
     with step("interaction features of the lists", progress):
         lists = window_of(data, before, held_out, candidates, earlier, own)
         _ = lists.features
     return lists
+
+
+def _up_to_a_target(signals: Signals) -> str:
+    return f" up to one that is to be predicted ({', '.join(signals.target_events)})" if signals.target_events else ""
+
+
+def last_targets(
+    interactions: pd.DataFrame, targets: NDArray[np.bool_], fewest: int, has_order: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(rows,) each user's last target, where `fewest` interactions come before it, and (rows,) what came after those.
+
+    Args:
+        interactions: in their order.
+        targets: (rows,) True for those that may be held out.
+        fewest: interactions before it.
+        has_order: rows after it came later; else they are in a random order and stay.
+    """
+    users = pd.factorize(interactions[USER])[0]
+    places = pd.Series(users).groupby(users).cumcount().to_numpy()
+    last = pd.Series(np.where(targets, places, -1)).groupby(users).transform("max").to_numpy()
+    if not has_order:  # others stand before or after it by chance
+        sizes = np.bincount(users)[users]
+        return (places == last) & (sizes > fewest), np.zeros(len(users), dtype=np.bool_)
+    return (places == last) & (last >= fewest), (places > last) & (last >= fewest)
 
 
 def window_from_logs(
@@ -201,7 +225,7 @@ def window_from_logs(
     """A window from the user's own first stage: lists it served, and what was chosen afterwards.
 
     Rows of `data.interactions` that are in `held_out` are left out of the statistics; earlier choices of the same item
-    stay.
+    stay. Nothing is learned from rows of `held_out` that are no targets (`Signals.target_events`, dislikes).
 
     Raises:
         DataError: a table breaks its contract, has ids of another type than the data, or none of the chosen items is in
@@ -210,12 +234,15 @@ def window_from_logs(
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
     further = [column.name for column in own if column.source == "candidates"]
     candidates = validate_candidates(as_frame(candidates, "candidates", known), further=further)
-    held_out = validate_interactions(as_frame(held_out, "held_out", known), "held_out")
+    held_out = validate_interactions(as_frame(held_out, "held_out", known), "held_out", data.signals)
     for name, table in (("candidates", candidates), ("held_out", held_out)):
         require_ids_like(data.interactions[USER], table[USER], name)
         require_ids_like(data.items[ITEM], table[ITEM], name)
     before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
-    return window_of(data, validate_interactions(before), held_out, candidates, None, own)
+    targets = targets_of(held_out, data.signals)
+    if not targets.all():
+        logger.info("held_out: %d of %d rows are nothing to predict", int((~targets).sum()), len(targets))
+    return window_of(data, validate_interactions(before), held_out[targets], candidates, None, own)
 
 
 def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:

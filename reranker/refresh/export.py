@@ -4,8 +4,10 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT
+from reranker.data.schema import ITEM, TIMESTAMP, USER
+from reranker.pipeline.domain import SIGNAL_COLUMNS
 from reranker.pipeline.reranker import Reranker
 from reranker.types import UserId
 
@@ -18,34 +20,32 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
         user: as the bundle has the id.
 
     Returns:
-        `columns` of the table of users, `interactions` (item, title and, where they are kept, time and weight, oldest
-        first), `judged_lists` (NDCG@10 of the user's lists that the guard went by, under each order), and
-        `learned_from`: whether choices of the user are among those that the head's weights were fitted on, as far as is
-        known.
+        `columns` of the table of users, `interactions` (item, title and, where they are kept, time, event, rating,
+        weight and strength, oldest first), `judged_lists` (NDCG@10 of the user's lists that the guard went by, under
+        each order), and `learned_from`: whether choices of the user are among those that the head's weights were fitted
+        on, as far as is known.
 
     Raises:
         DataError: nothing was fitted.
     """
     data, fusion_model = reranker.fitted()
-    history = reranker.history(user)
-    rows: list[dict[str, Any]] = [
-        {"item_id": item, "title": title} for item, title in zip(history, reranker.titles(history), strict=True)
-    ]
     known = data.interactions
-    if known is not None:
-        of_history = known[known[USER] == user]
-        for name in (TIMESTAMP, WEIGHT):
-            if name in of_history:
-                for row, value in zip(rows, of_history[name].tolist(), strict=True):
-                    row[name] = _plain(value)
-        assert [row["item_id"] for row in rows] == of_history[ITEM].tolist()
+    mine = pd.DataFrame({ITEM: reranker.history(user)}) if known is None else known[known[USER] == user]
+    items = mine[ITEM].tolist()
+    rows: list[dict[str, Any]] = [
+        {"item_id": item, "title": title} for item, title in zip(items, reranker.titles(items), strict=True)
+    ]
+    for name in (TIMESTAMP, *SIGNAL_COLUMNS):
+        if name in mine:
+            for row, value in zip(rows, mine[name].tolist(), strict=True):
+                row[name] = _plain(value)
     judged = fusion_model.judged
     lists: list[dict[str, float]] = []
     if judged is not None:
-        mine = np.array([one == user for one in judged.users], dtype=np.bool_)
+        theirs = np.array([one == user for one in judged.users], dtype=np.bool_)
         lists = [
             {"first_stage": first, "baseline": second, "fused": third}
-            for first, second, third in judged.ndcg[mine].tolist()
+            for first, second, third in judged.ndcg[theirs].tolist()
         ]
     own = data.statistics.own
     table = None if own is None else own.users

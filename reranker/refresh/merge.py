@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, require_ids_like, validate_interactions
+from reranker.data.schema import ITEM, STRENGTH, TIMESTAMP, USER, WEIGHT, require_ids_like, validate_interactions
+from reranker.data.signals import Signals, targets_of
 from reranker.errors import DataError
 
 
@@ -16,7 +17,7 @@ class Merged:
     Attributes:
         every: the known ones, then the new ones.
         new: rows that were not known; a validated table.
-        choices: rows of `new` that came after all that was known of their user: what the user chose next.
+        choices: targets of `new` that came after all that was known of their user: what the user chose next.
         n_repeated: rows that were known already.
         n_late: rows of `new` from before something that was known of their user: they join the statistics, and no
             weights are fitted on them.
@@ -29,17 +30,25 @@ class Merged:
     n_late: int
 
 
-def merge(known: pd.DataFrame, interactions: pd.DataFrame) -> Merged:
+def merge(known: pd.DataFrame, interactions: pd.DataFrame, signals: Signals | None = None) -> Merged:
     """Tells new rows from known ones by user, item and time; without times, by user and item.
 
     Args:
         known: interactions that the bundle holds.
         interactions: a table of further ones, which may repeat some.
+        signals: how they are read.
 
     Raises:
-        DataError: the table breaks its contract, its ids are of another type, or one has times and the other none.
+        DataError: the table breaks its contract, its ids are of another type, one has times and the other none, or it
+            says how strong its rows are and the bundle was fitted without.
     """
-    given = validate_interactions(interactions)
+    signals = signals or Signals()
+    given = validate_interactions(interactions, signals=signals)
+    if STRENGTH in given and STRENGTH not in known:
+        raise DataError(
+            "table 'interactions': events, ratings or weights say how strong its rows are, and the bundle was fitted "
+            "without such, so its ranker knows no dislikes: leave the columns out, or fit again with them in all rows"
+        )
     for column in (USER, ITEM):
         require_ids_like(known[column], given[column], "interactions")
     if (TIMESTAMP in known) != (TIMESTAMP in given):
@@ -55,7 +64,7 @@ def merge(known: pd.DataFrame, interactions: pd.DataFrame) -> Merged:
     return Merged(
         every=_joined(known, new),
         new=new,
-        choices=new[~late].reset_index(drop=True),
+        choices=new[~late & targets_of(new, signals)].reset_index(drop=True),
         n_repeated=int(repeated.sum()),
         n_late=int(late.sum()),
     )
@@ -84,8 +93,9 @@ def _late(new: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
 
 
 def _joined(known: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """One table; a weight that one of them lacks is 1."""
+    """One table; a weight or strength that one of them lacks is 1."""
     tables = [known, new]
-    if any(WEIGHT in table for table in tables):
-        tables = [table if WEIGHT in table else table.assign(**{WEIGHT: 1.0}) for table in tables]
+    for name in (WEIGHT, STRENGTH):
+        if any(name in table for table in tables):
+            tables = [table if name in table else table.assign(**{name: 1.0}) for table in tables]
     return pd.concat(tables, ignore_index=True)

@@ -125,7 +125,7 @@ def refresh(
     if items is None and item_vectors is not None:
         raise ConfigError("item vectors join with their items: give the items table, too")
     new_items = 0 if items is None else reranker.add_items(items, item_vectors=item_vectors)
-    merged = merge(known, interactions)
+    merged = merge(known, interactions, data.signals)
     window = _window(reranker, merged, candidates)
     updated, not_updated = None, window if isinstance(window, str) else ""
     if not isinstance(window, str):
@@ -185,7 +185,8 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
         fewest = reranker.config.min_history
         return f"each of {len(n_known)} users who chose something has fewer than {fewest} interactions"
     else:
-        lists = validate_candidates(reranker.generator.recommend(users, reranker.config.n_candidates))
+        unseen, n = not data.signals.allows_repeats, reranker.config.n_candidates
+        lists = validate_candidates(reranker.generator.recommend(users, n, exclude_seen=unseen))
     window = CandidateLists(
         domain=reranker.reader.domain,
         users=lists[USER].drop_duplicates().tolist(),
@@ -243,9 +244,10 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collec
     """
     data, _ = reranker.fitted()
     own = data.statistics.own
-    whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain)
+    signals = data.signals.model_copy(update={"target_events": ()})  # what is learned are all events
+    whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain, signals=signals)
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)
-    built = DomainData.build(whole, generator)
+    built = replace(DomainData.build(whole, generator), signals=data.signals)
     if own is not None:
         users = own.users if own.users is None else own.users[~own.users[USER].isin(forgotten)].reset_index(drop=True)
         built = replace(built, statistics=built.statistics.with_own(own.columns, data.items, users))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reranker.data.signals import split_by_sign
 from reranker.engines.encoder import reader_of
 from reranker.errors import ConfigError
 from reranker.pipeline.reranker import Reranker
@@ -14,7 +15,7 @@ from reranker.protocols import UserStore
 from reranker.serve.errors import ProblemError
 from reranker.serve.ids import as_known, forms_of
 from reranker.serve.store_calls import StoreCalls
-from reranker.types import ItemId, UserState
+from reranker.types import ItemId, UserInteraction, UserState
 
 if TYPE_CHECKING:
     from reranker.serve.reloading import BundleSource
@@ -106,12 +107,12 @@ class Domain:
         if found is None:
             return None
         rows = tuple(
-            (as_known(item, self.items) if isinstance(item, str | int) else item, time)
-            for item, time in found.interactions
+            (as_known(item, self.items) if isinstance(item, str | int) else item, *said)
+            for item, *said in found.interactions
         )
         return replace(found, user_id=user, interactions=rows)
 
-    def append(self, user: str | int, rows: Sequence[tuple[ItemId, float | None]]) -> UserState:
+    def append(self, user: str | int, rows: Sequence[UserInteraction]) -> UserState:
         """Stores what a `user` did, behind what was stored under the form that the id had for an earlier bundle.
 
         That moves to the user's form here, once, however many threads ask. Another process with the same store could
@@ -144,9 +145,21 @@ class Domain:
             return store.forget(users)
 
     def history(self, user: str | int, state: UserState | None) -> list[ItemId]:
-        """What the user chose before the bundle was fitted and since, oldest first."""
+        """What the user chose before the bundle was fitted and since, oldest first, without what is disliked since."""
         before = self.reranker.history(user) if user in self.users else []
-        return before if state is None else _continued(before, [item for item, _ in state.interactions])
+        chosen, rejected = self._since(state)
+        return _continued([item for item in before if item not in set(rejected)] if rejected else before, chosen)
+
+    def disliked(self, user: str | int, state: UserState | None) -> list[ItemId]:
+        """What the user disliked before and since, the last word last, without what was chosen since."""
+        before = self.reranker.disliked(user) if user in self.users else []
+        chosen, rejected = self._since(state)
+        return [item for item in before if item not in {*chosen, *rejected}] + rejected
+
+    def _since(self, state: UserState | None) -> tuple[list[ItemId], list[ItemId]]:
+        """Items chosen and items disliked since the bundle was fitted."""
+        signals = self.reranker.signals
+        return split_by_sign((row[0], signals.of_stored(row)) for row in ([] if state is None else state.interactions))
 
     @property
     def card(self) -> dict[str, Any]:

@@ -63,6 +63,10 @@ class ItemList:
             return self.history
         return () if self.user is None else domain.history(self.user, self.state)
 
+    def disliked(self, domain: Domain) -> Sequence[ItemId]:
+        """What the user dislikes; nothing beside a history that came with the request."""
+        return () if self.user is None or self.history is not None else domain.disliked(self.user, self.state)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
@@ -253,6 +257,7 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         table,
         identities={number: _identity(one) for number, one in enumerate(lists)},
         interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
+        disliked={number: one.disliked(domain) for number, one in enumerate(lists)},
         states={number: one.state for number, one in enumerate(lists) if one.state is not None},
         order=lists[0].order,
         queries={number: one.query for number, one in enumerate(lists) if one.query},
@@ -308,6 +313,7 @@ def _explained(domain: Domain, one: ItemList, shown: Sequence[ItemId]) -> tuple[
         table.assign(**{RANK: first_stage_ranks(one.first_stage_scores, len(table))}),
         one.explained if one.rules is None else None,
         history=one.chosen(domain),
+        disliked=one.disliked(domain),
         order=one.order,
         state=one.state,
     )

@@ -26,21 +26,23 @@ class Support:
     items: Sequence[Mapping[str, object]]
 
 
-def unseen(state: UserState, before: Sequence[ItemId], contexts: ContextMap | None) -> tuple[UserState, list[ItemId]]:
+def unseen(
+    state: UserState, before: Sequence[ItemId], since: Sequence[ItemId], contexts: ContextMap | None
+) -> tuple[UserState, list[ItemId]]:
     """The state to go on from, and the items that its context has not seen, oldest first.
 
     A context that was adapted under another map, or when the bundle knew something else of the user, is dropped: all
     items are unseen then.
 
     Args:
-        before: what the bundle knows of the user, oldest first; the state's interactions came later.
+        before: what the bundle knows of the user, oldest first.
+        since: items of those of the state's interactions that are no dislikes; they came later.
         contexts: the map that contexts are adapted under.
     """
     mark = hashlib.sha256(json.dumps(encode_ids(before)).encode()).hexdigest()[:16]
     if contexts is None or not contexts.reads(state) or (state.context_map, state.history) != (contexts.mark, mark):
         state = UserState(user_id=state.user_id, interactions=state.interactions, updated_at=state.updated_at)
-    chosen = [*before, *(item for item, _ in state.interactions)]
-    return replace(state, history=mark), chosen[state.support :]
+    return replace(state, history=mark), [*before, *since][state.support :]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ A record is a row of parts, so that interactions can be added at its end without
 
     state         JSON: support, support_loss, step_scale, updated_at, context_map, history
     vector        raw little-endian float32
-    interactions  JSON: when they were added, and [item id, timestamp] each, oldest first; any number of such parts
+    interactions  JSON: when they were added, and [item id, timestamp] or [item id, timestamp, event, rating] each,
+                  oldest first; any number of such parts
 
 Each part is a tag, a length, a CRC-32 and its bytes. Of states and vectors the last ones count. A record that only ever
 had interactions added has no state: then the user is a new user who did something. No pickle, so reading a record never
@@ -23,7 +24,7 @@ import numpy as np
 
 from reranker.data.schema import refuse_single
 from reranker.errors import BundleError, StoreError
-from reranker.types import ItemId, UserId, UserState
+from reranker.types import ItemId, Signal, UserId, UserInteraction, UserState
 from reranker.utils.id_json import decode_ids, encode_ids
 
 TIMEOUT_SECONDS = 30.0
@@ -102,19 +103,17 @@ def context_record(state: UserState) -> bytes:
     return state_record(replace(state, interactions=()))
 
 
-def interactions_record(user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], added_at: float) -> bytes:
+def interactions_record(user_id: UserId, interactions: Sequence[UserInteraction], added_at: float) -> bytes:
     """What is put at the end of a record to add interactions.
 
     Raises:
-        StoreError: a timestamp is not a finite number.
+        StoreError: a timestamp or rating is not a finite number.
         DataError: an item id of a type that cannot be stored.
     """
-    times = [None if time is None else float(time) for _, time in interactions]
-    wrong = [time for time in times if time is not None and not math.isfinite(time)]
-    if wrong:
-        raise StoreError(f"an interaction of user {user_id!r} has the timestamp {wrong[0]}; give a number or None")
-    items = encode_ids(item for item, _ in interactions)
-    pairs = list(map(list, zip(items, times, strict=True)))
+    times = [_number(user_id, "timestamp", row[1]) for row in interactions]
+    said = [[row[2].event, _number(user_id, "rating", row[2].rating)] if len(row) == 3 else [] for row in interactions]
+    items = encode_ids(row[0] for row in interactions)
+    pairs = [[item, time, *more] for item, time, more in zip(items, times, said, strict=True)]
     parts = [pairs[begin : begin + _INTERACTIONS_A_PART] for begin in range(0, len(pairs), _INTERACTIONS_A_PART)]
     return b"".join(_part(_INTERACTIONS, _as_json([float(added_at), *part])) for part in parts or [[]])
 
@@ -170,14 +169,14 @@ def read_record(user_id: UserId, record: bytes, last: int | None = None) -> User
                 added.append(content)
             else:
                 raise ValueError(f"unknown part {tag!r}")
-        newest: list[list[tuple[ItemId, float | None]]] = []
+        newest: list[list[UserInteraction]] = []
         missing = math.inf if last is None else last
         for content in reversed(added):
             if missing <= 0 and newest:
                 break
             added_at, *pairs = json.loads(content)
-            items = decode_ids(item for item, _ in pairs)
-            newest.append(list(zip(items, (time for _, time in pairs), strict=True)))
+            items = decode_ids(item for item, *_ in pairs)
+            newest.append([_interaction(item, *pair[1:]) for item, pair in zip(items, pairs, strict=True)])
             missing -= len(pairs)
             state = replace(state, updated_at=max(state.updated_at, added_at))
     except (ValueError, TypeError, struct.error, BundleError) as error:
@@ -186,6 +185,27 @@ def read_record(user_id: UserId, record: bytes, last: int | None = None) -> User
     return replace(
         state, interactions=tuple(interactions if last is None else interactions[max(0, len(interactions) - last) :])
     )
+
+
+def shown_interaction(row: UserInteraction) -> dict[str, object]:
+    """A row as JSON shows it; `event` and `rating` where it has one."""
+    said = row[2]._asdict() if len(row) == 3 else {}
+    present = {name: value for name, value in said.items() if value is not None}
+    return {"item_id": row[0], "timestamp": row[1], **present}
+
+
+def _number(user_id: UserId, name: str, value: float | None) -> float | None:
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise StoreError(f"an interaction of user {user_id!r} has the {name} {number}; give a number or None")
+    return number
+
+
+def _interaction(
+    item: ItemId, time: float | None, event: str | None = None, rating: float | None = None
+) -> UserInteraction:
+    """A row as it was given."""
+    return (item, time) if event is None and rating is None else (item, time, Signal(event, rating))
 
 
 def _damaged(user_id: UserId, error: Exception) -> StoreError:

@@ -18,7 +18,7 @@ from reranker.stores.records import (
     user_keys,
     user_of,
 )
-from reranker.types import ItemId, UserId, UserState
+from reranker.types import UserId, UserInteraction, UserState
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +111,7 @@ class RedisUserStore:
                 transaction.set(key, record, px=self._ttl_ms)
             transaction.execute()
 
-    def append(
-        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
-    ) -> UserState:
+    def append(self, user_id: UserId, interactions: Sequence[UserInteraction], last: int | None = None) -> UserState:
         key = user_key(user_id)
         added = interactions_record(user_id, interactions, time.time())
         with self._explained(), self._client.pipeline(transaction=True) as transaction:

@@ -21,7 +21,7 @@ from reranker.stores.records import (
     user_of,
     with_context,
 )
-from reranker.types import ItemId, UserId, UserState
+from reranker.types import UserId, UserInteraction, UserState
 
 _APPLICATION_ID = 0x52524B55  # "RRKU" in the file's header: this file is ours
 _FORMAT = 1
@@ -79,9 +79,7 @@ class SqliteUserStore:
         with self._writing() as connection:
             self._write(connection, rows)
 
-    def append(
-        self, user_id: UserId, interactions: Sequence[tuple[ItemId, float | None]], last: int | None = None
-    ) -> UserState:
+    def append(self, user_id: UserId, interactions: Sequence[UserInteraction], last: int | None = None) -> UserState:
         key, now = user_key(user_id), time.time()
         added = interactions_record(user_id, interactions, now)
         with self._writing() as connection:

@@ -56,13 +56,14 @@ class TestALS(GeneratorContract):
         np.testing.assert_array_equal(loaded.user_factors(stage.user_ids), stage.user_factors(stage.user_ids))
         assert loaded.settings == stage.settings
 
-    def test_weights_count_only_when_asked_for(self) -> None:
+    def test_weights_count_unless_they_are_told_not_to(self) -> None:
         table = random_interactions()
-        weighted = table.assign(rating=np.arange(len(table)) % 5 + 1.0)
+        weighted = table.assign(weight=np.arange(len(table)) % 5 + 1.0)
         users = table["user_id"].unique()
         plain = ALSGenerator(factors=8).fit(table).user_factors(users)
-        np.testing.assert_array_equal(ALSGenerator(factors=8).fit(weighted).user_factors(users), plain)
-        heavy = ALSGenerator(factors=8, use_weights=True).fit(weighted).user_factors(users)
+        ignored = ALSGenerator(factors=8, use_weights=False).fit(weighted).user_factors(users)
+        np.testing.assert_array_equal(ignored, plain)
+        heavy = ALSGenerator(factors=8).fit(weighted).user_factors(users)
         assert np.abs(heavy - plain).max() > 1e-3
 
     def test_a_weight_of_zero_is_seen_but_no_evidence(self) -> None:

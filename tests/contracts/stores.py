@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from reranker.errors import DataError, StoreError
 from reranker.protocols import UserStore
 from reranker.stores import open_user_store
-from reranker.types import UserState
+from reranker.types import Signal, UserState
 
 ids = st.recursive(
     st.one_of(st.text(), st.integers(), st.booleans(), st.binary(), st.floats(allow_nan=False)),
@@ -43,7 +43,7 @@ for number in range(int(sys.argv[3])):
 PUT_AND_HANG = """
 import sys, time
 from reranker.stores import open_user_store
-from reranker.types import UserState
+from reranker.types import Signal, UserState
 store = open_user_store(sys.argv[1])
 store.put([UserState(user_id=f"u{n}", support=n) for n in range(100)])
 store.append("u3", [("item", 1.0)])
@@ -117,6 +117,18 @@ class StoreContract:
         reopened.close()
         found["full"].vector[0] = 9.0  # a copy of the caller's own
         assert store.get(["full"])["full"].vector[0] == 0.5
+
+    def test_events_and_ratings_are_kept_beside_plain_interactions(self, store: UserStore, place: str) -> None:
+        rows = [("a", 1.0), ("b", None, Signal("dislike")), ("c", 2.0, Signal(rating=4.5)), ("d", 3.0)]
+        store.append("u", rows[:2])
+        assert store.append("u", rows[2:]).interactions == tuple(rows)
+        store.put([state("v", interactions=tuple(rows))])
+        reopened = open_user_store(place)
+        assert all(one.interactions == tuple(rows) for one in reopened.get(["u", "v"]).values())
+        assert reopened.get(["u"], last=3)["u"].interactions == tuple(rows[1:])
+        reopened.close()
+        with pytest.raises(StoreError, match="has the rating nan"):
+            store.append("u", [("a", None, Signal(rating=math.nan))])
 
     @settings(max_examples=60, deadline=None, suppress_health_check=SHARED)
     @given(user=ids, items=st.lists(st.tuples(ids, times), max_size=4), vector=vectors)

@@ -59,7 +59,7 @@ def wheel_with(tmp_path, **members):
 def test_the_atomic_files_are_read_as_text(tmp_path):
     interactions, items = parse_ml_100k(wheel_with(tmp_path, inter=RATINGS, item=MOVIES))
     assert interactions["user_id"].tolist() == ["196", "007"]
-    assert interactions["weight"].tolist() == [3.0, 5.0]
+    assert interactions["stars"].tolist() == [3.0, 5.0]
     assert interactions["timestamp"].iloc[0] == pd.Timestamp("1997-12-04 15:55:49", tz="UTC")
     assert items["item_id"].tolist() == ["242", "1", "267"]
     assert items["title"].tolist() == ["Kolya", 'The Promise (Das "Versprechen")', "unknown"]

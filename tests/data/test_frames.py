@@ -104,14 +104,16 @@ def test_movielens_as_it_is_unpacked(tmp_path):
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n2::661::3::978302109\n")
     (tmp_path / "movies.dat").write_bytes("661::Les Mis\xe9rables (1995)::Drama\n1193::B::Comedy\n".encode("latin-1"))
     data = Dataset(interactions=tmp_path / "ratings.dat", items=tmp_path / "movies.dat")
-    assert data.interactions[["user_id", "item_id", "weight"]].to_numpy().tolist() == [[1, 1193, 5], [2, 661, 3]]
+    assert data.interactions[["user_id", "item_id", "rating"]].to_numpy().tolist() == [[1, 1193, 5], [2, 661, 3]]
     assert data.items["title"].tolist() == ["Les Misérables (1995)", "B"] and data.has_order
 
 
 def test_columns_that_nothing_reads_are_named():
-    chosen = pd.DataFrame({"user_id": ["u"], "item_id": ["7"], "datetime": [1], "rating": [5], "event": ["view"]})
+    chosen = pd.DataFrame(
+        {"user_id": ["u"], "item_id": ["7"], "datetime": [1], "rating": [5], "event": ["view"], "shop": ["x"]}
+    )
     data = Dataset(interactions=chosen, items=pd.DataFrame({"item_id": ["7"], "title": ["A"]}))
-    assert data.unused_columns == ["event"]
+    assert data.unused_columns == ["shop"]
 
 
 def test_two_tables_of_which_one_is_a_file_are_of_one_kind(tmp_path):

@@ -43,10 +43,9 @@ def two_rows(**columns: object) -> pd.DataFrame:
 
 class TestInteractions:
     def test_aliases_get_their_canonical_names(self) -> None:
-        frame = validate_interactions(two_rows(datetime=[2, 1], rating=[5, 3]))
-        assert list(frame.columns) == ["user_id", "item_id", "timestamp", "weight"]
+        frame = validate_interactions(two_rows(datetime=[2, 1]))
+        assert list(frame.columns) == ["user_id", "item_id", "timestamp"]
         assert frame["item_id"].tolist() == ["b", "a"]
-        assert frame["weight"].tolist() == [3.0, 5.0]
 
     def test_an_alias_beside_the_canonical_name_is_an_ordinary_column(self) -> None:
         frame = validate_interactions(two_rows(timestamp=[1, 2], datetime=["x", "y"]))

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reranker.data.dataset import Dataset
+from reranker.data.signals import Signals
 from reranker.data.splits import (
     SPLITS,
     UNDRAWN,
@@ -168,6 +171,7 @@ def test_sampling_users_leaves_training_alone(chain):
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=2, max_size=60)
 
 
+@settings(deadline=None)
 @given(rows, st.integers(1, 3), st.sampled_from(["last", "random", "users", "items"]))
 def test_no_split_shares_a_pair_between_training_and_targets(pairs, k, kind):
     frame = pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(timestamp=range(len(pairs)))
@@ -187,3 +191,62 @@ def test_no_split_shares_a_pair_between_training_and_targets(pairs, k, kind):
     assert not pairs_in(fold.held_out, fold.train).any()
     assert set(fold.users) <= set(fold.history.user_id)
     assert not fold.held_out.duplicated().any()
+
+
+EVENTS = pd.DataFrame(
+    [
+        ("u", "a", "view", 1),
+        ("u", "b", "purchase", 2),
+        ("u", "c", "view", 3),
+        ("v", "a", "view", 4),
+        ("v", "c", "purchase", 5),
+        ("v", "b", "dislike", 6),
+        ("w", "a", "purchase", 7),
+        ("w", "b", "view", 8),
+    ],
+    columns=["user_id", "item_id", "event", "timestamp"],
+)
+
+
+def events(**signals):
+    items = pd.DataFrame({"item_id": list("abc"), "title": list("ABC")})
+    return Dataset(interactions=EVENTS, items=items, signals=Signals(**signals))
+
+
+def test_the_last_choice_of_the_kind_asked_for_is_held_out_and_nothing_later_is_known():
+    plain = leave_last_k(events())
+    assert chosen(plain.held_out) == {"u": ["c"], "v": ["c"], "w": ["b"]}  # v's dislike is no target
+    assert chosen(plain.train) == {"u": ["a", "b"], "v": ["a"], "w": ["a"]}
+    assert plain.counts["interactions_removed"] == 1
+    fold = leave_last_k(events(target_events=("purchase",)))
+    assert chosen(fold.held_out) == {"u": ["b"], "v": ["c"]}  # before w's, nothing is known of w
+    assert chosen(fold.train) == {"u": ["a"], "v": ["a"], "w": ["a", "b"]}
+    assert fold.counts["interactions_removed"] == 2
+    assert fold.signals.target_events == fold.data.signals.target_events == ("purchase",)
+
+
+def test_other_splits_hold_out_targets_alone():
+    asked = events(target_events=("purchase",))
+    temporal = global_temporal(asked, test_share=0.5)  # cut at 5: v's purchase and dislike, w's rows
+    assert chosen(temporal.held_out) == {"v": ["c"]}
+    assert len(temporal.train) == 4 and temporal.counts["interactions_removed"] == 2
+    assert set(leave_random_k(asked).held_out["user_id"]) == {"u", "v", "w"}
+    assert chosen(leave_random_k(asked).held_out) == {"u": ["b"], "v": ["c"], "w": ["a"]}
+    cold = cold_users(asked, 1, share=1.0)
+    assert chosen(cold.held_out) == {"u": ["b"], "v": ["c"]} and chosen(cold.history) == {"u": ["a"], "v": ["a"]}
+    new = cold_items(asked, share=2 / 3, seed=3)
+    assert set(new.cold_items) == {"b", "c"}
+    assert chosen(new.held_out) == {"u": ["b"], "v": ["c"]} and chosen(new.train) == {
+        "u": ["a"],
+        "v": ["a"],
+        "w": ["a"],
+    }
+
+
+def test_repeats_are_targets_where_they_are_allowed():
+    lines = ["a: x y x", "b: x y"]
+    once = dataset(lines)
+    again = replace(once, signals=Signals(repeats="allowed"))
+    assert chosen(leave_last_k(once).held_out) == {"b": ["y"]}
+    fold = leave_last_k(again)
+    assert chosen(fold.held_out) == {"a": ["x"], "b": ["y"]} and fold.counts["repeats_dropped"] == 0

@@ -47,7 +47,6 @@ def test_candidates_that_break_their_contract(reranker, candidates, problem):
         (GOOD.iloc[:0], "table 'interactions' is empty"),
         (GOOD[["user_id"]], "table 'interactions' lacks the column 'item_id'"),
         (GOOD.assign(timestamp=[1, None, 2]), "table 'interactions', column 'timestamp': the value is missing"),
-        (GOOD.assign(rating=[1, np.inf, 2]), "table 'interactions', column 'rating': .*row 1: inf"),
     ],
 )
 def test_interactions_that_break_their_contract(reranker, interactions, problem):
@@ -55,6 +54,11 @@ def test_interactions_that_break_their_contract(reranker, interactions, problem)
         reranker.rerank(GOOD, interactions=interactions)
     with pytest.raises(DataError, match=problem):
         Dataset(interactions=interactions, items=toys.items())
+
+
+def test_ratings_that_are_no_numbers_are_refused_where_they_are_learned_from():
+    with pytest.raises(DataError, match=r"table 'interactions', column 'rating': .*row 1: inf"):
+        Dataset(interactions=GOOD.assign(rating=[1, np.inf, 2]), items=toys.items())
 
 
 def test_logs_that_break_their_contract(reranker):

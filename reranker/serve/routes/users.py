@@ -6,12 +6,14 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from reranker.errors import DataError
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError
 from reranker.serve.ids import as_known, forms_of
-from reranker.serve.schemas.rerank import Interactions, Text
+from reranker.serve.schemas.rerank import Interaction, Interactions, Text
 from reranker.serve.state import Service, allowed
-from reranker.types import ItemId, UserState
+from reranker.stores.records import shown_interaction
+from reranker.types import Signal, UserInteraction, UserState
 
 
 class _UserConvertor(PathConvertor):
@@ -34,7 +36,7 @@ def add_users(app: FastAPI, service: Service) -> None:
         if len(body.interactions) > service.settings.max_history:
             message = f"{len(body.interactions)} interactions, at most {service.settings.max_history} a call"
             raise ProblemError(413, message, param="interactions", code="too_many")
-        rows = [(as_known(one.item_id, domain.items), one.timestamp) for one in body.interactions]
+        rows = [_row(one, number, domain) for number, one in enumerate(body.interactions)]
         state = await service.stores.run(domain.append, domain.user(user), rows)
         adaptation = service.adaptations.get(domain.name)
         if adaptation is not None:
@@ -85,5 +87,21 @@ def _kept(state: UserState) -> dict[str, Any]:
     }
 
 
-def _shown(rows: Sequence[tuple[ItemId, float | None]]) -> list[dict[str, Any]]:
-    return [{"item_id": item, "timestamp": time} for item, time in rows]
+def _row(one: Interaction, number: int, domain: Domain) -> UserInteraction:
+    """As it is stored.
+
+    Raises:
+        ProblemError: 422 for an event that is not known, or a rating out of the bundle's scale.
+    """
+    item = as_known(one.item_id, domain.items)
+    if one.event is None and one.rating is None:
+        return item, one.timestamp
+    try:
+        domain.reranker.signals.of_row(one.event, one.rating)
+    except DataError as error:
+        raise ProblemError(422, f"{error}", param=f"interactions.{number}", code="invalid_field") from error
+    return item, one.timestamp, Signal(one.event, one.rating)
+
+
+def _shown(rows: Sequence[UserInteraction]) -> list[dict[str, Any]]:
+    return [shown_interaction(row) for row in rows]

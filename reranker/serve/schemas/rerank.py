@@ -244,16 +244,18 @@ class RerankAnswer(BaseModel):
 
 
 class Interaction(BaseModel):
-    """Something a user chose."""
+    """Something a user did: a choice, or what `event` and `rating` say, as in the interactions of `fit`."""
 
     model_config = ConfigDict(extra="forbid")
 
     item_id: Id
     timestamp: FiniteFloat | None = None
+    event: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    rating: FiniteFloat | None = None
 
 
 class Interactions(BaseModel):
-    """What a user chose, oldest first; `domain` is needed where there are several."""
+    """What a user did, oldest first; `domain` is needed where there are several."""
 
     model_config = ConfigDict(extra="forbid")
 
