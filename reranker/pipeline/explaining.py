@@ -62,7 +62,9 @@ def history_scores(
 
     def score(histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         n, numbers = len(candidates), range(len(histories))
-        items = {number: [statistics.item_ids[row] for row in one] for number, one in enumerate(histories)}
+        items: dict[UserId, list[ItemId]] = {
+            number: [statistics.item_ids[row] for row in one] for number, one in enumerate(histories)
+        }
         many = pd.concat([candidates] * len(histories), ignore_index=True)
         many[USER] = np.repeat(np.arange(len(histories)), n)
         head, values = reranker.head_columns(

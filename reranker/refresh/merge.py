@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from reranker.data.schema import ITEM, STRENGTH, TIMESTAMP, USER, WEIGHT, require_ids_like, validate_interactions
+from reranker.data.schema import (
+    ITEM,
+    RATING,
+    STRENGTH,
+    TIMESTAMP,
+    USER,
+    WEIGHT,
+    require_ids_like,
+    validate_interactions,
+)
 from reranker.data.signals import Signals, targets_of
 from reranker.errors import DataError
 
@@ -44,11 +53,6 @@ def merge(known: pd.DataFrame, interactions: pd.DataFrame, signals: Signals | No
     """
     signals = signals or Signals()
     given = validate_interactions(interactions, signals=signals)
-    if STRENGTH in given and STRENGTH not in known:
-        raise DataError(
-            "table 'interactions': events, ratings or weights say how strong its rows are, and the bundle was fitted "
-            "without such, so its ranker knows no dislikes: leave the columns out, or fit again with them in all rows"
-        )
     for column in (USER, ITEM):
         require_ids_like(known[column], given[column], "interactions")
     if (TIMESTAMP in known) != (TIMESTAMP in given):
@@ -61,8 +65,14 @@ def merge(known: pd.DataFrame, interactions: pd.DataFrame, signals: Signals | No
     repeated = _rows_in(given, known, keys) | given.duplicated(keys).to_numpy()
     new = given[~repeated].reset_index(drop=True)
     late = _late(new, known)
+    every = _joined(known, new)
+    if STRENGTH not in known and (STRENGTH in given or _varies(every)):
+        raise DataError(
+            "table 'interactions': events, ratings or weights say how strong its rows are, and the bundle was fitted "
+            "without such, so its ranker knows no dislikes: leave the columns out, or fit again with them in all rows"
+        )
     return Merged(
-        every=_joined(known, new),
+        every=every,
         new=new,
         choices=new[~late & targets_of(new, signals)].reset_index(drop=True),
         n_repeated=int(repeated.sum()),
@@ -90,6 +100,11 @@ def _late(new: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
     newest = known.groupby(USER, sort=False)[TIMESTAMP].max()
     last = new[USER].map(newest)
     return np.asarray(last.notna() & (new[TIMESTAMP] < last), dtype=np.bool_)
+
+
+def _varies(interactions: pd.DataFrame) -> bool:
+    """Whether weights or ratings, the same in each of two tables, are others in both together."""
+    return any(interactions[name].nunique() > 1 for name in (RATING, WEIGHT) if name in interactions)
 
 
 def _joined(known: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

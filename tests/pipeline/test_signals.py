@@ -114,8 +114,10 @@ def test_a_refresh_reads_events_as_the_fit_did(fitted, tmp_path):
 def test_events_after_a_fit_without_them_are_refused_by_a_refresh():
     plain = toys.fitted()
     table = pd.DataFrame({"user_id": ["u0"], "item_id": ["g3i0"], "event": ["dislike"], "timestamp": 9_000})
-    with pytest.raises(DataError, match="the bundle was fitted without such"):
-        refresh(plain, table)
+    for columns in ({}, {"event": "view"}, {"event": None, "weight": 2.0}):  # the bundle's own rows weigh 1
+        given = table.assign(**columns)
+        with pytest.raises(DataError, match="the bundle was fitted without such"):
+            refresh(plain, given.dropna(axis="columns"))
 
 
 def test_windows_hold_out_the_last_target_and_know_nothing_later():
