@@ -95,7 +95,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        if self.split == "cold-items":
+        if self.split in ("cold-items", "new-items"):
             return f"draw {self.draw}"
         return f"k = {self.support}" if self.split == "cold-users" else ""
 
@@ -199,7 +199,7 @@ TABLES = {
             ),
             runs=(
                 Run(goals=_llm_over("lexical", 3) + _llm_over("encoder", 3)),
-                *(Run(split="cold-items", draw=draw) for draw in _DRAWS),
+                *(Run(split="new-items", draw=draw) for draw in _DRAWS),
             ),
             over_runs=(("fused.llm", "fused.lexical"), ("fused.llm", "fused.encoder"), ("llm.llm", "llm.lexical")),
         ),

@@ -55,7 +55,7 @@ def judge(
         windows: choices a user, at most, that weights are fitted on.
         readings: a folder a variant of what the model read, which several runs may share; in `out` by default.
     """
-    texts = TEXT_CONTROLS if any(one.cold_items for one in folds) else {}
+    texts = TEXT_CONTROLS if any(one.cold_items and not one.only_new for one in folds) else {}
     if texts and find_spec(PACKAGE) is None:
         typer.echo(f"{', '.join(texts.values())} are left out: pip install {PACKAGE.replace('_', '-')}", err=True)
         texts = {}

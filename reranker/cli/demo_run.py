@@ -23,7 +23,7 @@ from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
 from reranker.fusion import Order
 from reranker.pipeline.ladder import LLM, Climbed, fit_rungs
-from reranker.pipeline.lists import FoldLists, propose
+from reranker.pipeline.lists import FoldLists, among_new_items, propose
 from reranker.pipeline.reranker import Reranker
 from reranker.protocols import CandidateGenerator
 from reranker.types import ItemId, UserId
@@ -206,15 +206,9 @@ def _without_new_items(data: Dataset, seed: int = 0) -> tuple[Dataset, pd.DataFr
 
 def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: pd.DataFrame) -> FoldLists:
     """For each test user one new item that the user chose among other new ones, in a random order."""
-    rng = np.random.default_rng(0)
     ids = new_items[ITEM].tolist()
     n = min(N_CANDIDATES, len(ids))
     targets = later[later[USER].isin(fold.users)].groupby(USER, sort=False).tail(1)[[USER, ITEM]]
-    rows = []
-    for user, target in targets.itertuples(index=False):
-        others = [item for item in ids if item != target]
-        drawn = [target, *(others[place] for place in rng.permutation(len(others))[: n - 1])]
-        rows += [(user, drawn[place], rank + 1) for rank, place in enumerate(rng.permutation(n))]
     kept = set(targets[USER])
     asked = Fold(
         domain=fold.domain,
@@ -228,9 +222,7 @@ def _new_item_lists(fold: Fold, data: Dataset, new_items: pd.DataFrame, later: p
         resplit=fold.resplit,
         cold_items=tuple(ids),
     )
-    candidates = pd.DataFrame(rows, columns=[USER, ITEM, RANK])
-    candidates["score"] = 1.0 / candidates[RANK]
-    return FoldLists(fold=asked, candidates=candidates, n=n)
+    return FoldLists(fold=asked, candidates=among_new_items(targets, ids, n), n=n)
 
 
 def _ranked_part(lists: FoldLists, readers: dict[str, Reranker]) -> Part:

@@ -48,6 +48,7 @@ class Split(StrEnum):
     TEMPORAL = "temporal"
     COLD_USERS = "cold-users"
     COLD_ITEMS = "cold-items"
+    NEW_ITEMS = "new-items"
 
 
 class Protocol(StrEnum):

@@ -38,6 +38,7 @@ class Fold:
         history: what is known of each test user when the list is ranked; rows of `train`.
         held_out: `user_id, item_id`, distinct: what the test users chose.
         cold_items: items that nobody chose in `train`, on purpose; empty in most splits.
+        only_new: lists hold cold items alone, and weights are fitted on lists of known ones, as `fit` fits them.
         counts: what the split left out and why, in users or rows.
         resplit: makes the same split of another data set; how `validation` is built.
         sources: folds of other domains; when given, everything that is learned is learned there.
@@ -55,6 +56,7 @@ class Fold:
     held_out: pd.DataFrame
     resplit: Callable[[Dataset], "Fold"]
     cold_items: tuple[ItemId, ...] = ()
+    only_new: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     sources: tuple["Fold", ...] = ()
     item_vectors: "ItemVectors | None" = None
@@ -232,6 +234,22 @@ def cold_items(data: Dataset, share: float = 0.1, seed: int = 0) -> Fold:
     )
 
 
+def new_items(data: Dataset, share: float = 0.1, seed: int = 0) -> Fold:
+    """`cold_items` as a page of new arrivals has them: which of the new items does a user choose?
+
+    Lists hold cold items alone, and weights are those that `fit` learns, which knows no list with a new item. In lists
+    of known and new items, as `cold_items` makes them, weights also learn how often the choice is a new one, which is
+    always there and seldom in a shop.
+    """
+    fold = cold_items(data, share, seed)
+    return replace(
+        fold,
+        split=fold.split.replace("cold_items", "new_items"),
+        only_new=True,
+        resplit=leave_last_k if fold.ordered else partial(leave_random_k, seed=seed),
+    )
+
+
 def unseen_domain(folds: Mapping[str, Fold], held_out: str) -> Fold:
     """The fold of one domain, with everything that is learned learned on the other domains.
 
@@ -260,6 +278,7 @@ SPLITS: dict[str, Split] = {
     "temporal": lambda data, support, seed=0: global_temporal(data),
     "cold-users": lambda data, support, seed=0: cold_users(data, support, seed=seed),
     "cold-items": lambda data, support, seed=0: cold_items(data, seed=seed),
+    "new-items": lambda data, support, seed=0: new_items(data, seed=seed),
 }
 """Name on the command line -> split."""
 

@@ -218,7 +218,7 @@ def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settin
         lambda: propose_before(fold),
         lambda newer: propose_before(newer[0]),
         lambda window: int(window[1].covered.sum()),
-        1 if fold.cold_items else settings.windows,
+        1 if fold.cold_items and not fold.only_new else settings.windows,
     )
     return [lists for _, lists in windows]
 

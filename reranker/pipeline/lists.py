@@ -23,7 +23,7 @@ from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.proposing import fitted_on, lists_by
 from reranker.protocols import CandidateGenerator
-from reranker.types import IntArray, UserId
+from reranker.types import IntArray, ItemId, UserId
 
 ListProtocol = Literal["end_to_end", "covered"]
 PROTOCOLS: tuple[ListProtocol, ...] = ("end_to_end", "covered")
@@ -245,19 +245,42 @@ def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = Fa
     """Lists by a fresh copy of `generator`, fitted on the fold's training part and nothing else.
 
     In a fold with cold items, which no candidate generator can propose, half of every list is cold items: the same
-    random ones for every user, after the first stage's own.
+    random ones for every user, after the first stage's own. Where lists hold new items only, they are those of
+    `among_new_items`.
 
     Args:
         inject: put missed targets at the end of the list, in place of the last candidates. Labelled in every result.
     """
     own = n - n // 2 if fold.cold_items else n
     fitted = fitted_on(generator, fold.train)
+    if fold.only_new:
+        return FoldLists(
+            fold=fold, candidates=among_new_items(fold.held_out, fold.cold_items, n, fold.seed), n=n, generator=fitted
+        )
     table = lists_by(fitted, fold.train, fold.users, own, repeats=fold.signals.allows_repeats)
     if fold.cold_items:
         table = validate_candidates(_with_cold_items(table, fold, n - own))
     if inject:
         table = _with_targets(table, fold, n)
     return FoldLists(fold=fold, candidates=table, n=n, generator=fitted, injected=inject)
+
+
+def among_new_items(chosen: pd.DataFrame, new: Sequence[ItemId], n: int, seed: int = 0) -> pd.DataFrame:
+    """A list a user: the new item that the user chose among n - 1 others, in a random order.
+
+    Args:
+        chosen: `user_id, item_id`, a row a user.
+        new: the new items; all of them where there are fewer than n.
+        n: length of a list.
+        seed: of what is drawn.
+    """
+    rng, n = np.random.default_rng(seed), min(n, len(new))
+    rows = []
+    for user, target in chosen[[USER, ITEM]].itertuples(index=False):
+        others = [item for item in new if item != target]
+        drawn = [target, *(others[place] for place in rng.permutation(len(others))[: n - 1])]
+        rows += [(user, drawn[place], rank + 1) for rank, place in enumerate(rng.permutation(n))]
+    return validate_candidates(pd.DataFrame(rows, columns=[USER, ITEM, RANK]))
 
 
 def _with_cold_items(table: pd.DataFrame, fold: Fold, n: int) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from reranker.data.splits import (
     global_temporal,
     leave_last_k,
     leave_random_k,
+    new_items,
     pairs_in,
     unseen_domain,
 )
@@ -141,6 +142,18 @@ def test_cold_items_are_absent_from_training_and_history_is_the_past(chain):
     for user, (target,) in chosen(fold.held_out).items():
         before = order[user][: order[user].index(target)]
         assert chosen(fold.history)[user] == [item for item in before if item not in fold.cold_items]
+
+
+def test_new_items_hide_what_cold_items_hide_and_teach_as_fit_does(chain):
+    fold, cold = new_items(chain, share=0.25, seed=2), cold_items(chain, share=0.25, seed=2)
+    assert fold.only_new and not cold.only_new
+    assert fold.split == "new_items_0.25"
+    assert fold.cold_items == cold.cold_items
+    pd.testing.assert_frame_equal(fold.train, cold.train)
+    pd.testing.assert_frame_equal(fold.held_out, cold.held_out)
+    validation = fold.validation()
+    assert validation.split == "leave_last_1" and not validation.cold_items
+    assert not set(fold.cold_items) & set(validation.held_out.item_id)
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -9,7 +9,7 @@ import pytest
 
 from candidate_gen import PopularityGenerator
 from reranker.cli.demo_run import run_demo
-from reranker.data.splits import cold_items, unseen_domain
+from reranker.data.splits import cold_items, new_items, unseen_domain
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation import (
     Results,
@@ -382,6 +382,13 @@ def test_windows_end_where_there_are_enough_lists(fold, monkeypatch):
 
 def test_of_cold_items_there_is_one_window(chain):
     assert len(fitted_windows(cold_items(chain, share=0.3))) == 1
+
+
+def test_for_new_items_weights_are_fitted_on_windows_of_known_ones(chain):
+    fold = new_items(chain, share=0.3)
+    windows = fitted_windows(fold)
+    assert len(windows) > 1
+    assert not any(set(one.candidates.item_id) & set(fold.cold_items) for one in windows)
 
 
 def test_windows_of_every_source_teach_where_the_domain_is_unseen(fold):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from candidate_gen import ALSGenerator, PopularityGenerator
-from reranker.data.splits import cold_items, leave_last_k
+from reranker.data.splits import cold_items, leave_last_k, new_items
 from reranker.errors import DataError
 from reranker.fusion import FEATURES
 from reranker.pipeline.lists import FoldLists, propose
@@ -44,6 +44,20 @@ def test_cold_items_get_the_second_half_of_every_list_the_same_for_all(chain):
     assert tails.nunique() == 1
     assert set(tails.iloc[0]) == set(fold.cold_items)
     assert lists.covered.all()
+
+
+def test_a_list_of_new_items_holds_the_chosen_one_among_others_in_a_random_order(chain):
+    fold = new_items(chain, share=0.5)
+    assert len(fold.cold_items) == 6
+    lists = propose(fold, PopularityGenerator(), 4)
+    assert lists.covered.all()
+    assert lists.candidates.groupby("user_id").size().eq(4).all()
+    assert set(lists.candidates.item_id) <= set(fold.cold_items)
+    chosen = lists.candidates.merge(fold.held_out, on=["user_id", "item_id"])
+    assert len(chosen) == len(fold.users)
+    assert chosen["rank"].nunique() > 1
+    pd.testing.assert_frame_equal(lists.candidates, propose(fold, PopularityGenerator(), 4).candidates)
+    assert propose(fold, PopularityGenerator(), 50).candidates.groupby("user_id").size().eq(6).all()
 
 
 def test_top_keeps_the_head_of_each_list():
