@@ -128,9 +128,13 @@ def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[
     roots = np.sqrt(weights)[:, None]
     weighted = placed.astype(np.float64) * roots
     centred = (targets - np.average(targets, axis=0, weights=weights)) * roots
-    gram = weighted.T @ weighted
-    penalty = best_ridge(weighted, centred) * np.eye(len(gram))
-    return np.linalg.solve(gram + penalty, weighted.T @ centred).astype(np.float32)
+    ridge = best_ridge(weighted, centred)
+    n_items, width = weighted.shape
+    if n_items < width:  # the same weights from the smaller of two systems
+        solved = weighted.T @ np.linalg.solve(weighted @ weighted.T + ridge * np.eye(n_items), centred)
+    else:
+        solved = np.linalg.solve(weighted.T @ weighted + ridge * np.eye(width), weighted.T @ centred)
+    return solved.astype(np.float32)
 
 
 def best_ridge(

@@ -200,6 +200,15 @@ def test_the_ridge_is_the_one_that_tells_left_out_items_best(n: int, dim: int, n
     assert best_ridge(inputs, targets) == pytest.approx(min(tried, key=error))
 
 
+def test_fewer_items_than_directions_give_the_weights_of_the_normal_equations() -> None:
+    rng = np.random.default_rng(0)
+    placed, counts = rng.standard_normal((6, 9)).astype(np.float32), rng.integers(1, 50, 6).astype(np.float64)
+    targets = np.log1p(counts) - np.log1p(counts).mean()
+    ridge = best_ridge(placed.astype(np.float64), targets[:, None])
+    expected = np.linalg.solve(placed.T @ placed + ridge * np.eye(9), placed.T @ targets)
+    np.testing.assert_allclose(PopularityProjection.fit(placed, counts).weights, expected, atol=1e-5)
+
+
 def test_where_inputs_tell_nothing_the_ridge_is_strong() -> None:
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((200, 50)), rng.standard_normal((200, 4))
