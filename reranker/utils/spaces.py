@@ -134,7 +134,8 @@ def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[
         solved = weighted.T @ np.linalg.solve(weighted @ weighted.T + ridge * np.eye(n_items), centred)
     else:
         solved = np.linalg.solve(weighted.T @ weighted + ridge * np.eye(width), weighted.T @ centred)
-    return solved.astype(np.float32)
+    narrow: Vectors = solved.astype(np.float32)
+    return narrow
 
 
 def best_ridge(
