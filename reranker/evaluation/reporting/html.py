@@ -36,15 +36,19 @@ PRODUCT = ("fused", "served", "llm")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
-:root {{ color-scheme: light dark; }}
+:root {{ color-scheme: light dark; --page: #fff; --shade: #0003; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; color: #1b1f24;
-  background: #fff; }}
+  background: var(--page); }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-.scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; }}
+.scroll {{ overflow-x: auto; background:
+  linear-gradient(to left, var(--page) 40%, #0000) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--shade), #0000) right / .8rem 100% no-repeat scroll; }}
+table {{ border-collapse: collapse; font-size: .9rem; }}
 th, td {{ padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; }}
 th {{ white-space: normal; vertical-align: bottom; }} h1, li, p {{ overflow-wrap: anywhere; }}
 th:first-child, td:first-child {{ text-align: left; }}
 th:first-child, td:first-child {{ white-space: normal; min-width: 6.5rem; }}
+td.wrap {{ white-space: normal; }} td.wrap span {{ white-space: nowrap; }}
 .verdict {{ border-left: 4px solid #2f7ed8; padding: .1rem 1rem; background: #2f7ed818; }}
 .verdict p:first-child {{ font-size: 1.15rem; font-weight: 600; }}
 .pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; max-width: 44rem; }}
@@ -54,11 +58,11 @@ code {{ overflow-wrap: anywhere; }} .few {{ opacity: .65; font-style: italic; }}
 td.words {{ text-align: left; white-space: normal; }}
 @media (max-width: 40rem) {{ body {{ padding: .6rem; }} table {{ font-size: .75rem; }}
   th:first-child, td:first-child {{ min-width: 5rem; }}
-  th {{ overflow-wrap: anywhere; }} th, td {{ padding: .2rem .2rem; }}
-  td.wrap {{ white-space: normal; min-width: 5.2rem; }}
+  th, td {{ padding: .2rem .2rem; }}
   .pair {{ gap: 0 .7rem; font-size: .85rem; }} }}
 svg {{ width: 100%; height: auto; max-width: 40rem; }} .note {{ color: #5b6470; font-size: .9rem; }}
-@media (prefers-color-scheme: dark) {{ body {{ color: #e6e8eb; background: #14171a; }} .note {{ color: #a5adb8; }} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --page: #14171a; --shade: #fff4; }}
+  body {{ color: #e6e8eb; }} .note {{ color: #a5adb8; }} }}
 </style></head><body><h1>{title}</h1>
 {body}
 </body></html>
@@ -195,7 +199,8 @@ def _values(results: Results, n: int) -> str:
     rows = rows[(rows["protocol"] == label) & (rows["candidates"] == n)]
     names = rows["metric"] + rows["k"].map(lambda k: "" if pd.isna(k) else f"@{k}")
     place = rows["domain"] + (", " + rows["split"] if rows["split"].nunique() > 1 else "")
-    table = rows.assign(name=names, place=place + " · " + rows["system"]).pivot_table(
+    place = place + " · " if place.nunique() > 1 else ""
+    table = rows.assign(name=names, place=place + rows["system"]).pivot_table(
         index="place", columns="name", values="value", aggfunc="mean", sort=False
     )
     wanted = [name for name in ("ndcg@10", "hr@10", "mrr", "recall@20", "coverage@10") if name in table]
@@ -210,12 +215,12 @@ def _values(results: Results, n: int) -> str:
 def _costs(runs: Sequence[Run]) -> str:
     """Latency, tokens and ties; of the first seed."""
     header = ["", "ms a user", "tokens a user", "tied scores", "seconds of fitting"]
-    several = _several_splits(runs)
+    places = [_place(run, _several_splits(runs)) for run in runs]
     rows: dict[str, list[str]] = {}
-    for run in runs:
+    for place, run in zip(places, runs, strict=True):
         tokens = run.cost["tokens_per_user"]
         rows.setdefault(
-            f"{_place(run, several)} · {run.system}",
+            _row_name(place, run.system, places),
             [
                 f"{run.cost['ms_per_user']:.2f}",
                 "" if np.isnan(tokens) else f"{tokens:.0f}",
@@ -231,11 +236,17 @@ def _costs(runs: Sequence[Run]) -> str:
     return _section("Latency, tokens and ties", f"{table}<p class=note>{note}</p>")
 
 
+def _row_name(place: str, system: str, places: Sequence[str]) -> str:
+    """The system, and where there are several places, which one the row is about."""
+    return f"{place} · {system}" if len(set(places)) > 1 else system
+
+
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
     header = ["", "difference, 95 % interval", "relative", "p (Holm)", "users"]
+    domains = [c.domain for c in comparisons]
     body = [
         [
-            f"{c.domain} · {c.system}",
+            _row_name(c.domain, c.system, domains),
             f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
             "" if np.isnan(c.relative) else f"{c.relative:+.1%}",
             f"{c.p_holm:.3f}",

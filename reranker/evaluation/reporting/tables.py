@@ -5,8 +5,8 @@ from html import escape
 
 
 def html_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls within its own width; all cells are escaped."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    """A table that scrolls within its own width; all cells are escaped, and a narrow head breaks before an @."""
+    head = "".join(f"<th>{escape(cell).replace('@', '<wbr>@')}</th>" for cell in header)
     rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in body)
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
@@ -18,5 +18,5 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    wraps = " class=wrap" if " [" in text else ""
-    return f"<td{wraps}>{escape(text)}</td>"
+    value, bracket, interval = escape(text).partition(" [")
+    return f"<td class=wrap>{value} <span>[{interval}</span></td>" if bracket else f"<td>{value}</td>"
