@@ -56,7 +56,14 @@ def test_order_in_does_not_change_scores_out(engine, data, scorer):
 def test_fit_save_load_rerank(engine, data, tmp_path):
     generator = PopularityGenerator().fit(data.interactions)
     reranker = Reranker.from_pretrained(
-        "default", engine=engine, scorer="likelihood", dtype="float32", n_candidates=40, fit_users=10, windows=1
+        "default",
+        engine=engine,
+        scorer="likelihood",
+        dtype="float32",
+        n_candidates=20,
+        fit_users=10,
+        windows=1,
+        calibration_histories=2,
     ).fit(data, generator)
     lists = generator.recommend(data.interactions["user_id"].unique()[:2].tolist(), 8)
     ranked = reranker.rerank(lists, order="fused").to_frame()
