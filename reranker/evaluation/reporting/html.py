@@ -199,8 +199,8 @@ def _values(results: Results, n: int) -> str:
     rows = rows[(rows["protocol"] == label) & (rows["candidates"] == n)]
     names = rows["metric"] + rows["k"].map(lambda k: "" if pd.isna(k) else f"@{k}")
     place = rows["domain"] + (", " + rows["split"] if rows["split"].nunique() > 1 else "")
-    place = place + " · " if place.nunique() > 1 else ""
-    table = rows.assign(name=names, place=place + rows["system"]).pivot_table(
+    named = place + " · " + rows["system"] if place.nunique() > 1 else rows["system"]
+    table = rows.assign(name=names, place=named).pivot_table(
         index="place", columns="name", values="value", aggfunc="mean", sort=False
     )
     wanted = [name for name in ("ndcg@10", "hr@10", "mrr", "recall@20", "coverage@10") if name in table]
