@@ -25,6 +25,7 @@ import typer
 from scipy.stats import kendalltau
 
 from eval.checks import Check, at_least, at_most, machine, report, reported
+from eval.speed.catalogue import catalogue_checks
 from eval.speed.load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed.machine import Engines, Machine
 from eval.speed.plot import plot
@@ -91,10 +92,11 @@ def main(
         adapted = turns.take(f"adapt {few}", partial(_adaptation, engines, few))
         agreed = turns.take("agreement", partial(_agreement, engines, 2 if quick else 16))
         more: dict[str, object] = {"dtype": engines.dtype, "gemm": gauge.summary()}
+    read = catalogue_checks() if quick else catalogue_checks(rounds=4, texts=200)
     table = pd.DataFrame(rows)
     table.to_csv(out / "speed.csv", index=False)
     _print_table(table, load)
-    checks = [*ratios(table), *slopes(table), *paid_once(table), *_adapted(adapted), *_agreed(agreed)]
+    checks = [*ratios(table), *slopes(table), *paid_once(table), *_adapted(adapted), *_agreed(agreed), *read]
     plot(table, out / "speed.svg")
     more |= {"load": load.to_json(), "rounds": rounds}
     report(checks, out / "speed.json", _environment(**more), typer.echo)
