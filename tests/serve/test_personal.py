@@ -162,7 +162,8 @@ def test_texts_are_ranked_under_the_users_context(server, reranker, store):
     assert np.abs(np.subtract(ranked(user="u5"), ranked(history=reranker.titles(history)))).max() > 1e-4
 
 
-def test_what_a_kill_interrupted_is_done_at_the_next_start(reranker, tmp_path):
+def test_what_a_kill_interrupted_is_done_at_the_next_start(reranker, tmp_path, monkeypatch):
+    monkeypatch.setenv("RERANKER_MODELS", str(reranker.config.model))
     bundle, users = tmp_path / "bundle", tmp_path / "users.db"
     reranker.save(bundle)
     for attempt in range(5):  # a machine that is fast enough has adapted them all before the signal arrives
