@@ -51,6 +51,13 @@ def test_importing_loads_nothing_heavy(package):
     assert loaded == []
 
 
+def test_the_command_loads_nothing_that_keeps_vllm_from_starting():
+    """vLLM's processes import the program anew, and on a CPU none starts where llvmlite (numba) is loaded before it."""
+    program = "import sys, reranker.cli.app; print(*sorted({'bm25s', 'numba', 'llvmlite'} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+
+
 @pytest.mark.parametrize("package", ["reranker", "reranker.hub", "candidate_gen"])
 def test_what_is_exported_exists_once_and_in_order(package):
     module = importlib.import_module(package)

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,6 +50,8 @@ def relevance(query: Sequence[str], texts: Sequence[Sequence[str]]) -> NDArray[n
         query: its words, as of `words_of`.
         texts: words of each.
     """
+    import bm25s  # it imports numba where that is installed, beside which vLLM's processes on a CPU do not start
+
     if not query or not any(texts):
         return np.zeros(len(texts))
     index = bm25s.BM25(k1=K1, b=B, method="lucene")
