@@ -1,4 +1,4 @@
-"""Reading a catalogue's texts: `python -m eval.speed.catalogue [--rounds 4] [--texts 400]`.
+"""Reading a catalogue's texts: `python -m eval.speed.catalogue [--rounds 4] [--texts 200]`.
 
 Rounds alternate between the default layer and the last one, each time with items that were not read before, so the
 ratio is taken within one run; in processor time, too, which other programs disturb less. Then the same catalogue is
@@ -50,11 +50,10 @@ def catalogue_checks(rounds: int = 2, texts: int = 100) -> list[Check]:
         raise typer.BadParameter(
             f"{rounds} rounds of {texts} items need {2 * rounds * texts:,}; there are {len(items):,}"
         )
-    turns = [(layer, number) for number in range(rounds) for layer in (LAST, DEFAULT)]
     for layer in (LAST, DEFAULT):  # what is compiled or allocated at the first pass is not measured
         _read(engine, layer, catalogue[:8])
     seconds: dict[int | None, list[tuple[float, float]]] = {LAST: [], DEFAULT: []}
-    for place, (layer, _) in enumerate(turns):
+    for place, layer in enumerate([LAST, DEFAULT] * rounds):
         seconds[layer].append(_read(engine, layer, catalogue[place * texts : (place + 1) * texts]))
     walls, cores = (
         [last[of] / default[of] for last, default in zip(seconds[LAST], seconds[DEFAULT], strict=True)] for of in (0, 1)

@@ -18,11 +18,11 @@ from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM, RANK, TITLE, USER
 from reranker.data.splits import Fold, leave_last_k
 from reranker.data.table_io import write_table
-from reranker.engines.encoder import ENCODER
+from reranker.engines.encoder import ENCODER, LLM
 from reranker.errors import DataError
 from reranker.evaluation.metrics import per_user_metrics, require_trec
 from reranker.fusion import Order
-from reranker.pipeline.ladder import LLM, Climbed, fit_rungs
+from reranker.pipeline.ladder import Climbed, fit_rungs
 from reranker.pipeline.lists import FoldLists, among_new_items, propose
 from reranker.pipeline.reranker import Reranker
 from reranker.protocols import CandidateGenerator

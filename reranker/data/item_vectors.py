@@ -16,7 +16,7 @@ from reranker.data.schema import ITEM, VECTOR, require_ids_like, validate_item_v
 from reranker.data.table_io import are_texts
 from reranker.errors import DataError
 from reranker.types import IntArray, ItemId
-from reranker.utils.spaces import MOST_LEARNED_FROM, EmbeddingSpace, Vectors
+from reranker.utils.spaces import EmbeddingSpace, Vectors, sampled
 
 MOST_NUMBERS = 8192
 """Width of a vector, at most: a space of it takes its square in memory and its cube in time."""
@@ -80,7 +80,7 @@ class ItemVectors:
         return cls(
             ids=[ids[row] for row in kept.tolist()],
             values=values,
-            space=EmbeddingSpace.fit(values[_sample(len(values))]) if space is None else space,
+            space=EmbeddingSpace.fit(values[np.sort(sampled(len(values)))]) if space is None else space,
             n_unknown=int((~there).sum()),
         )
 
@@ -127,12 +127,6 @@ class ItemVectors:
         has = f"item vectors of {self.width} numbers: {len(items) - without:,} of {len(items):,} items have one"
         others = f"; not used, of items in no table: {self.n_unknown:,}" if self.n_unknown else ""
         return f"{has}{', the others are compared by what else is known' if without else ''}{others}"
-
-
-def _sample(n: int) -> IntArray:
-    if n <= MOST_LEARNED_FROM:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(0).choice(n, MOST_LEARNED_FROM, replace=False))
 
 
 def _require_width(width: int, space: EmbeddingSpace | None) -> None:

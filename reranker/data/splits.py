@@ -119,7 +119,7 @@ def leave_last_k(data: Dataset, k: int = 1) -> Fold:
     _require_order(data, f"leave_last_{k}")
     rows = data.interactions
     held, first = _last_targets(rows, data.targets, k)
-    later = _place(rows) > first
+    later = row_places(rows) > first
     return _fold(
         data,
         rows[~held & ~later],
@@ -135,7 +135,7 @@ def leave_random_k(data: Dataset, k: int = 1, seed: int = 0) -> Fold:
     shuffled = _shuffled(data, seed)
     rows = shuffled.interactions
     targets = shuffled.targets
-    held = targets & (_targets_behind(rows, targets) < k) & (_per_user(rows) > k)
+    held = targets & (_targets_behind(rows, targets) < k) & (rows_of_user(rows) > k)
     return _fold(
         shuffled,
         rows[~held],
@@ -182,11 +182,11 @@ def cold_users(data: Dataset, k: int = 1, share: float = 0.2, seed: int = 0) -> 
     ordered = _has_order(data)
     source = data if ordered else _shuffled(data, seed)
     rows = source.interactions
-    last = _last_place(rows, source.targets)
+    last = last_target_places(rows, source.targets)
     cold = _draw(rows.loc[last >= k, USER], share, seed)
     is_cold = rows[USER].isin(cold).to_numpy()
     validated = _draw(rows.loc[(last >= k) & ~is_cold, USER], share, seed + 1)
-    age = last - _place(rows)
+    age = last - row_places(rows)
     held = is_cold & (age == 0)
     removed = (is_cold | rows[USER].isin(validated).to_numpy()) & ((age > k) | (age < 0))
     return _fold(
@@ -361,21 +361,21 @@ def _codes(ids: pd.Series) -> NDArray[np.int64]:
     return pd.factorize(ids)[0].astype(np.int64)
 
 
-def _per_user(rows: pd.DataFrame) -> NDArray[np.int64]:
+def rows_of_user(rows: pd.DataFrame) -> NDArray[np.int64]:
     """(rows,) interactions of the row's user."""
     codes = _codes(rows[USER])
     return np.asarray(np.bincount(codes)[codes], dtype=np.int64)
 
 
-def _place(rows: pd.DataFrame) -> NDArray[np.int64]:
+def row_places(rows: pd.DataFrame) -> NDArray[np.int64]:
     """(rows,) 0 for a user's first row, 1 for the next, and so on."""
     codes = _codes(rows[USER])
     return np.asarray(pd.Series(codes).groupby(codes).cumcount(), dtype=np.int64)
 
 
-def _last_place(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
+def last_target_places(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(rows,) place of the last target of the row's user; -1 where there is none."""
-    places = pd.Series(np.where(targets, _place(rows), -1))
+    places = pd.Series(np.where(targets, row_places(rows), -1))
     return np.asarray(places.groupby(_codes(rows[USER])).transform("max"), dtype=np.int64)
 
 
@@ -393,7 +393,7 @@ def _last_targets(
     The place is beyond the user's rows where none is held out.
     """
     held = targets & (_targets_behind(rows, targets) < k)
-    places, size = _place(rows), _per_user(rows)
+    places, size = row_places(rows), rows_of_user(rows)
     first = pd.Series(np.where(held, places, size)).groupby(_codes(rows[USER])).transform("min").to_numpy()
     enough = (first > 0) & (first < size)
     return held & enough, np.asarray(np.where(enough, first, size), dtype=np.int64)

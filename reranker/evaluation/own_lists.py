@@ -9,9 +9,10 @@ import pandas as pd
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import RANK, USER
+from reranker.engines.encoder import LLM
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.ladder import Ladder
-from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
+from reranker.pipeline.ladder import fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import window_from_logs

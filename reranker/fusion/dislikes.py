@@ -49,20 +49,20 @@ class Dislikes:
     shares: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, interactions: pd.DataFrame, index: Mapping[object, int]) -> "Dislikes":
+    def fit(cls, interactions: pd.DataFrame, said: RowSignals, index: Mapping[object, int]) -> "Dislikes":
         """Learns from a validated table with strengths.
 
         Args:
             interactions: sorted by time where there are times.
+            said: by its rows.
             index: item id -> row.
         """
-        said = RowSignals.of(interactions)
         liked, disliked = (
             np.bincount(_distinct_items(interactions[mask], index), minlength=len(index))
             for mask in (said.chosen, said.disliked)
         )
         return cls(
-            of_users=disliked_by_user(interactions, index),
+            of_users=disliked_by_user(interactions, said, index),
             shares=np.asarray(disliked / (liked + disliked + KNOWN_TO), dtype=np.float64),
         )
 
@@ -100,9 +100,11 @@ class Dislikes:
         return raw
 
 
-def disliked_by_user(interactions: pd.DataFrame, index: Mapping[object, int]) -> dict[UserId, IntArray]:
+def disliked_by_user(
+    interactions: pd.DataFrame, said: RowSignals, index: Mapping[object, int]
+) -> dict[UserId, IntArray]:
     """User id -> distinct rows of the disliked items of a validated table, the last word last; nobody else."""
-    rows = interactions[RowSignals.of(interactions).disliked].drop_duplicates([USER, ITEM], keep="last")
+    rows = interactions[said.disliked].drop_duplicates([USER, ITEM], keep="last")
     return rows_by_user(rows, index)
 
 

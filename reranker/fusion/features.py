@@ -131,7 +131,7 @@ class InteractionStatistics:
             transitions=transitions(histories if ordered else [], len(ids)),
             categories=_categories(items, index),
             histories=dict(zip(users, histories, strict=True)),
-            dislikes=Dislikes.fit(interactions, index) if STRENGTH in interactions else None,
+            dislikes=Dislikes.fit(interactions, said, index) if STRENGTH in interactions else None,
         )
 
     def extended(self, items: pd.DataFrame, vectors: ItemVectors | None = None) -> "InteractionStatistics":
@@ -234,7 +234,7 @@ class InteractionStatistics:
             return self.histories
         if isinstance(newer, pd.DataFrame):
             encoded = self.encode_histories(newer)
-            rejected = {**dict.fromkeys(encoded, _NOTHING), **disliked_by_user(newer, self.index)}
+            rejected = {**dict.fromkeys(encoded, _NOTHING), **disliked_by_user(newer, RowSignals.of(newer), self.index)}
         else:
             encoded = {user: self._known_rows(items) for user, items in newer.items()}
             rejected = {user: self._known_rows((disliked or {}).get(user, ())) for user in newer}

@@ -85,15 +85,15 @@ def first_columns(choices: Choices, n: int | None = None) -> Choices:
     return replace(choices, features=choices.features[:, :n], columns=dict(list(choices.columns.items())[:n]))
 
 
-def refuse_leaks(choices: Choices, before: int | None = None) -> None:
-    """Refuses features behind the first that separate what was chosen from what was not nearly without fail.
+def refuse_leaks(choices: Choices, before: int) -> None:
+    """Refuses features behind the first `before` that separate what was chosen from what was not nearly without fail.
 
     A column that is written after the choice, as a date of purchase is, does; so may vectors that were trained on it.
 
     Raises:
         DataError: with the columns.
     """
-    before, lists = choices.n_interaction if before is None else before, choices.covered_lists()
+    lists = choices.covered_lists()
     if len(lists) < FEWEST_LISTS:
         return
     rows = np.isin(choices.list_index, lists)

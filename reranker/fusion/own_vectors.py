@@ -13,12 +13,14 @@ from reranker.fusion.columns import llm_columns, llm_words
 from reranker.types import IntArray, ItemId
 from reranker.utils.spaces import (
     FEW,
-    MOST_LEARNED_FROM,
     NEWEST,
     CFProjection,
     PopularityProjection,
     Vectors,
+    most_chosen,
     nearness,
+    sampled,
+    unit,
 )
 
 Floats = NDArray[np.float64]
@@ -62,7 +64,7 @@ class VectorFeatures:
     def fit(
         cls, vectors: ItemVectors, index: Mapping[ItemId, int], collaborative: NDArray[np.float32], counts: Floats
     ) -> "VectorFeatures":
-        """Learns from the items with a vector that were chosen, `MOST_LEARNED_FROM` at most.
+        """Learns from the items with a vector that were chosen, `spaces.MOST_LEARNED_FROM` at most.
 
         Args:
             vectors: own ones.
@@ -73,9 +75,8 @@ class VectorFeatures:
         rows = _rows(vectors, index)
         chosen = np.flatnonzero((rows >= 0) & (counts > 0))
         placed = chosen[collaborative[chosen].any(axis=1)]
-        most = placed[np.argsort(-counts[placed], kind="stable")[:MOST_LEARNED_FROM]]
-        if len(chosen) > MOST_LEARNED_FROM:  # of all kinds, not of the popular ones alone
-            chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST_LEARNED_FROM, replace=False))
+        most = most_chosen(placed, counts)
+        chosen = chosen[np.sort(sampled(len(chosen)))]  # of all kinds, not of the popular ones alone
         return cls(
             vectors=vectors,
             rows=rows,
@@ -95,9 +96,7 @@ class VectorFeatures:
         """(n_vectors + 1, n_factors) unit vectors in the collaborative space; the last row, of no item, is 0."""
         if self.cf_projection is None:
             return np.zeros((len(self.vectors.ids) + 1, 0), dtype=np.float32)
-        placed = self.vectors.placed(self.cf_projection.weights)
-        lengths = np.linalg.norm(placed, axis=1, keepdims=True)
-        return np.asarray(placed / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+        return unit(self.vectors.placed(self.cf_projection.weights))
 
     @cached_property
     def _popularity(self) -> Vectors:

@@ -7,9 +7,10 @@ import pandas as pd
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import ITEM
+from reranker.engines.encoder import LLM
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.ladder import METRIC, Ladder
-from reranker.pipeline.ladder import LLM, fit_rungs_on_windows
+from reranker.pipeline.ladder import fit_rungs_on_windows
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.dataset import Dataset
-from reranker.engines.encoder import ENCODER
+from reranker.engines.encoder import ENCODER, LLM
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, ModelError
 from reranker.fusion.ladder import Ladder
@@ -21,8 +21,6 @@ from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
 
 logger = logging.getLogger(__name__)
-
-LLM = "llm"
 
 
 def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:

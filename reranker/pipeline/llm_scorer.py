@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,6 @@ from reranker.soft_tokens import ContextMap
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo, UserId, UserState
 from reranker.utils.progress import progress_bar
-
-if TYPE_CHECKING:
-    pass
 
 LISTS_PER_CALL = 64
 _ITEM_BLOCKS = {

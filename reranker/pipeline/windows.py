@@ -19,6 +19,7 @@ from reranker.data.schema import (
     validate_interactions,
 )
 from reranker.data.signals import Signals, targets_of
+from reranker.data.splits import last_target_places, row_places, rows_of_user
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import interaction_statistics
@@ -210,12 +211,9 @@ def last_targets(
         fewest: interactions before it.
         has_order: rows after it came later; else they are in a random order and stay.
     """
-    users = pd.factorize(interactions[USER])[0]
-    places = pd.Series(users).groupby(users).cumcount().to_numpy()
-    last = pd.Series(np.where(targets, places, -1)).groupby(users).transform("max").to_numpy()
+    places, last = row_places(interactions), last_target_places(interactions, targets)
     if not has_order:  # others stand before or after it by chance
-        sizes = np.bincount(users)[users]
-        return (places == last) & (sizes > fewest), np.zeros(len(users), dtype=np.bool_)
+        return (places == last) & (rows_of_user(interactions) > fewest), np.zeros(len(places), dtype=np.bool_)
     return (places == last) & (last >= fewest), (places > last) & (last >= fewest)
 
 

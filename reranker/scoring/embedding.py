@@ -23,12 +23,13 @@ from reranker.scoring.state_store import StateStore
 from reranker.types import IntArray
 from reranker.utils.spaces import (
     FEW,
-    MOST_LEARNED_FROM,
     NEWEST,
     CFProjection,
     PopularityProjection,
     Vectors,
+    most_chosen,
     nearness,
+    sampled,
 )
 
 _READERS = {LEXICAL: "words", ENCODER: "its sentence embeddings"}  # what tells in an LM's place
@@ -70,7 +71,7 @@ class EmbeddingScorer(Scorer):
 
     def for_catalog(self, items: Sequence[Item], seed: int = 0) -> "EmbeddingScorer":
         """With the space of a catalogue, learned from a random `MOST_LEARNED_FROM` of it where it is larger."""
-        texts = self._texts(items, _sample(len(items), seed))
+        texts = self._texts(items, sampled(len(items), seed))
         return EmbeddingScorer(self._engine, self._renderer, self.states.for_catalog(self._engine, texts))
 
     def for_window(
@@ -90,8 +91,8 @@ class EmbeddingScorer(Scorer):
             ConfigError: the space of the catalogue was not learned before.
         """
         known = np.flatnonzero((counts > 0) & vectors.any(axis=1))
-        most = known[np.argsort(-counts[known], kind="stable")[:MOST_LEARNED_FROM]]
-        sample = _sample(len(items), seed)
+        most = most_chosen(known, counts)
+        sample = sampled(len(items), seed)
         chosen = sample[counts[sample] > 0]
         rows = np.union1d(most, chosen)  # mostly the same items: each is looked up once
         cf_projection, predicted_popularity = None, None
@@ -142,13 +143,6 @@ class EmbeddingScorer(Scorer):
             ]
             readings.append(ListScores(components=np.hstack(columns).astype(np.float64), prompt_tokens=0))
         return readings
-
-
-def _sample(n: int, seed: int) -> IntArray:
-    """All of n items, or a random `MOST_LEARNED_FROM` of them."""
-    if n <= MOST_LEARNED_FROM:
-        return np.arange(n)
-    return np.random.default_rng(seed).choice(n, MOST_LEARNED_FROM, replace=False)
 
 
 def _chosen(one: ScoringList) -> list[Item]:

@@ -148,13 +148,17 @@ class Domain:
         """What the user chose before the bundle was fitted and since, oldest first, without what is disliked since."""
         before = self.reranker.history(user) if user in self.users else []
         chosen, rejected = self._since(state)
-        return _continued([item for item in before if item not in set(rejected)] if rejected else before, chosen)
+        if rejected:
+            disliked = set(rejected)
+            before = [item for item in before if item not in disliked]
+        return _continued(before, chosen)
 
     def disliked(self, user: str | int, state: UserState | None) -> list[ItemId]:
         """What the user disliked before and since, the last word last, without what was chosen since."""
         before = self.reranker.disliked(user) if user in self.users else []
         chosen, rejected = self._since(state)
-        return [item for item in before if item not in {*chosen, *rejected}] + rejected
+        said = {*chosen, *rejected}
+        return [item for item in before if item not in said] + rejected
 
     def _since(self, state: UserState | None) -> tuple[list[ItemId], list[ItemId]]:
         """Items chosen and items disliked since the bundle was fitted."""

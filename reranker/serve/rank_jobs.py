@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, SCORE, USER
-from reranker.engines.encoder import ENCODER
+from reranker.engines.encoder import ENCODER, LLM
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import RerankerError
 from reranker.explain import HISTORY_ITEMS, Language
@@ -221,7 +221,7 @@ def _texts(domain: Domain, lists: Sequence[TextList]) -> list[Ranked]:
 
 def _reader(ranked: TextRanking) -> str:
     """What read the texts; words alone where it was BM25."""
-    return next((name for name in ranked.scored_by if name in ("llm", ENCODER)), LEXICAL)
+    return next((name for name in ranked.scored_by if name in (LLM, ENCODER)), LEXICAL)
 
 
 def _of_texts(ranked: TextRanking) -> dict[str, object]:

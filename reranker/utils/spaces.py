@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker.types import IntArray
+
 DIMENSIONS = 128
 POWER = 0.25
 
@@ -163,6 +165,18 @@ def best_ridge(
         left = ridge / (strengths + ridge)  # of the targets along each direction
         errors.append(((directions @ (left[:, None] * along)) ** 2 / ((directions**2) @ left)[:, None] ** 2).sum())
     return float(penalties[int(np.argmin(errors))])
+
+
+def sampled(n: int, seed: int = 0) -> IntArray:
+    """All of n places, or a random `MOST_LEARNED_FROM` of them, in no order."""
+    if n <= MOST_LEARNED_FROM:
+        return np.arange(n)
+    return np.random.default_rng(seed).choice(n, MOST_LEARNED_FROM, replace=False)
+
+
+def most_chosen(places: IntArray, counts: NDArray[np.float64]) -> IntArray:
+    """The `MOST_LEARNED_FROM` of these places whose (n,) counts are highest, those first."""
+    return places[np.argsort(-counts[places], kind="stable")[:MOST_LEARNED_FROM]]
 
 
 def unit(vectors: Vectors) -> Vectors:

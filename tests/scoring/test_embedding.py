@@ -14,11 +14,11 @@ from reranker.scoring import (
     Scorer,
     ScoringList,
     StateStore,
-    embedding,
     span_cache,
 )
 from reranker.scoring.text_spaces import ItemSpaces
 from reranker.types import CandidateSpan, ScoringRequest
+from reranker.utils import spaces
 from reranker.utils.spaces import NEWEST, CFProjection, EmbeddingSpace, PopularityProjection, best_ridge, nearness, unit
 from tests.contracts.scoring import ScoringContract, one_list, titled
 from tests.pipeline.toys import WatchedEngine
@@ -244,7 +244,7 @@ def test_appeal_reaches_items_that_nobody_chose() -> None:
 
 
 def test_of_a_large_catalogue_a_sample_teaches_appeal(monkeypatch) -> None:
-    monkeypatch.setattr(embedding, "MOST_LEARNED_FROM", 6)
+    monkeypatch.setattr(spaces, "MOST_LEARNED_FROM", 6)
     engine = WatchedEngine(dim=64)
     scoring = EmbeddingScorer(engine, renderer())
     items = titled(*(f"zorblax {number}" for number in range(40)))

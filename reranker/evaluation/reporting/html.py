@@ -215,7 +215,8 @@ def _values(results: Results, n: int) -> str:
 def _costs(runs: Sequence[Run]) -> str:
     """Latency, tokens and ties; of the first seed."""
     header = ["", "ms a user", "tokens a user", "tied scores", "seconds of fitting"]
-    places = [_place(run, _several_splits(runs)) for run in runs]
+    several = _several_splits(runs)
+    places = [_place(run, several) for run in runs]
     rows: dict[str, list[str]] = {}
     for place, run in zip(places, runs, strict=True):
         tokens = run.cost["tokens_per_user"]
