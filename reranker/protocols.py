@@ -65,6 +65,10 @@ class HasItemFactors(Protocol):
 class Tokenizer(Protocol):
     """The part of a tokenizer that prompts need."""
 
+    @property
+    def opening_ids(self) -> tuple[int, ...]:
+        """Special tokens that the model expects before any text, `<bos>` for instance; empty for many models."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with no special token added and none recognised inside the text."""
 

@@ -38,6 +38,7 @@ _PIECE = re.compile(rf"\s*[{_CJK}]|\s*[^\W{_CJK}]+|\s*[^\w\s]|\s+")
 class WordTokenizer:
     """One token a word with the space before it; Chinese, Japanese and Korean characters and signs stand alone."""
 
+    opening_ids: tuple[int, ...] = ()
     end_ids: frozenset[int] = frozenset()
     special_ids: frozenset[int] = frozenset()
 

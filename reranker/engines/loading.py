@@ -37,6 +37,7 @@ class HubTokenizer:
         self._lock = threading.Lock()
         self.special_ids = frozenset(map(int, self._tokenizer.all_special_ids))
         self.end_ids = _end_ids(path) | ({self._tokenizer.eos_token_id} - {None})
+        self.opening_ids = self._opening_ids()
 
     def encode(self, text: str) -> list[int]:
         return self._encoded(text, add_special_tokens=False, split_special_tokens=True)
@@ -59,6 +60,13 @@ class HubTokenizer:
         for number, piece in enumerate(pieces):
             ids += self.encode(contents[int(piece)]) if number % 2 else self._tokens_of(piece)
         return ids
+
+    def _opening_ids(self) -> tuple[int, ...]:
+        """What is added in front of a text when a prompt is encoded as the model's makers meant it."""
+        text = self.encode("a")
+        whole = self.encode_prompt("a")
+        begins = [n for n in range(len(whole)) if whole[n : n + len(text)] == text]
+        return tuple(whole[: begins[0]]) if begins else ()
 
     def _templated(self, messages: Sequence[Mapping[str, str]]) -> str:
         from jinja2 import TemplateError

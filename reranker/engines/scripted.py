@@ -32,6 +32,7 @@ _REPEATED = 0.9  # probability mass on what followed the same token before; the 
 class ByteTokenizer:
     """One token a UTF-8 byte: no vocabulary file, and every text comes back as it went in. Byte 0 ends an answer."""
 
+    opening_ids: tuple[int, ...] = ()
     end_ids = frozenset({0})
     special_ids = frozenset({0})
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, UNTITLED
 from reranker.errors import PromptError
+from reranker.prompting.rendered import Part
 from reranker.prompting.settings import PromptSettings
 from reranker.prompting.templates import TEXT_PARTS, TemplateSet
 from reranker.prompting.text import clean_text, cut_to_tokens, field_text
@@ -54,6 +55,10 @@ class Pieces:
         self.text = lru_cache(maxsize=None)(self._text)
         self.item = ByteCache(self._item, piece_bytes, CACHED_BYTES)
         self.newline = self._one_newline()
+        opening = tokenizer.opening_ids
+        self.opening = Part(
+            kind="opening", text=tokenizer.decode(opening), tokens=TokenSequence.from_tokens(list(opening))
+        )
 
     def fields(self, item: Item, block: str) -> Fields:
         """What the block reads of the item, as text: the key under which its tokens are kept.

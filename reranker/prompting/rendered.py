@@ -6,7 +6,7 @@ from typing import Literal
 from reranker.errors import PromptError
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
-SpanKind = Literal["domain_tokens", "instruction", "padding", "user_tokens", "history", "query"]
+SpanKind = Literal["opening", "domain_tokens", "instruction", "padding", "user_tokens", "history", "query"]
 
 
 @dataclass(frozen=True, kw_only=True)

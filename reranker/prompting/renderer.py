@@ -20,9 +20,10 @@ class PromptRenderer:
     """Renders prompts for one tokenizer and one set of templates.
 
     The shared prefix is
-    `[domain soft tokens][instruction][padding][user soft tokens][history, newest last][query]`. Every piece is
-    tokenised apart and titles are cleaned first, so nothing inside a title can move a boundary. Texts of items are
-    rendered and tokenised once and kept.
+    `[opening][domain soft tokens][instruction][padding][user soft tokens][history, newest last][query]`, where the
+    opening is what the model expects before any text (`<bos>`), nothing for many models. Every piece is tokenised
+    apart and titles are cleaned first, so nothing inside a title can move a boundary. Texts of items are rendered and
+    tokenised once and kept.
 
     Padding exists with `block_size` only: newlines that fill the prefix up to whole blocks. They stand where lines
     part anyway, and leave history and soft prompts whole; the same inputs always get the same padding.
@@ -125,7 +126,7 @@ class PromptRenderer:
         text, tokens = self._pieces.text("separator")
         return RenderedPrompt(
             request=ScoringRequest(prefix=read.prefix, candidates=read.longest),
-            spans=lay_out([Part(kind="history", text=text, tokens=tokens)])[1],
+            spans=lay_out([self._pieces.opening, Part(kind="history", text=text, tokens=tokens)])[1],
             candidate_texts=shown,
             history_given=0,
             history_kept=0,
@@ -287,7 +288,7 @@ class PromptRenderer:
 
     def _front(self, soft_prompt: TokenSequence | None) -> list[Part]:
         """What all users of a domain share."""
-        front = [_soft("domain_tokens", soft_prompt)]
+        front = [self._pieces.opening, _soft("domain_tokens", soft_prompt)]
         if self.settings.instruction:
             text, tokens = self._pieces.text("instruction")
             front += [Part(kind="instruction", text=text, tokens=tokens), self._line_break("instruction")]
@@ -351,7 +352,8 @@ class PromptRenderer:
             raise PromptError("there are no items to render; pass at least one")
         fields = [tuple(self._pieces.fields(item, block) for block in TEXT_PARTS) for item in items]
         parts, shown = zip(*map(self._item_alone, fields), strict=True)
-        read = ItemTexts(prefix=self._pieces.text("separator")[1], parts=parts)
+        prefix = _joined([self._pieces.opening.tokens, self._pieces.text("separator")[1]])
+        read = ItemTexts(prefix=prefix, parts=parts)
         longest = len(read.prefix) + max(len(span.sequence) for span in read.longest)
         if self.max_length is not None and longest > self.max_length:
             raise PromptError(

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from reranker.engines import available_engines, choose_engine, load_engine
+from reranker.engines.loading import HubTokenizer
 from reranker.engines.precision import chosen_device
 from reranker.errors import ConfigError
 
@@ -47,3 +49,23 @@ def test_a_gpu_is_taken_where_there_is_one_and_nothing_else_is_asked_for(
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert chosen_device(asked) == chosen
+
+
+@pytest.mark.parametrize(
+    "template, opening",
+    [("$A", ()), ("<s> $A", (1,)), ("<s> $A </s>", (1,)), ("<s> <s> $A", (1, 1)), ("$A </s>", ())],
+)
+def test_the_opening_is_what_the_tokenizer_adds_in_front(
+    tmp_path: Path, template: str, opening: tuple[int, ...]
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.WordLevel({"?": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}, unk_token="?"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    bare.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 1), ("</s>", 2)])
+    made = PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="?", bos_token="<s>", eos_token="</s>")
+    made.save_pretrained(tmp_path)
+    tokenizer = HubTokenizer(tmp_path)
+    assert tokenizer.opening_ids == opening
+    assert tokenizer.encode("a b") == [3, 4]

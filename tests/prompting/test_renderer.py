@@ -45,6 +45,35 @@ def test_a_likelihood_span_scores_title_and_terminator_but_not_the_separator() -
     assert BYTES.decode(ids[span.scored_from :]) == " Aliens\n"
 
 
+class Opened(ByteTokenizer):
+    """As of a model that expects two special tokens before any text."""
+
+    opening_ids: tuple[int, ...] = (1, 2)
+
+
+def test_what_a_model_expects_before_any_text_opens_every_prompt_once() -> None:
+    settings = PromptSettings.from_mapping({"family": "movies", **ROOMY, "block_size": 16})
+    plain, opened = (PromptRenderer.from_settings(settings, one) for one in (BYTES, Opened()))
+    history, candidates = titled("Alien"), titled("Aliens", "Heat")
+
+    def prefixes(of: PromptRenderer) -> list[list[int]]:
+        prompts = [of.likelihood, of.labels, of.listwise]
+        made = [prompt(history, candidates).request.prefix for prompt in prompts]
+        made += [of.item_texts(candidates).prefix, of.continuation(history).request.prefix]
+        return [list(prefix.token_ids) for prefix in made]
+
+    for bare, whole in zip(prefixes(plain), prefixes(opened), strict=True):
+        assert whole[:2] == [1, 2] and whole.count(1) == whole.count(2) == 1
+        newline = ord("\n")
+        assert [one for one in whole[2:] if one != newline] == [one for one in bare if one != newline]  # but padding
+    assert len(prefixes(opened)[0]) % 16 == 0
+    prompt = opened.likelihood(history, candidates, soft_prompt=soft(4))
+    assert [(span.kind, span.start, span.end) for span in prompt.spans[:2]] == [
+        ("opening", 0, 2),
+        ("domain_tokens", 2, 6),
+    ]
+
+
 def test_history_and_candidates_are_tokenised_alike() -> None:
     prompt = renderer(category_tokens=0).likelihood(titled("Alien"), titled("Alien"))
     candidate = list(prompt.request.candidates[0].sequence.token_ids)

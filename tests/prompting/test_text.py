@@ -115,6 +115,8 @@ def test_cut_falls_between_words_or_where_there_are_none_between_characters(text
 class Merging:
     """A letter is a token, but "ab" is one token, too: longer text can take fewer tokens."""
 
+    opening_ids: tuple[int, ...] = ()
+
     def encode(self, text: str) -> list[int]:
         return list(text.replace("ab", "\0").encode())
 
