@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from reranker.batch.inputs import ORIGIN_FILE, ORIGIN_ROW, InputTable, column_names
 from reranker.batch.row_checks import REJECTED_SCHEMA
 from reranker.data.formats import open_rows
-from reranker.data.row_blocks import RejectedLine, RowBlock, RowFile
+from reranker.data.row_blocks import RejectedLine, RowBlock, RowFile, tell_spaced
 from reranker.data.schema import ITEM, TIMESTAMP, USER
-from reranker.data.text_values import IdKind, without_point
+from reranker.data.text_values import IdKind
 from reranker.errors import DataError
 from reranker.utils.atomic_io import whole_file
 
@@ -27,7 +27,12 @@ ColumnsOf = Callable[[Sequence[str], str], dict[str, str]]
 
 
 def converted(
-    files: Sequence[Path], names: Sequence[str], columns_of: ColumnsOf, folder: Path, texts: Container[str] = ()
+    files: Sequence[Path],
+    names: Sequence[str],
+    columns_of: ColumnsOf,
+    folder: Path,
+    texts: Container[str] = (),
+    known: Mapping[str, Iterable[Hashable]] | None = None,
 ) -> tuple[InputTable, Counter[str]]:
     """Files of text as one parquet file each, under the canonical names, with the origin of each row.
 
@@ -40,6 +45,7 @@ def converted(
         columns_of: finds the wanted columns.
         folder: gets the copies, and `malformed.parquet` with the lines that are no rows.
         texts: columns of ids that are texts elsewhere.
+        known: USER and ITEM -> ids of the bundle: where some have spaces around them, so may those of the files.
 
     Returns:
         The table, and for what reasons how many lines were malformed.
@@ -50,7 +56,7 @@ def converted(
     opened = [_Source(file, columns_of) for file in files]
     if any(source.columns.keys() != opened[0].columns.keys() for source in opened):
         raise DataError(f"{files[0].parent}: the files do not have the same columns; give all of them one header")
-    kinds = _Kinds(opened, texts)
+    kinds = _Kinds(opened, texts, known or {})
     schema = pa.schema([*kinds.types.items(), (ORIGIN_FILE, pa.int32()), (ORIGIN_ROW, pa.int64())])
     targets, malformed = [], Counter[str]()
     with (
@@ -84,8 +90,9 @@ class _Source:
     """A file of text and the columns that are wanted of it."""
 
     def __init__(self, file: Path, columns_of: ColumnsOf) -> None:
-        self._file = file
+        self.file = file
         self.rows: RowFile = self._open(())
+        tell_spaced(self.rows, file)
         self.columns = columns_of(self.rows.columns, str(file))
         self.rows = self._open(list(self.columns.values()))
 
@@ -93,13 +100,13 @@ class _Source:
         try:
             yield from self.rows.blocks(list(self.columns.values()))
         except (DataError, OSError) as error:
-            raise DataError(f"cannot read {self._file}: {error}") from error
+            raise DataError(f"cannot read {self.file}: {error}") from error
 
     def _open(self, values: Sequence[str]) -> RowFile:
         try:
-            return open_rows(self._file, values, pairs=True)
+            return open_rows(self.file, values, pairs=True)
         except (DataError, OSError) as error:
-            raise DataError(f"cannot read {self._file}: {error}") from error
+            raise DataError(f"cannot read {self.file}: {error}") from error
 
 
 class _Kinds:
@@ -109,7 +116,9 @@ class _Kinds:
         types: canonical name -> type it is written as.
     """
 
-    def __init__(self, sources: Sequence[_Source], texts: Container[str]) -> None:
+    def __init__(
+        self, sources: Sequence[_Source], texts: Container[str], known: Mapping[str, Iterable[Hashable]]
+    ) -> None:
         self._ids = {name: IdKind() for name in (USER, ITEM)}
         times = {pa.int64(): True, pa.float64(): True}
         for source in sources:
@@ -122,10 +131,11 @@ class _Kinds:
                     times = {kind: fits and _fits(values, kind) for kind, fits in times.items()}
             for name, kind in self._ids.items():
                 if own[name] in getattr(source.rows, "quoted", ()):
-                    kind.is_whole = kind.is_decimal = False
+                    kind.keep()
         for name, kind in self._ids.items():
-            if kind.heals:
-                logger.warning("%s: whole numbers with a decimal point (196.0) are read as whole numbers", name)
+            kind.keep_spaces_of(known.get(name, ()))
+            for line in kind.told(sources[0].columns[name]):
+                logger.warning("%s: %s", sources[0].file.parent if len(sources) > 1 else sources[0].file, line)
         columns = sources[0].columns
         self.types: dict[str, pa.DataType] = dict.fromkeys(columns, pa.string())
         self.types |= {name: kind.type for name, kind in self._ids.items() if name not in texts}
@@ -134,12 +144,8 @@ class _Kinds:
 
     def read(self, name: str, values: Any) -> Any:
         if (kind := self._ids.get(name)) is not None:
-            values = kind.read(values) if self.types[name] != pa.string() else _healed(values, kind)
+            values = kind.texts(values)
         return values.combine_chunks().cast(self.types[name])
-
-
-def _healed(values: Any, kind: IdKind) -> Any:
-    return without_point(values) if kind.heals else values
 
 
 def _fits(values: Any, kind: pa.DataType) -> bool:

@@ -38,7 +38,7 @@ class KnownIds:
     @cached_property
     def texts(self) -> frozenset[str]:
         """The columns of ids that are texts."""
-        return frozenset(name for name, ids in self._columns.items() if are_texts(ids))
+        return frozenset(name for name, ids in self.columns.items() if are_texts(ids))
 
     def of_known_kind(self, table: InputTable, texts: AbstractSet[str]) -> InputTable:
         """The table with numbers as texts where ids are texts elsewhere and some of the numbers are among the known.
@@ -68,7 +68,7 @@ class KnownIds:
         Raises:
             DataError: most are unknown.
         """
-        for name, known in (self._columns if of_users else {ITEM: self.items}).items():
+        for name, known in (self.columns if of_users else {ITEM: self.items}).items():
             values = _array(known, table.types[name])
             if values is None or not len(values):
                 continue
@@ -87,11 +87,12 @@ class KnownIds:
                 raise DataError(most_unknown(known, some, unknown, rows, f"{what} {where}", owner))
 
     @property
-    def _columns(self) -> dict[str, Sequence[Any]]:
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """The ids by their column."""
         return {USER: self.users, ITEM: self.items}
 
     def _any_known(self, table: InputTable, name: str) -> bool:
-        values = _array(self._columns[name], pa.string())
+        values = _array(self.columns[name], pa.string())
         numbers = (batch.column(name) for batch in table.only(name).batches())
         return any(pc.any(pc.is_in(ids.cast(pa.string()), value_set=values)).as_py() for ids in numbers)
 

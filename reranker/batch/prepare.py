@@ -71,7 +71,7 @@ def prepare(
         return known.texts & {ITEM} | _texts(_opened_parquet(newer, interactions, columns.of_interactions)) & {USER}
 
     unused = _unused(files[0], candidates, columns)
-    table, malformed = _opened(files, candidates, columns.of_candidates, folder / "candidates", texts)
+    table, malformed = _opened(files, candidates, columns.of_candidates, folder / "candidates", texts, known)
     table = known.of_known_kind(table, texts())
     if table.total_rows + malformed.total() == 0:
         raise DataError(f"candidates: {candidates} is empty: it has columns but no rows")
@@ -88,7 +88,7 @@ def prepare(
         cut=parts,
         malformed=malformed,
         unused_columns=unused,
-        interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder),
+        interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder, known),
     )
 
 
@@ -115,10 +115,12 @@ def drop_copies(out: Path) -> None:
         shutil.rmtree(out / STATE / name, ignore_errors=True)
 
 
-def _histories(path: Path, files: Sequence[Path], columns: Columns, candidates: InputTable, folder: Path) -> InputTable:
+def _histories(
+    path: Path, files: Sequence[Path], columns: Columns, candidates: InputTable, folder: Path, known: KnownIds
+) -> InputTable:
     """Interactions sorted by user: a part then reads the few row groups that hold its users."""
     place, texts = folder / "interactions", _texts(candidates)
-    table, malformed = _opened(files, path, columns.of_interactions, place, lambda: texts)
+    table, malformed = _opened(files, path, columns.of_interactions, place, lambda: texts, known)
     if malformed:
         first = pq.ParquetFile(place / "malformed.parquet").read_row_group(0).to_pylist()[0]
         raise DataError(
@@ -158,7 +160,7 @@ def _opened_parquet(files: Sequence[Path], root: Path, columns_of: ColumnsOf) ->
 
 
 def _opened(
-    files: Sequence[Path], root: Path, columns_of: ColumnsOf, folder: Path, texts: Texts
+    files: Sequence[Path], root: Path, columns_of: ColumnsOf, folder: Path, texts: Texts, known: KnownIds
 ) -> tuple[InputTable, Counter[str]]:
     text = [is_text(file) for file in files]
     if not any(text):
@@ -168,7 +170,7 @@ def _opened(
     complete = folder / "complete"
     if complete.exists():
         return reopened(folder)
-    table = converted(files, [file.name for file in files], columns_of, folder, texts())
+    table = converted(files, [file.name for file in files], columns_of, folder, texts(), known.columns)
     complete.touch()
     return table
 

@@ -85,19 +85,21 @@ def rerank(
         )
     ids = columns.user, columns.item
     newer = None
-    if interactions is not None:
-        newer = read_table(interactions, (*ids, USER, ITEM))
-        newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
     reranker = engines.reranker(bundle)
+    if interactions is not None:
+        items = dict.fromkeys((columns.item, ITEM), reranker.item_ids)
+        newer = read_table(interactions, (*ids, USER, ITEM), items)
+        newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
     columns = replace(columns, further=tuple(reranker.candidate_columns))
-    table = read_table(candidates, ids)
+    users = {columns.user: reranker.user_ids} if newer is None else {}
+    table = read_table(candidates, ids, {columns.item: reranker.item_ids, **users})
     wanted = columns.of_candidates(list(map(str, table.columns)), str(candidates))
     unused = [str(name) for name in table.columns if name not in wanted.values()]
     table = _renamed(table, wanted)
     known = {USER: reranker.user_ids, ITEM: reranker.item_ids}
     if newer is not None and interactions is not None:
-        users = known[USER] if holds_text(interactions) else newer[USER]
-        table = like_known(table, candidates, {**known, USER: users})
+        kind_of_users = known[USER] if holds_text(interactions) else newer[USER]
+        table = like_known(table, candidates, {**known, USER: kind_of_users})
         newer = like_known(newer, interactions, {**known, USER: table[USER]})
     else:
         table = like_known(table, candidates, known)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from reranker.data.row_blocks import (
@@ -45,7 +46,8 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 class DelimitedFile:
     """A CSV, TSV, or MovieLens .dat file, by gzip or not; values are texts, and an empty field is missing.
 
-    A first line `sep=;`, as Excel takes it, says the separator.
+    A first line `sep=;`, as Excel takes it, says the separator. Where a space stands behind every separator of the
+    header, those of the rows are left out, too; names of columns are read without spaces around them.
 
     Args:
         path: of the file.
@@ -53,6 +55,11 @@ class DelimitedFile:
         pairs: it is a table of users and items: no quoted field of it may hold a line with as many separators as the
             header. By default where a column is called after users. Tables of items have texts that run over lines; of
             those only lines that look like rows in every way, or that have an id like that of their row, are refused.
+
+    Attributes:
+        columns: names.
+        separator: between the fields of a line.
+        is_spaced: a space stands behind every separator of the header.
 
     Raises:
         DataError: there is no header, it names a column twice, or its line cannot be read.
@@ -63,6 +70,7 @@ class DelimitedFile:
         self._path = path
         name = path.name.lower().removesuffix(".gz")
         self._movielens = name.endswith(".dat")
+        self.is_spaced = False
         csv.field_size_limit(max(csv.field_size_limit(), 4 * LONGEST_LINE))  # else fields end at 131,072 characters
         start = next(self._texts(), (1, b""))[1].decode()
         lines = list(io.StringIO(start, newline=""))
@@ -77,6 +85,7 @@ class DelimitedFile:
         self._skipped_lines = used and blank + used
         self._header_fields = header if used else None
         self._header_text = "".join(lines[blank : blank + used]).strip("\r\n").encode()
+        header = [name.strip(" ") for name in header]
         self.columns: tuple[str, ...] = tuple(name or f"Unnamed: {at}" for at, name in enumerate(header))
         repeated = sorted({name for name in header if name and header.count(name) > 1})
         if repeated:
@@ -132,6 +141,8 @@ class DelimitedFile:
                     "of MovieLens: ratings with 4 fields, movies with 3. Write others as CSV with a header"
                 )
             return MOVIELENS_HEADERS[len(first)], 0
+        bare = _QUOTED.sub("", lines[0]).split(self.separator)
+        self.is_spaced = len(bare) > 1 and all(name.startswith(" ") for name in bare[1:])
         reader = self._reader(lines)
         try:
             return next(reader), reader.line_num
@@ -141,7 +152,7 @@ class DelimitedFile:
     def _reader(self, lines: Any) -> Any:
         if self._movielens:
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=True)
-        return csv.reader(lines, delimiter=self.separator, strict=True)
+        return csv.reader(lines, delimiter=self.separator, strict=True, skipinitialspace=self.is_spaced)
 
     def _plain(self, text: bytes, wanted: Sequence[str], row: int) -> RowBlock | None:
         """The rows by pyarrow; None where quotes, old ends of lines or lines that are no rows ask for a closer look."""
@@ -167,6 +178,8 @@ class DelimitedFile:
             rows = pacsv.read_csv(pa.BufferReader(text), **options) if text else _table(wanted, [])
         except pa.ArrowInvalid:
             return None
+        if self.is_spaced:
+            rows = pa.table([_without_first_spaces(rows.column(name)) for name in wanted], names=wanted)
         return RowBlock(rows=rows, numbers=np.arange(row, row + len(rows)))
 
     def _quoted(self, text: bytes, wanted: Sequence[str], row: int, line: int, at_end: bool) -> tuple[RowBlock, bytes]:
@@ -230,6 +243,8 @@ class DelimitedFile:
         fields = line.rstrip("\r\n").split(self.separator)
         if len(fields) != len(self.columns):
             return False
+        if self.is_spaced:
+            fields = [field.removeprefix(" ") for field in fields]
         if self._id is not None and (shape := _shape(fields[self._id])) and shape == _shape(row[self._id]):
             return True
         first = fields[0]
@@ -273,6 +288,12 @@ def _shape(value: str) -> str:
     """How an id with a number in it is written: "SKU 12" and "SKU 7" are alike; "" without a number."""
     value = value.strip().strip('"')
     return _DIGITS.sub("9", _LETTERS.sub("a", value)) if _DIGITS.search(value) else ""
+
+
+def _without_first_spaces(values: Any) -> Any:
+    """What `csv` reads with `skipinitialspace`."""
+    values = pc.utf8_ltrim(values, " ")
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
 
 
 def _behind(text: bytes, lines: int) -> bytes:

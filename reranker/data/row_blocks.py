@@ -1,11 +1,15 @@
 """Rows of a text file, a block at a time: what every reader of text gives, and why a line is no row."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 NO_ROW = "the line has too many or too few fields"
 """Why a line of a CSV is no row."""
@@ -71,3 +75,11 @@ class RowFile(Protocol):
             DataError: the file cannot be read.
         """
         ...
+
+
+def tell_spaced(rows: RowFile, file: Path) -> None:
+    """Says where the spaces behind a file's separators are left out."""
+    if getattr(rows, "is_spaced", False):
+        logger.warning(
+            "%s: a space stands behind every separator of the header: rows are read without such spaces", file
+        )

@@ -13,7 +13,7 @@ import pyarrow as pa
 from reranker.data.formats import TAKEN, TableFormat, files_under, holds_text, is_text, open_rows, table_format
 from reranker.data.id_matching import of_known_kind
 from reranker.data.parquet_files import read_parquet
-from reranker.data.row_blocks import HEADER_AGAIN, KEY_TWICE, NO_OBJECT, NO_ROW, RejectedLine, RowFile
+from reranker.data.row_blocks import HEADER_AGAIN, KEY_TWICE, NO_OBJECT, NO_ROW, RejectedLine, RowFile, tell_spaced
 from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER, VECTOR
 from reranker.data.text_values import IdKind, inferred
 from reranker.errors import DataError
@@ -43,7 +43,7 @@ def read_table(
     if not path.exists():
         raise DataError(f"no table at {path}: the file does not exist")
     try:
-        return like_known(_read(path, ids), path, known or {})
+        return like_known(_read(path, ids, known or {}), path, known or {})
     except (OSError, ValueError, DataError) as error:
         raise DataError(f"cannot read {path} as a table: {error}") from error
 
@@ -127,7 +127,7 @@ def _refuse_tuple_ids(frame: pd.DataFrame, path: Path) -> None:
             raise DataError(f"cannot write {path}: column {column!r} holds tuples. Convert these ids to str")
 
 
-def _read(path: Path, ids: Sequence[str]) -> pd.DataFrame:
+def _read(path: Path, ids: Sequence[str], known: Mapping[str, Iterable[Hashable]]) -> pd.DataFrame:
     files = _tables_under(path) if path.is_dir() else [path]
     if all(table_format(file) == TableFormat.PARQUET for file in files):
         return read_parquet(files, path)
@@ -142,6 +142,7 @@ def _read(path: Path, ids: Sequence[str]) -> pd.DataFrame:
         ids,
         set().union(*(quoted for _, quoted in tables)),
         path,
+        known,
     )
 
 
@@ -162,6 +163,7 @@ def _texts_of(file: Path, ids: Sequence[str], inside: bool) -> tuple[Any, set[st
     bad, blocks = 0, list[Any]()
     try:
         rows: RowFile = open_rows(file, ids)
+        tell_spaced(rows, file)
         for block in rows.blocks():
             blocks.append(block.rows)
             bad += len(block.rejected)
@@ -190,7 +192,9 @@ def _why(line: RejectedLine, others: int, width: int) -> str:
     return f"line {line.number}: {line.reason}{counts}: {line.text[:_SHOWN_CHARACTERS]!r}{more}. {hint}"
 
 
-def _frame(table: Any, ids: Sequence[str], quoted: set[str], path: Path) -> pd.DataFrame:
+def _frame(
+    table: Any, ids: Sequence[str], quoted: set[str], path: Path, known: Mapping[str, Iterable[Hashable]]
+) -> pd.DataFrame:
     """Texts as what they stand for, a whole column at once."""
     columns: dict[str, pd.Series] = {}
     for name in table.column_names:
@@ -199,13 +203,9 @@ def _frame(table: Any, ids: Sequence[str], quoted: set[str], path: Path) -> pd.D
             kind = IdKind()
             if name not in quoted:
                 kind.see(values)
-            if kind.heals:
-                logger.warning(
-                    "%s: column %r holds whole numbers with a decimal point, such as %r: read as whole numbers",
-                    path,
-                    name,
-                    values.drop_null()[0].as_py(),
-                )
+            kind.keep_spaces_of(known.get(name, ()))
+            for line in kind.told(name):
+                logger.warning("%s: %s", path, line)
             columns[name] = pd.Series(kind.read(values).to_pandas())
         elif name == VECTOR:
             columns[name] = _vectors(values)

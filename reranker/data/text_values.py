@@ -1,5 +1,6 @@
 """What texts of a CSV stand for: ids that are numbers only where that loses nothing, and columns of numbers."""
 
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,17})\.0+$"
 _ENDING = r"\.0+$"
 _HEX = "[xX]"
+_SPACE = " "
 _TRUTHS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 
 
@@ -20,35 +22,92 @@ class IdKind:
         is_whole: every value is a whole number as one writes it ("7", not "007" or "+7").
         is_decimal: every value is a whole number with a decimal point ("196.0"), as pandas writes a column of numbers
             in which some are missing.
+        n_seen: values.
+        n_spaced: values that begin or end with a space. Where all do, as in lines like `u1, i1`, the spaces are none
+            of the ids', and the two above are said of what stands between them.
     """
 
     def __init__(self) -> None:
-        self.is_whole = self.is_decimal = True
-        self._seen = False
+        self._is_whole, self._is_decimal = {False: True, True: True}, {False: True, True: True}
+        self.n_seen = self.n_spaced = 0
+        self._is_literal = self._keeps_spaces = False
 
     def see(self, values: Any) -> None:
         """Adds texts; null is no value."""
         values = values.drop_null()
         if len(values) == 0:
             return
-        self._seen = True
-        self.is_whole = self.is_whole and _as_whole(values) is not None
-        self.is_decimal = self.is_decimal and bool(pc.all(pc.match_substring_regex(values, _DECIMAL)).as_py())
+        self.n_seen += len(values)
+        self.n_spaced += pc.sum(pc.or_(pc.starts_with(values, _SPACE), pc.ends_with(values, _SPACE))).as_py()
+        self._look(values, False)
+        if self.is_spaced:
+            self._look(pc.utf8_trim(values, _SPACE), True)
+
+    def keep(self) -> None:
+        """Takes all values as the texts that they are, as where JSON says so."""
+        self._is_literal = True
+
+    def keep_spaces_of(self, known: Iterable[Hashable]) -> None:
+        """Takes the spaces for a part of the ids where ids that are known have some."""
+        self._keeps_spaces = self.is_spaced and any(isinstance(one, str) and one != one.strip(_SPACE) for one in known)
+
+    def texts(self, values: Any) -> Any:
+        """The texts without a decimal point and without the spaces around them, where all that were seen have one."""
+        if self.is_spaced:
+            values = pc.utf8_trim(values, _SPACE)
+            values = pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
+        return without_point(values) if self.is_decimal else values
 
     def read(self, values: Any) -> Any:
         """The texts, as int64 where all that were seen are whole numbers."""
-        if not self._seen or not (self.is_whole or self.is_decimal):
-            return values
-        return without_point(values).cast(pa.int64()) if self.is_decimal else values.cast(pa.int64())
+        return self.texts(values).cast(self.type)
 
     @property
     def type(self) -> pa.DataType:
-        return pa.int64() if self._seen and (self.is_whole or self.is_decimal) else pa.string()
+        return pa.int64() if self.is_whole or self.is_decimal else pa.string()
 
     @property
-    def heals(self) -> bool:
-        """Whether "196.0" is read as 196."""
-        return self._seen and self.is_decimal
+    def is_whole(self) -> bool:
+        return self._is_read and self._is_whole[self.is_spaced]
+
+    @property
+    def is_decimal(self) -> bool:
+        return self._is_read and self._is_decimal[self.is_spaced]
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether " i1" is read as "i1"."""
+        return self._is_read and self.n_spaced == self.n_seen and not self._keeps_spaces
+
+    def told(self, column: str) -> list[str]:
+        """A sentence each about what is not read as it is written, and about ids that are easily taken for others.
+
+        Args:
+            column: name of the column.
+        """
+        lines = []
+        if self.is_spaced:
+            lines.append(f"column {column!r}: a space stands beside every value: read without it")
+        elif self._is_read and 0 < self.n_spaced < self.n_seen:
+            lines.append(
+                f"column {column!r}: {self.n_spaced} of {self.n_seen} values begin or end with a space; they are read "
+                "as they are written, and so are other ids than those without it"
+            )
+        if self.is_decimal:
+            lines.append(
+                f"column {column!r} holds whole numbers with a decimal point (196.0): read as whole numbers (196)"
+            )
+        return lines
+
+    @property
+    def _is_read(self) -> bool:
+        return self.n_seen > 0 and not self._is_literal
+
+    def _look(self, values: Any, trimmed: bool) -> None:
+        self._is_whole[trimmed] = self._is_whole[trimmed] and _as_whole(values) is not None
+        self._is_decimal[trimmed] = self._is_decimal[trimmed] and bool(
+            pc.all(pc.match_substring_regex(values, _DECIMAL)).as_py()
+        )
 
 
 def without_point(values: Any) -> Any:

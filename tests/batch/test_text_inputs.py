@@ -35,14 +35,18 @@ def both(path, folder):
     return whole, [tuple(row.values()) for row in rows], malformed
 
 
-BODY = st.lists(st.sampled_from([*'12a",\n\r;\té', "1,7,0.5\n", '1,7,"5\n']), max_size=14).map("".join)
+BODY = st.lists(st.sampled_from([*'12a",\n\r;\té ', "1,7,0.5\n", '1,7,"5\n']), max_size=14).map("".join)
 
 
 @settings(max_examples=150, deadline=None)
-@given(body=BODY.map(str.encode) | st.binary(max_size=30), encoding=st.sampled_from(["utf-8", "utf-16"]))
-def test_both_ways_read_a_table_alike(tmp_path_factory, body, encoding):
+@given(
+    header=st.sampled_from(["user_id,item_id,score", "user_id, item_id, score"]),
+    body=BODY.map(str.encode) | st.binary(max_size=30),
+    encoding=st.sampled_from(["utf-8", "utf-16"]),
+)
+def test_both_ways_read_a_table_alike(tmp_path_factory, header, body, encoding):
     folder = tmp_path_factory.mktemp("both")
-    (folder / "t.csv").write_bytes("user_id,item_id,score\n".encode(encoding) + body)
+    (folder / "t.csv").write_bytes(f"{header}\n".encode(encoding) + body)
     whole, offline_rows, malformed = both(folder / "t.csv", folder)
     if offline_rows is None or malformed:
         assert whole is None
@@ -146,9 +150,70 @@ def test_ids_that_pandas_wrote_as_decimals_are_healed_in_both_ways(bundle, tmp_p
     )
     read = read_table(tmp_path / "t.csv", known={"user_id": known})
     assert str(read["user_id"].iloc[0]).removesuffix(".0") == "196"
-    assert "with a decimal point, such as '196.0'" in caplog.text
+    assert "with a decimal point (196.0): read as whole numbers (196)" in caplog.text
     offline(bundle, tmp_path, "t.csv", order="first_stage").run()  # the bundle's users are texts
     assert ranking(tmp_path)["user_id"].tolist() == ["196"]
+
+
+SPACED = {
+    "header and rows": "user_id, item_id, score\nu1, g0i1, 1\nu2, g1i1, 2\n",
+    "rows": "user_id,item_id,score\nu1, g0i1, 1\nu2, g1i1, 2\n",
+    "header": "user_id, item_id, score\nu1,g0i1,1\nu2,g1i1,2\n",
+    "in quotes": 'user_id, item_id, "score"\nu1, "g0i1", 1\nu2, g1i1, 2\n',
+    "padded": "user_id ,item_id ,score\nu1   ,g0i1  ,1\nu2   ,g1i1  ,2\n",
+    "both sides": "user_id | item_id | score\nu1 | g0i1 | 1\nu2 | g1i1 | 2\n",
+}
+
+
+@pytest.mark.parametrize("name", SPACED)
+def test_spaces_beside_every_id_are_none_of_it_and_that_is_said(tmp_path, name, caplog):
+    (tmp_path / "t.csv").write_text(SPACED[name])
+    whole, offline_rows, malformed = both(tmp_path / "t.csv", tmp_path)
+    assert whole == offline_rows == [("u1", "g0i1"), ("u2", "g1i1")] and not malformed
+    said = [line for line in caplog.messages if "a space stands b" in line]
+    assert len(said) >= 2 and all("t.csv: " in line for line in said)  # by either way
+
+
+def test_numbers_behind_spaces_are_numbers_and_texts_beside_them_stay(tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,item_id,title\n1, 7, A\n2, 8, B\n")
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {
+        "user_id": [1, 2],
+        "item_id": [7, 8],
+        "title": [" A", " B"],
+    }
+    (tmp_path / "t.csv").write_text('item_id, title\n7, "A, b"\n8, C\n')
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"item_id": [7, 8], "title": ["A, b", "C"]}
+    (tmp_path / "t.csv").write_text("user_id,item_id\n1, 7.0\n2, 8.0\n")
+    assert read_table(tmp_path / "t.csv")["item_id"].tolist() == [7, 8]
+
+
+def test_ids_of_which_some_have_a_space_stay_and_are_counted(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("user_id,item_id,score\nu1,i1,1\nu1, i1,2\n")
+    whole, offline_rows, _ = both(tmp_path / "t.csv", tmp_path)
+    assert whole == offline_rows == [("u1", "i1"), ("u1", " i1")]
+    assert sum("1 of 2 values begin or end with a space" in line for line in caplog.messages) == 2
+
+
+def test_a_field_of_spaces_is_a_missing_id_where_all_have_spaces(bundle, tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,item_id,score\n1, g0i1,1\n1, ,2\n")
+    summary = offline(bundle, tmp_path, "t.csv", order="first_stage").run()
+    assert (summary["ranked"], summary["rejected"]) == (1, {"item_id is missing": 1})
+
+
+def test_spaces_that_known_ids_have_stay(tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,item_id,score\nu1,i1   ,1\nu1,i2   ,2\n")
+    known = {"user_id": ["u1"], "item_id": ["i1   ", "i1000"]}
+    assert read_table(tmp_path / "t.csv", known=known)["item_id"].tolist() == ["i1   ", "i2   "]
+    table, _ = converted(
+        [tmp_path / "t.csv"], ["t.csv"], Columns().of_candidates, tmp_path, texts=("item_id",), known=known
+    )
+    assert pq.read_table(table.files[0])["item_id"].to_pylist() == ["i1   ", "i2   "]
+
+
+def test_ids_in_json_keep_their_spaces(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"user_id": " u1", "item_id": " 7", "score": 1}\n')
+    whole, offline_rows, _ = both(tmp_path / "t.jsonl", tmp_path)
+    assert whole == offline_rows == [(" u1", " 7")]
 
 
 def test_a_long_field_is_read_alike(tmp_path):
