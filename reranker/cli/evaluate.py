@@ -14,15 +14,18 @@ from reranker.cli.options import (
     DomainOption,
     DtypeOption,
     EngineOption,
+    FeaturesOption,
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
     ItemVectorsOption,
     MlflowOption,
     ModelOption,
+    RankerOption,
     UserKeyOption,
     dataset_from_flags,
     given,
+    names_in,
     read_users,
     tell_item_vectors,
 )
@@ -87,6 +90,10 @@ def evaluate(
     held_out: Annotated[
         list[Path] | None, typer.Option("--held-out", help="what users chose after --lists, one table for each")
     ] = None,
+    features: FeaturesOption = None,
+    user_table: Annotated[
+        Path | None, typer.Option("--user-table", help="with --lists: user_id and columns for --features")
+    ] = None,
     users: Annotated[int | None, typer.Option("--users", min=2, help="test users at most, drawn at random")] = None,
     fit_users: Annotated[
         int | None, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting; as `fit` by default")
@@ -115,6 +122,7 @@ def evaluate(
     engine: EngineOption = None,
     dtype: DtypeOption = None,
     scorer: Annotated[str | None, typer.Option("--scorer", help="scorer of llm, fused and served")] = None,
+    ranker: RankerOption = None,
     score_log: Annotated[
         Path | None, typer.Option("--score-log", help="judge what was served: folder of `serve --score-log`")
     ] = None,
@@ -138,7 +146,7 @@ def evaluate(
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.cli.estimate import tell_estimate
     from reranker.cli.evaluate_lists import evaluate_lists
-    from reranker.config import RerankerConfig, default_scorer
+    from reranker.config import BOOSTED, RerankerConfig, default_scorer
     from reranker.data import splits
     from reranker.evaluation import Settings
     from reranker.evaluation import evaluate as run
@@ -155,6 +163,7 @@ def evaluate(
     from reranker.evaluation.reporting.verdict import Provenance, verdict
     from reranker.evaluation.rules_price import price_table, rules_prices
     from reranker.evaluation.user_groups import group_qualities, read_user_groups
+    from reranker.fusion.boosted import require_lightgbm
     from reranker.pipeline.lazy_engine import engine_of
     from reranker.pipeline.lists import PROTOCOLS, list_lengths, propose
     from reranker.rules import ItemColumns, read_rules
@@ -171,11 +180,18 @@ def evaluate(
     signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
     if sample:
         data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
-        tell_estimate(data, given(model=model, engine=engine, dtype=dtype, scorer=scorer), generator, users)
+        of_llm = given(model=model, engine=engine, dtype=dtype, scorer=scorer, ranker=ranker)
+        tell_estimate(data, of_llm, generator, users)
         return
     if out is None and export is None and not lists:
         raise ConfigError("give --out: the folder for the results")
-    data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
+    if (features is not None or user_table is not None) and not lists:
+        raise ConfigError(
+            "--features and --user-table go with --lists and --held-out: the systems here have fixed columns"
+        )
+    if ranker == BOOSTED:
+        require_lightgbm()  # now, not after hours of reading
+    data = dataset_from_flags(dataset, interactions, items, domain, user_table, item_vectors, signals)
     tell_item_vectors(data)
     for line in told(data.interactions, data.signals):
         typer.echo(line, err=True)
@@ -189,7 +205,15 @@ def evaluate(
             raise ConfigError("--lists are judged as they were served: leave --generator and --split out")
         scorer = scorer or default_scorer(engine or "auto", trained=False)
         own = RerankerConfig.from_mapping(
-            given(model=model, engine=engine, dtype=dtype, scorer=scorer, fit_users=fit_users)
+            given(
+                model=model,
+                engine=engine,
+                dtype=dtype,
+                scorer=scorer,
+                ranker=ranker,
+                fit_users=fit_users,
+                features=None if features is None else names_in(features),
+            )
         )
         evaluate_lists(data, lists or [], held_out or [], own, systems, out)
         return
@@ -205,7 +229,7 @@ def evaluate(
         return
     assert out is not None
     scorer = scorer or default_scorer(engine or "auto", trained=False)
-    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scorer=scorer))
+    config = RerankerConfig.from_mapping(given(model=model, engine=engine, dtype=dtype, scorer=scorer, ranker=ranker))
     trained = {data.domain: Trained.default(config.scorer)}
     suite = Suite(config, lambda: engine_of(config), fit_users, progress=True, trained=trained)
     names = default_systems() if systems is None else tuple(name.strip() for name in systems.split(","))

@@ -47,6 +47,7 @@ def evaluate_lists(
         (read_table(served, known=known), read_table(chosen, known=known))
         for served, chosen in zip(lists, held_out, strict=True)
     ]
+    own = OwnLists.of(data, pairs, config.features)  # now, not after a model was fetched
     n_lists = sum(served[USER].nunique() for served, _ in pairs if USER in served)
     planned = plan(rungs, config, len(data.items), n_lists)
     typer.echo(plan_table(planned) + "\n", err=True)
@@ -54,7 +55,7 @@ def evaluate_lists(
         require_packages(planned)
     rungs = tuple(one.name for one in planned if not one.missing)
     llm = Reranker.from_pretrained("default", **config.model_dump(exclude_unset=True))
-    report = judge_lists(llm, data, OwnLists.of(data, pairs), rungs)
+    report = judge_lists(llm, data, own, rungs)
     typer.echo(report.summary())
     if out is not None:
         write_text(out / "lists.json", json.dumps(report.to_json(), indent=1))

@@ -12,6 +12,7 @@ from reranker.cli.options import (
     DomainOption,
     DtypeOption,
     EngineOption,
+    FeaturesOption,
     GeneratorOption,
     InteractionsOption,
     ItemsOption,
@@ -19,8 +20,10 @@ from reranker.cli.options import (
     MlflowOption,
     ModelOption,
     OverwriteOption,
+    RankerOption,
     dataset_from_flags,
     given,
+    names_in,
     settings_from_yaml,
     tell_item_vectors,
     tell_texts,
@@ -81,20 +84,10 @@ def fit(
             "llm where a model, engine or prompt is named",
         ),
     ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option("--features", help="columns of candidates, items and users for the ranker, comma-separated"),
-    ] = None,
+    features: FeaturesOption = None,
     users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
     item_vectors: ItemVectorsOption = None,
-    ranker: Annotated[
-        str | None,
-        typer.Option(
-            "--ranker",
-            help="what weighs features and scores: linear (by default); auto tries gradient-boosted trees and takes "
-            "them where their gain is beyond doubt; gradient_boosted insists on them (pip install 'reranker[boosted]')",
-        ),
-    ] = None,
+    ranker: RankerOption = None,
     event_weights: EventWeightsOption = None,
     rating_scale: RatingScaleOption = None,
     target_events: TargetEventsOption = None,
@@ -120,7 +113,7 @@ def fit(
     if scorer in LLM_SCORERS:
         settings["scorer"] = scorer
     if features is not None:
-        settings["features"] = [name.strip() for name in features.split(",") if name.strip()]
+        settings["features"] = names_in(features)
     settings = {**settings_from_yaml(config), **settings}
     if base_url is not None:
         settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
@@ -139,6 +132,7 @@ def fit(
     reranker = Reranker.from_pretrained("untrained" if without_llm else prompt, **settings)
     asked = reranker
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
+    served = None
     with tracked(mlflow, "fit", {"scorer": chosen_scorer, "generator": generator or "", "bundle": out}) as tracker:
         if candidates is not None or held_out is not None:
             if candidates is None or held_out is None:
@@ -178,7 +172,7 @@ def fit(
             typer.echo(verdict.summary())
     for line in reranker.fusion_model.trees_summary():
         typer.echo(line)
-    if could_be := unused(reranker.config.features, data.items, data.users):
+    if could_be := unused(reranker.config.features, data.items, data.users, served):
         typer.echo(f"columns that could be features (--features): {', '.join(could_be)}")
     if chosen_scorer != BASELINE:
         tell_texts(reranker, data.items)

@@ -45,6 +45,18 @@ ItemVectorsOption = Annotated[
         help="vectors of items (pictures, sounds, a model of yours): .npz with item_id and vector, or a table",
     ),
 ]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option("--features", help="columns of candidates, items and users for the ranker, comma-separated"),
+]
+RankerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ranker",
+        help="what weighs features and scores: linear (by default); auto tries gradient-boosted trees and takes "
+        "them where their gain is beyond doubt; gradient_boosted insists on them (pip install 'reranker[boosted]')",
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
 UserKeyOption = Annotated[
     Path | None, typer.Option("--user-key", help="key of the score log's pseudonyms (`score_log_key` of the server)")
@@ -95,7 +107,7 @@ def dataset_from_flags(
         if interactions is not None or items is not None:
             raise ConfigError("give --dataset, or --interactions and --items, not both")
         if users is not None:
-            raise ConfigError("--users goes with --interactions and --items, not with --dataset")
+            raise ConfigError("a user table goes with --interactions and --items, not with --dataset")
         data = load_dataset(dataset, domain=domain, signals=signals)
         return data if vectors is None else replace(data, item_vectors=vectors)
     if interactions is None or items is None:
@@ -128,6 +140,11 @@ def ending_by_sigterm() -> Iterator[None]:
         except StoppedError as error:
             typer.echo(f"{error}", err=True)
             raise typer.Exit(128 + signal.SIGTERM) from None
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def given(**settings: Any) -> dict[str, Any]:

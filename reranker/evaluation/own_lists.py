@@ -1,7 +1,7 @@
 """A first stage of the user's own, judged by lists that it served and what was chosen afterwards."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,13 @@ import pandas as pd
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import RANK, USER
-from reranker.engines.encoder import LLM
+from reranker.engines.encoder import ENCODER, LLM
+from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError, DataError
+from reranker.fusion.boosted import TreesVerdict
 from reranker.fusion.ladder import Ladder
+from reranker.fusion.own_columns import resolved, unused
+from reranker.fusion.own_judged import OwnVerdict
 from reranker.pipeline.ladder import fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
@@ -28,24 +32,44 @@ class OwnLists:
     """Served lists and what was chosen from them, in one or several windows.
 
     Attributes:
-        windows: newest first.
+        windows: newest first; columns that were asked for are features of them.
         without_choice: lists of users who chose nothing afterwards; they say nothing and are left out.
         without_list: users who chose something and were served no list; left out, too.
+        unused: columns of lists, items and users that could be features and were not asked for.
     """
 
     windows: Sequence[CandidateLists]
     without_choice: int
     without_list: int
+    unused: Sequence[str] = ()
 
     @classmethod
-    def of(cls, data: Dataset, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> "OwnLists":
+    def of(
+        cls, data: Dataset, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], features: Sequence[str] = ()
+    ) -> "OwnLists":
         """From lists and later choices of each window, oldest first; an older window sees nothing of the newer ones.
+
+        Args:
+            data: interactions and items, and the user table where `features` name columns of it.
+            pairs: lists and what was chosen afterwards.
+            features: as `RerankerConfig.features`; a column of the lists must be in those of every window.
 
         Raises:
             DataError: a table is wrong, or no list of a window has a choice in it.
+            ConfigError: a column that is asked for is nowhere, or cannot be a feature.
         """
         if not pairs:
             raise DataError("no lists to judge: give lists and what was chosen afterwards")
+        served = pd.concat([lists for lists, _ in pairs], ignore_index=True)
+        if USER not in served:
+            raise DataError(f"table 'lists' needs a column {USER!r}")
+        own = resolved(features, data.items, data.users, served)
+        for number, (lists, _) in enumerate(pairs, start=1):
+            if lacking := [one.name for one in own if one.source == "candidates" and one.name not in lists]:
+                raise DataError(
+                    f"table 'lists' number {number} of {len(pairs)} lacks the column {', '.join(map(repr, lacking))}, "
+                    "which is asked for as a feature: give it in all of them, or leave it out"
+                )
         windows: list[CandidateLists] = []
         without_choice = without_list = 0
         known = data
@@ -58,11 +82,12 @@ class OwnLists:
             if not listed.any():
                 raise DataError("none of the users with a list chose anything afterwards: are the ids the same?")
             window = window_from_logs(
-                known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()]
+                known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()], own
             )
             windows.append(window)
             known = data.with_interactions(window.known)
-        return cls(windows=windows, without_choice=without_choice, without_list=without_list)
+        could_be = unused(features, data.items, data.users, served)
+        return cls(windows=windows, without_choice=without_choice, without_list=without_list, unused=could_be)
 
     def recall(self) -> dict[str, float]:
         """ "recall@k" for cutoffs up to the longest list, and of whole lists: mean share of a user's choices."""
@@ -83,7 +108,9 @@ class ListsReport:
         windows: how many.
         recall: "recall@k" -> mean share of a user's choices among the first k.
         ladder: absolute NDCG@10 of each rung and its gain over the best cheaper one; a missed choice counts as 0.
-        without_choice, without_list: as in `OwnLists`.
+        without_choice, without_list, unused: as in `OwnLists`.
+        own: what the columns that were asked for are worth; None where none were.
+        trees: rung -> what gradient-boosted trees are worth over the weights there; empty where they were not tried.
     """
 
     users: int
@@ -92,6 +119,9 @@ class ListsReport:
     ladder: Ladder
     without_choice: int
     without_list: int
+    unused: Sequence[str] = ()
+    own: OwnVerdict | None = None
+    trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
 
     def summary(self) -> str:
         """The report for people."""
@@ -102,6 +132,11 @@ class ListsReport:
                 "users who chose something and had no list"
             )
         lines.append("your first stage: " + ", ".join(f"{name} {share:.4f}" for name, share in self.recall.items()))
+        if self.own is not None:
+            lines.append(self.own.summary())
+        lines += [verdict.summary(rung) for rung, verdict in self.trees.items()]
+        if self.unused:
+            lines.append(f"columns that could be features (--features): {', '.join(self.unused)}")
         return "\n".join([*lines, "", self.ladder.summary()])
 
     def to_json(self) -> dict[str, Any]:
@@ -112,6 +147,9 @@ class ListsReport:
             "ladder": self.ladder.to_json(),
             "without_choice": self.without_choice,
             "without_list": self.without_list,
+            "unused": list(self.unused),
+            **({} if self.own is None else {"own": self.own.to_json()}),
+            **({"trees": {rung: one.to_json() for rung, one in self.trees.items()}} if self.trees else {}),
         }
 
 
@@ -134,6 +172,12 @@ def judge_lists(
     if unknown := [rung for rung in rungs if rung not in RUNGS]:
         raise ConfigError(f"unknown systems {', '.join(unknown)} for lists of your own; there are {', '.join(RUNGS)}")
     judged = fit_rungs_on_windows(llm, data, lists.windows, with_llm=LLM in rungs, progress=progress)
+    readers = {LEXICAL: judged.words, ENCODER: judged.encoder, LLM: judged.llm}
+    models = {rung: one.fusion_model for rung, one in readers.items() if one is not None and one.fusion_model}
+    model = models[LEXICAL]
+    trees = {rung: one.trees["fused"] for rung, one in models.items() if "fused" in one.trees}
+    if "baseline" in model.trees:
+        trees = {"baseline": model.trees["baseline"], **trees}
     return ListsReport(
         users=sum(len(window.users) for window in lists.windows),
         windows=len(lists.windows),
@@ -141,6 +185,9 @@ def judge_lists(
         ladder=judged.ladder,
         without_choice=lists.without_choice,
         without_list=lists.without_list,
+        unused=lists.unused,
+        own=model.own,
+        trees=trees,
     )
 
 

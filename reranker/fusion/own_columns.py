@@ -221,18 +221,20 @@ def _is_of_lists(candidates: pd.DataFrame, name: str) -> bool:
     return bool((of_users.nunique(dropna=False) <= 1).all() and (of_users.size() > 1).any())
 
 
-def unused(names: Sequence[str], items: pd.DataFrame, users: pd.DataFrame | None) -> list[str]:
-    """Columns of items and users that could be features and are not asked for."""
+def unused(
+    names: Sequence[str], items: pd.DataFrame, users: pd.DataFrame | None, candidates: pd.DataFrame | None = None
+) -> list[str]:
+    """Columns of candidates, items and users that could be features and are not asked for."""
     found = []
-    tables: dict[Source, pd.DataFrame] = {"items": items}
-    if users is not None:
-        tables["users"] = users
+    tables: dict[Source, pd.DataFrame | None] = {"candidates": candidates, "items": items, "users": users}
     for source, table in tables.items():
+        if table is None:
+            continue
         for name in _further(table):
             if name in names or f"{source}.{name}" in names:
                 continue
             try:
-                OwnColumn.of(source, table[name])
+                OwnColumn.of(source, table[name], source == "candidates" and _is_of_lists(table, name))
             except ConfigError:
                 continue
             found.append(f"{source}.{name}")

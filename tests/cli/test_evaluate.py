@@ -111,3 +111,14 @@ def test_what_rules_cost_is_printed_and_kept(tables, tmp_path):
     (tmp_path / "rules.yaml").write_text("caps: [{column: brand, most: 1}]\n")
     message = refused("evaluate", *tables, "--rules", tmp_path / "rules.yaml", "--out", out)
     assert "the item table has no column 'brand'" in message
+
+
+def test_trees_rank_in_the_systems_that_are_fitted(tables, tmp_path):
+    pytest.importorskip("lightgbm")
+    scores = {}
+    for ranker in ("linear", "gradient_boosted"):
+        flags = ("--systems", "lexical_fused", "--ranker", ranker, "--out", tmp_path / ranker)
+        run("evaluate", *tables, *flags)
+        (path,) = (tmp_path / ranker / "runs").rglob("*lexical_fused*")
+        scores[ranker] = path.read_bytes()
+    assert scores["linear"] != scores["gradient_boosted"]

@@ -28,7 +28,13 @@ def test_rerank_reads_the_columns_of_candidates(tmp_path):
     chosen.to_parquet(tmp_path / "chosen.parquet")
     tables = ("--interactions", tmp_path / "interactions.parquet", "--items", tmp_path / "items.parquet")
     served = ("--candidates", tmp_path / "lists.csv", "--held-out", tmp_path / "chosen.parquet")
-    run("fit", *tables, *served, "--scorer", "baseline", "--features", "ctr", "--out", tmp_path / "bundle")
+    fit = ("fit", *tables, *served, "--scorer", "baseline", "--features", "ctr", "--out", tmp_path / "bundle")
+    said, _ = run(*fit)
+    assert "could be features" not in said  # the other column holds one value only
+    lists.assign(other=range(len(lists))).to_csv(tmp_path / "more.csv", index=False)
+    served = ("--candidates", tmp_path / "more.csv", *served[2:])
+    said, _ = run("fit", *tables, *served, "--scorer", "baseline", "--out", tmp_path / "without")
+    assert "columns that could be features (--features): candidates.ctr, candidates.other" in said
     flags = ("--bundle", tmp_path / "bundle", "--out", tmp_path / "ranked.parquet", "--order", "baseline")
     said, _ = run("rerank", *flags, "--candidates", tmp_path / "lists.csv")
     assert "columns of the candidates that were not used: other" in said

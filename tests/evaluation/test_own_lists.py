@@ -15,6 +15,7 @@ from reranker.evaluation import plan as plans
 from reranker.evaluation.own_lists import OwnLists, judge_lists
 from reranker.evaluation.plan import plan, plan_table, require_packages
 from tests.pipeline import toys
+from tests.pipeline.test_own_features import served_lists
 
 
 def served(data, window=0, size=8):
@@ -79,6 +80,58 @@ def test_an_older_window_sees_nothing_of_a_newer_one():
     assert [len(window.known) for window in windows] == [len(interactions) - 48, len(interactions) - 96]
 
 
+CHEAP = ("first_stage", "baseline", "lexical")
+
+
+def test_columns_of_the_lists_that_are_asked_for_count_and_others_are_named():
+    data, lists, chosen = served_lists()
+    lists = lists.assign(
+        shelf=np.where(np.arange(len(lists)) % 3, "top", "low"), link=[f"l{n}" for n in range(len(lists))]
+    )
+    reports = {
+        features: judge_lists(words(), data, OwnLists.of(data, [(lists, chosen)], features), CHEAP)
+        for features in ((), ("ctr",), ("ctr", "candidates.shelf"))
+    }
+    ndcg = {asked: {rung.name: rung.ndcg for rung in one.ladder.rungs}["baseline"] for asked, one in reports.items()}
+    assert ndcg[("ctr",)] > ndcg[()] + 0.05
+    assert reports[()].own is None
+    assert reports[("ctr",)].own.features == ("candidates.ctr",)
+    assert reports[("ctr",)].own.gain.low > 0
+    assert "candidates.shelf=top" in reports[("ctr", "candidates.shelf")].own.features
+    assert [list(one.unused) for one in reports.values()] == [
+        ["candidates.ctr", "candidates.shelf"],
+        ["candidates.shelf"],
+        [],
+    ]
+    assert "columns that could be features (--features): candidates.shelf" in reports[("ctr",)].summary()
+    assert "own features are used: +" in reports[("ctr",)].summary()
+    assert reports[("ctr",)].to_json()["own"]["features"] == ["candidates.ctr"]
+
+
+def test_a_column_of_the_lists_is_asked_of_every_window_and_no_outcome():
+    data, lists, chosen = served_lists()
+    bare = lists.drop(columns="ctr")
+    with pytest.raises(DataError, match="table 'lists' number 2 of 2 lacks the column 'ctr'"):
+        OwnLists.of(data, [(lists, chosen), (bare, chosen)], ["ctr"])
+    with pytest.raises(ConfigError, match="no table has a column 'ctr'"):
+        OwnLists.of(data, [(bare, chosen)], ["ctr"])
+    data, leaking, chosen = served_lists(leak=True)
+    with pytest.raises(DataError, match=r"candidates.ctr \(AUC 1.000\) tells almost without fail"):
+        judge_lists(words(), data, OwnLists.of(data, [(leaking, chosen)], ["ctr"]), CHEAP)
+
+
+def test_trees_are_judged_on_the_lists():
+    pytest.importorskip("lightgbm")
+    data, lists, chosen = served_lists()
+    own = OwnLists.of(data, [(lists, chosen)], ["ctr"])
+    report = judge_lists(words(ranker="gradient_boosted"), data, own, CHEAP)
+    assert list(report.trees) == ["baseline", "lexical"]
+    assert all(verdict.used for verdict in report.trees.values())
+    assert list(report.to_json()["trees"]) == ["baseline", "lexical"]
+    assert report.summary().count("gradient-boosted trees") == 2
+    assert not judge_lists(words(), data, own, CHEAP).trees
+
+
 def test_lists_of_nobody_who_chose_are_refused():
     data = toys.taste_dataset(users=48)
     lists, chosen = served(data)
@@ -126,3 +179,27 @@ def test_the_command_prints_the_plan_and_the_report(tmp_path):
         invoke("evaluate", *tables, *own[:2])
     with pytest.raises(ConfigError, match="leave --generator and --split out"):
         invoke("evaluate", *tables, *own, "--generator", "als")
+
+
+def test_the_command_takes_columns_of_lists_and_users(tmp_path):
+    data, lists, chosen = served_lists()
+    users = pd.DataFrame({"user_id": data.interactions["user_id"].unique()})
+    users = users.assign(segment=[f"s{number % 4}" for number in range(len(users))])
+    tables = []
+    for name, table in (
+        ("interactions", data.interactions),
+        ("items", data.items),
+        ("user-table", users),
+        ("lists", lists.assign(other=np.arange(len(lists)) % 5)),
+        ("held-out", chosen),
+    ):
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        tables += [f"--{name}", tmp_path / f"{name}.parquet"]
+    done = invoke("evaluate", *tables, "--systems", "baseline,lexical", "--features", "ctr, users.segment")
+    assert done.exit_code == 0, done.output
+    assert "own features are used: +" in done.output
+    assert "columns that could be features (--features): candidates.other" in done.output
+    with pytest.raises(ConfigError, match="--features and --user-table go with --lists"):
+        invoke("evaluate", *tables[:4], "--features", "ctr", "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match="ranker"):
+        invoke("evaluate", *tables, "--ranker", "forest")
