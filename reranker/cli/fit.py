@@ -88,6 +88,9 @@ def fit(
     users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
     item_vectors: ItemVectorsOption = None,
     ranker: RankerOption = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", help="YAML or JSON: tell what these rules cost in NDCG@10, too")
+    ] = None,
     event_weights: EventWeightsOption = None,
     rating_scale: RatingScaleOption = None,
     target_events: TargetEventsOption = None,
@@ -105,6 +108,7 @@ def fit(
     from reranker.pipeline.ladder import climb
     from reranker.pipeline.reranker import Reranker
     from reranker.pipeline.unread import unread
+    from reranker.rules import ItemColumns, read_rules
     from reranker.tracking import log_fit, tracked
 
     settings = given(
@@ -121,6 +125,9 @@ def fit(
         settings.setdefault("soft_tokens", 0)  # a server takes no vectors
     signals = signals_from_flags(event_weights, rating_scale, target_events, repeats, signals_of(settings, config))
     data = dataset_from_flags(dataset, interactions, items, domain, users, item_vectors, signals)
+    wanted = None if rules is None else read_rules(rules)
+    if wanted is not None:
+        ItemColumns(data.items).require(wanted)
     require_new_place(out, overwrite)  # now, not after hours of reading
     require_storable(data)
     chosen_scorer = _scorer(scorer, settings, named=prompt != "default")
@@ -143,9 +150,9 @@ def fit(
                 )
             served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
             if chosen_scorer == AUTO:
-                reranker = climb(reranker, data, candidates=served, held_out=chosen)
+                reranker = climb(reranker, data, candidates=served, held_out=chosen, rules=wanted)
             else:
-                reranker.fit(data, candidates=served, held_out=chosen)
+                reranker.fit(data, candidates=served, held_out=chosen, rules=wanted)
         else:
             with step("candidate generator"):
                 first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(
@@ -155,9 +162,9 @@ def fit(
             if n_users > most:
                 typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, are learned from (window_users)")
             if chosen_scorer == AUTO:
-                reranker = climb(reranker, data, first_stage)
+                reranker = climb(reranker, data, first_stage, rules=wanted)
             else:
-                reranker.fit(data, first_stage)
+                reranker.fit(data, first_stage, rules=wanted)
         with step("bundle"):
             reranker.save(out)
         log_fit(tracker, reranker)
@@ -182,6 +189,8 @@ def fit(
     typer.echo(f"{reranker.fusion_model.guard.summary()}")
     for line in reranker.fusion_model.fused.summary(most=6):
         typer.echo(f"  {line}")
+    if reranker.fusion_model.rules is not None:
+        typer.echo(reranker.fusion_model.rules.summary())
     typer.echo(f"saved {out}")
 
 

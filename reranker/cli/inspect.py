@@ -90,6 +90,8 @@ def inspect(
     typer.echo(f"\nserved to this user: {seen.served}\n{seen.guard}")
     for line in seen.weights:
         typer.echo(f"  {line}")
+    if seen.rules:
+        typer.echo(seen.rules)
 
 
 def _as_known(user: str, known: list[object]) -> object:

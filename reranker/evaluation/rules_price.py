@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from reranker.data.schema import RANK, SCORE, USER
 from reranker.evaluation.runner import Results, Run
-from reranker.rules import ItemColumns, Rules, RulesReport, apply_rules
-from reranker.utils.statistics import Interval, mean_interval, ndcg_by_list
+from reranker.pipeline.pricing import under_rules
+from reranker.rules import ItemColumns, Rules, RulesReport
+from reranker.utils.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +56,15 @@ def rules_prices(results: Results, rules: Rules) -> list[RulesPrice]:
 
 
 def _price(run: Run, rules: Rules) -> RulesPrice:
-    """Excluded candidates are found by nobody: a target among them counts as missed."""
     lists = run.lists
-    index, row = lists.list_index, "_row"
-    order = np.lexsort((lists.candidates[RANK].to_numpy(), -run.scores, index))
-    ranked = lists.candidates.iloc[order].assign(**{SCORE: run.scores[order], row: order}).reset_index(drop=True)
-    ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
-    ruled = apply_rules(ranked, rules, ItemColumns(lists.fold.items), history=lists.statistics.history)
-    places = np.full(len(order), np.inf)
-    places[ruled.ranked[row].to_numpy()] = ruled.ranked[RANK].to_numpy()
-    shown = np.isfinite(places)
-    without = ndcg_by_list(run.scores, index, lists.relevant, lists.n_relevant)
-    under = ndcg_by_list(-places, index, lists.relevant & shown, lists.n_relevant)
+    without, under, report = under_rules(lists, run.scores, rules, ItemColumns(lists.fold.items))
     return RulesPrice(
         domain=lists.fold.domain,
         system=run.system,
         without=float(without.mean()),
         under=float(under.mean()),
         gain=mean_interval(under - without),
-        report=ruled.report,
+        report=report,
     )
 
 

@@ -18,6 +18,7 @@ from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds, 
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.past import PastChoices
+from reranker.fusion.rules_verdict import RulesVerdict
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
 
@@ -81,6 +82,9 @@ class FusionModel:
         own: what own features were worth; None where there were none.
         own_vectors: what item vectors of the user's own were worth; None where there were none.
         trees: order -> what gradient-boosted trees were worth over its linear weights; empty where they were not tried.
+        rules: what rules after scoring cost on the windows of the fit; None where none were asked about.
+        scores: order -> (rows,) cross-fitted scores of the fold's candidates, NaN where the LLM read nothing; empty
+            once `Reranker.fit` is through, and where it was loaded.
         judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
     """
 
@@ -93,6 +97,8 @@ class FusionModel:
     own: OwnVerdict | None = None
     own_vectors: OwnVerdict | None = None
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
+    rules: RulesVerdict | None = None
+    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -140,7 +146,7 @@ class FusionModel:
         words = llm_words(words)
         earlier = _Past.of(past, {**fold.columns, **words})
         baseline = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
-        by_list, judged_trees = _cross_fitted(fold, read, words, l2, seed, earlier, ranker)
+        by_list, scores, judged_trees = _cross_fitted(fold, read, words, l2, seed, earlier, ranker)
         new = JudgedLists(
             ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
             n_known=fold.n_known,
@@ -171,6 +177,8 @@ class FusionModel:
             own=None if past is None else past.own,
             own_vectors=None if past is None else past.own_vectors,
             trees=verdicts if past is None else past.trees,
+            rules=None if past is None else past.rules,
+            scores=scores,
         )
 
     def orders(
@@ -203,6 +211,7 @@ class FusionModel:
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
             **({"trees": {order: one.to_json() for order, one in self.trees.items()}} if self.trees else {}),
+            **({} if self.rules is None else {"rules": self.rules.to_json()}),
         }
 
     @classmethod
@@ -224,6 +233,7 @@ class FusionModel:
                 own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
                 own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
                 trees={order: TreesVerdict.from_json(one) for order, one in data.get("trees", {}).items()},
+                rules=RulesVerdict.from_json(data["rules"]) if "rules" in data else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
@@ -258,10 +268,11 @@ def _trees(
 
 def _cross_fitted(
     fold: Choices, read: _ReadLists, words: dict[str, str], l2: float, seed: int, past: _Past, ranker: Ranker
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgedTrees]]:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]], dict[str, JudgedTrees]]:
     """Order -> (n_lists,) NDCG@10 on lists of users that its weights were not fitted on (5-fold cross-fitting).
 
-    And what trees would be worth in their place, where these are tried. Trees of before rank new lists as they are.
+    And order -> (rows,) the scores behind it, NaN where the LLM read nothing; and what trees would be worth in their
+    place, where these are tried. Trees of before rank new lists as they are.
 
     First stage and features are known for every list of the fold; what the LLM adds to these is known on the lists it
     read, a random sample of those that hold a chosen item, and is extrapolated to all of them: a read list counts as
@@ -299,11 +310,15 @@ def _cross_fitted(
     )
     by_features = ndcg_by_list(features, fold.list_index, fold.chosen, fold.n_relevant)
     if not words:
-        return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_features}, judged
+        by_list = {"first_stage": by_first_stage, "baseline": by_features, "fused": by_features}
+        return by_list, {"baseline": features, "fused": features}, judged
     read_ndcg = ndcg_by_list(fused, read.list_index, read.chosen, fold.n_relevant[lists])
     by_fused = by_features.copy()
     by_fused[lists] += (read_ndcg - by_features[lists]) * len(fold.covered_lists()) / len(lists)
-    return {"first_stage": by_first_stage, "baseline": by_features, "fused": by_fused}, judged
+    every = np.full(len(features), np.nan)
+    every[read.rows] = fused
+    by_list = {"first_stage": by_first_stage, "baseline": by_features, "fused": by_fused}
+    return by_list, {"baseline": features, "fused": every}, judged
 
 
 def _scores(

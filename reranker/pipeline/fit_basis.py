@@ -12,6 +12,7 @@ from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.protocols import CandidateGenerator
+from reranker.rules import ItemColumns, Rules
 from reranker.utils.progress import step
 
 Lists = TypeVar("Lists", bound=CandidateLists)
@@ -35,6 +36,7 @@ class FitBasis:
         worth: of own columns and vectors.
         data: items, and statistics of all interactions.
         generator: the candidate generator, or None where lists came from outside.
+        rules: whose price on the windows is asked for.
     """
 
     dataset: Dataset
@@ -42,6 +44,7 @@ class FitBasis:
     worth: OwnWorth
     data: DomainData
     generator: CandidateGenerator | None
+    rules: Rules | None = None
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class FitBasis:
         generator: CandidateGenerator | None,
         config: RerankerConfig,
         progress: bool | None = False,
+        rules: Rules | None = None,
     ) -> "FitBasis":
         """Judges own columns and vectors, and learns the statistics of all interactions.
 
@@ -60,10 +64,14 @@ class FitBasis:
             generator: gives the item space, if it has one.
             config: gives `l2`, `seed` and `calibration_histories`; scorers that share this must have the same.
             progress: show a line on stderr; None does on a terminal and in a notebook.
+            rules: whose price on the windows is asked for.
 
         Raises:
             DataError: a column of the user's own is the outcome itself.
+            ConfigError: rules about columns that the item table lacks.
         """
+        if rules is not None:
+            ItemColumns(dataset.items).require(rules)
         windows, worth = with_worthy_columns(windows, config.l2, config.seed)
         kept = windows[0].statistics
         with step("statistics of all interactions", progress):
@@ -75,7 +83,7 @@ class FitBasis:
                 own=() if kept.own is None else kept.own.columns,
                 vectors=kept.own_vectors is not None,
             )
-        return cls(dataset=dataset, windows=windows, worth=worth, data=data, generator=generator)
+        return cls(dataset=dataset, windows=windows, worth=worth, data=data, generator=generator, rules=rules)
 
 
 def with_worthy_columns(windows: Sequence[Lists], l2: float = 1.0, seed: int = 0) -> tuple[Sequence[Lists], OwnWorth]:

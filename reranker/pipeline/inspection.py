@@ -28,6 +28,7 @@ class Inspection:
             all candidates share one span.
         guard: what is served and why.
         weights: the fusion in words, strongest first.
+        rules: what rules cost that `fit` was asked about; "" without such.
     """
 
     served: Order
@@ -39,6 +40,7 @@ class Inspection:
     candidate_tokens: list[list[int]]
     guard: str
     weights: list[str]
+    rules: str = ""
 
 
 def inspect_list(
@@ -83,4 +85,5 @@ def inspect_list(
         candidate_tokens=[spans[row].sequence.token_ids.tolist() if each else [] for row in rows],
         guard=fusion_model.guard.summary(),
         weights=fusion_model.fused.summary(),
+        rules="" if fusion_model.rules is None else fusion_model.rules.summary(),
     )

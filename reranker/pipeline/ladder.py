@@ -19,6 +19,7 @@ from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
+from reranker.rules import Rules
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,14 @@ def climb(
     *,
     candidates: pd.DataFrame | None = None,
     held_out: pd.DataFrame | None = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Reranker:
     """The Reranker to serve of words, encoder and LM, fitted on the same windows, with `ladder` set.
 
     Takes what `fit_rungs` takes, and raises what it raises.
     """
-    rungs = fit_rungs(llm, data, generator, candidates=candidates, held_out=held_out, progress=progress)
+    rungs = fit_rungs(llm, data, generator, candidates=candidates, held_out=held_out, rules=rules, progress=progress)
     return rungs.served
 
 
@@ -90,6 +92,7 @@ def fit_rungs(
     *,
     candidates: pd.DataFrame | None = None,
     held_out: pd.DataFrame | None = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Climbed:
     """Fits words, a sentence encoder and the LM on the same windows.
@@ -103,6 +106,7 @@ def fit_rungs(
         generator: a fitted candidate generator; or `candidates` and `held_out`, as for `Reranker.fit`.
         candidates: lists served at one time.
         held_out: interactions after that.
+        rules: whose price on the windows is worked out for each reader.
         progress: show progress bars on stderr; None does on a terminal and in a notebook.
 
     Raises:
@@ -110,7 +114,7 @@ def fit_rungs(
         ConfigError: neither a generator nor lists were given, or both.
     """
     windows = windows_of(data, generator, candidates, held_out, llm.config, progress)
-    return fit_rungs_on_windows(llm, data, windows, generator, progress=progress)
+    return fit_rungs_on_windows(llm, data, windows, generator, rules=rules, progress=progress)
 
 
 def fit_rungs_on_windows(
@@ -120,19 +124,20 @@ def fit_rungs_on_windows(
     generator: CandidateGenerator | None = None,
     *,
     with_llm: bool = True,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Climbed:
     """`fit_rungs` on windows that are made already.
 
     Args:
-        llm, data, generator, progress: as for `fit_rungs`.
+        llm, data, generator, rules, progress: as for `fit_rungs`.
         windows: newest first, as `windows_of` makes them.
         with_llm: climb the LM's rung, too.
 
     Raises:
         DataError: there is nothing to learn from.
     """
-    basis = FitBasis.of(data, windows, generator, llm.config, progress)
+    basis = FitBasis.of(data, windows, generator, llm.config, progress, rules)
     readers = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
     left_out = {} if with_llm else {LLM: "nobody asked for it"}
     scores: dict[str, NDArray[np.float64]] = {}

@@ -33,6 +33,7 @@ from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.persistence import Persistent
+from reranker.pipeline.pricing import price_rules
 from reranker.pipeline.results import OrderScores, RankingResult
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.unread import unread
@@ -66,6 +67,7 @@ class Reranker(Persistent, Adaptive):
         *,
         candidates: pd.DataFrame | None = None,
         held_out: pd.DataFrame | None = None,
+        rules: Rules | None = None,
         progress: bool | None = None,
     ) -> "Reranker":
         """Learns this domain: scorer coefficients, fusion weights, and what the guard will serve.
@@ -80,17 +82,15 @@ class Reranker(Persistent, Adaptive):
             generator: the stage whose lists will be reranked; saved with the bundle.
             candidates: lists served at one time.
             held_out: interactions after that.
+            rules: what these cost is worked out (`fusion_model.rules`); they are applied where `rerank` is given them.
             progress: show progress bars on stderr; None does on a terminal and in a notebook.
-
-        Returns:
-            self.
 
         Raises:
             DataError: a table is wrong, or there is nothing to learn from.
             ConfigError: neither the first stage nor logs were given, or both.
         """
         windows = windows_of(data, generator, candidates, held_out, self.config, progress)
-        return self.fit_windows(data, windows, generator, progress=progress)
+        return self.fit_windows(data, windows, generator, rules=rules, progress=progress)
 
     def fit_windows(
         self,
@@ -98,6 +98,7 @@ class Reranker(Persistent, Adaptive):
         windows: Sequence[CandidateLists],
         generator: CandidateGenerator | None = None,
         *,
+        rules: Rules | None = None,
         progress: bool | None = None,
     ) -> "Reranker":
         """`fit` on windows that are made already, as `windows_of` makes them: several Rerankers can share them.
@@ -105,7 +106,7 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError, ConfigError: as `fit` does.
         """
-        return self.fit_on(FitBasis.of(data, windows, generator, self.config, progress), progress)
+        return self.fit_on(FitBasis.of(data, windows, generator, self.config, progress, rules), progress)
 
     def fit_on(self, basis: FitBasis, progress: bool | None = None) -> "Reranker":
         """`fit` on windows and statistics that other Rerankers with the same `l2`, `seed` and `calibration_histories`
@@ -137,8 +138,9 @@ class Reranker(Persistent, Adaptive):
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
-        self.fusion_model = replace(fusion_model, own=basis.worth.columns, own_vectors=basis.worth.vectors)
-        for verdict in (basis.worth.columns, basis.worth.vectors):
+        own, vectors, priced = basis.worth.columns, basis.worth.vectors, price_rules(basis, fusion_model, config.seed)
+        self.fusion_model = replace(fusion_model, own=own, own_vectors=vectors, rules=priced, scores={})
+        for verdict in (own, vectors, priced):
             if verdict is not None:
                 logger.info("domain %r: %s", domain, verdict.summary())
         for line in fusion_model.trees_summary():

@@ -87,3 +87,50 @@ def test_calibration_goes_by_the_history_that_counts():
     newer = reranker.rerank(mine, interactions={"u0": ["g3i1"]}, rules=rules)
     assert toys.in_order(newer.to_frame())["u0"][0] == "g3i0" and newer.rules.uncalibrated == 0
     assert reranker.rerank(mine, interactions={"u0": []}, rules=rules).rules.uncalibrated == 1
+
+
+EVERYTHING = Rules.from_mapping({"exclude": {"where": {"item_kind": "any"}}})
+NOTHING = Rules.from_mapping({"boost": {"where": {"item_kind": "none"}, "by": 2}})
+
+
+def priced(rules, **settings):
+    """Fitted on lists of one kind of items, with the price of rules."""
+    data = toys.taste_dataset()
+    data = Dataset(interactions=data.interactions, items=data.items.assign(item_kind="any"), domain="toy")
+    config = toys.config(n_candidates=32, **{"scorer": "baseline", **settings})
+    reranker = Reranker(config).fit(data, PopularityGenerator().fit(data.interactions), rules=rules)
+    return reranker, reranker.fusion_model.rules
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"scorer": "embedding", "engine": "lexical", "soft_tokens": 0, "fit_users": 20}]
+)
+def test_the_price_of_rules_is_told_of_the_order_that_is_served(settings):
+    reranker, price = priced(EVERYTHING, **settings)
+    model = reranker.fusion_model
+    assert price.order == model.guard.serve != "first_stage"
+    assert price.without > 0.2
+    assert price.under == 0
+    assert price.gain.mean == pytest.approx(-price.without) and price.gain.high < 0
+    assert price.gain.n == len(model.validation["baseline"])
+    assert not model.scores
+    _, price = priced(NOTHING, **settings)
+    assert price.gain.mean == 0 and price.under == price.without
+    assert "matched no candidate: boost item_kind none" in price.summary()
+
+
+def test_without_reading_a_sample_the_price_is_over_what_the_guard_measured():
+    reranker, price = priced(NOTHING)
+    model = reranker.fusion_model
+    assert model.guard.holds_for(model.judged.n_known).all()
+    assert price.without == pytest.approx(model.validation[price.order].mean())
+
+
+def test_a_bundle_keeps_the_price(tmp_path):
+    reranker, price = priced(EVERYTHING)
+    reranker.save(tmp_path / "bundle")
+    loaded = Reranker.load(tmp_path / "bundle")
+    assert loaded.fusion_model.rules == price
+    assert priced(None)[1] is None
+    with pytest.raises(ConfigError, match="brand"):
+        priced(Rules.from_mapping({"caps": {"column": "brand", "most": 1}}))
