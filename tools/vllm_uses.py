@@ -216,6 +216,10 @@ USES: tuple[Use, ...] = (
         "num_computed_prefill_tokens_np",
         "prefill_len_np",
     ),
+    # backends/layers.py, stepping.py
+    _has("layers", "vllm.model_executor.models.llama:LlamaModel", "layers", "start_layer", "end_layer", "norm"),
+    _has("layers", "vllm.config.model:ModelConfig", "enforce_eager"),
+    _has("layers", "vllm.inputs.llm:_PromptOptions", "cache_salt"),
     # partial_blocks.py
     _takes("connector", _CONNECTOR, "__init__", "vllm_config", "role", "kv_cache_config"),
     _takes("connector", _CONNECTOR, "get_num_new_matched_tokens", "request", "num_computed_tokens"),

@@ -19,8 +19,8 @@ import numpy as np
 from eval.speed.gpu import SHAPES, WINDOW, write_shape
 from eval.speed.load import LIKELIHOOD, Lists, Load
 from reranker.engines import load_engine
-from reranker.hub import DEFAULT_MODEL, ResolvedModel, resolve_model
-from reranker.protocols import Engine
+from reranker.hub import DEFAULT_MODEL, ResolvedModel, resolve_model, states_layer
+from reranker.protocols import Engine, n_layers
 from reranker.types import TokenSequence, UserState
 
 _ITEMS_A_CALL = 4096
@@ -57,22 +57,28 @@ def prefix(engine: Engine, count: int) -> dict[str, float]:
 
 
 def catalogue(engine: Engine, count: int) -> dict[str, float]:
-    """Hidden states of items that differ, as `fit` reads them: title and category of ml-100k, and a number."""
+    """Hidden states of items that differ, as `fit` reads them: title and category of ml-100k, and a number.
+
+    Of the model's default layer, or of the last where it has none or the engine does not stop there (0).
+    """
     lists = Lists(engine)
     items = [lists.items[n % len(lists.items)] for n in range(count)]
     items = [{**item, "title": f"{item['title']} {n}"} for n, item in enumerate(items)]
     renderer = lists.renderer(5)
+    usual = states_layer(engine.model.model_id)
+    layer = usual if usual is not None and n_layers(engine) >= usual else None
     reads: Any = engine
-    reads.span_states([renderer.embedding(items[:8]).request])
+    reads.span_states([renderer.embedding(items[:8]).request], layer)
     begun = time.perf_counter()
     tokens = 0
     for start in range(0, count, _ITEMS_A_CALL):
         request = renderer.embedding(items[start : start + _ITEMS_A_CALL]).request
         tokens += sum(len(one.sequence) for one in request.candidates)
-        reads.span_states([request])
+        reads.span_states([request], layer)
     seconds = time.perf_counter() - begun
     rate = count / seconds
-    return {"items_per_second": rate, "tokens_per_second": tokens / seconds, "minutes_per_million": 1e6 / rate / 60}
+    speed = {"items_per_second": rate, "tokens_per_second": tokens / seconds, "minutes_per_million": 1e6 / rate / 60}
+    return speed | {"layer": layer or n_layers(engine)}
 
 
 def training(engine: Engine, count: int) -> dict[str, float]:

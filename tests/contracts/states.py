@@ -1,9 +1,13 @@
 """What every engine that shows its hidden states must do. A test class inherits `StatesContract` beside an engine's."""
 
+from typing import cast
+
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from reranker.protocols import Engine, ReadsStates
+from reranker.errors import EngineError
+from reranker.protocols import Engine, ReadsStates, StopsAtLayer, n_layers
 from reranker.types import ScoringRequest
 from tests.contracts.engine import plain, random_request, span
 
@@ -51,3 +55,34 @@ class StatesContract:
         request = ScoringRequest(prefix=plain(list(range(20))), candidates=(span(list(range(30, 110))),))
         first, again = states_of(engine, request)[0], states_of(engine, request)[0]
         np.testing.assert_allclose(first, again, atol=self.states_tolerance, rtol=0)
+
+
+def states_at(engine: Engine, layer: int, request: ScoringRequest) -> NDArray[np.float32]:
+    return cast(StopsAtLayer, engine).span_states([request], layer)[0]
+
+
+class LayersContract:
+    """What an engine that shows the states of layers below the last must do, beside `StatesContract`."""
+
+    layers_tolerance = 2e-3
+
+    def test_the_last_layer_is_what_is_read_where_none_is_named(self, engine: Engine) -> None:
+        request = random_request(5, candidates=4)
+        last = states_at(engine, n_layers(engine), request)
+        np.testing.assert_allclose(last, states_of(engine, request)[0], atol=self.layers_tolerance, rtol=0)
+
+    def test_layers_differ_and_do_not_depend_on_what_was_read_before(self, engine: Engine) -> None:
+        """What a layer below the last left in an engine's cache is nothing that other layers may go on from."""
+        request = random_request(6, candidates=4, prefix=70)
+        alike = random_request(6, candidates=4, prefix=70)
+        first = states_at(engine, 1, request)
+        sums = engine.span_log_likelihoods([request])[0].sums
+        last = states_at(engine, n_layers(engine), request)
+        assert np.abs(first - last).max() > 10 * self.layers_tolerance  # else nothing could show
+        np.testing.assert_allclose(states_at(engine, 1, alike), first, atol=self.layers_tolerance, rtol=0)
+        np.testing.assert_allclose(engine.span_log_likelihoods([alike])[0].sums, sums, rtol=1e-4)
+
+    def test_a_layer_that_there_is_not_is_refused(self, engine: Engine) -> None:
+        for layer in (0, n_layers(engine) + 1):
+            with pytest.raises(EngineError, match=f"not of layer {layer}"):
+                states_at(engine, layer, random_request(0))

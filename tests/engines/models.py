@@ -47,12 +47,16 @@ def naive_scores(lm: Any, request: ScoringRequest, labels: list[int]) -> tuple[n
     return np.array(sums), np.array(label_rows)
 
 
-def naive_states(lm: Any, request: ScoringRequest) -> np.ndarray:
-    """(n, dim) means of the last hidden states that scored tokens follow, one plain forward pass a candidate."""
+def naive_states(lm: Any, request: ScoringRequest, layer: int | None = None) -> np.ndarray:
+    """(n, dim) means of the hidden states that scored tokens follow, one plain forward pass a candidate.
+
+    The last ones, or those of another layer behind the last norm.
+    """
     rows = []
     for candidate in request.candidates:
         ids = np.concatenate([request.prefix.token_ids, candidate.sequence.token_ids])
         with torch.inference_mode():
-            states = lm(torch.from_numpy(ids)[None], output_hidden_states=True).hidden_states[-1][0]
+            found = lm(torch.from_numpy(ids)[None], output_hidden_states=True).hidden_states
+            states = found[-1][0] if layer is None else lm.model.norm(found[layer])[0]
         rows.append(states[len(request.prefix) + candidate.scored_from - 1 : -1].mean(dim=0).numpy())
     return np.array(rows)

@@ -28,7 +28,7 @@ from reranker.hub import resolve_model
 from reranker.protocols import Engine
 from reranker.types import GenerationRequest, ScoringRequest
 from tests.contracts.engine import EngineContract, plain, random_request, span
-from tests.contracts.states import StatesContract
+from tests.contracts.states import LayersContract, StatesContract
 from tests.engines.models import TINY, naive_scores, naive_states, save_tiny_model
 
 
@@ -51,14 +51,14 @@ def real_engine() -> Iterator[TorchEngine]:
     engine.close()
 
 
-class TestTiny(EngineContract, StatesContract):
+class TestTiny(EngineContract, StatesContract, LayersContract):
     @pytest.fixture
     def engine(self, tiny_engine: TorchEngine) -> Engine:
         return tiny_engine
 
 
 @pytest.mark.model
-class TestReal(EngineContract, StatesContract):
+class TestReal(EngineContract, StatesContract, LayersContract):
     tolerance = 2e-4
 
     @pytest.fixture
@@ -85,6 +85,7 @@ def test_equals_the_naive_loop(tiny: Path, tiny_engine: TorchEngine) -> None:
     np.testing.assert_allclose(tiny_engine.span_log_likelihoods([request])[0].sums, sums, atol=1e-4)
     np.testing.assert_allclose(tiny_engine.label_log_probs([request], [10, 20])[0], labels, atol=1e-5)
     np.testing.assert_allclose(tiny_engine.span_states([request])[0], naive_states(lm, request), atol=1e-5)
+    np.testing.assert_allclose(tiny_engine.span_states([request], 1)[0], naive_states(lm, request, 1), atol=1e-5)
 
 
 def test_sliding_windows_and_soft_caps(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from reranker.protocols import HIDDEN_STATES, LOWER_STATES, Engine
 from reranker.types import CandidateSpan, GenerationRequest, ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.generation import SoftGeneratorContract, asked, text_of
-from tests.contracts.states import StatesContract
+from tests.contracts.states import LayersContract, StatesContract
 
 # vLLM's own warnings, at import and while it loads.
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
@@ -40,7 +40,7 @@ def vllm_engine() -> Iterator[VLLMEngine]:
         engine.embed_tokens([1])
 
 
-class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
+class TestVLLM(EngineContract, StatesContract, LayersContract, SoftGeneratorContract):
     tolerance = 5e-4
 
     @pytest.fixture
@@ -48,7 +48,7 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
         return vllm_engine
 
     def test_its_backend_is_told(self, engine: VLLMEngine) -> None:
-        assert engine.backend == "v1_patched" and set(engine.lacks) == {LOWER_STATES}
+        assert engine.backend == "v1_patched" and engine.lacks == {} and engine.n_layers == 30
 
     def test_writes_what_torch_writes(self, engine: Engine) -> None:
         torch_engine = TorchEngine("smollm2-135m", dtype="float32")
@@ -88,6 +88,24 @@ class TestVLLM(EngineContract, StatesContract, SoftGeneratorContract):
             np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
         for ours, theirs in zip(engine.span_states(requests), torch_engine.span_states(requests), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=0)
+        for layer in (1, 12, 29):
+            for ours, theirs in zip(
+                engine.span_states(requests, layer), torch_engine.span_states(requests, layer), strict=True
+            ):
+                np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=0)
+
+    def test_a_layer_is_read_beside_a_text(self, engine: VLLMEngine) -> None:
+        """The text needs all layers in the steps that it shares, and writes what it does alone."""
+        request = random_request(3, candidates=20, prefix=50)
+        alone = engine.span_states([request], 12)[0]
+        asked = GenerationRequest(prompt=plain([5, 6, 7]), max_tokens=24, temperature=0.0)
+        whole = text_of(list(engine.generate(asked)))
+        pieces = engine.generate(asked)
+        begun = [next(pieces)]
+        for _ in range(3):
+            np.testing.assert_allclose(engine.span_states([request], 12)[0], alone, atol=1e-3, rtol=0)
+            begun.append(next(pieces))
+        assert text_of([*begun, *pieces]) == whole
 
     def test_scoring_again_does_not_read_scores_from_the_cache(self, engine: Engine) -> None:
         """The second time the whole span may lie in cached blocks, for which vLLM computes no log-probabilities."""
@@ -207,7 +225,7 @@ def test_a_backend_that_fails_leaves_vllms_own(broken: str, reason: str) -> None
     requests = [random_request(seed, prefix=30 + seed) for seed in range(3)]
     try:
         assert engine.backend == "plain"
-        assert re.search(reason, engine.lacks[HIDDEN_STATES])
+        assert re.search(reason, engine.lacks[HIDDEN_STATES]) and engine.lacks[LOWER_STATES]
         ours = engine.span_log_likelihoods(requests)
         with pytest.raises(EngineError, match=reason):
             engine.span_states(requests)

@@ -11,10 +11,10 @@ from reranker.engines import load_engine
 from reranker.engines.torch.engine import TorchEngine
 from reranker.engines.vllm.engine import VLLMEngine
 from reranker.errors import ConfigError, EngineError
-from reranker.protocols import HIDDEN_STATES, LOWER_STATES
+from reranker.protocols import HIDDEN_STATES
 from reranker.types import ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
-from tests.contracts.states import StatesContract
+from tests.contracts.states import LayersContract, StatesContract
 from tests.engines.models import TINY, save_tiny_model
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1500)]  # the interpreter is slow
@@ -36,7 +36,7 @@ def vllm_engine(tiny: str) -> Iterator[VLLMEngine]:
     engine.close()
 
 
-class TestV2(EngineContract, StatesContract):
+class TestV2(EngineContract, StatesContract, LayersContract):
     tolerance = 5e-4
 
     @pytest.fixture
@@ -44,7 +44,7 @@ class TestV2(EngineContract, StatesContract):
         return vllm_engine
 
     def test_it_is_v2(self, engine: VLLMEngine) -> None:
-        assert engine.backend == "v2_native" and set(engine.lacks) == {LOWER_STATES}
+        assert engine.backend == "v2_native" and engine.lacks == {} and engine.n_layers == 2
 
     def test_agrees_with_torch(self, engine: VLLMEngine, tiny: str) -> None:
         """Prefixes that end anywhere in a cache block, with and without soft tokens; the second time from the cache."""
@@ -104,3 +104,5 @@ def agree(ours: VLLMEngine, theirs: TorchEngine, *, states: bool = True) -> None
     if states:
         for one, other in zip(ours.span_states(requests), theirs.span_states(requests), strict=True):
             np.testing.assert_allclose(one, other, atol=2e-3, rtol=0)
+        for one, other in zip(ours.span_states(requests, 1), theirs.span_states(requests, 1), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3, rtol=0)

@@ -25,16 +25,17 @@ from reranker.engines.loading import (
 )
 from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
 from reranker.engines.text_generation import written
-from reranker.engines.validation import check_generation, check_labels, check_requests, check_token_ids
+from reranker.engines.validation import check_generation, check_labels, check_layer, check_requests, check_token_ids
 from reranker.engines.vllm.backends import BACKENDS
 from reranker.engines.vllm.backends.base import answered, reasons
 from reranker.engines.vllm.backends.plain import Plain
-from reranker.engines.vllm.calls import Call, Prompt
+from reranker.engines.vllm.calls import Call, Prompt, cache_salt
 from reranker.engines.vllm.death import engine_errors, is_dead, shut_down, watch
 from reranker.engines.vllm.grammars import GrammarTrials
+from reranker.engines.vllm.groups import grouped, sequences
 from reranker.engines.vllm.process import LABELS_A_REQUEST, load, prepare, quiet_vllm
 from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
-from reranker.engines.vllm.self_check import problem_of
+from reranker.engines.vllm.self_check import layer_problem_of, problem_of
 from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
@@ -166,16 +167,23 @@ class VLLMEngine:
                 results += np.split(values, np.cumsum([len(request.candidates) for request in group])[:-1])
         return results
 
-    def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+    @property
+    def n_layers(self) -> int:
+        """Layers that states can be read after; 0 where only the last one's are shown, for the reason in `lacks`."""
+        return self._n_layers
+
+    def span_states(self, requests: Sequence[ScoringRequest], layer: int | None = None) -> list[NDArray[np.float32]]:
         check_requests(requests, self.model, targets_are_scored=False)
         if HIDDEN_STATES in self.lacks:
             raise EngineError(
                 f"the vllm engine shows no hidden states here: {self.lacks[HIDDEN_STATES]}. Take engine='torch'"
             )
+        check_layer(layer, self.n_layers, self.name)
+        stops_at = None if layer == self.n_layers else layer
         results = []
         with self._turn():
             for group in self._groups(requests):
-                states = self._states(self._prompts(group))
+                states = self._states(self._prompts(group, layer=stops_at))
                 results += np.split(states, np.cumsum([len(request.candidates) for request in group])[:-1])
         return results
 
@@ -264,7 +272,8 @@ class VLLMEngine:
 
     def _take_backend(self, block: int) -> None:
         """The first backend that this vLLM has what it takes for and that passes the self-check."""
-        self.lacks = {LOWER_STATES: "vLLM computes all layers"}
+        self.lacks = {}
+        self._n_layers = 0
         refused: dict[str, str] = {}
         while True:
             name, others = self._llm.collective_rpc("reranker_take_backend", args=(list(refused),))[0]
@@ -282,8 +291,21 @@ class VLLMEngine:
         self.backend = name
         chosen = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
         if not self._backend.reads_states:
-            self.lacks[HIDDEN_STATES] = chosen
+            self.lacks[HIDDEN_STATES] = self.lacks[LOWER_STATES] = chosen
+        elif problem := self._find_layers():
+            self._n_layers, self.lacks[LOWER_STATES] = 0, problem
+            chosen += f"; it computes all layers, for {problem}"
         logger.log(logging.WARNING if name == Plain.name else logging.INFO, chosen)
+
+    def _find_layers(self) -> str:
+        """After how many layers states can be read; returns what keeps vLLM from it, "" where nothing does."""
+        self._n_layers, problem = self._stop_at_layers(True)
+        return problem or layer_problem_of(self, self._stop_at_layers)
+
+    def _stop_at_layers(self, stops: bool) -> tuple[int, str]:
+        """Whether steps may end at a layer below the last, see `SlotWorkerExtension.reranker_layers`."""
+        n_layers, problem = self._loaded().collective_rpc("reranker_layers", args=(stops,))[0]
+        return n_layers, problem
 
     def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
         """log p of a token after one hidden state, (dim,), in nats."""
@@ -297,25 +319,15 @@ class VLLMEngine:
 
     def _groups(self, requests: Sequence[ScoringRequest], most: int = TAIL_ROWS) -> Iterator[Sequence[ScoringRequest]]:
         """Requests in order, as many at once as slots and prefix cache serve, `most` at most; vectors are loaded."""
-        group: list[ScoringRequest] = []
-        vectors = tokens = 0
-        for request in requests:
-            more = sum(len(sequence.vectors) for sequence in _sequences(request))
-            full = vectors + more > self._slots.size or tokens + len(request.prefix) > self._prefix_tokens
-            if group and (full or len(group) == most):
-                self._slots.load([sequence for member in group for sequence in _sequences(member)])
-                yield group
-                group, vectors, tokens = [], 0, 0
-            group.append(request)
-            vectors += more
-            tokens += len(request.prefix)
-        if group:
-            self._slots.load([sequence for member in group for sequence in _sequences(member)])
+        for group in grouped(requests, self._slots.size, self._prefix_tokens, most):
+            self._slots.load([sequence for request in group for sequence in sequences(request)])
             yield group
 
-    def _prompts(self, group: Sequence[ScoringRequest], *, likelihood: bool = False) -> list[Prompt]:
+    def _prompts(
+        self, group: Sequence[ScoringRequest], *, likelihood: bool = False, layer: int | None = None
+    ) -> list[Prompt]:
         """The prompts of all lists, one after the other, with what they share computed."""
-        lists = [self._writer.write(request, likelihood=likelihood) for request in group]
+        lists = [self._writer.write(request, likelihood=likelihood, layer=layer) for request in group]
         self._generate([one.before for one in lists if one.before])
         kept = {one.kept: one.read for one in lists if one.kept is not None}
         for read, values in zip(kept.values(), self._take(list(kept)), strict=True):
@@ -399,8 +411,4 @@ class VLLMEngine:
         parameters = [
             SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
         ]
-        return self._steps.score([token_ids for token_ids, _ in calls], parameters)
-
-
-def _sequences(request: ScoringRequest) -> list[TokenSequence]:
-    return [request.prefix, *(candidate.sequence for candidate in request.candidates)]
+        return self._steps.score([token_ids for token_ids, _ in calls], parameters, list(map(cache_salt, calls)))

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from reranker.engines.vllm.backends.base import Backend
-from reranker.engines.vllm.calls import LOG_PROBS, Call, Prompt, extra
+from reranker.engines.vllm.calls import LOG_PROBS, Call, Prompt, extra, stopping
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import (
     FOLLOWERS,
@@ -102,12 +102,17 @@ class PromptWriter:
         self._block = block
         self._backend = backend
 
-    def write(self, request: ScoringRequest, *, likelihood: bool) -> PromptList:
+    def write(self, request: ScoringRequest, *, likelihood: bool, layer: int | None = None) -> PromptList:
         """A prompt a candidate. What all candidates begin with joins the prefix, but for the last unscored token.
 
         A prefix that does not fill its last cache block is computed before the candidates. For a likelihood, where all
         candidates are scored from behind the same tokens, these join the prefix whole, and the first scored token of
         every candidate is read there: no candidate computes the state that it follows again.
+
+        Args:
+            request: the list.
+            likelihood: whether the scored tokens' log-probabilities are asked for.
+            layer: how many layers are computed where states are asked for; None for all.
         """
         owns = [self._slots.token_ids(candidate.sequence) for candidate in request.candidates]
         starts = [candidate.scored_from for candidate in request.candidates]
@@ -123,7 +128,9 @@ class PromptWriter:
         keep, behind = self._tail(len(prefix)) if len(owns) > 1 else ({}, {})
         result = PromptList(
             prompts=[
-                Prompt(prefix=prefix, own=own[shared:], scored_from=start - shared + together, transfer=behind)
+                Prompt(
+                    prefix=prefix, own=own[shared:], scored_from=start - shared + together, transfer=behind, layer=layer
+                )
                 for own, start in zip(owns, starts, strict=True)
             ]
         )
@@ -133,7 +140,7 @@ class PromptWriter:
             followers = {FOLLOWERS: [one.own[0] for one in result.read], KEPT: result.kept}
             result.before = prefix, LOG_PROBS | extra(keep, followers | {UNREAD: True})
         elif keep:
-            result.before = prefix, extra(keep, {UNREAD: True})
+            result.before = prefix, extra(keep, {UNREAD: True} | stopping(layer))
         return result
 
     def branches(self, lists: Sequence[PromptList]) -> list[Branch]:

@@ -4,6 +4,7 @@ A backend reaches into vLLM's worker, and a vLLM that moved under it may read th
 short list is read in both ways: behind a soft token that is a token's own vector, so that slots are checked, too.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from reranker.engines.vllm.engine import VLLMEngine
 
 _TOLERANCE = {"float32": 0.02, "bfloat16": 1.0}  # nats of two tokens; the wrong row is off by several
+_STATES_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1}  # of a state's largest value; another layer is off by all of it
 _PREFIX = 37  # tokens: cache blocks of 16 and of 32 end within it
 
 
@@ -24,12 +26,50 @@ def problem_of(engine: "VLLMEngine", states: bool) -> str:
         engine: at the end of its construction.
         states: whether hidden states are checked.
     """
+    return _told(engine, lambda: _disagreement(engine, states))
+
+
+def layer_problem_of(engine: "VLLMEngine", stop_at_layers: Callable[[bool], object]) -> str:
+    """What is wrong with hidden states of a layer below the last; "" where nothing is.
+
+    Args:
+        engine: whose backend is right.
+        stop_at_layers: whether vLLM's model may end there; if not, all layers are computed and the states are taken on
+            the way.
+    """
+    return _told(engine, lambda: _layers_disagreement(engine, stop_at_layers))
+
+
+def _told(engine: "VLLMEngine", check: Callable[[], str]) -> str:
     try:
-        return _disagreement(engine, states)
+        return check()
     except Exception as error:
         if engine.dead:
             raise
         return f"its self-check failed with {type(error).__name__}: {error}"
+
+
+def _layers_disagreement(engine: "VLLMEngine", stop_at_layers: Callable[[bool], object]) -> str:
+    if engine.n_layers < 2:  # there is none below the last
+        return ""
+    layer = max(1, engine.n_layers // 2)
+    ids = np.random.default_rng(1).integers(0, engine.model.vocab_size, 24).tolist()
+    span = CandidateSpan(sequence=TokenSequence.from_tokens(ids[20:]), scored_from=1)
+    asked = ScoringRequest(prefix=TokenSequence.from_tokens(ids[:20]), candidates=(span,))
+    stopped = engine.span_states([asked], layer)[0][0]
+    last = engine.span_states([asked])[0][0]
+    stop_at_layers(False)
+    try:
+        whole = engine.span_states([asked], layer)[0][0]
+    finally:
+        stop_at_layers(True)
+    most, tolerance = float(np.abs(whole).max()), _STATES_TOLERANCE[engine.dtype]
+    apart, from_last = (float(np.abs(one - whole).max()) for one in (stopped, last))
+    if not apart <= tolerance * most:
+        return f"states of layer {layer} differ by {apart:.3g} of {most:.3g} when it is the last that is computed"
+    if not from_last > tolerance * most:
+        return f"states of layer {layer} are those of layer {engine.n_layers}"
+    return ""
 
 
 def _disagreement(engine: "VLLMEngine", states: bool) -> str:

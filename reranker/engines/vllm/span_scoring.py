@@ -6,13 +6,14 @@ back: the sum, in the place of the prompt's first log-probability.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 
 from reranker.engines.lm_head import Head
-from reranker.engines.vllm.wire import FOLLOWERS, KEPT, LAST_TOKEN, SCORED_FROM, STATES, UNREAD
+from reranker.engines.vllm.backends.layers import LayerStop
+from reranker.engines.vllm.wire import FOLLOWERS, KEPT, LAST_TOKEN, LAYER, SCORED_FROM, STATES, UNREAD
 
 _RUNNER_METHOD = "_get_prompt_logprobs_dict"
 _RUNNER_PARAMETERS = ["self", "hidden_states", "num_scheduled_tokens"]
@@ -35,12 +36,14 @@ class SpanReader:
     Attributes:
         kept: number -> (dim,) sum of the states that the scored tokens follow, or (n,) log-probabilities of followers,
             in nats; whoever asked takes it out.
+        stop: what stops the model below its last layer; None where nothing does.
     """
 
     def __init__(self, runner: Any, head: Head) -> None:
         self._runner = runner
         self._head = head
         self.kept: dict[int, torch.Tensor] = {}
+        self.stop: LayerStop | None = None
         self._plain = getattr(runner, _RUNNER_METHOD)
 
     def read(self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
@@ -59,6 +62,10 @@ class SpanReader:
         self._runner.num_prompt_logprobs = spans | plain
         return dict(results)
 
+    def layers_asked(self) -> Collection[int | None]:
+        """For whose states the requests of the coming step ask; None for the last one's, or for other things."""
+        return {arguments.get(LAYER) for arguments in _arguments(self._runner)}
+
     def log_prob(self, state: torch.Tensor, token: int) -> float:
         """log p of a token after one state, in nats."""
         states = state.to(self._runner.model_config.dtype)[None]
@@ -67,6 +74,8 @@ class SpanReader:
     def remove(self) -> None:
         """Gives the runner its own method back, and the model its logits."""
         setattr(self._runner, _RUNNER_METHOD, self._plain)
+        if self.stop is not None:
+            self.stop.remove()
         model = self._runner.get_model()
         if isinstance(model.compute_logits, UnreadLogits):
             model.compute_logits = model.compute_logits.compute
@@ -93,7 +102,9 @@ class SpanReader:
             result = request.in_progress_prompt_logprobs_cpu
             begin = max(computed, arguments.get(SCORED_FROM, end + 1) - 1)
             if STATES in arguments:
-                part = hidden_states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
+                layer = arguments.get(LAYER)
+                states = hidden_states if self.stop is None else self.stop.states(layer, hidden_states)
+                part = states[offset + begin : offset + max(begin, end)].float().sum(dim=0).cpu()
                 self.kept[arguments[KEPT]] = self.kept.get(arguments[KEPT], 0) + part
             elif begin < end:
                 last = [arguments[LAST_TOKEN]] if complete and LAST_TOKEN in arguments else []
@@ -163,8 +174,7 @@ class UnreadLogits:
 
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """(n, vocabulary) logits, or (n, 1) zeros: token 0 is drawn for all."""
-        requests = [self._runner.requests[name] for name in self._runner.input_batch.req_id_to_index]
-        if all((one.sampling_params.extra_args or {}).get(UNREAD) for one in requests):
+        if all(arguments.get(UNREAD) for arguments in _arguments(self._runner)):
             return hidden_states.new_zeros((len(hidden_states), 1), dtype=torch.float32)
         return self.compute(hidden_states, *args, **kwargs)
 
@@ -205,6 +215,12 @@ def head_of_runner(runner: Any) -> Head | str:
     return Head(
         weight, bias if bias is None else bias[: logits.org_vocab_size], scale=logits.scale, softcap=logits.soft_cap
     )
+
+
+def _arguments(runner: Any) -> list[dict[str, Any]]:
+    """What each request of the step says in its extra_args."""
+    requests = [runner.requests[name] for name in runner.input_batch.req_id_to_index]
+    return [one.sampling_params.extra_args or {} for one in requests]
 
 
 def _one_row() -> Any:

@@ -29,11 +29,23 @@ class Steps:
         self._mail: dict[str, deque[Any]] = {}  # outputs of requests that write, until they are fetched
         self._running: dict[str, str] = {}  # name -> vLLM's own id, of requests that still write
 
-    def score(self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> list[Any]:
-        """The output of each prompt; texts that are being written grow meanwhile."""
+    def score(
+        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], salts: Sequence[str | None]
+    ) -> list[Any]:
+        """The output of each prompt; texts that are being written grow meanwhile.
+
+        Args:
+            prompts: token ids.
+            parameters: `vllm.SamplingParams` of each.
+            salts: of each; prompts share cached blocks only with prompts of the same salt.
+        """
         if not prompts:
             return []
-        ids = self._llm.enqueue([{"prompt_token_ids": list(one)} for one in prompts], parameters, use_tqdm=False)
+        salted = [
+            {"prompt_token_ids": list(one)} | ({} if salt is None else {"cache_salt": salt})
+            for one, salt in zip(prompts, salts, strict=True)
+        ]
+        ids = self._llm.enqueue(salted, parameters, use_tqdm=False)
         outputs: list[Any] = []
         try:
             while len(outputs) < len(ids):

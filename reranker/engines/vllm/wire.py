@@ -5,6 +5,7 @@ UNREAD = "reranker_unread"  # true of requests whose generated token nobody read
 LAST_TOKEN = "reranker_last_token"  # follows the prompt; scored, never computed
 STATES = "reranker_states"  # true where the sum of the span's hidden states is kept, in place of its likelihood
 FOLLOWERS = "reranker_followers"  # tokens that may follow the prompt; their log-probabilities are kept
+LAYER = "reranker_layer"  # how many layers are computed for these states; not there for all
 KEPT = "reranker_kept"  # number that states or log-probabilities are kept under
 
 # in kv_transfer_params

@@ -96,6 +96,19 @@ class SlotWorkerExtension:
         self._reranker_taken = take(self.model_runner, besides, len(self._reranker_slots.slots))
         return self._reranker_taken.name, dict(self._reranker_taken.refused)
 
+    def reranker_layers(self, stops: bool) -> tuple[int, str]:
+        """How many layers the model has of which it can show the states, or why it shows the last one's only.
+
+        Args:
+            stops: whether steps may end at a layer, from now on; False has all layers computed and gives the same.
+        """
+        taken = self._reranker_taken
+        stop = None if taken is None or taken.reader is None else taken.reader.stop
+        if taken is None or stop is None:
+            return 0, "" if taken is None else taken.all_layers
+        stop.stops = stops
+        return len(stop), ""
+
     def reranker_take(self, numbers: list[int]) -> list[bytes]:
         """float32 values that the backend kept under these numbers, nothing for those it has not; they are dropped."""
         kept = (

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from reranker.engines.vllm.backends.base import Fresh
-from reranker.engines.vllm.calls import LOG_PROBS, Call, Prompt, extra
+from reranker.engines.vllm.calls import LOG_PROBS, Call, Prompt, extra, stopping
 from reranker.engines.vllm.wire import KEPT, LAST_TOKEN, SCORED_FROM, STATES, UNREAD
 
 
@@ -21,7 +21,8 @@ class V1Patched:
 
     def states(self, prompt: Prompt, number: int, fresh: Fresh) -> Call:
         token_ids, options = self.span(prompt, fresh)
-        return token_ids, {**options, "extra_args": options["extra_args"] | {STATES: True, KEPT: number}}
+        arguments = {STATES: True, KEPT: number} | stopping(prompt.layer)
+        return token_ids, {**options, "extra_args": options["extra_args"] | arguments}
 
     def sum(self, prompt: Prompt, output: Any) -> float | None:
         rows = output.prompt_logprobs

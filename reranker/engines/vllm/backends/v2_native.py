@@ -8,7 +8,7 @@ last scored token is part of the prompt and computed. vLLM drops the scores of a
 from typing import Any, ClassVar
 
 from reranker.engines.vllm.backends.base import Fresh
-from reranker.engines.vllm.calls import Call, Prompt, extra
+from reranker.engines.vllm.calls import Call, Prompt, extra, stopping
 from reranker.engines.vllm.wire import KEPT, SCORED_FROM, STATES, UNREAD
 
 
@@ -31,7 +31,7 @@ class V2Native:
 
     def states(self, prompt: Prompt, number: int, fresh: Fresh) -> Call:
         first, *middle, _ = prompt.own
-        arguments = {SCORED_FROM: prompt.start, STATES: True, KEPT: number, UNREAD: True}
+        arguments = {SCORED_FROM: prompt.start, STATES: True, KEPT: number, UNREAD: True} | stopping(prompt.layer)
         options = {"skip_reading_prefix_cache": False}
         return [*prompt.prefix, fresh(first), *middle], options | extra(prompt.transfer, arguments)
 

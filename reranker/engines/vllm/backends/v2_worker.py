@@ -6,15 +6,17 @@ goes to vLLM's own.
 """
 
 import inspect
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from reranker.engines.lm_head import Head
+from reranker.engines.vllm.backends.layers import LayerStop
 from reranker.engines.vllm.span_scoring import head_of_runner
-from reranker.engines.vllm.wire import KEPT, SCORED_FROM, STATES, UNREAD
+from reranker.engines.vllm.wire import KEPT, LAYER, SCORED_FROM, STATES, UNREAD
 
 _WORKER = "prompt_logprobs_worker"
 _METHODS = {
@@ -26,15 +28,19 @@ _ROWS = 1024  # whose logits are held at once, as many as vLLM's
 
 _BITS = 32  # ids in a word of V2's rows of prompt tokens
 
+_Sum = tuple[int, int, int]
+"""Number, first row of the step's states, row after the last."""
+
 LogitsFn = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(kw_only=True)
 class _States:
-    """A request whose states are summed: from this prompt row on, under this number."""
+    """A request whose states are summed: from this prompt row on, under this number, of this layer (None: the last)."""
 
     start: int
     number: int
+    layer: int | None
 
 
 class StepReader:
@@ -46,6 +52,7 @@ class StepReader:
 
     Attributes:
         kept: number -> (dim,) sum of the states that the scored tokens follow; whoever asked takes it out.
+        stop: what stops the model below its last layer; None where nothing does.
     """
 
     def __init__(self, runner: Any, head: Head | None) -> None:
@@ -56,6 +63,8 @@ class StepReader:
         self._spans: dict[str, Any] = {}  # vLLM's own record of what is to be scored
         self._states: dict[str, _States] = {}
         self._read: dict[str, bool] = {}  # whether somebody reads the request's generated token
+        self._layers: dict[str, int | None] = {}  # how many of them a request needs
+        self.stop: LayerStop | None = None
         self.kept: dict[int, torch.Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -65,15 +74,18 @@ class StepReader:
         self._worker.add_request(req_id, req_idx, sampling_params)
         arguments = sampling_params.extra_args or {}
         self._read[req_id] = not arguments.get(UNREAD)
+        self._layers[req_id] = arguments.get(LAYER)
         if STATES in arguments:
             self.kept.pop(arguments[KEPT], None)  # of a request that begins again
-            self._states[req_id] = _States(start=arguments[SCORED_FROM] - 1, number=arguments[KEPT])
+            self._states[req_id] = _States(
+                start=arguments[SCORED_FROM] - 1, number=arguments[KEPT], layer=arguments.get(LAYER)
+            )
         elif SCORED_FROM in arguments and (span := self._worker.token_id_scores.pop(req_id, None)) is not None:
             self._spans[req_id] = span
 
     def remove_request(self, req_id: str) -> None:
         self._worker.remove_request(req_id)
-        for kept in (self._spans, self._states, self._read):
+        for kept in (self._spans, self._states, self._read, self._layers):
             kept.pop(req_id, None)
 
     def compute_prompt_token_id_logprobs(
@@ -82,6 +94,10 @@ class StepReader:
         """(rows, ids) scores of each request whose prompt is complete, as vLLM gives them."""
         found = self._worker.compute_prompt_token_id_logprobs(logits_fn, hidden_states, input_batch, prompt_lens)
         return {**found, **self._read_step(hidden_states, input_batch, prompt_lens)}
+
+    def layers_asked(self) -> Collection[int | None]:
+        """For whose states the runner's requests ask; None for the last one's, or for other things."""
+        return set(self._layers.values())
 
     def log_prob(self, state: torch.Tensor, token: int) -> float:
         """log p of a token after one state, in nats."""
@@ -96,6 +112,8 @@ class StepReader:
     def remove(self) -> None:
         """Gives the runner its own worker back, and the model its logits."""
         setattr(self._runner, _WORKER, self._worker)
+        if self.stop is not None:
+            self.stop.remove()
         self._runner.get_model().compute_logits = self._logits
 
     def _read_step(self, hidden_states: torch.Tensor, input_batch: Any, prompt_lens: Any) -> dict[str, torch.Tensor]:
@@ -119,7 +137,8 @@ class StepReader:
             else:
                 self._add_span(name, rows, step)
         self._fill(hidden_states, step)
-        self._sum(hidden_states, step)
+        for layer, sums in step.sums.items():
+            self._sum(hidden_states if self.stop is None else self.stop.states(layer, hidden_states), sums)
         return step.complete
 
     def _add_states(self, name: str, rows: "_Rows", step: "_Step") -> None:
@@ -129,7 +148,7 @@ class StepReader:
             return
         first = max(rows.begin, states.start)
         if first < rows.end:
-            step.sums.append((states.number, rows.offset + first, rows.offset + rows.end))
+            step.sums[states.layer].append((states.number, rows.offset + first, rows.offset + rows.end))
 
     def _add_span(self, name: str, rows: "_Rows", step: "_Step") -> None:
         span = self._spans[name]
@@ -162,17 +181,15 @@ class StepReader:
         for (_, _, goal), part in zip(step.spans, parts, strict=True):
             goal.copy_(part)
 
-    def _sum(self, hidden_states: torch.Tensor, step: "_Step") -> None:
-        """One pass over the states of all requests."""
-        if not step.sums:
-            return
+    def _sum(self, hidden_states: torch.Tensor, asked: list[_Sum]) -> None:
+        """One pass over one layer's states of all requests."""
         device = hidden_states.device
-        counts = torch.tensor([end - first for _, first, end in step.sums])
-        rows = torch.cat([torch.arange(first, end) for _, first, end in step.sums]).to(device)
-        owners = torch.arange(len(step.sums)).repeat_interleave(counts).to(device)
-        sums = hidden_states.new_zeros((len(step.sums), hidden_states.shape[1]), dtype=torch.float32)
+        counts = torch.tensor([end - first for _, first, end in asked])
+        rows = torch.cat([torch.arange(first, end) for _, first, end in asked]).to(device)
+        owners = torch.arange(len(asked)).repeat_interleave(counts).to(device)
+        sums = hidden_states.new_zeros((len(asked), hidden_states.shape[1]), dtype=torch.float32)
         sums.index_add_(0, owners, hidden_states[rows].float())
-        for (number, _, _), part in zip(step.sums, sums, strict=True):
+        for (number, _, _), part in zip(asked, sums, strict=True):
             self.kept[number] = self.kept[number] + part if number in self.kept else part
 
 
@@ -192,12 +209,12 @@ class _Step:
 
     Attributes:
         spans: (first row of the step's states, ids, where their log-probabilities go).
-        sums: (number, first row, row after the last) whose states are summed.
+        sums: by layer, what is summed of its states.
         complete: the scores of each request whose prompt ends.
     """
 
     spans: list[tuple[int, torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    sums: list[tuple[int, int, int]] = field(default_factory=list)
+    sums: defaultdict[int | None, list[_Sum]] = field(default_factory=lambda: defaultdict(list))
     complete: dict[str, torch.Tensor] = field(default_factory=dict)
 
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 
 from reranker.engines.vllm import span_scoring
-from reranker.engines.vllm.backends import v2_worker
+from reranker.engines.vllm.backends import layers, v2_worker
+from reranker.engines.vllm.backends.layers import LayerStop
 from reranker.engines.vllm.backends.plain import Plain
 from reranker.engines.vllm.backends.v1_patched import V1Patched
 from reranker.engines.vllm.backends.v2_native import V2Native
@@ -18,9 +19,14 @@ class Reader(Protocol):
 
     Attributes:
         kept: what it read, under the numbers that requests gave.
+        stop: what stops the model below its last layer; None where nothing does.
     """
 
     kept: dict[int, torch.Tensor]
+    stop: LayerStop | None
+
+    def layers_asked(self) -> Collection[int | None]:
+        """For whose states requests of the coming step ask; None for the last layer's, or for other things."""
 
     def log_prob(self, state: torch.Tensor, token: int) -> float:
         """log p of a token after one state, in nats."""
@@ -43,11 +49,13 @@ class Taken:
         name: of it.
         reader: what it put into the runner; None for vLLM's own way.
         refused: why those before it were not taken, by name.
+        all_layers: why the model cannot stop below its last layer; "" where it can.
     """
 
     name: str
     reader: Reader | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    all_layers: str = "its backend shows no hidden states"
 
 
 def take(runner: Any, besides: Collection[str], slots: int) -> Taken:
@@ -68,10 +76,22 @@ def take(runner: Any, besides: Collection[str], slots: int) -> Taken:
         except Exception as error:
             reader = f"{type(error).__name__}: {error}"
         if not isinstance(reader, str):
-            return Taken(name=name, reader=reader, refused=refused)
+            return Taken(name=name, reader=reader, refused=refused, all_layers=_stop_at_layers(runner, reader))
         refused[name] = reader
     _pad_logits(runner.get_model(), slots)
     return Taken(name=Plain.name, refused=refused)
+
+
+def _stop_at_layers(runner: Any, reader: Reader) -> str:
+    """Lets the model stop below its last layer. Returns "", or why it cannot."""
+    try:
+        stop = layers.install(runner, reader.layers_asked)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(stop, str):
+        return stop
+    reader.stop = stop
+    return ""
 
 
 def _pad_logits(model: Any, slots: int) -> None:
