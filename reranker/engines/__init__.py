@@ -151,8 +151,8 @@ def load_engine(
     try:
         return _able("vllm", _built("vllm", model, dtype, options), needs)
     except Exception as error:  # whatever it is: there is another way
-        logger.warning("engine 'auto' is 'torch', for vLLM cannot be taken: %s", error)
-        why = error
+        why = " ".join(str(error).split())  # vLLM's errors have many lines
+        logger.warning("engine 'auto' is 'torch', for vLLM cannot be taken: %s", why)
     try:
         return _built("torch", model, dtype, options)
     except ConfigError as error:

@@ -1,9 +1,12 @@
 """vLLM workers of which something is broken."""
 
+import os
+import signal
 from collections.abc import Collection
 from typing import Any
 
-from reranker.engines.vllm.backends import worker
+from reranker.engines.vllm import span_scoring
+from reranker.engines.vllm.backends import v2_worker, worker
 from reranker.engines.vllm.backends.v1_patched import V1Patched
 from reranker.engines.vllm.backends.v2_native import V2Native
 from reranker.engines.vllm.worker import SlotWorkerExtension
@@ -15,6 +18,14 @@ class PlainWorkerExtension(SlotWorkerExtension):
     def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
         name, refused = super().reranker_take_backend([*besides, V1Patched.name, V2Native.name])
         return name, refused | {V1Patched.name: "this worker is a test"}
+
+
+class MovedWorkerExtension(SlotWorkerExtension):
+    """Has not what either backend puts itself in the place of: another vLLM, in which it has another name."""
+
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        span_scoring._RUNNER_METHOD = v2_worker._WORKER = "moved_elsewhere"
+        return super().reranker_take_backend(besides)
 
 
 class WrongWorkerExtension(SlotWorkerExtension):
@@ -39,6 +50,31 @@ class WrongStatesWorkerExtension(SlotWorkerExtension):
         return [bytes(dim) if len(one) == dim else one for one in taken]
 
 
+class AllLayersWorkerExtension(SlotWorkerExtension):
+    """Its model does not go by `end_layer`: it runs all layers, whatever it is told."""
+
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        taken = super().reranker_take_backend(besides)
+        stop = self._reranker_taken and self._reranker_taken.reader and self._reranker_taken.reader.stop
+        if stop:
+            forward = stop._forward
+
+            def whole(*args: Any, **kwargs: Any) -> Any:
+                stop._trunk.end_layer = len(stop)
+                return forward(*args, **kwargs)
+
+            stop._forward = whole
+        return taken
+
+
+class CompiledWorkerExtension(SlotWorkerExtension):
+    """Its model is compiled, so that nothing of its layers can be left out."""
+
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        self.model_runner.model_config.enforce_eager = False
+        return super().reranker_take_backend(besides)
+
+
 class RaisingWorkerExtension(SlotWorkerExtension):
     """Its backends fail where they are put in, in a way that nobody foresaw."""
 
@@ -48,3 +84,18 @@ class RaisingWorkerExtension(SlotWorkerExtension):
 
         worker._INSTALL = dict.fromkeys(worker._INSTALL, fail)
         return super().reranker_take_backend(besides)
+
+
+class DyingWorkerExtension(SlotWorkerExtension):
+    """Its process is killed while it is set up, as by the system when memory runs out."""
+
+    def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("alive")
+
+
+class UnloadableWorkerExtension(SlotWorkerExtension):
+    """Fails while vLLM loads the model, with an error of several lines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("CUDA error: no kernel image\nis available for execution on the device")

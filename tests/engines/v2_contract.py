@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from reranker.engines import load_engine
 from reranker.engines.torch.engine import TorchEngine
 from reranker.engines.vllm.engine import VLLMEngine
-from reranker.errors import ConfigError, EngineError
-from reranker.protocols import HIDDEN_STATES
+from reranker.errors import EngineError
 from reranker.types import ScoringRequest, TokenSequence
 from tests.contracts.engine import EngineContract, plain, random_request, span
 from tests.contracts.states import LayersContract, StatesContract
+from tests.engines.faults import FAULTS, check_fault
 from tests.engines.models import TINY, save_tiny_model
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1500)]  # the interpreter is slow
 
-OPTIONS = {"dtype": "float32", "slots": 64, "kv_cache_gib": 0.1, "max_num_seqs": 32, "max_num_batched_tokens": 256}
+OPTIONS = {"slots": 64, "kv_cache_gib": 0.1, "max_num_seqs": 32, "max_num_batched_tokens": 256}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def vllm_engine(tiny: str) -> Iterator[VLLMEngine]:
-    engine = VLLMEngine(tiny, **OPTIONS)
+    engine = VLLMEngine(tiny, dtype="float32", **OPTIONS)
     yield engine
     engine.close()
 
@@ -75,7 +74,7 @@ class TestV2(EngineContract, StatesContract, LayersContract):
 @pytest.mark.parametrize("broken", ["WrongWorkerExtension", "WrongStatesWorkerExtension", "RaisingWorkerExtension"])
 def test_a_backend_that_reads_wrongly_is_not_taken(tiny: str, broken: str) -> None:
     options = OPTIONS | {"worker_extension_cls": f"tests.engines.broken_workers.{broken}"}
-    engine = VLLMEngine(tiny, **options)
+    engine = VLLMEngine(tiny, dtype="float32", **options)
     try:
         assert engine.backend == "plain"
         agree(engine, TorchEngine(tiny, dtype="float32"), states=False)
@@ -83,8 +82,11 @@ def test_a_backend_that_reads_wrongly_is_not_taken(tiny: str, broken: str) -> No
             engine.span_states([random_request(0)])
     finally:
         engine.close()
-    with pytest.raises(ConfigError, match=r"hidden states.*Take engine 'torch'"):
-        load_engine("vllm", tiny, needs=[HIDDEN_STATES], **options)
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_fault_is_caught_by_the_fallback(fault: str, tiny: str, monkeypatch, caplog) -> None:
+    check_fault(fault, tiny, OPTIONS, monkeypatch, caplog)
 
 
 def agree(ours: VLLMEngine, theirs: TorchEngine, *, states: bool = True) -> None:

@@ -103,7 +103,8 @@ class VLLMEngine:
         self._shut_down = weakref.finalize(self, shut_down, self._llm.llm_engine.engine_core)
         watch(self._llm.llm_engine.engine_core)
         try:
-            self._set_up(source, slots)
+            with engine_errors():
+                self._set_up(source, slots)
         except BaseException:
             self.close()  # its memory may be wanted by the engine that stands in
             raise

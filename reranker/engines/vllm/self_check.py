@@ -14,7 +14,7 @@ from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
 if TYPE_CHECKING:
     from reranker.engines.vllm.engine import VLLMEngine
 
-_TOLERANCE = {"float32": 0.02, "bfloat16": 1.0}  # nats of two tokens; the wrong row is off by several
+_TOLERANCE = {"float32": 0.02, "bfloat16": 1.0}  # nats of three tokens; the wrong row is off by several
 _STATES_TOLERANCE = {"float32": 0.002, "bfloat16": 0.1}  # of a state's largest value; another layer is off by all of it
 _PREFIX = 37  # tokens: cache blocks of 16 and of 32 end within it
 
@@ -80,13 +80,14 @@ def _disagreement(engine: "VLLMEngine", states: bool) -> str:
     soft = TokenSequence.concatenate(
         [TokenSequence.from_vectors(engine.embed_tokens(prefix[:1])), TokenSequence.from_tokens(prefix[1:])]
     )
+    # Several rows beside each other, and one that is read with the prefix.
     spans = [
-        CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]]), scored_from=1) for n in (2, 1)
+        CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]]), scored_from=1) for n in (3, 1)
     ]
     asked = ScoringRequest(prefix=soft, candidates=tuple(spans))
-    before = [CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]])) for n in (0, 1)]
-    labels = engine.label_log_probs([ScoringRequest(prefix=plain, candidates=tuple(before))], targets[:2])[0]
-    expected = np.array([labels[0, 0] + labels[1, 1], labels[0, 0]])
+    before = [CandidateSpan(sequence=TokenSequence.from_tokens([separator, *targets[:n]])) for n in (0, 1, 2)]
+    labels = engine.label_log_probs([ScoringRequest(prefix=plain, candidates=tuple(before))], targets)[0]
+    expected = np.array([np.trace(labels), labels[0, 0]])
     found = engine.span_log_likelihoods([asked])[0].sums
     tolerance = _TOLERANCE[engine.dtype]
     if not np.allclose(found, expected, atol=tolerance, rtol=0.0):
