@@ -36,6 +36,7 @@ from reranker.data.signals import Signals
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
 from reranker.fusion import FusionModel, InteractionStatistics
+from reranker.fusion.columns import llm_words
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.statistics_file import (
@@ -49,7 +50,7 @@ from reranker.pipeline.statistics_file import (
 from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
-from reranker.scoring import PriorStore, StateStore
+from reranker.scoring import COMPONENTS, PriorStore, StateStore
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
@@ -201,7 +202,7 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         item_ids = decode_ids(ids["items"])
         items = _read_items(directory / "items.parquet", ids["item_table"])
         statistics = read_statistics(directory / "statistics.npz", item_ids, decode_ids(ids["users"]))
-        return BundleState(
+        state = BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
             model=ModelInfo(**manifest["model"]),
@@ -219,9 +220,11 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             contexts=ContextMap.load(directory / CONTEXT_FILE) if (directory / CONTEXT_FILE).exists() else None,
             hidden_states=StateStore.load(states) if (states := directory / _STATES).exists() else None,
             ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
-            details=_read_details(details) if (details := directory / _DETAILS).exists() else None,
+            details=read_table(details) if (details := directory / _DETAILS).exists() else None,
             signals=Signals.from_mapping(manifest.get("signals", {})),
         )
+        _require_columns(directory, state)
+        return state
     except BundleError:
         raise
     except (
@@ -293,6 +296,21 @@ def _write_parts(directory: Path, state: BundleState) -> None:
     (directory / MANIFEST).write_text(yaml.safe_dump(seal(manifest), sort_keys=False, allow_unicode=True))
 
 
+def _require_columns(directory: Path, state: BundleState) -> None:
+    """Refuses weights of other columns than statistics and scorer give."""
+    model, features = state.fusion_model, list(state.statistics.columns)
+    known = [COMPONENTS.get(name) for name in state.config.scorers]
+    read = [name for name in model.fused.columns if name not in model.features.columns]
+    fits = [*features, *read] == list(model.fused.columns) and len(read) == 2 * len(model.coefficients)
+    if None not in known:
+        fits = fits and read == list(llm_words({name: words for one in known for name, words in (one or {}).items()}))
+    if list(model.features.columns) != features or not fits:
+        raise BundleError(
+            f"the bundle {directory} is damaged: the weights in fusion.json are of other columns than its statistics "
+            f"and the scorer {state.config.scorer!r} give. Save or fit it again"
+        )
+
+
 def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> FusionModel:
     if not path.exists():
         return fusion_model
@@ -300,10 +318,6 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
     if arrays["ndcg"].shape != (len(users), 3) or arrays["n_known"].shape != (len(users),):
         raise BundleError(f"{path} is damaged: {arrays['ndcg'].shape} values of {len(users)} lists")
     return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
-
-
-def _read_details(path: Path) -> pd.DataFrame:
-    return read_table(path)
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:

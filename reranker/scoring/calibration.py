@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reranker.data.table_io import read_table, write_table
 from reranker.engines.slices import in_slices
+from reranker.errors import BundleError
 from reranker.protocols import Engine
 from reranker.scoring.span_cache import SpanStore
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -18,6 +19,7 @@ from reranker.utils.untrusted import require_small_parquet
 REFERENCE_ITEMS = 12
 """Items in a history that stands for nobody in particular."""
 
+_MOST_NATS = 1e9  # of a text: more than the longest has
 _PROMPT, _SPAN, _LOG_PROB = "prompt", "span", "log_prob"
 
 OneItem = TypeVar("OneItem")
@@ -48,12 +50,19 @@ class PriorStore(SpanStore[float]):
 
     @classmethod
     def load(cls, path: Path) -> "PriorStore":
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.
+
+        Raises:
+            BundleError: a value is no log-likelihood, or the file unpacks to far more than it is.
+        """
         store = cls()
         require_small_parquet(path)
         frame = read_table(path)
         keys: Iterable[tuple[str, str]] = zip(frame[_PROMPT], frame[_SPAN], strict=True)
-        store._values = dict(zip(keys, map(float, frame[_LOG_PROB]), strict=True))
+        values = frame[_LOG_PROB].to_numpy(dtype=np.float64)
+        if not (np.abs(values) <= _MOST_NATS).all():
+            raise BundleError(f"{path} is damaged: {_LOG_PROB!r} holds a value that is no log-likelihood of a text")
+        store._values = dict(zip(keys, values.tolist(), strict=True))
         return store
 
     def _read(self, engine: Engine, requests: Sequence[ScoringRequest]) -> list[Sequence[float]]:

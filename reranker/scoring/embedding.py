@@ -35,6 +35,21 @@ from reranker.utils.spaces import (
 _READERS = {LEXICAL: "words", ENCODER: "its sentence embeddings"}  # what tells in an LM's place
 
 
+EMBEDDING_COMPONENTS = {
+    "llm_near_last": "nearness of its text to the newest item's, in the LM's hidden states",
+    "llm_near_best": f"nearness of its text to the nearest of the last {FEW}",
+    "llm_near_mean": f"mean nearness of its text to the last {FEW}",
+    "llm_near_recent": f"mean nearness of its text to the last {NEWEST}, newer ones first",
+    "llm_near_any": f"soft maximum of the nearness of its text to the last {NEWEST}",
+    "cf_projection_last": "likeness of who chooses it and the newest item, as the LM's hidden states tell",
+    "cf_projection_best": f"likeness of who chooses it and the most alike of the last {FEW}, as the LM tells",
+    "cf_projection_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
+    "cf_projection_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
+    "cf_projection_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
+    "predicted_popularity": "how often items with such texts are chosen (log), as the LM's hidden states tell",
+}
+
+
 class EmbeddingScorer(Scorer):
     """Cosines of the candidate and the user's newest items in two spaces, in five ways each; and predicted popularity.
 
@@ -45,19 +60,7 @@ class EmbeddingScorer(Scorer):
     name = "embedding"
 
     def __init__(self, engine: Engine, renderer: PromptRenderer, states: StateStore | None = None) -> None:
-        self.components = {
-            "llm_near_last": "nearness of its text to the newest item's, in the LM's hidden states",
-            "llm_near_best": f"nearness of its text to the nearest of the last {FEW}",
-            "llm_near_mean": f"mean nearness of its text to the last {FEW}",
-            "llm_near_recent": f"mean nearness of its text to the last {NEWEST}, newer ones first",
-            "llm_near_any": f"soft maximum of the nearness of its text to the last {NEWEST}",
-            "cf_projection_last": "likeness of who chooses it and the newest item, as the LM's hidden states tell",
-            "cf_projection_best": f"likeness of who chooses it and the most alike of the last {FEW}, as the LM tells",
-            "cf_projection_mean": f"mean likeness of who chooses it and the last {FEW}, as the LM tells",
-            "cf_projection_recent": f"mean likeness of who chooses it and the last {NEWEST}, newer ones first",
-            "cf_projection_any": f"soft maximum of the likeness of who chooses it and the last {NEWEST}",
-            "predicted_popularity": "how often items with such texts are chosen (log), as the LM's hidden states tell",
-        }
+        self.components = dict(EMBEDDING_COMPONENTS)
         if reader := _READERS.get(engine.name):
             for name, words in self.components.items():
                 words = words.replace(", in the LM's hidden states", "").replace(

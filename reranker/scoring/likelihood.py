@@ -13,6 +13,12 @@ from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.scoring.calibration import PriorStore
 from reranker.types import ScoringRequest, TokenSequence
 
+LIKELIHOOD_COMPONENTS = {
+    "llm_sum": "log-likelihood of the title given the history",
+    "llm_mean": "log-likelihood of the title given the history, a token",
+    "llm_gain": "how much likelier than for anybody the history makes the title, a token (log)",
+}
+
 
 class LikelihoodScorer(Scorer):
     """s = a·Σ log p(title | history) + b·mean log p(title | history) + c·(Σ log p(title | history) − prior) / tokens.
@@ -32,11 +38,7 @@ class LikelihoodScorer(Scorer):
     name = "likelihood"
 
     def __init__(self, engine: Engine, renderer: PromptRenderer, priors: PriorStore | None = None) -> None:
-        self.components = {
-            "llm_sum": "log-likelihood of the title given the history",
-            "llm_mean": "log-likelihood of the title given the history, a token",
-            "llm_gain": "how much likelier than for anybody the history makes the title, a token (log)",
-        }
+        self.components = dict(LIKELIHOOD_COMPONENTS)
         self.default_coefficients = np.array([0.0, 0.5, 1.0])
         self.priors = PriorStore() if priors is None else priors
         self._engine = engine

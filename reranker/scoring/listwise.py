@@ -17,6 +17,8 @@ from reranker.protocols import Engine
 from reranker.scoring.base import ListScores, Scorer, ScoringList
 from reranker.types import IntArray, ScoringRequest
 
+LISTWISE_COMPONENTS = {"llm_listwise": "the label the model picks among all candidates, over permutations"}
+
 
 class ListwiseScorer(Scorer):
     """Mean over permutations of log p(label), minus the mean label log-probability of the same window.
@@ -37,7 +39,7 @@ class ListwiseScorer(Scorer):
     ) -> None:
         if permutations < 1 or window < 2:
             raise ConfigError(f"listwise needs permutations >= 1 and window >= 2, got {permutations} and {window}")
-        self.components = {"llm_listwise": "the label the model picks among all candidates, over permutations"}
+        self.components = dict(LISTWISE_COMPONENTS)
         self.default_coefficients = np.array([1.0])
         self._engine = engine
         self._renderer = renderer

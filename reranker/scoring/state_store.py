@@ -204,6 +204,11 @@ def _require_shapes(store: StateStore, states: StateFile, path: Path) -> None:
     width = len(readers[0].names.centre) if readers else states.dim  # words are not kept: they are read anew
     whole = sum(part.basis.shape[-1] for one in readers for part in one.parts if part is not None)
     projection, popularity = store.cf_projection, store.predicted_popularity
+    spaces = [space for one in readers for space in (one.names, *filter(None, one.parts))]
+    floats = [array for space in spaces for array in (space.centre, space.basis)]
+    floats += [one.weights for one in (projection, popularity) if one is not None]
+    if any(array.dtype != np.float32 for array in floats):
+        raise BundleError(f"{path} is damaged: a space or a projection is not of float32")
     fits = {
         "states": not len(states) or states.dim == width,
         "spaces": all(

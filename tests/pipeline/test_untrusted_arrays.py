@@ -1,17 +1,23 @@
 """Files of a bundle that are sound by themselves and do not fit, or unpack to far more than they are."""
 
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
+from reranker import Reranker
 from reranker.errors import BundleError, PromptError
 from reranker.fusion import FusionModel
 from reranker.scoring import PriorStore, StateStore
 from reranker.utils.safetensors_io import read_tensors
 from reranker.utils.untrusted import require_small_parquet
 from tests.pipeline import toys
+from tests.pipeline.signed import tampered, write_signed
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,66 @@ def test_states_and_spaces_fit_each_other(fitted, tmp_path):
                 StateStore.load(tmp_path / "other.npz")
             refused += 1
     assert refused >= 15
+
+
+@pytest.mark.parametrize("kind", ["M8[s]", "i4", "f8", "?"])
+def test_spaces_and_projections_are_of_one_type(fitted, tmp_path, kind):
+    path = tmp_path / "states.npz"
+    fitted.reader.hidden_states.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    names = [name for name, array in arrays.items() if array.dtype == np.float32]
+    assert len(names) >= 6
+    for name in names:
+        np.savez(tmp_path / "other.npz", **{**arrays, name: np.ones(arrays[name].shape).astype(kind)})
+        with pytest.raises(BundleError, match="float32"):
+            StateStore.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e10, float("nan"), float("inf")])
+def test_priors_are_log_likelihoods(tmp_path, value):
+    path = tmp_path / "priors.parquet"
+    pq.write_table(pa.table({"prompt": ["a", "b"], "span": ["c", "d"], "log_prob": [-3.5, value]}), path)
+    with pytest.raises(BundleError, match="no log-likelihood"):
+        PriorStore.load(path)
+
+
+@pytest.fixture(scope="module")
+def saved(fitted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("columns") / "bundle"
+    fitted.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scorer", ["likelihood", "listwise", "labels", "baseline", "likelihood+embedding"])
+def test_weights_belong_to_the_scorer(saved, tmp_path, scorer):
+    shutil.copytree(saved, tmp_path / "bundle")
+    manifest = yaml.safe_load((saved / "bundle.yaml").read_text())
+    manifest["config"]["scorer"] = scorer
+    if scorer == "labels":  # its components are words of a template, so names say nothing; numbers do
+        tampered(tmp_path / "bundle", "fusion.json", without_a_column(saved))
+        manifest["files"] = yaml.safe_load((tmp_path / "bundle" / "bundle.yaml").read_text())["files"]
+    write_signed(tmp_path / "bundle" / "bundle.yaml", manifest)
+    with pytest.raises(BundleError, match="other columns than its statistics and the scorer"):
+        Reranker.load(tmp_path / "bundle", engine="scripted")
+
+
+def without_a_column(bundle):
+    fusion = json.loads((bundle / "fusion.json").read_text())
+    fusion["fused"]["columns"].popitem()
+    fusion["fused"]["weights"].pop()
+    fusion["fused"].pop("past", None)
+    return json.dumps(fusion).encode()
+
+
+def test_weights_belong_to_the_statistics(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "bundle")
+    fusion = json.loads((saved / "fusion.json").read_text())
+    columns = fusion["baseline"]["columns"]
+    fusion["baseline"]["columns"] = {("x" if name == "popularity" else name): words for name, words in columns.items()}
+    tampered(tmp_path / "bundle", "fusion.json", json.dumps(fusion).encode())
+    with pytest.raises(BundleError, match="other columns than its statistics"):
+        Reranker.load(tmp_path / "bundle", engine="scripted")
 
 
 def test_coefficients_are_finite(fitted):
