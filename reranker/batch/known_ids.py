@@ -54,7 +54,9 @@ class KnownIds:
                 types[name] = pa.string()
         return replace(table, types=types)
 
-    def require_most(self, table: InputTable, where: str, *, of_users: bool, what: str = "candidates") -> None:
+    def require_most(
+        self, table: InputTable, where: str, *, of_users: bool, what: str = "candidates"
+    ) -> dict[str, int]:
         """Refuses a table of which most rows hold an item that is not known, or a user that is written otherwise.
 
         Ids of another kind than the known ones are left to the ranking, which refuses them.
@@ -65,9 +67,13 @@ class KnownIds:
             of_users: users are looked at: no newer histories were given.
             what: the table is called.
 
+        Returns:
+            For each column that was looked at, how many rows hold an id that is not known.
+
         Raises:
             DataError: most are unknown.
         """
+        found = dict[str, int]()
         for name, known in (self.columns if of_users else {ITEM: self.items}).items():
             values = _array(known, table.types[name])
             if values is None or not len(values):
@@ -79,12 +85,14 @@ class KnownIds:
                 rows, unknown = rows + len(ids), unknown + len(missing)
                 if len(missing) and len(examples) < _LOOKED_AT:
                     examples |= dict.fromkeys(pc.unique(missing).to_pylist())
+            found[name] = unknown
             if unknown <= MOST * rows:
                 continue
             some = pd.Series(list(examples)[:_LOOKED_AT], dtype=object, name=name)
             if name == ITEM or written_otherwise(known, list(some)):  # users may well be new
                 owner = "the bundle's item table" if name == ITEM else "the bundle's histories"
                 raise DataError(most_unknown(known, some, unknown, rows, f"{what} {where}", owner))
+        return found
 
     @property
     def columns(self) -> dict[str, Sequence[Any]]:

@@ -37,6 +37,7 @@ class Prepared:
         cut: the parts.
         malformed: lines of text that are no rows by their reasons, kept in OUT/_run/candidates/malformed.parquet.
         unused_columns: of the candidates' first file, that nothing reads.
+        unused_history_columns: the same of the interactions.
         interactions: in the order of their users, or None.
     """
 
@@ -45,6 +46,7 @@ class Prepared:
     cut: Cut
     malformed: Counter[str]
     unused_columns: tuple[str, ...]
+    unused_history_columns: tuple[str, ...]
     interactions: InputTable | None
 
 
@@ -70,7 +72,8 @@ def prepare(
             return known.texts
         return known.texts & {ITEM} | _texts(_opened_parquet(newer, interactions, columns.of_interactions)) & {USER}
 
-    unused = _unused(files[0], candidates, columns)
+    unused = _unused(files[0], candidates, columns.of_candidates)
+    unused_history = () if interactions is None else _unused(newer[0], interactions, columns.of_interactions)
     table, malformed = _opened(files, candidates, columns.of_candidates, folder / "candidates", texts, known)
     table = known.of_known_kind(table, texts())
     if table.total_rows + malformed.total() == 0:
@@ -88,11 +91,12 @@ def prepare(
         cut=parts,
         malformed=malformed,
         unused_columns=unused,
+        unused_history_columns=unused_history,
         interactions=None if interactions is None else _histories(interactions, newer, columns, table, folder, known),
     )
 
 
-def _unused(file: Path, root: Path, columns: Columns) -> tuple[str, ...]:
+def _unused(file: Path, root: Path, columns_of: ColumnsOf) -> tuple[str, ...]:
     if is_text(file):
         try:
             present = list(open_rows(file, ()).columns)
@@ -100,7 +104,7 @@ def _unused(file: Path, root: Path, columns: Columns) -> tuple[str, ...]:
             return ()
     else:
         present = [*column_names(file), *folder_values([file], root)]
-    used = columns.of_candidates(present, str(file)).values()
+    used = columns_of(present, str(file)).values()
     return tuple(dict.fromkeys(name for name in present if name not in used and not name.startswith("__index")))
 
 

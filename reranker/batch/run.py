@@ -36,7 +36,8 @@ from reranker.batch.manifest import (
 from reranker.batch.part import RANKING, STATE, Engines, Job, PartWorker, Record, finished_part, rejected_file
 from reranker.batch.prepare import Prepared, drop_copies, malformed_file, prepare
 from reranker.batch.row_checks import REJECTED_SCHEMA
-from reranker.data.schema import ITEM
+from reranker.batch.unused import HistoriesUse
+from reranker.data.schema import ITEM, TIMESTAMP
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Order
 from reranker.pipeline.bundle import read_bundle
@@ -135,9 +136,16 @@ class OfflineRun:
         columns = replace(self.columns, further=further)
         prepared = prepare(self.candidates, self.interactions, columns, self.part_users, self.out, known)
         known.require_most(prepared.candidates, str(self.candidates), of_users=self.interactions is None)
+        histories = None
         if prepared.interactions is not None:
             where = str(self.interactions)
-            known.require_most(prepared.interactions, where, of_users=False, what="interactions")
+            unknown = known.require_most(prepared.interactions, where, of_users=False, what="interactions")
+            histories = {
+                **HistoriesUse.of(prepared.interactions, prepared.candidates).to_json(),
+                "rows_of_unknown_items": unknown.get(ITEM, 0),
+                "has_timestamps": TIMESTAMP in prepared.interactions.columns,
+                "unused_columns": list(prepared.unused_history_columns),
+            }
         manifest = self._with_cut(manifest, what, prepared)
         numbers = range(len(prepared.cut.starts))
         records = {part: record for part in numbers if (record := finished_part(self.out, part)) is not None}
@@ -160,6 +168,7 @@ class OfflineRun:
             "seconds": round(time.monotonic() - begun, 3),
             "bundle_sha256": what["bundle"],
             "unused_columns": list(prepared.unused_columns),
+            **({} if histories is None else {"interactions": histories}),
         }
         if self.rules is not None:
             reports = [RulesReport.from_json(record["rules"]) for record in ordered if record.get("rules")]

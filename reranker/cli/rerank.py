@@ -10,9 +10,10 @@ import typer
 import yaml
 
 from reranker.cli.options import BaseUrlOption, BundleOption, DtypeOption, EngineOption, given
+from reranker.data.column_names import meant
 from reranker.data.formats import holds_text
-from reranker.data.id_matching import require_most_known
-from reranker.data.schema import ITEM, USER
+from reranker.data.id_matching import histories_without_list, require_most_known, told_without_list
+from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.table_io import like_known, read_table, write_table
 from reranker.errors import ConfigError
 from reranker.rules import RulesReport
@@ -84,12 +85,14 @@ def rerank(
             f"not {out}"
         )
     ids = columns.user, columns.item
-    newer = None
+    newer, unread = None, list[str]()
     reranker = engines.reranker(bundle)
     if interactions is not None:
         items = dict.fromkeys((columns.item, ITEM), reranker.item_ids)
         newer = read_table(interactions, (*ids, USER, ITEM), items)
-        newer = _renamed(newer, columns.of_interactions(list(map(str, newer.columns)), str(interactions)))
+        read = columns.of_interactions(list(map(str, newer.columns)), str(interactions))
+        unread = [str(name) for name in newer.columns if name not in read.values()]
+        newer = _renamed(newer, read)
     columns = replace(columns, further=tuple(reranker.candidate_columns))
     users = {columns.user: reranker.user_ids} if newer is None else {}
     table = read_table(candidates, ids, {columns.item: reranker.item_ids, **users})
@@ -115,14 +118,23 @@ def rerank(
         f"wrote {len(ranked)} rows of {report.users} users to {out}: {report.served} order{_kept(report.users_kept)}; "
         f"{report.unknown_users} users without history, {report.unknown_items} candidates not in the item table"
     )
+    if newer is not None and (words := told_without_list(newer, table[USER])):
+        typer.echo(words)
     if ranked.rules is not None:
         typer.echo(ranked.rules.summary())
     _tell_unused(unused)
+    _tell_unread(unread, has_times=newer is None or TIMESTAMP in newer)
 
 
 def _tell_unused(columns: Sequence[str]) -> None:
     if columns:
         typer.echo(f"columns of the candidates that were not used: {', '.join(columns)}")
+
+
+def _tell_unread(columns: Sequence[str], has_times: bool) -> None:
+    if columns:
+        hint = "" if has_times else meant([TIMESTAMP], columns)
+        typer.echo(f"columns of the interactions that were not used: {', '.join(columns)}.{hint}")
 
 
 def _renamed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
@@ -141,6 +153,8 @@ def _report(summary: dict[str, Any], out: Path) -> None:
         f"{_kept(summary['users_kept'])}; "
         f"{summary['unknown_users']} users without history, {summary['unknown_items']} candidates not in the item table"
     )
+    if (histories := summary.get("interactions")) is not None:
+        _tell_histories(histories)
     if "rules" in summary:
         typer.echo(RulesReport.from_json(summary["rules"]).summary())
     _tell_unused(summary["unused_columns"])
@@ -150,6 +164,15 @@ def _report(summary: dict[str, Any], out: Path) -> None:
             f"rejected {summary['rejected_rows']} of {summary['rows']} rows, see {out}/rejected.parquet: {reasons}; "
             f"{summary['users_without_candidates']} users are left without candidates"
         )
+
+
+def _tell_histories(found: dict[str, Any]) -> None:
+    without = found["rows_without_list"], found["users_without_list"]
+    if words := histories_without_list(*without, found["rows"], found["users"], found["examples"]):
+        typer.echo(words)
+    if count := found["rows_of_unknown_items"]:
+        typer.echo(f"{count} of {found['rows']} rows of the interactions are of items that are not in the item table")
+    _tell_unread(found["unused_columns"], found["has_timestamps"])
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:

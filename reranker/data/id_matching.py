@@ -103,6 +103,29 @@ def most_unknown(
     )
 
 
+def histories_without_list(rows: int, users: int, all_rows: int, all_users: int, examples: Iterable[Hashable]) -> str:
+    """The words about newer histories that nothing uses: those of users without a list; "" where all have one.
+
+    Args:
+        rows, users: without a list.
+        all_rows, all_users: of the histories.
+        examples: some of the users.
+    """
+    if not users:
+        return ""
+    return (
+        f"{users} of {all_users} users of the interactions have no list here, for instance "
+        f"{', '.join(map(repr, list(examples)[:_SHOWN]))}: {rows} of {all_rows} rows are not used"
+    )
+
+
+def told_without_list(interactions: pd.DataFrame, lists: pd.Series) -> str:
+    """`histories_without_list` of a table of interactions beside the users of some lists."""
+    users = interactions["user_id"]
+    without = users[~users.isin(lists)]
+    return histories_without_list(len(without), without.nunique(), len(users), users.nunique(), without.unique())
+
+
 def written_otherwise(known: Iterable[Hashable], unknown: Collection[Hashable]) -> str | None:
     """How most of the unknown ids are written among the known ones; None where they are not.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reranker.config import BOOSTED
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table, as_frame
-from reranker.data.id_matching import refuse_written_otherwise
+from reranker.data.id_matching import refuse_written_otherwise, told_without_list
 from reranker.data.schema import (
     ITEM,
     USER,
@@ -241,6 +241,8 @@ class Reranker(Persistent, Adaptive):
                 require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
                 refuse_written_otherwise(data.items[ITEM], interactions[ITEM], "interactions")
                 require_ids_like(lists[USER], interactions[USER], "interactions")
+                if unused := told_without_list(interactions, lists[USER]):
+                    logger.warning(unused)
         ranked = self._ranker.rank(
             lists,
             data.statistics.histories_with(interactions, disliked),
