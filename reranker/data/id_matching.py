@@ -1,5 +1,6 @@
 """Ids of two tables that should be the same: how many are not, and whether they are only written otherwise."""
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable
@@ -66,7 +67,9 @@ def require_most_known(known: Collection[Hashable], given: pd.Series, table: str
     return len(unknown)
 
 
-def refuse_written_otherwise(known: Collection[Hashable], given: pd.Series, table: str) -> None:
+def refuse_written_otherwise(
+    known: Collection[Hashable], given: pd.Series, table: str, owner: str = "what was fitted"
+) -> None:
     """Refuses a column of ids of which most are not known, but would be if they were written otherwise.
 
     Raises:
@@ -74,7 +77,7 @@ def refuse_written_otherwise(known: Collection[Hashable], given: pd.Series, tabl
     """
     unknown = given[~given.isin(known if isinstance(known, pd.Series) else list(known))]
     if len(unknown) > MOST * len(given) and written_otherwise(known, unknown.head(_LOOKED_AT).tolist()):
-        raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", "what was fitted"))
+        raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", owner))
 
 
 def most_unknown(
@@ -114,8 +117,8 @@ def histories_without_list(rows: int, users: int, all_rows: int, all_users: int,
     if not users:
         return ""
     return (
-        f"{users} of {all_users} users of the interactions have no list here, for instance "
-        f"{', '.join(map(repr, list(examples)[:_SHOWN]))}: {rows} of {all_rows} rows are not used"
+        f"{users} of {all_users} users of the interactions have no list here, for instance {shown(examples)}: "
+        f"{rows} of {all_rows} rows are not used"
     )
 
 
@@ -124,6 +127,11 @@ def told_without_list(interactions: pd.DataFrame, lists: pd.Series) -> str:
     users = interactions["user_id"]
     without = users[~users.isin(lists)]
     return histories_without_list(len(without), without.nunique(), len(users), users.nunique(), without.unique())
+
+
+def shown(ids: Iterable[Hashable]) -> str:
+    """Some of the ids, for a message."""
+    return ", ".join(map(repr, itertools.islice(dict.fromkeys(ids), _SHOWN)))
 
 
 def written_otherwise(known: Iterable[Hashable], unknown: Collection[Hashable]) -> str | None:

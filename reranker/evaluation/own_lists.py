@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reranker.data.dataset import Dataset
+from reranker.data.id_matching import shown
 from reranker.data.schema import RANK, USER
 from reranker.engines.encoder import ENCODER, LLM
 from reranker.engines.lexical import LEXICAL
@@ -19,11 +20,13 @@ from reranker.fusion.own_judged import OwnVerdict
 from reranker.pipeline.ladder import fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
-from reranker.pipeline.windows import window_from_logs
+from reranker.pipeline.windows import require_lists, window_from_logs
+from reranker.types import UserId
 
 RUNGS = ("first_stage", "baseline", "lexical", LLM)
 """What is judged on the lists, cheapest first."""
 
+_SHOWN = 3
 CUTOFFS = (10, 20, 50, 100)
 
 
@@ -35,12 +38,14 @@ class OwnLists:
         windows: newest first; columns that were asked for are features of them.
         without_choice: lists of users who chose nothing afterwards; they say nothing and are left out.
         without_list: users who chose something and were served no list; left out, too.
+        examples: some of the latter.
         unused: columns of lists, items and users that could be features and were not asked for.
     """
 
     windows: Sequence[CandidateLists]
     without_choice: int
     without_list: int
+    examples: Sequence[UserId] = ()
     unused: Sequence[str] = ()
 
     @classmethod
@@ -72,22 +77,28 @@ class OwnLists:
                 )
         windows: list[CandidateLists] = []
         without_choice = without_list = 0
+        examples = list[UserId]()
         known = data
         for lists, chosen in reversed(pairs):
             if USER not in lists or USER not in chosen:
                 raise DataError(f"tables 'lists' and 'held_out' need a column {USER!r}")
             listed = lists[USER].isin(chosen[USER])
             without_choice += int(lists.loc[~listed, USER].nunique())
-            without_list += int(chosen.loc[~chosen[USER].isin(lists[USER]), USER].nunique())
-            if not listed.any():
-                raise DataError("none of the users with a list chose anything afterwards: are the ids the same?")
+            apart = require_lists(lists[USER], chosen[USER])
+            without_list += len(apart)
+            examples += apart.head(_SHOWN - len(examples)).tolist()
             window = window_from_logs(
                 known, lists[listed.to_numpy()], chosen[chosen[USER].isin(lists[USER]).to_numpy()], own
             )
             windows.append(window)
             known = data.with_interactions(window.known)
-        could_be = unused(features, data.items, data.users, served)
-        return cls(windows=windows, without_choice=without_choice, without_list=without_list, unused=could_be)
+        return cls(
+            windows=windows,
+            without_choice=without_choice,
+            without_list=without_list,
+            examples=tuple(examples),
+            unused=unused(features, data.items, data.users, served),
+        )
 
     def recall(self) -> dict[str, float]:
         """ "recall@k" for cutoffs up to the longest list, and of whole lists: mean share of a user's choices."""
@@ -108,7 +119,7 @@ class ListsReport:
         windows: how many.
         recall: "recall@k" -> mean share of a user's choices among the first k.
         ladder: absolute NDCG@10 of each rung and its gain over the best cheaper one; a missed choice counts as 0.
-        without_choice, without_list, unused: as in `OwnLists`.
+        without_choice, without_list, examples, unused: as in `OwnLists`.
         own: what the columns that were asked for are worth; None where none were.
         trees: rung -> what gradient-boosted trees are worth over the weights there; empty where they were not tried.
     """
@@ -119,6 +130,7 @@ class ListsReport:
     ladder: Ladder
     without_choice: int
     without_list: int
+    examples: Sequence[UserId] = ()
     unused: Sequence[str] = ()
     own: OwnVerdict | None = None
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
@@ -127,9 +139,10 @@ class ListsReport:
         """The report for people."""
         lines = [f"{self.users} lists in {self.windows} window(s); a missed choice counts as 0"]
         if self.without_choice or self.without_list:
+            some = f", for instance {shown(self.examples)}" if self.examples else ""
             lines.append(
                 f"left out: {self.without_choice} lists of users who chose nothing afterwards, {self.without_list} "
-                "users who chose something and had no list"
+                f"users who chose something and had no list{some}"
             )
         lines.append("your first stage: " + ", ".join(f"{name} {share:.4f}" for name, share in self.recall.items()))
         if self.own is not None:
@@ -185,6 +198,7 @@ def judge_lists(
         ladder=judged.ladder,
         without_choice=lists.without_choice,
         without_list=lists.without_list,
+        examples=lists.examples,
         unused=lists.unused,
         own=model.own,
         trees=trees,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.frames import as_frame
+from reranker.data.id_matching import refuse_written_otherwise, shown, written_otherwise
 from reranker.data.schema import (
     ITEM,
     TIMESTAMP,
@@ -30,6 +31,8 @@ from reranker.utils.progress import step
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000  # ids, for how they are written
 
 
 def window_of(
@@ -68,8 +71,9 @@ def window_of(
     )
     if not lists.relevant.any():
         raise DataError(
-            f"nothing to learn from: none of the {int(lists.n_relevant.sum())} held-out items is in the lists of "
-            f"{len(lists.users)} users. Propose more candidates, or check that the ids of both tables are the same"
+            f"nothing to learn from: none of the {int(lists.n_relevant.sum())} held-out items "
+            f"({shown(held_out[ITEM])}, for instance) is in the lists of {len(lists.users)} users. Propose more "
+            "candidates, or check that the ids of both tables are the same"
         )
     return lists
 
@@ -236,11 +240,52 @@ def window_from_logs(
     for name, table in (("candidates", candidates), ("held_out", held_out)):
         require_ids_like(data.interactions[USER], table[USER], name)
         require_ids_like(data.items[ITEM], table[ITEM], name)
+    require_lists(candidates[USER], held_out[USER])
+    for name, table in (("candidates", candidates), ("held_out", held_out)):
+        refuse_written_otherwise(data.interactions[USER], table[USER], name, "the interactions")
+        refuse_written_otherwise(data.items[ITEM], table[ITEM], name, "the item table")
+    users = candidates[USER].drop_duplicates()
+    if len(new := users[~users.isin(data.interactions[USER])]):
+        logger.warning(
+            "candidates: %d of %d users are not in the interactions, for instance %s: their lists count as those of "
+            "users without a history. If they have one, add it to the interactions",
+            len(new),
+            len(users),
+            shown(new),
+        )
     before = data.interactions[~_chosen_later(data.interactions, held_out)].reset_index(drop=True)
     targets = targets_of(held_out, data.signals)
     if not targets.all():
         logger.info("held_out: %d of %d rows are nothing to predict", int((~targets).sum()), len(targets))
     return window_of(data, validate_interactions(before), held_out[targets], candidates, None, own)
+
+
+def require_lists(listed: pd.Series, choosing: pd.Series) -> pd.Series:
+    """The users who chose something and have no list, each once; some of them are named in a warning.
+
+    Args:
+        listed: users of the lists, one a row.
+        choosing: users of what was chosen afterwards.
+
+    Raises:
+        DataError: none of them has a list.
+    """
+    users = choosing.drop_duplicates()
+    without = users[~users.isin(listed)]
+    if without.empty:
+        return without
+    words = (
+        f"held_out: {len(without)} of {len(users)} users have no list in the candidates, for instance {shown(without)}"
+    )
+    if len(without) == len(users):
+        known = listed.drop_duplicates().tolist()
+        remedy = written_otherwise(known, without.head(_LOOKED_AT).tolist()) or (
+            f"There are lists of {shown(known)}, for instance: give those that these users were served, or check that "
+            "the ids of both tables are the same"
+        )
+        raise DataError(f"{words}, so there is nothing to learn from. {remedy}")
+    logger.warning("%s: their choices are left out. Give the lists that they were served to have them count", words)
+    return without
 
 
 def _chosen_later(interactions: pd.DataFrame, held_out: pd.DataFrame) -> NDArray[np.bool_]:

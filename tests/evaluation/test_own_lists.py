@@ -135,10 +135,25 @@ def test_trees_are_judged_on_the_lists():
 def test_lists_of_nobody_who_chose_are_refused():
     data = toys.taste_dataset(users=48)
     lists, chosen = served(data)
-    with pytest.raises(DataError, match="chose anything afterwards"):
+    with pytest.raises(DataError, match=r"1 of 1 users have no list .*'nobody', so .*There are lists of 'u\d+'"):
         OwnLists.of(data, [(lists, chosen.assign(user_id="nobody"))])
+    upper = chosen.assign(user_id=chosen["user_id"].str.upper())
+    with pytest.raises(DataError, match=r"Written otherwise they are known: 'U\d+' here is 'u\d+' there"):
+        OwnLists.of(data, [(lists, upper)])
     with pytest.raises(DataError, match="no lists to judge"):
         OwnLists.of(data, [])
+
+
+def test_users_who_chose_and_had_no_list_are_named():
+    data = toys.taste_dataset(users=48)
+    lists, chosen = served(data)
+    item = chosen["item_id"].iloc[0]
+    more = pd.DataFrame({"user_id": ["zz1", "zz1", "zz2"], "item_id": item, "timestamp": chosen["timestamp"].max()})
+    found = OwnLists.of(data, [(lists, pd.concat([chosen, more], ignore_index=True))])
+    assert (found.without_list, found.examples) == (2, ("zz1", "zz2"))
+    llm = words()
+    said = judge_lists(llm, data, found, rungs=("first_stage",)).summary()
+    assert "2 users who chose something and had no list, for instance 'zz1', 'zz2'" in said
 
 
 def test_a_plan_names_what_is_read_and_what_is_missing(monkeypatch):

@@ -337,6 +337,25 @@ class TestRefused:
         with pytest.raises(DataError, match=f"'held_out', column '{column}': the ids are of kind number"):
             reranker.fit(data, candidates=candidates, held_out=held_out.assign(**{column: range(len(held_out))}))
 
+    def test_users_of_logs_that_are_written_otherwise_in_the_data(self, reranker):
+        data, candidates, held_out = toys.cold_logs()
+        renamed = [table.assign(user_id=table["user_id"].str.upper()) for table in (candidates, held_out)]
+        said = "table 'candidates', column 'user_id'.* not in the interactions, .*'U0' here is 'u0' there"
+        with pytest.raises(DataError, match=said):
+            reranker.fit(data, candidates=renamed[0], held_out=renamed[1])
+        renamed = [table.assign(item_id=table["item_id"].str.upper()) for table in (candidates, held_out)]
+        with pytest.raises(DataError, match=r"table 'candidates', column 'item_id'.* not in the item table"):
+            reranker.fit(data, candidates=renamed[0], held_out=renamed[1])
+
+    def test_users_of_logs_without_list_or_history_are_named(self, reranker, caplog):
+        data, candidates, held_out = toys.cold_logs()
+        one = held_out["user_id"].iloc[0]
+        more = held_out[held_out["user_id"] == one].assign(user_id="no list")
+        lists = candidates[candidates["user_id"] == one].assign(user_id="no history")
+        reranker.fit(data, candidates=pd.concat([candidates, lists]), held_out=pd.concat([held_out, more]))
+        assert "users have no list in the candidates, for instance 'no list': their choices are left out" in caplog.text
+        assert "users are not in the interactions, for instance 'no history': their lists count as" in caplog.text
+
     def test_first_stage_that_finds_nothing(self, reranker, data):
         with pytest.raises(DataError, match="nothing to learn from"):
             reranker.fit(data, toys.SpyGenerator(["never chosen", "nor this"]))
