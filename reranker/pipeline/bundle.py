@@ -47,7 +47,7 @@ from reranker.pipeline.statistics_file import (
     write_statistics,
     write_vectors,
 )
-from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain
+from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain, require_plain_fields
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import COMPONENTS, PriorStore, StateStore
@@ -198,6 +198,7 @@ def _standing(directory: Path) -> tuple[Path, bytes | None]:
 def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
     try:
         _verify(directory, manifest["files"])
+        require_plain_fields(directory / MANIFEST, manifest)
         ids = read_json(directory / "ids.json")
         item_ids = decode_ids(ids["items"])
         items = _read_items(directory / "items.parquet", ids["item_table"])

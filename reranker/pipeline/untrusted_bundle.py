@@ -14,6 +14,7 @@ from reranker.hub import available_models
 
 MANIFEST = "bundle.yaml"
 _DEEPEST = 8  # folders within folders
+_LONGEST_TEXT, _LARGEST = 4096, 1 << 40  # characters of a name; any size of a model
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 TEMPLATES, TEMPLATES_VARIABLE = "templates", "RERANKER_TEMPLATES"
 MODELS_VARIABLE = "RERANKER_MODELS"
@@ -57,6 +58,18 @@ def require_plain(directory: Path) -> None:
                         f"{path} is a link or no ordinary file, and a bundle holds ordinary files alone: copy what it "
                         "points to into its place (`cp -rL`)"
                     )
+
+
+def require_plain_fields(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses a manifest whose domain, templates or model are of other types than this version writes."""
+    model = manifest["model"]
+    texts = {name: manifest[name] for name in ("domain", "templates_sha256")}
+    texts |= {f"model.{name}": model[name] for name in ("model_id", "sha256")}
+    sizes = {f"model.{name}": model[name] for name in ("dim", "vocab_size", "max_length")}
+    wrong = [name for name, value in texts.items() if not isinstance(value, str) or len(value) > _LONGEST_TEXT]
+    wrong += [name for name, value in sizes.items() if type(value) is not int or not 0 <= value <= _LARGEST]
+    if wrong:
+        raise BundleError(f"{path} is damaged: {', '.join(wrong)} cannot be what it says. Save the bundle again")
 
 
 def require_own_templates(directory: Path, config: RerankerConfig, mine: Path | str | None) -> Path | None:

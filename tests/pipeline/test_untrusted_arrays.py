@@ -99,6 +99,32 @@ def without_a_column(bundle):
     return json.dumps(fusion).encode()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("domain", ["toy"]),
+        ("domain", None),
+        ("domain", "x" * 100_000),
+        ("templates_sha256", 1),
+        ("model.model_id", {}),
+        ("model.sha256", None),
+        ("model.dim", "16"),
+        ("model.dim", -1),
+        ("model.dim", True),
+        ("model.max_length", 1 << 200),
+        ("model.vocab_size", 0.5),
+    ],
+)
+def test_fields_of_the_manifest_are_of_their_types(saved, tmp_path, name, value):
+    shutil.copytree(saved, tmp_path / "bundle")
+    manifest = yaml.safe_load((saved / "bundle.yaml").read_text())
+    *inner, last = name.split(".")
+    (manifest[inner[0]] if inner else manifest)[last] = value
+    write_signed(tmp_path / "bundle" / "bundle.yaml", manifest)
+    with pytest.raises(BundleError, match=f"{name} cannot be what it says"):
+        Reranker.load(tmp_path / "bundle", engine="scripted")
+
+
 def test_weights_belong_to_the_statistics(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "bundle")
     fusion = json.loads((saved / "fusion.json").read_text())
