@@ -1,6 +1,7 @@
 """Where a model computes, and in which precision."""
 
 import platform
+from typing import Any
 
 from reranker.errors import ConfigError
 
@@ -16,6 +17,25 @@ def chosen_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_device(device: str) -> Any:
+    """The `torch.device`, which something can be computed on here; "auto" as `chosen_device` has it.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    import torch
+
+    try:
+        found = torch.device(chosen_device(device))
+        torch.zeros(1, device=found).item()
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"nothing can be computed on device {device!r}: {reason}. Give 'auto', or one there is"
+        ) from error
+    return found
 
 
 def chosen_dtype(dtype: str, device: str) -> str:

@@ -294,7 +294,12 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         ),
         "files": _hashes(directory),
     }
-    (directory / MANIFEST).write_text(yaml.safe_dump(seal(manifest), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(seal(manifest), sort_keys=False, allow_unicode=True)
+    if len(text.encode()) > MOST_YAML_BYTES:
+        raise BundleError(
+            f"{MANIFEST} would have more than the {MOST_YAML_BYTES} bytes that are read: shorten settings"
+        )
+    (directory / MANIFEST).write_text(text)
 
 
 def _require_columns(directory: Path, state: BundleState) -> None:

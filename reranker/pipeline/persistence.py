@@ -6,12 +6,13 @@ from typing import Any, Self
 
 from reranker.config import RerankerConfig, default_scorer
 from reranker.data.catalog import Catalog
-from reranker.errors import BundleError
+from reranker.errors import BundleError, PromptError
 from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitted_state import FittedState
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.untrusted_bundle import (
+    MANIFEST,
     TEMPLATES,
     require_harmless,
     require_own_model,
@@ -165,7 +166,10 @@ class Persistent(FittedState):
             signals=state.signals,
         )
         reranker.reader = reranker.reader.calibrated_by(reranker._data.calibration_histories)
-        read = reranker.reader.templates
+        try:
+            read = reranker.reader.templates
+        except PromptError as error:
+            raise BundleError(f"{Path(directory) / MANIFEST} names templates that there are not: {error}") from error
         if read.sha256 != state.templates_sha256:
             raise BundleError(
                 f"the bundle {directory} was fitted with other text in the template {read.name}: scores would not "

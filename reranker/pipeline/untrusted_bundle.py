@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reranker.config import RerankerConfig
-from reranker.engines import reads_a_model
+from reranker.engines import AUTO, available_engines, reads_a_model
 from reranker.errors import BundleError
 from reranker.hub import available_models
 
@@ -106,8 +106,14 @@ def require_own_model(directory: Path, config: RerankerConfig) -> None:
         config: its settings.
 
     Raises:
-        BundleError: it names another model than those in RERANKER_MODELS, with commas between them.
+        BundleError: it names an engine that there is not, or another model than those in RERANKER_MODELS, with commas
+            between them.
     """
+    if config.engine not in (AUTO, *available_engines()):
+        raise BundleError(
+            f"{directory / MANIFEST} names the engine {config.engine!r}, which there is not: give an engine to "
+            f"Reranker.load, one of {', '.join([AUTO, *available_engines()])} or your own"
+        )
     model = str(config.model)
     mine = [name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(",")]
     if not reads_a_model(config.engine) or model in available_models() or model in mine:

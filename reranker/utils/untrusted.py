@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError
 
-MOST_YAML_BYTES = 4 << 20
+MOST_YAML_BYTES = 1 << 20
+MOST_YAML_NODES = 20_000
+"""Bounds of a settings file: PyYAML takes some 50 microseconds a node, more where lists are nested."""
+
+_LONGEST_NUMBER = 64  # characters of one in YAML; "1:1:1:..." takes time and digits without end
+_DEEPEST_YAML = 50
 MOST_JSON_BYTES = 1 << 30
 SMALL_ARRAYS_BYTES = 64 << 20
 """Arrays of so many bytes are read however well they were compressed."""
@@ -32,15 +37,32 @@ MOST_MAPPED_BYTES = 64 << 20
 _FORMAT: Any = np.lib.format  # has no types
 
 
-class _NoAliases(yaml.SafeLoader):
+class _Bounded(yaml.SafeLoader):
+    """No aliases, and no more nodes, levels and digits than settings have."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes = self._level = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read: they can stand for billions of values")
-        return super().compose_node(parent, index)
+        self._nodes += 1
+        self._level += 1
+        if self._nodes > MOST_YAML_NODES or self._level > _DEEPEST_YAML:
+            raise yaml.YAMLError(
+                f"it holds more than {MOST_YAML_NODES} values, or lists and mappings {_DEEPEST_YAML} within each other"
+            )
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        is_number = isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
+        if is_number and len(node.value) > _LONGEST_NUMBER:
+            raise yaml.YAMLError(f"a number of {len(node.value)} characters is not read")
+        return node
 
 
 def read_yaml(path: Path) -> Any:
-    """A small YAML document without aliases.
+    """A small YAML document without aliases, endless numbers and deep nesting.
 
     Raises:
         BundleError: it is too large, nested too deeply, or no such document.
@@ -49,7 +71,7 @@ def read_yaml(path: Path) -> Any:
     if path.stat().st_size > MOST_YAML_BYTES:
         raise BundleError(f"{path} is damaged: it has {path.stat().st_size} bytes, {MOST_YAML_BYTES} at most are read")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_NoAliases)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Bounded)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error
 

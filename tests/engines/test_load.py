@@ -8,7 +8,7 @@ import pytest
 
 from reranker.engines import available_engines, choose_engine, load_engine
 from reranker.engines.loading import HubTokenizer
-from reranker.engines.precision import chosen_device
+from reranker.engines.precision import chosen_device, torch_device
 from reranker.errors import ConfigError
 
 
@@ -49,6 +49,14 @@ def test_a_gpu_is_taken_where_there_is_one_and_nothing_else_is_asked_for(
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert chosen_device(asked) == chosen
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "no such", "xla"])
+def test_a_device_that_there_is_not_is_named(device: str) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(ConfigError, match=f"nothing can be computed on device '{device}'"):
+        torch_device(device)
+    assert torch_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -483,6 +483,39 @@ def test_aliases_of_yaml_are_refused(bundle):
         Reranker.load(bundle)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("format: " + ":".join(["1"] * 100_000), "a number of 199999 characters"),  # base 60, quadratic in its length
+        ("format: " + ":".join(["1"] * 1000) + ".5", "a number of 2001 characters"),
+        ("format: 0b" + "1" * 100_000, "a number of 100002 characters"),
+        ("a: [" + "x," * 100_000 + "]", "more than 20000 values"),
+        ("[" * 60 + "]" * 60, "50 within each other"),
+        ("a: " + "x " * 600_000, "bytes, 1048576 at most"),
+    ],
+)
+def test_yaml_that_takes_long_is_refused(bundle, text, said):
+    (bundle / "bundle.yaml").write_text(text)
+    with pytest.raises(BundleError, match=said):
+        Reranker.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"engine": "os.system"}, "names the engine 'os.system', which there is not"),
+        ({"prompt": {"family": "../../../../tmp"}}, "bundle.yaml names templates that there are not"),
+        ({"prompt": {"language": "../../etc"}}, "bundle.yaml names templates that there are not"),
+    ],
+)
+def test_engines_and_templates_that_there_are_not_are_the_bundles_fault(bundle, changed, said):
+    manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
+    manifest["config"] |= changed
+    write_signed(bundle / "bundle.yaml", manifest)
+    with pytest.raises(BundleError, match=said):
+        Reranker.load(bundle)
+
+
 def test_deep_json_and_endless_numbers_are_refused(bundle):
     whole = files_of(bundle)
     for name in ("fusion.json", "ids.json", "generator/generator.json", "prompts/index.json"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reranker.engines.fair_lock import FairLock
 from reranker.engines.loading import HubTokenizer, Model, load_causal_lm, resolved
-from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, chosen_dtype
+from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_dtype, torch_device
 from reranker.engines.text_generation import draw, written
 from reranker.engines.torch.attention import Beginning
 from reranker.engines.torch.packed_lm import PackedLM
@@ -51,7 +51,7 @@ class TorchEngine:
             without one, these raise EngineError.
 
     Raises:
-        ConfigError: unknown dtype, or a missing package.
+        ConfigError: unknown dtype, no such device, or a missing package.
         ModelError: the model cannot be found or loaded, its attention cannot be masked, packed rows read otherwise than
             the model itself reads, or its layers cannot be compiled.
     """
@@ -67,7 +67,7 @@ class TorchEngine:
         max_batch_tokens: int | None = None,
         compiled: bool = False,
     ) -> None:
-        self.device = torch.device(chosen_device(device))
+        self.device = torch_device(device)
         self.dtype = chosen_dtype(dtype, self.device.type)
         source = resolved(model)
         default_tokens = _CPU_BATCH_TOKENS if self.device.type == "cpu" else _CUDA_BATCH_TOKENS
