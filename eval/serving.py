@@ -12,7 +12,8 @@ titles' priors are computed at first sight and kept, so the way that went first 
 likelihoods, which the model reads for every list. By the default scorer it has read every item before: what company
 gains there is the endpoint's own, and is told beside it. Where Playwright and a Chromium are installed, a new user
 likes some items in the playground, too. `--hostile ENGINE` measures one thing alone: polite clients beside a hostile
-one (`eval.hostile`). Writes DIR/serving.json and exits 0 when it ran.
+one (`eval.hostile`). By the default scorer their lists cost no pass of the model; with `--hostile-reads` each of them
+does, and with vllm always, which computes all layers. Writes DIR/serving.json and exits 0 when it ran.
 """
 
 import asyncio
@@ -57,13 +58,16 @@ def main(
     hostile: Annotated[
         str | None, typer.Option(help="only polite clients beside a hostile one, on this engine")
     ] = None,
+    hostile_reads: Annotated[
+        bool, typer.Option("--hostile-reads", help="with --hostile: polite clients' lists are read by likelihood")
+    ] = False,
 ) -> None:
     """Measures overhead and batching; prints and writes the checks."""
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if hostile is not None:
-        _hostile(out, work, hostile, requests, candidates)
+        _hostile(out, work, hostile, requests, candidates, reads=hostile_reads or hostile == "vllm")
         return
     bodies = _bundles(work, max(requests, real), candidates)
     with _server(work / "scripted", "scripted") as (url, process):
@@ -101,9 +105,9 @@ def main(
     shutil.rmtree(work)
 
 
-def _hostile(out: Path, work: Path, engine: str, requests: int, candidates: int) -> None:
+def _hostile(out: Path, work: Path, engine: str, requests: int, candidates: int, reads: bool) -> None:
     """Polite clients' p99 beside a hostile client over theirs alone."""
-    name = "scripted" if engine == "scripted" else "default"
+    name = "scripted" if engine == "scripted" else "likelihood" if reads else "default"
     bodies = _bundles(work, requests, candidates, (name,))
     with _server(work / name, engine) as (url, _):
         model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
@@ -167,8 +171,11 @@ def _server(bundle: Path, engine: str) -> Iterator[tuple[str, int]]:
     try:
         while process.poll() is None:
             try:
-                if httpx.get(f"{url}/ready").status_code == 200:
+                answer = httpx.get(f"{url}/ready")
+                if answer.status_code == 200:
                     break
+                if (error := answer.json()["error"])["code"] == "not_loaded":
+                    raise RuntimeError(error["message"])
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
