@@ -17,7 +17,7 @@ from reranker.batch.known_ids import KnownIds
 from reranker.batch.part import STATE
 from reranker.batch.partition import Cut, cut
 from reranker.data.formats import is_text, open_rows
-from reranker.data.parquet_files import folder_values
+from reranker.data.parquet_files import folder_values, tell_unread_folders
 from reranker.data.schema import ITEM, USER
 from reranker.errors import DataError
 
@@ -175,6 +175,7 @@ def _opened(
     if complete.exists():
         return reopened(folder)
     table = converted(files, [file.name for file in files], columns_of, folder, texts(), known.columns)
+    tell_unread_folders(files, root, open_rows(files[0], ()).columns)
     complete.touch()
     return table
 

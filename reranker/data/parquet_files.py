@@ -1,5 +1,6 @@
 """Parquet files as one table: folders of parts, empty ones, hive partitions, an index that pandas kept, old times."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 
 from reranker.data.text_values import IdKind
 from reranker.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 INT96_UNIT = "us"
 """Times of Spark and Impala are int96; read as nanoseconds, years after 2262 would wrap."""
@@ -59,6 +62,24 @@ def folder_values(files: Sequence[Path], root: Path) -> dict[str, Any]:
         kind.see(texts)
         values[name] = kind.read(texts)
     return values
+
+
+def tell_unread_folders(files: Sequence[Path], root: Path, columns: Sequence[str]) -> None:
+    """Says which columns named by folders (`key=value`) are not read, because the files are text.
+
+    Args:
+        files: tables in text.
+        root: folder that was given.
+        columns: those of the files themselves.
+    """
+    unread = [name for name in folder_values(files, root) if name not in columns]
+    if unread:
+        logger.warning(
+            "%s: %s named by folders is not read, for the tables are text: give it a column in the files, or store "
+            "them as parquet",
+            root,
+            ", ".join(map(repr, unread)),
+        )
 
 
 def with_columns(frame: pd.DataFrame) -> pd.DataFrame:

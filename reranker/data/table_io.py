@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from reranker.data.formats import TAKEN, TableFormat, files_under, holds_text, is_text, open_rows, table_format
 from reranker.data.id_matching import of_known_kind
-from reranker.data.parquet_files import read_parquet
+from reranker.data.parquet_files import read_parquet, tell_unread_folders
 from reranker.data.row_blocks import HEADER_AGAIN, KEY_TWICE, NO_OBJECT, NO_ROW, RejectedLine, RowFile, tell_spaced
 from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, TITLE, USER, VECTOR
 from reranker.data.text_values import IdKind, inferred
@@ -134,6 +134,7 @@ def _read(path: Path, ids: Sequence[str], known: Mapping[str, Iterable[Hashable]
     if not all(map(is_text, files)):
         raise DataError("it holds text beside parquet; give one kind" if path.is_dir() else f"expected {TAKEN}")
     tables = [_texts_of(file, ids, inside=path.is_dir()) for file in files]
+    tell_unread_folders(files, path, tables[0][0].column_names)
     for file, (table, _) in zip(files, tables, strict=True):
         if set(table.column_names) != set(tables[0][0].column_names):
             raise DataError(f"{file} has other columns than {files[0]}; give all of them one header")

@@ -55,9 +55,9 @@ class _Bounded(yaml.SafeLoader):
             )
         node = super().compose_node(parent, index)
         self._level -= 1
-        is_number = isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
-        if is_number and len(node.value) > _LONGEST_NUMBER:
-            raise yaml.YAMLError(f"a number of {len(node.value)} characters is not read")
+        length = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if length > _LONGEST_NUMBER and node is not None and node.tag.endswith((":int", ":float")):
+            raise yaml.YAMLError(f"a number of {length} characters is not read")
         return node
 
 

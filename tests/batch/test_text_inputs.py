@@ -155,6 +155,15 @@ def test_ids_that_pandas_wrote_as_decimals_are_healed_in_both_ways(bundle, tmp_p
     assert ranking(tmp_path)["user_id"].tolist() == ["196"]
 
 
+def test_columns_that_folders_of_text_name_are_told(bundle, tmp_path, caplog):
+    inner = tmp_path / "in" / "event=purchase"
+    inner.mkdir(parents=True)
+    (inner / "t.csv").write_text("user_id,item_id,score\n1,g0i1,1\n")
+    assert read_table(tmp_path / "in").columns.tolist() == [*KEY, "score"]
+    offline(bundle, tmp_path, "in", order="first_stage").run()
+    assert sum("'event' named by folders is not read" in line for line in caplog.messages) == 2
+
+
 SPACED = {
     "header and rows": "user_id, item_id, score\nu1, g0i1, 1\nu2, g1i1, 2\n",
     "rows": "user_id,item_id,score\nu1, g0i1, 1\nu2, g1i1, 2\n",
