@@ -341,6 +341,8 @@ def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
     require_small_parquet(path, len(ids))
     items = read_table(path)
     items.insert(0, ITEM, pd.Series(decode_ids(ids), dtype=object))
+    if not items[ITEM].is_unique:
+        raise BundleError(f"{path.parent / 'ids.json'} is damaged: it names an item of {path.name} twice")
     return items
 
 

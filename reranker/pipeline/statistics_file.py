@@ -58,7 +58,7 @@ def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Int
     """Reads what `write_statistics` wrote.
 
     Raises:
-        BundleError: an array does not fit the ids, or holds what no statistics are.
+        BundleError: an array does not fit the ids, or holds what no statistics are; an id stands twice.
     """
     arrays, n = read_npz(path), len(item_ids)
     matrices = {name: _sparse(arrays, name, n, path) for name in _SPARSE}
@@ -80,9 +80,13 @@ def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Int
     }.items():
         if not fits:
             raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
+    index = {item: row for row, item in enumerate(item_ids)}
+    histories = dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True))
+    if len(index) != n or len(histories) != len(user_ids):
+        raise BundleError(f"{path.parent / 'ids.json'} is damaged: it names an item or a user twice")
     return InteractionStatistics(
-        index={item: row for row, item in enumerate(item_ids)},
-        histories=dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True)),
+        index=index,
+        histories=histories,
         vectors=arrays["vectors"],
         popularity=arrays["popularity"],
         recent_popularity=arrays["recent_popularity"],

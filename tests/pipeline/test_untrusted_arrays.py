@@ -125,6 +125,16 @@ def test_fields_of_the_manifest_are_of_their_types(saved, tmp_path, name, value)
         Reranker.load(tmp_path / "bundle", engine="scripted")
 
 
+@pytest.mark.parametrize("name", ["items", "item_table", "users"])
+def test_ids_stand_once(saved, tmp_path, name):
+    shutil.copytree(saved, tmp_path / "bundle")
+    ids = json.loads((saved / "ids.json").read_text())
+    ids[name][1] = ids[name][0]
+    tampered(tmp_path / "bundle", "ids.json", json.dumps(ids).encode())
+    with pytest.raises(BundleError, match=r"ids\.json is damaged: it names an item .*twice"):
+        Reranker.load(tmp_path / "bundle", engine="scripted")
+
+
 def test_weights_belong_to_the_statistics(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "bundle")
     fusion = json.loads((saved / "fusion.json").read_text())
