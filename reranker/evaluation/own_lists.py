@@ -17,13 +17,13 @@ from reranker.fusion.boosted import TreesVerdict
 from reranker.fusion.ladder import Ladder
 from reranker.fusion.own_columns import resolved, unused
 from reranker.fusion.own_judged import OwnVerdict
-from reranker.pipeline.ladder import fit_rungs_on_windows
+from reranker.pipeline.ladder import READERS, fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import require_lists, window_from_logs
 from reranker.types import UserId
 
-RUNGS = ("first_stage", "baseline", "lexical", LLM)
+RUNGS = ("first_stage", "baseline", LEXICAL, ENCODER, LLM)
 """What is judged on the lists, cheapest first."""
 
 _SHOWN = 3
@@ -184,9 +184,11 @@ def judge_lists(
     """
     if unknown := [rung for rung in rungs if rung not in RUNGS]:
         raise ConfigError(f"unknown systems {', '.join(unknown)} for lists of your own; there are {', '.join(RUNGS)}")
-    judged = fit_rungs_on_windows(llm, data, lists.windows, with_llm=LLM in rungs, progress=progress)
-    readers = {LEXICAL: judged.words, ENCODER: judged.encoder, LLM: judged.llm}
-    models = {rung: one.fusion_model for rung, one in readers.items() if one is not None and one.fusion_model}
+    dearest = max(map(RUNGS.index, rungs))
+    readers = [rung for rung in READERS if RUNGS.index(rung) <= dearest]
+    judged = fit_rungs_on_windows(llm, data, lists.windows, readers=readers, progress=progress)
+    fitted = {LEXICAL: judged.words, ENCODER: judged.encoder, LLM: judged.llm}
+    models = {rung: one.fusion_model for rung, one in fitted.items() if one is not None and one.fusion_model}
     model = models[LEXICAL]
     trees = {rung: one.trees["fused"] for rung, one in models.items() if "fused" in one.trees}
     if "baseline" in model.trees:

@@ -92,7 +92,7 @@ def _needs(name: str, config: RerankerConfig, n_items: int, n_lists: int) -> tup
     """What it reads, minutes, modules, extra."""
     if name == "gradient_boosted":
         return "", 0.0, ("lightgbm",), "eval"
-    if name in ("text_similarity", "text_alone") or (name in _LLM and config.engine == ENCODER):
+    if name in ("text_similarity", "text_alone", ENCODER) or (name in _LLM and config.engine == ENCODER):
         return f"{n_items} texts by MiniLM", n_items / MINILM_A_SECOND / 60, (PACKAGE,), "text-embedding"
     if name in _WORDS or (name in _LLM and config.engine == LEXICAL):
         return f"{n_items} texts as words", n_items / WORDS_A_SECOND / 60, (), ""

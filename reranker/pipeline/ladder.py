@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import windows_of
 from reranker.protocols import CandidateGenerator
 from reranker.rules import Rules
+
+READERS = (LEXICAL, ENCODER, LLM)
+"""Rungs that read texts, cheapest first."""
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ def fit_rungs_on_windows(
     windows: Sequence[CandidateLists],
     generator: CandidateGenerator | None = None,
     *,
-    with_llm: bool = True,
+    readers: Collection[str] = READERS,
     rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Climbed:
@@ -132,17 +135,17 @@ def fit_rungs_on_windows(
     Args:
         llm, data, generator, rules, progress: as for `fit_rungs`.
         windows: newest first, as `windows_of` makes them.
-        with_llm: climb the LM's rung, too.
+        readers: rungs that read texts, `READERS` or some of them; words are always among them.
 
     Raises:
         DataError: there is nothing to learn from.
     """
     basis = FitBasis.of(data, windows, generator, llm.config, progress, rules)
-    readers = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
-    left_out = {} if with_llm else {LLM: "nobody asked for it"}
+    fitted = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
+    left_out = {name: "nobody asked for it" for name in READERS if name != LEXICAL and name not in readers}
     scores: dict[str, NDArray[np.float64]] = {}
     seconds: dict[str, float] = {}
-    for name, reader in readers.items():
+    for name, reader in fitted.items():
         if name in left_out:
             continue
         began = time.perf_counter()
@@ -163,8 +166,8 @@ def fit_rungs_on_windows(
         scores[name] = found["fused"]
     ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
     return Climbed(
-        words=readers[LEXICAL],
-        encoder=None if ENCODER in left_out else readers[ENCODER],
+        words=fitted[LEXICAL],
+        encoder=None if ENCODER in left_out else fitted[ENCODER],
         llm=None if LLM in left_out else llm,
         ladder=ladder,
     )
