@@ -121,21 +121,38 @@ def _co_visit_cosines(seen: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
     norms = np.sqrt(np.maximum(np.diff(by_item.indptr), 1)).astype(np.float32)
     # An item's row of counts holds at most the summed histories of its users.
     costs = np.cumsum(np.minimum(by_item @ np.diff(seen.indptr), by_item.shape[0]))
-    rows: list[sp.csr_matrix] = []
+    n_items = by_item.shape[0]
+    data: list[NDArray[np.float32]] = []
+    indices: list[NDArray[np.int32]] = []
+    sizes: list[IntArray] = [np.zeros(1, dtype=np.int64)]
     start = 0
-    while start < by_item.shape[0]:
+    while start < n_items:
         before = costs[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(costs, before + _CELLS_PER_BLOCK, side="right")))
         counts = sp.csr_matrix(by_item[start:end] @ seen)
-        lines = np.repeat(np.arange(start, end), np.diff(counts.indptr))
-        cosines = (counts.data / (norms[lines] * norms[counts.indices])).astype(np.float32)
-        others = lines != counts.indices
-        lines, columns, cosines = lines[others], counts.indices[others], cosines[others]
-        order = np.lexsort((columns, -cosines, lines))
-        lines, columns, cosines = lines[order], columns[order], cosines[order]
-        place = np.arange(len(lines)) - np.searchsorted(lines, lines)
-        kept = place < neighbours
-        shape = (end - start, by_item.shape[0])
-        rows.append(sp.csr_matrix((cosines[kept], (lines[kept] - start, columns[kept])), shape=shape))
+        counts.sort_indices()
+        lines = np.repeat(np.arange(end - start, dtype=np.int32), np.diff(counts.indptr))
+        cosines = counts.data.astype(np.float32)
+        cosines /= norms[start:end][lines] * norms[counts.indices]
+        kept = lines + start != counts.indices
+        _keep_highest(kept, lines, cosines, neighbours)
+        data.append(cosines[kept])
+        indices.append(counts.indices[kept])
+        sizes.append(np.bincount(lines[kept], minlength=end - start))
         start = end
-    return sp.csr_matrix(sp.vstack(rows, format="csr"), dtype=np.float32)
+    values = np.concatenate(data)
+    data.clear()  # so that not everything is held twice at once
+    columns = np.concatenate(indices)
+    indices.clear()
+    return sp.csr_matrix((values, columns, np.cumsum(np.concatenate(sizes))), shape=(n_items, n_items))
+
+
+def _keep_highest(kept: NDArray[np.bool_], lines: NDArray[np.int32], values: NDArray[np.float32], most: int) -> None:
+    """Leaves at most so many True in `kept` a line: the highest values, of equals the first.
+
+    Lines stand one after another; only those that are too long are sorted.
+    """
+    long = np.flatnonzero(kept & (np.bincount(lines[kept], minlength=int(lines.max(initial=0)) + 1) > most)[lines])
+    order = long[np.lexsort((long, -values[long], lines[long]))]
+    ordered = lines[order]
+    kept[order[np.arange(len(order)) - np.searchsorted(ordered, ordered) >= most]] = False

@@ -12,15 +12,16 @@ from candidate_gen.als import ALSGenerator
 from candidate_gen.backend import require_at_least
 from candidate_gen.base import ScoringGenerator, left_out, top_n
 from candidate_gen.content import Content, comparable_times
-from candidate_gen.item_texts import WordSpace, unit
+from candidate_gen.item_texts import SAMPLE, WordSpace
 from candidate_gen.matrix import InteractionMatrix, lookup, newest_weights, widened
-from candidate_gen.nearest import approximate_index, search
+from candidate_gen.nearest import index_of, search
 from reranker.data.schema import TIMESTAMP, validate_interactions
 from reranker.errors import ConfigError, DataError
 from reranker.types import IntArray, ItemId
+from reranker.utils.spaces import CFProjection, PopularityProjection, unit
 
-_POPULARITY_RIDGE = 10.0  # of predicted popularity, in units of the mean variance
-_MOST_ASKED = 2000  # of the approximate search: users who saw more are searched exactly
+_MOST_ASKED = 2000  # of the index: users who saw more are searched by all scores
+_AT_ONCE = 50_000  # items that are held in float64 at once
 
 Vectors = NDArray[np.float32]
 
@@ -29,11 +30,11 @@ class TextGenerator(ScoringGenerator):
     """Content-to-CF candidates: score(i) = cos(profile, p_i) + popularity * predicted log-popularity of i.
 
     p_i is item i's text, mapped by ridge regression to the directions of ALS item factors (the idea of CB2CF, Barkan
-    et al. 2019), the profile Σ_j decay^j p_(h_j) over the user's newest items. So items that nobody chose yet are
-    proposed, too: `new_share` of the places of a list are theirs. New are the items of the table that `fit`'s
-    interactions lack; where the table has a `timestamp` (when an item came), only those that came after the newest
-    interaction; and what `add_items` added since. Catalogues above 50,000 items are searched approximately where faiss
-    is installed (the extra `ann`).
+    et al. 2019) under the penalty that tells left-out items best, the profile Σ_j decay^j p_(h_j) over the user's
+    newest items. So items that nobody chose yet are proposed, too: `new_share` of the places of a list are theirs. New
+    are the items of the table that `fit`'s interactions lack; where the table has a `timestamp` (when an item came),
+    only those that came after the newest interaction; and what `add_items` added since. Catalogues above 50,000 items
+    are searched approximately where faiss is installed (the extra `ann`).
 
     Args:
         items: `item_id, title`, optional `category`, `description`, `timestamp`; texts are read as words, without a
@@ -43,7 +44,6 @@ class TextGenerator(ScoringGenerator):
         history: newest distinct items of a user that count.
         decay: weight of an item against the one chosen after it, in (0, 1].
         factors: width of the ALS factors.
-        ridge: of the map, in units of the directions' mean variance.
         popularity: weight of the predicted popularity.
         seed: of the ALS factors.
 
@@ -63,22 +63,19 @@ class TextGenerator(ScoringGenerator):
         history: int = 20,
         decay: float = 0.9,
         factors: int = 64,
-        ridge: float = 1.0,
         popularity: float = 0.4,
         seed: int = 0,
     ) -> None:
         require_at_least("TextGenerator", 1, history=history, factors=factors)
         require_at_least("TextGenerator", 0, popularity=popularity, seed=seed)
-        if not 0 <= new_share <= 1 or not 0 < decay <= 1 or not ridge > 0:
+        if not 0 <= new_share <= 1 or not 0 < decay <= 1:
             raise ConfigError(
-                f"TextGenerator: new_share must be in 0..1, decay in (0, 1] and ridge above 0, got {new_share}, "
-                f"{decay} and {ridge}"
+                f"TextGenerator: new_share must be in 0..1 and decay in (0, 1], got {new_share} and {decay}"
             )
         self.new_share = new_share
         self.history = history
         self.decay = decay
         self.factors = factors
-        self.ridge = ridge
         self.popularity = popularity
         self.seed = seed
         self._content = Content.of(items, vectors)
@@ -91,7 +88,7 @@ class TextGenerator(ScoringGenerator):
 
     @property
     def settings(self) -> dict[str, Any]:
-        names = ("new_share", "history", "decay", "factors", "ridge", "popularity", "seed")
+        names = ("new_share", "history", "decay", "factors", "popularity", "seed")
         return {name: getattr(self, name) for name in names}
 
     def clone(self) -> Self:
@@ -156,32 +153,20 @@ class TextGenerator(ScoringGenerator):
         return len(rows)
 
     def _fit(self, fitted: InteractionMatrix) -> None:
-        """The map, from chosen items that have content: weighted ridge regression to unit ALS factors."""
+        """The map, from the most chosen items that have content: ridge regression to ALS factors and to popularity."""
         assert self._content is not None
         rows = lookup(self._content.rows, fitted.item_ids)
         als = ALSGenerator(factors=self.factors, seed=self.seed)
         als._fit(fitted)
-        factors = unit(als.item_factors_by_column)
-        counts = fitted.popularity * len(fitted.user_ids)
-        known = np.flatnonzero(rows >= 0)
-        width = self._width
-        gram, plain = np.zeros((2, width, width))
-        targets = np.zeros((width, self.factors + 1))
-        weights = np.sqrt(counts[known])
-        centred = factors[known] - np.average(factors[known], axis=0, weights=weights)
-        popular = np.log1p(counts[known]) - np.log1p(counts[known]).mean()
-        for block, placed in self._blocks(self._content, rows[known]):
-            wide = placed.astype(np.float64)
-            gram += (wide * weights[block, None]).T @ wide
-            plain += wide.T @ wide
-            targets[:, :-1] += (wide * weights[block, None]).T @ centred[block]
-            targets[:, -1] += wide.T @ popular[block]
+        known = np.flatnonzero(rows >= 0)[:SAMPLE]  # items stand most popular first
+        counts = fitted.popularity[known] * len(fitted.user_ids)
+        placed = np.concatenate([block for _, block in self._blocks(self._content, rows[known])])
         self._map = np.column_stack(
             [
-                np.linalg.solve(_ridged(gram, self.ridge), targets[:, :-1]),
-                np.linalg.solve(_ridged(plain, _POPULARITY_RIDGE), targets[:, -1]),
+                CFProjection.fit(placed, als.item_factors_by_column[known], counts).weights,
+                PopularityProjection.fit(placed, counts).weights,
             ]
-        ).astype(np.float32)
+        )
 
     def _new_rows(self, fitted: InteractionMatrix, table: pd.DataFrame) -> IntArray:
         assert self._content is not None
@@ -201,11 +186,6 @@ class TextGenerator(ScoringGenerator):
                 "Give both one type"
             ) from error
         return younger
-
-    @property
-    def _width(self) -> int:
-        assert self._content is not None
-        return self._words.width if self._words is not None else self._content.vectors.shape[1]
 
     def _blocks(self, content: "Content", rows: IntArray) -> Any:
         """Places among `rows`, and the content of those items, (n, width)."""
@@ -231,7 +211,7 @@ class TextGenerator(ScoringGenerator):
         self._vectors = vectors
         self._fitted = fitted.with_items(new)
         self._recency = widened(self._recency, len(vectors))
-        self._index = approximate_index(vectors[: self._n_chosen])
+        self._index = index_of(vectors[: self._n_chosen])
 
     def _profiles(self, rows: IntArray) -> Vectors:
         """(len(rows), factors + 1) unit profiles and a 1; zeros for a user of whose items nothing is known."""
@@ -240,8 +220,12 @@ class TextGenerator(ScoringGenerator):
 
     def _score(self, fitted: InteractionMatrix, rows: IntArray) -> NDArray[np.float32]:
         # Summed in float64 and rounded: one user alone scores as in a batch.
-        scores = self._profiles(rows).astype(np.float64) @ self._vectors.T.astype(np.float64)
-        return scores.astype(np.float32)
+        profiles = self._profiles(rows).astype(np.float64)
+        scores = np.empty((len(rows), len(self._vectors)), dtype=np.float32)
+        for start in range(0, len(self._vectors), _AT_ONCE):
+            items = slice(start, start + _AT_ONCE)
+            scores[:, items] = profiles @ self._vectors[items].T.astype(np.float64)
+        return scores
 
     def _best(
         self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
@@ -252,7 +236,7 @@ class TextGenerator(ScoringGenerator):
             scores = self._unseen_scores(fitted, rows, exclude_seen)
             best = [self._merged(user_scores, known, quota) for user_scores in scores]
         else:
-            best = self._approximate(fitted, rows, known, quota, exclude_seen)
+            best = self._from_index(fitted, rows, known, quota, exclude_seen)
         return best
 
     def _merged(self, scores: NDArray[np.float32], known: int, quota: int) -> tuple[IntArray, NDArray[np.float32]]:
@@ -267,10 +251,10 @@ class TextGenerator(ScoringGenerator):
         columns = columns[np.argsort(-scores[columns], kind="stable")]
         return columns, scores[columns]
 
-    def _approximate(
+    def _from_index(
         self, fitted: InteractionMatrix, rows: IntArray, known: int, quota: int, exclude_seen: bool
     ) -> list[tuple[IntArray, NDArray[np.float32]]]:
-        """As the exact search, but the known items come from the index."""
+        """As by all scores, but the known items come from the index."""
         profiles, without = self._profiles(rows), left_out(fitted, exclude_seen)
         excluded = np.diff(without.indptr)[rows]
         asked = min(known + int(excluded.max(initial=0)), self._n_chosen, _MOST_ASKED)
@@ -309,9 +293,4 @@ class TextGenerator(ScoringGenerator):
         self._n_chosen = int(arrays["n_chosen"])
         cells = (arrays["recency_data"], arrays["recency_indices"], arrays["recency_indptr"])
         self._recency = sp.csr_matrix(cells, shape=(len(cells[2]) - 1, len(self._vectors)))
-        self._index = approximate_index(self._vectors[: self._n_chosen])
-
-
-def _ridged(gram: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
-    penalised: NDArray[np.float64] = gram + ridge * (np.trace(gram) / len(gram) or 1.0) * np.eye(len(gram))
-    return penalised
+        self._index = index_of(self._vectors[: self._n_chosen])

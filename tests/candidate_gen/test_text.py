@@ -1,15 +1,18 @@
 """Text candidates: the contract of candidate generators, new items and their places, content of one's own."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import TextGenerator, load_generator, nearest
+from candidate_gen import ALSGenerator, TextGenerator, load_generator, nearest
 from candidate_gen.item_texts import WordSpace, part_texts
-from candidate_gen.nearest import approximate_index
+from candidate_gen.nearest import ExactIndex, index_of
+from reranker.engines.lexical import LexicalEngine
 from reranker.errors import ConfigError, DataError
+from reranker.utils.spaces import CFProjection, PopularityProjection
 from tests.contracts.generator import SIZE, GeneratorContract
 from tests.pipeline import toys
 
@@ -138,9 +141,60 @@ def test_the_approximate_search_finds_what_the_exact_one_finds(monkeypatch: pyte
     data, items = world()
     exact = TextGenerator(items, new_share=0.25, factors=8).fit(data.interactions)
     monkeypatch.setattr(nearest, "EXACT_UP_TO", 10)
-    assert approximate_index(np.eye(10, dtype=np.float32)) is None
+    assert index_of(np.eye(10, dtype=np.float32)) is None
     near = TextGenerator(items, new_share=0.25, factors=8).fit(data.interactions)
     users = [*(f"u{user}" for user in range(40)), "stranger"]
     ours, theirs = near.recommend(users, n=4), exact.recommend(users, n=4)
     assert (ours["user_id"] == theirs["user_id"]).all()
     np.testing.assert_allclose(ours["score"], theirs["score"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("items", "asked"), [(3, 5), (40, 7), (100, 100), (500, 20)])
+def test_an_exact_search_by_blocks_finds_the_best(items: int, asked: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nearest, "_ITEMS", 32)
+    monkeypatch.setattr(nearest, "_QUERIES", 3)
+    rng = np.random.default_rng(items)
+    vectors, queries = (rng.integers(-3, 4, (n, 5)).astype(np.float32) for n in (items, 8))  # with many ties
+    scores, rows = ExactIndex(vectors).search(queries, asked)
+    products = queries @ vectors.T
+    order = np.argsort(-products, axis=1, kind="stable")[:, :asked]
+    found = min(items, asked)
+    np.testing.assert_array_equal(rows[:, :found], order)
+    np.testing.assert_array_equal(scores[:, :found], np.take_along_axis(products, order, axis=1))
+    assert (rows[:, found:] == -1).all()
+
+
+def test_a_big_catalogue_without_faiss_is_searched_exactly(monkeypatch: pytest.MonkeyPatch):
+    data, items = world()
+    users = [*(f"u{user}" for user in range(40)), "stranger"]
+    expected = TextGenerator(items, new_share=0.25, factors=8).fit(data.interactions).recommend(users, n=4)
+    monkeypatch.setattr(nearest, "EXACT_UP_TO", 10)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    found = TextGenerator(items, new_share=0.25, factors=8).fit(data.interactions).recommend(users, n=4)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_part_that_no_item_has_takes_no_place():
+    table = pd.DataFrame({"item_id": range(3), "title": ["a cat", "a dog", ""], "description": ["old", "", ""]})
+    texts = part_texts(table)
+    space = WordSpace().fit(texts)
+    (placed,) = (placed for _, placed in space.blocks(texts))
+    assert placed.shape == (3, 2 * LexicalEngine().model.dim)
+    assert [part.any() for part in np.split(placed[1], 2)] == [True, False]
+    assert not placed[2].any()
+    again = WordSpace.restored(space.arrays())
+    np.testing.assert_array_equal(next(iter(again.blocks(texts)))[1], placed)
+
+
+def test_the_map_is_that_of_the_scorer_under_the_ridge_that_tells_left_out_items_best():
+    data, items = world()
+    generator = TextGenerator(items, factors=8).fit(data.interactions)
+    chosen = [item for item in generator.item_ids if not str(item).startswith("new-")]
+    texts = part_texts(items.set_index("item_id").loc[chosen].reset_index())
+    (placed,) = (placed for _, placed in WordSpace().fit(part_texts(items)).blocks(texts))
+    counts = data.interactions["item_id"].value_counts()[chosen].to_numpy(dtype=np.float64)
+    als = ALSGenerator(factors=8).fit(data.interactions).item_factors(chosen)
+    expected = CFProjection.fit(placed, als, counts).place(placed)
+    np.testing.assert_allclose(generator._vectors[: len(chosen), :-1], expected, atol=1e-4)
+    popular = PopularityProjection.fit(placed, counts).of(placed)
+    np.testing.assert_allclose(generator._vectors[: len(chosen), -1], 0.4 * popular, atol=1e-4)
