@@ -119,7 +119,7 @@ class Fused(_FittedSystem):
     name = "fused"
 
     def score(self, lists: FoldLists) -> Components:
-        return self._fitted().orders(lists.features, self.readings.of(lists), lists.list_index)["fused"]
+        return self._fitted().orders(lists.features, self.readings.of(lists), lists.list_index, lists.is_new)["fused"]
 
     def priors(self, lists: FoldLists) -> Components:
         """(rows,) log-likelihood of each title for anybody, in nats, for the leak checks."""
@@ -155,6 +155,7 @@ class Served(_FittedSystem):
             lists.n_known,
             -lists.first_stage_rank.astype(np.float64),  # equal scores that came in keep their order when served
             lists.list_index,
+            lists.is_new,
             lambda rows: lists.features[rows],
             read,
         ).scores

@@ -1,5 +1,7 @@
 """What the fusion head sees: interaction features by name, and what a reader of items says, an LLM for instance."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ DISLIKE_FEATURES: dict[str, str] = {
 """Interaction features behind `FEATURES`, where the interactions say how strong they are."""
 
 _POPULARITY = list(FEATURES).index("popularity")
+_TIMES_POPULARITY = "_x_popularity"
 _SCALE = 0.5  # of a product beside what it is made of: the ridge pulls it four times as hard
 
 
@@ -51,6 +54,53 @@ def llm_columns(features: NDArray[np.float64], raw: NDArray[np.float64], list_in
     return np.hstack([said, _SCALE * said * features[:, [_POPULARITY]]])
 
 
+def content_columns(columns: Sequence[str]) -> IntArray:
+    """Places, among names of a head's features, of those that a new item has, too: own columns and own vectors."""
+    interactions = FEATURES.keys() | DISLIKE_FEATURES.keys()
+    own = [
+        place for place, name in enumerate(columns) if name not in interactions and not name.endswith(_TIMES_POPULARITY)
+    ]
+    return np.array(own, dtype=np.int64)
+
+
+def with_new_items(
+    values: NDArray[np.float64], content: NDArray[np.float64], list_index: IntArray, is_new: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(rows, n_values + n_content): new items of a list differ by their content alone.
+
+    What interactions say of an item that nobody chose is noise, its place in the first-stage list above all. Such a row
+    gets the mean of the list's new items in the place of its values, so that the group stands where it stood, and its
+    content behind them; the other rows have zeros there.
+
+    Args:
+        values: (rows, n_values) of the head for items that somebody chose.
+        content: (rows, n_content) what is known of new items, too.
+        list_index: (rows,) 0-based number of the list a row belongs to.
+        is_new: (rows,) True where nobody chose the item.
+    """
+    beside = np.zeros_like(content)
+    beside[is_new] = content[is_new] - _means(content[is_new], list_index[is_new])
+    values = values.copy()
+    values[is_new] = _means(values[is_new], list_index[is_new])
+    return np.hstack([values, beside])
+
+
+def _means(values: NDArray[np.float64], groups: IntArray) -> NDArray[np.float64]:
+    """(rows, n) each row's mean over its group."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    sums = np.zeros((numbers.max(initial=-1) + 1, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    means: NDArray[np.float64] = (sums / np.bincount(numbers)[:, None])[numbers]
+    return means
+
+
+def new_item_words(words: dict[str, str]) -> dict[str, str]:
+    """Name -> what it says in words, of the content behind the values in `with_new_items`."""
+    return {f"{name}_of_new": f"{said}; of items that nobody chose" for name, said in words.items()}
+
+
 def llm_words(components: dict[str, str]) -> dict[str, str]:
     """Name -> what it says in words, of the columns of `llm_columns`."""
-    return components | {f"{name}_x_popularity": f"{words}; of popular items" for name, words in components.items()}
+    return components | {
+        f"{name}{_TIMES_POPULARITY}": f"{words}; of popular items" for name, words in components.items()
+    }

@@ -198,6 +198,11 @@ class InteractionStatistics:
         """(rows,) of the items in the index; -1 for unknown ones."""
         return np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
 
+    def nobody_chose(self, candidates: pd.DataFrame) -> NDArray[np.bool_]:
+        """(rows,) True where the candidate is new: no interaction of `fit` chose it."""
+        chosen: NDArray[np.bool_] = _gather(self.popularity, self._rows(candidates)) > 0
+        return ~chosen
+
     def raw_features(
         self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
     ) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """The fusion head: LLM score and interaction features, blended by a conditional logit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reranker.errors import BundleError, DataError
 from reranker.fusion.boosted import BoostedTrees
+from reranker.fusion.columns import new_item_words
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.past import PastChoices
 from reranker.types import IntArray
@@ -78,6 +79,12 @@ class FusionHead:
             return self.trees.contributions(features)
         contributed: NDArray[np.float64] = features * self.logit.weights
         return contributed
+
+    def beside(self, new_items: "FusionHead") -> "FusionHead":
+        """Over the columns of `with_new_items`: these weights, and those of items that nobody chose behind them."""
+        weights = np.concatenate([self.logit.weights, new_items.logit.weights])
+        columns = {**self.columns, **new_item_words(new_items.columns)}
+        return FusionHead(columns=columns, logit=replace(self.logit, weights=weights))
 
     def summary(self, most: int | None = None) -> list[str]:
         """One line a column, strongest first: what one standard deviation does to the odds of being chosen; of trees,

@@ -11,7 +11,7 @@ from reranker.config import BOOSTED, Ranker
 from reranker.errors import BundleError, DataError
 from reranker.fusion.boosted import BoostedTrees, JudgedTrees, TreesVerdict, has_lightgbm, judge_trees
 from reranker.fusion.choices import Choices
-from reranker.fusion.columns import llm_columns, llm_words
+from reranker.fusion.columns import content_columns, llm_columns, llm_words, with_new_items
 from reranker.fusion.conditional_logit import ConditionalLogit
 from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
 from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds, fit_fused
@@ -75,6 +75,8 @@ class FusionModel:
     Attributes:
         coefficients: (n_components,) of the LLM alone; differences within a list are log-odds.
         fused: head over interaction features and LLM components.
+        new_items: head over what is known of items that nobody chose: own columns and vectors, and what the LLM says,
+            as it is. It ranks them among themselves in the fused order. None without a reader of texts.
         features: head over the baseline: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
@@ -92,6 +94,7 @@ class FusionModel:
     fused: FusionHead
     features: FusionHead
     guard: GuardDecision
+    new_items: FusionHead | None = None
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     judged: JudgedLists | None = None
     own: OwnVerdict | None = None
@@ -120,9 +123,9 @@ class FusionModel:
             words: LLM component -> what it says.
             l2: ridge penalty.
             seed: of the cross-fitting folds and the bootstrap.
-            past: what was fitted on earlier choices, over the same columns. Its choices count on to second order, and
-                its coefficients of the LLM alone stay, and so do trees. The guard goes by the newest lists of both, and
-                drops an order that the new ones alone show to be worse than the first stage.
+            past: what was fitted on earlier choices, over the same columns. Its choices count on to second order;
+                coefficients of the LLM alone, the head of new items and trees stay. The guard goes by the newest lists
+                of both, and drops an order that the new ones alone show to be worse than the first stage.
             ranker: as `RerankerConfig.ranker`.
 
         Raises:
@@ -143,6 +146,7 @@ class FusionModel:
             chosen=fold.chosen[rows],
             features=np.concatenate([features, llm_columns(features, raw, list_index)], axis=1),
         )
+        said = words
         words = llm_words(words)
         earlier = _Past.of(past, {**fold.columns, **words})
         baseline = FusionHead.fit(dict(fold.columns), fold.features, fold.list_index, fold.chosen, l2, earlier.features)
@@ -158,8 +162,9 @@ class FusionModel:
         if judged is not new:
             first, second, third = new.ndcg.T
             guard = vetoed(guard, first, second, third, new.user_numbers, seed)
-        fused = baseline
+        fused, new_items = baseline, None
         if words:
+            new_items = past.new_items if past else _of_new_items(fold.columns, said, features, raw, read, l2)
             on_read = read.features, read.list_index, read.chosen
             fused = fit_fused(baseline, words, *on_read, l2, seed, read.users, earlier.fused)
             fused = replace(fused, trees=_trees(judged_trees.get("fused"), *on_read, seed, earlier.trees.get("fused")))
@@ -171,6 +176,7 @@ class FusionModel:
             coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
             fused=fused if words else baseline,
             features=baseline,
+            new_items=new_items,
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
@@ -182,7 +188,11 @@ class FusionModel:
         )
 
     def orders(
-        self, features: NDArray[np.float64], raw: NDArray[np.float64], list_index: IntArray
+        self,
+        features: NDArray[np.float64],
+        raw: NDArray[np.float64],
+        list_index: IntArray,
+        is_new: NDArray[np.bool_],
     ) -> dict[str, NDArray[np.float64]]:
         """(rows,) scores by the baseline (`features`), LLM alone (`llm`) and both (`fused`).
 
@@ -190,13 +200,27 @@ class FusionModel:
             features: (rows, n_features) interaction features, own ones behind them.
             raw: (rows, n_components) what the LLM says.
             list_index: (rows,) 0-based number of the user's list.
+            is_new: (rows,) True where nobody chose the item.
+        """
+        head, both = self.fused_columns(features, raw, list_index, is_new)
+        return {"baseline": self.features.score(features), "llm": raw @ self.coefficients, "fused": head.score(both)}
+
+    def fused_columns(
+        self,
+        features: NDArray[np.float64],
+        raw: NDArray[np.float64],
+        list_index: IntArray,
+        is_new: NDArray[np.bool_],
+    ) -> tuple[FusionHead, NDArray[np.float64]]:
+        """The head behind the fused order and the (rows, n_columns) values that it weighs; arguments as in `orders`.
+
+        Trees rank new items like all others.
         """
         both = np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
-        return {
-            "baseline": self.features.score(features),
-            "llm": raw @ self.coefficients,
-            "fused": self.fused.score(both),
-        }
+        if self.new_items is None or self.fused.trees is not None or not is_new.any():
+            return self.fused, both
+        content = np.hstack([features[:, content_columns(list(self.features.columns))], raw])
+        return self.fused.beside(self.new_items), with_new_items(both, content, list_index, is_new)
 
     def trees_summary(self) -> list[str]:
         """What gradient-boosted trees were worth, for people, a line an order; none where they were not tried."""
@@ -207,6 +231,7 @@ class FusionModel:
             "coefficients": self.coefficients.tolist(),
             "fused": self.fused.to_json(),
             "baseline": self.features.to_json(),
+            **({} if self.new_items is None else {"new_items": self.new_items.to_json()}),
             "guard": self.guard.to_json(),
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
@@ -229,6 +254,7 @@ class FusionModel:
                 coefficients=coefficients,
                 fused=FusionHead.from_json(data["fused"]),
                 features=FusionHead.from_json(data["baseline"]),
+                new_items=FusionHead.from_json(data["new_items"]) if "new_items" in data else None,
                 guard=GuardDecision.from_json(data["guard"]),
                 own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
                 own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
@@ -239,17 +265,44 @@ class FusionModel:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
 
 
+def _of_new_items(
+    columns: Mapping[str, str],
+    words: Mapping[str, str],
+    features: NDArray[np.float64],
+    raw: NDArray[np.float64],
+    read: _ReadLists,
+    l2: float,
+) -> FusionHead:
+    """A head over own columns and vectors, and over the raw components behind them.
+
+    Args:
+        columns: of `features`.
+        words: of `raw`.
+    """
+    names, places = list(columns), content_columns(list(columns))
+    content = {**{names[place]: columns[names[place]] for place in places.tolist()}, **words}
+    scale = np.concatenate([np.ones(len(places)), _spread(raw)])
+    values = np.hstack([features[:, places], raw - raw.mean(axis=0)]) / scale
+    head = FusionHead.fit(content, values, read.list_index, read.chosen, l2, remembers=False)
+    return replace(head, logit=replace(head.logit, weights=head.logit.weights / scale))
+
+
 def _coefficients(
     raw: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_], l2: float
 ) -> NDArray[np.float64]:
     """Weights of the raw components: fitted at unit scale, so that the ridge treats them alike, then scaled back."""
     if not raw.shape[1]:
         return np.zeros(0)
-    spread = raw.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    spread = _spread(raw)
     fitted = ConditionalLogit.fit((raw - raw.mean(axis=0)) / spread, list_index, chosen, l2)
     coefficients: NDArray[np.float64] = fitted.weights / spread
     return coefficients
+
+
+def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n_components,) standard deviations; 1 where a component is the same everywhere."""
+    spread: NDArray[np.float64] = raw.std(axis=0)
+    return np.where(spread > 0, spread, 1.0)
 
 
 def _trees(

@@ -60,7 +60,7 @@ from reranker.utils.untrusted import MOST_YAML_BYTES, read_json, read_npz, read_
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 _TRIES = 20  # of reading a bundle that is being replaced
 _STATES = "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"

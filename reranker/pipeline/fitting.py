@@ -12,7 +12,6 @@ from reranker.data.catalog import Catalog
 from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
-from reranker.fusion.columns import llm_columns
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
@@ -126,6 +125,7 @@ def serve(
     n_known: IntArray,
     first_stage: NDArray[np.float64],
     list_index: IntArray,
+    is_new: NDArray[np.bool_],
     features: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
     read: Callable[[NDArray[np.bool_]], tuple[Components, IntArray]],
 ) -> ServedScores:
@@ -137,6 +137,7 @@ def serve(
         n_known: (n_users,) interactions known of each user.
         first_stage: (rows,) scores of the first-stage order.
         list_index: (rows,) position of the row's user.
+        is_new: (rows,) True where nobody chose the candidate.
         features: rows, True for those wanted -> their interaction features.
         read: the same -> (wanted rows, n_components) that the LLM says, and the tokens it read for each of their
             users, by position.
@@ -153,7 +154,7 @@ def serve(
         if guard.serve == "fused":
             listed, lists = np.unique(list_index[rows], return_inverse=True)
             raw, tokens[listed] = read(rows)
-            scores[rows] = fusion_model.orders(wanted, raw, lists)["fused"]
+            scores[rows] = fusion_model.orders(wanted, raw, lists, is_new[rows])["fused"]
         else:
             scores[rows] = fusion_model.features.score(wanted)
     return ServedScores(
@@ -213,7 +214,8 @@ class FittedRanker:
         """Every order's scores; arguments as `read` and `Reranker.rerank` have them."""
         raw, tokens = self.read(candidates, histories, states, progress)
         features = self.data.statistics.features(candidates, histories, identities)
-        orders = self.fusion_model.orders(features, raw, _list_index(candidates))
+        is_new = self.data.statistics.nobody_chose(candidates)
+        orders = self.fusion_model.orders(features, raw, _list_index(candidates), is_new)
         return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
 
     def rank(
@@ -245,6 +247,7 @@ class FittedRanker:
             self.data.statistics.n_known(users, histories),
             first_stage_scores(candidates),
             list_index.astype(np.int64),
+            self.data.statistics.nobody_chose(candidates),
             lambda rows: self.data.statistics.features(part(rows), histories, identities),
             lambda rows: self.read(part(rows), histories, states, progress),
         )
@@ -280,8 +283,8 @@ class FittedRanker:
         if order != "fused":
             raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
         raw, _ = self.read(candidates, histories, states)
-        columns = llm_columns(features, raw, _list_index(candidates))
-        return self.fusion_model.fused, np.concatenate([features, columns], axis=1)
+        is_new = self.data.statistics.nobody_chose(candidates)
+        return self.fusion_model.fused_columns(features, raw, _list_index(candidates), is_new)
 
 
 def _list_index(candidates: pd.DataFrame) -> IntArray:

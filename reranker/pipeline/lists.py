@@ -96,6 +96,11 @@ class CandidateLists:
         return self.statistics.features(self.candidates)
 
     @cached_property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(rows,) True where nobody chose the candidate before."""
+        return self.statistics.nobody_chose(self.candidates)
+
+    @cached_property
     def n_known(self) -> IntArray:
         """(users,) interactions known of each user."""
         return self.statistics.n_known(self.users)

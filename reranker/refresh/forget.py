@@ -78,5 +78,5 @@ def forget_users(reranker: Reranker, users: Iterable[UserId]) -> ForgetReport:
         interactions=int(theirs.sum()),
         lists=lists,
         choices=fusion_model.fused.logit.n_choices if past is None else round(past.n_choices),
-        weights=len(fusion_model.fused.columns),
+        weights=sum(len(head.columns) for head in (fusion_model.fused, fusion_model.new_items) if head is not None),
     )

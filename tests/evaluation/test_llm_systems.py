@@ -280,7 +280,7 @@ def test_served_follows_the_guard(lists):
     validation, test = lists
     read = readings()
     served = Served(read).fit([validation])
-    orders = served.fusion_model.orders(test.features, read.of(test), test.list_index)
+    orders = served.fusion_model.orders(test.features, read.of(test), test.list_index, test.is_new)
     orders["first_stage"] = -test.first_stage_rank.astype(float)
     assert np.array_equal(served.score(test), orders[served.fusion_model.guard.serve])
     elsewhere = replace(validation, fold=replace(validation.fold, domain="elsewhere"))
@@ -306,7 +306,7 @@ def test_served_keeps_the_first_stage_order_of_new_users_who_lost_by_the_other()
     new = np.array([user.startswith("n") for user in fold.users])
     assert np.array_equal(served.fusion_model.guard.holds_for(test.n_known), ~new)
     scores, rows_of_new = served.score(test), new[test.list_index]
-    fused = served.fusion_model.orders(test.features, read.of(test), test.list_index)["fused"]
+    fused = served.fusion_model.orders(test.features, read.of(test), test.list_index, test.is_new)["fused"]
     assert np.array_equal(scores[rows_of_new], -test.first_stage_rank.astype(float)[rows_of_new])
     assert np.array_equal(scores[~rows_of_new], fused[~rows_of_new])
     assert served.reading_cost(test).tokens == round(read.cost(test).tokens * 2 / 3)  # 120 of 180 users

@@ -171,5 +171,52 @@ def test_what_the_llm_says_of_items_that_few_chose_can_count_more() -> None:
     assert weights["llm_x_popularity"] < -0.3
 
 
+def test_new_items_keep_their_place_among_others_and_are_ordered_by_what_is_read() -> None:
+    choices = fold(users=400, strength=1.5)
+    fusion_model = FusionModel.fit(choices, readings(choices, range(400), strength=1.0), WORDS)
+    assert fusion_model.new_items is not None and list(fusion_model.new_items.columns) == ["llm"]
+    random = np.random.default_rng(3)
+    features, raw = random.standard_normal((12, len(FEATURES))), random.standard_normal((12, 1))
+    lists = np.repeat([0, 1], 6)
+    none, new = np.zeros(12, dtype=bool), np.array([False, True, True, True, False, False] + [True] * 6)
+    plain = fusion_model.orders(features, raw, lists, none)["fused"]
+    scores = fusion_model.orders(features, raw, lists, new)["fused"]
+    assert scores[~new] == pytest.approx(plain[~new])
+    for mine in (new & (lists == 0), new & (lists == 1)):
+        assert scores[mine].mean() == pytest.approx(plain[mine].mean())
+        assert scores[mine] - scores[mine].mean() == pytest.approx(
+            (raw[mine, 0] - raw[mine, 0].mean()) * fusion_model.coefficients[0]
+        )
+    shuffled = features.copy()  # what interactions say of new items is noise
+    shuffled[6:] = random.standard_normal((6, len(FEATURES)))
+    again = fusion_model.orders(shuffled, raw, lists, new)["fused"]
+    assert np.array_equal(np.argsort(again[6:]), np.argsort(scores[6:]))
+    head, values = fusion_model.fused_columns(features, raw, lists, new)
+    assert list(head.columns) == [*FEATURES, "llm", "llm_x_popularity", "llm_of_new"]
+    assert head.contributions(values).sum(axis=1) == pytest.approx(scores)
+
+
+def test_own_columns_rank_new_items_too_and_the_head_of_new_items_is_kept_in_files() -> None:
+    choices = fold(users=500, strength=0.0)
+    random = np.random.default_rng(4)
+    price = random.standard_normal(len(choices.list_index))
+    utility = -1.5 * price + random.gumbel(size=len(price))
+    best = utility.reshape(-1, SIZE).argmax(axis=1)
+    choices = replace(
+        choices,
+        features=np.hstack([choices.features, price[:, None]]),
+        chosen=(best[:, None] == np.arange(SIZE)).ravel(),
+        columns={**FEATURES, "price": "its price"},
+    )
+    fusion_model = FusionModel.fit(choices, readings(choices, range(300), strength=0.0), WORDS)
+    new_items = fusion_model.new_items
+    assert new_items is not None and list(new_items.columns) == ["price", "llm"]
+    assert dict(zip(*_columns(new_items), strict=True))["price"] == pytest.approx(-1.5, abs=0.3)
+    loaded = FusionModel.from_json(fusion_model.to_json())
+    assert loaded.new_items is not None and _columns(loaded.new_items) == _columns(new_items)
+    updated = FusionModel.fit(choices, readings(choices, range(100), strength=3.0), WORDS, past=fusion_model)
+    assert updated.new_items is new_items
+
+
 def _columns(head: FusionHead) -> tuple[list[str], list[float]]:
     return list(head.columns), head.logit.weights.tolist()

@@ -144,7 +144,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
 
 def test_the_manifest_says_what_it_is(bundle):
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    assert manifest["format"] == 12
+    assert manifest["format"] == 13
     assert manifest["model"]["model_id"] == "scripted"
     assert manifest["served"].startswith("serving ")
     assert set(manifest["files"]) == set(files_of(bundle)) - {"bundle.yaml"}
@@ -197,12 +197,12 @@ def test_an_added_file_is_named(bundle):
     ("text", "problem"),
     [
         ("", "format None, this version reads 12"),
-        ("format: 12\n", "does not list the bundle's files"),
+        ("format: 13\n", "does not list the bundle's files"),
         ("format: 2\nfiles: {}\n", "format 2, this version reads 12"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
-        ("format: 12\nfiles: {}\n", "it is not what was saved"),
+        ("format: 13\nfiles: {}\n", "it is not what was saved"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle, text, problem):
