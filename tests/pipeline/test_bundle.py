@@ -196,9 +196,9 @@ def test_an_added_file_is_named(bundle):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "format None, this version reads 12"),
+        ("", "format None, this version reads 13"),
         ("format: 13\n", "does not list the bundle's files"),
-        ("format: 2\nfiles: {}\n", "format 2, this version reads 12"),
+        ("format: 2\nfiles: {}\n", "format 2, this version reads 13"),
         ("- a list\n", "format None"),
         ("format: [3\n", "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
