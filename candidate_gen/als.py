@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidate_gen.backend import implicit_library, require_at_least
-from candidate_gen.base import ScoringGenerator
+from candidate_gen.base import ScoringGenerator, left_out, top_n
 from candidate_gen.matrix import InteractionMatrix, lookup
 from reranker.types import IntArray, ItemId, UserId
+
+_USERS, _ITEMS = 128, 2**15  # scored at once: 32 MB in float64
 
 
 class ALSGenerator(ScoringGenerator):
@@ -110,6 +113,32 @@ class ALSGenerator(ScoringGenerator):
         # show: one user alone scores as in a batch.
         scores = self._user_factors[rows].astype(np.float64) @ self._item_factors.T.astype(np.float64)
         return scores.astype(np.float32)
+
+    def _users_per_block(self, fitted: InteractionMatrix) -> int:
+        return _USERS
+
+    def _best(
+        self, fitted: InteractionMatrix, rows: IntArray, n: int, exclude_seen: bool
+    ) -> list[tuple[IntArray, NDArray[np.float32]]]:
+        """As its base's, a part of the catalogue at a time: of each only what beats the n best before it is kept."""
+        users = self._user_factors[rows].astype(np.float64)
+        without = sp.csc_matrix(left_out(fitted, exclude_seen)[rows])
+        best = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))] * len(rows)
+        floors = np.full(len(rows), -np.inf, dtype=np.float32)
+        for start in range(0, len(self._item_factors), _ITEMS):
+            part = slice(start, start + _ITEMS)
+            scores = (users @ self._item_factors[part].T.astype(np.float64)).astype(np.float32)
+            scores[without[:, part].nonzero()] = -np.inf
+            for row in np.flatnonzero((scores > floors[:, None]).any(axis=1)):
+                found = np.flatnonzero(scores[row] > floors[row])
+                found = found[top_n(scores[row, found], n)]
+                columns = np.concatenate([best[row][0], start + found])
+                values = np.concatenate([best[row][1], scores[row, found]])
+                order = top_n(values, n)  # of equal ones the lower column stands first, in both parts
+                best[row] = columns[order], values[order]
+                if len(order) == n:
+                    floors[row] = values[order[-1]]
+        return best
 
     def _arrays(self) -> Mapping[str, NDArray[Any]]:
         return {"user_factors": self._user_factors, "item_factors": self._item_factors}
