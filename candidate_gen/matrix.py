@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from reranker.data.schema import ITEM, STRENGTH, TIMESTAMP, USER, validate_interactions
+from reranker.data.schema import ITEM, STRENGTH, TIMESTAMP, USER, sort_by_time, validate_interactions
 from reranker.data.signals import choices_of, mean_choice, settled
 from reranker.types import IntArray, ItemId, UserId
 from reranker.utils.id_json import plain_id
@@ -45,9 +45,11 @@ class InteractionMatrix:
             DataError: the table breaks the interactions contract (`reranker.data.schema.validate_interactions`).
         """
         frame = validate_interactions(interactions)
-        user_ids, rows = _positions(frame[USER].tolist())
-        item_ids, columns = _positions(frame[ITEM].tolist())
-        values = frame[STRENGTH].to_numpy(dtype=np.float64) if STRENGTH in frame else np.ones(len(frame))
+        user_ids, rows = _positions(frame[USER])
+        item_ids, columns = _positions(frame[ITEM])
+        values = (
+            frame[STRENGTH].to_numpy(dtype=np.float64) if STRENGTH in frame else np.ones(len(frame), dtype=np.float32)
+        )
         shape = (len(user_ids), len(item_ids))
         # Built from coordinates, duplicates are summed and cells that sum to zero stay stored.
         matrix = sp.csr_matrix((values, (rows, columns)), shape=shape)
@@ -119,9 +121,12 @@ def newest_weights(table: pd.DataFrame, fitted: InteractionMatrix, history: int,
     """
     if TIMESTAMP not in table:
         return fitted.chosen
-    ordered = choices_of(table).sort_values(TIMESTAMP, kind="stable")
+    ordered = sort_by_time(choices_of(table))
     positions = pd.DataFrame(
-        {"row": lookup(fitted.user_rows, ordered[USER]), "column": lookup(fitted.item_columns, ordered[ITEM])}
+        {
+            "row": _places(fitted.user_ids, fitted.user_rows, ordered[USER]),
+            "column": _places(fitted.item_ids, fitted.item_columns, ordered[ITEM]),
+        }
     )
     last = positions.drop_duplicates(keep="last")
     age = last.groupby("row", sort=False).cumcount(ascending=False).to_numpy()
@@ -165,8 +170,24 @@ def id_column(ids: Sequence[object]) -> pd.Series:
     return column.infer_objects() if len({type(value) for value in ids}) == 1 else column
 
 
-def _positions(values: list[Any]) -> tuple[list[Any], IntArray]:
+def _places(ids: Sequence[object], positions: dict[Any, int], column: "pd.Series[Any]") -> IntArray:
+    """Position of each of a column's ids, all of which are known."""
+    if _is_integer(column):
+        return np.asarray(pd.Index(ids, dtype=column.dtype).get_indexer(column.to_numpy()), dtype=np.int64)
+    return lookup(positions, column)
+
+
+def _is_integer(column: "pd.Series[Any]") -> bool:
+    """Whether it holds numpy's integers, for which no object a row has to be made."""
+    return isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
+
+
+def _positions(column: "pd.Series[Any]") -> tuple[list[Any], IntArray]:
     """The distinct values in order of first appearance, and where each row's value stands among them."""
+    if _is_integer(column):
+        codes, distinct = pd.factorize(column.to_numpy())
+        return distinct.tolist(), np.asarray(codes, dtype=np.int64)
+    values = column.tolist()
     positions: dict[Any, int] = {}
     rows = np.fromiter((positions.setdefault(value, len(positions)) for value in values), np.int64, count=len(values))
     return [plain_id(value) for value in positions], rows

@@ -217,7 +217,7 @@ def validate_item_vectors(
 
 def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
     """Sorted by timestamp; ties and tables without timestamps keep their row order."""
-    if TIMESTAMP not in interactions:
+    if TIMESTAMP not in interactions or interactions[TIMESTAMP].is_monotonic_increasing:
         return interactions
     return interactions.sort_values(TIMESTAMP, kind="stable")
 
@@ -269,7 +269,8 @@ def _kind(value: object) -> str:
 
 def _times(column: pd.Series, name: str) -> pd.Series:
     """Texts as numbers or times: as texts, "10" stands before "9". Blank texts are missing."""
-    if not column.map(lambda value: isinstance(value, str)).all():
+    numbers_or_times = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufM"
+    if numbers_or_times or not column.map(lambda value: isinstance(value, str)).all():
         return column
     for parse in (pd.to_numeric, _iso_times):
         with suppress(ValueError):
