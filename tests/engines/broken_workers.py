@@ -92,10 +92,3 @@ class DyingWorkerExtension(SlotWorkerExtension):
     def reranker_take_backend(self, besides: Collection[str]) -> tuple[str, dict[str, str]]:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("alive")
-
-
-class UnloadableWorkerExtension(SlotWorkerExtension):
-    """Fails while vLLM loads the model, with an error of several lines."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("CUDA error: no kernel image\nis available for execution on the device")

@@ -39,7 +39,7 @@ from reranker.engines.vllm.self_check import layer_problem_of, problem_of
 from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
 from reranker.engines.vllm.wire import TAIL_ROWS
-from reranker.errors import EngineError, ModelError
+from reranker.errors import EngineError, ModelError, RerankerError
 from reranker.hub import ResolvedModel, settings_sha256
 from reranker.protocols import HIDDEN_STATES, LOWER_STATES
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
@@ -105,9 +105,13 @@ class VLLMEngine:
         try:
             with engine_errors():
                 self._set_up(source, slots)
-        except BaseException:
+        except BaseException as error:
             self.close()  # its memory may be wanted by the engine that stands in
-            raise
+            if isinstance(error, RerankerError) or not isinstance(error, Exception):
+                raise
+            raise EngineError(
+                f"vLLM failed while it was set up, its own lines above say more: {type(error).__name__}: {error}"
+            ) from error
 
     def _set_up(self, source: ResolvedModel, slots: int) -> None:
         prepare(self._llm)
