@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from eval.checks import at_most, machine, report, reported
+from eval.checks import Check, at_most, machine, report, reported
 
 GROUPS = 500
+PART, TIMES, GROWTH = (5_000, 50_000), 4, 1.25
+"""Items and interactions of a part, how many parts are compared with one, and what a part more may cost, in parts."""
 _OWN_SHARE = 0.8  # of choices within the user's group
 _PROGRAM = "from reranker.cli import main\nmain()"
 
@@ -34,6 +37,42 @@ def main(
     out: Path = Path("out/scale"),
 ) -> None:
     """Writes the tables, fits, prints."""
+    one = fitted(out, items, interactions, history, scorer)
+    typer.echo("\n".join([*one.said, *one.steps]))
+    name = f"fit --scorer {scorer}, {items:,} items x {interactions:,} interactions"
+    checks = [
+        at_most(f"{name}, time", one.seconds / 60, minutes, "min"),
+        at_most(f"{name}, peak of memory", one.gib, gib, "GiB"),
+        reported(f"{name}, processor time", one.processor_seconds / 60, "min"),
+    ]
+    report(checks, out / "scale.json", machine(("reranker", "implicit")), typer.echo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a `reranker fit` in a process of its own took.
+
+    Attributes:
+        seconds: that passed.
+        processor_seconds: of all its cores.
+        gib: its peak of memory.
+        said: its lines.
+        steps: a line each, with its seconds.
+    """
+
+    seconds: float
+    processor_seconds: float
+    gib: float
+    said: list[str]
+    steps: list[str]
+
+
+def fitted(out: Path, items: int, interactions: int, history: int = 10, scorer: str = "baseline") -> Fitted:
+    """Makes the tables and fits.
+
+    Raises:
+        SystemExit: it failed; with what it said last.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_tables(out, items, interactions, history)
     command = [
@@ -45,21 +84,32 @@ def main(
     with log.open("w") as stderr:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
         assert child.stdout is not None
-        typer.echo(child.stdout.read())
+        with child.stdout:
+            said = child.stdout.read().splitlines()
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
-    steps = re.findall(r"progress: (.*: [\d.]+ s)$", log.read_text(), flags=re.MULTILINE)
-    typer.echo("\n".join(steps))
+    seconds, text = time.monotonic() - began, log.read_text()
     if child.returncode:
-        raise SystemExit(f"reranker fit ended with {child.returncode}: {log.read_text()[-2000:]}")
-    name = f"fit --scorer {scorer}, {items:,} items x {interactions:,} interactions"
-    checks = [
-        at_most(f"{name}, time", seconds / 60, minutes, "min"),
-        at_most(f"{name}, peak of memory", usage.ru_maxrss / 2**20, gib, "GiB"),
-        reported(f"{name}, processor time", (usage.ru_utime + usage.ru_stime) / 60, "min"),
+        raise SystemExit(f"reranker fit ended with {child.returncode}: {text[-2000:]}")
+    return Fitted(
+        seconds=seconds,
+        processor_seconds=usage.ru_utime + usage.ru_stime,
+        gib=usage.ru_maxrss / 2**20,
+        said=said,
+        steps=re.findall(r"progress: (.*: [\d.]+ s)$", text, flags=re.MULTILINE),
+    )
+
+
+def growth_checks(out: Path) -> list[Check]:
+    """What `fit` takes of `TIMES` as many items and interactions, over what it takes of one part: ratios of one run."""
+    small = fitted(out / "small", *PART)
+    large = fitted(out / "large", *(TIMES * size for size in PART))
+    name = f"fit without texts, {TIMES} x ({PART[0]:,} items x {PART[1]:,} interactions) over one"
+    return [
+        at_most(f"{name}, processor time", large.processor_seconds / small.processor_seconds, GROWTH * TIMES, "x"),
+        at_most(f"{name}, peak of memory", large.gib / small.gib, GROWTH * TIMES, "x"),
+        reported(f"{name}, peak of memory", large.gib, "GiB"),
     ]
-    report(checks, out / "scale.json", machine(("reranker", "implicit")), typer.echo)
 
 
 def write_tables(out: Path, items: int, interactions: int, history: int) -> None:

@@ -9,6 +9,9 @@ DIR/speed.csv and DIR/speed.svg, and exits 0 when it ran, whatever passed.
 
 Every turn goes to DIR/turns.jsonl as it ends. A run that was cut off, or that --minutes ended, goes on from there when
 the same command is given again.
+
+Reading a catalogue (`eval.speed.catalogue`) and how `fit` grows (`eval.scale`) are part of it, as ratios; the goals of
+large catalogues are those two programs' own.
 """
 
 import shutil
@@ -25,6 +28,7 @@ import typer
 from scipy.stats import kendalltau
 
 from eval.checks import Check, at_least, at_most, machine, report, reported
+from eval.scale import growth_checks
 from eval.speed.catalogue import catalogue_checks
 from eval.speed.load import LABELS, LIKELIHOOD, LISTWISE, PREFILL, Load
 from eval.speed.machine import Engines, Machine
@@ -93,6 +97,7 @@ def main(
         agreed = turns.take("agreement", partial(_agreement, engines, 2 if quick else 16))
         more: dict[str, object] = {"dtype": engines.dtype, "gemm": gauge.summary()}
     read = catalogue_checks() if quick else catalogue_checks(rounds=4, texts=200)
+    read += growth_checks(out / "scale")
     table = pd.DataFrame(rows)
     table.to_csv(out / "speed.csv", index=False)
     _print_table(table, load)

@@ -100,6 +100,26 @@ def test_what_is_planned_is_there_and_fits_an_afternoon(dry: bool) -> None:
     assert sum(step.seconds for step in planned) < 4 * 3600
 
 
+def test_every_option_that_is_planned_is_one_of_its_program() -> None:
+    """Read off `--help`, so that no step ends at its first line on the day."""
+    asked: dict[tuple[str, ...], set[str]] = {}
+    for step in [*steps(False), *steps(True)]:
+        if "pytest" in step.command:
+            continue
+        at = 3 + ("-c" in step.command)  # python -m MODULE, or python -c PROGRAM COMMAND
+        options = {part for part in step.command[at:] if part.startswith("--")}
+        asked.setdefault(step.command[:at], set()).update(options)
+        if step.command[2] == "eval.speed.gpu_parts":
+            assert step.command[3] in gpu_parts.PARTS
+            named = dict(zip(step.command[4:], step.command[5:], strict=False))
+            assert named["--engine"] in ("vllm", "torch") and named.get("--shape", "llama-1b") in gpu_parts.SHAPES
+    assert len(asked) == 5
+    for program, options in asked.items():
+        environment = os.environ | {"COLUMNS": "250", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
+        told = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment, check=True).stdout
+        assert not [option for option in options if option not in told], program
+
+
 def test_without_a_gpu_it_says_so_at_once(tmp_path) -> None:
     import torch
 
