@@ -54,7 +54,7 @@ class InteractionMatrix:
         # Built from coordinates, duplicates are summed and cells that sum to zero stay stored.
         matrix = sp.csr_matrix((values, (rows, columns)), shape=shape)
         matrix.sum_duplicates()
-        matrix.data = _cells(matrix.data, use_weights and STRENGTH in frame, scaled)
+        matrix.data = _cells(matrix.data.astype(np.float64, copy=False), use_weights and STRENGTH in frame, scaled)
         counts = np.bincount(matrix.indices[matrix.data > 0], minlength=shape[1])
         order = np.argsort(-counts, kind="stable")
         return cls(
@@ -173,7 +173,9 @@ def id_column(ids: Sequence[object]) -> pd.Series:
 def _places(ids: Sequence[object], positions: dict[Any, int], column: "pd.Series[Any]") -> IntArray:
     """Position of each of a column's ids, all of which are known."""
     if _is_integer(column):
-        return np.asarray(pd.Index(ids, dtype=column.dtype).get_indexer(column.to_numpy()), dtype=np.int64)
+        values = column.to_numpy()
+        known: Any = pd.Index(np.asarray(ids, dtype=values.dtype))
+        return np.asarray(known.get_indexer(values), dtype=np.int64)
     return lookup(positions, column)
 
 
