@@ -250,7 +250,7 @@ def table_of(lists: Sequence[ItemList]) -> pd.DataFrame:
 
 def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
     """Ranks lists that want the same order in one call."""
-    lengths, table = [len(one.items) for one in lists], table_of(lists)
+    table = table_of(lists)
     for name in domain.reranker.candidate_columns:
         table[name] = pd.Series([value for one in lists for value in one.features[name]], dtype=object)
     ranked = domain.reranker.rerank(
@@ -262,12 +262,11 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
         order=lists[0].order,
         queries={number: one.query for number, one in enumerate(lists) if one.query},
     )
-    table = ranked.to_frame()
-    results, begin = [], 0
+    results, rows_of = [], ranked.to_frame().groupby(USER, sort=False)
     reported = zip(ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
-    for one, length, (served, guard, tokens) in zip(lists, lengths, reported, strict=True):
+    for number, (one, (served, guard, tokens)) in enumerate(zip(lists, reported, strict=True)):
         place = {item: index for index, item in enumerate(one.items)}
-        mine, report = table.iloc[begin : begin + length], None
+        mine, report = rows_of.get_group(number), None
         if one.rules is not None:
             chosen = partial(_chosen_by, one.chosen(domain))
             ruled = apply_rules(mine, one.rules, domain.reranker.item_columns, history=chosen)
@@ -287,7 +286,6 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 is_for_query=bool(one.query),
             )
         )
-        begin += length
     return results
 
 

@@ -245,6 +245,18 @@ def test_ids_with_slashes(server):
     assert left == [200, 404, 200]
 
 
+def test_rows_that_fill_up_a_list_are_refused_by_name(server):
+    body = {
+        "user": "u0",
+        "item_ids": ["g0i1", "g1i1", "g2i1"],
+        "first_stage_scores": [0.9, 0.5, -3.4028234663852886e38],
+    }
+    answer = post(server, **body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "first_stage_scores.2"
+    assert "leave such items out" in answer.json()["error"]["message"]
+
+
 def test_inline_history_goes_before_the_stored_one_and_unknown_items_are_counted(server):
     cf_projection = post(server, user="u0", item_ids=[*ITEMS, "new"], history=["g1i2", "g1i3", "g1i4"]).json()
     assert cf_projection["results"][0]["item_id"] in ("g1i1", "g1i7")

@@ -12,7 +12,7 @@ from reranker.engines.scripted import ScriptedEngine
 from reranker.pipeline.text_ranking import TextList
 from reranker.serve.app import create_app
 from reranker.serve.domains import Domain
-from reranker.serve.rank_jobs import Job, tokens_of
+from reranker.serve.rank_jobs import ItemList, Job, answer, tokens_of
 from reranker.serve.settings import ServeSettings
 from tests.pipeline import toys
 from tests.serve.live import serving, wait_until_ready
@@ -131,3 +131,15 @@ def test_more_tokens_than_the_budget_are_refused_with_the_limit(url):
     assert answer.status_code == 413
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == ("documents", "too_many_tokens") and "2000" in error["message"]
+
+
+def test_a_row_that_is_no_candidate_takes_none_of_the_next_lists(fitted):
+    domain = Domain(fitted, None)
+    lists = [
+        ItemList(items=["g0i1", "g1i1", "g2i1"], first_stage_scores=[0.9, 0.5, -3.4028234663852886e38]),
+        ItemList(items=["g2i1", "g0i1", "g1i1"], first_stage_scores=[0.9, 0.5, 0.1]),
+    ]
+    first, second = answer([Job(domain=domain, ranks=one) for one in lists])
+    assert sorted(first.order) == [0, 1] and sorted(second.order) == [0, 1, 2]
+    (alone,) = answer([Job(domain=domain, ranks=lists[1])])
+    assert second.order == alone.order and second.scores == pytest.approx(alone.scores)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from reranker.data.filler import FILLER, is_filler
 from reranker.errors import ConfigError, StoreError
 from reranker.fusion import Order
 from reranker.pipeline.text_ranking import TextList
@@ -249,6 +251,11 @@ def _items(
         first = next(item for at, item in enumerate(items) if item in items[:at])
         message = f"item_ids holds the item {first!r} twice: name each once"
         raise ProblemError(422, message, param="item_ids", code="duplicate")
+    filler = is_filler(np.array(body.first_stage_scores or (), dtype=np.float64))
+    if filler.any():
+        param = f"first_stage_scores.{int(filler.argmax())}"
+        message = f"{param}: {FILLER}; leave such items out, they are no candidates"
+        raise ProblemError(422, message, param=param, code="invalid_field")
     rules = None if service.settings.shadow else body.rules
     if rules is not None:
         try:
