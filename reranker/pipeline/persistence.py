@@ -15,6 +15,7 @@ from reranker.pipeline.untrusted_bundle import (
     MANIFEST,
     TEMPLATES,
     require_harmless,
+    require_known_engine,
     require_own_model,
     require_own_templates,
 )
@@ -131,6 +132,8 @@ class Persistent(FittedState):
         templates = require_own_templates(Path(directory), state.config, trusted.pop(TEMPLATES, None))
         if "engine_options" not in settings and (engine is None or engine == state.config.engine):
             require_harmless(Path(directory), state.config, trusted)
+        if engine is None and "engine" not in settings:
+            require_known_engine(Path(directory), state.config)
         if "model" not in settings and (engine is None or isinstance(engine, str)):
             named = state.config if engine is None else state.config.model_copy(update={"engine": engine})
             require_own_model(Path(directory), named)

@@ -14,7 +14,7 @@ from reranker.hub import available_models
 
 MANIFEST = "bundle.yaml"
 _DEEPEST = 8  # folders within folders
-_LONGEST_TEXT, _LARGEST = 4096, 1 << 40  # characters of a name; any size of a model
+_LONGEST_TEXT, _LARGEST = 4096, 1 << 62  # characters of a name; any size of a model: words are numbered up to here
 BASE_URL, BASE_URL_VARIABLE = "base_url", "OPENAI_BASE_URL"
 TEMPLATES, TEMPLATES_VARIABLE = "templates", "RERANKER_TEMPLATES"
 MODELS_VARIABLE = "RERANKER_MODELS"
@@ -96,6 +96,23 @@ def require_own_templates(directory: Path, config: RerankerConfig, mine: Path | 
     return Path(folder)
 
 
+def require_known_engine(directory: Path, config: RerankerConfig) -> None:
+    """Refuses a bundle that names an engine which there is not.
+
+    Args:
+        directory: of the bundle.
+        config: its settings.
+
+    Raises:
+        BundleError: the engine has no such name.
+    """
+    if config.engine not in (AUTO, *available_engines()):
+        raise BundleError(
+            f"{directory / MANIFEST} names the engine {config.engine!r}, which there is not: give an engine to "
+            f"Reranker.load, one of {', '.join([AUTO, *available_engines()])} or your own"
+        )
+
+
 def require_own_model(directory: Path, config: RerankerConfig) -> None:
     """Refuses a bundle whose model is none that comes with the product and none that who loads it named.
 
@@ -106,14 +123,8 @@ def require_own_model(directory: Path, config: RerankerConfig) -> None:
         config: its settings.
 
     Raises:
-        BundleError: it names an engine that there is not, or another model than those in RERANKER_MODELS, with commas
-            between them.
+        BundleError: it names another model than those in RERANKER_MODELS, with commas between them.
     """
-    if config.engine not in (AUTO, *available_engines()):
-        raise BundleError(
-            f"{directory / MANIFEST} names the engine {config.engine!r}, which there is not: give an engine to "
-            f"Reranker.load, one of {', '.join([AUTO, *available_engines()])} or your own"
-        )
     model = str(config.model)
     mine = [name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(",")]
     if not reads_a_model(config.engine) or model in available_models() or model in mine:

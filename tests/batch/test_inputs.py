@@ -157,7 +157,7 @@ class TestIdsThatDoNotMatch:
         ("users", "items", "said"),
         [
             (["u1", "u2", "u3"], ["g0i1.0", "x", "y"], r"'item_id': 3 of 3 rows .* not in the bundle's item table"),
-            ([" u1", " u2", " u3"], ["g0i1", "g0i1", "g0i1"], r"'user_id': 3 of 3 .*' u1' here is 'u1' there"),
+            ([" u1", " u2", "u3"], ["g0i1", "g0i1", "g0i1"], r"'user_id': 2 of 3 .*' u1' here is 'u1' there"),
         ],
     )
     def test_most_unknown_is_refused_before_anything_is_ranked(self, bundle, tmp_path, users, items, said):
