@@ -5,6 +5,7 @@ import pytest
 
 from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
+from reranker.data.table_io import read_table
 from reranker.engines.scripted import ScriptedEngine
 from reranker.errors import ConfigError, DataError
 from tests.batch.helpers import offline, ranking, rejected, write
@@ -165,3 +166,14 @@ class TestIdsThatDoNotMatch:
         with pytest.raises(DataError, match=said):
             offline(bundle, tmp_path, "c.csv").run()
         assert not (tmp_path / "out" / "ranking").exists()
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_interactions_with_an_open_quote_are_refused_with_the_line(bundle, tmp_path, separate):
+    pd.DataFrame({"user_id": ["u1"], "item_id": ["g0i1"], "score": [1.0]}).to_csv(tmp_path / "c.csv", index=False)
+    (tmp_path / "newer.csv").write_text('user_id,item_id\nu1,g0i1\nu1,"g1i1\nu2,g2i1\nu2,g0i1\n')
+    with pytest.raises(DataError, match=r"newer\.csv.*line 3"):
+        if separate:
+            offline(bundle, tmp_path, "c.csv", interactions=tmp_path / "newer.csv").run()
+        else:
+            read_table(tmp_path / "newer.csv")

@@ -573,3 +573,14 @@ def test_shutting_down_finishes_what_is_in_work(fitted, engine):
                 time.sleep(0.01)
             threading.Timer(0.3, engine.open.set).start()
         assert answer.result().status_code == 200
+
+
+def test_documents_that_read_alike_are_named(server):
+    answer = post(server, query="mipfen", documents=["mipfen 1", "zorblax 2", "mipfen 1", "zorblax 2"]).json()
+    assert answer["meta"]["alike_documents"] == [2, 3]
+
+
+def test_an_item_that_stands_twice_is_named(server):
+    answer = post(server, user="u0", item_ids=["g1i1", "g0i1", "g0i1"])
+    assert answer.status_code == 422
+    assert "item_ids holds the item 'g0i1' twice" in answer.json()["error"]["message"]
