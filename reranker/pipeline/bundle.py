@@ -18,7 +18,8 @@ generator/           the candidate generator, where its class is registered (can
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -62,7 +63,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 13
 _TRIES = 20  # of reading a bundle that is being replaced
-_STATES = "states.npz"
+_IDS, _ITEMS, _CALIBRATION_ITEMS = "ids.json", "items.parquet", "calibration_items.parquet"
+_STATISTICS, _STATES = "statistics.npz", "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
 
 
@@ -196,13 +198,20 @@ def _standing(directory: Path) -> tuple[Path, bytes | None]:
 
 
 def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
-    try:
+    with _reading(directory):
         _verify(directory, manifest["files"])
         require_plain_fields(directory / MANIFEST, manifest)
-        ids = read_json(directory / "ids.json")
-        item_ids = decode_ids(ids["items"])
-        items = _read_items(directory / "items.parquet", ids["item_table"])
-        statistics = read_statistics(directory / "statistics.npz", item_ids, decode_ids(ids["users"]))
+        with _reading(directory / _IDS):
+            ids = read_json(directory / _IDS)
+            item_ids, users, item_table = (decode_ids(ids[name]) for name in ("items", "users", "item_table"))
+            calibration_ids = [decode_ids(one) for one in ids["calibration"]]
+            calibration_items = decode_ids(ids["calibration_items"])
+        with _reading(directory / _ITEMS):
+            items = _read_items(directory / _ITEMS, item_table)
+        with _reading(directory / _CALIBRATION_ITEMS):
+            calibration = _read_items(directory / _CALIBRATION_ITEMS, calibration_items)
+        with _reading(directory / _STATISTICS):
+            statistics = read_statistics(directory / _STATISTICS, item_ids, users)
         state = BundleState(
             config=RerankerConfig.from_mapping(manifest["config"]),
             domain=manifest["domain"],
@@ -210,8 +219,8 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             templates_sha256=manifest["templates_sha256"],
             items=items,
             statistics=with_vectors(with_own(statistics, directory, ids, items), directory, ids),
-            calibration_ids=[decode_ids(one) for one in ids["calibration"]],
-            calibration_items=_read_items(directory / "calibration_items.parquet", ids["calibration_items"]),
+            calibration_ids=calibration_ids,
+            calibration_items=calibration,
             fusion_model=_with_judged(
                 FusionModel.from_json(read_json(directory / "fusion.json")), directory / _JUDGED, ids
             ),
@@ -226,6 +235,13 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         )
         _require_columns(directory, state)
         return state
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever cannot be read inside is a BundleError that names the file; the bundle, where it is not known which."""
+    try:
+        yield
     except BundleError:
         raise
     except (
@@ -241,7 +257,8 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
         OSError,
         pa.ArrowException,
     ) as error:
-        raise BundleError(f"the bundle {directory} cannot be read: {error}") from error
+        what = f"the bundle {path}" if path.is_dir() else f"{path} is damaged: it"
+        raise BundleError(f"{what} cannot be read ({type(error).__name__}: {error}). Save the bundle again") from error
 
 
 def _write_parts(directory: Path, state: BundleState) -> None:
@@ -263,11 +280,11 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         write_vectors(statistics.own_vectors, directory, ids)
     if state.details is not None:
         write_table(state.details, directory / _DETAILS)
-    (directory / "ids.json").write_text(json.dumps(ids))
+    (directory / _IDS).write_text(json.dumps(ids))
     (directory / "fusion.json").write_text(json.dumps(state.fusion_model.to_json(), indent=1))
-    write_table(state.items.drop(columns=ITEM), directory / "items.parquet")
-    write_table(state.calibration_items.drop(columns=ITEM), directory / "calibration_items.parquet")
-    write_statistics(directory / "statistics.npz", statistics)
+    write_table(state.items.drop(columns=ITEM), directory / _ITEMS)
+    write_table(state.calibration_items.drop(columns=ITEM), directory / _CALIBRATION_ITEMS)
+    write_statistics(directory / _STATISTICS, statistics)
     state.priors.save(directory / "priors.parquet")
     if state.hidden_states is not None and len(state.hidden_states):
         state.hidden_states.save(directory / _STATES)
@@ -337,12 +354,12 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _read_items(path: Path, ids: list[Any]) -> pd.DataFrame:
+def _read_items(path: Path, ids: list[ItemId]) -> pd.DataFrame:
     require_small_parquet(path, len(ids))
     items = read_table(path)
-    items.insert(0, ITEM, pd.Series(decode_ids(ids), dtype=object))
+    items.insert(0, ITEM, pd.Series(ids, dtype=object))
     if not items[ITEM].is_unique:
-        raise BundleError(f"{path.parent / 'ids.json'} is damaged: it names an item of {path.name} twice")
+        raise BundleError(f"{path.parent / _IDS} is damaged: it names an item of {path.name} twice")
     return items
 
 

@@ -230,6 +230,23 @@ def test_settings_of_a_later_version_are_refused(bundle):
         Reranker.load(bundle)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ids.json", b"{}"),
+        ("ids.json", b"[]"),
+        ("items.parquet", b"PAR1"),
+        ("calibration_items.parquet", b"PAR1"),
+        ("statistics.npz", b"PK"),
+        ("fusion.json", b"{}"),
+    ],
+)
+def test_the_file_that_cannot_be_read_is_named(bundle, name, content):
+    tampered(bundle, name, content)
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        Reranker.load(bundle)
+
+
 def test_well_signed_nonsense_is_refused(bundle):
     """The hash of a file is right, its content is not: written by something else than this version."""
     path = bundle / "bundle.yaml"
