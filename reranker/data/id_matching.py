@@ -3,8 +3,9 @@
 import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
 
+import numpy as np
 import pandas as pd
 
 from reranker.errors import DataError
@@ -61,10 +62,18 @@ def require_most_known(known: Collection[Hashable], given: pd.Series, table: str
     Raises:
         DataError: most are unknown; it says so where they are only written otherwise.
     """
-    unknown = given[~given.isin(pd.Series(list(known), dtype=object))]
+    unknown = given[~_is_in(given, known)]
     if len(unknown) > MOST * len(given):
         raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", owner))
     return len(unknown)
+
+
+def _is_in(given: pd.Series, known: Iterable[Hashable]) -> "pd.Series[bool]":
+    """(rows,) True where the id is known; each different one is looked up once, numbers beyond 64 bits included."""
+    there = known if isinstance(known, Set | Mapping) else set(known)
+    codes, different = pd.factorize(given.astype(object))
+    found = np.array([one in there for one in different.tolist()], dtype=np.bool_)
+    return pd.Series(found[codes] if len(codes) else np.zeros(0, dtype=np.bool_), index=given.index)
 
 
 def refuse_written_otherwise(
@@ -75,7 +84,7 @@ def refuse_written_otherwise(
     Raises:
         DataError: with how.
     """
-    unknown = given[~given.isin(known if isinstance(known, pd.Series) else list(known))]
+    unknown = given[~_is_in(given, known)]
     if len(unknown) > MOST * len(given) and written_otherwise(known, unknown.head(_LOOKED_AT).tolist()):
         raise DataError(most_unknown(known, unknown, len(unknown), len(given), f"table {table!r}", owner))
 
@@ -125,7 +134,7 @@ def histories_without_list(rows: int, users: int, all_rows: int, all_users: int,
 def told_without_list(interactions: pd.DataFrame, lists: pd.Series) -> str:
     """`histories_without_list` of a table of interactions beside the users of some lists."""
     users = interactions["user_id"]
-    without = users[~users.isin(lists)]
+    without = users[~_is_in(users, lists)]
     return histories_without_list(len(without), without.nunique(), len(users), users.nunique(), without.unique())
 
 
@@ -162,7 +171,7 @@ def of_known_kind(given: pd.Series, known: Collection[Hashable], where: str) -> 
     if not pd.api.types.is_integer_dtype(given):
         return given
     texts = given.astype(str)
-    if not texts.isin(list(known)).any():
+    if not _is_in(texts, known).any():
         return given
     logger.warning("%s: the numbers in column %r are read as texts, as these ids are elsewhere", where, given.name)
     return texts

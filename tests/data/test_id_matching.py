@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.data.dataset import Dataset
-from reranker.data.id_matching import of_known_kind, require_most_known
+from reranker.data.id_matching import of_known_kind, refuse_written_otherwise, require_most_known
 from reranker.errors import DataError
 
 
@@ -46,3 +46,10 @@ def test_a_data_set_of_which_most_interactions_have_no_item_is_refused(caplog):
 def test_numbers_become_texts_only_where_some_are_known(ids, known):
     read = of_known_kind(pd.Series(ids, name="item_id"), known, "t").tolist()
     assert read == (list(map(str, ids)) if set(map(str, ids)) & set(known) else ids)
+
+
+@pytest.mark.parametrize("known", [{2**70: 0, "u1": 1}, [2**70, "u1"], pd.Series([2**70, "u1"], dtype=object)])
+def test_known_numbers_beyond_64_bits_are_no_overflow(known):
+    refuse_written_otherwise(known, pd.Series(["u1", "u1", "x"], name="user_id"), "candidates")
+    assert require_most_known(known, pd.Series(["u1", "u1", "x"], name="user_id"), "t", "there") == 1
+    assert require_most_known(known, pd.Series([], name="user_id", dtype=object), "t", "there") == 0
