@@ -155,7 +155,7 @@ class Served(_FittedSystem):
             lists.n_known,
             -lists.first_stage_rank.astype(np.float64),  # equal scores that came in keep their order when served
             lists.list_index,
-            lists.is_new,
+            lambda rows: lists.is_new[rows],
             lambda rows: lists.features[rows],
             read,
         ).scores

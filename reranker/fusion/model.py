@@ -162,9 +162,14 @@ class FusionModel:
         if judged is not new:
             first, second, third = new.ndcg.T
             guard = vetoed(guard, first, second, third, new.user_numbers, seed)
-        fused, new_items = baseline, None
+        fused, coefficients, new_items = baseline, np.zeros(0), None
+        if past is not None:
+            coefficients, new_items = past.coefficients, past.new_items
+        elif words:
+            alone = _at_unit_scale(raw, _spread(raw), read.list_index, read.chosen, l2)
+            coefficients = alone.weights
+            new_items = _of_new_items(fold.columns, said, features, raw, read, alone, l2)
         if words:
-            new_items = past.new_items if past else _of_new_items(fold.columns, said, features, raw, read, l2)
             on_read = read.features, read.list_index, read.chosen
             fused = fit_fused(baseline, words, *on_read, l2, seed, read.users, earlier.fused)
             fused = replace(fused, trees=_trees(judged_trees.get("fused"), *on_read, seed, earlier.trees.get("fused")))
@@ -173,7 +178,7 @@ class FusionModel:
         baseline = replace(baseline, trees=trees)
         verdicts = {order: one.verdict for order, one in judged_trees.items()}
         return cls(
-            coefficients=past.coefficients if past else _coefficients(raw, read.list_index, read.chosen, l2),
+            coefficients=coefficients,
             fused=fused if words else baseline,
             features=baseline,
             new_items=new_items,
@@ -271,6 +276,7 @@ def _of_new_items(
     features: NDArray[np.float64],
     raw: NDArray[np.float64],
     read: _ReadLists,
+    alone: ConditionalLogit,
     l2: float,
 ) -> FusionHead:
     """A head over own columns and vectors, and over the raw components behind them.
@@ -278,25 +284,27 @@ def _of_new_items(
     Args:
         columns: of `features`.
         words: of `raw`.
+        alone: over the raw components, which is all there is without own columns.
     """
     names, places = list(columns), content_columns(list(columns))
+    if not len(places):
+        return FusionHead(columns=dict(words), logit=alone)
     content = {**{names[place]: columns[names[place]] for place in places.tolist()}, **words}
     scale = np.concatenate([np.ones(len(places)), _spread(raw)])
-    values = np.hstack([features[:, places], raw - raw.mean(axis=0)]) / scale
-    head = FusionHead.fit(content, values, read.list_index, read.chosen, l2, remembers=False)
-    return replace(head, logit=replace(head.logit, weights=head.logit.weights / scale))
+    logit = _at_unit_scale(np.hstack([features[:, places], raw]), scale, read.list_index, read.chosen, l2)
+    return FusionHead(columns=content, logit=logit)
 
 
-def _coefficients(
-    raw: NDArray[np.float64], list_index: IntArray, chosen: NDArray[np.bool_], l2: float
-) -> NDArray[np.float64]:
-    """Weights of the raw components: fitted at unit scale, so that the ridge treats them alike, then scaled back."""
-    if not raw.shape[1]:
-        return np.zeros(0)
-    spread = _spread(raw)
-    fitted = ConditionalLogit.fit((raw - raw.mean(axis=0)) / spread, list_index, chosen, l2)
-    coefficients: NDArray[np.float64] = fitted.weights / spread
-    return coefficients
+def _at_unit_scale(
+    values: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    l2: float,
+) -> ConditionalLogit:
+    """A logit whose weights are fitted at unit scale, so that the ridge treats them alike, then scaled back."""
+    fitted = ConditionalLogit.fit((values - values.mean(axis=0)) / scale, list_index, chosen, l2)
+    return replace(fitted, weights=fitted.weights / scale)
 
 
 def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:

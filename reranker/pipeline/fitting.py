@@ -125,7 +125,7 @@ def serve(
     n_known: IntArray,
     first_stage: NDArray[np.float64],
     list_index: IntArray,
-    is_new: NDArray[np.bool_],
+    is_new: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
     features: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
     read: Callable[[NDArray[np.bool_]], tuple[Components, IntArray]],
 ) -> ServedScores:
@@ -137,8 +137,8 @@ def serve(
         n_known: (n_users,) interactions known of each user.
         first_stage: (rows,) scores of the first-stage order.
         list_index: (rows,) position of the row's user.
-        is_new: (rows,) True where nobody chose the candidate.
-        features: rows, True for those wanted -> their interaction features.
+        is_new: rows, True for those wanted -> True where nobody chose the candidate.
+        features: the same -> their interaction features.
         read: the same -> (wanted rows, n_components) that the LLM says, and the tokens it read for each of their
             users, by position.
 
@@ -154,7 +154,7 @@ def serve(
         if guard.serve == "fused":
             listed, lists = np.unique(list_index[rows], return_inverse=True)
             raw, tokens[listed] = read(rows)
-            scores[rows] = fusion_model.orders(wanted, raw, lists, is_new[rows])["fused"]
+            scores[rows] = fusion_model.orders(wanted, raw, lists, is_new(rows))["fused"]
         else:
             scores[rows] = fusion_model.features.score(wanted)
     return ServedScores(
@@ -247,7 +247,7 @@ class FittedRanker:
             self.data.statistics.n_known(users, histories),
             first_stage_scores(candidates),
             list_index.astype(np.int64),
-            self.data.statistics.nobody_chose(candidates),
+            lambda rows: self.data.statistics.nobody_chose(part(rows)),
             lambda rows: self.data.statistics.features(part(rows), histories, identities),
             lambda rows: self.read(part(rows), histories, states, progress),
         )

@@ -32,7 +32,7 @@ class LayerStop:
         self._trunk, self._asked = trunk, asked
         self._forward = trunk.forward
         self._ended: int | None = None  # where the last step did; None for the last layer
-        self._aside: dict[int, torch.Tensor] = {}
+        self._aside: dict[int | None, torch.Tensor] = {}
         trunk.forward = self._run
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class LayerStop:
 
     def states(self, layer: int | None, hidden_states: torch.Tensor) -> torch.Tensor:
         """(tokens, dim) states after a layer and the last norm, of the step that gave `hidden_states`."""
-        return hidden_states if layer == self._ended else self._aside[layer]  # type: ignore[index]
+        return hidden_states if layer == self._ended else self._aside[layer]
 
     def remove(self) -> None:
         """Gives the model its own forward pass back."""
@@ -49,22 +49,19 @@ class LayerStop:
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         self._ended, self._aside = None, {}
         asked = set(self._asked())
-        wanted = sorted(asked - {None})  # type: ignore[type-var]
+        wanted = sorted(layer for layer in asked if layer is not None)
         if not wanted:
             return self._forward(*args, **kwargs)
         if len(asked) == 1 and self.stops:
             return self._stopped(wanted[0], *args, **kwargs)
-        hooks = [
-            self._trunk.layers[layer - 1].register_forward_hook(self._putting_aside(layer))  # type: ignore[operator]
-            for layer in wanted
-        ]
+        hooks = [self._trunk.layers[layer - 1].register_forward_hook(self._putting_aside(layer)) for layer in wanted]
         try:
             return self._forward(*args, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _stopped(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+    def _stopped(self, layer: int, *args: Any, **kwargs: Any) -> Any:
         last = self._trunk.end_layer
         self._trunk.end_layer = self._ended = layer
         try:
@@ -72,7 +69,7 @@ class LayerStop:
         finally:
             self._trunk.end_layer = last
 
-    def _putting_aside(self, layer: Any) -> Callable[[Any, Any, Any], None]:
+    def _putting_aside(self, layer: int) -> Callable[[Any, Any, Any], None]:
         def put(module: Any, inputs: Any, output: Any) -> None:
             parts = output if isinstance(output, tuple) else (output,)  # a residual sum beside what is to be added
             normed = self._trunk.norm(*(part.clone() for part in parts))  # norms may write into what they are given
