@@ -37,7 +37,7 @@ from reranker.data.signals import Signals
 from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError, DataError, RerankerError, UnknownGeneratorError
 from reranker.fusion import FusionModel, InteractionStatistics
-from reranker.fusion.columns import llm_words
+from reranker.fusion.columns import content_columns, llm_words
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.statistics_file import (
@@ -327,6 +327,9 @@ def _require_columns(directory: Path, state: BundleState) -> None:
     fits = [*features, *read] == list(model.fused.columns) and len(read) == 2 * len(model.coefficients)
     if None not in known:
         fits = fits and read == list(llm_words({name: words for one in known for name, words in (one or {}).items()}))
+    if model.new_items is not None:
+        content = [features[place] for place in content_columns(features)] + read[: len(model.coefficients)]
+        fits = fits and list(model.new_items.columns) == content
     if list(model.features.columns) != features or not fits:
         raise BundleError(
             f"the bundle {directory} is damaged: the weights in fusion.json are of other columns than its statistics "

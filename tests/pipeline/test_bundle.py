@@ -247,6 +247,15 @@ def test_the_file_that_cannot_be_read_is_named(bundle, name, content):
         Reranker.load(bundle)
 
 
+def test_weights_of_new_items_over_other_columns_are_refused(bundle):
+    fusion = json.loads((bundle / "fusion.json").read_text())
+    head = fusion["new_items"]
+    head["columns"], head["weights"] = {**head["columns"], "price": "its price"}, [*head["weights"], 1.0]
+    tampered(bundle, "fusion.json", json.dumps(fusion).encode())
+    with pytest.raises(BundleError, match="other columns"):
+        Reranker.load(bundle)
+
+
 def test_well_signed_nonsense_is_refused(bundle):
     """The hash of a file is right, its content is not: written by something else than this version."""
     path = bundle / "bundle.yaml"
