@@ -39,7 +39,7 @@ def add_items(
     reranker.save(out or bundle)
     if (texts := reranker.reader.texts_read) is not None and texts.directory is not None:
         typer.echo(texts.summary())
-    if reranker.reader.config.compares_states:  # else no model is loaded here
+    if reranker.reader.config.reads_texts:
         tell_texts(reranker, table)
     tell_unread_columns(reranker, table)
     if (without := reranker.n_without_vector(table[ITEM].tolist())) is not None:

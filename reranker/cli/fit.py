@@ -48,6 +48,8 @@ from reranker.utils.progress import step
 AUTO, LLM = "auto", "llm"
 LLM_SCORERS = tuple(name for name in get_args(ScorerName) if name != BASELINE)
 SCORERS = (AUTO, BASELINE, LEXICAL, ENCODER, LLM, *LLM_SCORERS)
+NO_GAIN = 3
+"""Exit code of `--require-gain` where the guard serves the first stage's order."""
 _NAMES_AN_LLM = ("model", "engine", "scorer", "dtype")
 
 
@@ -98,6 +100,10 @@ def fit(
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists to learn on")] = None,
     fit_users: Annotated[int | None, typer.Option("--fit-users", help="lists the LLM scores, at most")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
+    require_gain: Annotated[
+        bool,
+        typer.Option("--require-gain", help="exit 3 where the first stage's order is served; the bundle is saved"),
+    ] = False,
     overwrite: OverwriteOption = False,
     mlflow: MlflowOption = None,
 ) -> None:
@@ -194,6 +200,8 @@ def fit(
     if reranker.fusion_model.rules is not None:
         typer.echo(reranker.fusion_model.rules.summary())
     typer.echo(f"saved {out}")
+    if require_gain and reranker.fusion_model.guard.serve == "first_stage":
+        raise typer.Exit(NO_GAIN)
 
 
 def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> str:

@@ -71,6 +71,7 @@ class Service:
             adapting=lambda: self.adapting,
             ranking=lambda: self.batcher.held,
             writing=lambda: self.generations.held,
+            storing=lambda: self.stores.held,
         )
         self.books = Books(self.metrics.request_done)
         self.batcher: Batcher[Job, Ranked] = Batcher(

@@ -21,12 +21,15 @@ class StoreCalls:
         at_once: threads.
         queue: calls that may wait.
         seconds: for one call, waiting included.
+
+    Attributes:
+        held: calls that wait or are in work; one that was given up is in work until it returns.
     """
 
     def __init__(self, *, at_once: int = 8, queue: int = 256, seconds: float = 5.0) -> None:
         self._most = at_once + queue
         self._seconds = seconds
-        self._held = 0
+        self.held = 0
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="reranker-store")
 
     async def run(self, call: Callable[..., Result], *arguments: Any, seconds: float | None = None) -> Result:
@@ -40,15 +43,15 @@ class StoreCalls:
         Raises:
             ProblemError: 503 where too many calls wait, 504 past the deadline: a write may still be done then.
         """
-        if self._held >= self._most:
-            message = f"{self._held} calls wait for the user store"
+        if self.held >= self._most:
+            message = f"{self.held} calls wait for the user store"
             raise ProblemError(503, message, code="store_busy", retry_after=1.0)
         loop, limit = asyncio.get_running_loop(), self._seconds if seconds is None else seconds
-        self._held += 1
+        self.held += 1
         work = self._threads.submit(call, *arguments)
 
         def release() -> None:
-            self._held -= 1
+            self.held -= 1
 
         def ended(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended

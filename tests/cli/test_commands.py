@@ -55,6 +55,30 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(("chosen_at", "exit_code"), [(1, 3), (12, 0)])
+def test_require_gain_exits_3_where_the_first_stage_is_served(tmp_path, chosen_at, exit_code):
+    """What was chosen stands first in every list, so that nothing can be gained, or last in every list."""
+    random = np.random.default_rng(0)
+    users, items = [f"u{one}" for one in range(60)], [f"i{one}" for one in range(40)]
+    seen = pd.DataFrame({"user_id": np.repeat(users, 8), "item_id": random.choice(items, 480)})
+    served, chosen = [], []
+    for user in users:
+        own = set(seen.item_id[seen.user_id == user])
+        some = [item for item in random.permutation(items) if item not in own][:12]
+        chosen.append((user, some[chosen_at - 1]))
+        served += [(user, item, float(-rank)) for rank, item in enumerate(some, 1)]
+    seen.to_csv(tmp_path / "seen.csv", index=False)
+    pd.DataFrame({"item_id": items, "title": items}).to_csv(tmp_path / "items.csv", index=False)
+    pd.DataFrame(served, columns=["user_id", "item_id", "score"]).to_csv(tmp_path / "served.csv", index=False)
+    pd.DataFrame(chosen, columns=["user_id", "item_id"]).to_csv(tmp_path / "chosen.csv", index=False)
+    tables = [part for name in ("items", "candidates", "held-out") for part in (f"--{name}", "")]
+    tables[1::2] = (tmp_path / "items.csv", tmp_path / "served.csv", tmp_path / "chosen.csv")
+    arguments = ("fit", "--interactions", tmp_path / "seen.csv", *tables, "--scorer", "baseline", "--require-gain")
+    said, _ = run(*arguments, "--out", tmp_path / "bundle", code=exit_code)
+    assert ("served: first_stage" in said) == (exit_code == 3)
+    assert (tmp_path / "bundle" / "bundle.yaml").exists()
+
+
 def test_rerank_writes_what_python_returns(folder):
     candidates = folder / "candidates.parquet"
     arguments = ("rerank", "--bundle", folder / "bundle", "--candidates", candidates, "--order", "fused", "--k", 4)
@@ -112,6 +136,15 @@ def test_items_are_added_to_a_bundle(folder):
     assert "give --overwrite" in refused("data", "add-items", *in_place)
     run("data", "add-items", *in_place, "--overwrite")
     assert len(Reranker.load(folder / "larger").item_ids) == 33
+
+
+def test_adding_says_which_new_texts_are_cut_by_a_scorer_that_reads_prompts(folder):
+    assert not Reranker.load(folder / "bundle").reader.config.compares_states
+    table = pd.DataFrame({"item_id": ["long", "short"], "title": ["word " * 400, "zomzik 9"]})
+    table.to_csv(folder / "long.csv", index=False)
+    bundles = ("--bundle", folder / "bundle", "--items", folder / "long.csv", "--out", folder / "longer")
+    said, _ = run("data", "add-items", *bundles)
+    assert "texts of 2 items: 1 title texts are cut" in said
 
 
 def test_fit_takes_a_trained_prompt(folder):

@@ -11,6 +11,7 @@ from reranker import ConfigError, Reranker
 from reranker.batch import Engines
 from reranker.cli.app import app
 from reranker.cli.serve import _domains
+from tests.cli.command import refused
 from tests.cli.test_commands import CONFIG
 from tests.pipeline import toys
 from tests.pipeline.signed import write_signed
@@ -157,3 +158,13 @@ def test_an_engine_named_again_keeps_its_options(folder, tmp_path):
     ):
         (domain,) = _domains([tmp_path / "bundle"], lambda: [None], options, url)
         assert domain.reranker.config.engine_options == expected
+
+
+def test_data_ends_with_an_error_where_zeros_were_lost_on_one_side(tmp_path):
+    """Texts in one table, numbers in the other, as a spreadsheet leaves them."""
+    interactions = pd.DataFrame({"user_id": ["u1", "u1", "u2"], "item_id": [196, 197, 196], "timestamp": [1, 2, 3]})
+    items = pd.DataFrame({"item_id": ["00196", "00197"], "title": ["a", "b"]})
+    interactions.to_parquet(tmp_path / "interactions.parquet")
+    items.to_parquet(tmp_path / "items.parquet")
+    tables = ("--interactions", tmp_path / "interactions.parquet", "--items", tmp_path / "items.parquet")
+    assert "leading zeros were lost" in refused("data", "show", *tables)

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,11 +32,14 @@ def serving(app: Any) -> Iterator[str]:
         listener.close()
 
 
-def wait_until_ready(url: str, seconds: float = 5) -> None:
-    """Until the model is loaded."""
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until `true()`; an AssertionError past `seconds`: for what never comes true, not for what is slow."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if httpx.get(f"{url}/ready").status_code == 200:
-            return
-        time.sleep(0.01)
-    raise AssertionError("never ready")
+    while not true():
+        assert time.monotonic() < deadline, f"not true within {seconds:g} s"
+        time.sleep(0.005)
+
+
+def wait_until_ready(url: str, seconds: float = 60) -> None:
+    """Until the model is loaded."""
+    until(lambda: httpx.get(f"{url}/ready").status_code == 200, seconds)

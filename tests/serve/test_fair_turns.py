@@ -15,7 +15,7 @@ from reranker.serve.domains import Domain
 from reranker.serve.rank_jobs import ItemList, Job, answer, tokens_of
 from reranker.serve.settings import ServeSettings
 from tests.pipeline import toys
-from tests.serve.live import serving, wait_until_ready
+from tests.serve.live import serving, until, wait_until_ready
 
 SHORT = ["mipfen mippel 7", "zorblax zomzik 7"]
 LONG = [f"{toys.GROUPS[number % 4]} {number}" for number in range(60)]
@@ -66,13 +66,6 @@ def url(fitted, engine):
 
 def ask(url, documents, timeout=30):
     return httpx.post(f"{url}/v1/rerank", json={"query": "q", "documents": documents}, timeout=timeout)
-
-
-def until(true, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_short_list_is_answered_between_two_slices_of_a_long_one(url, engine, fitted):

@@ -11,7 +11,7 @@ from reranker.serve.app import create_app
 from reranker.serve.settings import ServeSettings
 from reranker.stores import SqliteUserStore
 from tests.pipeline import toys
-from tests.serve.live import serving, wait_until_ready
+from tests.serve.live import serving, until, wait_until_ready
 
 BODY = {"user": "u0", "item_ids": ["g1i1", "g0i1", "g2i1", "g3i1"], "raw_scores": True}
 
@@ -53,6 +53,21 @@ def test_more_rankings_than_threads_are_all_refused_in_time_and_answered_afterwa
         assert httpx.post(f"{url}/rerank", json={**BODY, "user": None}, timeout=10).status_code == 200
         hanging.open.set()
         assert httpx.post(f"{url}/rerank", json=BODY, timeout=10).status_code == 200
+
+
+def test_calls_that_hang_are_counted_until_they_return(fitted, hanging):
+    with served_by(fitted, hanging, store_calls=2) as url:
+        wait_until_ready(url)
+
+        def counted(calls):
+            return f"reranker_store_calls {calls:.1f}" in httpx.get(f"{url}/metrics", timeout=10).text
+
+        assert counted(0)
+        for in_work in (1, 2, 2):  # the third one waits for a thread, and leaves when it is given up
+            assert httpx.post(f"{url}/rerank", json=BODY, timeout=10).status_code == 504
+            assert counted(in_work)
+        hanging.open.set()
+        until(lambda: counted(0))
 
 
 def test_stateless_ranks_by_the_bundle_alone_and_says_so(fitted, hanging):

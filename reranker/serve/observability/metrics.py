@@ -29,6 +29,7 @@ class Metrics:
         adapting: how many users wait to be adapted.
         ranking: how many rankings wait or are in work.
         writing: how many texts wait or are being written.
+        storing: how many calls of user stores wait or are in work.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Metrics:
         adapting: Callable[[], int],
         ranking: Callable[[], int],
         writing: Callable[[], int],
+        storing: Callable[[], int],
     ) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("reranker_requests", "Requests answered", ["route", "status"], registry=registry)
@@ -75,6 +77,7 @@ class Metrics:
             ("reranker_queue", "Requests that wait for the engine", waiting),
             ("reranker_rankings", "Rankings that wait or are in work", ranking),
             ("reranker_texts", "Texts that wait or are being written", writing),
+            ("reranker_store_calls", "Calls of user stores that wait or are in work", storing),
         ):
             Gauge(name, what, registry=registry).set_function(count)
         registry.register(_OfVLLM())
