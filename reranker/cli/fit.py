@@ -195,8 +195,8 @@ def fit(
     typer.echo(f"{reranker.fusion_model.guard.summary()}")
     for line in reranker.fusion_model.fused.summary(most=6):
         typer.echo(f"  {line}")
-    if reranker.fusion_model.new_items is not None:
-        typer.echo("items that nobody chose are ranked among themselves by what is read of them, without interactions")
+    if reranker.fusion_model.new_items_verdict is not None:
+        typer.echo(reranker.fusion_model.new_items_verdict.summary())
     if reranker.fusion_model.rules is not None:
         typer.echo(reranker.fusion_model.rules.summary())
     typer.echo(f"saved {out}")

@@ -40,7 +40,7 @@ def margins(reranker: Reranker, window: int, fewest: int) -> list[Margin]:
         DataError: nothing was fitted.
     """
     fusion_model = reranker.fitted()[1]
-    judged, serve = fusion_model.judged, fusion_model.guard.serve
+    judged, serve = fusion_model.judged, fusion_model.guard.judged
     if judged is None or serve == "first_stage":
         return []
     gains = judged.ndcg[:, _COLUMNS[serve]] - judged.ndcg[:, 0]

@@ -142,7 +142,9 @@ class Served(_FittedSystem):
         domains = {part.domain for part in lists}
         if len(domains) != 1:
             raise ConfigError(f"system {self.name!r} is fitted on windows of one domain, got {sorted(domains)}")
-        return super().fit(lists)
+        super().fit(lists)
+        self.fusion_model = self._fitted().guarded()
+        return self
 
     def score(self, lists: FoldLists) -> Components:
         def read(rows: NDArray[np.bool_]) -> tuple[Components, IntArray]:
@@ -168,5 +170,8 @@ class Served(_FittedSystem):
         guard = self.fusion_model.guard
         if guard.serve != "fused":
             return ReadingCost(tokens=0, seconds=0.0)
-        share = float(guard.holds_for(lists.n_known).mean())
+        reads = guard.holds_for(lists.n_known)
+        if guard.only_new_items:
+            reads &= np.bincount(lists.list_index, weights=lists.is_new, minlength=len(reads)) > 1
+        share = float(reads.mean())
         return cost and ReadingCost(tokens=round(cost.tokens * share), seconds=cost.seconds * share)

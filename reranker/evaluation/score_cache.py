@@ -24,6 +24,7 @@ from reranker.hub import resolve_model, settings_sha256
 from reranker.pipeline.fitting import fit_ranker, lists_to_read
 from reranker.pipeline.lists import CandidateLists, FoldLists
 from reranker.pipeline.llm_scorer import LLMScorer
+from reranker.pipeline.new_item_pages import new_item_pages
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring import StateStore, calibration_histories
 from reranker.soft_tokens import Support
@@ -97,6 +98,7 @@ class ScoreCache:
         self._kept: dict[int, _Reading] = {}
         self._first: dict[str, FoldLists] = {}
         self._parts: dict[tuple[int, bytes], tuple[FoldLists, FoldLists]] = {}  # a window is held, too, for its id
+        self._pages: dict[int, tuple[FoldLists, FoldLists | None]] = {}
         self._fitted: dict[tuple[tuple[int, ...], int | None, float], tuple[list[FoldLists], FusionModel]] = {}
 
     @property
@@ -178,9 +180,19 @@ class ScoreCache:
         key = tuple(map(id, windows)), most, l2
         if key not in self._fitted:
             components = self.reader(windows[0].domain).scorer.components
-            model = fit_ranker(windows, self.read, components, most=most, l2=l2, ranker=self.config.ranker)
+            pages = self._pages_of(windows) if components else None
+            model = fit_ranker(windows, self.read, components, most=most, l2=l2, ranker=self.config.ranker, pages=pages)
             self._fitted[key] = list(windows), model
         return self._fitted[key][1]
+
+    def _pages_of(self, windows: Sequence[FoldLists]) -> FoldLists | None:
+        """Pages of new items of the domain, as a fit makes them; None of several domains."""
+        newest = windows[0]
+        if len({window.domain for window in windows}) > 1:
+            return None
+        if id(newest) not in self._pages:
+            self._pages[id(newest)] = newest, new_item_pages(newest, newest.fold.data)
+        return self._pages[id(newest)][1]
 
     def _part(self, window: FoldLists, numbers: IntArray) -> FoldLists:
         key = id(window), numbers.tobytes()

@@ -65,6 +65,8 @@ class GuardDecision:
             fold by paired bootstrap over users, weights cross-fitted; a user whose item the first stage missed counts
             as 0.
         by_history: users by what is known of them, least first; empty if and only if the first-stage order is served.
+        only_new_items: the fused order that is served ranks items that somebody chose as the baseline does, for what is
+            read adds nothing to it, and items that nobody chose among themselves by what is read of them.
     """
 
     serve: Order
@@ -72,21 +74,28 @@ class GuardDecision:
     fused_minus_baseline: Interval
     baseline_minus_first_stage: Interval
     by_history: tuple[HistoryGroup, ...] = ()
+    only_new_items: bool = False
 
     def __post_init__(self) -> None:
         if (self.serve == "first_stage") == bool(self.by_history):
             raise ValueError(f"guard: serves {self.serve!r} to {len(self.by_history)} groups of users")
 
     @property
+    def judged(self) -> Order:
+        """The order by which lists of known items, which were judged, are served."""
+        return "baseline" if self.only_new_items else self.serve
+
+    @property
     def margin(self) -> Interval:
         """Of the served order over the first-stage order; where that is served, of the fused order, which lost."""
-        return self.baseline_minus_first_stage if self.serve == "baseline" else self.fused_minus_first_stage
+        return self.baseline_minus_first_stage if self.judged == "baseline" else self.fused_minus_first_stage
 
     def overruled(self, order: Order, at_least: int = 0) -> "GuardDecision":
         """Serves `order` to everyone of whom `at_least` interactions are known, whatever was found."""
         gain = self.fused_minus_first_stage if order == "fused" else self.baseline_minus_first_stage
         groups = () if order == "first_stage" else (HistoryGroup(at_least=at_least, gain=gain, reordered=True),)
-        return replace(self, serve=order, by_history=groups)
+        only_new_items = self.only_new_items and order == "fused"
+        return replace(self, serve=order, by_history=groups, only_new_items=only_new_items)
 
     def holds_for(self, n_known: IntArray) -> NDArray[np.bool_]:
         """(n_users,) True where `serve` is served, from (n_users,) known interactions; the others keep the first stage
@@ -129,9 +138,12 @@ class GuardDecision:
                 f"({self.fused_minus_first_stage} {METRIC}) nor "
                 f"the baseline ({self.baseline_minus_first_stage}) beats it with the interval above 0"
             )
-        if self.serve == "baseline":
+        if self.judged == "baseline":
+            what = "the baseline (no LLM)"
+            if self.only_new_items:
+                what = "known items by the baseline (no LLM), new ones among themselves by what is read of them"
             return (
-                f"serving the baseline (no LLM): on {n} validation users it beats the first-stage order "
+                f"serving {what}: on {n} validation users the baseline beats the first-stage order "
                 f"({self.baseline_minus_first_stage} {METRIC}) and the LLM does not add to it "
                 f"({self.fused_minus_baseline})"
             )
@@ -151,6 +163,7 @@ class GuardDecision:
             "serve": self.serve,
             **{name: _as_json(value) for name, value in intervals.items()},
             "by_history": groups,
+            **({"only_new_items": True} if self.only_new_items else {}),
         }
 
     @classmethod
@@ -174,6 +187,7 @@ class GuardDecision:
                     )
                     for one in data["by_history"]
                 ),
+                only_new_items=bool(data.get("only_new_items", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"guard: not what this version writes ({error!r}); fit the bundle again") from error

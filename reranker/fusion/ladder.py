@@ -42,11 +42,20 @@ class Ladder:
         rungs: each compared with the best cheaper one.
         serves: the dearest rung whose interval over the best cheaper one lies above 0; else the lowest.
         left_out: rung -> why it was not tried.
+        new_items: the same on pages of items that were new by pretence, from the interaction features up; None where
+            there were too few.
     """
 
     rungs: tuple[Rung, ...]
     serves: str
     left_out: Mapping[str, str]
+    new_items: "Ladder | None" = None
+
+    @property
+    def served(self) -> str:
+        """The dearer of the rungs that known and new items are served by."""
+        names = [rung.name for rung in self.rungs]
+        return max(self.serves, self.serves if self.new_items is None else self.new_items.serves, key=names.index)
 
     @classmethod
     def of(
@@ -56,6 +65,7 @@ class Ladder:
         n_items: int,
         left_out: Mapping[str, str] | None = None,
         seed: int = 0,
+        new_items: "Ladder | None" = None,
     ) -> "Ladder":
         """Judges rungs, cheapest first.
 
@@ -65,6 +75,7 @@ class Ladder:
             n_items: size of the catalogue.
             left_out: rung -> why it was not tried.
             seed: of the bootstrap.
+            new_items: the ladder of the same rungs on pages of new items.
         """
         rungs: list[Rung] = []
         best = next(iter(scores))
@@ -83,10 +94,27 @@ class Ladder:
             )
             if gain is not None and gain.low > 0:
                 best = name
-        return cls(rungs=tuple(rungs), serves=best, left_out=dict(left_out or {}))
+        return cls(rungs=tuple(rungs), serves=best, left_out=dict(left_out or {}), new_items=new_items)
 
     def summary(self) -> str:
-        """A table of the rungs, and what is served, for people."""
+        """A table of the rungs, one of new items behind it, and what is served, for people."""
+        lines = self._table()
+        if self.new_items is not None:
+            of_new = self.new_items
+            lines += [f"pages of items that were new by pretence, {of_new.n_users} users:", *of_new._table()]
+        lines += [f"{name} was left out: {why}" for name, why in self.left_out.items()]
+        if any(rung.name == "llm" for rung in self.rungs) and self.served != "llm":
+            lines.append("the LLM does not pay on this data: what is cheaper ranks as well (fit --scorer llm insists)")
+        elif self.served != self.serves:
+            lines.append(f"{self.served} pays for new items alone: known ones are ranked as well by what is cheaper")
+        return "\n".join(lines)
+
+    @property
+    def n_users(self) -> int:
+        """Users that rungs were judged on."""
+        return next((rung.gain.n for rung in self.rungs if rung.gain is not None), 0)
+
+    def _table(self) -> list[str]:
         lines = [f"{'rung':<12} {METRIC:>8}  {'over the best cheaper rung':<44} {'fit':>8} {'items/s':>8}"]
         for rung in self.rungs:
             gain = "" if rung.gain is None else f"{rung.gain} over {rung.over}"
@@ -94,14 +122,7 @@ class Ladder:
             rate = f"{rung.items_per_second:.0f}" if rung.items_per_second else ""
             mark = "  <- served" if rung.name == self.serves else ""
             lines.append(f"{rung.name:<12} {rung.ndcg:>8.4f}  {gain:<44} {took:>8} {rate:>8}{mark}")
-        lines += [f"{name} was left out: {why}" for name, why in self.left_out.items()]
-        llm = next((rung for rung in self.rungs if rung.name == "llm"), None)
-        if llm is not None and self.serves != "llm":
-            lines.append(
-                "the LLM does not pay on this data: words alone, or less, rank as well (fit --scorer llm insists, as "
-                "where many items are new: those are not among these choices, and there an LLM tells more than words)"
-            )
-        return "\n".join(lines)
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         rungs = [
@@ -115,7 +136,12 @@ class Ladder:
             }
             for rung in self.rungs
         ]
-        return {"serves": self.serves, "rungs": rungs, "left_out": dict(self.left_out)}
+        return {
+            "serves": self.serves,
+            "rungs": rungs,
+            "left_out": dict(self.left_out),
+            **({} if self.new_items is None else {"new_items": self.new_items.to_json()}),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Ladder":
@@ -133,6 +159,7 @@ class Ladder:
                 ),
                 serves=str(data["serves"]),
                 left_out=dict(data["left_out"]),
+                new_items=cls.from_json(data["new_items"]) if "new_items" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"ladder: not what this version writes ({error!r}); fit the bundle again") from error

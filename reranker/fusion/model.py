@@ -11,11 +11,19 @@ from reranker.config import BOOSTED, Ranker
 from reranker.errors import BundleError, DataError
 from reranker.fusion.boosted import BoostedTrees, JudgedTrees, TreesVerdict, has_lightgbm, judge_trees
 from reranker.fusion.choices import Choices
-from reranker.fusion.columns import content_columns, llm_columns, llm_words, with_new_items
-from reranker.fusion.conditional_logit import ConditionalLogit
+from reranker.fusion.columns import llm_columns, llm_words, with_new_items
 from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
 from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds, fit_fused
 from reranker.fusion.judged import JudgedLists
+from reranker.fusion.new_items import (
+    NewItemPages,
+    NewItemsVerdict,
+    at_unit_scale,
+    content,
+    head_of_new_items,
+    judge_new_items,
+    spread,
+)
 from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.past import PastChoices
 from reranker.fusion.rules_verdict import RulesVerdict
@@ -76,11 +84,14 @@ class FusionModel:
         coefficients: (n_components,) of the LLM alone; differences within a list are log-odds.
         fused: head over interaction features and LLM components.
         new_items: head over what is known of items that nobody chose: own columns and vectors, and what the LLM says,
-            as it is. It ranks them among themselves in the fused order. None without a reader of texts.
+            as it is. It ranks them among themselves in the fused order. None without a reader of texts, and where
+            pages of such items show no gain.
+        new_items_verdict: what that is worth on pages of items that were new by pretence; None where there were none.
         features: head over the baseline: what the guard falls back on, and the control of every comparison.
         guard: which order is served, and why.
         validation: order -> (n_users,) cross-fitted NDCG@10 of each user of the fold, by which two models of one fold
             can be compared in pairs; empty where it was loaded.
+        new_items_validation: the same of the pages of new items.
         own: what own features were worth; None where there were none.
         own_vectors: what item vectors of the user's own were worth; None where there were none.
         trees: order -> what gradient-boosted trees were worth over its linear weights; empty where they were not tried.
@@ -95,7 +106,9 @@ class FusionModel:
     features: FusionHead
     guard: GuardDecision
     new_items: FusionHead | None = None
+    new_items_verdict: NewItemsVerdict | None = None
     validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    new_items_validation: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     judged: JudgedLists | None = None
     own: OwnVerdict | None = None
     own_vectors: OwnVerdict | None = None
@@ -113,6 +126,7 @@ class FusionModel:
         seed: int = 0,
         past: "FusionModel | None" = None,
         ranker: Ranker = "linear",
+        pages: NewItemPages | None = None,
     ) -> "FusionModel":
         """Fits everything on the fold; with `past`, updates what was fitted before by the fold.
 
@@ -127,6 +141,8 @@ class FusionModel:
                 coefficients of the LLM alone, the head of new items and trees stay. The guard goes by the newest lists
                 of both, and drops an order that the new ones alone show to be worse than the first stage.
             ranker: as `RerankerConfig.ranker`.
+            pages: of items that are new by pretence, by which such items are ranked and judged; without them their
+                weights are those of the fold's lists.
 
         Raises:
             DataError: no list contains a chosen item.
@@ -162,13 +178,18 @@ class FusionModel:
         if judged is not new:
             first, second, third = new.ndcg.T
             guard = vetoed(guard, first, second, third, new.user_numbers, seed)
-        fused, coefficients, new_items = baseline, np.zeros(0), None
+        fused, coefficients = baseline, np.zeros(0)
+        new_items, of_pages = (None, None) if past is None else (past.new_items, None)
         if past is not None:
-            coefficients, new_items = past.coefficients, past.new_items
+            coefficients = past.coefficients
         elif words:
-            alone = _at_unit_scale(raw, _spread(raw), read.list_index, read.chosen, l2)
-            coefficients = alone.weights
-            new_items = _of_new_items(fold.columns, said, features, raw, read, alone, l2)
+            coefficients = at_unit_scale(raw, spread(raw), read.list_index, read.chosen, l2).weights
+            if pages is None:
+                values = content(fold.columns, features, raw)
+                new_items = head_of_new_items(fold.columns, said, values, read.list_index, read.chosen, l2)
+            else:
+                of_pages = judge_new_items(pages, baseline, said, l2, seed)
+                new_items = of_pages.head if of_pages.verdict.gains else None
         if words:
             on_read = read.features, read.list_index, read.chosen
             fused = fit_fused(baseline, words, *on_read, l2, seed, read.users, earlier.fused)
@@ -182,6 +203,8 @@ class FusionModel:
             fused=fused if words else baseline,
             features=baseline,
             new_items=new_items,
+            new_items_verdict=of_pages.verdict if of_pages else past.new_items_verdict if past else None,
+            new_items_validation=of_pages.ndcg if of_pages else {},
             guard=guard,
             validation={order: by_user(values, fold.user_numbers) for order, values in by_list.items()},
             judged=judged,
@@ -224,8 +247,22 @@ class FusionModel:
         both = np.concatenate([features, llm_columns(features, raw, list_index)], axis=1)
         if self.new_items is None or self.fused.trees is not None or not is_new.any():
             return self.fused, both
-        content = np.hstack([features[:, content_columns(list(self.features.columns))], raw])
-        return self.fused.beside(self.new_items), with_new_items(both, content, list_index, is_new)
+        known = content(self.features.columns, features, raw)
+        return self.fused.beside(self.new_items), with_new_items(both, known, list_index, is_new)
+
+    def guarded(self) -> "FusionModel":
+        """The model as it is served.
+
+        Where the guard serves the baseline and new items gain by what is read of them, the fused order is the
+        baseline's, with new items ranked among themselves. Others are served as they are.
+        """
+        gains = self.new_items is not None and self.new_items_verdict is not None
+        if self.guard.serve != "baseline" or not gains or self.features.trees is not None:
+            return self
+        n_read = len(self.fused.columns) - len(self.features.columns)
+        weights = np.concatenate([self.features.logit.weights, np.zeros(n_read)])
+        fused = replace(self.fused, logit=replace(self.features.logit, weights=weights), trees=None)
+        return replace(self, fused=fused, guard=replace(self.guard, serve="fused", only_new_items=True))
 
     def trees_summary(self) -> list[str]:
         """What gradient-boosted trees were worth, for people, a line an order; none where they were not tried."""
@@ -237,6 +274,7 @@ class FusionModel:
             "fused": self.fused.to_json(),
             "baseline": self.features.to_json(),
             **({} if self.new_items is None else {"new_items": self.new_items.to_json()}),
+            **({} if self.new_items_verdict is None else {"new_items_verdict": self.new_items_verdict.to_json()}),
             "guard": self.guard.to_json(),
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
@@ -260,6 +298,9 @@ class FusionModel:
                 fused=FusionHead.from_json(data["fused"]),
                 features=FusionHead.from_json(data["baseline"]),
                 new_items=FusionHead.from_json(data["new_items"]) if "new_items" in data else None,
+                new_items_verdict=(
+                    NewItemsVerdict.from_json(data["new_items_verdict"]) if "new_items_verdict" in data else None
+                ),
                 guard=GuardDecision.from_json(data["guard"]),
                 own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
                 own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
@@ -268,49 +309,6 @@ class FusionModel:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
-
-
-def _of_new_items(
-    columns: Mapping[str, str],
-    words: Mapping[str, str],
-    features: NDArray[np.float64],
-    raw: NDArray[np.float64],
-    read: _ReadLists,
-    alone: ConditionalLogit,
-    l2: float,
-) -> FusionHead:
-    """A head over own columns and vectors, and over the raw components behind them.
-
-    Args:
-        columns: of `features`.
-        words: of `raw`.
-        alone: over the raw components, which is all there is without own columns.
-    """
-    names, places = list(columns), content_columns(list(columns))
-    if not len(places):
-        return FusionHead(columns=dict(words), logit=alone)
-    content = {**{names[place]: columns[names[place]] for place in places.tolist()}, **words}
-    scale = np.concatenate([np.ones(len(places)), _spread(raw)])
-    logit = _at_unit_scale(np.hstack([features[:, places], raw]), scale, read.list_index, read.chosen, l2)
-    return FusionHead(columns=content, logit=logit)
-
-
-def _at_unit_scale(
-    values: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    list_index: IntArray,
-    chosen: NDArray[np.bool_],
-    l2: float,
-) -> ConditionalLogit:
-    """A logit whose weights are fitted at unit scale, so that the ridge treats them alike, then scaled back."""
-    fitted = ConditionalLogit.fit((values - values.mean(axis=0)) / scale, list_index, chosen, l2)
-    return replace(fitted, weights=fitted.weights / scale)
-
-
-def _spread(raw: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n_components,) standard deviations; 1 where a component is the same everywhere."""
-    spread: NDArray[np.float64] = raw.std(axis=0)
-    return np.where(spread > 0, spread, 1.0)
 
 
 def _trees(

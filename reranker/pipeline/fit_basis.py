@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from reranker.config import RerankerConfig
@@ -10,7 +11,8 @@ from reranker.fusion import Choices
 from reranker.fusion.own_judged import OwnVerdict, judge_own
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.pipeline.domain import DomainData
-from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists import CandidateLists, FoldLists
+from reranker.pipeline.new_item_pages import new_item_pages
 from reranker.protocols import CandidateGenerator
 from reranker.rules import ItemColumns, Rules
 from reranker.utils.progress import step
@@ -37,6 +39,7 @@ class FitBasis:
         data: items, and statistics of all interactions.
         generator: the candidate generator, or None where lists came from outside.
         rules: whose price on the windows is asked for.
+        seed: of which items are new by pretence.
     """
 
     dataset: Dataset
@@ -45,6 +48,12 @@ class FitBasis:
     data: DomainData
     generator: CandidateGenerator | None
     rules: Rules | None = None
+    seed: int = 0
+
+    @cached_property
+    def pages(self) -> FoldLists | None:
+        """Pages of items that are new by pretence, of before the newest window; None where there are too few."""
+        return new_item_pages(self.windows[0], self.dataset, self.seed)
 
     @classmethod
     def of(
@@ -83,7 +92,15 @@ class FitBasis:
                 own=() if kept.own is None else kept.own.columns,
                 vectors=kept.own_vectors is not None,
             )
-        return cls(dataset=dataset, windows=windows, worth=worth, data=data, generator=generator, rules=rules)
+        return cls(
+            dataset=dataset,
+            windows=windows,
+            worth=worth,
+            data=data,
+            generator=generator,
+            rules=rules,
+            seed=config.seed,
+        )
 
 
 def with_worthy_columns(windows: Sequence[Lists], l2: float = 1.0, seed: int = 0) -> tuple[Sequence[Lists], OwnWorth]:

@@ -12,6 +12,7 @@ from reranker.data.catalog import Catalog
 from reranker.data.schema import USER
 from reranker.errors import ConfigError
 from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
+from reranker.fusion.new_items import NewItemPages
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.llm_scorer import LLMScorer
@@ -38,6 +39,7 @@ def fit_ranker(
     seed: int = 0,
     past: FusionModel | None = None,
     ranker: Ranker = "linear",
+    pages: CandidateLists | None = None,
     progress: bool | None = False,
 ) -> FusionModel:
     """Fits weights and guard on windows: the one fit of this package.
@@ -51,6 +53,7 @@ def fit_ranker(
         seed: of the draw, of cross-fitting and of the bootstrap.
         past: what was fitted before, which these windows update.
         ranker: as `RerankerConfig.ranker`.
+        pages: of items that are new by pretence, as `new_item_pages` makes them; all of them are read.
         progress: show a line on stderr; None does on a terminal and in a notebook.
 
     Raises:
@@ -65,8 +68,12 @@ def fit_ranker(
     for window, begin, numbers in zip(windows, begins.tolist(), lists_to_read(windows, most, seed), strict=True):
         if len(numbers):
             found |= zip((begin + numbers).tolist(), read(window, numbers), strict=True)
+    new = None
+    if pages is not None and components:
+        raw = np.concatenate(read(pages, np.arange(len(pages.users))))
+        new = NewItemPages(choices=pages.choices, raw=raw)
     with step("weights and guard", progress):
-        return FusionModel.fit(choices, found, dict(components), l2, seed, past, ranker)
+        return FusionModel.fit(choices, found, dict(components), l2, seed, past, ranker, new)
 
 
 def lists_to_read(windows: Sequence[CandidateLists], most: int | None, seed: int = 0) -> list[IntArray]:
@@ -152,9 +159,14 @@ def serve(
     if rows.any():
         wanted = features(rows)
         if guard.serve == "fused":
-            listed, lists = np.unique(list_index[rows], return_inverse=True)
-            raw, tokens[listed] = read(rows)
-            scores[rows] = fusion_model.orders(wanted, raw, lists, is_new(rows))["fused"]
+            lists, new = np.unique(list_index[rows], return_inverse=True)[1], is_new(rows)
+            read_rows = rows.copy()
+            if guard.only_new_items:  # what is read says nothing of a list without two of them
+                read_rows[rows] = np.bincount(lists, weights=new)[lists] > 1
+            raw = np.zeros((len(wanted), len(fusion_model.coefficients)))
+            if read_rows.any():
+                raw[read_rows[rows]], tokens[np.unique(list_index[read_rows])] = read(read_rows)
+            scores[rows] = fusion_model.orders(wanted, raw, lists, new)["fused"]
         else:
             scores[rows] = fusion_model.features.score(wanted)
     return ServedScores(

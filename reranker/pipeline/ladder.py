@@ -65,7 +65,7 @@ class Climbed:
     @property
     def served(self) -> Reranker:
         """The Reranker to serve, with `ladder` set."""
-        served = {ENCODER: self.encoder, LLM: self.llm}.get(self.ladder.serves) or self.words
+        served = {ENCODER: self.encoder, LLM: self.llm}.get(self.ladder.served) or self.words
         served.ladder = self.ladder
         return served
 
@@ -101,7 +101,8 @@ def fit_rungs(
     """Fits words, a sentence encoder and the LM on the same windows.
 
     A reader is served only where its 95 % interval over the best cheaper rung (first-stage order, features, words,
-    encoder) lies above 0. Where encoder or LM cannot be loaded it is left out, and `ladder.left_out` says why.
+    encoder) lies above 0, on the windows or on pages of items that were new by pretence. Where encoder or LM cannot be
+    loaded it is left out, and `ladder.left_out` says why.
 
     Args:
         llm: an unfitted Reranker with the LM's settings.
@@ -144,6 +145,7 @@ def fit_rungs_on_windows(
     fitted = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
     left_out = {name: "nobody asked for it" for name in READERS if name != LEXICAL and name not in readers}
     scores: dict[str, NDArray[np.float64]] = {}
+    of_new: dict[str, NDArray[np.float64]] = {}
     seconds: dict[str, float] = {}
     for name, reader in fitted.items():
         if name in left_out:
@@ -164,7 +166,11 @@ def fit_rungs_on_windows(
         found = reader.fusion_model.validation
         scores = scores or {"first stage": found["first_stage"], "baseline": found["baseline"]}
         scores[name] = found["fused"]
-    ladder = Ladder.of(scores, seconds, len(data.items), left_out, llm.config.seed)
+        if pages := reader.fusion_model.new_items_validation:
+            of_new = {"baseline": pages["baseline"], **of_new, name: pages["fused"]}
+    n, seed = len(data.items), llm.config.seed
+    new_items = Ladder.of(of_new, seconds, n, seed=seed) if of_new else None
+    ladder = Ladder.of(scores, seconds, n, left_out, seed, new_items)
     return Climbed(
         words=fitted[LEXICAL],
         encoder=None if ENCODER in left_out else fitted[ENCODER],

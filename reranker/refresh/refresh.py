@@ -207,7 +207,7 @@ def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool)
     data, fusion_model = reranker.fitted()
     config, reader = reranker.config, reranker.reader
 
-    return fit_ranker(
+    updated = fit_ranker(
         [window.lists],
         lambda lists, numbers: read_lists(reader, data.catalog, lists, numbers, progress),
         reader.scorer.components,
@@ -216,6 +216,7 @@ def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool)
         seed=config.seed,
         past=_faded(fusion_model, memory),
     )
+    return updated.guarded()
 
 
 def _faded(fusion_model: FusionModel, memory: float) -> FusionModel:

@@ -27,7 +27,7 @@ def log_fit(tracker: Tracker, reranker: Reranker) -> None:
     weights = zip(fusion_model.fused.columns, fusion_model.fused.logit.weights.tolist(), strict=True)
     tracker.metrics({f"weight/{name}": value for name, value in weights})
     if reranker.ladder is not None:
-        tracker.settings({"ladder.serves": reranker.ladder.serves})
+        tracker.settings({"ladder.serves": reranker.ladder.served})
         tracker.metrics({f"ladder/{rung.name}/ndcg_10": rung.ndcg for rung in reranker.ladder.rungs})
 
 

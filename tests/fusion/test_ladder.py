@@ -1,5 +1,7 @@
 """Rungs judged by hand-made users, and the file format."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,16 @@ def test_what_is_saved_comes_back() -> None:
     assert Ladder.from_json(found.to_json()) == found
     with pytest.raises(BundleError, match="ladder"):
         Ladder.from_json({"rungs": [{}], "serves": "llm", "left_out": {}})
+
+
+def test_new_items_can_pay_for_a_dearer_rung_alone() -> None:
+    pages = {"baseline": BASE, "lexical": BASE + 0.1, "llm": BASE + 0.2 + RNG.normal(0, 0.02, 200)}
+    of_new = Ladder.of(pages, {"lexical": 2.0, "llm": 100.0}, 1000)
+    known = {"first stage": BASE, "baseline": BASE + 0.05, "lexical": BASE, "llm": BASE}
+    found = Ladder.of(known, {"lexical": 2.0, "llm": 100.0}, 1000, new_items=of_new)
+    assert (found.serves, of_new.serves, found.served) == ("baseline", "llm", "llm")
+    assert "llm pays for new items alone" in found.summary() and "200 users" in found.summary()
+    assert Ladder.from_json(found.to_json()) == found
+    other_way = Ladder.of(pages | {"first stage": BASE}, {}, 1000)
+    cheap = replace(other_way, new_items=Ladder.of({"baseline": BASE, "llm": BASE - 0.1}, {}, 1000))
+    assert cheap.served == "llm"  # known items pay for it

@@ -24,7 +24,7 @@ def test_the_ladder_is_kept_with_the_bundle_and_users_are_the_same_on_every_rung
     assert served.ladder is not None and served.fusion_model is not None
     assert [rung.name for rung in served.ladder.rungs] == ["first stage", "baseline", "lexical", "llm"]
     assert served.ladder.rungs[0].ndcg == pytest.approx(np.mean(served.fusion_model.validation["first_stage"]))
-    assert served.config.engine == ("scripted" if served.ladder.serves == "llm" else "lexical")
+    assert served.config.engine == ("scripted" if served.ladder.served == "llm" else "lexical")
     served.save(tmp_path / "bundle")
     assert Reranker.load(tmp_path / "bundle").ladder == served.ladder
 
