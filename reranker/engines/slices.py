@@ -1,5 +1,6 @@
 """Engine calls cut into slices, so that whoever owns the engine's thread can look up between two of them."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ class Slicing:
     tokens: int
     seconds: float
     between: Callable[[], None] = lambda: None
-    _turned: float = 0.0  # when `between` was called last
+    _turned: float = -math.inf  # when `between` was called last
 
     def turn(self) -> None:
         """Lets others in."""
