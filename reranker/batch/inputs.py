@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reranker.data.formats import TAKEN, files_under, folders_under, table_format
-from reranker.data.parquet_files import INT96_UNIT
+from reranker.data.parquet_files import INT96_UNIT, require_utf8
 from reranker.data.schema import ALIASES, EVENT, ITEM, RANK, RATING, SCORE, STRENGTH, TIMESTAMP, USER, WEIGHT
 from reranker.errors import ConfigError, DataError
 from reranker.utils.atomic_io import sha256
@@ -177,6 +177,8 @@ class InputTable:
             wanted = [*stored, *((ORIGIN_FILE, ORIGIN_ROW) if self.has_origin else ())]
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
                 if row + len(batch) > skip:
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                        require_utf8(column, name, self.files[index], row)
                     first = max(0, skip - row)
                     yield self._canonical(batch.slice(first), index, row + first)
                 row += len(batch)

@@ -28,7 +28,7 @@ def read_parquet(files: Sequence[Path], root: Path) -> pd.DataFrame:
     index is a column.
 
     Raises:
-        DataError: a file is no parquet, or a column is of types that do not go together.
+        DataError: a file is no parquet, a text is no UTF-8, or a column is of types that do not go together.
     """
     folders = folder_values(files, root)
     tables = []
@@ -37,6 +37,8 @@ def read_parquet(files: Sequence[Path], root: Path) -> pd.DataFrame:
             table = pq.read_table(file, partitioning=None, coerce_int96_timestamp_unit=INT96_UNIT)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"cannot read {file.name} as parquet: {error}") from error
+        for name in table.column_names:
+            require_utf8(table.column(name), name, file)
         for name, values in folders.items():
             if name not in table.column_names:
                 table = table.append_column(name, pa.repeat(values[at], len(table)))
@@ -46,6 +48,40 @@ def read_parquet(files: Sequence[Path], root: Path) -> pd.DataFrame:
     except pa.ArrowException as error:
         raise DataError(f"the files hold columns of types that do not go together: {error}. Store one type") from error
     return with_columns(table.to_pandas())
+
+
+def require_utf8(column: pa.Array | pa.ChunkedArray, name: str, file: Path, first: int = 0) -> None:
+    """Refuses bytes that are no text in a column of texts: nothing looks at them before they are used.
+
+    Args:
+        column: of any type.
+        name: of it.
+        file: where it stands.
+        first: row of the file that the column begins with.
+
+    Raises:
+        DataError: a text is no UTF-8.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{file.name}: column {name!r}, row {first + _first_bad(column) + 1}: a text that is no UTF-8 ({error}). "
+            "Store the table with texts in UTF-8"
+        ) from error
+
+
+def _first_bad(column: pa.Array | pa.ChunkedArray) -> int:
+    """0-based row of the first value that is not valid; of a column that holds one."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).validate(full=True)
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
 
 
 def folder_values(files: Sequence[Path], root: Path) -> dict[str, Any]:

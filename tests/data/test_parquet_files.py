@@ -83,3 +83,24 @@ def test_parts_of_types_that_do_not_go_together_are_refused(tmp_path):
     frame().assign(user_id=[1, 2, 3]).to_parquet(tmp_path / "2.parquet", index=False)
     with pytest.raises(DataError, match=r"types that do not go together.*Store one type"):
         read_table(tmp_path)
+
+
+def without_utf8(path):
+    """Three rows by a writer that does not look at its texts: 0xe9 is Latin-1."""
+    rows = pa.table(frame()[["user_id", "score"]])
+    ids = pa.array([b"a", b"caf\xe9", b"b"], pa.binary()).view(pa.string())
+    pq.write_table(rows.append_column("item_id", ids), path)
+
+
+def test_a_text_that_is_no_utf8_is_an_error_with_its_row_in_both_ways(tmp_path):
+    without_utf8(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="c.parquet: column 'item_id', row 2: a text that is no UTF-8"):
+        read_table(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="c.parquet: column 'item_id', row 2: a text that is no UTF-8"):
+        both(tmp_path / "c.parquet", tmp_path / "out")
+
+
+def test_columns_without_texts_are_taken_as_they_are(tmp_path):
+    wide = frame().assign(seen=[True, False, None], kind=pd.Categorical(["x", "y", "x"]), parts=[["a"], [], None])
+    wide.to_parquet(tmp_path / "c.parquet", index=False)
+    assert list(read_table(tmp_path / "c.parquet")["kind"]) == ["x", "y", "x"]
