@@ -94,9 +94,9 @@ def without_utf8(path):
 
 def test_a_text_that_is_no_utf8_is_an_error_with_its_row_in_both_ways(tmp_path):
     without_utf8(tmp_path / "c.parquet")
-    with pytest.raises(DataError, match="c.parquet: column 'item_id', row 2: a text that is no UTF-8"):
+    with pytest.raises(DataError, match=r"c\.parquet: column 'item_id', row 2: a text that is no UTF-8"):
         read_table(tmp_path / "c.parquet")
-    with pytest.raises(DataError, match="c.parquet: column 'item_id', row 2: a text that is no UTF-8"):
+    with pytest.raises(DataError, match=r"c\.parquet: column 'item_id', row 2: a text that is no UTF-8"):
         both(tmp_path / "c.parquet", tmp_path / "out")
 
 
