@@ -29,6 +29,9 @@ docs: $(STAMP) .venv/.stamp-docs
 notebooks: $(STAMP) .venv/.stamp-docs
 	$(BIN)/pytest -q -W default --nbmake --nbmake-timeout=900 docs/tutorials
 
+# Two workers on two cores: a second thread of PyTorch in each waits for the first, and takes a core to wait.
+test test-slow: export OMP_NUM_THREADS := 1
+
 test: lint
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
