@@ -269,7 +269,8 @@ def _kind(value: object) -> str:
 
 def _times(column: pd.Series, name: str) -> pd.Series:
     """Texts as numbers or times: as texts, "10" stands before "9". Blank texts are missing."""
-    numbers_or_times = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufM"
+    zoned = isinstance(column.dtype, pd.DatetimeTZDtype)
+    numbers_or_times = zoned or (isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufM")
     if numbers_or_times or not column.map(lambda value: isinstance(value, str)).all():
         return column
     for parse in (pd.to_numeric, _iso_times):

@@ -159,11 +159,11 @@ def best_ridge(
     unit_length = float((inputs**2).sum(axis=1).mean()) or 1.0  # 1 where all texts are the same
     strengths, directions = np.linalg.eigh(inputs @ inputs.T)
     strengths = np.maximum(strengths, 0)
-    along = directions.T @ targets
+    along, squares = directions.T @ targets, directions**2
     errors = []
     for ridge in (penalties := unit_length * _RIDGES[::-1]):
         left = ridge / (strengths + ridge)  # of the targets along each direction
-        errors.append(((directions @ (left[:, None] * along)) ** 2 / ((directions**2) @ left)[:, None] ** 2).sum())
+        errors.append(((directions @ (left[:, None] * along)) ** 2 / (squares @ left)[:, None] ** 2).sum())
     return float(penalties[int(np.argmin(errors))])
 
 

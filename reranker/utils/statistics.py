@@ -3,7 +3,9 @@
 Efron & Tibshirani (1993), "An Introduction to the Bootstrap", percentile intervals.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from reranker.types import IntArray
 
 RESAMPLES = 2000
 _DRAWS = 10_000_000  # held at a time: 80 MB
+_KEPT = 10_000_000  # draws that are kept for the next interval: 20 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,22 @@ def bootstrap_means(values: NDArray[np.float64], seed: int = 0, resamples: int =
     """
     if not len(values):
         raise DataError("cannot bootstrap: there is no user to draw from")
-    rng = np.random.default_rng(seed)
-    share = np.full(len(values), 1.0 / len(values))
-    block = max(1, _DRAWS // len(values))
-    blocks = [min(block, resamples - start) for start in range(0, resamples, block)]
-    return np.concatenate([rng.multinomial(len(values), share, size=size) @ values / len(values) for size in blocks])
+    drawn = _kept_draws if len(values) * resamples <= _KEPT else _draws
+    return np.concatenate([block @ values / len(values) for block in drawn(len(values), seed, resamples)])
+
+
+def _draws(n: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """(some, n) how often each of n users is drawn, a block of resamples at a time."""
+    rng, share = np.random.default_rng(seed), np.full(n, 1.0 / n)
+    block = max(1, _DRAWS // n)
+    for start in range(0, resamples, block):
+        yield rng.multinomial(n, share, size=min(block, resamples - start))
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(n: int, seed: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
+    """The same: a comparison asks for several intervals over the same users, one after the other."""
+    return tuple(block.astype(np.uint16) for block in _draws(n, seed, resamples))
 
 
 def mean_interval(

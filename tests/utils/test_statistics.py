@@ -40,3 +40,12 @@ def test_one_user_says_nothing_of_others() -> None:
 def test_nobody_is_an_error() -> None:
     with pytest.raises(DataError, match="no user"):
         mean_interval(np.zeros(0))
+
+
+@pytest.mark.parametrize("users", [7, 6000])  # draws for few are kept, those for many are not
+def test_draws_are_the_same_whoever_asked_before(users) -> None:
+    values = np.random.default_rng(5).random((2, users))
+    drawn = np.random.default_rng(3).multinomial(users, np.full(users, 1 / users), size=2000)
+    for row in values:
+        bootstrap_means(row, seed=4)
+        np.testing.assert_allclose(bootstrap_means(row, seed=3), drawn @ row / users)
