@@ -91,7 +91,7 @@ def shuffled_users(lists: FoldLists, seed: int = 0) -> FoldLists:
         new = frame[USER].map(lambda user: owner.get(user, user))
         return frame.assign(**{USER: new.astype(frame[USER].dtype)})
 
-    return replace(lists, fold=replace(fold, train=swapped(fold.train), history=swapped(fold.history)))
+    return lists.of_fold(replace(fold, train=swapped(fold.train), history=swapped(fold.history)))
 
 
 def obfuscated_titles(lists: FoldLists, seed: int = 0) -> FoldLists:
@@ -102,7 +102,7 @@ def obfuscated_titles(lists: FoldLists, seed: int = 0) -> FoldLists:
     for column in items.columns.drop([ITEM, TITLE]):
         if not pd.api.types.is_numeric_dtype(items[column]):
             items[column] = ""
-    return replace(lists, fold=replace(lists.fold, items=items))
+    return lists.of_fold(replace(lists.fold, items=items))
 
 
 def gain_lost(

@@ -168,8 +168,9 @@ def poisoned_histories(lists: FoldLists, items: list[ItemId], seed: int) -> Fold
     for column in (EVENT, RATING, WEIGHT, STRENGTH):
         if column in train:
             fake[column] = 1.0 if column in (WEIGHT, STRENGTH) else None
-    poisoned = pd.concat([train, fake.drop_duplicates([USER, ITEM])[train.columns]], ignore_index=True)
-    return replace(lists, fold=replace(lists.fold, train=poisoned))
+    rows_of_fakes = fake.drop_duplicates([USER, ITEM]).reindex(columns=train.columns)
+    poisoned = pd.concat([train, rows_of_fakes], ignore_index=True)
+    return lists.of_fold(replace(lists.fold, train=poisoned))
 
 
 def _new_ids(users: pd.Series, numbers: tuple[int, ...]) -> pd.Series:

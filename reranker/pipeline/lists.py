@@ -201,6 +201,10 @@ class FoldLists(CandidateLists):
         learned = replace(self.statistics, own_vectors=None)
         return replace(self, fold=replace(self.fold, item_vectors=None), learned=learned)
 
+    def of_fold(self, fold: Fold) -> "FoldLists":
+        """The same candidates in a changed fold, whose statistics are learned when first needed."""
+        return replace(self, fold=fold, learned=None)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the candidates, the targets and all that a system can know of users and items."""

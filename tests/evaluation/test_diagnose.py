@@ -90,6 +90,7 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
     assert by_name["llm"].shuffled_users.low > 0
     assert by_name["llm"].obfuscated_titles.mean > 0
     assert by_name["baseline"].obfuscated_titles.mean == 0
+    assert by_name["baseline"].shuffled_users.low > 0  # its features are those of the other user's history
     write_report(results, tmp_path / "report.html", diagnoses=found)
     text = (tmp_path / "report.html").read_text()
     assert "Where the gain comes from" in text

@@ -67,6 +67,19 @@ def test_each_attack_changes_what_it_says_and_no_more():
     assert poisoned["user_id"].dtype == base.fold.train["user_id"].dtype
 
 
+def test_statistics_learn_from_fakes_though_those_of_the_lists_are_known():
+    """Each of the 20 users and the fake one chose a; d was chosen by the fake one alone."""
+    base = lists()
+    base = replace(base, fold=replace(base.fold, train=base.fold.train.assign(stars=5)))
+    before = base.statistics
+    sample = base.of_users(np.arange(len(USERS)) < 5)
+    poisoned = ATTACKS["poisoned histories"](sample, ["d"], 0)
+    after = poisoned.statistics
+    counts = [(one.popularity[one.index["a"]], one.popularity[one.index["d"]]) for one in (before, after)]
+    assert counts == [(20, 0), (21, 1)]
+    assert poisoned.fold.train["stars"].isna().sum() == 3  # a column that fakes know nothing of
+
+
 def test_fakes_have_ids_of_the_users_kind_and_come_last():
     base = lists()
     train = base.fold.train.assign(user_id=base.fold.train["user_id"].str[1:].astype(int), timestamp=7)
