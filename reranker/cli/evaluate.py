@@ -145,7 +145,7 @@ def evaluate(
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.cli.estimate import tell_estimate
-    from reranker.cli.evaluate_lists import evaluate_lists
+    from reranker.cli.evaluate_lists import Further, evaluate_lists
     from reranker.config import BOOSTED, RerankerConfig, default_scorer
     from reranker.data import splits
     from reranker.evaluation import Settings
@@ -198,7 +198,12 @@ def evaluate(
     wanted = None if rules is None else read_rules(rules)
     if wanted is not None:
         ItemColumns(data.items).require(wanted)  # now, not after everything was read
+    groups = None if user_groups is None else read_user_groups(read_users(user_groups, {USER: data.interactions[USER]}))
     if lists or held_out:
+        if external or export is not None or users is not None or mlflow is not None:
+            raise ConfigError(
+                "--external, --export, --users and --mlflow go with held-out interactions, not with --lists"
+            )
         if wanted is not None:
             raise ConfigError("--rules are priced on held-out interactions: leave --lists and --held-out out")
         if generator is not None or split is not None:
@@ -215,9 +220,9 @@ def evaluate(
                 features=None if features is None else names_in(features),
             )
         )
-        evaluate_lists(data, lists or [], held_out or [], own, systems, out)
+        more = Further(diagnose=diagnose, user_groups=groups, provider=provider)
+        evaluate_lists(data, lists or [], held_out or [], own, systems, out, more)
         return
-    groups = None if user_groups is None else read_user_groups(read_users(user_groups, {USER: data.interactions[USER]}))
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
         fold = fold.sample_users(users)

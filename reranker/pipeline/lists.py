@@ -202,8 +202,12 @@ class FoldLists(CandidateLists):
         return replace(self, fold=replace(self.fold, item_vectors=None), learned=learned)
 
     def of_fold(self, fold: Fold) -> "FoldLists":
-        """The same candidates in a changed fold, whose statistics are learned when first needed."""
-        return replace(self, fold=fold, learned=None)
+        """The same candidates in a changed fold: statistics are learned from it, and have the columns of these."""
+        own, vectors = self.statistics.own, self.statistics.own_vectors
+        changed = replace(self, fold=fold if vectors is not None else replace(fold, item_vectors=None), learned=None)
+        if own is None:
+            return changed
+        return replace(changed, learned=changed.statistics.with_own(own.columns, fold.items, own.users))
 
     @cached_property
     def fingerprint(self) -> str:

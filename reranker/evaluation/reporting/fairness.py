@@ -50,3 +50,8 @@ def group_section(found: Sequence[GroupQuality]) -> str:
 def fairness_table(found: Sequence[Exposure]) -> str:
     """The measures of every system as Markdown."""
     return markdown_table(exposure.HEADER, exposure_cells(found))
+
+
+def groups_table(found: Sequence[GroupQuality]) -> str:
+    """Quality by user group as Markdown."""
+    return markdown_table(user_groups.HEADER, quality_cells(found, FEW_USERS))
