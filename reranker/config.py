@@ -115,6 +115,12 @@ class RerankerConfig(SettingsModel):
         return self.scorer not in ("embedding", "baseline")
 
     @property
+    def judges_new_items(self) -> bool:
+        """Whether `fit` judges what is read on pages of new items: where texts are read once, pages cost next to
+        nothing; where a list costs a pass of the model, they would cost as much as the windows."""
+        return self.reads_texts and not self.reads_lists
+
+    @property
     def reads_texts(self) -> bool:
         """Whether anything is read: "baseline" goes by interactions alone."""
         return self.scorer != "baseline"

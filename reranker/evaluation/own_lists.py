@@ -186,7 +186,7 @@ def judge_lists(
         raise ConfigError(f"unknown systems {', '.join(unknown)} for lists of your own; there are {', '.join(RUNGS)}")
     dearest = max(map(RUNGS.index, rungs))
     readers = [rung for rung in READERS if RUNGS.index(rung) <= dearest]
-    judged = fit_rungs_on_windows(llm, data, lists.windows, readers=readers, progress=progress)
+    judged = fit_rungs_on_windows(llm, data, lists.windows, readers=readers, with_pages=False, progress=progress)
     fitted = {LEXICAL: judged.words, ENCODER: judged.encoder, LLM: judged.llm}
     models = {rung: one.fusion_model for rung, one in fitted.items() if one is not None and one.fusion_model}
     model = models[LEXICAL]

@@ -180,7 +180,7 @@ class ScoreCache:
         key = tuple(map(id, windows)), most, l2
         if key not in self._fitted:
             components = self.reader(windows[0].domain).scorer.components
-            pages = self._pages_of(windows) if components else None
+            pages = self._pages_of(windows) if self.config.judges_new_items else None
             model = fit_ranker(windows, self.read, components, most=most, l2=l2, ranker=self.config.ranker, pages=pages)
             self._fitted[key] = list(windows), model
         return self._fitted[key][1]

@@ -79,6 +79,8 @@ class GuardDecision:
     def __post_init__(self) -> None:
         if (self.serve == "first_stage") == bool(self.by_history):
             raise ValueError(f"guard: serves {self.serve!r} to {len(self.by_history)} groups of users")
+        if self.only_new_items and self.serve != "fused":
+            raise ValueError(f"guard: serves {self.serve!r}, and reads new items for it")
 
     @property
     def judged(self) -> Order:

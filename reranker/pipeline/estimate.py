@@ -95,7 +95,7 @@ def estimate(
     histories = [item for user in sample.users for item in sample.statistics.history(user)[-NEWEST:]]
     needed = pd.Index(sample.candidates[ITEM]).union(pd.Index(histories, dtype=object))
     few = replace(data, items=data.items[data.items[ITEM].isin(needed)].reset_index(drop=True), users=None)
-    climbed = fit_rungs_on_windows(llm, few, [sample], generator, progress=progress)
+    climbed = fit_rungs_on_windows(llm, few, [sample], generator, with_pages=False, progress=progress)
     if climbed.llm is None:
         raise ConfigError(f"there is no LLM to estimate: {climbed.ladder.left_out[LLM]}")
     models = climbed.llm.fusion_model, climbed.words.fusion_model

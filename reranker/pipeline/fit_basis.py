@@ -40,6 +40,7 @@ class FitBasis:
         generator: the candidate generator, or None where lists came from outside.
         rules: whose price on the windows is asked for.
         seed: of which items are new by pretence.
+        with_pages: new items are judged, too.
     """
 
     dataset: Dataset
@@ -49,11 +50,12 @@ class FitBasis:
     generator: CandidateGenerator | None
     rules: Rules | None = None
     seed: int = 0
+    with_pages: bool = True
 
     @cached_property
     def pages(self) -> FoldLists | None:
         """Pages of items that are new by pretence, of before the newest window; None where there are too few."""
-        return new_item_pages(self.windows[0], self.dataset, self.seed)
+        return new_item_pages(self.windows[0], self.dataset, self.seed) if self.with_pages else None
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class FitBasis:
         config: RerankerConfig,
         progress: bool | None = False,
         rules: Rules | None = None,
+        with_pages: bool = True,
     ) -> "FitBasis":
         """Judges own columns and vectors, and learns the statistics of all interactions.
 
@@ -74,6 +77,7 @@ class FitBasis:
             config: gives `l2`, `seed` and `calibration_histories`; scorers that share this must have the same.
             progress: show a line on stderr; None does on a terminal and in a notebook.
             rules: whose price on the windows is asked for.
+            with_pages: judge new items, too.
 
         Raises:
             DataError: a column of the user's own is the outcome itself.
@@ -100,6 +104,7 @@ class FitBasis:
             generator=generator,
             rules=rules,
             seed=config.seed,
+            with_pages=with_pages,
         )
 
 

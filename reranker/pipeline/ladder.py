@@ -129,6 +129,7 @@ def fit_rungs_on_windows(
     *,
     readers: Collection[str] = READERS,
     rules: Rules | None = None,
+    with_pages: bool = True,
     progress: bool | None = None,
 ) -> Climbed:
     """`fit_rungs` on windows that are made already.
@@ -137,11 +138,12 @@ def fit_rungs_on_windows(
         llm, data, generator, rules, progress: as for `fit_rungs`.
         windows: newest first, as `windows_of` makes them.
         readers: rungs that read texts, `READERS` or some of them; words are always among them.
+        with_pages: judge new items, too.
 
     Raises:
         DataError: there is nothing to learn from.
     """
-    basis = FitBasis.of(data, windows, generator, llm.config, progress, rules)
+    basis = FitBasis.of(data, windows, generator, llm.config, progress, rules, with_pages)
     fitted = {LEXICAL: cheaper_reranker(llm, LEXICAL), ENCODER: cheaper_reranker(llm, ENCODER), LLM: llm}
     left_out = {name: "nobody asked for it" for name in READERS if name != LEXICAL and name not in readers}
     scores: dict[str, NDArray[np.float64]] = {}

@@ -135,19 +135,15 @@ class Reranker(Persistent, Adaptive):
                 l2=config.l2,
                 seed=config.seed,
                 ranker=config.ranker,
-                pages=basis.pages if scorer.scorer.components else None,
+                pages=basis.pages if config.judges_new_items else None,
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
         own, vectors, priced = basis.worth.columns, basis.worth.vectors, price_rules(basis, fusion_model, config.seed)
         self.fusion_model = replace(fusion_model.guarded(), own=own, own_vectors=vectors, rules=priced, scores={})
-        for verdict in (own, vectors, priced, fusion_model.new_items_verdict):
-            if verdict is not None:
-                logger.info("domain %r: %s", domain, verdict.summary())
-        for line in fusion_model.trees_summary():
-            logger.info("domain %r: %s", domain, line)
-        logger.info("domain %r: %s", domain, self.fusion_model.guard.summary())
-        for line in unread(basis.dataset, self.reader):
+        verdicts = (own, vectors, priced, fusion_model.new_items_verdict)
+        said = [verdict.summary() for verdict in verdicts if verdict is not None] + fusion_model.trees_summary()
+        for line in (*said, self.fusion_model.guard.summary(), *unread(basis.dataset, self.reader)):
             logger.info("domain %r: %s", domain, line)
         return self
 

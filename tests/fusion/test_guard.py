@@ -172,6 +172,7 @@ def test_json_round_trip() -> None:
         {"by_history": [{"at_least": 1}]},
         {"by_history": [3]},
         {"by_history": []},
+        {"serve": "baseline", "only_new_items": True},
     ],
 )
 def test_damaged_json_is_a_bundle_error(damage: dict[str, object]) -> None:

@@ -55,6 +55,16 @@ def test_lists_with_columns_of_their_own_have_no_pages():
     assert new_item_pages(with_price[0], data) is None
 
 
+@pytest.mark.parametrize(
+    ("scorer", "judges"), [("embedding", True), ("likelihood", False), ("likelihood+embedding", False)]
+)
+def test_pages_are_read_where_they_cost_no_pass_of_the_model(scorer, judges):
+    data = toys.taste_dataset(users=400, per_group=20)
+    reranker = Reranker.from_pretrained(**toys.config(scorer=scorer, fit_users=20).model_dump(exclude_unset=True))
+    model = reranker.fit(data, PopularityGenerator().fit(data.interactions)).fusion_model
+    assert model is not None and (model.new_items_verdict is not None) == judges
+
+
 @pytest.fixture(scope="module")
 def by_words():
     data = toys.taste_dataset(users=400, per_group=20)
