@@ -120,6 +120,40 @@ def test_a_column_of_the_lists_is_asked_of_every_window_and_no_outcome():
         judge_lists(words(), data, OwnLists.of(data, [(leaking, chosen)], ["ctr"]), CHEAP)
 
 
+def test_own_columns_count_in_each_of_several_windows():
+    """Choices are random but for the columns: the first says those of the older window, the second the newer ones."""
+    data = toys.random_dataset(users=120)
+    items, rng = data.items["item_id"].to_numpy(), np.random.default_rng(3)
+    pairs = []
+    for window in (0, 1):
+        lists, chosen = [], []
+        for user in data.interactions["user_id"].unique():
+            seen = data.interactions.loc[data.interactions["user_id"] == user, "item_id"]
+            listed = rng.permutation(np.setdiff1d(items, seen))[:8].tolist()
+            said = rng.standard_normal((2, 8))
+            target = int(np.argmax(said[window] + 0.5 * rng.standard_normal(8)))
+            lists += [
+                {"user_id": user, "item_id": item, "rank": place + 1, "older": said[0, place], "newer": said[1, place]}
+                for place, item in enumerate(listed)
+            ]
+            chosen.append({"user_id": user, "item_id": listed[target], "timestamp": 10_000 * (window + 1)})
+        pairs.append((pd.DataFrame(lists), pd.DataFrame(chosen)))
+    interactions = pd.concat([data.interactions, *(chosen for _, chosen in pairs)], ignore_index=True)
+    grown = Dataset(interactions=interactions, items=data.items, domain=data.domain)
+
+    def baseline(few, columns):
+        report = judge_lists(words(), grown, OwnLists.of(grown, few, columns), CHEAP)
+        assert report.own is not None and report.own.gain.n == 120  # a user counts once
+        return report.windows, report.own.gain.low > 0, report.ladder.rungs[1].ndcg
+
+    windows, gains, both = baseline(pairs, ["older", "newer"])
+    assert (windows, gains) == (2, True)
+    newest, newest_gains, one = baseline(pairs[1:], ["older", "newer"])
+    assert (newest, newest_gains) == (1, True)
+    assert one > both + 0.05  # over both windows, each column is right half of the time
+    assert baseline(pairs, ["older"])[2] < both  # it says nothing of the newer window
+
+
 def test_trees_are_judged_on_the_lists():
     pytest.importorskip("lightgbm")
     data, lists, chosen = served_lists()
