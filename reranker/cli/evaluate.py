@@ -148,6 +148,7 @@ def evaluate(
     from reranker.cli.evaluate_lists import Further, evaluate_lists
     from reranker.config import BOOSTED, RerankerConfig, default_scorer
     from reranker.data import splits
+    from reranker.engines.encoder import reader_of
     from reranker.evaluation import Settings
     from reranker.evaluation import evaluate as run
     from reranker.evaluation.diagnose import attacks_table, diagnosis_table
@@ -245,6 +246,7 @@ def evaluate(
         inject=inject,
         covered_only=not all_lists,
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
+        reader=reader_of(config.engine),
     )
     factories = suite.factories(tuple(dict.fromkeys(("first_stage", *names))))
     planned = plan(("first_stage", *names), config, len(data.items), len(fold.users))

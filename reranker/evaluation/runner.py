@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reranker.data.schema import USER
 from reranker.data.splits import Fold
+from reranker.engines.encoder import LLM
 from reranker.errors import ConfigError, DataError
 from reranker.evaluation.base import HasDomains, HasFingerprint, HasPriors, ReadsLists, System
 from reranker.evaluation.kept import read_scores, score_key, score_path, write_scores
@@ -63,6 +64,7 @@ class Settings:
         covered_only: score only lists that hold a target. No user's metric changes, for the others are 0 under every
             order; catalogue metrics then describe these lists only. Saves an LLM most of its work.
         fingerprint: any text that must change when the systems' settings do, so that old scores are not used again.
+        reader: what reads texts: "llm", "encoder" or "lexical".
     """
 
     candidates: tuple[int, ...] = (50,)
@@ -82,6 +84,7 @@ class Settings:
     inject: bool = False
     covered_only: bool = False
     fingerprint: str = ""
+    reader: str = LLM
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

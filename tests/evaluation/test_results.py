@@ -185,6 +185,17 @@ def test_the_verdict_names_what_pays(words):
     assert said[-1] == "Judged on 400 users (toy, leave_last_1)."
 
 
+@pytest.mark.parametrize(("reader", "said"), [("lexical", "words alone"), ("encoder", "the sentence encoder")])
+def test_the_verdict_names_what_read_the_texts(reader, said):
+    found = [comparison("fused", "first_stage", 0.04, 0.01), comparison("fused", "baseline", 0.03, 0.01)]
+    results = Results(rows=pd.DataFrame(), comparisons=found, runs=[], settings=Settings(reader=reader))
+    sentences = verdict(results)
+    assert sentences[0].startswith(f"Texts, read by {said}, add")
+    assert ("was not asked" in sentences[0]) == (reader == "encoder")
+    assert any(one.startswith(f"Reading texts by {said} over interaction features") for one in sentences)
+    assert not any("LLM" in one for one in sentences)
+
+
 def test_the_verdict_marks_few_users_and_prefers_the_pooled_figures():
     found = [comparison("baseline", "first_stage", 0.04, 0.01, domain, 40) for domain in ("toy", "pooled")]
     said = verdict(Results(rows=pd.DataFrame(), comparisons=found, runs=[]))

@@ -8,6 +8,8 @@ from importlib import metadata
 
 import numpy as np
 
+from reranker.engines.encoder import ENCODER, LLM
+from reranker.engines.lexical import LEXICAL
 from reranker.evaluation.runner import Results
 from reranker.evaluation.significance import POOLED, Comparison
 
@@ -15,12 +17,15 @@ FEW_USERS = 100
 """A group with fewer users is marked: one list more or less moves its mean."""
 
 LADDER = (
-    ("fused", "lexical_fused", "The LLM", "what words without a model add"),
-    ("fused", "baseline", "Reading texts by the LLM", "interaction features"),
+    ("fused", "lexical_fused", "{Reader}", "what words without a model add"),
+    ("fused", "baseline", "Reading texts by {reader}", "interaction features"),
     ("lexical_fused", "baseline", "Words, without a model,", "interaction features"),
     ("baseline", "first_stage", "Interaction features", "the list that came in"),
 )
 """System, what it is compared with, and both in words; the first that is a gain is what pays."""
+
+READERS = {LLM: "the LLM", ENCODER: "the sentence encoder", LEXICAL: "words alone"}
+"""What reads texts, in words."""
 
 _PACKAGES = ("reranker", "torch", "transformers", "vllm", "implicit", "numpy", "pandas")
 
@@ -68,10 +73,12 @@ def verdict(results: Results) -> list[str]:
     if not against:
         return []
     best = max(against, key=lambda one: one.mean)
-    sentences = [_headline(of, best)]
+    reader = READERS[results.settings.reader]
+    said = {"reader": reader, "Reader": reader[0].upper() + reader[1:]}
+    sentences = [_headline(of, best, said)]
     for system, versus, what, over in LADDER:
         if (one := of.get((system, versus))) is not None:
-            sentences.append(f"{what} over {over}: {gain_in_words(one)}.")
+            sentences.append(f"{what.format(**said)} over {over}: {gain_in_words(one)}.")
     named = {(system, versus) for system, versus, _, _ in LADDER}
     if (best.system, best.versus) not in named:
         sentences.append(f"{best.system} over {best.versus}: {gain_in_words(best)}.")
@@ -92,18 +99,19 @@ def gain_in_words(one: Comparison) -> str:
     return f"{size} {one.metric}, which cannot be told from 0"
 
 
-def _headline(of: dict[tuple[str, str], Comparison], best: Comparison) -> str:
+def _headline(of: dict[tuple[str, str], Comparison], best: Comparison, said: dict[str, str]) -> str:
     def gains(system: str, versus: str) -> bool:
         one = of.get((system, versus))
         return one is not None and one.low > 0
 
     if ("fused", "lexical_fused") in of and gains("fused", "lexical_fused") and gains("fused", "first_stage"):
-        return "The LLM pays on these lists: it adds to what words without a model add."
+        return f"{said['Reader']} pays on these lists: it adds to what words without a model add."
     if gains("lexical_fused", "baseline"):
         return "Texts help on these lists, and words without a model are enough."
     if gains("fused", "baseline"):
-        unasked = "" if ("fused", "lexical_fused") in of else " Whether words would do as well was not asked."
-        return f"Texts, read by the LLM, add to interaction features on these lists.{unasked}"
+        asked = ("fused", "lexical_fused") in of or said["reader"] == READERS[LEXICAL]
+        unasked = "" if asked else " Whether words would do as well was not asked."
+        return f"Texts, read by {said['reader']}, add to interaction features on these lists.{unasked}"
     if gains("baseline", "first_stage"):
         return "Interaction features are enough on these lists: reading texts adds nothing that can be told from 0."
     if best.low > 0:
