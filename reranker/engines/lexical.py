@@ -29,6 +29,9 @@ VOCABULARY = 1 << 62
 MOST_KNOWN = 1_000_000
 """Pieces whose text is remembered; further ones can be read but not decoded."""
 
+KEPT_BYTES = 256 << 20
+"""Vectors of words that are kept for the next text, at most; others are drawn again."""
+
 _BACKGROUND_WORDS = 1 << 16  # an unseen word is one of so many
 _FROM_PREFIX = 0.9  # probability mass on the words of the prefix
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -78,6 +81,7 @@ class WordVectors:
 
     def __init__(self, dim: int = DIM) -> None:
         self.dim = dim
+        self._most = KEPT_BYTES // (4 * dim)
         self._vectors: dict[str, NDArray[np.float32]] = {"": np.zeros(dim, dtype=np.float32)}
 
     def vector(self, word: str) -> NDArray[np.float32]:
@@ -85,7 +89,7 @@ class WordVectors:
         vector = self._vectors.get(word)
         if vector is None:
             vector = np.random.default_rng(_hash(word)).standard_normal(self.dim).astype(np.float32)
-            if len(self._vectors) < MOST_KNOWN:
+            if len(self._vectors) < self._most:
                 self._vectors[word] = vector
         return vector
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reranker.engines import load_engine
+from reranker.engines import lexical, load_engine
 from reranker.engines.lexical import LexicalEngine, WordTokenizer
 from reranker.protocols import Engine
 from reranker.types import CandidateSpan, ScoringRequest, TokenSequence
@@ -55,3 +55,15 @@ def test_likelihood_by_hand() -> None:
 def test_chinese_is_read_by_the_character() -> None:
     assert len(WordTokenizer().encode("红色台灯")) == 4
     assert len(WordTokenizer().encode("two words")) == 2
+
+
+def test_so_many_vectors_are_kept_and_others_are_the_same_when_they_are_drawn_again(monkeypatch):
+    monkeypatch.setattr(lexical, "KEPT_BYTES", 4 * 8 * 3)
+    few = lexical.WordVectors(8)
+    words = [f"w{number}" for number in range(20)]
+    first = [few.vector(word) for word in words]
+    assert len(few._vectors) == 3  # the empty word and two more
+    monkeypatch.undo()
+    many = lexical.WordVectors(8)
+    for word, vector in zip(words, first, strict=True):
+        assert np.array_equal(few.vector(word), vector) and np.array_equal(many.vector(word), vector)
