@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 from reranker.config import RerankerConfig
@@ -39,8 +38,8 @@ class FitBasis:
         data: items, and statistics of all interactions.
         generator: the candidate generator, or None where lists came from outside.
         rules: whose price on the windows is asked for.
-        seed: of which items are new by pretence.
-        with_pages: new items are judged, too.
+        pages: of items that are new by pretence, of before the newest window; None where none were asked for, or there
+            are too few.
     """
 
     dataset: Dataset
@@ -49,13 +48,7 @@ class FitBasis:
     data: DomainData
     generator: CandidateGenerator | None
     rules: Rules | None = None
-    seed: int = 0
-    with_pages: bool = True
-
-    @cached_property
-    def pages(self) -> FoldLists | None:
-        """Pages of items that are new by pretence, of before the newest window; None where there are too few."""
-        return new_item_pages(self.windows[0], self.dataset, self.seed) if self.with_pages else None
+    pages: FoldLists | None = None
 
     @classmethod
     def of(
@@ -74,10 +67,11 @@ class FitBasis:
             dataset: interactions and items.
             windows: as `windows_of` makes them.
             generator: gives the item space, if it has one.
-            config: gives `l2`, `seed` and `calibration_histories`; scorers that share this must have the same.
+            config: gives `l2`, `seed`, `calibration_histories`, and whether its scorer judges new items; scorers that
+                share this must have the same.
             progress: show a line on stderr; None does on a terminal and in a notebook.
             rules: whose price on the windows is asked for.
-            with_pages: judge new items, too.
+            with_pages: judge new items, too, where the scorer does.
 
         Raises:
             DataError: a column of the user's own is the outcome itself.
@@ -96,6 +90,10 @@ class FitBasis:
                 own=() if kept.own is None else kept.own.columns,
                 vectors=kept.own_vectors is not None,
             )
+        pages = None
+        if with_pages and config.judges_new_items:
+            with step("pages of items that are new by pretence", progress):
+                pages = new_item_pages(windows[0], dataset, config.seed)
         return cls(
             dataset=dataset,
             windows=windows,
@@ -103,8 +101,7 @@ class FitBasis:
             data=data,
             generator=generator,
             rules=rules,
-            seed=config.seed,
-            with_pages=with_pages,
+            pages=pages,
         )
 
 

@@ -58,4 +58,5 @@ def new_item_pages(window: CandidateLists, data: Dataset, seed: int = 0) -> Fold
     if list(pages.statistics.columns) != list(window.statistics.columns):  # no dislikes are left, for instance
         logger.info("new items are not judged: without them the interactions give other features")
         return None
+    _ = pages.features
     return pages

@@ -16,7 +16,7 @@ from tests.pipeline import toys
 
 
 def basis_of(data, **settings) -> FitBasis:
-    config = toys.config(**settings)
+    config = toys.config(scorer="embedding", **settings)
     generator = PopularityGenerator().fit(data.interactions)
     return FitBasis.of(data, windows_of(data, generator, None, None, config), generator, config)
 
