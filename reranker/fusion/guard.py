@@ -141,12 +141,12 @@ class GuardDecision:
                 f"the baseline ({self.baseline_minus_first_stage}) beats it with the interval above 0"
             )
         if self.judged == "baseline":
-            what = "the baseline (no LLM)"
+            what = "the baseline (no text is read)"
             if self.only_new_items:
-                what = "known items by the baseline (no LLM), new ones among themselves by what is read of them"
+                what = "known items by the baseline (no text is read), new ones among themselves by what is read of them"
             return (
                 f"serving {what}: on {n} validation users the baseline beats the first-stage order "
-                f"({self.baseline_minus_first_stage} {METRIC}) and the LLM does not add to it "
+                f"({self.baseline_minus_first_stage} {METRIC}) and reading texts does not add to it "
                 f"({self.fused_minus_baseline})"
             )
         return (

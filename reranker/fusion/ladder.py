@@ -101,11 +101,11 @@ class Ladder:
         lines = self._table()
         if self.new_items is not None:
             of_new = self.new_items
-            lines += [f"pages of items that were new by pretence, {of_new.n_users} users:", *of_new._table()]
+            lines += [f"pages of items that were new by pretence, {of_new.n_users} users:", *of_new._table()[1:]]
         lines += [f"{name} was left out: {why}" for name, why in self.left_out.items()]
         if any(rung.name == "llm" for rung in self.rungs) and self.served != "llm":
             lines.append("the LLM does not pay on this data: what is cheaper ranks as well (fit --scorer llm insists)")
-        elif self.served != self.serves:
+        if self.served != self.serves:
             lines.append(f"{self.served} pays for new items alone: known ones are ranked as well by what is cheaper")
         return "\n".join(lines)
 

@@ -61,7 +61,7 @@ def test_where_the_baseline_is_served_new_items_are_ranked_among_themselves_besi
     served = model.guarded()
     assert served.guard.serve == "fused" and served.guard.only_new_items and served.guard.judged == "baseline"
     assert served.guard.margin == model.guard.baseline_minus_first_stage
-    assert "known items by the baseline (no LLM), new ones" in served.guard.summary()
+    assert "known items by the baseline, new ones" in served.guard.summary()
     random = np.random.default_rng(3)
     features, raw = random.standard_normal((8, len(FEATURES))), random.standard_normal((8, 1))
     lists, new = np.repeat([0, 1], 4), np.array([False, True, True, False, False, True, False, False])
