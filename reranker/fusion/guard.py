@@ -143,7 +143,7 @@ class GuardDecision:
         if self.judged == "baseline":
             what = "the baseline (no text is read)"
             if self.only_new_items:
-                what = "known items by the baseline (no text is read), new ones among themselves by what is read of them"
+                what = "known items by the baseline, new ones among themselves by what is read of them"
             return (
                 f"serving {what}: on {n} validation users the baseline beats the first-stage order "
                 f"({self.baseline_minus_first_stage} {METRIC}) and reading texts does not add to it "
