@@ -9,6 +9,7 @@ from reranker.cli.options import GeneratorOption, read_users
 from reranker.cli.signal_options import EventWeightsOption, RatingScaleOption, signals_from_flags
 from reranker.data.schema import ITEM, USER, require_ids_like, validate_interactions
 from reranker.data.table_io import read_table, write_table
+from reranker.errors import ConfigError
 
 
 def candidates(
@@ -38,6 +39,8 @@ def candidates(
     """Propose candidates: user_id, item_id, score, rank."""
     from candidate_gen import DEFAULT_METHOD, make_generator
 
+    if items is not None and not new_share:
+        raise ConfigError("--items are read for new items alone: give --new-share, such as 0.1, or leave --items out")
     table = validate_interactions(
         read_table(interactions), signals=signals_from_flags(event_weights=event_weights, rating_scale=rating_scale)
     )

@@ -63,6 +63,7 @@ class Protocol(StrEnum):
 
 
 def evaluate(
+    context: typer.Context,
     out: Annotated[
         Path | None, typer.Option("--out", help="folder for results.parquet, results.json, report.html, runs/")
     ] = None,
@@ -82,7 +83,7 @@ def evaluate(
     rating_scale: RatingScaleOption = None,
     target_events: TargetEventsOption = None,
     repeats: RepeatsOption = None,
-    candidates: Annotated[str, typer.Option("--candidates", help="list lengths, comma-separated")] = "50",
+    n: Annotated[str, typer.Option("--n", help="lengths of the generator's lists, comma-separated")] = "50",
     lists: Annotated[
         list[Path] | None,
         typer.Option("--lists", help="lists that your own first stage served; several windows: oldest first"),
@@ -146,6 +147,7 @@ def evaluate(
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.cli.estimate import tell_estimate
     from reranker.cli.evaluate_lists import Further, evaluate_lists
+    from reranker.cli.evaluate_ways import refuse_unread
     from reranker.config import BOOSTED, RerankerConfig, default_scorer
     from reranker.data import splits
     from reranker.engines.encoder import reader_of
@@ -175,13 +177,18 @@ def evaluate(
         for name, words in SYSTEMS.items():
             typer.echo(f"{name:22s} {words}")
         return
+    refuse_unread(context)
     if score_log is not None or outcomes is not None:
         _judge_log(score_log, outcomes, within_hours, domain, control, user_key)
         return
     signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
     if sample:
         data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
+        lengths = list_lengths(n)
+        if len(lengths) > 1:
+            raise ConfigError(f"--estimate takes one length of lists, --n was given {n!r}")
         of_llm = given(model=model, engine=engine, dtype=dtype, scorer=scorer, ranker=ranker)
+        of_llm["n_candidates"] = lengths[0]
         tell_estimate(data, of_llm, generator, users)
         return
     if out is None and export is None and not lists:
@@ -201,14 +208,6 @@ def evaluate(
         ItemColumns(data.items).require(wanted)  # now, not after everything was read
     groups = None if user_groups is None else read_user_groups(read_users(user_groups, {USER: data.interactions[USER]}))
     if lists or held_out:
-        if external or export is not None or users is not None or mlflow is not None:
-            raise ConfigError(
-                "--external, --export, --users and --mlflow go with held-out interactions, not with --lists"
-            )
-        if wanted is not None:
-            raise ConfigError("--rules are priced on held-out interactions: leave --lists and --held-out out")
-        if generator is not None or split is not None:
-            raise ConfigError("--lists are judged as they were served: leave --generator and --split out")
         scorer = scorer or default_scorer(engine or "auto", trained=False)
         own = RerankerConfig.from_mapping(
             given(
@@ -227,7 +226,7 @@ def evaluate(
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:
         fold = fold.sample_users(users)
-    lengths = list_lengths(candidates)
+    lengths = list_lengths(n)
     first_stage = make_generator(generator or DEFAULT_METHOD)
     if export is not None:
         export_lists(propose(fold, first_stage, max(lengths), inject=inject), export)

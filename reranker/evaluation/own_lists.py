@@ -121,6 +121,7 @@ class ListsReport:
         ladder: absolute NDCG@10 of each rung and its gain over the best cheaper one; a missed choice counts as 0.
         without_choice, without_list, examples, unused: as in `OwnLists`.
         own: what the columns that were asked for are worth; None where none were.
+        own_vectors: what item vectors of the user's own are worth; None where the data has none.
         trees: rung -> what gradient-boosted trees are worth over the weights there; empty where they were not tried.
     """
 
@@ -133,6 +134,7 @@ class ListsReport:
     examples: Sequence[UserId] = ()
     unused: Sequence[str] = ()
     own: OwnVerdict | None = None
+    own_vectors: OwnVerdict | None = None
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -145,8 +147,7 @@ class ListsReport:
                 f"users who chose something and had no list{some}"
             )
         lines.append("your first stage: " + ", ".join(f"{name} {share:.4f}" for name, share in self.recall.items()))
-        if self.own is not None:
-            lines.append(self.own.summary())
+        lines += [verdict.summary() for verdict in (self.own, self.own_vectors) if verdict is not None]
         lines += [verdict.summary(rung) for rung, verdict in self.trees.items()]
         if self.unused:
             lines.append(f"columns that could be features (--features): {', '.join(self.unused)}")
@@ -162,6 +163,7 @@ class ListsReport:
             "without_list": self.without_list,
             "unused": list(self.unused),
             **({} if self.own is None else {"own": self.own.to_json()}),
+            **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
             **({"trees": {rung: one.to_json() for rung, one in self.trees.items()}} if self.trees else {}),
         }
 
@@ -203,6 +205,7 @@ def judge_lists(
         examples=lists.examples,
         unused=lists.unused,
         own=model.own,
+        own_vectors=model.own_vectors,
         trees=trees,
     )
 

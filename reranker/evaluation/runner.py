@@ -267,8 +267,9 @@ def _run_seeds(
         key = score_key(lists, fitting, name, seed, settings.fingerprint + own)
         path = out and score_path(out, lists, name, seed)
         kept = read_scores(path, key) if path else None
+        doing = f"{lists.fold.domain}: {name}, {lists.n} candidates, seed {seed}"
+        progress(doing if kept is None else f"{doing}: scores of an earlier run are used, {path}")
         if kept is None:
-            progress(f"{lists.fold.domain}: {name}, {lists.n} candidates, seed {seed}")
             kept = _fit_and_score(system, lists, fitting)
             if path:
                 write_scores(path, key, *kept)

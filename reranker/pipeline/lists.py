@@ -248,9 +248,9 @@ def list_lengths(text: str) -> tuple[int, ...]:
     try:
         lengths = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--candidates must be numbers separated by commas, got {text!r}") from error
+        raise ConfigError(f"list lengths must be numbers separated by commas, got {text!r}") from error
     if min(lengths) < 2:
-        raise ConfigError(f"--candidates must be 2 or more, got {text!r}")
+        raise ConfigError(f"list lengths must be 2 or more, got {text!r}")
     return lengths
 
 

@@ -15,7 +15,7 @@ def tables(tmp_path_factory):
     data.interactions.to_parquet(folder / "interactions.parquet")
     data.items.to_parquet(folder / "items.parquet")
     files = ("--interactions", folder / "interactions.parquet", "--items", folder / "items.parquet")
-    return (*files, "--candidates", 12, "--engine", "scripted")
+    return (*files, "--n", 12, "--engine", "scripted")
 
 
 def test_list_names_the_systems():
@@ -92,13 +92,24 @@ def test_an_empty_test_fold_is_one_line_of_error(tables, tmp_path):
 
 def test_list_lengths_must_be_numbers_of_two_or_more(tables, tmp_path):
     for bad in ("many", "1"):
-        assert "--candidates" in refused("evaluate", *tables, "--candidates", bad, "--out", tmp_path)
+        assert "list lengths must be" in refused("evaluate", *tables, "--n", bad, "--out", tmp_path)
 
 
 def test_an_estimate_reads_a_sample_and_says_what_it_could_show(tables):
     shown, _ = run("evaluate", *tables, "--estimate", "--users", 25)
     assert shown.startswith("estimate on 25 users whose choice was proposed; the model read ")
     assert "llm " in shown and "with a power of 80 %" in shown
+
+
+def test_flags_that_a_way_does_not_read_are_refused(tables, tmp_path):
+    message = refused("evaluate", *tables, "--estimate", "--systems", "llm", "--split", "temporal")
+    assert "evaluate --estimate does not read --systems, --split" in message
+    assert "one length of lists" in refused("evaluate", *tables, "--estimate", "--n", "12,8")
+    log = ("--score-log", tmp_path, "--outcomes", tmp_path / "chosen.parquet")
+    assert "evaluate --score-log does not read --seeds" in refused("evaluate", *log, "--seeds", 2)
+    assert "--control go with --score-log" in refused("evaluate", *tables, "--control", "a", "--out", tmp_path)
+    message = refused("evaluate", *tables, "--support", 2, "--out", tmp_path)
+    assert "--support goes with --split cold-users" in message
 
 
 def test_what_rules_cost_is_printed_and_kept(tables, tmp_path):

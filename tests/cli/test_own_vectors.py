@@ -64,7 +64,7 @@ def test_fit_refuses_vectors_of_other_items(tables, tmp_path):
 @pytest.mark.parametrize("carries", [True, False])
 def test_evaluate_judges_with_vectors_where_fit_would_use_them(tables, tmp_path, carries):
     known = flags(tables, "interactions", "items")
-    asked = ("--generator", "popularity", "--candidates", 48, "--systems", "baseline", "--protocol", "end_to_end")
+    asked = ("--generator", "popularity", "--n", 48, "--systems", "baseline", "--protocol", "end_to_end")
     with np.load(tables / "clip.npz") as file:
         ids, vectors = file["item_id"], file["vector"]
     if not carries:

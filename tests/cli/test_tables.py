@@ -119,6 +119,12 @@ def test_first_stage_takes_users_from_a_csv(folder, tmp_path):
     assert "of 2 users" in run("data", "candidates", *flags, "--out", tmp_path / "c.parquet")
 
 
+def test_items_without_a_share_for_new_ones_are_refused(folder, tmp_path):
+    flags = ("--interactions", folder / "i.parquet", "--items", folder / "i.parquet", "--out", tmp_path / "c.parquet")
+    with pytest.raises(ConfigError, match="give --new-share"):
+        run("data", "candidates", *flags)
+
+
 def test_zeros_of_newer_histories_under_canonical_names_are_kept(folder, tmp_path):
     (tmp_path / "c.csv").write_text("customer,sku,s\n007,1,0.5\n007,2,0.25\n008,1,0.5\n")
     (tmp_path / "newer.csv").write_text("user_id,item_id\n007,1\n008,2\n")

@@ -16,6 +16,7 @@ from reranker.evaluation.own_lists import OwnLists, judge_lists
 from reranker.evaluation.plan import plan, plan_table, require_packages
 from tests.pipeline import toys
 from tests.pipeline.test_own_features import served_lists
+from tests.pipeline.test_own_vectors import silent, tasteful
 
 
 def served(data, window=0, size=8):
@@ -154,6 +155,19 @@ def test_own_columns_count_in_each_of_several_windows():
     assert baseline(pairs, ["older"])[2] < both  # it says nothing of the newer window
 
 
+def test_item_vectors_are_judged_on_the_lists():
+    def blurred(items):
+        vectors, rng = tasteful(items), np.random.default_rng(1)
+        return vectors.assign(vector=[(np.array(one) + 0.5 * rng.normal(size=8)).tolist() for one in vectors["vector"]])
+
+    data = silent(blurred)
+    report = judge_lists(words(), data, OwnLists.of(data, [served(data)]), ("first_stage", "baseline", "lexical"))
+    # The interactions know the taste that the vectors carry, so nothing is left to add.
+    assert report.own is None and report.own_vectors.gain.mean == 0
+    assert "item vectors are not used: +0.0000" in report.summary()
+    assert report.to_json()["own_vectors"] == report.own_vectors.to_json()
+
+
 def test_trees_are_judged_on_the_lists():
     pytest.importorskip("lightgbm")
     data, lists, chosen = served_lists()
@@ -226,7 +240,7 @@ def test_the_command_prints_the_plan_and_the_report(tmp_path):
     assert json.loads((tmp_path / "judged" / "lists.json").read_text())["users"] == 48
     with pytest.raises(ConfigError, match="--lists was given 1 times and --held-out 0 times"):
         invoke("evaluate", *tables, *own[:2])
-    with pytest.raises(ConfigError, match="leave --generator and --split out"):
+    with pytest.raises(ConfigError, match="--lists does not read --generator"):
         invoke("evaluate", *tables, *own, "--generator", "als")
 
 

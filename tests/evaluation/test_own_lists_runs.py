@@ -100,4 +100,5 @@ def test_the_command_tells_them_and_refuses_what_it_would_ignore(tmp_path):
     assert {one["grouping"] for one in kept["user_groups"]} == {"history length", "region"}
     assert kept["exposure"] and kept["users"] == 48
     assert "'shop'" in refused("evaluate", *asked, "--provider-column", "shop")
-    assert "go with held-out interactions" in refused("evaluate", *asked, "--users", 10)
+    for flag in (("--users", 10), ("--n", 20), ("--protocol", "covered"), ("--all-lists",), ("--rules", "r.yaml")):
+        assert f"evaluate --lists does not read {flag[0]}:" in refused("evaluate", *asked, *flag)

@@ -133,8 +133,11 @@ def test_a_killed_run_goes_on_where_it_stopped(fold, tmp_path):
         run(fold, systems, out=tmp_path)
     assert Counting.asked == 1
     systems["scripted"] = lambda _: Scripted(lambda lists: np.zeros(len(lists.candidates)))
-    results = run(fold, systems, out=tmp_path)
+    said = []
+    results = run(fold, systems, out=tmp_path, progress=said.append)
     assert Counting.asked == 1
+    earlier = [line.split(",")[0] for line in said if "scores of an earlier run are used" in line]
+    assert [line.split(": ")[1] for line in earlier] == ["first_stage", "counting"]
     assert {part.system for part in results.runs} == set(systems)
     pd.testing.assert_frame_equal(results.rows, run(fold, systems).rows)
 

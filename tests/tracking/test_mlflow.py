@@ -68,7 +68,7 @@ def test_the_commands_track(client, tmp_path):
     run(
         "fit", *tables, "--scorer", "baseline", "--generator", "popularity", "--mlflow", "shop", "--out", tmp_path / "b"
     )
-    asked = ("--systems", "baseline", "--candidates", 12, "--generator", "popularity", "--out", tmp_path / "out")
+    asked = ("--systems", "baseline", "--n", 12, "--generator", "popularity", "--out", tmp_path / "out")
     run("evaluate", *tables, *asked, "--mlflow", "shop")
     found = {one.info.run_name: one for one in runs_of(client)}
     assert set(found) == {"fit", "evaluate"}
