@@ -196,7 +196,7 @@ def fit(
     for line in reranker.fusion_model.fused.summary(most=6):
         typer.echo(f"  {line}")
     if reranker.fusion_model.new_items_verdict is not None:
-        typer.echo(reranker.fusion_model.new_items_verdict.summary())
+        typer.echo(reranker.fusion_model.new_items_verdict.summary(reranker.fusion_model.reads_no_new_items))
     if reranker.fusion_model.rules is not None:
         typer.echo(reranker.fusion_model.rules.summary())
     typer.echo(f"saved {out}")

@@ -53,9 +53,11 @@ class Ladder:
 
     @property
     def served(self) -> str:
-        """The dearer of the rungs that known and new items are served by."""
-        names = [rung.name for rung in self.rungs]
-        return max(self.serves, self.serves if self.new_items is None else self.new_items.serves, key=names.index)
+        """The dearer of the rungs that known and new items are served by; that of known ones where nothing pays for new
+        ones over their lowest rung, which is served for nothing else."""
+        if self.new_items is None or self.new_items.serves == self.new_items.rungs[0].name:
+            return self.serves
+        return max(self.serves, self.new_items.serves, key=[rung.name for rung in self.rungs].index)
 
     @classmethod
     def of(

@@ -256,13 +256,20 @@ class FusionModel:
         Where the guard serves the baseline and new items gain by what is read of them, the fused order is the
         baseline's, with new items ranked among themselves. Others are served as they are.
         """
-        gains = self.new_items is not None and self.new_items_verdict is not None
-        if self.guard.serve != "baseline" or not gains or self.features.trees is not None:
+        judged = self.new_items is not None and self.new_items_verdict is not None
+        if self.guard.serve != "baseline" or not judged or self.reads_no_new_items:
             return self
-        n_read = len(self.fused.columns) - len(self.features.columns)
-        weights = np.concatenate([self.features.logit.weights, np.zeros(n_read)])
+        weights = np.append(self.features.logit.weights, np.zeros(len(self.fused.columns) - len(self.features.columns)))
         fused = replace(self.fused, logit=replace(self.features.logit, weights=weights), trees=None)
         return replace(self, fused=fused, guard=replace(self.guard, serve="fused", only_new_items=True))
+
+    @property
+    def reads_no_new_items(self) -> str:
+        """Why the order that the guard serves ranks no new items by what is read of them; "" where it can."""
+        if self.guard.serve == "first_stage":
+            return "the first-stage order is served"
+        trees = (self.fused if self.guard.serve == "fused" else self.features).trees
+        return "" if trees is None else "trees rank in the served order"
 
     def trees_summary(self) -> list[str]:
         """What gradient-boosted trees were worth, for people, a line an order; none where they were not tried."""

@@ -53,9 +53,15 @@ class NewItemsVerdict:
         """Whether the interval lies above 0."""
         return self.gain.low > 0
 
-    def summary(self) -> str:
-        """For people, one line."""
-        served = "are ranked among themselves by what is read of them" if self.gains else "keep their order"
+    def summary(self, unused: str = "") -> str:
+        """For people, one line.
+
+        Args:
+            unused: why the served order ranks no new items by what is read of them, whatever it is worth; "" if it can.
+        """
+        served = "are ranked like all others"
+        if self.gains:
+            served = f"{served}, for {unused}" if unused else "are ranked among themselves by what is read of them"
         return (
             f"items that nobody chose {served}: {METRIC} {self.read:.4f} on pages of items that were new by pretence, "
             f"{self.gain} over the interaction features, {self.gain.n} users"

@@ -168,7 +168,8 @@ def fit_rungs_on_windows(
         found = reader.fusion_model.validation
         scores = scores or {"first stage": found["first_stage"], "baseline": found["baseline"]}
         scores[name] = found["fused"]
-        if pages := reader.fusion_model.new_items_validation:
+        pages = reader.fusion_model.new_items_validation
+        if pages and not reader.fusion_model.reads_no_new_items:
             of_new = {"baseline": pages["baseline"], **of_new, name: pages["fused"]}
     n, seed = len(data.items), llm.config.seed
     new_items = Ladder.of(of_new, seconds, n, seed=seed) if of_new else None

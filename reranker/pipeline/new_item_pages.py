@@ -6,7 +6,7 @@ from dataclasses import replace
 from reranker.data.dataset import Dataset
 from reranker.data.schema import RANK
 from reranker.data.splits import new_items
-from reranker.errors import DataError
+from reranker.errors import DataError, GeneratorError
 from reranker.pipeline.lists import CandidateLists, FoldLists, among_new_items, propose
 
 SHARE = 0.1
@@ -30,10 +30,7 @@ def new_item_pages(window: CandidateLists, data: Dataset, seed: int = 0) -> Fold
         seed: of which items are new, and of what is drawn.
 
     Returns:
-        The pages; None where there are fewer than 50, or lists have columns that no page has.
-
-    Raises:
-        GeneratorError: the generator failed.
+        The pages; None where there are fewer than 50, lists have columns that no page has, or the generator failed.
     """
     own = window.statistics.own
     if own is not None and own.candidate_columns:
@@ -50,7 +47,11 @@ def new_item_pages(window: CandidateLists, data: Dataset, seed: int = 0) -> Fold
     if window.generator is None:
         pages = FoldLists(fold=fold, candidates=among_new_items(fold.held_out, fold.cold_items, n, seed), n=n)
     else:
-        pages = propose(fold, window.generator, n)
+        try:
+            pages = propose(fold, window.generator, n)
+        except (DataError, GeneratorError) as error:  # everything else can be fitted without
+            logger.warning("new items are not judged: %s", error)
+            return None
     if window.statistics.own_vectors is None and fold.item_vectors is not None:
         pages = pages.without_vectors()
     if own is not None:

@@ -141,8 +141,10 @@ class Reranker(Persistent, Adaptive):
             self.reader = scorer.for_window(catalog, self._data.statistics)
         own, vectors, priced = basis.worth.columns, basis.worth.vectors, price_rules(basis, fusion_model, config.seed)
         self.fusion_model = replace(fusion_model.guarded(), own=own, own_vectors=vectors, rules=priced, scores={})
-        verdicts = (own, vectors, priced, fusion_model.new_items_verdict)
-        said = [verdict.summary() for verdict in verdicts if verdict is not None] + fusion_model.trees_summary()
+        said = [verdict.summary() for verdict in (own, vectors, priced) if verdict is not None]
+        if (of_new := fusion_model.new_items_verdict) is not None:
+            said.append(of_new.summary(fusion_model.reads_no_new_items))
+        said += fusion_model.trees_summary()
         for line in (*said, self.fusion_model.guard.summary(), *unread(basis.dataset, self.reader)):
             logger.info("domain %r: %s", domain, line)
         return self

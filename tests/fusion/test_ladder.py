@@ -67,3 +67,11 @@ def test_new_items_can_pay_for_a_dearer_rung_alone() -> None:
     other_way = Ladder.of(pages | {"first stage": BASE}, {}, 1000)
     cheap = replace(other_way, new_items=Ladder.of({"baseline": BASE, "llm": BASE - 0.1}, {}, 1000))
     assert cheap.served == "llm"  # known items pay for it
+
+
+def test_what_pays_for_neither_known_nor_new_items_is_not_served() -> None:
+    """The features are the lowest rung of new items: served for nothing else, also where they lose on known ones."""
+    of_new = Ladder.of({"baseline": BASE, "lexical": BASE}, {"lexical": 2.0}, 1000)
+    known = {"first stage": BASE, "baseline": BASE - 0.1, "lexical": BASE - 0.1}
+    found = Ladder.of(known, {"lexical": 2.0}, 1000, new_items=of_new)
+    assert found.served == "first stage" and "pays for new items" not in found.summary()

@@ -7,6 +7,7 @@ import pytest
 
 from reranker.errors import BundleError
 from reranker.fusion import FEATURES, FusionModel
+from reranker.fusion.boosted import BoostedTrees
 from reranker.fusion.new_items import NewItemPages, NewItemsVerdict, judge_new_items
 from reranker.utils.statistics import ndcg_by_list
 from tests.fusion.test_model import WORDS, fold, readings
@@ -45,7 +46,7 @@ def test_the_judged_weights_are_those_of_other_users() -> None:
     lists, chosen, relevant = pages.choices.list_index, pages.choices.chosen, pages.choices.n_relevant
     by_heart = ndcg_by_list(judged.head.score(noise), lists, chosen, relevant).mean()
     assert by_heart > judged.verdict.read + 0.1
-    assert not judged.verdict.gains and "keep their order" in judged.verdict.summary()
+    assert not judged.verdict.gains and "are ranked like all others" in judged.verdict.summary()
 
 
 def test_new_items_have_a_head_only_where_pages_show_a_gain() -> None:
@@ -102,6 +103,23 @@ def test_an_update_keeps_the_verdict_and_can_serve_the_fused_order_again() -> No
     assert updated.new_items_verdict == model.new_items_verdict and updated.new_items is model.new_items
     assert updated.fused.logit.weights == pytest.approx(plain.fused.logit.weights)
     assert updated.guard == plain.guard
+
+
+def test_the_summary_says_where_the_served_order_reads_no_new_items() -> None:
+    model = fitted(of_pages=3.0)
+    verdict = model.new_items_verdict
+    assert verdict is not None and verdict.gains
+    beside = replace(model, guard=model.guard.overruled("baseline"))
+    assert beside.reads_no_new_items == beside.guarded().reads_no_new_items == ""
+    assert "are ranked among themselves" in verdict.summary(beside.reads_no_new_items)
+    kept = replace(model, guard=model.guard.overruled("first_stage")).reads_no_new_items
+    assert "are ranked like all others, for the first-stage order is served" in verdict.summary(kept)
+    trees = BoostedTrees(model="")
+    boosted = replace(model, fused=replace(model.fused, trees=trees), features=replace(model.features, trees=trees))
+    for order in ("baseline", "fused"):
+        boosted = replace(boosted, guard=model.guard.overruled(order))
+        assert boosted.guarded() is boosted
+        assert "are ranked like all others, for trees rank" in verdict.summary(boosted.reads_no_new_items)
 
 
 @pytest.mark.parametrize("bad", [{}, {"baseline": "x"}, {"baseline": 0.1, "read": float("nan"), "gain": {}}])

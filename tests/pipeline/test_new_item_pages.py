@@ -9,7 +9,9 @@ import pytest
 from candidate_gen import PopularityGenerator
 from reranker import Reranker
 from reranker.data.schema import ITEM, USER
+from reranker.errors import DataError
 from reranker.pipeline.fit_basis import FitBasis
+from reranker.pipeline.ladder import fit_rungs_on_windows
 from reranker.pipeline.new_item_pages import new_item_pages
 from reranker.pipeline.windows import windows_of
 from tests.pipeline import toys
@@ -63,6 +65,33 @@ def test_pages_are_read_where_they_cost_no_pass_of_the_model(scorer, judges):
     reranker = Reranker.from_pretrained(**toys.config(scorer=scorer, fit_users=20).model_dump(exclude_unset=True))
     model = reranker.fit(data, PopularityGenerator().fit(data.interactions)).fusion_model
     assert model is not None and (model.new_items_verdict is not None) == judges
+
+
+@pytest.mark.parametrize("error", [ValueError, DataError])
+def test_a_generator_that_fails_on_fewer_items_costs_the_pages_and_not_the_fit(error, caplog):
+    class Whole(PopularityGenerator):
+        def fit(self, interactions):
+            if interactions[ITEM].nunique() < 80:
+                raise error("some items are missing")
+            return super().fit(interactions)
+
+    data = toys.taste_dataset(users=400, per_group=20)
+    reranker = Reranker.from_pretrained("untrained", engine="lexical", scorer="embedding", n_candidates=12)
+    with caplog.at_level("WARNING"):
+        model = reranker.fit(data, Whole().fit(data.interactions)).fusion_model
+    assert model is not None and model.new_items_verdict is None
+    assert "new items are not judged" in caplog.text and "some items are missing" in caplog.text
+
+
+def test_the_ladder_judges_new_items_by_readers_that_are_served_for_them_alone():
+    """With lists of two, the words' guard keeps the first stage: words would be read for nothing."""
+    data = toys.taste_dataset(users=400, per_group=20)
+    reader = Reranker.from_pretrained("untrained", engine="lexical", scorer="embedding", n_candidates=2)
+    windows = windows_of(data, PopularityGenerator().fit(data.interactions), None, None, reader.config)
+    climbed = fit_rungs_on_windows(reader, data, windows, readers=())
+    model = climbed.words.fusion_model
+    assert model is not None and model.guard.serve == "first_stage" and model.new_items_verdict.gains
+    assert climbed.ladder.new_items is None and climbed.ladder.served == climbed.ladder.serves
 
 
 @pytest.fixture(scope="module")
