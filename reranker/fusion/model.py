@@ -256,12 +256,12 @@ class FusionModel:
         Where the guard serves the baseline and new items gain by what is read of them, the fused order is the
         baseline's, with new items ranked among themselves. Others are served as they are.
         """
-        judged = self.new_items is not None and self.new_items_verdict is not None
-        if self.guard.serve != "baseline" or not judged or self.reads_no_new_items:
+        if self.guard.serve != "baseline" or self.reads_no_new_items or not (self.new_items and self.new_items_verdict):
             return self
         weights = np.append(self.features.logit.weights, np.zeros(len(self.fused.columns) - len(self.features.columns)))
         fused = replace(self.fused, logit=replace(self.features.logit, weights=weights), trees=None)
-        return replace(self, fused=fused, guard=replace(self.guard, serve="fused", only_new_items=True))
+        trees = {order: verdict for order, verdict in self.trees.items() if order != "fused"}  # which they rank no more
+        return replace(self, fused=fused, trees=trees, guard=replace(self.guard, serve="fused", only_new_items=True))
 
     @property
     def reads_no_new_items(self) -> str:

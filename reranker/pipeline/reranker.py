@@ -144,7 +144,7 @@ class Reranker(Persistent, Adaptive):
         said = [verdict.summary() for verdict in (own, vectors, priced) if verdict is not None]
         if (of_new := fusion_model.new_items_verdict) is not None:
             said.append(of_new.summary(fusion_model.reads_no_new_items))
-        said += fusion_model.trees_summary()
+        said += self.fusion_model.trees_summary()
         for line in (*said, self.fusion_model.guard.summary(), *unread(basis.dataset, self.reader)):
             logger.info("domain %r: %s", domain, line)
         return self

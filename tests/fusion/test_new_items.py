@@ -7,9 +7,9 @@ import pytest
 
 from reranker.errors import BundleError
 from reranker.fusion import FEATURES, FusionModel
-from reranker.fusion.boosted import BoostedTrees
+from reranker.fusion.boosted import BoostedTrees, TreesVerdict
 from reranker.fusion.new_items import NewItemPages, NewItemsVerdict, judge_new_items
-from reranker.utils.statistics import ndcg_by_list
+from reranker.utils.statistics import Interval, ndcg_by_list
 from tests.fusion.test_model import WORDS, fold, readings
 
 
@@ -75,6 +75,16 @@ def test_where_the_baseline_is_served_new_items_are_ranked_among_themselves_besi
     assert loaded.guard == served.guard and loaded.new_items_verdict == served.new_items_verdict
     assert np.array_equal(loaded.orders(features, raw, lists, new)["fused"], scores["fused"])
     assert not served.guard.overruled("baseline").only_new_items
+
+
+def test_trees_that_rank_no_more_in_the_fused_order_are_not_said_to() -> None:
+    model, nothing = fitted(of_pages=3.0), Interval(mean=0.1, low=0.05, high=0.15, n=400)
+    of_baseline, of_fused = TreesVerdict(used=False, gain=nothing), TreesVerdict(used=True, gain=nothing)
+    both = {"baseline": of_baseline, "fused": of_fused}
+    trees = replace(model.fused, trees=BoostedTrees(model=""))
+    served = replace(model, fused=trees, trees=both, guard=model.guard.overruled("baseline")).guarded()
+    assert served.fused.trees is None and served.trees == {"baseline": of_baseline}
+    assert served.trees_summary() == [of_baseline.summary("baseline")]
 
 
 @pytest.mark.parametrize("serve", ["fused", "first_stage"])
