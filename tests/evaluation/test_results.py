@@ -196,6 +196,26 @@ def test_the_verdict_names_what_read_the_texts(reader, said):
     assert not any("LLM" in one for one in sentences)
 
 
+def test_the_verdict_of_words_says_nothing_twice_and_what_is_served():
+    found = [
+        comparison(system, versus, 0.0 if versus == "lexical_fused" else 0.03, 0.01)
+        for system, versus in (
+            ("fused", "first_stage"),
+            ("served", "first_stage"),
+            ("fused", "baseline"),
+            ("lexical_fused", "baseline"),
+            ("fused", "lexical_fused"),
+        )
+    ]
+    results = Results(rows=pd.DataFrame(), comparisons=found, runs=[], settings=Settings(reader="lexical"))
+    sentences = verdict(results)
+    assert [one.split(":")[0] for one in sentences[1:3]] == [
+        "Words, without a model, over interaction features",
+        "What the guard serves over the list that came in",
+    ]
+    assert not any(one.startswith(("Words alone", "Reading texts")) for one in sentences)
+
+
 def test_the_verdict_marks_few_users_and_prefers_the_pooled_figures():
     found = [comparison("baseline", "first_stage", 0.04, 0.01, domain, 40) for domain in ("toy", "pooled")]
     said = verdict(Results(rows=pd.DataFrame(), comparisons=found, runs=[]))
