@@ -15,11 +15,11 @@ NEEDS = {
     "rerankers_ranker": "rerankers",
 }
 SHOWN = {
-    "own_candidate_generator": "serving the",
+    "own_candidate_generator": "serving ",
     "implicit_recommend": "user 851: ",
     "langchain_compressor": "Aliens",
     "llama_index_postprocessor": "Aliens",
-    "rectools_two_stages": "serving the",
+    "rectools_two_stages": "serving ",
     "rerankers_ranker": "Aliens",
 }
 
