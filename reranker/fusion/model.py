@@ -16,6 +16,7 @@ from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
 from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds, fit_fused
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.new_items import (
+    JudgedNewItems,
     NewItemPages,
     NewItemsVerdict,
     at_unit_scale,
@@ -179,9 +180,10 @@ class FusionModel:
             first, second, third = new.ndcg.T
             guard = vetoed(guard, first, second, third, new.user_numbers, seed)
         fused, coefficients = baseline, np.zeros(0)
-        new_items, of_pages = (None, None) if past is None else (past.new_items, None)
+        new_items: FusionHead | None = None
+        of_pages: JudgedNewItems | None = None
         if past is not None:
-            coefficients = past.coefficients
+            coefficients, new_items = past.coefficients, past.new_items
         elif words:
             coefficients = at_unit_scale(raw, spread(raw), read.list_index, read.chosen, l2).weights
             if pages is None:

@@ -203,11 +203,19 @@ class FoldLists(CandidateLists):
 
     def of_fold(self, fold: Fold) -> "FoldLists":
         """The same candidates in a changed fold: statistics are learned from it, and have the columns of these."""
-        own, vectors = self.statistics.own, self.statistics.own_vectors
-        changed = replace(self, fold=fold if vectors is not None else replace(fold, item_vectors=None), learned=None)
-        if own is None:
-            return changed
-        return replace(changed, learned=changed.statistics.with_own(own.columns, fold.items, own.users))
+        return replace(self, fold=fold).with_columns_of(self.statistics)
+
+    def with_columns_of(self, other: InteractionStatistics) -> "FoldLists":
+        """The same lists, whose statistics are learned from the fold with the own columns and vectors that others have.
+
+        Args:
+            other: of another fold of the same data.
+        """
+        fold = self.fold if other.own_vectors is not None else replace(self.fold, item_vectors=None)
+        lists = replace(self, fold=fold, learned=None)
+        if other.own is None:
+            return lists
+        return replace(lists, learned=lists.statistics.with_own(other.own.columns, fold.items, other.own.users))
 
     @cached_property
     def fingerprint(self) -> str:

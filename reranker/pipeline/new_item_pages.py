@@ -1,7 +1,6 @@
 """Pages of items that are new by pretence: what a fit learns of items that nobody chose."""
 
 import logging
-from dataclasses import replace
 
 from reranker.data.dataset import Dataset
 from reranker.data.schema import RANK
@@ -52,10 +51,7 @@ def new_item_pages(window: CandidateLists, data: Dataset, seed: int = 0) -> Fold
         except (DataError, GeneratorError) as error:  # everything else can be fitted without
             logger.warning("new items are not judged: %s", error)
             return None
-    if window.statistics.own_vectors is None and fold.item_vectors is not None:
-        pages = pages.without_vectors()
-    if own is not None:
-        pages = replace(pages, learned=pages.statistics.with_own(own.columns, data.items, own.users))
+    pages = pages.with_columns_of(window.statistics)
     if list(pages.statistics.columns) != list(window.statistics.columns):  # no dislikes are left, for instance
         logger.info("new items are not judged: without them the interactions give other features")
         return None
