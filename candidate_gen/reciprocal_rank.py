@@ -17,7 +17,7 @@ from candidate_gen.registry import load_generator
 from candidate_gen.storage import read_stage, write_stage
 from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.errors import BundleError, ConfigError
-from reranker.protocols import CandidateGenerator
+from reranker.protocols import CandidateGenerator, ProposesNewItems
 from reranker.types import ItemId, UserId
 
 
@@ -107,6 +107,37 @@ class ReciprocalRankFusion:
                 RANK: np.asarray([rank for length in lengths for rank in range(1, length + 1)], dtype=np.int64),
             }
         )
+
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether a stage proposes new items and takes them by rows of the item table."""
+        return bool(self._of_new)
+
+    @property
+    def new_item_ids(self) -> list[ItemId]:
+        """The items that nobody chose and that a stage may propose."""
+        return list(dict.fromkeys(item for stage in self._of_new for item in stage.new_item_ids))
+
+    def add_items(self, items: pd.DataFrame) -> int:
+        """Adds items that came after `fit` to the stages that propose new items. Returns how many are new.
+
+        Args:
+            items: an item table.
+
+        Raises:
+            ConfigError: not fitted, or no stage proposes new items by an item table.
+            DataError: the table breaks its contract.
+        """
+        if not self._of_new:
+            raise ConfigError(
+                "no stage of this ReciprocalRankFusion proposes new items by their texts: make it by "
+                "make_generator(items=..., new_share=0.1)"
+            )
+        return max(stage.add_items(items) for stage in self._of_new)
+
+    @property
+    def _of_new(self) -> list[ProposesNewItems]:
+        return [stage for stage in self.stages if isinstance(stage, ProposesNewItems) and stage.takes_new_items]
 
     def save(self, directory: Path) -> None:
         """Writes generator.json and generator.npz, and each stage into a numbered folder beside them, never pickle.

@@ -102,6 +102,11 @@ class TextGenerator(ScoringGenerator):
         """The items that count as new."""
         return self._require_fitted().item_ids[self._n_chosen :]
 
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether it proposes new items, and `add_items` takes item tables: not where it was given vectors."""
+        return bool(self.new_share) and self._content is not None and self._content.texts is not None
+
     def fit(self, interactions: pd.DataFrame) -> Self:
         """Learns the map from content to collaborative vectors, and keeps each user's newest items. Returns self.
 

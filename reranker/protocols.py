@@ -62,6 +62,22 @@ class HasItemFactors(Protocol):
 
 
 @runtime_checkable
+class ProposesNewItems(Protocol):
+    """A candidate generator that can propose items that nobody chose, by what their rows in the item table say."""
+
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether it proposes such, and `add_items` takes rows of the item table."""
+
+    @property
+    def new_item_ids(self) -> list[ItemId]:
+        """The items that nobody chose and that may be proposed."""
+
+    def add_items(self, items: pd.DataFrame) -> int:
+        """Takes in items that came after `fit`: rows of the item table. Returns how many are new."""
+
+
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a tokenizer that prompts need."""
 

@@ -42,12 +42,15 @@ from reranker.data.table_io import read_table
 from reranker.engines.encoder import ENCODER
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
+from reranker.protocols import ProposesNewItems
 from reranker.scoring.baseline import BASELINE
 from reranker.utils.progress import step
 
 AUTO, LLM = "auto", "llm"
 LLM_SCORERS = tuple(name for name in get_args(ScorerName) if name != BASELINE)
 SCORERS = (AUTO, BASELINE, LEXICAL, ENCODER, LLM, *LLM_SCORERS)
+MOST_NEW = 0.9
+"""Share of a list's places for new items, at most."""
 NO_GAIN = 3
 """Exit code of `--require-gain` where the guard serves the first stage's order."""
 _NAMES_AN_LLM = ("model", "engine", "scorer", "dtype")
@@ -65,12 +68,21 @@ def fit(
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
     generator: GeneratorOption = None,
+    new_share: Annotated[
+        float | None,
+        typer.Option(
+            "--new-share",
+            min=0.0,
+            max=MOST_NEW,
+            help="share of places in the generator's lists for items nobody chose yet, by their texts; 0 by default",
+        ),
+    ] = None,
     prompt: Annotated[
         str,
         typer.Option("--prompt", help="folder of a trained prompt, as `train prompt` writes it; default; untrained"),
     ] = "default",
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig, and signals")
+        Path | None, typer.Option("--config", help="YAML with fields of RerankerConfig, signals and new_share")
     ] = None,
     model: ModelOption = None,
     engine: EngineOption = None,
@@ -125,6 +137,7 @@ def fit(
     if features is not None:
         settings["features"] = names_in(features)
     settings = {**settings_from_yaml(config), **settings}
+    share = _new_share(settings, new_share, config)
     if base_url is not None:
         settings["engine_options"] = {**settings.get("engine_options", {}), "base_url": base_url}
     if settings.get("engine") == "openai":
@@ -154,6 +167,11 @@ def fit(
                 raise ConfigError(
                     f"--candidates are your own lists, so --generator {generator} would propose none: leave it out"
                 )
+            if share:
+                raise ConfigError(
+                    f"--candidates are your own lists, in which places for new items (--new-share {share:g}) cannot be "
+                    "made: put new items into the lists, or leave it out"
+                )
             served, chosen = (read_table(table, known=known) for table in (candidates, held_out))
             if chosen_scorer == AUTO:
                 reranker = climb(reranker, data, candidates=served, held_out=chosen, rules=wanted)
@@ -161,9 +179,11 @@ def fit(
                 reranker.fit(data, candidates=served, held_out=chosen, rules=wanted)
         else:
             with step("candidate generator"):
-                first_stage = make_generator(generator or DEFAULT_METHOD, seed=reranker.config.seed).fit(
-                    data.interactions
-                )
+                first_stage = make_generator(
+                    generator or DEFAULT_METHOD, seed=reranker.config.seed, items=data.items, new_share=share
+                ).fit(data.interactions)
+            if isinstance(first_stage, ProposesNewItems) and share:
+                typer.echo(_told_new(share, len(first_stage.new_item_ids)))
             n_users, most = data.interactions[USER].nunique(), reranker.config.window_users
             if n_users > most:
                 typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, are learned from (window_users)")
@@ -224,3 +244,21 @@ def _scorer(asked: str | None, settings: Mapping[str, object], named: bool) -> s
     if asked == AUTO and named:
         raise ConfigError("--scorer auto compares untrained readers: take --scorer llm with --prompt")
     return asked
+
+
+def _new_share(settings: dict[str, object], asked: float | None, path: Path | None) -> float:
+    """The share of places for new items: the flag's, or else `new_share` of a settings file, which is taken out of it.
+
+    Raises:
+        ConfigError: the file's is no number from 0 to 0.9.
+    """
+    found = settings.pop("new_share", 0.0)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= MOST_NEW:
+        raise ConfigError(f"{path}: new_share must be a number from 0 to {MOST_NEW}, got {found!r}")
+    return float(found) if asked is None else asked
+
+
+def _told_new(share: float, n_new: int) -> str:
+    if not n_new:
+        return f"{share:.0%} of the places of a list are kept for new items; there are none yet (data add-items)"
+    return f"{share:.0%} of the places of a list are for new items, of which there are {n_new:,}"

@@ -280,6 +280,7 @@ def propose(fold: Fold, generator: CandidateGenerator, n: int, inject: bool = Fa
         )
     table = lists_by(fitted, fold.train, fold.users, own, repeats=fold.signals.allows_repeats)
     if fold.cold_items:
+        table = table[~table[ITEM].isin(fold.cold_items)]  # where the generator has places of its own for new items
         table = validate_candidates(_with_cold_items(table, fold, n - own))
     if inject:
         table = _with_targets(table, fold, n)

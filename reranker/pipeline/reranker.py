@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from reranker.config import BOOSTED
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table, as_frame
-from reranker.data.id_matching import refuse_written_otherwise, told_without_list
-from reranker.data.schema import (
-    ITEM,
-    USER,
-    refuse_single,
-    require_ids_like,
-    validate_candidates,
-    validate_items,
-)
+from reranker.data.schema import ITEM, USER, validate_candidates, validate_items
 from reranker.errors import ConfigError, DataError
 from reranker.explain import Explanation
 from reranker.fusion import FusionHead, Order
@@ -32,13 +24,14 @@ from reranker.pipeline.fit_basis import FitBasis
 from reranker.pipeline.fitting import FittedRanker, fit_ranker, reads_with
 from reranker.pipeline.inspection import Inspection, inspect_list
 from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.lists_to_rank import lists_to_rank
 from reranker.pipeline.persistence import Persistent
 from reranker.pipeline.pricing import price_rules
 from reranker.pipeline.results import OrderScores, RankingResult
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.unread import unread
 from reranker.pipeline.windows import windows_of
-from reranker.protocols import CandidateGenerator
+from reranker.protocols import CandidateGenerator, ProposesNewItems
 from reranker.rules import Rules
 from reranker.types import IntArray, ItemId, UserId, UserState
 
@@ -153,7 +146,8 @@ class Reranker(Persistent, Adaptive):
         """Adds items that came after `fit`: the model knows them by their text from now on, and nothing is fitted anew.
 
         Nobody chose them yet, so they have no statistics (until the next `fit`), but categories. Items known already
-        take the new row's text. The scorer "embedding" reads the texts here; `save` keeps them.
+        take the new row's text. The scorer "embedding" reads the texts here; `save` keeps them. A generator with places
+        for new items (`new_share`) proposes them from now on.
 
         Args:
             items: `item_id`, `title` and the further columns of the items table.
@@ -172,6 +166,8 @@ class Reranker(Persistent, Adaptive):
         after = before.with_items(items, item_vectors)
         with self.reader.reading_catalog(progress):
             self.reader.keep_items(after.catalog.items(items[ITEM]))
+        if isinstance(self.generator, ProposesNewItems) and self.generator.takes_new_items:
+            self.generator.add_items(items)
         self._data = after  # if reading fails, nothing has changed
         return len(after.items) - len(before.items)
 
@@ -223,28 +219,10 @@ class Reranker(Persistent, Adaptive):
         data, _ = self.fitted()
         if rules is not None:
             data.item_columns.require(rules)
-        known: dict[str, Iterable[Hashable]] = {USER: data.statistics.histories, ITEM: data.items[ITEM]}
-        lists = validate_candidates(as_frame(candidates, "candidates", known), further=data.candidate_columns)
-        if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
-            for user, chosen in interactions.items():
-                refuse_single(chosen, "item ids", f"interactions[{user!r}]")
-            require_ids_like(lists[USER], pd.Series(list(interactions), dtype=object, name=USER), "interactions")
-        else:
-            require_ids_like(data.items[ITEM], lists[ITEM], "candidates")
-            refuse_written_otherwise(data.items[ITEM], lists[ITEM], "candidates")
-            if interactions is None:
-                require_ids_like(data.statistics.histories, lists[USER], "candidates")
-                refuse_written_otherwise(data.statistics.histories, lists[USER], "candidates")
-            else:
-                interactions = data.read_interactions(as_frame(interactions, "interactions", known))
-                require_ids_like(data.items[ITEM], interactions[ITEM], "interactions")
-                refuse_written_otherwise(data.items[ITEM], interactions[ITEM], "interactions")
-                require_ids_like(lists[USER], interactions[USER], "interactions")
-                if unused := told_without_list(interactions, lists[USER]):
-                    logger.warning(unused)
+        lists, newer = lists_to_rank(data, candidates, interactions)
         ranked = self._ranker.rank(
             lists,
-            data.statistics.histories_with(interactions, disliked),
+            data.statistics.histories_with(newer, disliked),
             self.states if states is None else states,
             identities,
             k=k,

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candidate_gen import ALSGenerator, PopularityGenerator
+from candidate_gen import ALSGenerator, PopularityGenerator, make_generator
 from reranker.data.splits import cold_items, leave_last_k, new_items
 from reranker.errors import DataError
 from reranker.fusion import FEATURES
@@ -92,3 +92,13 @@ def test_the_judge_knows_what_fit_knows(chain, generator):
     both = ours.merge(theirs, on=rows, suffixes=("", "_fit"))
     assert len(both) > 5 and both["similarity_last"].abs().sum() > 0
     np.testing.assert_allclose(both[list(FEATURES)], both[[f"{name}_fit" for name in FEATURES]], atol=1e-6)
+
+
+def test_cold_items_that_a_generator_proposes_by_itself_stand_in_no_list_twice(chain):
+    fold = cold_items(chain, share=0.25)
+    generator = make_generator("popularity", items=fold.items, new_share=0.5)
+    expected = propose(fold, PopularityGenerator(), 6).candidates
+    of_cold = propose(fold, generator, 6).candidates
+    tails = [lists[lists.item_id.isin(fold.cold_items)] for lists in (of_cold, expected)]
+    pairs = [set(zip(tail.user_id, tail.item_id, strict=True)) for tail in tails]
+    assert pairs[0] == pairs[1]
