@@ -31,7 +31,7 @@ import yaml
 from candidate_gen import ALSGenerator
 from reranker import BundleError, Dataset, Reranker
 from reranker.errors import RerankerError
-from reranker.pipeline.bundle import seal
+from reranker.pipeline.manifest import seal
 from reranker.soft_tokens import CONTEXT_FILE, ContextMap
 from tools.bundle_mutations import mutated
 

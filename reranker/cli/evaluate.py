@@ -130,6 +130,10 @@ def evaluate(
     outcomes: Annotated[
         Path | None, typer.Option("--outcomes", help="with --score-log: user_id, item_id[, timestamp, weight]")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="with --score-log: what this bundle ranked, not others of its domain"),
+    ] = None,
     within_hours: Annotated[float, typer.Option("--within-hours", help="outcomes that come later do not count")] = 24.0,
     control: Annotated[str | None, typer.Option("--control", help="arm that the others are compared with")] = None,
     rules: Annotated[
@@ -179,7 +183,7 @@ def evaluate(
         return
     refuse_unread(context)
     if score_log is not None or outcomes is not None:
-        _judge_log(score_log, outcomes, within_hours, domain, control, user_key)
+        _judge_log(score_log, outcomes, within_hours, domain, control, user_key, bundle)
         return
     signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
     if sample:
@@ -302,18 +306,25 @@ def _judge_log(
     domain: str | None,
     control: str | None,
     user_key: Path | None,
+    bundle: Path | None,
 ) -> None:
     from reranker.data.table_io import read_table
     from reranker.evaluation.logs import judge_log
+    from reranker.pipeline.manifest import identity_of, read_manifest
+    from reranker.pipeline.versions import current_version
 
     if score_log is None or outcomes is None:
         raise ConfigError("--score-log and --outcomes go together: the rankings, and what was chosen afterwards")
+    manifest = None if bundle is None else read_manifest(current_version(bundle))
+    if manifest is not None and domain is None:
+        domain = str(manifest["domain"])
     report = judge_log(
         score_log,
         read_table(outcomes),
         within_hours=within_hours,
         domain=domain,
         control=control,
+        bundle=None if manifest is None else identity_of(manifest),
         pseudonyms=None if user_key is None else Pseudonyms.read(user_key),
     )
     typer.echo(report.summary())

@@ -9,7 +9,7 @@ from reranker.errors import ConfigError
 _TABLES = {"interactions", "items", "dataset", "domain", "item_vectors"}
 _SIGNALS = {"event_weights", "rating_scale", "target_events", "repeats"}
 _RANKS = {"model", "engine", "dtype", "scorer", "ranker"}
-_LOGS = {"score_log", "outcomes", "within_hours", "control", "user_key"}
+_LOGS = {"score_log", "outcomes", "within_hours", "control", "user_key", "bundle"}
 _OF_LISTS = {"lists", "held_out", "features", "user_table"}
 _SHOWN = {"diagnose", "user_groups", "provider"}
 

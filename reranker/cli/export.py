@@ -1,6 +1,7 @@
 """`reranker users export`: everything that is kept of one user, for a data request."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,4 +94,9 @@ def _in_log(folder: Path, user: str, pseudonyms: Pseudonyms | None) -> list[dict
         rows = rows_that_name(folder, {user} if pseudonyms is None else pseudonyms.names([user]))
     except pa.ArrowException as error:
         raise ConfigError(f"--score-log: a file in {folder} cannot be read: {error}") from error
-    return [{"score_log": str(folder), **row, "time": row["time"].isoformat()} for row in rows]
+    return [{"score_log": str(folder), **{name: _plain(value) for name, value in row.items()}} for row in rows]
+
+
+def _plain(value: object) -> object:
+    """A value as JSON takes it: times as text."""
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -16,6 +16,7 @@ from reranker.cli.options import (
 )
 from reranker.data.schema import ITEM, USER
 from reranker.data.table_io import read_table
+from reranker.errors import BundleError
 
 KeepOption = Annotated[int, typer.Option("--keep", min=1, help="versions that stay, the current one among them")]
 
@@ -66,11 +67,16 @@ def rollback(
 ) -> None:
     """Serve an earlier version of a bundle again; a running server takes it on SIGHUP."""
     from reranker.pipeline import versions
+    from reranker.pipeline.manifest import bundle_identity
 
     if show:
         current = versions.current_version(bundle).name
         for name in versions.versions(bundle):
-            typer.echo(f"{name}{'  <- current' if name == current else ''}")
+            try:
+                said = str(bundle_identity(bundle / versions.VERSIONS / name))
+            except BundleError:
+                said = "damaged"
+            typer.echo(f"{name}  {said}{'  <- current' if name == current else ''}")
         return
     before, after = versions.rollback(bundle, to)
     typer.echo(f"{bundle}: {before} -> {after}")

@@ -1,6 +1,6 @@
 """Windows of a score log, or of a table of lists, against what a bundle was fitted for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from reranker.drift.margin import Margin, margins
 from reranker.drift.quantities import QUANTITIES, ListValues, can_make_reference, measure, reference_values
 from reranker.drift.settings import DriftSettings
 from reranker.errors import DataError
+from reranker.pipeline.logged_bundles import RankedBy, bundles_of, told
 from reranker.pipeline.reranker import Reranker
 from reranker.utils.pseudonyms import Pseudonyms
 
@@ -28,6 +29,8 @@ class DriftReport:
         guard: what the bundle's guard serves and why.
         margins: what the served order was worth on windows of the validation lists that the guard went by, newest
             first; empty where the first-stage order is served.
+        others: bundles of the same domain that ranked some of the lists, or that are not named; their scores may differ
+            from this bundle's without any drift.
     """
 
     reference: str
@@ -37,6 +40,7 @@ class DriftReport:
     left_out: str
     guard: str
     margins: tuple[Margin, ...]
+    others: tuple[RankedBy, ...] = ()
 
     @property
     def alarms(self) -> int:
@@ -57,7 +61,10 @@ class DriftReport:
         rows += [f"window {number}: {one}" for number, window in enumerate(self.windows, 1) for one in window.alarms]
         rows += [f"guard: {self.guard}"]
         rows += [f"guard's margin, window {number} of its lists: {one}" for number, one in enumerate(self.margins, 1)]
-        return "\n".join([*rows, *([f"left out: {self.left_out}"] if self.left_out else [])])
+        rows += [f"left out: {self.left_out}"] if self.left_out else []
+        if self.others:
+            rows.append(f"not ranked by this bundle: {told(self.others)}; their scores may differ without any drift")
+        return "\n".join(rows)
 
     def _heads(self) -> list[tuple[int, str]]:
         return list(enumerate(self.begins, 1))
@@ -73,7 +80,8 @@ def drift_of_log(
 ) -> DriftReport:
     """Compares windows of a score log with the bundle that served it.
 
-    Histories are those of the bundle as it is: use the bundle of the log's time.
+    Histories are those of the bundle as it is: use the bundle of the log's time. Lists that another one ranked are
+    compared, too, and named.
 
     Args:
         reranker: fitted or loaded.
@@ -117,7 +125,10 @@ def drift_of_log(
     times = mine.groupby("request_id")["time"].min().reindex(order)
     begins = [str(one)[:16] for one in times]
     words = f"{left_out} rankings of texts or of other domains" if left_out else ""
-    return _report(reranker, values, begins, settings or DriftSettings(), words)
+    report = _report(reranker, values, begins, settings or DriftSettings(), words)
+    this = reranker.identity and reranker.identity.fingerprint
+    others = [one for one in bundles_of(mine) if one.identity is None or one.identity.fingerprint != this]
+    return replace(report, others=tuple(others))
 
 
 def drift_of_lists(reranker: Reranker, candidates: pd.DataFrame, settings: DriftSettings | None = None) -> DriftReport:

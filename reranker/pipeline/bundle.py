@@ -15,12 +15,12 @@ prompts/             soft prompts in PEFT PROMPT_TUNING format
 generator/           the candidate generator, where its class is registered (candidate_gen.register_generator)
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from reranker.fusion import FusionModel, InteractionStatistics
 from reranker.fusion.columns import content_columns, llm_words
 from reranker.fusion.judged import JudgedLists
 from reranker.fusion.ladder import Ladder
+from reranker.pipeline.manifest import FORMAT_VERSION, BundleIdentity, fitted_at, identity_of, read_manifest, seal
 from reranker.pipeline.statistics_file import (
     read_statistics,
     with_own,
@@ -48,7 +49,7 @@ from reranker.pipeline.statistics_file import (
     write_statistics,
     write_vectors,
 )
-from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain, require_plain_fields
+from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain_fields
 from reranker.pipeline.versions import add_version, current_version, is_versioned
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import COMPONENTS, PriorStore, StateStore
@@ -57,11 +58,10 @@ from reranker.soft_tokens.prompt_bank import PromptBank
 from reranker.types import ItemId, ModelInfo
 from reranker.utils.atomic_io import sha256, whole_folder
 from reranker.utils.id_json import decode_ids, encode_ids
-from reranker.utils.untrusted import MOST_YAML_BYTES, read_json, read_npz, read_yaml, require_small_parquet
+from reranker.utils.untrusted import MOST_YAML_BYTES, read_json, read_npz, require_small_parquet
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 13
 _TRIES = 20  # of reading a bundle that is being replaced
 _IDS, _ITEMS, _CALIBRATION_ITEMS = "ids.json", "items.parquet", "calibration_items.parquet"
 _STATISTICS, _STATES = "statistics.npz", "states.npz"
@@ -70,7 +70,10 @@ _DETAILS, _JUDGED = "details.parquet", "judged.npz"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BundleState:
-    """Everything a fitted Reranker is made of, except the model itself."""
+    """Everything a fitted Reranker is made of, except the model itself.
+
+    `identity` is that of the bundle it was read from; None before it is saved.
+    """
 
     config: RerankerConfig
     domain: str
@@ -89,6 +92,8 @@ class BundleState:
     ladder: Ladder | None = None
     details: pd.DataFrame | None = None
     signals: Signals = field(default_factory=Signals)
+    fitted: datetime | None = None
+    identity: BundleIdentity | None = None
 
 
 def require_new_place(directory: Path, overwrite: bool) -> None:
@@ -160,7 +165,7 @@ def write_version(directory: Path, state: BundleState, keep: int) -> Path:
         BundleError: no bundle stands there, or the disk refused.
         DataError: an id is of a type that cannot be stored.
     """
-    _read_manifest(current_version(directory))
+    read_manifest(current_version(directory))
     return add_version(directory, lambda fresh: _write_parts(fresh, state), keep)
 
 
@@ -174,7 +179,7 @@ def read_bundle(directory: Path) -> BundleState:
         before = _standing(directory)
         folder, _ = before
         try:
-            state = _read_parts(folder, _read_manifest(folder))
+            state = _read_parts(folder, read_manifest(folder))
         except BundleError:
             if _standing(directory) == before:
                 raise
@@ -232,6 +237,8 @@ def _read_parts(directory: Path, manifest: dict[str, Any]) -> BundleState:
             ladder=Ladder.from_json(manifest["ladder"]) if "ladder" in manifest else None,
             details=read_table(details) if (details := directory / _DETAILS).exists() else None,
             signals=Signals.from_mapping(manifest.get("signals", {})),
+            fitted=fitted_at(manifest),
+            identity=identity_of(manifest),
         )
         _require_columns(directory, state)
         return state
@@ -297,6 +304,7 @@ def _write_parts(directory: Path, state: BundleState) -> None:
         "format": FORMAT_VERSION,
         "reranker": metadata.version("reranker"),
         "domain": state.domain,
+        **({} if state.fitted is None else {"fitted": state.fitted.isoformat(timespec="seconds")}),
         "serves": state.fusion_model.guard.serve,
         "served": state.fusion_model.guard.summary(),
         **({} if state.ladder is None else {"ladder": state.ladder.to_json()}),
@@ -346,17 +354,6 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
     return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
 
 
-def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with the checksum of its other fields."""
-    others = {name: value for name, value in manifest.items() if name != "checksum"}
-    return {**others, "checksum": _checksum(others)}
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's other fields: against damage, not against somebody who writes both."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _read_items(path: Path, ids: list[ItemId]) -> pd.DataFrame:
     require_small_parquet(path, len(ids))
     items = read_table(path)
@@ -390,27 +387,6 @@ def _read_generator(directory: Path) -> CandidateGenerator | None:
     except UnknownGeneratorError as error:  # nothing but further fitting needs it
         logger.warning("the bundle's candidate generator is left out: %s", error)
         return None
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    require_plain(directory)
-    try:
-        manifest = read_yaml(path)
-    except FileNotFoundError as error:
-        raise BundleError(f"{directory} is no bundle: it has no {MANIFEST}") from error
-    except OSError as error:
-        raise BundleError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BundleError(
-            f"{path} has format {found!r}, this version reads {FORMAT_VERSION}: fit the bundle again with this version"
-        )
-    if not isinstance(manifest.get("files"), dict):
-        raise BundleError(f"{path} is damaged: it does not list the bundle's files")
-    if manifest.pop("checksum", None) != _checksum(manifest):
-        raise BundleError(f"{path} is damaged: it is not what was saved. Save the bundle again")
-    return manifest
 
 
 def _hashes(directory: Path) -> dict[str, str]:

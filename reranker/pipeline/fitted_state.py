@@ -1,6 +1,7 @@
 """A Reranker's parts, and what they say of the fitted domain."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from reranker.config import RerankerConfig
 from reranker.data.catalog import Item
@@ -11,6 +12,7 @@ from reranker.fusion import FusionModel
 from reranker.fusion.ladder import Ladder
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.llm_scorer import LLMScorer
+from reranker.pipeline.manifest import BundleIdentity
 from reranker.protocols import CandidateGenerator, Engine
 from reranker.rules import ItemColumns
 from reranker.soft_tokens import ContextMap
@@ -28,6 +30,7 @@ class FittedState:
         generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
         ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
+        fitted_at: when `fit` or a refresh ended, UTC; None before, and of a bundle that an earlier version saved.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class FittedState:
         self.fusion_model: FusionModel | None = None
         self.ladder: Ladder | None = None
         self.generator: CandidateGenerator | None = None
+        self.fitted_at: datetime | None = None
         self._data: DomainData | None = None
+        self._saved: tuple[BundleIdentity, DomainData | None, FusionModel | None] | None = None
 
     def __repr__(self) -> str:
         return f"Reranker({self._described()})"
@@ -61,6 +66,20 @@ class FittedState:
             return f"not fitted, {reads}"
         sizes = f"{len(self._data.statistics.histories)} users, {len(self._data.items)} items"
         return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
+
+    @property
+    def identity(self) -> BundleIdentity | None:
+        """The bundle that this is, as it was saved or loaded; None where it was changed since, or never saved."""
+        if self._saved is None or self._saved[1] is not self._data or self._saved[2] is not self.fusion_model:
+            return None
+        return self._saved[0]
+
+    def mark_fitted(self) -> None:
+        """Keeps that what is known now was learned now."""
+        self.fitted_at = datetime.now(UTC)
+
+    def _is_saved_as(self, identity: BundleIdentity | None) -> None:
+        self._saved = None if identity is None else (identity, self._data, self.fusion_model)
 
     def history(self, user_id: UserId) -> list[ItemId]:
         """What the user chose before `fit`, oldest first; empty for a new user."""

@@ -11,6 +11,7 @@ from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, wri
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitted_state import FittedState
 from reranker.pipeline.llm_scorer import LLMScorer
+from reranker.pipeline.manifest import bundle_identity
 from reranker.pipeline.untrusted_bundle import (
     MANIFEST,
     TEMPLATES,
@@ -64,6 +65,7 @@ class Persistent(FittedState):
             BundleError: the folder cannot be written; what stood there before is untouched.
         """
         write_bundle(Path(directory), self._state())
+        self._is_saved_as(bundle_identity(Path(directory)))
 
     def save_version(self, directory: Path | str, keep: int = KEPT) -> Path:
         """Saves beside the bundle that stands there, as its next version, and makes that the current one.
@@ -79,7 +81,9 @@ class Persistent(FittedState):
             DataError: nothing was fitted.
             BundleError: the folder cannot be written; the current version is untouched.
         """
-        return write_version(Path(directory), self._state(), keep)
+        version = write_version(Path(directory), self._state(), keep)
+        self._is_saved_as(bundle_identity(version))
+        return version
 
     def _state(self) -> BundleState:
         data, fusion_model = self.fitted()
@@ -102,6 +106,7 @@ class Persistent(FittedState):
             ladder=self.ladder,
             details=data.details,
             signals=data.signals,
+            fitted=self.fitted_at,
         )
 
     @classmethod
@@ -168,6 +173,8 @@ class Persistent(FittedState):
             details=state.details,
             signals=state.signals,
         )
+        reranker.fitted_at = state.fitted
+        reranker._is_saved_as(state.identity)
         reranker.reader = reranker.reader.calibrated_by(reranker._data.calibration_histories)
         try:
             read = reranker.reader.templates

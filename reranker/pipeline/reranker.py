@@ -41,8 +41,7 @@ logger = logging.getLogger(__name__)
 class Reranker(Persistent, Adaptive):
     """Reranks candidate lists with a causal LM, this domain's soft prompt and interaction features.
 
-    Build one with `from_pretrained`, `fit` it on a domain, `rerank` lists; or `load` a saved bundle. The model is
-    loaded when it is first needed.
+    Build one with `from_pretrained`, `fit` it on a domain, `rerank` lists; or `load` a bundle. The model loads at need.
 
     Attributes:
         config: the settings.
@@ -51,6 +50,7 @@ class Reranker(Persistent, Adaptive):
         generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
         ladder: what each rung was worth on the data, where `ladder.climb` chose this Reranker, or None.
+        fitted_at, identity: when `fit` or a refresh ended, and the bundle that this was saved or loaded as, or None.
     """
 
     def fit(
@@ -111,8 +111,7 @@ class Reranker(Persistent, Adaptive):
         config, domain = self.config, basis.dataset.domain
         if config.ranker == BOOSTED:
             require_lightgbm()  # now, not after hours of reading
-        self.states = {}
-        self.ladder = None
+        self.states, self.ladder = {}, None
         self.fusion_model = None  # if this fails, nothing old must be served over new data
         self.reader = self.reader.for_domain(domain, takes_engine=True)
         self.generator, self._data = basis.generator, basis.data
@@ -134,6 +133,7 @@ class Reranker(Persistent, Adaptive):
             self.reader = scorer.for_window(catalog, self._data.statistics)
         own, vectors, priced = basis.worth.columns, basis.worth.vectors, price_rules(basis, fusion_model, config.seed)
         self.fusion_model = replace(fusion_model.guarded(), own=own, own_vectors=vectors, rules=priced, scores={})
+        self.mark_fitted()
         said = [verdict.summary() for verdict in (own, vectors, priced) if verdict is not None]
         if (of_new := fusion_model.new_items_verdict) is not None:
             said.append(of_new.summary(fusion_model.reads_no_new_items))

@@ -135,6 +135,8 @@ def refresh(
         _join(reranker, merged, texts_changed=items is not None)
     if updated is not None:
         reranker.fusion_model = updated
+    if len(merged.new) or items is not None:
+        reranker.mark_fitted()
     serves = updated or fusion_model
     report = RefreshReport(
         new_interactions=len(merged.new),

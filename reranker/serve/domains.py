@@ -172,6 +172,7 @@ class Domain:
         return {
             "domain": self.name,
             "version": self.version,
+            **self._identity(),
             "base_model": self.base,
             "soft_tokens": config.soft_tokens,
             "context_floats": 0 if contexts is None else contexts.dim,
@@ -180,6 +181,16 @@ class Domain:
             "users": len(self.users),
             "serves": fusion_model.guard.serve if fusion_model else reader_of(config.engine),
             "why": fusion_model.guard.summary() if fusion_model else "",
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """What the score log calls the bundle; nothing of one that was never saved."""
+        identity = self.reranker.identity
+        if identity is None:
+            return {}
+        return {
+            "bundle": identity.fingerprint,
+            **({} if identity.fitted is None else {"fitted": identity.fitted.isoformat()}),
         }
 
 

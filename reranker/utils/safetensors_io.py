@@ -3,6 +3,7 @@
 safetensors' own writers let nobody but the owner read a file, and a bundle is often served by another user.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,20 @@ from reranker.utils.atomic_io import whole_file
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
     """Raises OSError when the disk refuses."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(dict(tensors), metadata=dict(notes)))
+        temporary.write_bytes(_with_sorted_notes(save(dict(tensors), metadata=dict(notes))))
+
+
+def _with_sorted_notes(file: bytes) -> bytes:
+    """The same content, always by the same bytes: safetensors writes notes in an order that changes from call to call.
+
+    A file is the length of its header in 8 bytes, the header as JSON padded to a multiple of 8, and the arrays.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def let_others_read(directory: Path) -> None:

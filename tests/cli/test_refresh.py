@@ -3,6 +3,7 @@
 import pandas as pd
 
 from reranker import Reranker
+from reranker.pipeline.manifest import bundle_identity
 from tests.cli.command import refused, run
 from tests.pipeline import toys
 
@@ -23,7 +24,8 @@ def test_a_day_and_back(tmp_path):
     assert "0 new interactions" in again and "nothing is new" in again
     assert Reranker.load(bundle).history("u1")[-2:] == ["n1", "g1i0"]
     listed, _ = run("rollback", "--bundle", bundle, "--list")
-    assert listed.splitlines() == ["000001", "000002  <- current"]
+    names = [str(bundle_identity(bundle / "versions" / name)) for name in ("000001", "000002")]
+    assert listed.splitlines() == [f"000001  {names[0]}", f"000002  {names[1]}  <- current"]
     assert "000002 -> 000001" in run("rollback", "--bundle", bundle)[0]
     assert Reranker.load(bundle).history("u1") == data.interactions.query("user_id == 'u1'")["item_id"].tolist()
     assert "000001 is the oldest" in refused("rollback", "--bundle", bundle)

@@ -130,6 +130,19 @@ def test_its_log_tells_the_same_windows(served, reranker):
         drift_of_log(reranker, read_score_log(folder), domain="shop")
 
 
+def test_lists_that_another_bundle_ranked_are_named(served, reranker, tmp_path):
+    reranker.save(tmp_path / "bundle")
+    mine = reranker.identity
+    log = read_score_log(served[1])
+    assert log["bundle"].isna().all()  # the server began with a bundle that nobody had saved
+    assert "not ranked by this bundle: 120 by a bundle" in drift_of_log(reranker, log, settings=SETTINGS).summary()
+    log = log.assign(bundle=mine.fingerprint, bundle_fitted=mine.fitted)
+    assert not drift_of_log(reranker, log, settings=SETTINGS).others
+    first = log["request_id"] == log["request_id"].iloc[0]
+    found = drift_of_log(reranker, log.assign(bundle=log["bundle"].where(~first, "ffff")), settings=SETTINGS)
+    assert [(one.identity.fingerprint, one.rankings) for one in found.others] == [("ffff", 1)]
+
+
 def test_the_command_prints_windows_and_exits_by_alarm(served, reranker, tmp_path):
     reranker.save(tmp_path / "bundle")
     config = tmp_path / "serve.yaml"

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from reranker.pipeline.bundle import seal
+from reranker.pipeline.manifest import seal
 
 
 def write_signed(path: Path, manifest: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from reranker import Reranker
 from reranker.engines.scripted import ScriptedEngine
+from reranker.evaluation.logs import read_score_log
+from reranker.pipeline.manifest import bundle_identity
 from reranker.pipeline.versions import current_version, rollback
 from reranker.refresh import refresh
 from reranker.serve.app import create_app
@@ -54,6 +56,23 @@ def reload(url, **body):
 
 def history(url, user="u1"):
     return httpx.get(f"{url}/v1/users/{user}").json()["domains"]["toy"]["bundle_history"]
+
+
+def test_the_score_log_says_which_bundle_ranked(bundle, tmp_path):
+    before = bundle_identity(bundle)
+    with serving(create_app([domain(bundle)], score_log=tmp_path / "log")) as url:
+        wait_until_ready(url)
+        body = {"user": "u1", "item_ids": ITEMS}
+        first = httpx.post(f"{url}/v1/rerank", json=body).json()["id"]
+        add_day(bundle)
+        reload(url)
+        second = httpx.post(f"{url}/v1/rerank", json=body).json()["id"]
+        card = httpx.get(f"{url}/v1/models").json()["data"][0]["card"]
+    after = bundle_identity(bundle)
+    log = read_score_log(tmp_path / "log").drop_duplicates("request_id").set_index("request_id")
+    assert log["bundle"].to_dict() == {first: before.fingerprint, second: after.fingerprint}
+    assert [log.loc[one, "bundle_fitted"] for one in (first, second)] == [before.fitted, after.fitted]
+    assert card["bundle"] == after.fingerprint and card["fitted"] == after.fitted.isoformat()
 
 
 def test_a_newer_version_is_served_and_the_one_before_again(bundle):

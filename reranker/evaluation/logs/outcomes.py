@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 from reranker.data.schema import ITEM, TIMESTAMP, USER, WEIGHT, require_columns
 from reranker.errors import DataError
+from reranker.pipeline.logged_bundles import RankedBy, bundles_of, ranked_by, told
+from reranker.pipeline.manifest import BundleIdentity
 
 COLUMNS = ("request_id", "time", "domain", USER, "kind", ITEM, "first_stage_rank", "rank", "score", "shown", "served")
 """Columns that every score log has."""
@@ -31,6 +33,8 @@ class JoinedLog:
         too_late: outcomes that came later than `within_hours` after the last such ranking.
         not_shown: outcomes of items, or of users, that no ranking showed.
         left_out: rankings without a user, of texts, or in shadow mode, of which nothing can be learned here.
+        bundles: that ranked what is judged, oldest first.
+        others: bundles of the same domain that were not asked for, whose rankings are left out.
     """
 
     rows: pd.DataFrame
@@ -41,8 +45,18 @@ class JoinedLog:
     too_late: int
     not_shown: int
     left_out: int
+    bundles: tuple[RankedBy, ...] = ()
+    others: tuple[RankedBy, ...] = ()
 
     def summary(self) -> str:
+        lines = [self._counts()]
+        if any(one.identity is not None for one in self.bundles):
+            lines.append(f"ranked by the bundle: {told(self.bundles)}")
+        if self.others:
+            lines.append(f"left out, for other bundles ranked them: {told(self.others)}")
+        return "\n".join(lines)
+
+    def _counts(self) -> str:
         return (
             f"{self.rankings} rankings of {self.rows[USER].nunique()} users, {self.used} of {self.outcomes} outcomes "
             f"joined ({self.not_shown} were not shown, {self.too_early} came before the ranking, {self.too_late} too "
@@ -71,7 +85,12 @@ def read_score_log(folder: Path) -> pd.DataFrame:
 
 
 def join_outcomes(
-    log: pd.DataFrame, outcomes: pd.DataFrame, *, within_hours: float = 24.0, domain: str | None = None
+    log: pd.DataFrame,
+    outcomes: pd.DataFrame,
+    *,
+    within_hours: float = 24.0,
+    domain: str | None = None,
+    bundle: BundleIdentity | None = None,
 ) -> JoinedLog:
     """Gives each shown candidate what its user chose of it afterwards.
 
@@ -84,9 +103,11 @@ def join_outcomes(
             worth; 1 by default).
         within_hours: outcomes that come later are not counted.
         domain: whose rankings; needed where the log holds several.
+        bundle: whose rankings, of all bundles that the domain had; all by default.
 
     Raises:
-        DataError: a column is missing, the log holds several domains or none of this name, or nothing can be joined.
+        DataError: a column is missing, the log holds several domains or none of this name, no ranking is by the bundle,
+            or nothing can be joined.
     """
     require_columns(outcomes, [USER, ITEM], "outcomes")
     domains = sorted(log["domain"].unique())
@@ -98,6 +119,9 @@ def join_outcomes(
             "the log of another bundle"
         )
     mine = log if domain is None else log[log["domain"] == domain]
+    every = mine
+    if bundle is not None:
+        mine = ranked_by(mine, bundle)
     shadow = mine["shadow"].to_numpy(dtype=bool) if "shadow" in mine else np.zeros(len(mine), dtype=bool)
     usable = (mine["kind"] == "items").to_numpy() & mine[USER].notna().to_numpy() & ~shadow
     rows = mine[usable].reset_index(drop=True)
@@ -111,7 +135,13 @@ def join_outcomes(
     chosen, counts = _joined(rows, outcomes, within_hours)
     rows["reward"] = np.bincount(chosen[0], weights=chosen[1], minlength=len(rows))
     return JoinedLog(
-        rows=rows, rankings=rows["request_id"].nunique(), outcomes=len(outcomes), left_out=int(left_out), **counts
+        rows=rows,
+        rankings=rows["request_id"].nunique(),
+        outcomes=len(outcomes),
+        left_out=int(left_out),
+        bundles=bundles_of(rows),
+        others=() if bundle is None else bundles_of(every.drop(mine.index)),
+        **counts,
     )
 
 

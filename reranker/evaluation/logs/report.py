@@ -10,6 +10,7 @@ from reranker.data.schema import USER, require_columns
 from reranker.evaluation.logs.estimators import OffPolicyValue, estimate
 from reranker.evaluation.logs.experiments import ArmComparison, compare_arms
 from reranker.evaluation.logs.outcomes import ARM, PLACE, REWARD, JoinedLog, join_outcomes, read_score_log
+from reranker.pipeline.manifest import BundleIdentity
 from reranker.utils.pseudonyms import Pseudonyms
 from reranker.utils.statistics import Interval, mean_interval
 
@@ -58,6 +59,7 @@ def judge_log(
     within_hours: float = 24.0,
     domain: str | None = None,
     control: str | None = None,
+    bundle: BundleIdentity | None = None,
     pseudonyms: Pseudonyms | None = None,
 ) -> LogReport:
     """Joins a score log with outcomes and judges orders and arms.
@@ -69,6 +71,7 @@ def judge_log(
         within_hours: outcomes that come later are not counted.
         domain: whose rankings.
         control: the arm that the others are compared with.
+        bundle: whose rankings, of all bundles that the domain had; all by default.
         pseudonyms: under which the log names users; the outcomes have their ids.
 
     Raises:
@@ -77,7 +80,8 @@ def judge_log(
     if pseudonyms is not None:
         require_columns(outcomes, [USER], "outcomes")
         outcomes = outcomes.assign(**{USER: outcomes[USER].map(pseudonyms.of)})
-    joined = join_outcomes(read_score_log(folder), outcomes, within_hours=within_hours, domain=domain)
+    log = read_score_log(folder)
+    joined = join_outcomes(log, outcomes, within_hours=within_hours, domain=domain, bundle=bundle)
     rows = joined.rows
     notes = [] if joined.used else ["no outcome was joined: check that ids and times of both tables are the same"]
     values = []

@@ -21,6 +21,8 @@ One row for each candidate of each answered ranking:
     propensity    chance of this item to stand at this place; 1 where the server did not explore
     arm           of the experiment; null without
     shadow        True: the caller got the order of `position`; `rank` is what would have been served
+    bundle        fingerprint of the bundle that ranked it (`reranker.pipeline.manifest`); null where it was never saved
+    bundle_fitted when that was fitted or refreshed, UTC; null where it does not say so
 """
 
 import contextlib
@@ -41,6 +43,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from reranker.errors import ConfigError, StoreError
+from reranker.pipeline.manifest import BundleIdentity
 from reranker.serve.exploration import Shown
 from reranker.serve.rank_jobs import Ranked, first_stage_ranks
 from reranker.utils.atomic_io import whole_file
@@ -71,6 +74,8 @@ SCHEMA = pa.schema(
         ("place", pa.int32()),
         ("propensity", pa.float64()),
         ("arm", pa.string()),
+        ("bundle", pa.string()),
+        ("bundle_fitted", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -90,6 +95,7 @@ class Entry:
         shadow: the caller got the order that came in.
         exploration: what the caller got in place of the ranking, or None.
         arm: of the experiment that the user is in.
+        bundle: that ranked it, or None.
         seconds: since 1970, when it was ranked.
     """
 
@@ -103,6 +109,7 @@ class Entry:
     shadow: bool
     exploration: Shown | None = None
     arm: str | None = None
+    bundle: BundleIdentity | None = None
     seconds: float = field(default_factory=time.time)
 
 
@@ -373,5 +380,7 @@ def _table(entry: Entry, pseudonyms: Pseudonyms | None) -> pa.Table:
         "place": pa.array(shown + 1, mask=~seen, type=pa.int32()),
         "propensity": propensities,
         "arm": [entry.arm] * n,
+        "bundle": [None if entry.bundle is None else entry.bundle.fingerprint] * n,
+        "bundle_fitted": [None if entry.bundle is None else entry.bundle.fitted] * n,
     }
     return pa.table([pa.array(columns[one.name], type=one.type) for one in SCHEMA], schema=SCHEMA)

@@ -401,6 +401,7 @@ def _entry(
         shadow=service.settings.shadow,
         exploration=exploration,
         arm=arm,
+        bundle=domain.reranker.identity,
     )
 
 

@@ -1,15 +1,22 @@
 """Score logs as the server writes them, joined with outcomes."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-from reranker.errors import DataError
+from reranker import Reranker
+from reranker.cli.app import app
+from reranker.errors import ConfigError, DataError
 from reranker.evaluation.logs import join_outcomes, judge_log, read_score_log
+from reranker.pipeline.manifest import BundleIdentity
 from reranker.serve.exploration import Explore, explore
 from reranker.serve.observability.ranking_log import Entry, table_of
 from reranker.serve.rank_jobs import Ranked
+from tests.pipeline import toys
 
 START = 1_700_000_000.0
 
@@ -69,6 +76,45 @@ def test_a_log_of_another_bundle_is_refused():
     assert join_outcomes(log, outcomes(("u", "a", START + 1)), domain="toy").rankings == 1
 
 
+MONDAY = BundleIdentity(fingerprint="aa11", fitted=datetime(2026, 11, 30, 2, tzinfo=UTC))
+TUESDAY = BundleIdentity(fingerprint="bb22", fitted=datetime(2026, 12, 1, 2, tzinfo=UTC))
+
+
+def test_a_log_of_another_bundle_of_the_domain_is_refused_and_named():
+    chosen = outcomes(("u", "a", START + 1))
+    log = log_of(entry(0, bundle=TUESDAY))
+    with pytest.raises(DataError, match=r"no ranking by the bundle aa11 .* but 1 by bb22 \(fitted 2026-12-01 02:00\)"):
+        join_outcomes(log, chosen, bundle=MONDAY)
+    for silent in (log_of(entry(0)), log_of(entry(0)).drop(columns=["bundle", "bundle_fitted"])):
+        with pytest.raises(DataError, match="does not say which bundle ranked"):
+            join_outcomes(silent, chosen, bundle=MONDAY)
+
+
+def test_of_a_log_of_several_bundles_one_is_judged_and_the_others_are_named():
+    entries = [entry(0, bundle=TUESDAY), entry(1, bundle=MONDAY), entry(2, bundle=TUESDAY), entry(3)]
+    chosen = outcomes(("u", "a", START + 1), ("u", "a", START + 3601), ("u", "a", START + 7201))
+    every = join_outcomes(log_of(*entries), chosen)
+    assert every.rankings == 4 and not every.others
+    assert "1 by aa11 (fitted 2026-11-30 02:00), 2 by bb22 (fitted 2026-12-01 02:00), 1 by a bundle" in every.summary()
+    found = join_outcomes(log_of(*entries), chosen, bundle=TUESDAY)
+    assert set(found.rows["request_id"]) == {"0", "2"} and found.rankings == 2
+    assert [(one.identity, one.rankings) for one in found.others] == [(MONDAY, 1), (None, 1)]
+    assert "left out, for other bundles ranked them: 1 by aa11" in found.summary()
+
+
+def test_the_command_takes_the_bundle(tmp_path):
+    toys.fitted(scorer="baseline").save(tmp_path / "bundle")
+    mine = Reranker.load(tmp_path / "bundle", engine="scripted").identity
+    entries = [entry(0, bundle=mine), entry(1, "v", bundle=MONDAY), entry(2, "w", domain="books", bundle=MONDAY)]
+    pq.write_table(table_of(entries), tmp_path / "scores-1.parquet")
+    outcomes(("u", "a", START + 1)).to_csv(tmp_path / "chosen.csv", index=False)
+    call = ["evaluate", "--score-log", str(tmp_path), "--outcomes", str(tmp_path / "chosen.csv")]
+    said = CliRunner().invoke(app, [*call, "--bundle", str(tmp_path / "bundle")]).output
+    assert f"ranked by the bundle: 1 by {mine}" in said and "other bundles ranked them: 1 by aa11" in said
+    refused = CliRunner().invoke(app, ["evaluate", "--bundle", str(tmp_path / "bundle")])
+    assert isinstance(refused.exception, ConfigError) and "--bundle" in str(refused.exception)
+
+
 def test_places_and_propensities_of_an_explored_list():
     rng = np.random.default_rng(4)
     shown = next(one for one in (explore(3, Explore(share=0.5, first=3), rng) for _ in range(99)) if one.ranks[0] == 2)
@@ -99,10 +145,6 @@ def test_folders_without_a_log_are_refused(tmp_path):
 
 
 def test_the_command_prints_the_report(tmp_path):
-    from typer.testing import CliRunner
-
-    from reranker.cli.app import app
-
     pq.write_table(table_of([entry(number, f"u{number}") for number in range(9)]), tmp_path / "scores-1.parquet")
     outcomes(("u1", "a", START + 3700), ("u2", "z", START)).to_csv(tmp_path / "chosen.csv", index=False)
     flags = ["evaluate", "--score-log", str(tmp_path), "--outcomes", str(tmp_path / "chosen.csv")]
