@@ -183,9 +183,8 @@ def _first_day(data: Path | None, domains: str, engine: str, family: str, out: P
     loaded = [_load(data, name) for name in _names(data, domains)]
     families = FAMILIES | {PROPOSED: "movies"}
     day = [(one.domain, replace(one, domain=family or families.get(one.domain, one.domain))) for one in loaded]
-    variants = _installed(
-        [Variant.parse(f"{one}={text}", engine, family) for one, text in TABLES["ladder"].variants.items()]
-    )
+    ladder = TABLES["ladder"].variants
+    variants = _installed([Variant.parse(f"{one}={ladder[one]}", engine, family) for one in first_day_table.READERS])
     readers = {one.name: (one.load_engine, {"words": one.config.words}) for one in variants}
     typer.echo(f"\n{first_day_table.NAME}: {first_day_table.ASKS}")
     seen, draws = (first_day_table.SEEN[:3], 1) if quick else (first_day_table.SEEN, first_day_table.DRAWS)

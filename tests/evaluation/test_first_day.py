@@ -78,3 +78,25 @@ def test_words_that_tell_the_taste_beat_an_engine_that_knows_nothing(data: Datas
 def test_it_needs_words_to_compare_with(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="compares 'llm' with 'lexical'; readers are llm"):
         first_day_table.run([("shop", data)], {"llm": (ScriptedEngine, {})}, tmp_path, print)
+
+
+def test_what_was_measured_is_kept(data: Dataset, tmp_path: Path) -> None:
+    readers = {"lexical": (LexicalEngine, {}), "llm": (lambda: ScriptedEngine(dim=16), {"words": False})}
+
+    def judged() -> list[str]:
+        lines: list[str] = []
+        first_day_table.run([("shop", data)], readers, tmp_path, lines.append, seen=(10,), draws=1)
+        return lines
+
+    first = judged()
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert [one.name.rsplit("-", 1)[0] for one in parts] == ["shop-0-10-lexical", "shop-0-10-llm"]
+    with np.load(parts[0]) as table:
+        kept = dict(table)
+    assert {"3|popularity", "3|als", "3|baseline", "3|texts.lexical", "3|fused.lexical"} <= set(kept)
+    kept["3|popularity"] = np.ones(N_USERS // 2)
+    np.savez(parts[0], **kept)
+    again = judged()  # reads what is kept: of popularity what stands there now, of all others what was measured
+    assert [new for old, new in zip(first, again, strict=True) if old != new] == [
+        "   10  popularity           1.0000  "
+    ]
