@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from candidate_gen.item_texts import PARTS, part_texts
-from reranker.data.schema import ITEM, TIMESTAMP, validate_item_vectors, validate_items
+from reranker.data.item_vectors import validate_item_vectors
+from reranker.data.schema import ITEM, TIMESTAMP, validate_items
 from reranker.errors import ConfigError, DataError
 from reranker.types import ItemId
 from reranker.utils.id_json import decode_ids, encode_ids

@@ -1,6 +1,6 @@
 """Item vectors of the user's own: of pictures, sounds or a model of theirs, from a table or an npz file."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reranker.data.frames import Table, as_frame
 from reranker.data.id_matching import most_unknown, of_known_kind
-from reranker.data.schema import ITEM, VECTOR, require_ids_like, validate_item_vectors
+from reranker.data.schema import ITEM, VECTOR, one_row_each, refuse_rows, require_ids_like
 from reranker.data.table_io import are_texts
 from reranker.errors import DataError
 from reranker.types import IntArray, ItemId
@@ -169,3 +169,54 @@ def _read_npz(path: Path, known: pd.Series) -> pd.DataFrame:
     if are_texts(known):
         column = of_known_kind(column, known.tolist(), str(path))
     return pd.concat([column, pd.DataFrame(values)], axis=1)
+
+
+def validate_item_vectors(
+    frame: pd.DataFrame, name: str = "item_vectors"
+) -> tuple[list[Hashable], NDArray[np.float32]]:
+    """Item ids and their (n_items, d) vectors; zeros for an item whose vector is missing.
+
+    The numbers of a vector stand in one column `vector` of lists, or in numeric columns of their own.
+
+    Raises:
+        DataError: empty table, missing, unhashable or duplicate item_id, columns that are no numbers, vectors of
+            different lengths, or a number that is not finite.
+    """
+    frame = one_row_each(frame, [ITEM], name)
+    values = _listed_vectors(frame, name) if VECTOR in frame else _numeric_columns(frame, name)
+    values[np.isnan(values).all(axis=1)] = 0.0
+    infinite = np.asarray(~np.isfinite(values).all(axis=1))
+    refuse_rows(frame, ITEM, infinite, "has a vector with numbers that are not finite", name)
+    return frame[ITEM].tolist(), values.astype(np.float32)
+
+
+def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """(rows, d) from a column of lists; NaN where there is none."""
+    present = frame[VECTOR].notna().to_numpy()
+    lengths = frame[VECTOR].map(lambda value: len(value) if isinstance(value, list | tuple | np.ndarray) else 0)
+    dim = max(1, *lengths)
+    counted = frame.assign(**{VECTOR: lengths})
+    wrong = present & (lengths.to_numpy() != dim)
+    refuse_rows(counted, VECTOR, wrong, f"is a list of another length than {dim}; shown are the lengths", name)
+    values = np.full((len(frame), dim), np.nan)
+    if present.any():
+        try:
+            values[present] = np.array(frame[VECTOR][present].tolist(), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"table {name!r}, column {VECTOR!r}: each row must list numbers, nothing else ({error})"
+            ) from error
+    return values
+
+
+def _numeric_columns(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """(rows, d) of all columns but the id."""
+    columns = frame.drop(columns=ITEM)
+    other = [str(column) for column, dtype in columns.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    if other or columns.empty:
+        raise DataError(
+            f"table {name!r} needs {ITEM!r} and a column {VECTOR!r} of lists, or {ITEM!r} and nothing but numeric "
+            f"columns; {', '.join(map(repr, other)) or 'further columns'} "
+            f"{'hold no numbers' if other else 'are missing'}"
+        )
+    return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)

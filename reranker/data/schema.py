@@ -95,7 +95,7 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
     Raises:
         DataError: empty table, missing column, missing, unhashable or duplicate item_id.
     """
-    frame = _one_row_each(frame, [ITEM, TITLE], name)
+    frame = one_row_each(frame, [ITEM, TITLE], name)
     titles = frame[TITLE].astype(object).where(frame[TITLE].notna(), "").map(_as_title).str.strip()
     untitled = (titles == "").to_numpy()
     if untitled.any():
@@ -110,10 +110,10 @@ def validate_items(frame: pd.DataFrame, name: str = "items") -> pd.DataFrame:
 
 def validate_users(frame: pd.DataFrame, name: str = "users") -> pd.DataFrame:
     """Returns a copy with one row a user; raises DataError as `validate_items` does."""
-    return _one_row_each(frame, [USER], name).reset_index(drop=True)
+    return one_row_each(frame, [USER], name).reset_index(drop=True)
 
 
-def _one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
+def one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
     """A table with these columns, of which the first holds an id, each once."""
     frame, column = _with_canonical_names(frame, name), columns[0]
     _require_table(frame, columns, name)
@@ -194,25 +194,6 @@ def _without_filler(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise DataError(f"table {name!r} holds no candidate: of all {len(frame)} rows {FILLER}")
     logger.warning("table %r: %d of %d rows are left out: %s", name, filler.sum(), len(frame), FILLER)
     return frame[~filler].copy()
-
-
-def validate_item_vectors(
-    frame: pd.DataFrame, name: str = "item_vectors"
-) -> tuple[list[Hashable], NDArray[np.float32]]:
-    """Item ids and their (n_items, d) vectors; zeros for an item whose vector is missing.
-
-    The numbers of a vector stand in one column `vector` of lists, or in numeric columns of their own.
-
-    Raises:
-        DataError: empty table, missing, unhashable or duplicate item_id, columns that are no numbers, vectors of
-            different lengths, or a number that is not finite.
-    """
-    frame = _one_row_each(frame, [ITEM], name)
-    values = _listed_vectors(frame, name) if VECTOR in frame else _numeric_columns(frame, name)
-    values[np.isnan(values).all(axis=1)] = 0.0
-    infinite = np.asarray(~np.isfinite(values).all(axis=1))
-    refuse_rows(frame, ITEM, infinite, "has a vector with numbers that are not finite", name)
-    return frame[ITEM].tolist(), values.astype(np.float32)
 
 
 def sort_by_time(interactions: pd.DataFrame) -> pd.DataFrame:
@@ -331,38 +312,6 @@ def _require_ids(frame: pd.DataFrame, column: str, name: str) -> None:
 def _decategorised(values: pd.Series) -> pd.Series:
     """What the categories are categories of."""
     return values.astype(object if values.isna().any() else values.cat.categories.dtype)
-
-
-def _listed_vectors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """(rows, d) from a column of lists; NaN where there is none."""
-    present = frame[VECTOR].notna().to_numpy()
-    lengths = frame[VECTOR].map(lambda value: len(value) if isinstance(value, list | tuple | np.ndarray) else 0)
-    dim = max(1, *lengths)
-    counted = frame.assign(**{VECTOR: lengths})
-    wrong = present & (lengths.to_numpy() != dim)
-    refuse_rows(counted, VECTOR, wrong, f"is a list of another length than {dim}; shown are the lengths", name)
-    values = np.full((len(frame), dim), np.nan)
-    if present.any():
-        try:
-            values[present] = np.array(frame[VECTOR][present].tolist(), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"table {name!r}, column {VECTOR!r}: each row must list numbers, nothing else ({error})"
-            ) from error
-    return values
-
-
-def _numeric_columns(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """(rows, d) of all columns but the id."""
-    columns = frame.drop(columns=ITEM)
-    other = [str(column) for column, dtype in columns.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
-    if other or columns.empty:
-        raise DataError(
-            f"table {name!r} needs {ITEM!r} and a column {VECTOR!r} of lists, or {ITEM!r} and nothing but numeric "
-            f"columns; {', '.join(map(repr, other)) or 'further columns'} "
-            f"{'hold no numbers' if other else 'are missing'}"
-        )
-    return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
 
 
 def numeric(frame: pd.DataFrame, column: str, name: str) -> pd.Series:

@@ -7,7 +7,8 @@ from typing import Any, Self
 from reranker.config import RerankerConfig, default_scorer
 from reranker.data.catalog import Catalog
 from reranker.errors import BundleError, PromptError
-from reranker.pipeline.bundle import BundleState, read_bundle, write_bundle, write_version
+from reranker.pipeline.bundle import read_bundle, write_bundle, write_version
+from reranker.pipeline.bundle_parts import BundleState
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.fitted_state import FittedState
 from reranker.pipeline.llm_scorer import LLMScorer

@@ -21,7 +21,8 @@ from candidate_gen import ALSGenerator, PopularityGenerator, ReciprocalRankFusio
 from candidate_gen.registry import _CLASSES
 from reranker import BundleError, ConfigError, DataError, Dataset, Reranker
 from reranker.engines.scripted import ScriptedEngine
-from reranker.pipeline import bundle as bundle_files
+from reranker.pipeline import bundle as bundle_places
+from reranker.pipeline import bundle_parts
 from reranker.pipeline.bundle import require_storable
 from reranker.prompting import PromptSettings
 from tests.pipeline import toys
@@ -122,7 +123,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
     reranker.save(path)
     data = toys.taste_dataset(users=30)
     other = Reranker(toys.config(), ScriptedEngine()).fit(data, PopularityGenerator().fit(data.interactions))
-    read, calls = bundle_files.read_statistics, []
+    read, calls = bundle_parts.read_statistics, []
 
     def replaced_meanwhile(*arguments):
         if not calls:
@@ -130,14 +131,14 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(reranker, tmp_
         calls.append(arguments)
         return read(*arguments)
 
-    monkeypatch.setattr(bundle_files, "read_statistics", replaced_meanwhile)
+    monkeypatch.setattr(bundle_parts, "read_statistics", replaced_meanwhile)
     loaded = Reranker.load(path, engine=ScriptedEngine())
     assert len(calls) == 2
     assert loaded.user_ids == other.user_ids
     pd.testing.assert_frame_equal(
         loaded.rerank(LISTS, order="fused").to_frame(), other.rerank(LISTS, order="fused").to_frame()
     )
-    monkeypatch.setattr(bundle_files, "_standing", lambda directory: (directory, object()))
+    monkeypatch.setattr(bundle_places, "_standing", lambda directory: (directory, object()))
     with pytest.raises(BundleError, match=r"was replaced \d+ times"):
         Reranker.load(path)
 

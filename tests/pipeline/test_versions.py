@@ -6,8 +6,7 @@ import pytest
 
 from reranker import Reranker
 from reranker.errors import BundleError
-from reranker.pipeline import bundle as bundle_module
-from reranker.pipeline import versions
+from reranker.pipeline import bundle_parts, versions
 from tests.pipeline import toys
 
 
@@ -146,7 +145,7 @@ def test_a_version_that_goes_while_it_is_read_is_read_in_its_next(reranker, tmp_
     bundle = tmp_path / "bundle"
     reranker.save(bundle)
     reranker.save_version(bundle)
-    read, gone = bundle_module._verify, []
+    read, gone = bundle_parts._verify, []
 
     def verify(folder, files):
         if not gone:  # as a walk over the folder sees it: the scan of a removed directory raises
@@ -155,7 +154,7 @@ def test_a_version_that_goes_while_it_is_read_is_read_in_its_next(reranker, tmp_
             list(folder.iterdir())
         read(folder, files)
 
-    monkeypatch.setattr(bundle_module, "_verify", verify)
+    monkeypatch.setattr(bundle_parts, "_verify", verify)
     assert Reranker.load(bundle).user_ids == reranker.user_ids
     assert [one.name for one in gone] == ["000002"] and not gone[0].exists()
     assert versions.versions(bundle) == ["000003"]
