@@ -59,8 +59,9 @@ class CoVisitGenerator(ScoringGenerator):
         """
         table = validate_interactions(interactions)
         fitted = InteractionMatrix.from_table(table)
-        self._fit(fitted)
         self._recency = newest_weights(table, fitted, self.history, self.decay)
+        del table  # the counts take memory enough
+        self._fit(fitted)
         self._fitted = fitted
         return self
 
@@ -119,12 +120,12 @@ def _co_visit_cosines(seen: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
     """
     by_item = sp.csr_matrix(seen.T)
     norms = np.sqrt(np.maximum(np.diff(by_item.indptr), 1)).astype(np.float32)
-    # An item's row of counts holds at most the summed histories of its users.
-    costs = np.cumsum(np.minimum(by_item @ np.diff(seen.indptr), by_item.shape[0]))
     n_items = by_item.shape[0]
-    data: list[NDArray[np.float32]] = []
-    indices: list[NDArray[np.int32]] = []
-    sizes: list[IntArray] = [np.zeros(1, dtype=np.int64)]
+    # An item's row of counts holds at most the summed histories of its users.
+    most = np.minimum(by_item @ np.diff(seen.indptr), n_items)
+    costs, room, filled = np.cumsum(most), int(np.minimum(most, neighbours).sum()), 0
+    data, indices = np.empty(room, dtype=np.float32), np.empty(room, dtype=np.int32)
+    sizes = np.zeros(n_items, dtype=np.int64)
     start = 0
     while start < n_items:
         before = costs[start - 1] if start else 0
@@ -136,15 +137,12 @@ def _co_visit_cosines(seen: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
         cosines /= norms[start:end][lines] * norms[counts.indices]
         kept = lines + start != counts.indices
         _keep_highest(kept, lines, cosines, neighbours)
-        data.append(cosines[kept])
-        indices.append(counts.indices[kept])
-        sizes.append(np.bincount(lines[kept], minlength=end - start))
+        after = filled + int(kept.sum())
+        data[filled:after], indices[filled:after] = cosines[kept], counts.indices[kept]
+        sizes[start:end], filled = np.bincount(lines[kept], minlength=end - start), after
         start = end
-    values = np.concatenate(data)
-    data.clear()  # so that not everything is held twice at once
-    columns = np.concatenate(indices)
-    indices.clear()
-    return sp.csr_matrix((values, columns, np.cumsum(np.concatenate(sizes))), shape=(n_items, n_items))
+    pointers = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    return sp.csr_matrix((data[:filled], indices[:filled], pointers), shape=(n_items, n_items))
 
 
 def _keep_highest(kept: NDArray[np.bool_], lines: NDArray[np.int32], values: NDArray[np.float32], most: int) -> None:

@@ -124,8 +124,8 @@ def newest_weights(table: pd.DataFrame, fitted: InteractionMatrix, history: int,
     ordered = sort_by_time(choices_of(table))
     positions = pd.DataFrame(
         {
-            "row": _places(fitted.user_ids, fitted.user_rows, ordered[USER]),
-            "column": _places(fitted.item_ids, fitted.item_columns, ordered[ITEM]),
+            "row": _places(fitted.user_ids, ordered[USER]),
+            "column": _places(fitted.item_ids, ordered[ITEM]),
         }
     )
     last = positions.drop_duplicates(keep="last")
@@ -170,13 +170,13 @@ def id_column(ids: Sequence[object]) -> pd.Series:
     return column.infer_objects() if len({type(value) for value in ids}) == 1 else column
 
 
-def _places(ids: Sequence[object], positions: dict[Any, int], column: "pd.Series[Any]") -> IntArray:
-    """Position of each of a column's ids, all of which are known."""
+def _places(ids: Sequence[object], column: "pd.Series[Any]") -> IntArray:
+    """Position among the ids of each of a column's, all of which are known."""
     if _is_integer(column):
         values = column.to_numpy()
         known: Any = pd.Index(np.asarray(ids, dtype=values.dtype))
         return np.asarray(known.get_indexer(values), dtype=np.int64)
-    return lookup(positions, column)
+    return lookup({value: place for place, value in enumerate(ids)}, column)
 
 
 def _is_integer(column: "pd.Series[Any]") -> bool:

@@ -4,7 +4,6 @@ The JSON is written last and carries the hash of the arrays, so a half-written o
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +23,15 @@ FORMAT_VERSION = 1
 def write_stage(directory: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes both files, each through a temporary file and a rename."""
     directory.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
-    content = buffer.getvalue()
-    full_header = {"format": FORMAT_VERSION, **header, "arrays_sha256": hashlib.sha256(content).hexdigest()}
-    _write(directory / ARRAYS_FILE, content)
-    _write(directory / HEADER_FILE, json.dumps(full_header, indent=None).encode())
+    with whole_file(directory / ARRAYS_FILE) as temporary:
+        with temporary.open("wb") as file:  # by its name numpy would write another one, which ends in .npz
+            np.savez_compressed(file, allow_pickle=False, **dict(arrays))
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with whole_file(directory / HEADER_FILE) as temporary:
+        temporary.write_text(
+            json.dumps({"format": FORMAT_VERSION, **header, "arrays_sha256": digest}), encoding="utf-8"
+        )
 
 
 def read_header(directory: Path) -> dict[str, Any]:
@@ -75,8 +77,3 @@ def read_stage(directory: Path, class_name: str) -> tuple[dict[str, Any], dict[s
         raise BundleError(
             f"{path} is missing or damaged: {error}. Fit and save the candidate generator again"
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)

@@ -123,9 +123,10 @@ def fit(
     from candidate_gen import DEFAULT_METHOD, make_generator
     from reranker.fusion.own_columns import unused
     from reranker.pipeline.bundle import require_new_place, require_storable
-    from reranker.pipeline.ladder import climb
+    from reranker.pipeline.ladder import climb, fit_rungs_on_windows
     from reranker.pipeline.reranker import Reranker
     from reranker.pipeline.unread import unread
+    from reranker.pipeline.windows import windows_of
     from reranker.rules import ItemColumns, read_rules
     from reranker.tracking import log_fit, tracked
 
@@ -178,19 +179,22 @@ def fit(
             else:
                 reranker.fit(data, candidates=served, held_out=chosen, rules=wanted)
         else:
-            with step("candidate generator"):
-                first_stage = make_generator(
-                    generator or DEFAULT_METHOD, seed=reranker.config.seed, items=data.items, new_share=share
-                ).fit(data.interactions)
-            if isinstance(first_stage, ProposesNewItems) and share:
-                typer.echo(_told_new(share, len(first_stage.new_item_ids)))
+            first_stage = make_generator(
+                generator or DEFAULT_METHOD, seed=reranker.config.seed, items=data.items, new_share=share
+            )
             n_users, most = data.interactions[USER].nunique(), reranker.config.window_users
             if n_users > most:
                 typer.echo(f"lists of {most:,} of {n_users:,} users, drawn at random, are learned from (window_users)")
+            windows = windows_of(data, first_stage, None, None, reranker.config, progress=None, lean=True)
+            with step("candidate generator"):  # not before: two fitted ones are the most of a large catalogue's memory
+                first_stage.fit(data.interactions)
+            if isinstance(first_stage, ProposesNewItems) and share:
+                typer.echo(_told_new(share, len(first_stage.new_item_ids)))
             if chosen_scorer == AUTO:
-                reranker = climb(reranker, data, first_stage, rules=wanted)
+                reranker = fit_rungs_on_windows(reranker, data, windows, first_stage, rules=wanted).served
             else:
-                reranker.fit(data, first_stage, rules=wanted)
+                reranker.fit_windows(data, windows, first_stage, rules=wanted)
+            del windows
         with step("bundle"):
             reranker.save(out)
         log_fit(tracker, reranker)

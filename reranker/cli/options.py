@@ -18,6 +18,7 @@ from reranker.data.schema import ITEM, USER, require_columns, validate_items
 from reranker.data.signals import Signals
 from reranker.data.table_io import read_dataset, read_table
 from reranker.errors import ConfigError, StoppedError
+from reranker.utils.progress import step
 from reranker.utils.stopping import end_by_sigterm
 
 if TYPE_CHECKING:
@@ -112,17 +113,17 @@ def dataset_from_flags(
         return data if vectors is None else replace(data, item_vectors=vectors)
     if interactions is None or items is None:
         raise ConfigError("give --interactions and --items (tables), or --dataset ml-100k")
-    chosen, listed = read_dataset(interactions, items)
-    known = {USER: chosen[USER]} if USER in chosen else None
-    table = None if users is None else read_table(users, known=known)
-    return Dataset(
-        interactions=chosen,
-        items=listed,
-        domain=domain or "generic",
-        users=table,
-        item_vectors=vectors,
-        signals=signals or Signals(),
-    )
+    with step("tables"):
+        chosen, listed = read_dataset(interactions, items)
+        known = {USER: chosen[USER]} if USER in chosen else None
+        return Dataset(
+            interactions=chosen,
+            items=listed,
+            domain=domain or "generic",
+            users=None if users is None else read_table(users, known=known),
+            item_vectors=vectors,
+            signals=signals or Signals(),
+        )
 
 
 def tell_item_vectors(data: Dataset) -> None:

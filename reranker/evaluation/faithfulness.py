@@ -1,6 +1,5 @@
 """The deletion test of `reranker.explain` for anything that is evaluated."""
 
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -34,7 +33,7 @@ def without_positions(lists: FoldLists, gone: Mapping[UserId, set[int]]) -> Fold
         if user in statistics.histories
     }
     changed = replace(lists, fold=replace(lists.fold, history=history[kept].reset_index(drop=True)))
-    vars(changed)["statistics"] = replace(statistics, histories=dict(ChainMap(shorter, statistics.histories)))
+    vars(changed)["statistics"] = replace(statistics, histories={**statistics.histories, **shorter})
     return changed
 
 

@@ -1,7 +1,6 @@
 """What users dislike, and what it says of a candidate."""
 
-from collections import ChainMap
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,16 +23,35 @@ LAST_DISLIKED = 5
 _NONE: IntArray = np.zeros(0, dtype=np.int64)
 
 
-class Histories(ChainMap[UserId, IntArray]):
+class Histories(Mapping[UserId, IntArray]):
     """Histories of which some stand in for those of `fit`, and what the same users dislike.
 
     Attributes:
         disliked: user id -> rows, the last word last.
     """
 
-    def __init__(self, *maps: MutableMapping[UserId, IntArray], disliked: Mapping[UserId, IntArray]) -> None:
-        super().__init__(*maps)
+    def __init__(
+        self,
+        newer: Mapping[UserId, IntArray],
+        known: Mapping[UserId, IntArray],
+        *,
+        disliked: Mapping[UserId, IntArray],
+    ) -> None:
+        self._newer, self._known = newer, known
         self.disliked = disliked
+
+    def __getitem__(self, user: UserId) -> IntArray:
+        return self._newer[user] if user in self._newer else self._known[user]
+
+    def __contains__(self, user: object) -> bool:
+        return user in self._newer or user in self._known
+
+    def __iter__(self) -> Iterator[UserId]:
+        yield from self._known
+        yield from (user for user in self._newer if user not in self._known)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

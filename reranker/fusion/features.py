@@ -24,6 +24,7 @@ from reranker.fusion.co_visits import block, co_visits, enlarged, transitions
 from reranker.fusion.columns import DISLIKE_FEATURES, FEATURES, N_RAW_FEATURES
 from reranker.fusion.conditional_logit import standardise_within_lists
 from reranker.fusion.dislikes import Dislikes, Histories, disliked_by_user, rows_by_user
+from reranker.fusion.histories import UserHistories
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
@@ -66,7 +67,7 @@ class InteractionStatistics:
     co_visits: sparse.csr_array
     transitions: sparse.csr_array
     categories: sparse.csr_array
-    histories: dict[UserId, IntArray]
+    histories: Mapping[UserId, IntArray]
     dislikes: Dislikes | None = None
     own: OwnFeatures | None = None
     own_vectors: VectorFeatures | None = None
@@ -86,6 +87,11 @@ class InteractionStatistics:
     def interaction_columns(self) -> dict[str, str]:
         """Those that are not the user's own."""
         return dict(FEATURES) if self.dislikes is None else FEATURES | DISLIKE_FEATURES
+
+    def without_pairs(self) -> "InteractionStatistics":
+        """The same without what is known of pairs of items, which only features need, and which is most of it."""
+        nothing = sparse.csr_array((0, 0))
+        return replace(self, co_visits=nothing, transitions=nothing)
 
     def with_own(
         self, columns: Sequence[OwnColumn], items: pd.DataFrame, users: pd.DataFrame | None
@@ -112,25 +118,20 @@ class InteractionStatistics:
             item_ids: ids of the rows of `vectors`.
             vectors: (len(item_ids), factors) item vectors of the collaborative space; (0, 0) for none.
         """
-        ids = list(dict.fromkeys([*items[ITEM], *interactions[ITEM]]))
+        ids = list(dict.fromkeys([*items[ITEM], *interactions[ITEM].drop_duplicates()]))
         index: dict[ItemId, int] = {item: row for row, item in enumerate(ids)}
-        rows = interactions[ITEM].map(index).to_numpy(dtype=np.int64)
-        codes, users = pd.factorize(interactions[USER])
         ordered, said = TIMESTAMP in interactions, RowSignals.of(interactions)
-        chosen: IntArray = rows[said.chosen].astype(np.int64)
-        strengths = said.relative[said.chosen]
-        n_recent = max(1, int(len(chosen) * RECENT_SHARE)) if ordered else 0
-        recent = slice(len(chosen) - n_recent, None)
-        histories = _by_user(chosen, codes[said.chosen].astype(np.int64), len(users))
+        aligned = _aligned_unit_vectors(index, item_ids, vectors)
+        popularity, recent, histories = _chosen(interactions, said, index)
         return cls(
             index=index,
-            vectors=_aligned_unit_vectors(index, item_ids, vectors),
-            popularity=_counts(chosen, strengths, len(ids)),
-            recent_popularity=_counts(chosen[recent], strengths[recent], len(ids)),
+            vectors=aligned,
+            popularity=popularity,
+            recent_popularity=recent if ordered else np.zeros(len(ids)),
             co_visits=co_visits(histories, len(ids)),
-            transitions=transitions(histories if ordered else [], len(ids)),
+            transitions=transitions(histories, len(ids)) if ordered else sparse.csr_array((len(ids), len(ids))),
             categories=_categories(items, index),
-            histories=dict(zip(users, histories, strict=True)),
+            histories=histories,
             dislikes=Dislikes.fit(interactions, said, index) if STRENGTH in interactions else None,
         )
 
@@ -212,6 +213,8 @@ class InteractionStatistics:
             candidates: as `features` takes them.
             histories: as `features` takes them.
         """
+        if self.co_visits.shape[0] != len(self.index):
+            raise DataError("these statistics hold no pairs of items any more: make windows without lean=True for that")
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
         raw = np.zeros((len(candidates), N_RAW_FEATURES))
         items = self._rows(candidates)
@@ -308,11 +311,16 @@ def _entries(matrix: sparse.csr_array, rows: IntArray) -> tuple[IntArray, IntArr
     return np.repeat(np.arange(len(rows)), lengths), matrix.indices[at].astype(np.int64), matrix.data[at]
 
 
-def _by_user(rows: IntArray, user_codes: IntArray, n_users: int) -> list[IntArray]:
-    """Rows of each user, in their order."""
-    sizes = np.bincount(user_codes, minlength=n_users)
-    parts = np.split(rows[np.argsort(user_codes, kind="stable")], np.cumsum(sizes)[:-1])
-    return [part.astype(np.int64) for part in parts]
+def _chosen(
+    interactions: pd.DataFrame, said: RowSignals, index: dict[ItemId, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], UserHistories]:
+    """(n_items,) strengths of all choices and of the newest `RECENT_SHARE`, and who chose what."""
+    rows = np.asarray(interactions[ITEM].map(index), dtype=np.int64)[said.chosen]
+    strengths = said.relative[said.chosen]
+    newest = slice(len(rows) - max(1, int(len(rows) * RECENT_SHARE)), None)
+    counts = [_counts(rows[part], strengths[part], len(index)) for part in (slice(None), newest)]
+    codes, users = pd.factorize(interactions[USER])
+    return counts[0], counts[1], UserHistories.grouped(users.tolist(), codes.astype(np.int64)[said.chosen], rows)
 
 
 def _counts(rows: IntArray, strengths: NDArray[np.float64], n_items: int) -> NDArray[np.float64]:
@@ -329,11 +337,11 @@ def _aligned_unit_vectors(
     if len(item_ids) != len(vectors):
         raise DataError(f"{len(item_ids)} item ids were given {len(vectors)} vectors; they must match one to one")
     aligned = np.zeros((len(index), vectors.shape[1]), dtype=np.float32)
-    known = [(index[item], row) for row, item in enumerate(item_ids) if item in index]
-    if known:
-        targets, sources = np.array(known).T
-        lengths = np.linalg.norm(vectors[sources], axis=1, keepdims=True)
-        aligned[targets] = vectors[sources] / np.where(lengths > 0, lengths, 1.0)
+    targets = np.fromiter((index.get(item, -1) for item in item_ids), dtype=np.int64, count=len(item_ids))
+    known = vectors[targets >= 0]
+    lengths = np.linalg.norm(known, axis=1, keepdims=True)
+    known /= np.where(lengths > 0, lengths, 1.0)
+    aligned[targets[targets >= 0]] = known
     return aligned
 
 

@@ -117,7 +117,7 @@ def fit_rungs(
         DataError: a table is wrong, or there is nothing to learn from.
         ConfigError: neither a generator nor lists were given, or both.
     """
-    windows = windows_of(data, generator, candidates, held_out, llm.config, progress)
+    windows = windows_of(data, generator, candidates, held_out, llm.config, progress, lean=True)
     return fit_rungs_on_windows(llm, data, windows, generator, rules=rules, progress=progress)
 
 

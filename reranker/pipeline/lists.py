@@ -40,7 +40,7 @@ class CandidateLists:
         items: the item table.
         known: interactions before the choices: all that generator, statistics and prompts may see.
         held_out: distinct `user_id, item_id`: what was chosen.
-        generator: fitted on `known`; None when the table came from outside.
+        generator: fitted on `known`, but in `lean` lists; None when the table came from outside.
         learned: statistics of `known`, where they were learned before; by default they are when first needed.
     """
 
@@ -123,6 +123,16 @@ class CandidateLists:
             users=self.users,
             columns=self.statistics.columns,
         )
+
+    def lean(self, generator: CandidateGenerator) -> Self:
+        """The same lists with no more than `fit` needs: features as they are, and statistics without pairs of items.
+
+        Args:
+            generator: that is not fitted, in place of the one that is.
+        """
+        part = replace(self, generator=generator, learned=self.statistics.without_pairs())
+        vars(part)["features"] = self.features
+        return part
 
     def only_own(self, columns: bool, vectors: bool) -> Self:
         """The same lists with features of the user's own columns and vectors, or without."""

@@ -47,10 +47,15 @@ def fitted_on(generator: CandidateGenerator, known: pd.DataFrame) -> CandidateGe
         DataError: the generator says that the data are too few for it.
         GeneratorError: it failed in another way.
     """
-    with _failures_located(generator, "clone", known):
-        copy = generator.clone()
+    copy = copy_of(generator, known)
     with _failures_located(generator, "fit", known):
         return copy.fit(known)
+
+
+def copy_of(generator: CandidateGenerator, known: pd.DataFrame) -> CandidateGenerator:
+    """A copy that is not fitted; raises as `fitted_on` does."""
+    with _failures_located(generator, "clone", known):
+        return generator.clone()
 
 
 def lists_by(

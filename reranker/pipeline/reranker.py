@@ -82,7 +82,7 @@ class Reranker(Persistent, Adaptive):
             DataError: a table is wrong, or there is nothing to learn from.
             ConfigError: neither the first stage nor logs were given, or both.
         """
-        windows = windows_of(data, generator, candidates, held_out, self.config, progress)
+        windows = windows_of(data, generator, candidates, held_out, self.config, progress, lean=True)
         return self.fit_windows(data, windows, generator, rules=rules, progress=progress)
 
     def fit_windows(

@@ -16,6 +16,7 @@ from reranker.data.table_io import read_table, write_table
 from reranker.errors import BundleError
 from reranker.fusion import InteractionStatistics
 from reranker.fusion.dislikes import Dislikes
+from reranker.fusion.histories import UserHistories
 from reranker.fusion.own_columns import OwnColumn
 from reranker.fusion.own_features import OwnFeatures
 from reranker.fusion.own_vectors import VectorFeatures
@@ -42,9 +43,8 @@ def write_statistics(path: Path, statistics: InteractionStatistics) -> None:
             f"{name}_indptr": matrix.indptr,
             f"{name}_shape": np.array(matrix.shape),
         }
-    histories = list(statistics.histories.values())
-    arrays["history_lengths"] = np.array([len(history) for history in histories], dtype=np.int64)
-    arrays["history_rows"] = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
+    histories = UserHistories.of(statistics.histories)
+    arrays["history_lengths"], arrays["history_rows"] = histories.lengths, histories.rows
     if (dislikes := statistics.dislikes) is not None:
         places = {user: place for place, user in enumerate(statistics.histories)}
         arrays["disliked_share"] = dislikes.shares
@@ -71,7 +71,10 @@ def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Int
             name: arrays[name].shape == (n,) and _lies(arrays[name], 0, _MOST_COUNT)
             for name in ("popularity", "recent_popularity")
         },
-        "history_lengths": lengths.ndim == 1 and bool((lengths >= 0).all()) and lengths.sum() == len(rows),
+        "history_lengths": lengths.shape == (len(user_ids),)
+        and lengths.dtype.kind == "i"
+        and bool((lengths >= 0).all())
+        and lengths.sum() == len(rows),
         "history_rows": rows.ndim == 1 and rows.dtype.kind == "i" and bool(((rows >= 0) & (rows < n)).all()),
         "co_visits": matrices["co_visits"].shape == (n, n),
         "transitions": matrices["transitions"].shape == (n, n),
@@ -81,8 +84,8 @@ def read_statistics(path: Path, item_ids: list[Any], user_ids: list[Any]) -> Int
         if not fits:
             raise BundleError(f"{path} is damaged: {name!r} does not fit the bundle's {n} items")
     index = {item: row for row, item in enumerate(item_ids)}
-    histories = dict(zip(user_ids, np.split(rows, np.cumsum(lengths)[:-1]), strict=True))
-    if len(index) != n or len(histories) != len(user_ids):
+    histories = UserHistories(user_ids, rows, np.concatenate([[0], np.cumsum(lengths)]))
+    if len(index) != n or len(set(user_ids)) != len(user_ids):
         raise BundleError(f"{path.parent / 'ids.json'} is damaged: it names an item or a user twice")
     return InteractionStatistics(
         index=index,

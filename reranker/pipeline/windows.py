@@ -25,7 +25,7 @@ from reranker.errors import ConfigError, DataError
 from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import interaction_statistics
 from reranker.pipeline.lists import CandidateLists
-from reranker.pipeline.proposing import fitted_on, lists_by, require_generator
+from reranker.pipeline.proposing import copy_of, fitted_on, lists_by, require_generator
 from reranker.protocols import CandidateGenerator
 from reranker.utils.progress import step
 from reranker.utils.rolling_origin import DEFAULT_WINDOWS, rolling_origin
@@ -85,8 +85,11 @@ def windows_of(
     held_out: pd.DataFrame | None,
     config: RerankerConfig,
     progress: bool | None = False,
+    lean: bool = False,
 ) -> list[CandidateLists]:
     """The windows that `Reranker.fit` learns from, newest first: of a candidate generator, or of served lists.
+
+    Those of a generator, which need not be fitted, are `lean` where it is asked for.
 
     Raises:
         ConfigError: neither a generator nor lists were given, or both, or it is no candidate generator.
@@ -113,6 +116,7 @@ def windows_of(
         most=config.window_users,
         own=own,
         progress=progress,
+        lean=lean,
     )
 
 
@@ -127,6 +131,7 @@ def windows_from_generator(
     most: int | None = None,
     own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
+    lean: bool = False,
 ) -> list[CandidateLists]:
     """`window_from_generator` of the data, and of what was known before each of these windows, newest first.
 
@@ -134,13 +139,14 @@ def windows_from_generator(
         DataError: of the newest.
     """
 
-    def window(known: pd.DataFrame) -> CandidateLists:
-        past = data.with_interactions(known)
-        return window_from_generator(past, generator, n, min_history, seed, most=most, own=own, progress=progress)
+    def window(of: Dataset) -> CandidateLists:
+        return window_from_generator(
+            of, generator, n, min_history, seed, most=most, own=own, progress=progress, lean=lean
+        )
 
     return rolling_origin(
-        lambda: window_from_generator(data, generator, n, min_history, seed, most=most, own=own, progress=progress),
-        lambda newer: window(newer.known),
+        lambda: window(data),
+        lambda newer: window(data.with_interactions(newer.known)),
         lambda window: int(window.covered.sum()),
         windows,
     )
@@ -156,6 +162,7 @@ def window_from_generator(
     most: int | None = None,
     own: Sequence[OwnColumn] = (),
     progress: bool | None = False,
+    lean: bool = False,
 ) -> CandidateLists:
     """Holds each user's last target out, fits a clone of `generator` on what was before and lets it propose lists.
 
@@ -171,6 +178,7 @@ def window_from_generator(
         most: users who get a list, drawn at random; all by default.
         own: columns of the user's tables that are features, too.
         progress: show a line a step on stderr; None does on a terminal and in a notebook.
+        lean: keep no more than `fit` needs (`CandidateLists.lean`): a large catalogue takes gigabytes less.
 
     Raises:
         DataError: no user has enough interactions, or the first stage finds none of the held-out items.
@@ -197,7 +205,7 @@ def window_from_generator(
     with step("interaction features of the lists", progress):
         lists = window_of(data, before, held_out, candidates, earlier, own)
         _ = lists.features
-    return lists
+    return lists.lean(copy_of(generator, before)) if lean else lists
 
 
 def _up_to_a_target(signals: Signals) -> str:

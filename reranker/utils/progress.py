@@ -2,12 +2,15 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+_TICK_SECONDS = 1.0
 
 
 def progress_bar(total: int, unit: str, what: str, shown: bool | None = None, done: int = 0) -> Any:
@@ -28,7 +31,8 @@ def progress_bar(total: int, unit: str, what: str, shown: bool | None = None, do
 
 @contextmanager
 def step(what: str, shown: bool | None = None) -> Iterator[None]:
-    """A line on stderr for a step of unknown length, with the seconds that it took; they go to the log, too.
+    """A line on stderr for a step of unknown length, whose seconds go on; the log has a line when it begins and one
+    with the seconds that it took.
 
     Args:
         what: the step.
@@ -37,10 +41,32 @@ def step(what: str, shown: bool | None = None) -> Iterator[None]:
     from tqdm.auto import tqdm
 
     began, hidden = time.perf_counter(), not (is_watched() if shown is None else shown)
+    logger.info("%s ...", what)
     with tqdm(total=1, desc=what, bar_format="{desc}: {elapsed}", disable=hidden) as bar:
-        yield
+        with _ticking(bar, hidden):
+            yield
         bar.update()
     logger.info("%s: %.1f s", what, time.perf_counter() - began)
+
+
+@contextmanager
+def _ticking(bar: Any, hidden: bool) -> Iterator[None]:
+    """Draws the bar anew every second, for what it shows changes by itself."""
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(_TICK_SECONDS):
+            bar.refresh()
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
+    if not hidden:
+        ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if not hidden:
+            ticker.join()
 
 
 def is_watched() -> bool:

@@ -568,7 +568,7 @@ def test_arrays_that_lie_are_refused(bundle):
         "vectors": [np.full_like(right["vectors"], np.nan), right["vectors"][:-1], right["vectors"].astype(object)],
         "popularity": [np.full_like(right["popularity"], np.inf), right["popularity"][:-1], -right["popularity"] - 1],
         "recent_popularity": [right["recent_popularity"] - 10],  # its logarithm is none
-        "transitions_data": [right["transitions_data"] - 10, right["transitions_data"] + 1e300],
+        "transitions_data": [right["transitions_data"] - 10, right["transitions_data"] + 1e30],
         "history_rows": [right["history_rows"] + 10_000, right["history_rows"] - 10_000],
         "history_lengths": [-right["history_lengths"], right["history_lengths"] + 1],
         "co_visits_indices": [right["co_visits_indices"] + 10_000],
