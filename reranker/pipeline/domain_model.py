@@ -11,6 +11,7 @@ from reranker.config import RerankerConfig
 from reranker.errors import BundleError, ConfigError
 from reranker.hub import resolve_model
 from reranker.pipeline.lazy_engine import LazyEngine, same_model
+from reranker.pipeline.query_reader import reads_by_encoder, sentence_encoder
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine, RunsApart
 from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, history_features
@@ -86,6 +87,15 @@ class DomainModel:
                 "the first model, or fit a new Reranker"
             )
         return engine
+
+    @property
+    def query_engine(self) -> Engine:
+        """What reads a query and the texts that may answer it: see `RerankerConfig.query_reader`.
+
+        Raises:
+            ConfigError: it is the sentence encoder, whose package is not installed.
+        """
+        return sentence_encoder() if reads_by_encoder(self.config, self._engine.loaded) else self.engine
 
     @property
     def dead(self) -> bool:

@@ -27,7 +27,7 @@ def with_queries(
     relevance. A first-stage order has no log-odds; by Zipf's law the chance of a rank is taken as 1 / rank.
 
     Args:
-        scorer: the engine that reads.
+        scorer: has the engine that reads.
         catalog: the items' texts; an unknown item has none and counts as the least relevant of its list.
         lists: a validated candidates table.
         served: its scores.
@@ -39,7 +39,7 @@ def with_queries(
         return served
     rows = lists.groupby(USER, sort=False).indices
     items = {user: lists[ITEM].iloc[rows[user]].tolist() for user in asked}
-    found = QueryRelevance(scorer.engine, scorer.config.prompt.query_tokens).read(
+    found = QueryRelevance(scorer.query_engine, scorer.config.prompt.query_tokens).read(
         [
             QueryDocuments(
                 query=queries[user],

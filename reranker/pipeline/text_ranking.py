@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from reranker.data.catalog import LONGEST_HISTORY, Item
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, refuse_single
-from reranker.engines.encoder import WITHOUT_LM, reader_of
+from reranker.engines.encoder import reader_of
+from reranker.engines.lexical import LEXICAL
 from reranker.engines.slices import in_turns
 from reranker.errors import DataError
 from reranker.pipeline.llm_scorer import LLMScorer
@@ -206,7 +207,7 @@ def rank_texts(
     queries = [None if asks[number] else _whole_query(lists[number]) for number in by_history]
     parts = [lists[number].scoring_list(reader, query) for number, query in zip(by_history, queries, strict=True)]
     read = dict(zip(by_history, reader.read(parts), strict=True)) if parts else {}
-    relevance = QueryRelevance(reader.engine, reader.config.prompt.query_tokens) if asked else None
+    relevance = QueryRelevance(reader.query_engine, reader.config.prompt.query_tokens) if asked else None
     found = relevance.read([lists[number].question_and_documents() for number in asked]) if relevance else []
     relevances = dict(zip(asked, found, strict=True))
     return [
@@ -228,12 +229,13 @@ def _ranking(
     if relevance is not None:
         scores += relevance.log_odds
         tokens += relevance.prompt_tokens
-        by += ["bm25"] if scorer.engine.name in WITHOUT_LM else ["bm25", "llm"]
+        query_engine = scorer.query_engine.name
+        by += ["bm25"] if query_engine == LEXICAL else ["bm25", reader_of(query_engine)]
     if read is not None and weights is not None:
         taste = read.components @ weights
         scores += taste if relevance is None else taste - taste.mean()
         tokens += read.prompt_tokens
-        by += [] if "llm" in by else [reader_of(scorer.engine.name)]
+        by += [] if reader_of(scorer.engine.name) in by else [reader_of(scorer.engine.name)]
         by += ["history"] if one.history else []
     shares = 1.0 / (1.0 + np.exp(-scores))
     if relevance is None:

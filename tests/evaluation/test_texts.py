@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 
 from eval.text_sets import POOL, POOLS, categories, retrieval_sets
-from eval.texts import MergingEngine, calibrated, checks, interval, judge_set, ndcg_at_k
+from eval.texts import ENCODED, LLM, WORDS, MergingEngine, calibrated, checks, interval, judge_set, ndcg_at_k
+from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
 from reranker.scoring.relevance import QueryDocuments, QueryRelevance
+from tests.engines.tiny_encoder import write_encoder
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +52,28 @@ def test_items_without_descriptions_or_categories_give_no_sets():
 def test_words_find_descriptions_and_not_those_without_the_titles_words(sets):
     easy = judge_set(sets["description"], LexicalEngine(), None)
     hard = judge_set(sets["description-hard"], LexicalEngine(), None)
-    assert easy.ndcg["bm25"].mean() == easy.ndcg["ours"].mean() == 1
+    assert easy.ndcg["bm25"].mean() == easy.ndcg[WORDS].mean() == easy.ndcg[LLM].mean() == 1
     assert hard.ndcg["bm25"].mean() < 0.4
-    assert easy.components.shape == (50 * POOL, 1) and easy.relevant.sum() == 50
+    assert easy.components[WORDS].shape == (50 * POOL, 1) and easy.relevant.sum() == 50
     found = checks([easy, hard])
-    assert [one.verdict for one in found] == ["-", "-", "FAIL"]  # ours are the same words
-    intercept, weight = calibrated([easy])
+    assert [one.verdict for one in found] == ["-", "-", "FAIL"]  # in the LM's place are the same words
+    intercept, weight = calibrated([easy], WORDS)
     assert intercept < 0 < weight
+
+
+def test_an_encoder_is_judged_by_its_cosines_and_as_it_is_served(sets, tmp_path):
+    encoder = load_engine("encoder", encoder=write_encoder(tmp_path / "tiny-bert"))
+    one = judge_set(sets["description"], LexicalEngine(), encoder)
+    assert one.components[ENCODED].shape == (50 * POOL, 2)
+    assert one.ndcg[ENCODED].mean() > one.ndcg["minilm"].mean()  # random weights, but words beside them
+    compared = [check.name.partition(": ")[2].partition(" (")[0] for check in checks([one]) if check.target]
+    assert [name.partition(",")[0] for name in compared] == [
+        "served by encoder over bm25",
+        "served by encoder over minilm",
+        "served by llm over bm25",
+        "served by llm over minilm",
+    ]
+    assert len(calibrated([one], ENCODED)) == 3
 
 
 def test_ndcg_by_hand_and_ties_at_random():

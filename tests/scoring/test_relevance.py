@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
+from reranker.protocols import ComparesTexts, Engine
 from reranker.scoring.relevance import (
     COMPONENTS,
+    ENCODER_CALIBRATION,
+    ENCODER_COMPONENTS,
     LEXICAL_CALIBRATION,
     LEXICAL_COMPONENTS,
     LLM_CALIBRATION,
@@ -18,6 +22,13 @@ from reranker.scoring.relevance import (
     RelevanceReading,
 )
 from reranker.types import IntArray, ScoringRequest, SpanScores
+from tests.engines.tiny_encoder import write_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A sentence encoder of random weights."""
+    return load_engine("encoder", encoder=write_encoder(tmp_path_factory.mktemp("encoder") / "tiny-bert"))
 
 
 class Watched(ScriptedEngine):
@@ -39,7 +50,7 @@ class Watched(ScriptedEngine):
         return super().span_log_likelihoods(requests)
 
 
-def read(engine: ScriptedEngine | LexicalEngine, query: str, *documents: str, **settings: int) -> RelevanceReading:
+def read(engine: Engine, query: str, *documents: str, **settings: int) -> RelevanceReading:
     asked = QueryDocuments(query=query, documents=[("", one) for one in documents], **settings)
     return QueryRelevance(engine).read([asked])[0]
 
@@ -59,7 +70,11 @@ def test_a_model_reads_the_query_behind_each_document_and_behind_none() -> None:
 
 
 def test_calibrations_have_a_positive_weight_for_each_component() -> None:
-    for names, calibration in ((COMPONENTS, LLM_CALIBRATION), (LEXICAL_COMPONENTS, LEXICAL_CALIBRATION)):
+    for names, calibration in (
+        (COMPONENTS, LLM_CALIBRATION),
+        (ENCODER_COMPONENTS, ENCODER_CALIBRATION),
+        (LEXICAL_COMPONENTS, LEXICAL_CALIBRATION),
+    ):
         assert tuple(calibration.weights) == names
         assert min(calibration.weights.values()) > 0
         assert calibration.intercept < 0  # a text that shares nothing is rather no answer
@@ -70,6 +85,40 @@ def test_the_lexical_engine_reads_words_alone() -> None:
     assert found.components.shape == (3, 1)
     assert found.prompt_tokens == 0
     assert found.log_odds.argmax() == 1 and found.log_odds[1] > 0 > found.log_odds[0] == found.log_odds[2]
+
+
+def test_an_encoder_compares_query_and_document(encoder: Engine) -> None:
+    assert isinstance(encoder, ComparesTexts)
+    found = read(encoder, "red lamp", "red lamp", "blue chair", "")
+    query, chair = encoder.text_vectors(["red lamp", "blue chair"])
+    np.testing.assert_allclose(found.components, [[1, 1], [0, query @ chair], [0, 0]], atol=1e-5)
+    weights = ENCODER_CALIBRATION.weights
+    expected = ENCODER_CALIBRATION.intercept + weights["bm25"] + weights["cosine"]
+    assert found.log_odds[0] == pytest.approx(expected, abs=1e-4)
+    assert found.prompt_tokens == 2 + 2 + 2 + 0
+    assert (found.cut, found.query_cut, found.alike) == ((), False, ())
+
+
+def test_an_encoder_reads_the_best_window_in_its_own_tokens_and_says_what_it_did_not_read(encoder: Engine) -> None:
+    assert isinstance(encoder, ComparesTexts)
+    long = "chair " * 2000 + "red lamp " + "chair " * 2000
+    found = read(encoder, "red lamp", "blue", long, max_tokens_per_doc=10_000)
+    assert found.cut == (1,) and found.components[1, 0] > found.components[0, 0] == 0
+    assert found.prompt_tokens <= 2 + 1 + encoder.max_text_tokens == 2 + 1 + 510
+    short = read(encoder, "red lamp", "blue", long, max_tokens_per_doc=5)
+    assert short.cut == (1,) and short.prompt_tokens == 2 + 1 + 5
+    assert read(encoder, "red " * 500, "blue").query_cut
+
+
+def test_an_encoder_reads_several_requests_like_each_by_itself(encoder: Engine) -> None:
+    asked = [
+        QueryDocuments(query="red", documents=[("", "red lamp"), ("", "blue")]),
+        QueryDocuments(query="blue", documents=[("chair", "red")]),
+    ]
+    together = QueryRelevance(encoder).read(asked)
+    for one, found in zip(asked, together, strict=True):
+        np.testing.assert_allclose(found.log_odds, QueryRelevance(encoder).read([one])[0].log_odds, atol=1e-5)
+    assert QueryRelevance(encoder).read([]) == []
 
 
 def test_of_a_long_document_the_window_that_answers_best_is_read() -> None:
