@@ -232,10 +232,12 @@ class Signal(NamedTuple):
     Attributes:
         event: its kind, such as "purchase" or "dislike".
         rating: on the scale of the bundle's ratings.
+        weight: how much it counts, beside event or rating a factor of their strength; below 0 alone a dislike.
     """
 
     event: str | None = None
     rating: float | None = None
+    weight: float | None = None
 
 
 UserInteraction: TypeAlias = tuple[ItemId, float | None] | tuple[ItemId, float | None, Signal]

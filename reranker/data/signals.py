@@ -86,12 +86,19 @@ class Signals(SettingsModel):
         """Strength by event, as `event_key` writes the name."""
         return {event_key(name): weight for name, weight in [*EVENT_WEIGHTS.items(), *self.event_weights.items()]}
 
-    def of_row(self, event: str | None = None, rating: float | None = None) -> float:
-        """Strength of one interaction.
+    def of_row(self, event: str | None = None, rating: float | None = None, weight: float | None = None) -> float:
+        """Strength of one interaction: what its rating or else its event is worth, times its weight.
 
         Raises:
-            DataError: an unknown event, or a rating out of the scale.
+            DataError: an unknown event, a rating out of the scale, or a weight below 0 beside either.
         """
+        if weight is not None:
+            if weight < 0 and (event is not None or rating is not None):
+                raise DataError(
+                    f"the weight {weight:g} is below 0 beside an event or rating: say a dislike by the event, or leave "
+                    "event and rating out"
+                )
+            return weight * self.of_row(event, rating)
         if rating is not None:
             one = np.array([rating], dtype=np.float64)
             low, high = self.rating_scale or told_scale(one)
@@ -117,7 +124,7 @@ class Signals(SettingsModel):
         if len(row) == 2:
             return 1.0
         try:
-            return self.of_row(row[2].event, row[2].rating)
+            return self.of_row(*row[2])
         except DataError:
             return 0.0
 

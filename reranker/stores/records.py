@@ -4,8 +4,8 @@ A record is a row of parts, so that interactions can be added at its end without
 
     state         JSON: support, support_loss, step_scale, updated_at, context_map, history
     vector        raw little-endian float32
-    interactions  JSON: when they were added, and [item id, timestamp] or [item id, timestamp, event, rating] each,
-                  oldest first; any number of such parts
+    interactions  JSON: when they were added, and [item id, timestamp], [item id, timestamp, event, rating] or
+                  [item id, timestamp, event, rating, weight] each, oldest first; any number of such parts
 
 Each part is a tag, a length, a CRC-32 and its bytes. Of states and vectors the last ones count. A record that only ever
 had interactions added has no state: then the user is a new user who did something. No pickle, so reading a record never
@@ -107,11 +107,11 @@ def interactions_record(user_id: UserId, interactions: Sequence[UserInteraction]
     """What is put at the end of a record to add interactions.
 
     Raises:
-        StoreError: a timestamp or rating is not a finite number.
+        StoreError: a timestamp, rating or weight is not a finite number.
         DataError: an item id of a type that cannot be stored.
     """
     times = [_number(user_id, "timestamp", row[1]) for row in interactions]
-    said = [[row[2].event, _number(user_id, "rating", row[2].rating)] if len(row) == 3 else [] for row in interactions]
+    said = [_said(user_id, row[2]) if len(row) == 3 else [] for row in interactions]
     items = encode_ids(row[0] for row in interactions)
     pairs = [[item, time, *more] for item, time, more in zip(items, times, said, strict=True)]
     parts = [pairs[begin : begin + _INTERACTIONS_A_PART] for begin in range(0, len(pairs), _INTERACTIONS_A_PART)]
@@ -188,7 +188,7 @@ def read_record(user_id: UserId, record: bytes, last: int | None = None) -> User
 
 
 def shown_interaction(row: UserInteraction) -> dict[str, object]:
-    """A row as JSON shows it; `event` and `rating` where it has one."""
+    """A row as JSON shows it; `event`, `rating` and `weight` where it has one."""
     said = row[2]._asdict() if len(row) == 3 else {}
     present = {name: value for name, value in said.items() if value is not None}
     return {"item_id": row[0], "timestamp": row[1], **present}
@@ -201,11 +201,16 @@ def _number(user_id: UserId, name: str, value: float | None) -> float | None:
     return number
 
 
-def _interaction(
-    item: ItemId, time: float | None, event: str | None = None, rating: float | None = None
-) -> UserInteraction:
-    """A row as it was given."""
-    return (item, time) if event is None and rating is None else (item, time, Signal(event, rating))
+def _said(user_id: UserId, signal: Signal) -> list[str | float | None]:
+    """Event and rating, and the weight where there is one."""
+    weight = [] if signal.weight is None else [_number(user_id, "weight", signal.weight)]
+    return [signal.event, _number(user_id, "rating", signal.rating), *weight]
+
+
+def _interaction(item: ItemId, time: float | None, *said: Any) -> UserInteraction:
+    """A row as it was given: behind the time, event and rating, and the weight where there is one."""
+    signal = Signal(*said)
+    return (item, time) if signal == Signal() else (item, time, signal)
 
 
 def _damaged(user_id: UserId, error: Exception) -> StoreError:

@@ -118,17 +118,26 @@ class StoreContract:
         found["full"].vector[0] = 9.0  # a copy of the caller's own
         assert store.get(["full"])["full"].vector[0] == 0.5
 
-    def test_events_and_ratings_are_kept_beside_plain_interactions(self, store: UserStore, place: str) -> None:
-        rows = [("a", 1.0), ("b", None, Signal("dislike")), ("c", 2.0, Signal(rating=4.5)), ("d", 3.0)]
+    def test_what_interactions_say_is_kept_beside_plain_ones(self, store: UserStore, place: str) -> None:
+        rows = [
+            ("a", 1.0),
+            ("b", None, Signal("dislike")),
+            ("c", 2.0, Signal(rating=4.5)),
+            ("d", 3.0),
+            ("e", 4.0, Signal(weight=-0.5)),
+            ("f", None, Signal("purchase", weight=3.0)),
+        ]
         store.append("u", rows[:2])
         assert store.append("u", rows[2:]).interactions == tuple(rows)
         store.put([state("v", interactions=tuple(rows))])
         reopened = open_user_store(place)
         assert all(one.interactions == tuple(rows) for one in reopened.get(["u", "v"]).values())
-        assert reopened.get(["u"], last=3)["u"].interactions == tuple(rows[1:])
+        assert reopened.get(["u"], last=3)["u"].interactions == tuple(rows[3:])
         reopened.close()
         with pytest.raises(StoreError, match="has the rating nan"):
             store.append("u", [("a", None, Signal(rating=math.nan))])
+        with pytest.raises(StoreError, match="has the weight inf"):
+            store.append("u", [("a", None, Signal(weight=math.inf))])
 
     @settings(max_examples=60, deadline=None, suppress_health_check=SHARED)
     @given(user=ids, items=st.lists(st.tuples(ids, times), max_size=4), vector=vectors)

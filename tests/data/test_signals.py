@@ -8,6 +8,7 @@ from reranker import Dataset
 from reranker.data.schema import validate_interactions
 from reranker.data.signals import RowSignals, Signals, rating_strengths, split_by_sign, targets_of, told, with_strengths
 from reranker.errors import ConfigError, DataError
+from reranker.types import Signal
 
 ITEMS = pd.DataFrame({"item_id": list("abcd"), "title": list("ABCD")})
 
@@ -153,6 +154,14 @@ def test_one_row_over_http_says_what_it_says_in_a_table():
     signals = Signals(event_weights={"hide": -2}, rating_scale=(1, 10))
     assert [signals.of_row(event="purchase"), signals.of_row(event="hide"), signals.of_row()] == [5.0, -2.0, 1.0]
     assert signals.of_row(event="view", rating=10) == 5.0
+    assert [signals.of_row("purchase", weight=3), signals.of_row(weight=-2), signals.of_row("hide", None, 0)] == [
+        15.0,
+        -2.0,
+        0.0,
+    ]
+    with pytest.raises(DataError, match="the weight -1 is below 0 beside an event or rating"):
+        signals.of_row("purchase", weight=-1)
+    assert signals.of_stored(("item", None, Signal("purchase", None, 2.0))) == 10.0
     with pytest.raises(DataError, match="outside the scale 1-10"):
         signals.of_row(rating=11)
     assert Signals().of_row(rating=2) == -2.5

@@ -81,6 +81,23 @@ def test_a_dislike_over_http_is_one_of_the_table(url, reranker, tmp_path):
     assert exported == kept
 
 
+def test_a_weight_over_http_is_one_of_the_table(url, reranker):
+    rows = [
+        {"item_id": "g0i0", "weight": 3.0},
+        {"item_id": "g1i1", "weight": -1.0},
+        {"item_id": "g1i2", "event": "purchase", "weight": 0.5},
+        {"item_id": "g2i1", "event": "view", "weight": 0.0},
+    ]
+    answer = did(url, "weighed", *rows)
+    assert answer.status_code == 200, answer.text
+    assert [row["weight"] for row in answer.json()["appended"]] == [3.0, -1.0, 0.5, 0.0]
+    strong = [("g0i0", 3.0), ("g1i1", -1.0), ("g1i2", 2.5), ("g2i1", 0.0)]  # a purchase counts 5
+    table = pd.DataFrame(strong, columns=["item_id", "weight"]).assign(user_id="new")
+    assert scores(url, "weighed") == pytest.approx(in_tables(reranker, interactions=table), abs=1e-6)
+    kept = httpx.get(f"{url}/v1/users/weighed").json()["domains"]["toy"]["interactions"]
+    assert kept == answer.json()["appended"]
+
+
 def test_what_came_since_outweighs_what_the_bundle_knows(reranker, tmp_path):
     domain = Domain(reranker, SqliteUserStore(tmp_path / "users.db"))
     before, rejected = reranker.history("u0"), reranker.disliked("u0")
@@ -99,6 +116,7 @@ def test_what_came_since_outweighs_what_the_bundle_knows(reranker, tmp_path):
         ({"rating": 7}, "the rating 7 lies outside the scale 1-5"),
         ({"event": ""}, "event"),
         ({"rating": "five"}, "rating"),
+        ({"event": "view", "weight": -1}, "the weight -1 is below 0 beside an event or rating"),
     ],
 )
 def test_what_cannot_be_read_is_refused_and_nothing_is_stored(url, row, problem):

@@ -91,16 +91,18 @@ def _row(one: Interaction, number: int, domain: Domain) -> UserInteraction:
     """As it is stored.
 
     Raises:
-        ProblemError: 422 for an event that is not known, or a rating out of the bundle's scale.
+        ProblemError: 422 for an event that is not known, a rating out of the bundle's scale, or a weight below 0 beside
+            either.
     """
     item = as_known(one.item_id, domain.items)
-    if one.event is None and one.rating is None:
+    said = Signal(one.event, one.rating, one.weight)
+    if said == Signal():
         return item, one.timestamp
     try:
-        domain.reranker.signals.of_row(one.event, one.rating)
+        domain.reranker.signals.of_row(*said)
     except DataError as error:
         raise ProblemError(422, f"{error}", param=f"interactions.{number}", code="invalid_field") from error
-    return item, one.timestamp, Signal(one.event, one.rating)
+    return item, one.timestamp, said
 
 
 def _shown(rows: Sequence[UserInteraction]) -> list[dict[str, Any]]:

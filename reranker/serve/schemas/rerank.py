@@ -244,7 +244,7 @@ class RerankAnswer(BaseModel):
 
 
 class Interaction(BaseModel):
-    """Something a user did: a choice, or what `event` and `rating` say, as in the interactions of `fit`."""
+    """Something a user did: a choice, or what `event`, `rating` and `weight` say, as in the interactions of `fit`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -252,6 +252,7 @@ class Interaction(BaseModel):
     timestamp: FiniteFloat | None = None
     event: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
     rating: FiniteFloat | None = None
+    weight: FiniteFloat | None = None
 
 
 class Interactions(BaseModel):
