@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from reranker.data.formats import TAKEN, files_under, folders_under, table_format
 from reranker.data.parquet_files import INT96_UNIT, require_utf8
-from reranker.data.schema import ALIASES, EVENT, ITEM, RANK, RATING, SCORE, STRENGTH, TIMESTAMP, USER, WEIGHT
+from reranker.data.schema import ALIASES, EVENT, ITEM, QUERY, RANK, RATING, SCORE, STRENGTH, TIMESTAMP, USER, WEIGHT
 from reranker.errors import ConfigError, DataError
 from reranker.utils.atomic_io import sha256
 
@@ -62,7 +62,8 @@ class Columns:
                 f"{where} lacks the column {', '.join(map(repr, missing))}, which the ranker was fitted with (features)"
                 f"; it has {', '.join(present)}"
             )
-        return wanted | {name: name for name in self.further}
+        read = [*self.further, *([QUERY] if QUERY in present and QUERY not in wanted.values() else [])]
+        return wanted | {name: name for name in read}
 
     def of_interactions(self, present: Sequence[str], where: str) -> dict[str, str]:
         """Canonical name -> name in the file; your names where the table has them, else the canonical ones."""

@@ -59,7 +59,7 @@ class OfflineRun:
         candidates, interactions: a table, or a folder of them (parquet, or CSV and TSV). Interactions are newer
             histories than the bundle's and replace them for the users they hold.
         out: folder of the run.
-        columns: what the candidates' columns are called.
+        columns: what the candidates' columns are called; one called `query` is what the user asks for.
         part_users: users a part; memory grows with it, and a kill costs at most one part.
         k: rows kept a user; None keeps all.
         order: insist on this order, whatever the guard decided.

@@ -64,7 +64,10 @@ def fit(
     domain: DomainOption = None,
     candidates: Annotated[
         Path | None,
-        typer.Option("--candidates", help="your own first-stage lists, served before --held-out was chosen"),
+        typer.Option(
+            "--candidates",
+            help="your own first-stage lists, served before --held-out was chosen; with query, if they have one",
+        ),
     ] = None,
     held_out: Annotated[Path | None, typer.Option("--held-out", help="what users chose after --candidates")] = None,
     generator: GeneratorOption = None,
@@ -204,7 +207,8 @@ def fit(
     for line in unread(data, reranker.reader):
         typer.echo(line)
     tell_item_vectors(data)
-    for verdict in (reranker.fusion_model.own, reranker.fusion_model.own_vectors):
+    fitted = reranker.fusion_model
+    for verdict in (fitted.own, fitted.own_vectors, fitted.queries):
         if verdict is not None:
             typer.echo(verdict.summary())
     for line in reranker.fusion_model.trees_summary():

@@ -23,7 +23,13 @@ _TABLES = (".parquet", ".csv")
 
 def rerank(
     bundle: BundleOption,
-    candidates: Annotated[Path, typer.Option("--candidates", help="table, or folder of tables (parquet, csv, jsonl)")],
+    candidates: Annotated[
+        Path,
+        typer.Option(
+            "--candidates",
+            help="table, or folder of tables (parquet, csv, jsonl); with query, if users ask for something",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="ranking.parquet or .csv, or a folder: then an offline run")],
     interactions: Annotated[
         Path | None, typer.Option("--interactions", help="newer histories than the bundle's")

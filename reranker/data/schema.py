@@ -29,6 +29,7 @@ EVENT, RATING, STRENGTH = "event", "rating", "strength"
 TITLE, CATEGORY, DESCRIPTION = "title", "category", "description"
 SCORE, RANK = "score", "rank"
 VECTOR = "vector"
+QUERY = "query"
 RECALL_SCORE, RECALL_RANK = "first_stage_score", "first_stage_rank"
 
 CANDIDATE_COLUMNS = [USER, ITEM, SCORE, RANK]

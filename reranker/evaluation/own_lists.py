@@ -17,6 +17,7 @@ from reranker.fusion.boosted import TreesVerdict
 from reranker.fusion.ladder import Ladder
 from reranker.fusion.own_columns import resolved, unused
 from reranker.fusion.own_judged import OwnVerdict
+from reranker.fusion.query_verdict import QueryVerdict
 from reranker.pipeline.ladder import READERS, fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.reranker import Reranker
@@ -122,6 +123,7 @@ class ListsReport:
         without_choice, without_list, examples, unused: as in `OwnLists`.
         own: what the columns that were asked for are worth; None where none were.
         own_vectors: what item vectors of the user's own are worth; None where the data has none.
+        queries: rung -> what the queries of the lists are worth beside what it serves; empty where they have none.
         trees: rung -> what gradient-boosted trees are worth over the weights there; empty where they were not tried.
     """
 
@@ -135,6 +137,7 @@ class ListsReport:
     unused: Sequence[str] = ()
     own: OwnVerdict | None = None
     own_vectors: OwnVerdict | None = None
+    queries: Mapping[str, QueryVerdict] = field(default_factory=dict)
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -148,6 +151,7 @@ class ListsReport:
             )
         lines.append("your first stage: " + ", ".join(f"{name} {share:.4f}" for name, share in self.recall.items()))
         lines += [verdict.summary() for verdict in (self.own, self.own_vectors) if verdict is not None]
+        lines += [f"{rung}: {verdict.summary()}" for rung, verdict in self.queries.items()]
         lines += [verdict.summary(rung) for rung, verdict in self.trees.items()]
         if self.unused:
             lines.append(f"columns that could be features (--features): {', '.join(self.unused)}")
@@ -164,6 +168,7 @@ class ListsReport:
             "unused": list(self.unused),
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
+            **({"queries": {rung: one.to_json() for rung, one in self.queries.items()}} if self.queries else {}),
             **({"trees": {rung: one.to_json() for rung, one in self.trees.items()}} if self.trees else {}),
         }
 
@@ -206,6 +211,7 @@ def judge_lists(
         unused=lists.unused,
         own=model.own,
         own_vectors=model.own_vectors,
+        queries={rung: one.queries for rung, one in models.items() if one.queries is not None},
         trees=trees,
     )
 

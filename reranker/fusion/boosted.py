@@ -2,7 +2,7 @@
 whether they are worth more than its weights."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -207,3 +207,17 @@ def judge_trees(
     gain = mean_interval(by_user(ndcg[0] - ndcg[1], users), seed=seed)
     verdict = TreesVerdict(gain=gain, used=insist or gain.low > 0)
     return JudgedTrees(verdict=verdict, scores=scores * scale, scale=scale)
+
+
+def trees_of_head(
+    judged: JudgedTrees | None,
+    features: NDArray[np.float64],
+    list_index: IntArray,
+    chosen: NDArray[np.bool_],
+    seed: int,
+    past: BoostedTrees | None,
+) -> BoostedTrees | None:
+    """Trees for a head: those of before, new ones where they are used, or None."""
+    if past is not None or judged is None or not judged.verdict.used:
+        return past
+    return replace(BoostedTrees.fit(features, list_index, chosen, seed), scale=judged.scale)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reranker.config import BOOSTED, Ranker
 from reranker.errors import BundleError, DataError
-from reranker.fusion.boosted import BoostedTrees, JudgedTrees, TreesVerdict, has_lightgbm, judge_trees
+from reranker.fusion.boosted import BoostedTrees, JudgedTrees, TreesVerdict, has_lightgbm, judge_trees, trees_of_head
 from reranker.fusion.choices import Choices
 from reranker.fusion.columns import llm_columns, llm_words, with_new_items
 from reranker.fusion.guard import GuardDecision, by_user, decide, vetoed
@@ -27,6 +27,7 @@ from reranker.fusion.new_items import (
 )
 from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.past import PastChoices
+from reranker.fusion.query_verdict import QueryVerdict
 from reranker.fusion.rules_verdict import RulesVerdict
 from reranker.types import IntArray
 from reranker.utils.statistics import ndcg_by_list
@@ -77,6 +78,16 @@ class _Past:
         return cls(features=fusion_model.features.past, fused=fusion_model.fused.past, trees=trees)
 
 
+_VERDICTS: dict[str, Any] = {
+    "new_items_verdict": NewItemsVerdict,
+    "own": OwnVerdict,
+    "own_vectors": OwnVerdict,
+    "rules": RulesVerdict,
+    "queries": QueryVerdict,
+}
+"""Fields of `FusionModel` that say what something was worth, each written as JSON where it is there."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FusionModel:
     """How components of the LLM and interaction features become one order.
@@ -97,6 +108,7 @@ class FusionModel:
         own_vectors: what item vectors of the user's own were worth; None where there were none.
         trees: order -> what gradient-boosted trees were worth over its linear weights; empty where they were not tried.
         rules: what rules after scoring cost on the windows of the fit; None where none were asked about.
+        queries: what the queries of the fit's lists were worth; None where there were none.
         scores: order -> (rows,) cross-fitted scores of the fold's candidates, NaN where the LLM read nothing; empty
             once `Reranker.fit` is through, and where it was loaded.
         judged: each list's NDCG@10 that the guard went by, newest window first; None in bundles that hold none.
@@ -115,6 +127,7 @@ class FusionModel:
     own_vectors: OwnVerdict | None = None
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
     rules: RulesVerdict | None = None
+    queries: QueryVerdict | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
@@ -195,9 +208,11 @@ class FusionModel:
         if words:
             on_read = read.features, read.list_index, read.chosen
             fused = fit_fused(baseline, words, *on_read, l2, seed, read.users, earlier.fused)
-            fused = replace(fused, trees=_trees(judged_trees.get("fused"), *on_read, seed, earlier.trees.get("fused")))
+            fused = replace(
+                fused, trees=trees_of_head(judged_trees.get("fused"), *on_read, seed, earlier.trees.get("fused"))
+            )
         on_all = fold.features, fold.list_index, fold.chosen
-        trees = _trees(judged_trees.get("baseline"), *on_all, seed, earlier.trees.get("baseline"))
+        trees = trees_of_head(judged_trees.get("baseline"), *on_all, seed, earlier.trees.get("baseline"))
         baseline = replace(baseline, trees=trees)
         verdicts = {order: one.verdict for order, one in judged_trees.items()}
         return cls(
@@ -214,6 +229,7 @@ class FusionModel:
             own_vectors=None if past is None else past.own_vectors,
             trees=verdicts if past is None else past.trees,
             rules=None if past is None else past.rules,
+            queries=None if past is None else past.queries,
             scores=scores,
         )
 
@@ -283,12 +299,9 @@ class FusionModel:
             "fused": self.fused.to_json(),
             "baseline": self.features.to_json(),
             **({} if self.new_items is None else {"new_items": self.new_items.to_json()}),
-            **({} if self.new_items_verdict is None else {"new_items_verdict": self.new_items_verdict.to_json()}),
             "guard": self.guard.to_json(),
-            **({} if self.own is None else {"own": self.own.to_json()}),
-            **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
             **({"trees": {order: one.to_json() for order, one in self.trees.items()}} if self.trees else {}),
-            **({} if self.rules is None else {"rules": self.rules.to_json()}),
+            **{name: verdict.to_json() for name in _VERDICTS if (verdict := getattr(self, name)) is not None},
         }
 
     @classmethod
@@ -307,31 +320,12 @@ class FusionModel:
                 fused=FusionHead.from_json(data["fused"]),
                 features=FusionHead.from_json(data["baseline"]),
                 new_items=FusionHead.from_json(data["new_items"]) if "new_items" in data else None,
-                new_items_verdict=(
-                    NewItemsVerdict.from_json(data["new_items_verdict"]) if "new_items_verdict" in data else None
-                ),
                 guard=GuardDecision.from_json(data["guard"]),
-                own=OwnVerdict.from_json(data["own"]) if "own" in data else None,
-                own_vectors=OwnVerdict.from_json(data["own_vectors"]) if "own_vectors" in data else None,
                 trees={order: TreesVerdict.from_json(one) for order, one in data.get("trees", {}).items()},
-                rules=RulesVerdict.from_json(data["rules"]) if "rules" in data else None,
+                **{name: kind.from_json(data[name]) for name, kind in _VERDICTS.items() if name in data},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"fusion.json is not what this version writes ({error!r}); fit again") from error
-
-
-def _trees(
-    judged: JudgedTrees | None,
-    features: NDArray[np.float64],
-    list_index: IntArray,
-    chosen: NDArray[np.bool_],
-    seed: int,
-    past: BoostedTrees | None,
-) -> BoostedTrees | None:
-    """Trees for a head: those of before, new ones where they are used, or None."""
-    if past is not None or judged is None or not judged.verdict.used:
-        return past
-    return replace(BoostedTrees.fit(features, list_index, chosen, seed), scale=judged.scale)
 
 
 def _cross_fitted(

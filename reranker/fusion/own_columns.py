@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.column_names import meant
-from reranker.data.schema import CANDIDATE_COLUMNS, ITEM, USER
+from reranker.data.schema import CANDIDATE_COLUMNS, ITEM, QUERY, USER
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.prompting.text import field_text
 
@@ -241,7 +241,7 @@ def unused(
     return found
 
 
-_OURS = {ITEM, USER, *CANDIDATE_COLUMNS, "title", "category", "description"}
+_OURS = {ITEM, USER, QUERY, *CANDIDATE_COLUMNS, "title", "category", "description"}
 
 
 def _further(table: pd.DataFrame) -> list[str]:

@@ -109,6 +109,17 @@ class FittedState:
         """Columns of the candidates, beside ids, scores and ranks, that the ranker was fitted with."""
         return self._require_data().candidate_columns
 
+    @property
+    def judged_queries(self) -> bool:
+        """Whether `fit` judged what queries are worth, on lists that had some."""
+        return self.fusion_model is not None and self.fusion_model.queries is not None
+
+    @property
+    def counts_queries(self) -> bool:
+        """Whether a query changes an order: by a fixed weight, or by one that `fit` found to add."""
+        verdict = None if self.fusion_model is None else self.fusion_model.queries
+        return verdict is None or verdict.keeps
+
     def n_without_vector(self, item_ids: Iterable[ItemId]) -> int | None:
         """How many of these items have no item vector of the user's own; None where the ranker goes by no such."""
         own = self._require_data().statistics.own_vectors

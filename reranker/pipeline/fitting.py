@@ -264,7 +264,9 @@ class FittedRanker:
             lambda rows: self.read(part(rows), histories, states, progress),
         )
         if queries:
-            served = with_queries(self.scorer, self.data.catalog, candidates, served, queries)
+            served = with_queries(
+                self.scorer, self.data.catalog, candidates, served, queries, self.fusion_model.queries
+            )
         known = self.data.statistics.history
         return RankingResult.of(
             candidates,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from reranker.data.frames import Table, as_frame
 from reranker.data.id_matching import refuse_written_otherwise, told_without_list
-from reranker.data.schema import ITEM, USER, refuse_single, require_ids_like, validate_candidates
+from reranker.data.schema import ITEM, QUERY, USER, refuse_single, require_ids_like, validate_candidates
 from reranker.pipeline.domain import DomainData
 from reranker.types import ItemId, UserId
 
@@ -26,7 +26,7 @@ def lists_to_rank(
         DataError: a table breaks its contract, or its ids are not as those of the ranker.
     """
     known: dict[str, Iterable[Hashable]] = {USER: data.statistics.histories, ITEM: data.items[ITEM]}
-    lists = validate_candidates(as_frame(candidates, "candidates", known), further=data.candidate_columns)
+    lists = validate_candidates(as_frame(candidates, "candidates", known), further=[*data.candidate_columns, QUERY])
     if isinstance(interactions, Mapping):  # with it come single lists of a server, whose items may all be new
         for user, chosen in interactions.items():
             refuse_single(chosen, "item ids", f"interactions[{user!r}]")

@@ -27,6 +27,7 @@ from reranker.pipeline.lists import CandidateLists
 from reranker.pipeline.lists_to_rank import lists_to_rank
 from reranker.pipeline.persistence import Persistent
 from reranker.pipeline.pricing import price_rules
+from reranker.pipeline.query_ranking import asked_for, judge_queries
 from reranker.pipeline.results import OrderScores, RankingResult
 from reranker.pipeline.text_ranking import RankedDocument, TextList, TextRanking, rank_texts
 from reranker.pipeline.unread import unread
@@ -131,10 +132,15 @@ class Reranker(Persistent, Adaptive):
                 progress=progress,
             )
             self.reader = scorer.for_window(catalog, self._data.statistics)
+            queries = judge_queries(
+                basis.windows, scorer, catalog, fusion_model, config.fit_users, config.l2, config.seed
+            )
         own, vectors, priced = basis.worth.columns, basis.worth.vectors, price_rules(basis, fusion_model, config.seed)
-        self.fusion_model = replace(fusion_model.guarded(), own=own, own_vectors=vectors, rules=priced, scores={})
+        self.fusion_model = replace(
+            fusion_model.guarded(), own=own, own_vectors=vectors, rules=priced, queries=queries, scores={}
+        )
         self.mark_fitted()
-        said = [verdict.summary() for verdict in (own, vectors, priced) if verdict is not None]
+        said = [verdict.summary() for verdict in (own, vectors, priced, queries) if verdict is not None]
         if (of_new := fusion_model.new_items_verdict) is not None:
             said.append(of_new.summary(fusion_model.reads_no_new_items))
         said += self.fusion_model.trees_summary()
@@ -189,7 +195,8 @@ class Reranker(Persistent, Adaptive):
 
         Args:
             candidates: `user_id, item_id` and `score` or `rank`: a pandas, polars or pyarrow table, or a path of one;
-                and the columns of candidates that `features` named when the ranker was fitted.
+                the columns of candidates that `features` named when the ranker was fitted; and `query`, if users ask
+                for something.
             k: rows kept a user; None or more than there are keeps all.
             interactions: newer histories, as a table or as user id -> items, oldest first; they replace the stored ones
                 of the users they contain.
@@ -197,8 +204,9 @@ class Reranker(Persistent, Adaptive):
                 says so itself (`event`, `rating`).
             order: serve this order whatever the guard decided: "fused", "baseline" or "first_stage".
             states: users' adapted contexts, for instance from a `UserStore`; what `adapt` kept by default.
-            queries: user id -> what the user asks for: the log-odds of the items' relevance to it are added to the
-                scores, whichever order is served. The guard judged orders without queries.
+            queries: user id -> what the user asks for, in place of the column `query`: the log-odds of the items'
+                relevance to it are added to the scores, whichever order is served, by the weight that `fit` learned on
+                lists with queries, or by 1 where it had none.
             rules: what is excluded, pinned, pushed, capped, owed or diversified after scoring; `rules` of the result
                 counts what was done and names what could not be met.
             identities: user of `candidates` -> the user whose columns of the user table count, where a list goes by
@@ -212,7 +220,7 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError: a table breaks its contract, its ids are of another type than those of `fit` or most of them only
                 written otherwise ("196.0" for "196"), or nothing was fitted.
-            ConfigError: k < 1, an unknown order, or rules about columns that the item table lacks.
+            ConfigError: k < 1, an unknown order, rules about columns that the item table lacks, or queries twice.
         """
         if k is not None and k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
@@ -227,7 +235,7 @@ class Reranker(Persistent, Adaptive):
             identities,
             k=k,
             order=order,
-            queries=queries,
+            queries=asked_for(lists, queries),
             rules=rules,
             progress=progress,
         )

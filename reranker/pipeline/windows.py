@@ -13,6 +13,7 @@ from reranker.data.frames import as_frame
 from reranker.data.id_matching import refuse_written_otherwise, shown, written_otherwise
 from reranker.data.schema import (
     ITEM,
+    QUERY,
     TIMESTAMP,
     USER,
     require_ids_like,
@@ -242,7 +243,7 @@ def window_from_logs(
             the lists.
     """
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}
-    further = [column.name for column in own if column.source == "candidates"]
+    further = [QUERY, *(column.name for column in own if column.source == "candidates")]
     candidates = validate_candidates(as_frame(candidates, "candidates", known), further=further)
     held_out = validate_interactions(as_frame(held_out, "held_out", known), "held_out", data.signals)
     for name, table in (("candidates", candidates), ("held_out", held_out)):

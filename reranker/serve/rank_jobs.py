@@ -282,8 +282,8 @@ def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
                 prompt_tokens=tokens,
                 explanations=_explained(domain, one, shown),
                 rules=report,
-                texts={"query_judged": False} if one.query else {},
-                is_for_query=bool(one.query),
+                texts={"query_judged": domain.reranker.judged_queries} if one.query else {},
+                is_for_query=bool(one.query) and domain.reranker.counts_queries,
             )
         )
     return results

@@ -130,7 +130,8 @@ class RerankRequest(UnreadFields):
     Attributes:
         model: a name of GET /v1/models, or left out.
         query: what is asked for. Beside `item_ids` the relevance of the items' texts is added to the order that the
-            guard decided on without it (`meta.query_judged` is false then).
+            guard decided on without it, by the weight that `fit` learned on lists with queries; by 1 where it had none
+            (`meta.query_judged` is false then).
         documents: texts, or objects with `text`, `title`, both, or vLLM's `content`; one alone stands for a list of it.
         top_n: results wanted; all by default, and by 0.
         return_documents: put each document into its result; beside `item_ids` without documents, the item's title.
