@@ -201,17 +201,21 @@ class LLMScorer(DomainModel):
             return self
         return self._with(hidden_states=self._embedding().for_catalog(items, self.config.seed).states)
 
-    def for_window(self, catalog: Catalog, statistics: InteractionStatistics) -> "LLMScorer":
+    def for_window(
+        self, catalog: Catalog, statistics: InteractionStatistics, same_penalties: bool = False
+    ) -> "LLMScorer":
         """For what was known at one time: with projections of who chooses which texts, where texts are compared.
 
         Args:
             catalog: the texts; the spaces are those of `for_catalog`.
             statistics: of the interactions until then.
+            same_penalties: as `EmbeddingScorer.for_window` has it.
         """
         if not self.config.compares_states or self.hidden_states.spaces is None:
             return self
         items, vectors, counts = chosen_items(catalog, statistics)
-        return self._with(hidden_states=self._embedding().for_window(items, vectors, counts, self.config.seed).states)
+        learned = self._embedding().for_window(items, vectors, counts, self.config.seed, same_penalties)
+        return self._with(hidden_states=learned.states)
 
     def keep_items(self, items: Sequence[Mapping[str, object]]) -> None:
         """Reads these texts now where the scorer keeps what it read of an item's text."""

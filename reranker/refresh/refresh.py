@@ -4,7 +4,8 @@
 2. Lists are made as they were served before: by the bundle's candidate generator and statistics, for the users who
    chose something since (or the lists that really were served). What they chose next are new choices, of a time that
    nothing in the bundle has seen.
-3. New interactions join histories and statistics, and the generator learns from all. States of known texts stay.
+3. New interactions join histories and statistics, and the generator learns from all. States of known texts stay; who
+   chooses which texts is learned anew, under the penalties that the last fit found best.
 4. Weights are updated by the new choices: those before count on, to second order (`fusion.past`). The guard goes by
    its newest lists, cross-fitted, and stops an order that the new window alone shows to be worse.
 """
@@ -234,16 +235,22 @@ def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     data, _ = reranker.fitted()
     if texts_changed and len(data.items) <= MOST_LEARNED_FROM:  # of a larger one, the sample that was drawn stays good
         reranker.reader = reranker.reader.for_catalog(data.catalog.items(data.items[ITEM]))
-    learn_from(reranker, merged.every)
+    learn_from(reranker, merged.every, same_penalties=True)
 
 
-def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collection[UserId] = ()) -> None:
+def learn_from(
+    reranker: Reranker,
+    interactions: pd.DataFrame,
+    forgotten: Collection[UserId] = (),
+    same_penalties: bool = False,
+) -> None:
     """Puts what these interactions say in the place of what was known of the domain; weights stay.
 
     Args:
         reranker: fitted.
         interactions: all of them; a validated table.
         forgotten: users whose own columns go, too.
+        same_penalties: of the regressions of who chooses which texts, those of the last fit stay.
     """
     data, _ = reranker.fitted()
     own = data.statistics.own
@@ -257,5 +264,5 @@ def learn_from(reranker: Reranker, interactions: pd.DataFrame, forgotten: Collec
     if (vectors := data.statistics.own_vectors) is not None:
         built = replace(built, statistics=built.statistics.with_vectors(vectors.vectors))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
-    reranker.reader = reranker.reader.for_window(after.catalog, after.statistics)
+    reranker.reader = reranker.reader.for_window(after.catalog, after.statistics, same_penalties)
     reranker.generator, reranker._data = generator, after

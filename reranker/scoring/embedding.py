@@ -78,7 +78,12 @@ class EmbeddingScorer(Scorer):
         return EmbeddingScorer(self._engine, self._renderer, self.states.for_catalog(self._engine, texts))
 
     def for_window(
-        self, items: Sequence[Item], vectors: Vectors, counts: NDArray[np.float64], seed: int = 0
+        self,
+        items: Sequence[Item],
+        vectors: Vectors,
+        counts: NDArray[np.float64],
+        seed: int = 0,
+        same_penalties: bool = False,
     ) -> "EmbeddingScorer":
         """With who chooses which texts, learned from the `MOST_LEARNED_FROM` items that were chosen most, and how often
         texts are chosen, from those of a random `MOST_LEARNED_FROM` that were.
@@ -89,6 +94,8 @@ class EmbeddingScorer(Scorer):
                 nothing.
             counts: (n_items,) how often each was chosen.
             seed: as in `for_catalog`, so that these texts are known already.
+            same_penalties: take those of the projections that were learned before, where there are such; finding the
+                best anew takes longer than all the rest.
 
         Raises:
             ConfigError: the space of the catalogue was not learned before.
@@ -101,10 +108,13 @@ class EmbeddingScorer(Scorer):
         cf_projection, predicted_popularity = None, None
         if len(rows):
             placed = self.states.whole(self._engine, self._texts(items, rows))
+            of_cf, of_popularity = self.states.penalties if same_penalties else (0.0, 0.0)
             if len(most):
-                cf_projection = CFProjection.fit(placed[np.searchsorted(rows, most)], vectors[most], counts[most])
+                placed_most = placed[np.searchsorted(rows, most)]
+                cf_projection = CFProjection.fit(placed_most, vectors[most], counts[most], of_cf)
             if len(chosen):
-                predicted_popularity = PopularityProjection.fit(placed[np.searchsorted(rows, chosen)], counts[chosen])
+                placed_chosen = placed[np.searchsorted(rows, chosen)]
+                predicted_popularity = PopularityProjection.fit(placed_chosen, counts[chosen], of_popularity)
         states = self.states.for_choices(cf_projection, predicted_popularity)
         return EmbeddingScorer(self._engine, self._renderer, states)
 

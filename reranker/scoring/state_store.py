@@ -93,6 +93,15 @@ class StateStore:
         """What the last `reading` read."""
         return self._kept.texts_read
 
+    @property
+    def penalties(self) -> tuple[float, float]:
+        """Of the projections to the collaborative space and to popularity; 0 where one is not known."""
+        cf_projection, popularity = self.cf_projection, self.predicted_popularity
+        return (
+            0.0 if cf_projection is None else cf_projection.penalty,
+            0.0 if popularity is None else popularity.penalty,
+        )
+
     def reading(self, cache: StateCache | None, progress: bool | None) -> AbstractContextManager[None]:
         """As `KeptStates.reading` has it."""
         return self._kept.reading(cache, progress)
@@ -172,8 +181,10 @@ class StateStore:
             arrays |= {f"{name}_centre": space.centre, f"{name}_basis": space.basis}
         if self.cf_projection is not None:
             arrays["cf_projection"] = self.cf_projection.weights
+            arrays["cf_projection_penalty"] = np.array(self.cf_projection.penalty)
         if self.predicted_popularity is not None:
             arrays["predicted_popularity"] = self.predicted_popularity.weights
+            arrays["predicted_popularity_penalty"] = np.array(self.predicted_popularity.penalty)
         self._kept.save(path, arrays)
 
     @classmethod
@@ -186,11 +197,16 @@ class StateStore:
         mapped, arrays = read_states(path)
         found = tuple(filter(None, (_spaces_in(arrays, reader) for reader in _READERS)))
         cf_projection, popularity = arrays.get("cf_projection"), arrays.get("predicted_popularity")
+        of_cf, of_popularity = (
+            float(arrays.get(f"{name}_penalty", np.array(0.0))) for name in ("cf_projection", "predicted_popularity")
+        )
         store = cls(
             kept=KeptStates(int(arrays["layer"]) or None, bool(arrays["words"]), mapped),
             spaces=JointSpaces(readers=found) if found else None,
-            cf_projection=None if cf_projection is None else CFProjection(weights=cf_projection),
-            predicted_popularity=None if popularity is None else PopularityProjection(weights=popularity),
+            cf_projection=None if cf_projection is None else CFProjection(weights=cf_projection, penalty=of_cf),
+            predicted_popularity=(
+                None if popularity is None else PopularityProjection(weights=popularity, penalty=of_popularity)
+            ),
         )
         _require_shapes(store, mapped, path)
         return store
@@ -209,6 +225,8 @@ def _require_shapes(store: StateStore, states: StateFile, path: Path) -> None:
     floats += [one.weights for one in (projection, popularity) if one is not None]
     if any(array.dtype != np.float32 for array in floats):
         raise BundleError(f"{path} is damaged: a space or a projection is not of float32")
+    if min(store.penalties) < 0:
+        raise BundleError(f"{path} is damaged: the penalty of a projection is below 0")
     fits = {
         "states": not len(states) or states.dim == width,
         "spaces": all(

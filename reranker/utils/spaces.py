@@ -73,22 +73,27 @@ class CFProjection:
 
     Attributes:
         weights: (n, n_factors) from `ItemSpaces.whole` to the collaborative space, whose mean is taken out.
+        penalty: of the ridge regression, in units of the mean squared length of what is regressed on; 0 where it is
+            not known.
     """
 
     weights: Vectors
+    penalty: float = 0.0
 
     @classmethod
-    def fit(cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64]) -> "CFProjection":
+    def fit(
+        cls, placed: Vectors, vectors: Vectors, counts: NDArray[np.float64], penalty: float = 0.0
+    ) -> "CFProjection":
         """By ridge regression, an item weighing as the root of how often it was chosen.
-
-        The penalty is the one that tells left-out items best.
 
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             vectors: (n_items, n_factors) of the items in the collaborative space; only their directions count.
             counts: (n_items,) how often each was chosen, above 0.
+            penalty: as the attribute; 0 for the one that tells left-out items best.
         """
-        return cls(weights=_regressed(placed, unit(vectors), np.sqrt(counts)))
+        weights, penalty = _regressed(placed, unit(vectors), np.sqrt(counts), penalty)
+        return cls(weights=weights, penalty=penalty)
 
     def place(self, placed: Vectors) -> Vectors:
         """(..., n) of `ItemSpaces.whole` -> (..., n_factors) vectors of unit length; their products are cosines."""
@@ -101,19 +106,23 @@ class PopularityProjection:
 
     Attributes:
         weights: (n,) from `ItemSpaces.whole` to the logarithm of how often, whose mean is taken out.
+        penalty: as that of `CFProjection`.
     """
 
     weights: Vectors
+    penalty: float = 0.0
 
     @classmethod
-    def fit(cls, placed: Vectors, counts: NDArray[np.float64]) -> "PopularityProjection":
-        """By ridge regression; the penalty is the one that tells left-out items best.
+    def fit(cls, placed: Vectors, counts: NDArray[np.float64], penalty: float = 0.0) -> "PopularityProjection":
+        """By ridge regression.
 
         Args:
             placed: (n_items, n) of the items, as `ItemSpaces.whole` places them.
             counts: (n_items,) how often each was chosen, above 0.
+            penalty: as the attribute; 0 for the one that tells left-out items best.
         """
-        return cls(weights=_regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)))[:, 0])
+        weights, penalty = _regressed(placed, np.log1p(counts)[:, None], np.ones(len(counts)), penalty)
+        return cls(weights=weights[:, 0], penalty=penalty)
 
     def of(self, placed: Vectors) -> Vectors:
         """(...,) from (..., n) of `ItemSpaces.whole`; 0 is the mean of the items that it was learned from."""
@@ -121,23 +130,33 @@ class PopularityProjection:
         return projected
 
 
-def _regressed(placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64]) -> Vectors:
-    """(n, n_targets) that tell (n_items, n_targets), their weighted mean taken out, from (n_items, n) placed items.
+def _regressed(
+    placed: Vectors, targets: NDArray[np.floating], weights: NDArray[np.float64], penalty: float
+) -> tuple[Vectors, float]:
+    """(n, n_targets) that tell (n_items, n_targets), their weighted mean taken out, from (n_items, n) placed items; and
+    the penalty, in units of the items' mean squared length.
 
     Args:
         weights: (n_items,) of the items.
+        penalty: 0 for the best; finding it takes longer than all the rest.
     """
     roots = np.sqrt(weights)[:, None]
     weighted = placed.astype(np.float64) * roots
     centred = (targets - np.average(targets, axis=0, weights=weights)) * roots
-    ridge = best_ridge(weighted, centred)
+    unit_length = _mean_squared_length(weighted)
+    ridge = penalty * unit_length if penalty else best_ridge(weighted, centred)
     n_items, width = weighted.shape
     if n_items < width:  # the same weights from the smaller of two systems
         solved = weighted.T @ np.linalg.solve(weighted @ weighted.T + ridge * np.eye(n_items), centred)
     else:
         solved = np.linalg.solve(weighted.T @ weighted + ridge * np.eye(width), weighted.T @ centred)
     narrow: Vectors = solved.astype(np.float32)
-    return narrow
+    return narrow, ridge / unit_length
+
+
+def _mean_squared_length(inputs: NDArray[np.float64]) -> float:
+    """Of the rows; 1 where all texts are the same."""
+    return float((inputs**2).sum(axis=1).mean()) or 1.0
 
 
 def best_ridge(
@@ -156,7 +175,7 @@ def best_ridge(
     if len(inputs) > most:
         rows = np.random.default_rng(seed).choice(len(inputs), most, replace=False)
         inputs, targets = inputs[rows], targets[rows]
-    unit_length = float((inputs**2).sum(axis=1).mean()) or 1.0  # 1 where all texts are the same
+    unit_length = _mean_squared_length(inputs)
     strengths, directions = np.linalg.eigh(inputs @ inputs.T)
     strengths = np.maximum(strengths, 0)
     along, squares = directions.T @ targets, directions**2

@@ -15,7 +15,8 @@ from reranker.types import IntArray
 
 RESAMPLES = 2000
 _DRAWS = 10_000_000  # held at a time: 80 MB
-_KEPT = 10_000_000  # draws that are kept for the next interval: 20 MB
+_KEPT = 10_000_000  # draws that are kept for the next interval: 20 MB at most, of `_SIZES` numbers of users
+_SIZES = 4  # all users and groups of them take turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def _draws(n: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
         yield rng.multinomial(n, share, size=min(block, resamples - start))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_SIZES)
 def _kept_draws(n: int, seed: int, resamples: int) -> tuple[NDArray[np.uint16], ...]:
     """The same: a comparison asks for several intervals over the same users, one after the other."""
     return tuple(block.astype(np.uint16) for block in _draws(n, seed, resamples))

@@ -10,6 +10,7 @@ from candidate_gen import ALSGenerator, PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.errors import ConfigError, DataError
 from reranker.refresh import forget_users, refresh
+from reranker.utils.spaces import PopularityProjection
 from tests.pipeline import toys
 
 ARRAYS = ("popularity", "recent_popularity", "vectors")
@@ -121,6 +122,22 @@ def test_rows_already_seen_change_nothing(bundle):
     assert report.new_interactions == 0 and report.repeated == 2 * len(new) + len(data.interactions)
     assert not report.changed and "no interaction came after" in report.not_updated
     np.testing.assert_array_equal(reranker.fusion_model.fused.logit.weights, weights)
+
+
+def test_who_chooses_which_texts_is_learned_anew_under_the_penalties_of_the_fit(bundle):
+    data, new, _ = days()
+    reranker = loaded(bundle)
+    before = reranker.reader.hidden_states
+    refresh(reranker, new)
+    after = reranker.reader.hidden_states
+    assert after.penalties == before.penalties and min(after.penalties) > 0
+    assert not np.array_equal(after.predicted_popularity.weights, before.predicted_popularity.weights)
+    counts = pd.concat([data.interactions, new])["item_id"].value_counts().reindex(data.items["item_id"]).fillna(0)
+    chosen = counts.to_numpy() > 0
+    texts = reranker.reader.renderer.item_texts([*reranker.item_fields(data.items["item_id"][chosen].tolist())])
+    placed = after.whole(reranker.reader.engine, texts)
+    expected = PopularityProjection.fit(placed, counts.to_numpy(dtype=np.float64)[chosen], before.penalties[1])
+    np.testing.assert_allclose(after.predicted_popularity.weights, expected.weights, atol=1e-6)
 
 
 def test_late_rows_join_statistics_and_teach_nothing(bundle):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reranker.engines.scripted import ScriptedEngine
-from reranker.errors import ConfigError, ModelError
+from reranker.errors import BundleError, ConfigError, ModelError
 from reranker.scoring import (
     CombinedScorer,
     EmbeddingScorer,
@@ -178,6 +178,9 @@ def test_appeal_is_a_ridge_regression_of_the_logarithm_of_counts() -> None:
     fitted = PopularityProjection.fit(placed, counts)
     np.testing.assert_allclose(fitted.weights, expected, atol=1e-6)
     np.testing.assert_allclose(fitted.of(placed), np.repeat(expected, 2), atol=1e-6)
+    assert fitted.penalty == pytest.approx(0.01)
+    given = PopularityProjection.fit(placed, counts, penalty=2.0)  # 2 beside 2 a direction
+    np.testing.assert_allclose(given.weights, [2 / 4, -2 / 4], atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "dim", "noise"), [(12, 3, 1.0), (12, 3, 3.0), (8, 20, 1.0), (30, 5, 1.0)])
@@ -330,7 +333,18 @@ def test_round_trip(tmp_path, described: bool) -> None:
     silent = WatchedEngine()
     after = EmbeddingScorer(silent, renderer(), StateStore.load(tmp_path / "states.npz"))
     np.testing.assert_array_equal(after.score_components([one])[0], expected)
+    assert after.states.penalties == before.states.penalties and min(after.states.penalties) > 0
     assert silent.states_read == 0
+
+
+def test_a_penalty_below_0_is_damage(tmp_path) -> None:
+    items = titled("mipfen", "zorblax")
+    scoring = EmbeddingScorer(WatchedEngine(), renderer()).for_catalog(items)
+    learned = scoring.for_window(items, np.zeros((2, 0), dtype=np.float32), np.array([1.0, 2.0])).states
+    wrong = replace(learned.predicted_popularity, penalty=-1.0)
+    learned.for_choices(None, wrong).save(tmp_path / "states.npz")
+    with pytest.raises(BundleError, match="penalty"):
+        StateStore.load(tmp_path / "states.npz")
 
 
 def test_an_empty_store_round_trips(tmp_path) -> None:
