@@ -14,6 +14,7 @@ from reranker.errors import DataError
 from reranker.pipeline.logged_bundles import RankedBy, bundles_of, told
 from reranker.pipeline.reranker import Reranker
 from reranker.utils.pseudonyms import Pseudonyms
+from reranker.utils.team_draft import INTERLEAVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def drift_of_log(
             SCORE: np.where(np.isnan(given), 1.0 / rows["first_stage_rank"].to_numpy(), given),
         }
     )
-    scores = rows["score"].where(rows["served"] != "first_stage").to_numpy(dtype=np.float64)
+    scores = rows["score"].where(~rows["served"].isin(["first_stage", INTERLEAVED])).to_numpy(dtype=np.float64)
     values = measure(reranker, table, scores, histories)
     times = mine.groupby("request_id")["time"].min().reindex(order)
     begins = [str(one)[:16] for one in times]

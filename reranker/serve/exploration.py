@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reranker.fusion import Order
 
@@ -33,17 +33,24 @@ class Explore(BaseModel):
 
 
 class Experiment(BaseModel):
-    """An A/B test of orders.
+    """Orders compared on live users: an A/B test, or two orders in one list.
 
     Attributes:
         name: part of the hash that divides users.
         arms: name -> the order that it is served: "guard" for what the guard decides, or one of the orders.
+        kind: "arms" gives each user one arm's order; "interleaving" mixes two arms' orders in each list (team draft),
+            which finds the better one with far fewer users, and says nothing of how much better it is.
+        share: of the users who take part, by another hash of name and user; the others are served by the guard.
+        seed: of the draws of interleaving; by default they differ from start to start.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     arms: dict[str, Order | Literal["guard"]]
+    kind: Literal["arms", "interleaving"] = "arms"
+    share: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = None
 
     @field_validator("arms")
     @classmethod
@@ -52,10 +59,25 @@ class Experiment(BaseModel):
             raise ValueError(f"an experiment needs two arms, got {list(arms) or 'none'}")
         return arms
 
+    @model_validator(mode="after")
+    def _of_two_orders(self) -> "Experiment":
+        if self.kind == "interleaving":
+            if len(self.arms) != 2:
+                raise ValueError(f"interleaving mixes two orders, got the arms {', '.join(self.arms)}")
+            if len(set(self.arms.values())) < 2:
+                raise ValueError(f"interleaving mixes two orders, and both arms are {next(iter(self.arms.values()))!r}")
+        return self
+
+    def takes(self, user: object) -> bool:
+        """Whether the user takes part, always the same."""
+        return int.from_bytes(self._digest(user)[8:16], "big") < self.share * 2**64
+
     def arm_of(self, user: object) -> str:
         """The user's arm, always the same."""
-        digest = hashlib.sha256(f"{self.name}\x1f{user}".encode()).digest()
-        return list(self.arms)[int.from_bytes(digest[:8], "big") % len(self.arms)]
+        return list(self.arms)[int.from_bytes(self._digest(user)[:8], "big") % len(self.arms)]
+
+    def _digest(self, user: object) -> bytes:
+        return hashlib.sha256(f"{self.name}\x1f{user}".encode()).digest()
 
     def order_of(self, arm: str) -> Order | None:
         """What the arm is served; None where the guard decides."""

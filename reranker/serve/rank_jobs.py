@@ -23,6 +23,7 @@ from reranker.rules import Rules, RulesReport, apply_rules
 from reranker.scoring.relevance import MAX_TOKENS_PER_DOC
 from reranker.serve.domains import Domain
 from reranker.types import ItemId, UserState
+from reranker.utils.team_draft import INTERLEAVED
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Ranked:
 
     Attributes:
         order: positions in the list that came in, best first.
-        scores: log-odds of each, in that order; reciprocal ranks where the first-stage order is served.
+        scores: log-odds of each, in that order; reciprocal ranks of the first-stage order and of interleaved ones.
         served: which order this is.
         guard: which one the guard decided on; None for texts.
         unknown_items: items that are not in the catalogue.
@@ -105,7 +106,7 @@ class Ranked:
         one chosen, or the reciprocal ranks."""
         if self.relevances is not None:
             return self.relevances
-        if self.served == "first_stage" and not self.is_for_query:
+        if self.served == INTERLEAVED or (self.served == "first_stage" and not self.is_for_query):
             return tuple(1.0 / (place + 1) for place in range(len(self.scores)))
         best = max(self.scores, default=0.0)
         odds = [math.exp(score - best) for score in self.scores]  # numpy takes longer for a list of this length

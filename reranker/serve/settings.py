@@ -48,7 +48,8 @@ class ServeSettings(BaseModel):
             and forgets them by the key.
         explore: a share of the lists of items is answered with its first places shuffled; the score log keeps the
             propensities. Off by default. Lists whose order the request names, and shadow mode, are never explored.
-        experiment: divides users among arms of orders; requests without a user, or that name an order, are in none.
+        experiment: divides users among arms of orders, or mixes two orders in each list; requests without a user, or
+            that name an order, are in none.
         drift: windows of the lists of items that are answered are compared with those that the bundle was fitted for;
             metrics and log lines tell of shifts. Off by default.
     """

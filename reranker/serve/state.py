@@ -101,6 +101,7 @@ class Service:
         self._one_at_a_time = asyncio.Lock()
         self.reloading = Reloading(self)
         self._draws = np.random.default_rng(None if settings.explore is None else settings.explore.seed)
+        self.coins = np.random.default_rng(None if settings.experiment is None else settings.experiment.seed)
         self.drift = None if settings.drift is None else DriftWatch(settings.drift, self.metrics.drift_done)
         for one in domains:
             self._tell_guard(one)

@@ -16,7 +16,7 @@ from reranker.pipeline.manifest import BundleIdentity
 COLUMNS = ("request_id", "time", "domain", USER, "kind", ITEM, "first_stage_rank", "rank", "score", "shown", "served")
 """Columns that every score log has."""
 
-REWARD, PLACE, PROPENSITY, ARM = "reward", "place", "propensity", "arm"
+REWARD, PLACE, PROPENSITY, ARM, TEAM = "reward", "place", "propensity", "arm", "team"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

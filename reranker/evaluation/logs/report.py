@@ -9,7 +9,8 @@ import pandas as pd
 from reranker.data.schema import USER, require_columns
 from reranker.evaluation.logs.estimators import OffPolicyValue, estimate
 from reranker.evaluation.logs.experiments import ArmComparison, compare_arms
-from reranker.evaluation.logs.outcomes import ARM, PLACE, REWARD, JoinedLog, join_outcomes, read_score_log
+from reranker.evaluation.logs.interleaving import InterleavingResult, judge_interleaving
+from reranker.evaluation.logs.outcomes import ARM, PLACE, REWARD, TEAM, JoinedLog, join_outcomes, read_score_log
 from reranker.pipeline.manifest import BundleIdentity
 from reranker.utils.pseudonyms import Pseudonyms
 from reranker.utils.statistics import Interval, mean_interval
@@ -23,9 +24,10 @@ class LogReport:
         log: how log and outcomes were joined, in words.
         by_order: order served -> mean reward in the first k places of a ranking, by user; the users differ from order
             to order, so these are no comparison.
-        values: what each order would have brought, where the server explored.
+        values: what each order would have brought, where the server explored; from lists that were not interleaved.
         arms: of the experiment; empty without one.
         notes: what could not be said, and why.
+        interleaving: which of two orders wins in lists of both; None without such.
     """
 
     log: str
@@ -33,6 +35,7 @@ class LogReport:
     values: tuple[OffPolicyValue, ...]
     arms: tuple[ArmComparison, ...]
     notes: tuple[str, ...]
+    interleaving: InterleavingResult | None = None
 
     def summary(self) -> str:
         """Lines for a terminal."""
@@ -46,6 +49,8 @@ class LogReport:
             for one in self.values:
                 cells = "".join(f" {_cell(value):>26s}" for value in (one.ips, one.snips, one.dr))
                 lines.append(f"  {one.order:18s}{cells} {one.effective:10.0f}")
+        if self.interleaving is not None:
+            lines += ["", f"interleaved: {self.interleaving}"]
         if self.arms:
             lines += ["", "experiment:", *(f"  {one}" for one in self.arms)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -84,8 +89,11 @@ def judge_log(
     joined = join_outcomes(log, outcomes, within_hours=within_hours, domain=domain, bundle=bundle)
     rows = joined.rows
     notes = [] if joined.used else ["no outcome was joined: check that ids and times of both tables are the same"]
-    values = []
-    for order, column in (("served ranking", "rank"), ("first stage", "first_stage_rank")):
+    mixed = rows[TEAM].notna() if TEAM in rows else pd.Series(False, index=rows.index)
+    interleaving = judge_interleaving(rows, k) if mixed.any() else None
+    rows, values = rows[~mixed], []  # where an interleaved item stood was drawn with chances that are not kept
+    orders = (("served ranking", "rank"), ("first stage", "first_stage_rank")) if len(rows) else ()
+    for order, column in orders:
         value = estimate(rows, rows[column].to_numpy(dtype=np.float64), order, k)
         if value.warning:
             notes.append(value.warning)
@@ -93,7 +101,12 @@ def judge_log(
     has_arms = ARM in rows and rows[ARM].notna().any()
     arms = compare_arms(rows, control) if has_arms or control is not None else []
     return LogReport(
-        log=joined.summary(), by_order=_by_order(joined, k), values=tuple(values), arms=tuple(arms), notes=tuple(notes)
+        log=joined.summary(),
+        by_order=_by_order(joined, k),
+        values=tuple(values),
+        arms=tuple(arms),
+        notes=tuple(notes),
+        interleaving=interleaving,
     )
 
 

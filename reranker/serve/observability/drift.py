@@ -13,6 +13,7 @@ from reranker.drift.quantities import can_make_reference
 from reranker.errors import RerankerError
 from reranker.serve.domains import Domain
 from reranker.serve.rank_jobs import ItemList, Ranked, table_of
+from reranker.utils.team_draft import INTERLEAVED
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,6 @@ def _values(domain: Domain, lists: Sequence[tuple[ItemList, Ranked]]) -> ListVal
 def _scores(ranked: Ranked) -> np.ndarray:
     """(n,) log-odds in the order of the request; NaN where they are no log-odds, or a query's relevance is in them."""
     scores = np.full(len(ranked.order), np.nan)
-    if ranked.served != "first_stage" and not ranked.is_for_query:
+    if ranked.served not in ("first_stage", INTERLEAVED) and not ranked.is_for_query:
         scores[list(ranked.order)] = ranked.scores
     return scores

@@ -13,13 +13,16 @@ One row for each candidate of each answered ranking:
     first_stage_rank   from 1: by the first-stage scores, else by position
     first_stage_score  as given; null without
     rank          from 1, in the order that `served` names
-    score         log-odds; reciprocal ranks where `served` is "first_stage"
+    score         log-odds; reciprocal ranks where `served` is "first_stage" or "interleaved"
     shown         whether the caller got this candidate (`top_n` cuts the answer)
-    served        "fused", "baseline" or "first_stage"; of texts what read them: "lexical", "encoder" or "llm"
+    served        "fused", "baseline", "first_stage" or "interleaved"; of texts what read them: "lexical", "encoder"
+                  or "llm"
     place         from 1, where the caller got it: `rank`, unless the server explored or answered in shadow; null where
                   it was not shown
-    propensity    chance of this item to stand at this place; 1 where the server did not explore
+    propensity    chance of this item to stand at this place; 1 where the server did not explore; null of an interleaved
+                  list
     arm           of the experiment; null without
+    team          the arm that put the item into a list of two orders; null where they were not interleaved
     shadow        True: the caller got the order of `position`; `rank` is what would have been served
     bundle        fingerprint of the bundle that ranked it (`reranker.pipeline.manifest`); null where it was never saved
     bundle_fitted when that was fitted or refreshed, UTC; null where it does not say so
@@ -74,6 +77,7 @@ SCHEMA = pa.schema(
         ("place", pa.int32()),
         ("propensity", pa.float64()),
         ("arm", pa.string()),
+        ("team", pa.string()),
         ("bundle", pa.string()),
         ("bundle_fitted", pa.timestamp("us", tz="UTC")),
     ]
@@ -95,6 +99,7 @@ class Entry:
         shadow: the caller got the order that came in.
         exploration: what the caller got in place of the ranking, or None.
         arm: of the experiment that the user is in.
+        teams: by rank, the arm that put each item into an interleaved list; None of other lists.
         bundle: that ranked it, or None.
         seconds: since 1970, when it was ranked.
     """
@@ -109,6 +114,7 @@ class Entry:
     shadow: bool
     exploration: Shown | None = None
     arm: str | None = None
+    teams: Sequence[str] | None = None
     bundle: BundleIdentity | None = None
     seconds: float = field(default_factory=time.time)
 
@@ -378,8 +384,9 @@ def _table(entry: Entry, pseudonyms: Pseudonyms | None) -> pa.Table:
         "served": [entry.ranked.served] * n,
         "shadow": [entry.shadow] * n,
         "place": pa.array(shown + 1, mask=~seen, type=pa.int32()),
-        "propensity": propensities,
+        "propensity": propensities if entry.teams is None else [None] * n,
         "arm": [entry.arm] * n,
+        "team": [None] * n if entry.teams is None else list(entry.teams),
         "bundle": [None if entry.bundle is None else entry.bundle.fingerprint] * n,
         "bundle_fitted": [None if entry.bundle is None else entry.bundle.fitted] * n,
     }

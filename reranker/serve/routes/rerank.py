@@ -1,8 +1,9 @@
 """Reranking over HTTP."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +18,16 @@ from reranker.data.filler import FILLER, is_filler
 from reranker.errors import ConfigError, StoreError
 from reranker.fusion import Order
 from reranker.pipeline.text_ranking import TextList
-from reranker.serve.auth import Key
+from reranker.serve.batcher import Done
 from reranker.serve.connection import while_connected
 from reranker.serve.domains import Domain
 from reranker.serve.errors import ProblemError, broken
 from reranker.serve.exploration import Shown
 from reranker.serve.ids import all_as_known
+from reranker.serve.interleaving import Part, mixed
 from reranker.serve.observability.ranking_log import Entry
-from reranker.serve.rank_jobs import LONGEST_TEXT, ItemList, Job, Ranked, tokens_of, too_long
+from reranker.serve.rank_jobs import ItemList, Job, Ranked
+from reranker.serve.routes.rerank_checks import check_budget, check_reader, check_request
 from reranker.serve.schemas.rerank import LONGEST_ID, Document, RerankAnswer, RerankRequest
 from reranker.serve.state import BEARER, Service
 from reranker.types import UserState
@@ -83,30 +86,34 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     if service.failure:
         raise service.not_ready
     domain = service.domains.pick(model=body.model, domain=body.domain)
-    _check(service, body)
+    check_request(service.settings, body)
     user = await _user(service, domain, body)
     if body.explain and user is not None:
-        _check_reader(service.key_of(request.scope))
+        check_reader(service.key_of(request.scope))
     explains = bool(body.explain) and not _unexplained(service, body)
-    arm = _arm(service, body)
-    ranks: ItemList | TextList = (
-        _items(service, domain, body, user, explains, arm) if body.item_ids else _texts(domain, body, user)
+    part = Part.of(service.settings, body, explains)
+    ranks: list[ItemList | TextList] = (
+        [_items(service, domain, body, user, explains, order) for order in part.orders]
+        if body.item_ids
+        else [_texts(domain, body, user)]
     )
-    job = Job(domain=domain, ranks=ranks)
-    _check_budget(service, job)
+    jobs = [Job(domain=domain, ranks=one) for one in ranks]
+    check_budget(service.settings, jobs[0])
     submitted = time.time_ns()
-    done = await while_connected(request, service.batcher.submit(job, service.settings.timeout_seconds))
-    result = done.answer
-    free = bool(body.item_ids) and body.order is None and not explains and body.rules is None
+    done = await while_connected(request, _ranked(service, jobs))
+    result, teams = done[0].answer, None
+    if part.is_mixed:
+        result, teams = mixed(result, done[1].answer, part.teams, service.coins)
+    free = bool(body.item_ids) and body.order is None and not explains and body.rules is None and teams is None
     exploration = service.explored(len(result.order)) if free else None
     if service.tracing is not None:
-        service.tracing.ranked(submitted, done)
+        service.tracing.ranked(submitted, done[0])
     if service.score_log is not None:
-        service.score_log.add(_entry(service, domain, request, body, result, exploration, arm))
-    if service.drift is not None and isinstance(ranks, ItemList):
-        service.drift.add(domain, ranks, result)
-    state = request.state
-    state.timing = f"queue;dur={1000 * done.waited:.2f}, engine;dur={1000 * done.worked:.2f}"
+        service.score_log.add(_entry(service, domain, request, body, result, exploration, part.arm, teams))
+    if service.drift is not None and isinstance(ranks[0], ItemList):
+        service.drift.add(domain, ranks[0], result)
+    state, worked = request.state, sum(one.worked for one in done)
+    state.timing = f"queue;dur={1000 * max(one.waited for one in done):.2f}, engine;dur={1000 * worked:.2f}"
     served = "first_stage" if service.settings.shadow else result.served
     service.metrics.documents.inc(len(result.order))
     service.metrics.served.labels(served).inc()
@@ -115,22 +122,19 @@ async def ranked(service: Service, request: Request, body: RerankRequest) -> byt
     state.prompt_tokens = result.prompt_tokens
     answer = _answer(service, domain, request, body, user, _as_shown(result, exploration))
     meta: dict[str, object] = answer["meta"]
-    meta |= {**({} if arm is None else {"arm": arm}), **({"explored": True} if _explored(exploration) else {})}
+    meta |= {
+        **({} if part.arm is None else {"arm": part.arm}),
+        **({"explored": True} if _explored(exploration) else {}),
+    }
     return to_json(answer, inf_nan_mode="null")
 
 
-def _arm(service: Service, body: RerankRequest) -> str | None:
-    """The user's arm of the experiment, where there is one and the request leaves the order free."""
-    experiment = service.settings.experiment
-    if (
-        experiment is None
-        or body.user is None
-        or body.order is not None
-        or not body.item_ids
-        or service.settings.shadow
-    ):
-        return None
-    return experiment.arm_of(body.user)
+async def _ranked(service: Service, jobs: Sequence[Job]) -> list[Done[Ranked]]:
+    """What came of each; of two orders of one list at the same time."""
+    timeout = service.settings.timeout_seconds
+    if len(jobs) == 1:
+        return [await service.batcher.submit(jobs[0], timeout)]
+    return list(await asyncio.gather(*(service.batcher.submit(job, timeout) for job in jobs)))
 
 
 def _explored(exploration: Shown | None) -> bool:
@@ -142,59 +146,6 @@ def _as_shown(result: Ranked, exploration: Shown | None) -> Ranked:
     if exploration is None or not exploration.explored:
         return result
     return replace(result, order=tuple(result.order[rank] for rank in exploration.ranks.tolist()))
-
-
-def _check(service: Service, body: RerankRequest) -> None:
-    if body.documents is None and body.item_ids is None:
-        raise ProblemError(422, "give documents, or item_ids of the catalogue", param="documents", code="missing")
-    for name in ("documents", "item_ids"):
-        values = getattr(body, name)
-        if values is not None and not values:
-            raise ProblemError(422, f"{name} is empty: nothing to rank", param=name, code="empty")
-        if values is not None and len(values) > service.settings.max_documents:
-            most = service.settings.max_documents
-            raise ProblemError(
-                413, f"{name} holds {len(values)}, at most {most} are taken", param=name, code="too_many"
-            )
-    if body.history is not None and len(body.history) > service.settings.max_history:
-        most = service.settings.max_history
-        raise ProblemError(
-            413, f"history holds {len(body.history)} items, at most {most}", param="history", code="too_many"
-        )
-    if body.item_ids is None:
-        for number, document in enumerate(body.documents or ()):
-            if not (document if isinstance(document, str) else document.words).strip():
-                message = f"documents.{number} has no text: give a text, or an object with text or title"
-                raise ProblemError(422, message, param=f"documents.{number}", code="empty")
-        for name in ("first_stage_scores", "order", "explain", "features", "context", "rules"):
-            if getattr(body, name) not in (None, False):
-                raise ProblemError(422, f"{name} needs item_ids", param=name, code="missing")
-        return
-    for name in ("documents", "first_stage_scores"):
-        values = getattr(body, name)
-        if values is not None and len(values) != len(body.item_ids):
-            message = f"{name} holds {len(values)}, item_ids {len(body.item_ids)}: one for each"
-            raise ProblemError(422, message, param=name, code="length")
-
-
-def _check_reader(key: Key) -> None:
-    if not key.may("admin"):
-        message = (
-            f"explain: the key {key.name!r} may not read users, and explanations name what they chose: send the "
-            "history with the request"
-        )
-        raise ProblemError(403, message, param="explain", code="scope_missing")
-
-
-def _check_budget(service: Service, job: Job) -> None:
-    if isinstance(job.ranks, TextList) and (field := too_long(job.ranks)):
-        message = f"{field} has more than {LONGEST_TEXT} characters: cut it into several"
-        raise ProblemError(413, message, param=field, code="too_long")
-    tokens, most = tokens_of(job), service.settings.max_request_tokens
-    if tokens > most:
-        field = "item_ids" if isinstance(job.ranks, ItemList) else "documents"
-        message = f"{field}: about {tokens} tokens to read, at most {most} a request: send fewer or shorter ones"
-        raise ProblemError(413, message, param=field, code="too_many_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -243,7 +194,7 @@ def _texts(domain: Domain, body: RerankRequest, user: _User | None) -> TextList:
 
 
 def _items(
-    service: Service, domain: Domain, body: RerankRequest, user: _User | None, explains: bool, arm: str | None
+    service: Service, domain: Domain, body: RerankRequest, user: _User | None, explains: bool, order: Order | None
 ) -> ItemList:
     """The history of a user is looked up in the engine's thread."""
     items = all_as_known(body.item_ids or (), domain.items)
@@ -273,7 +224,7 @@ def _items(
     return ItemList(
         items=items,
         first_stage_scores=body.first_stage_scores,
-        order=_order(service, body, arm),
+        order=order,
         query=(body.query or "").strip() or (body.instruction or "").strip(),
         explained=min(body.top_n or len(items), len(items)) if explains else 0,
         rules=rules,
@@ -304,12 +255,6 @@ def _features(domain: Domain, body: RerankRequest, n: int) -> dict[str, list[Any
         )
         raise ProblemError(422, message, param="features", code="missing")
     return given
-
-
-def _order(service: Service, body: RerankRequest, arm: str | None) -> Order | None:
-    """The order that is asked for: by the request, or by the user's arm."""
-    experiment = service.settings.experiment
-    return body.order if arm is None or experiment is None else experiment.order_of(arm)
 
 
 def _answer(
@@ -389,6 +334,7 @@ def _entry(
     result: Ranked,
     exploration: Shown | None,
     arm: str | None,
+    teams: Sequence[str] | None,
 ) -> Entry:
     return Entry(
         request_id=request.state.request_id,
@@ -401,6 +347,7 @@ def _entry(
         shadow=service.settings.shadow,
         exploration=exploration,
         arm=arm,
+        teams=teams,
         bundle=domain.reranker.identity,
     )
 

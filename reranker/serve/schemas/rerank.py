@@ -230,11 +230,11 @@ class Result(BaseModel):
 class RerankAnswer(BaseModel):
     """Best first.
 
-    `meta.served` says which order this is: fused, baseline or first_stage; of texts, which have no guard, what read
-    them: lexical, encoder or llm. `meta.guard` is the one that the guard would serve (where `order` was given),
-    `meta.unknown_items` how many are not in the catalogue, `meta.rules` what `rules` did, `meta.state` is
-    "store_failed" where the ranking had to do without the store, `meta.known_user` whether anything is known here of
-    the `user` whom it went by, and `meta.not_used` which fields of the request were not read, if any.
+    `meta.served` says which order this is: fused, baseline, first_stage, or interleaved in an experiment; of texts,
+    which have no guard, what read them: lexical, encoder or llm. `meta.guard` is the one that the guard would serve
+    (where `order` was given), `meta.unknown_items` how many are not in the catalogue, `meta.rules` what `rules` did,
+    `meta.state` is "store_failed" where the ranking had to do without the store, `meta.known_user` whether anything is
+    known here of the `user` whom it went by, and `meta.not_used` which fields of the request were not read, if any.
     """
 
     id: str

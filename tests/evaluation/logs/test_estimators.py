@@ -184,6 +184,9 @@ def test_team_draft_is_fair_and_finds_the_better_order():
     )
     assert 0.4 < np.mean(same) < 0.6  # who begins is drawn
     assert not interleaving_result([1, 0], [0, 1]).decided
+    one_user = interleaving_result([1.0] * 9 + [0.0], [0.0] * 9 + [1.0], users=["u"] * 9 + ["v"])
+    assert one_user.preference == 0.9 and one_user.by_user.mean == 0.5 and not one_user.decided  # 9 wins are one user's
+    assert "A wins 9, B 1, 0 ties; preference for A 0.500" in str(one_user)
     with pytest.raises(DataError, match="same items"):
         team_draft([1, 2], [1, 3], rng)
     with pytest.raises(DataError, match="0 and 0"):

@@ -136,6 +136,29 @@ def test_the_report_of_a_folder(tmp_path):
     assert "two over one" in said and "had it been served" in said
 
 
+def test_interleaved_lists_are_judged_by_whose_items_were_chosen(tmp_path):
+    """Each user has a list a, b, c of the teams new, old, new, chooses a and, every fourth user, b instead."""
+    entries = [entry(number, f"u{number}", teams=("new", "old", "new")) for number in range(80)]
+    alone = [entry(100 + number, f"u{number}") for number in range(9)]
+    pq.write_table(table_of([*entries, *alone]), tmp_path / "scores-1.parquet")
+    chosen = [(f"u{at}", "b" if at % 4 == 0 else "a", START + 3600 * at + 60) for at in range(80)]
+    report = judge_log(tmp_path, outcomes(*chosen))
+    found = report.interleaving
+    assert (found.a, found.b, found.wins_a, found.wins_b, found.ties) == ("new", "old", 60, 20, 0)
+    assert found.decided and found.by_user.low > 0.5 and found.by_user.mean == found.preference == 0.75
+    assert "interleaved: new wins 60, old 20" in report.summary() and "new is preferred" in report.summary()
+    assert report.values[0].ips.n == 9  # no other order is told from lists that were drawn
+    only = judge_log(tmp_path, outcomes(*chosen), k=1).interleaving
+    assert (only.wins_a, only.wins_b, only.ties) == (60, 0, 20)
+
+
+def test_lists_of_two_interleavings_are_refused(tmp_path):
+    entries = [entry(0, teams=("new", "old", "new")), entry(1, teams=("newest", "old", "old"))]
+    pq.write_table(table_of(entries), tmp_path / "scores-1.parquet")
+    with pytest.raises(DataError, match="needs two orders, the score log holds"):
+        judge_log(tmp_path, outcomes(("u", "a", START + 1)))
+
+
 def test_folders_without_a_log_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no score log"):
         read_score_log(tmp_path)
