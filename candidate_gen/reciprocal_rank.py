@@ -3,7 +3,7 @@
 Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods" (2009).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,8 +71,20 @@ class ReciprocalRankFusion:
             stage.fit(interactions)
         return self
 
+    @property
+    def part_names(self) -> list[str]:
+        """A name for the columns of each stage: its own, with a number where an earlier stage has the same."""
+        names: list[str] = []
+        for stage in self.stages:
+            same = sum(other.name == stage.name for other in self.stages[: len(names)])
+            names.append(f"{stage.name}_{same + 1}" if same else stage.name)
+        return names
+
     def recommend(self, user_ids: Iterable[UserId], n: int, exclude_seen: bool = True) -> pd.DataFrame:
         """A candidates table `user_id, item_id, score, rank` (1-based), at most n rows a user, users as given.
+
+        Behind them stand each stage's own score and rank of the item (`als_score`, `als_rank`), missing where the stage
+        does not list it among its n.
 
         Raises:
             ConfigError: not fitted, n < 1, or `user_ids` is one string.
@@ -80,8 +92,10 @@ class ReciprocalRankFusion:
         users = distinct_users(user_ids, n)
         totals: dict[UserId, dict[ItemId, float]] = {user: {} for user in users}
         places: list[tuple[int, dict[UserId, list[ItemId]]]] = []
+        parts: list[pd.DataFrame] = []
         for stage, share in zip(self.stages, self.reserved, strict=True):
             proposed = stage.recommend(users, n, exclude_seen)
+            parts.append(proposed)
             if share:
                 own: dict[UserId, list[ItemId]] = {user: [] for user in users}
                 for user, item in zip(proposed[USER].tolist(), proposed[ITEM].tolist(), strict=True):
@@ -99,7 +113,7 @@ class ReciprocalRankFusion:
             _with_reserved(listed, [(count, own[user]) for count, own in places], n) for user, listed in ranked.items()
         ]
         lengths = [len(listed) for listed in best]
-        return pd.DataFrame(
+        fused = pd.DataFrame(
             {
                 USER: id_column(users).take(np.repeat(np.arange(len(users)), lengths)).reset_index(drop=True),
                 ITEM: id_column([item for listed in best for item, _ in listed]),
@@ -107,6 +121,7 @@ class ReciprocalRankFusion:
                 RANK: np.asarray([rank for length in lengths for rank in range(1, length + 1)], dtype=np.int64),
             }
         )
+        return fused.assign(**_of_parts(fused, dict(zip(self.part_names, parts, strict=True))))
 
     @property
     def takes_new_items(self) -> bool:
@@ -193,3 +208,25 @@ def _with_reserved(
     return [pair for pair in kept if pair[0] not in set(added)] + [
         (item, lowest / (place + 1)) for place, item in enumerate(added, start=1)
     ]
+
+
+def _of_parts(fused: pd.DataFrame, parts: Mapping[str, pd.DataFrame]) -> dict[str, pd.Series]:
+    """Columns of `fused`: score and rank that each part gives the same user and item, missing where it has no row."""
+    tables = [fused, *parts.values()]
+    ends = np.cumsum([len(table) for table in tables])[:-1]
+    ids = {name: np.concatenate([table[name].to_numpy(dtype=object) for table in tables]) for name in (USER, ITEM)}
+    (users, _), (items, distinct) = pd.factorize(ids[USER]), pd.factorize(ids[ITEM])
+    keys = np.split(users.astype(np.int64) * max(len(distinct), 1) + items, ends)
+    found: dict[str, pd.Series] = {}
+    for (name, part), mine in zip(parts.items(), keys[1:], strict=True):
+        order = np.argsort(mine)
+        places = np.searchsorted(mine, keys[0], sorter=order)
+        rows = np.append(order, -1)[places]  # -1 beyond the last
+        there = rows >= 0
+        there[there] = mine[rows[there]] == keys[0][there]
+        scores = np.full(len(fused), np.nan)
+        scores[there] = part[SCORE].to_numpy(dtype=np.float64)[rows[there]]
+        ranks = pd.Series(pd.NA, index=fused.index, dtype="Int64")
+        ranks[there] = part[RANK].to_numpy()[rows[there]]
+        found |= {f"{name}_{SCORE}": pd.Series(scores, index=fused.index), f"{name}_{RANK}": ranks}
+    return found

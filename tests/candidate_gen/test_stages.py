@@ -200,6 +200,32 @@ def test_reserved_places_are_the_last_and_go_to_what_is_not_listed_otherwise() -
     assert (frame["score"].diff().dropna() < 0).all()
 
 
+def test_each_candidate_keeps_score_and_rank_of_every_stage() -> None:
+    fused = ReciprocalRankFusion([FixedOrder("abc"), FixedOrder("cd")], k=60)
+    assert fused.part_names == ["popularity", "popularity_2"]
+    frame = fused.recommend(["u"], n=4)
+    assert frame["item_id"].tolist() == ["c", "a", "b", "d"]
+    assert frame["popularity_rank"].fillna(0).tolist() == [3, 1, 2, 0]
+    assert frame["popularity_2_rank"].fillna(0).tolist() == [1, 0, 0, 2]
+    assert frame["popularity_score"].fillna(0).tolist() == [1, 1, 1, 0]
+    assert frame["popularity_2_score"].isna().tolist() == [False, True, True, False]
+
+
+def test_the_default_says_what_als_and_co_visits_gave(tmp_path: Path) -> None:
+    table = random_interactions()
+    fused = make_generator().fit(table)
+    frame = fused.recommend([1, 2], n=5)
+    assert list(frame.columns)[4:] == ["als_score", "als_rank", "co_visit_score", "co_visit_rank"]
+    for stage in fused.stages:  # type: ignore[attr-defined]
+        own = stage.recommend([1, 2], n=5)
+        both = frame.merge(own, on=["user_id", "item_id"], suffixes=("", "_own"))
+        assert len(both) == frame[f"{stage.name}_rank"].notna().sum() > 0
+        assert both[f"{stage.name}_score"].tolist() == both["score_own"].tolist()
+        assert both[f"{stage.name}_rank"].tolist() == both["rank_own"].tolist()
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    assert pd.read_csv(tmp_path / "c.csv", dtype={"als_rank": "Int64"})["als_rank"].equals(frame["als_rank"])
+
+
 def test_reserved_places_survive_saving_and_cloning(tmp_path: Path) -> None:
     fused = ReciprocalRankFusion([ItemKNNGenerator(), PopularityGenerator()], reserved=[0, 0.5])
     fused.fit(random_interactions())

@@ -53,11 +53,11 @@ class GeneratorContract:
 
     def test_is_a_candidates_table_with_ranks_from_one(self, stage: CandidateGenerator) -> None:
         frame = stage.fit(random_interactions()).recommend([7, 3, 5], n=4)
-        assert list(frame.columns) == CANDIDATE_COLUMNS
+        assert list(frame.columns)[:4] == CANDIDATE_COLUMNS  # a fusion says more of each candidate
         assert frame["user_id"].tolist() == [7] * 4 + [3] * 4 + [5] * 4
         assert frame["rank"].tolist() == [1, 2, 3, 4] * 3
         assert (frame.groupby("user_id")["score"].diff().dropna() <= 0).all()
-        pd.testing.assert_frame_equal(validate_candidates(frame), frame)
+        pd.testing.assert_frame_equal(validate_candidates(frame), frame[CANDIDATE_COLUMNS])
 
     def test_batch_equals_single(self, stage: CandidateGenerator) -> None:
         interactions = random_interactions()
@@ -112,7 +112,7 @@ class GeneratorContract:
 
     def test_no_users_gives_an_empty_table(self, stage: CandidateGenerator) -> None:
         frame = stage.fit(checkerboard()).recommend([], n=3)
-        assert list(frame.columns) == CANDIDATE_COLUMNS
+        assert list(frame.columns)[:4] == CANDIDATE_COLUMNS  # a fusion says more of each candidate
         assert len(frame) == 0
 
     def test_a_user_given_twice_is_answered_once(self, stage: CandidateGenerator) -> None:
