@@ -227,7 +227,9 @@ def fit(
         typer.echo(reranker.fusion_model.new_items_verdict.summary(reranker.fusion_model.reads_no_new_items))
     if reranker.fusion_model.rules is not None:
         typer.echo(reranker.fusion_model.rules.summary())
-    typer.echo(f"saved {out}")
+    typer.echo(f"saved {out}: `reranker inspect --bundle {out}` says what it is")
+    for line in reranker.summary().next_steps:
+        typer.echo(f"what may help: {line}")
     if require_gain and reranker.fusion_model.guard.serve == "first_stage":
         raise typer.Exit(NO_GAIN)
 

@@ -1,5 +1,6 @@
-"""`reranker inspect`: one user's prompt as the model sees it, why items stand where they do, or drift."""
+"""`reranker inspect`: what a bundle is; a user's prompt as the model sees it, and reasons of places; drift."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,9 @@ class Language(StrEnum):
 
 def inspect(
     bundle: BundleOption,
-    user: Annotated[str | None, typer.Option("--user", help="user id; needed without --drift")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="whose prompt or reasons; without it, what the bundle is")
+    ] = None,
     candidates: Annotated[
         Path | None, typer.Option("--candidates", help="candidates table; the bundle's own first stage by default")
     ] = None,
@@ -43,20 +46,29 @@ def inspect(
         int | None, typer.Option("--window", min=20, help="with --drift: lists compared together (500)")
     ] = None,
     user_key: UserKeyOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="what the bundle is, as JSON")] = False,
     engine: EngineOption = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Show a user's prompt: spans, tokens, and what the model and the fusion say of each candidate; or drift."""
+    """Show what a bundle is: data, figures, what it serves and why; or a --user's prompt and scores; or drift."""
     from reranker.pipeline.reranker import Reranker
 
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
+    if drift and as_json:
+        raise ConfigError("--json says what the bundle is: leave --drift out")
     if drift:
         tell_drift(reranker, score_log, candidates, config, window, user_key)
         return
-    if user is None:
-        raise ConfigError("give --user, or --drift with --score-log")
     if any(one is not None for one in (score_log, config, window, user_key)):
         raise ConfigError("--score-log, --config, --window and --user-key go with --drift")
+    if user is None:
+        if candidates is not None or why is not None:
+            raise ConfigError("--candidates and --explain go with --user")
+        summary = reranker.summary()
+        typer.echo(json.dumps(summary.to_json(), indent=1, ensure_ascii=False) if as_json else str(summary))
+        return
+    if as_json:
+        raise ConfigError("--json says what the bundle is: leave --user out")
     if candidates is not None:
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
     elif reranker.generator is not None:

@@ -21,11 +21,13 @@ class JudgedLists:
         ndcg: (n_lists, 3) under the first-stage order, the interaction features and the fused order.
         n_known: (n_lists,) interactions known of each user when the list was made.
         users: (n_lists,) whose list it is.
+        recall: (n_lists,) share of what the user chose that the list holds; NaN where an earlier version kept none.
     """
 
     ndcg: NDArray[np.float64]
     n_known: IntArray
     users: Sequence[UserId]
+    recall: NDArray[np.float64]
 
     @property
     def user_numbers(self) -> IntArray:
@@ -39,6 +41,7 @@ class JudgedLists:
             ndcg=np.concatenate([self.ndcg, older.ndcg[:room]]),
             n_known=np.concatenate([self.n_known, older.n_known[:room]]),
             users=[*self.users, *older.users[:room]],
+            recall=np.concatenate([self.recall, older.recall[:room]]),
         )
 
     def without(self, users: Collection[UserId]) -> "JudgedLists":
@@ -48,5 +51,6 @@ class JudgedLists:
             self,
             ndcg=self.ndcg[kept],
             n_known=self.n_known[kept],
+            recall=self.recall[kept],
             users=[user for user, stays in zip(self.users, kept, strict=True) if stays],
         )

@@ -1,6 +1,7 @@
 """A fitted Reranker on disk: a folder of open formats, no pickle, whole or not there at all.
 
 bundle.yaml          versions, model, templates, settings, what the guard serves and why, sha256 of every file
+summary.json         what the bundle is, for people and programs; nothing is read from it
 fusion.json          scorer coefficients, fusion weights, guard
 items.parquet        item table without ids;  ids.json  item and user ids with their types
 calibration_items.parquet  rows of items as they were at `fit`, of which the calibration histories are made

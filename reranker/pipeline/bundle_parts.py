@@ -33,6 +33,7 @@ from reranker.pipeline.statistics_file import (
     write_statistics,
     write_vectors,
 )
+from reranker.pipeline.summary import Summary, generator_name
 from reranker.pipeline.untrusted_bundle import MANIFEST, require_plain_fields
 from reranker.protocols import CandidateGenerator
 from reranker.scoring import COMPONENTS, PriorStore, StateStore
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 _IDS, _ITEMS, _CALIBRATION_ITEMS = "ids.json", "items.parquet", "calibration_items.parquet"
 _STATISTICS, _STATES = "statistics.npz", "states.npz"
 _DETAILS, _JUDGED = "details.parquet", "judged.npz"
+SUMMARY = "summary.json"
+"""What `Reranker.summary()` says, for programs and people; nothing is read from it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,7 +170,9 @@ def write_parts(directory: Path, state: BundleState) -> None:
     judged = state.fusion_model.judged
     if judged is not None:
         ids["judged"] = encode_ids(judged.users)
-        np.savez_compressed(directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known)
+        np.savez_compressed(
+            directory / _JUDGED, allow_pickle=False, ndcg=judged.ndcg, n_known=judged.n_known, recall=judged.recall
+        )
     if statistics.own is not None:
         write_own(statistics.own, directory, ids)
     if statistics.own_vectors is not None:
@@ -187,6 +192,7 @@ def write_parts(directory: Path, state: BundleState) -> None:
         state.contexts.save(directory / CONTEXT_FILE)
     if state.generator is not None:
         _write_generator(state.generator, directory / "generator")
+    (directory / SUMMARY).write_text(json.dumps(_summary(state).to_json(), indent=1, ensure_ascii=False), "utf-8")
     manifest = {
         "format": FORMAT_VERSION,
         "reranker": metadata.version("reranker"),
@@ -214,6 +220,20 @@ def write_parts(directory: Path, state: BundleState) -> None:
     (directory / MANIFEST).write_text(text)
 
 
+def _summary(state: BundleState) -> Summary:
+    return Summary.of(
+        state.config,
+        state.domain,
+        state.model.model_id,
+        state.fusion_model,
+        state.statistics,
+        items=len(state.items),
+        generator=generator_name(state.generator),
+        ladder=state.ladder,
+        fitted=state.fitted,
+    )
+
+
 def _require_columns(directory: Path, state: BundleState) -> None:
     """Refuses weights of other columns than statistics and scorer give."""
     model, features = state.fusion_model, list(state.statistics.columns)
@@ -236,9 +256,11 @@ def _with_judged(fusion_model: FusionModel, path: Path, ids: dict[str, Any]) -> 
     if not path.exists():
         return fusion_model
     arrays, users = read_npz(path), decode_ids(ids["judged"])
-    if arrays["ndcg"].shape != (len(users), 3) or arrays["n_known"].shape != (len(users),):
+    recall = arrays.get("recall", np.full(len(users), np.nan))  # none before 0.1.0
+    if arrays["ndcg"].shape != (len(users), 3) or not arrays["n_known"].shape == recall.shape == (len(users),):
         raise BundleError(f"{path} is damaged: {arrays['ndcg'].shape} values of {len(users)} lists")
-    return replace(fusion_model, judged=JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users))
+    judged = JudgedLists(ndcg=arrays["ndcg"], n_known=arrays["n_known"], users=users, recall=recall)
+    return replace(fusion_model, judged=judged)
 
 
 def _read_items(path: Path, ids: list[ItemId]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from reranker.fusion.ladder import Ladder
 from reranker.pipeline.domain import DomainData
 from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.manifest import BundleIdentity
+from reranker.pipeline.summary import Summary, generator_name
 from reranker.protocols import CandidateGenerator, Engine
 from reranker.rules import ItemColumns
 from reranker.soft_tokens import ContextMap
@@ -66,6 +67,27 @@ class FittedState:
             return f"not fitted, {reads}"
         sizes = f"{len(self._data.statistics.histories)} users, {len(self._data.items)} items"
         return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
+
+    def summary(self) -> Summary:
+        """What this is: what it learned from and when, what it serves and why, absolute figures, what may help.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
+        data = self._require_data()
+        if self.fusion_model is None:
+            raise DataError("nothing was fitted: call fit, or load a bundle")
+        return Summary.of(
+            self.config,
+            self.reader.domain,
+            self.reader.model.model_id,
+            self.fusion_model,
+            data.statistics,
+            items=len(data.items),
+            generator=generator_name(self.generator),
+            ladder=self.ladder,
+            fitted=self.fitted_at,
+        )
 
     @property
     def identity(self) -> BundleIdentity | None:

@@ -136,7 +136,8 @@ def test_a_window_that_shows_harm_vetoes_what_all_windows_say():
 
 def test_judged_lists_keep_the_newest_and_forget_users():
     def judged(users, value):
-        return JudgedLists(ndcg=np.full((len(users), 3), value), n_known=np.ones(len(users), dtype=int), users=users)
+        ones = np.ones(len(users), dtype=int)
+        return JudgedLists(ndcg=np.full((len(users), 3), value), n_known=ones, users=users, recall=ones * value)
 
     both = judged(["a", "b"], 1.0).before(judged(["a", "c"], 0.0), most=3)
     assert both.users == ["a", "b", "a"] and both.ndcg[:, 0].tolist() == [1, 1, 0]
