@@ -64,6 +64,8 @@ class RerankerConfig(SettingsModel):
         min_history: users with fewer interactions than this before the held-out one get no list.
         features: columns of candidates, items and users (`Dataset(users=...)`) that enter the ranker beside the
             interaction features; "items.price" names the table, too.
+        allow_leaks: of `features`, and "item_vectors": those that may tell almost without fail what was chosen; `fit`
+            refuses others that do, for they were most often written after the choice.
         ranker: what weighs the columns: "linear" weights; "auto" tries gradient-boosted trees, too (the extra
             `boosted`), and takes them where their interval over the weights lies above 0; "gradient_boosted" insists.
         l2: ridge penalty of the fusion head.
@@ -88,6 +90,7 @@ class RerankerConfig(SettingsModel):
     window_users: int = Field(default=20_000, ge=100)
     min_history: int = Field(default=1, ge=1)
     features: tuple[str, ...] = ()
+    allow_leaks: tuple[str, ...] = ()
     ranker: Ranker = "linear"
     l2: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)

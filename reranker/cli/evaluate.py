@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from reranker.cli.options import (
+    AllowLeaksOption,
     DatasetOption,
     DomainOption,
     DtypeOption,
@@ -92,6 +93,7 @@ def evaluate(
         list[Path] | None, typer.Option("--held-out", help="what users chose after --lists, one table for each")
     ] = None,
     features: FeaturesOption = None,
+    allow_leaks: AllowLeaksOption = None,
     user_table: Annotated[
         Path | None, typer.Option("--user-table", help="with --lists: user_id and columns for --features")
     ] = None,
@@ -222,6 +224,7 @@ def evaluate(
                 ranker=ranker,
                 fit_users=fit_users,
                 features=None if features is None else names_in(features),
+                allow_leaks=None if allow_leaks is None else names_in(allow_leaks),
             )
         )
         more = Further(diagnose=diagnose, user_groups=groups, provider=provider)
@@ -250,6 +253,7 @@ def evaluate(
         covered_only=not all_lists,
         fingerprint=f"{config.model_dump_json()}|{fit_users}|{all_lists}",
         reader=reader_of(config.engine),
+        allow_leaks=() if allow_leaks is None else tuple(names_in(allow_leaks)),
     )
     factories = suite.factories(tuple(dict.fromkeys(("first_stage", *names))))
     planned = plan(("first_stage", *names), config, len(data.items), len(fold.users))

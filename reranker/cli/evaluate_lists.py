@@ -104,7 +104,7 @@ def _further(llm: "Reranker", data: Dataset, own: "OwnLists", rungs: Sequence[st
     from reranker.evaluation.user_groups import group_qualities
 
     factories = rung_factories(llm, data.domain, rungs)
-    results = runs_on_lists(own.windows, data, factories)
+    results = runs_on_lists(own.windows, data, factories, allow_leaks=llm.config.allow_leaks)
     judged = results.runs[0].lists
     fitted_on = "the older windows" if len(own.windows) > 1 else "the other half of the users"
     typer.echo(f"\n{len(judged.fold.users)} lists, ranked by what was fitted on {fitted_on}:")

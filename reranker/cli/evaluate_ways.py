@@ -10,7 +10,7 @@ _TABLES = {"interactions", "items", "dataset", "domain", "item_vectors"}
 _SIGNALS = {"event_weights", "rating_scale", "target_events", "repeats"}
 _RANKS = {"model", "engine", "dtype", "scorer", "ranker"}
 _LOGS = {"score_log", "outcomes", "within_hours", "control", "user_key", "bundle"}
-_OF_LISTS = {"lists", "held_out", "features", "user_table"}
+_OF_LISTS = {"lists", "held_out", "features", "user_table", "allow_leaks"}
 _SHOWN = {"diagnose", "user_groups", "provider"}
 
 

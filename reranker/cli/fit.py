@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 import typer
 
 from reranker.cli.options import (
+    AllowLeaksOption,
     BaseUrlOption,
     DatasetOption,
     DomainOption,
@@ -102,6 +103,7 @@ def fit(
         ),
     ] = None,
     features: FeaturesOption = None,
+    allow_leaks: AllowLeaksOption = None,
     users: Annotated[Path | None, typer.Option("--users", help="user_id and columns for --features")] = None,
     item_vectors: ItemVectorsOption = None,
     ranker: RankerOption = None,
@@ -140,6 +142,8 @@ def fit(
         settings["scorer"] = scorer
     if features is not None:
         settings["features"] = names_in(features)
+    if allow_leaks is not None:
+        settings["allow_leaks"] = names_in(allow_leaks)
     settings = {**settings_from_yaml(config), **settings}
     share = _new_share(settings, new_share, config)
     if base_url is not None:

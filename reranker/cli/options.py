@@ -50,6 +50,13 @@ FeaturesOption = Annotated[
     str | None,
     typer.Option("--features", help="columns of candidates, items and users for the ranker, comma-separated"),
 ]
+AllowLeaksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--allow-leaks",
+        help="of --features, and item_vectors, comma-separated: may tell what was chosen; others that do are refused",
+    ),
+]
 RankerOption = Annotated[
     str | None,
     typer.Option(

@@ -46,7 +46,11 @@ def rung_factories(llm: Reranker, domain: str, rungs: Sequence[str]) -> dict[str
 
 
 def runs_on_lists(
-    windows: Sequence[CandidateLists], data: Dataset, factories: Mapping[str, SystemFactory], seed: int = 0
+    windows: Sequence[CandidateLists],
+    data: Dataset,
+    factories: Mapping[str, SystemFactory],
+    seed: int = 0,
+    allow_leaks: Collection[str] = (),
 ) -> Results:
     """Every system on lists that it was not fitted on; without rows of metrics and comparisons.
 
@@ -55,6 +59,7 @@ def runs_on_lists(
         data: gives signals and item vectors.
         factories: of `rung_factories`.
         seed: of the halves, where there is one window.
+        allow_leaks: as `RerankerConfig.allow_leaks`.
 
     Raises:
         DataError: no list that is judged, or none that is fitted on, holds a choice.
@@ -72,7 +77,7 @@ def runs_on_lists(
         drawn = np.random.default_rng(seed).permutation(len(newest.users))
         halves = np.array_split(drawn, 2)
         parts = [_of_users(newest, data, [newest.users[number] for number in half]) for half in halves]
-    judged, *fitting = with_worthy_columns(parts)[0]
+    judged, *fitting = with_worthy_columns(parts, allow_leaks=allow_leaks)[0]
     if not judged.covered.any() or not any(part.covered.any() for part in fitting):
         raise DataError(few)
     runs = []

@@ -65,6 +65,7 @@ class Settings:
             order; catalogue metrics then describe these lists only. Saves an LLM most of its work.
         fingerprint: any text that must change when the systems' settings do, so that old scores are not used again.
         reader: what reads texts: "llm", "encoder" or "lexical".
+        allow_leaks: as `RerankerConfig.allow_leaks`: "item_vectors", where those are known to be honest.
     """
 
     candidates: tuple[int, ...] = (50,)
@@ -85,6 +86,7 @@ class Settings:
     covered_only: bool = False
     fingerprint: str = ""
     reader: str = LLM
+    allow_leaks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,7 +179,7 @@ def evaluate(
         fitting = [lists for source in fold.sources or (fold,) for lists in _fitting(source, generator, most, settings)]
         check_fitting(fitting, fold)
         if fold.item_vectors is not None:
-            longest, fitting = _with_worthy_vectors(longest, fitting, progress)
+            longest, fitting = _with_worthy_vectors(longest, fitting, progress, settings.allow_leaks)
         if longest.generator is not None:
             check_generator(longest.generator, fold)
         for n in settings.candidates:
@@ -227,10 +229,10 @@ def _fitting(fold: Fold, generator: CandidateGenerator, n: int, settings: Settin
 
 
 def _with_worthy_vectors(
-    lists: FoldLists, fitting: list[FoldLists], progress: Callable[[str], None]
+    lists: FoldLists, fitting: list[FoldLists], progress: Callable[[str], None], allow_leaks: Sequence[str]
 ) -> tuple[FoldLists, list[FoldLists]]:
     """The lists to judge and those to fit on, with item vectors where `fit` would use them, else without."""
-    _, worth = with_worthy_columns(fitting)
+    _, worth = with_worthy_columns(fitting, allow_leaks=allow_leaks)
     if worth.vectors is None:
         return lists, fitting
     progress(f"{lists.domain}: {worth.vectors.summary()}")

@@ -5,7 +5,7 @@ what is expected without them, log((n + a) / (expected + a)), the posterior mean
 of mean 1 (as in DuMouchel 1999).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +142,11 @@ class OwnFeatures:
     def words(self) -> dict[str, str]:
         """Feature -> what it says in words, in the order of `values`."""
         return {name: said for column in self.columns for name, said in _words(column)}
+
+    def names_of(self, wanted: Collection[str]) -> list[str]:
+        """Features of these columns, each named with its table ("items.price") or without."""
+        asked = [column for column in self.columns if column.name in wanted or column.key in wanted]
+        return [name for column in asked for name, _ in _words(column)]
 
     @property
     def candidate_columns(self) -> list[str]:

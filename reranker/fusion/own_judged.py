@@ -1,5 +1,7 @@
 """The guard of own features and vectors: whether they are kept, and which know what they are to predict."""
 
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +15,8 @@ from reranker.fusion.head import CROSS_FITTING_FOLDS, FusionHead, assign_folds
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.types import IntArray
 from reranker.utils.statistics import Interval, mean_interval, ndcg_by_list
+
+logger = logging.getLogger(__name__)
 
 LEAK = 0.98
 """AUC within lists from which on, or below 1 - this, a column is taken for the outcome itself."""
@@ -60,7 +64,9 @@ class OwnVerdict:
             raise BundleError(f"own features: not what this version writes ({error!r}); fit again") from error
 
 
-def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0, before: int | None = None) -> OwnVerdict:
+def judge_own(
+    choices: Choices, l2: float = 1.0, seed: int = 0, before: int | None = None, allowed: Collection[str] = ()
+) -> OwnVerdict:
     """Judges the last features of `choices` over those before them: by default own ones over interaction features.
 
     Args:
@@ -68,12 +74,13 @@ def judge_own(choices: Choices, l2: float = 1.0, seed: int = 0, before: int | No
         l2: ridge penalty.
         seed: of cross-fitting and of the bootstrap.
         before: how many features stand before those that are judged; the interaction features by default.
+        allowed: features that may tell the choice almost without fail, because the caller knows that they are honest.
 
     Raises:
         DataError: a feature is the outcome itself.
     """
     before = choices.n_interaction if before is None else before
-    refuse_leaks(choices, before)
+    refuse_leaks(choices, before, allowed)
     values = [cross_fitted(one, l2, seed) for one in (choices, first_columns(choices, before))]
     gain = mean_interval(by_user(values[0] - values[1], choices.user_numbers), seed=seed)
     return OwnVerdict(features=tuple(choices.columns)[before:], gain=gain)
@@ -85,10 +92,11 @@ def first_columns(choices: Choices, n: int | None = None) -> Choices:
     return replace(choices, features=choices.features[:, :n], columns=dict(list(choices.columns.items())[:n]))
 
 
-def refuse_leaks(choices: Choices, before: int) -> None:
+def refuse_leaks(choices: Choices, before: int, allowed: Collection[str] = ()) -> None:
     """Refuses features behind the first `before` that separate what was chosen from what was not nearly without fail.
 
     A column that is written after the choice, as a date of purchase is, does; so may vectors that were trained on it.
+    An honest one may, too, where one candidate of a list is to the user's taste: those `allowed` are told in the log.
 
     Raises:
         DataError: with the columns.
@@ -98,15 +106,23 @@ def refuse_leaks(choices: Choices, before: int) -> None:
         return
     rows = np.isin(choices.list_index, lists)
     numbers, chosen = np.unique(choices.list_index[rows], return_inverse=True)[1], choices.chosen[rows]
-    leaking = []
+    leaking: list[str] = []
     for at, name in list(enumerate(choices.columns))[before:]:
         auc = auc_within_lists(choices.features[rows, at], numbers, chosen)
-        if max(auc, 1 - auc) >= LEAK:
+        if max(auc, 1 - auc) < LEAK:
+            continue
+        if name in allowed:
+            logger.warning("features: %s (AUC %.3f) tells the choice almost without fail and is allowed to", name, auc)
+        else:
             leaking.append(f"{name} (AUC {auc:.3f})")
     if leaking:
+        of_vectors = set(list(choices.columns)[before:]) <= set(VECTOR_WORDS)
+        whole = "item_vectors" if of_vectors else leaking[0].partition(" ")[0].partition(":")[0].partition("=")[0]
         raise DataError(
             f"features: {', '.join(leaking)} tells almost without fail which candidate was chosen, so it was written "
-            "after the choice (vectors: trained on it) and cannot be known when a list is served: leave it out"
+            "after the choice (vectors: trained on it) and cannot be known when a list is served: leave it out. If you "
+            f"know that it was there before each choice, allow it: --allow-leaks {whole}, or "
+            f"allow_leaks=({whole!r},) in the settings"
         )
 
 

@@ -1,12 +1,13 @@
 """What scorers that are fitted on the same windows share: built once, before any text is read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from reranker.config import RerankerConfig
 from reranker.data.dataset import Dataset
-from reranker.fusion import Choices
+from reranker.errors import ConfigError
+from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.own_judged import OwnVerdict, judge_own
 from reranker.fusion.own_vectors import WORDS as VECTOR_WORDS
 from reranker.pipeline.domain import DomainData
@@ -79,7 +80,7 @@ class FitBasis:
         """
         if rules is not None:
             ItemColumns(dataset.items).require(rules)
-        windows, worth = with_worthy_columns(windows, config.l2, config.seed)
+        windows, worth = with_worthy_columns(windows, config.l2, config.seed, config.allow_leaks)
         kept = windows[0].statistics
         with step("statistics of all interactions", progress):
             data = DomainData.build(
@@ -105,27 +106,57 @@ class FitBasis:
         )
 
 
-def with_worthy_columns(windows: Sequence[Lists], l2: float = 1.0, seed: int = 0) -> tuple[Sequence[Lists], OwnWorth]:
+ITEM_VECTORS = "item_vectors"
+"""How item vectors are named among `RerankerConfig.allow_leaks`."""
+
+
+def with_worthy_columns(
+    windows: Sequence[Lists], l2: float = 1.0, seed: int = 0, allow_leaks: Collection[str] = ()
+) -> tuple[Sequence[Lists], OwnWorth]:
     """The windows with the user's own columns and vectors where these are worth something, else without.
 
     Columns are judged over the interaction features, vectors over these and the columns that are kept.
+
+    Args:
+        windows: with all columns and vectors that were asked for.
+        l2: ridge penalty.
+        seed: of cross-fitting and of the bootstrap.
+        allow_leaks: as `RerankerConfig.allow_leaks`.
 
     Returns:
         The windows, and what was found.
 
     Raises:
-        DataError: a column is the outcome itself.
+        DataError: a column is the outcome itself, and not allowed to be.
+        ConfigError: no column that was asked for has a name of `allow_leaks`, or item vectors are named and not given.
     """
     columns, vectors = None, None
     given = windows[0].statistics
+    _require_given(given, allow_leaks)
     if given.own is not None:
         with_columns = [window.only_own(columns=True, vectors=False) for window in windows]
-        columns = judge_own(Choices.joined([window.choices for window in with_columns]), l2, seed)
+        allowed = given.own.names_of(allow_leaks)
+        columns = judge_own(Choices.joined([window.choices for window in with_columns]), l2, seed, allowed=allowed)
         if not columns.keeps:
             windows = [window.only_own(columns=False, vectors=True) for window in windows]
     if given.own_vectors is not None:
         before = len(windows[0].statistics.columns) - len(VECTOR_WORDS)
-        vectors = judge_own(Choices.joined([window.choices for window in windows]), l2, seed, before)
+        allowed = list(VECTOR_WORDS) if ITEM_VECTORS in allow_leaks else []
+        vectors = judge_own(Choices.joined([window.choices for window in windows]), l2, seed, before, allowed)
         if not vectors.keeps:
             windows = [window.only_own(columns=True, vectors=False) for window in windows]
     return windows, OwnWorth(columns=columns, vectors=vectors)
+
+
+def _require_given(given: InteractionStatistics, allow_leaks: Collection[str]) -> None:
+    for name in allow_leaks:
+        there = (
+            given.own_vectors is not None if name == ITEM_VECTORS else bool(given.own and given.own.names_of([name]))
+        )
+        if not there:
+            asked = [column.key for column in given.own.columns] if given.own else []
+            vectors = [ITEM_VECTORS] if given.own_vectors is not None else []
+            raise ConfigError(
+                f"allow_leaks: {name!r} is neither a feature that was asked for nor {ITEM_VECTORS!r} that were given; "
+                f"there are {', '.join([*asked, *vectors]) or 'none'}"
+            )

@@ -37,6 +37,7 @@ def cheaper_reranker(llm: Reranker, engine: str) -> Reranker:
             "min_history",
             "fit_users",
             "features",
+            "allow_leaks",
             "calibration_histories",
             "ranker",
             "l2",

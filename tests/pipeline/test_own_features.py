@@ -139,6 +139,22 @@ def test_a_column_that_knows_the_outcome_is_refused_by_name():
     data, lists, chosen = served_lists(leak=True)
     with pytest.raises(DataError, match=r"candidates\.ctr \(AUC 1\.000\).*written after the choice"):
         Reranker(toys.config(scorer="baseline", features=("ctr",))).fit(data, candidates=lists, held_out=chosen)
+    with pytest.raises(DataError, match=r"allow it: --allow-leaks candidates\.ctr, or allow_leaks="):
+        Reranker(toys.config(scorer="baseline", features=("ctr",))).fit(data, candidates=lists, held_out=chosen)
+
+
+@pytest.mark.parametrize("name", ["ctr", "candidates.ctr"])
+def test_a_column_known_to_be_honest_may_tell_the_choice(name, caplog):
+    data, lists, chosen = served_lists(leak=True)
+    config = toys.config(scorer="baseline", features=("ctr",), allow_leaks=(name,))
+    reranker = Reranker(config).fit(data, candidates=lists, held_out=chosen)
+    assert reranker.fusion_model.own.keeps and reranker.fusion_model.own.gain.low > 0
+    assert "candidates.ctr (AUC 1.000) tells the choice almost without fail and is allowed to" in caplog.text
+    for unknown in ("ctx", "item_vectors"):
+        with pytest.raises(ConfigError, match=f"'{unknown}' is neither a feature .* there are candidates.ctr"):
+            Reranker(toys.config(scorer="baseline", features=("ctr",), allow_leaks=(unknown,))).fit(
+                data, candidates=lists, held_out=chosen
+            )
 
 
 def test_a_refresh_keeps_the_columns():

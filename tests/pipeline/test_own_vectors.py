@@ -199,3 +199,24 @@ def test_paths_are_taken(tmp_path):
     tasteful(data.items["item_id"].tolist()).to_parquet(tmp_path / "vectors.parquet")
     again = Dataset(interactions=data.interactions, items=data.items, item_vectors=tmp_path / "vectors.parquet")
     assert again.item_vectors.width == 8
+
+
+def test_honest_vectors_that_meet_the_refusal_can_be_allowed():
+    """One candidate of each list is to the user's taste, and chosen: its vector tells so, and nothing else does, for
+    nobody chose these items before."""
+    items = toys.items(per_group=24).assign(title="thing")
+    data = replace(silent(), items=items, item_vectors=tasteful(items["item_id"].tolist()))
+    rng = np.random.default_rng(0)
+    lists = [
+        (f"u{user}", f"g{group}i{rng.integers(12, 24)}", rank)
+        for user in range(48)
+        for rank, group in enumerate(rng.permutation(4), start=1)
+    ]
+    table = pd.DataFrame(lists, columns=["user_id", "item_id", "rank"])
+    taste = table["user_id"].str[1:].astype(int) % 4 == table["item_id"].str[1].astype(int)
+    chosen = table[taste][["user_id", "item_id"]].assign(timestamp=10_000)
+    with pytest.raises(DataError, match="--allow-leaks item_vectors"):
+        Reranker(toys.config(scorer="baseline")).fit(data, candidates=table, held_out=chosen)
+    config = toys.config(scorer="baseline", allow_leaks=("item_vectors",))
+    model = Reranker(config).fit(data, candidates=table, held_out=chosen).fusion_model
+    assert model.own_vectors.gain.low > 0
