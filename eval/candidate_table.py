@@ -17,7 +17,7 @@ from candidate_gen import ALSGenerator, CoVisitGenerator, ItemKNNGenerator, Reci
 from eval.benchmark_tables import Gains, above, below
 from eval.checks import Check, at_least, at_most, reported
 from reranker.data.schema import ITEM
-from reranker.data.splits import pairs_in
+from reranker.data.user_rows import pairs_in
 from reranker.errors import ConfigError
 from reranker.evaluation import Fold, Settings, evaluate
 from reranker.evaluation.metrics import per_user_metrics

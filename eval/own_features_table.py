@@ -19,7 +19,8 @@ from eval.checks import Check, reported
 from reranker import Reranker, RerankerConfig
 from reranker.data.dataset import Dataset
 from reranker.data.schema import SCORE, USER
-from reranker.data.splits import Fold, pairs_in
+from reranker.data.splits import Fold
+from reranker.data.user_rows import pairs_in
 from reranker.engines.lexical import LEXICAL
 from reranker.evaluation.baselines import GradientBoosted
 from reranker.fusion import FEATURES, Choices

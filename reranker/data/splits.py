@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 from reranker.data.dataset import Dataset, in_sequence
 from reranker.data.schema import ITEM, TIMESTAMP, USER
 from reranker.data.signals import Signals
+from reranker.data.user_rows import (
+    id_codes,
+    last_target_places,
+    last_targets,
+    pairs_in,
+    row_places,
+    rows_of_user,
+    targets_behind,
+)
 from reranker.errors import DataError
 from reranker.types import ItemId, UserId
 
@@ -118,7 +127,7 @@ def leave_last_k(data: Dataset, k: int = 1) -> Fold:
     """
     _require_order(data, f"leave_last_{k}")
     rows = data.interactions
-    held, first = _last_targets(rows, data.targets, k)
+    held, first = last_targets(rows, data.targets, k)
     later = row_places(rows) > first
     return _fold(
         data,
@@ -135,7 +144,7 @@ def leave_random_k(data: Dataset, k: int = 1, seed: int = 0) -> Fold:
     shuffled = _shuffled(data, seed)
     rows = shuffled.interactions
     targets = shuffled.targets
-    held = targets & (_targets_behind(rows, targets) < k) & (rows_of_user(rows) > k)
+    held = targets & (targets_behind(rows, targets) < k) & (rows_of_user(rows) > k)
     return _fold(
         shuffled,
         rows[~held],
@@ -214,11 +223,12 @@ def cold_items(data: Dataset, share: float = 0.1, seed: int = 0) -> Fold:
     position = np.arange(len(rows))
     target = (
         pd.Series(np.where(is_cold & source.targets, position, -1))
-        .groupby(_codes(rows[USER]))
+        .groupby(id_codes(rows[USER]))
         .transform("max")
         .to_numpy()
     )
-    known = pd.Series(~is_cold & (position < target)).groupby(_codes(rows[USER])).transform("any").to_numpy(dtype=bool)
+    there = pd.Series(~is_cold & (position < target))
+    known = there.groupby(id_codes(rows[USER])).transform("any").to_numpy(dtype=bool)
     held = (position == target) & known
     later = (target >= 0) & known & (position > target)
     return _fold(
@@ -291,14 +301,6 @@ def default_split(data: Dataset) -> str:
     return "leave-last" if _has_order(data) else "leave-random"
 
 
-def pairs_in(left: pd.DataFrame, right: pd.DataFrame) -> NDArray[np.bool_]:
-    """(len(left),) True where the (user, item) pair of a row of `left` occurs in `right`."""
-    known = set(zip(right[USER], right[ITEM], strict=True))
-    return np.fromiter(
-        (pair in known for pair in zip(left[USER], left[ITEM], strict=True)), dtype=bool, count=len(left)
-    )
-
-
 def _fold(
     data: Dataset,
     train: pd.DataFrame,
@@ -355,48 +357,6 @@ def _shuffled(data: Dataset, seed: int) -> Dataset:
     """Rows in random order and without timestamps, so that no later step can take them for a sequence."""
     rows = in_sequence(data.interactions.drop(columns=TIMESTAMP, errors="ignore"), seed)
     return data.with_interactions(rows)
-
-
-def _codes(ids: pd.Series) -> NDArray[np.int64]:
-    return pd.factorize(ids)[0].astype(np.int64)
-
-
-def rows_of_user(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """(rows,) interactions of the row's user."""
-    codes = _codes(rows[USER])
-    return np.asarray(np.bincount(codes)[codes], dtype=np.int64)
-
-
-def row_places(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """(rows,) 0 for a user's first row, 1 for the next, and so on."""
-    codes = _codes(rows[USER])
-    return np.asarray(pd.Series(codes).groupby(codes).cumcount(), dtype=np.int64)
-
-
-def last_target_places(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(rows,) place of the last target of the row's user; -1 where there is none."""
-    places = pd.Series(np.where(targets, row_places(rows), -1))
-    return np.asarray(places.groupby(_codes(rows[USER])).transform("max"), dtype=np.int64)
-
-
-def _targets_behind(rows: pd.DataFrame, targets: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(rows,) how many targets of the row's user come after it."""
-    behind = pd.Series(targets[::-1].astype(np.int64)).groupby(_codes(rows[USER])[::-1]).cumsum().to_numpy()[::-1]
-    return np.asarray(behind - targets, dtype=np.int64)
-
-
-def _last_targets(
-    rows: pd.DataFrame, targets: NDArray[np.bool_], k: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(rows,) each user's last k targets, where something comes before them, and the (rows,) place of their first.
-
-    The place is beyond the user's rows where none is held out.
-    """
-    held = targets & (_targets_behind(rows, targets) < k)
-    places, size = row_places(rows), rows_of_user(rows)
-    first = pd.Series(np.where(held, places, size)).groupby(_codes(rows[USER])).transform("min").to_numpy()
-    enough = (first > 0) & (first < size)
-    return held & enough, np.asarray(np.where(enough, first, size), dtype=np.int64)
 
 
 def _draw(ids: pd.Series, share: float, seed: int) -> list[ItemId]:

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, USER
-from reranker.data.splits import Fold, pairs_in
+from reranker.data.splits import Fold
+from reranker.data.user_rows import pairs_in
 from reranker.errors import DataError
 from reranker.pipeline.lists import FoldLists
 from reranker.protocols import CandidateGenerator

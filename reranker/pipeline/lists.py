@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, SCORE, USER, validate_candidates
-from reranker.data.splits import Fold, pairs_in
+from reranker.data.splits import Fold
+from reranker.data.user_rows import pairs_in
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import Choices, InteractionStatistics
 from reranker.fusion.statistics import interaction_statistics

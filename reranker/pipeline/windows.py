@@ -21,7 +21,7 @@ from reranker.data.schema import (
     validate_interactions,
 )
 from reranker.data.signals import Signals, targets_of
-from reranker.data.splits import last_target_places, row_places, rows_of_user
+from reranker.data.user_rows import last_target_places, row_places, rows_of_user
 from reranker.errors import ConfigError, DataError
 from reranker.fusion.own_columns import OwnColumn, resolved
 from reranker.fusion.statistics import interaction_statistics
