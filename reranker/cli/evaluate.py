@@ -228,7 +228,7 @@ def evaluate(
             )
         )
         more = Further(diagnose=diagnose, user_groups=groups, provider=provider)
-        evaluate_lists(data, lists or [], held_out or [], own, systems, out, more)
+        evaluate_lists(data, lists or [], held_out or [], own, systems, out, more, wanted)
         return
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
     if users is not None:

@@ -19,6 +19,7 @@ from reranker.utils.atomic_io import write_text
 if TYPE_CHECKING:
     from reranker.evaluation.own_lists import OwnLists
     from reranker.pipeline.reranker import Reranker
+    from reranker.rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +50,7 @@ def evaluate_lists(
     systems: str | None,
     out: Path | None,
     further: Further | None = None,
+    rules: "Rules | None" = None,
 ) -> None:
     """Prints the plan, then recall and NDCG of the lists and of every rung on them; writes lists.json to `out`.
 
@@ -56,6 +58,7 @@ def evaluate_lists(
         lists, held_out: served lists and later choices of each window, oldest first.
         systems: rungs, comma-separated; all by default.
         further: who is shown, who gains and diagnoses.
+        rules: whose price is told.
 
     Raises:
         ConfigError: not one table of choices for each table of lists, or a package of an asked system is missing.
@@ -87,7 +90,7 @@ def evaluate_lists(
         require_packages(planned)
     rungs = tuple(one.name for one in planned if not one.missing)
     llm = Reranker.from_pretrained("default", **config.model_dump(exclude_unset=True))
-    report = judge_lists(llm, data, own, rungs)
+    report = judge_lists(llm, data, own, rungs, rules=rules)
     typer.echo(report.summary())
     found = report.to_json() | (_further(llm, data, own, rungs, further) if further.asked else {})
     if out is not None:

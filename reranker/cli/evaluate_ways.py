@@ -41,7 +41,7 @@ def _ways(given: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     elif "sample" in given:
         yield "--estimate", {"sample", "generator", "users", "n", *_TABLES, *_SIGNALS, *_RANKS}
     elif given.keys() & {"lists", "held_out"}:
-        yield "--lists", {"systems", "fit_users", "out", *_OF_LISTS, *_TABLES, *_SIGNALS, *_RANKS, *_SHOWN}
+        yield "--lists", {"systems", "fit_users", "out", "rules", *_OF_LISTS, *_TABLES, *_SIGNALS, *_RANKS, *_SHOWN}
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

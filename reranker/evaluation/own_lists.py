@@ -18,10 +18,13 @@ from reranker.fusion.ladder import Ladder
 from reranker.fusion.own_columns import resolved, unused
 from reranker.fusion.own_judged import OwnVerdict
 from reranker.fusion.query_verdict import QueryVerdict
+from reranker.fusion.rules_verdict import RulesVerdict
 from reranker.pipeline.ladder import READERS, fit_rungs_on_windows
 from reranker.pipeline.lists import CandidateLists
+from reranker.pipeline.pricing import price_lists
 from reranker.pipeline.reranker import Reranker
 from reranker.pipeline.windows import require_lists, window_from_logs
+from reranker.rules import ItemColumns, Rules
 from reranker.types import UserId
 
 RUNGS = ("first_stage", "baseline", LEXICAL, ENCODER, LLM)
@@ -124,6 +127,8 @@ class ListsReport:
         own: what the columns that were asked for are worth; None where none were.
         own_vectors: what item vectors of the user's own are worth; None where the data has none.
         queries: rung -> what the queries of the lists are worth beside what it serves; empty where they have none.
+        rules: "first_stage" and each reader -> what rules cost the lists as they came, and what is served by it; empty
+            without rules.
         trees: rung -> what gradient-boosted trees are worth over the weights there; empty where they were not tried.
     """
 
@@ -138,6 +143,7 @@ class ListsReport:
     own: OwnVerdict | None = None
     own_vectors: OwnVerdict | None = None
     queries: Mapping[str, QueryVerdict] = field(default_factory=dict)
+    rules: Mapping[str, RulesVerdict] = field(default_factory=dict)
     trees: Mapping[str, TreesVerdict] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -152,6 +158,7 @@ class ListsReport:
         lines.append("your first stage: " + ", ".join(f"{name} {share:.4f}" for name, share in self.recall.items()))
         lines += [verdict.summary() for verdict in (self.own, self.own_vectors) if verdict is not None]
         lines += [f"{rung}: {verdict.summary()}" for rung, verdict in self.queries.items()]
+        lines += [f"{rung}: {verdict.summary()}" for rung, verdict in self.rules.items()]
         lines += [verdict.summary(rung) for rung, verdict in self.trees.items()]
         if self.unused:
             lines.append(f"columns that could be features (--features): {', '.join(self.unused)}")
@@ -169,12 +176,19 @@ class ListsReport:
             **({} if self.own is None else {"own": self.own.to_json()}),
             **({} if self.own_vectors is None else {"own_vectors": self.own_vectors.to_json()}),
             **({"queries": {rung: one.to_json() for rung, one in self.queries.items()}} if self.queries else {}),
+            **({"rules": {rung: one.to_json() for rung, one in self.rules.items()}} if self.rules else {}),
             **({"trees": {rung: one.to_json() for rung, one in self.trees.items()}} if self.trees else {}),
         }
 
 
 def judge_lists(
-    llm: Reranker, data: Dataset, lists: OwnLists, rungs: Sequence[str] = RUNGS, progress: bool | None = None
+    llm: Reranker,
+    data: Dataset,
+    lists: OwnLists,
+    rungs: Sequence[str] = RUNGS,
+    progress: bool | None = None,
+    *,
+    rules: Rules | None = None,
 ) -> ListsReport:
     """Recall and NDCG of the lists as they came, and cross-fitted NDCG of every rung on them.
 
@@ -184,22 +198,28 @@ def judge_lists(
         lists: what was served and chosen.
         rungs: of `RUNGS`; the cheaper ones of a rung are always among them.
         progress: show progress bars on stderr; None does on a terminal and in a notebook.
+        rules: whose price is told.
 
     Raises:
-        ConfigError: an unknown rung.
+        ConfigError: an unknown rung, or rules about columns that the item table lacks.
         DataError: fewer than two users with a choice in their list.
     """
     if unknown := [rung for rung in rungs if rung not in RUNGS]:
         raise ConfigError(f"unknown systems {', '.join(unknown)} for lists of your own; there are {', '.join(RUNGS)}")
     dearest = max(map(RUNGS.index, rungs))
     readers = [rung for rung in READERS if RUNGS.index(rung) <= dearest]
-    judged = fit_rungs_on_windows(llm, data, lists.windows, readers=readers, with_pages=False, progress=progress)
+    judged = fit_rungs_on_windows(
+        llm, data, lists.windows, readers=readers, rules=rules, with_pages=False, progress=progress
+    )
     fitted = {LEXICAL: judged.words, ENCODER: judged.encoder, LLM: judged.llm}
     models = {rung: one.fusion_model for rung, one in fitted.items() if one is not None and one.fusion_model}
     model = models[LEXICAL]
     trees = {rung: one.trees["fused"] for rung, one in models.items() if "fused" in one.trees}
     if "baseline" in model.trees:
         trees = {"baseline": model.trees["baseline"], **trees}
+    prices = {rung: one.rules for rung, one in models.items() if one.rules is not None}
+    if rules is not None:
+        prices = {RUNGS[0]: price_lists(lists.windows, rules, ItemColumns(data.items), llm.config.seed), **prices}
     return ListsReport(
         users=sum(len(window.users) for window in lists.windows),
         windows=len(lists.windows),
@@ -212,6 +232,7 @@ def judge_lists(
         own=model.own,
         own_vectors=model.own_vectors,
         queries={rung: one.queries for rung, one in models.items() if one.queries is not None},
+        rules=prices,
         trees=trees,
     )
 

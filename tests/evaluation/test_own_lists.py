@@ -14,6 +14,8 @@ from reranker.errors import ConfigError, DataError
 from reranker.evaluation import plan as plans
 from reranker.evaluation.own_lists import OwnLists, judge_lists
 from reranker.evaluation.plan import plan, plan_table, require_packages
+from reranker.pipeline.pricing import price_lists
+from reranker.rules import ItemColumns, Rules
 from tests.pipeline import toys
 from tests.pipeline.test_own_features import served_lists
 from tests.pipeline.test_own_vectors import silent, tasteful
@@ -53,6 +55,31 @@ def test_recall_and_every_rung_are_told_of_lists_as_they_were_served():
     assert by_name["lexical"].ndcg > 0.9
     assert report.ladder.left_out == {"encoder": "nobody asked for it", "llm": "nobody asked for it"}
     assert "recall@8 1.0000" in report.summary()
+
+
+def test_the_price_of_rules_is_told_of_lists_that_were_served():
+    data = toys.taste_dataset(users=48)
+    lists, chosen = served(data)
+    rules = Rules.from_mapping({"exclude": {"items": [chosen["item_id"].iloc[0]]}})
+    report = judge_lists(words(), data, OwnLists.of(data, [(lists, chosen)]), ("first_stage", "lexical"), rules=rules)
+    assert list(report.rules) == ["first_stage", "lexical"]
+    as_they_came, by_words = report.rules.values()
+    assert as_they_came.order == "first_stage" and by_words.order == "baseline"
+    assert as_they_came.without == pytest.approx(np.mean(1 / np.log2(np.arange(2, 10))))
+    assert as_they_came.gain.mean == pytest.approx(as_they_came.under - as_they_came.without) and by_words.gain.mean < 0
+    assert f"first_stage: {as_they_came.summary()}" in report.summary().splitlines()
+    assert report.to_json()["rules"]["lexical"]["under"] == by_words.under
+
+
+def test_the_price_on_lists_by_hand():
+    data = toys.taste_dataset(users=48)
+    lists, chosen = served(data)
+    windows = OwnLists.of(data, [(lists, chosen)]).windows
+    every = Rules.from_mapping({"exclude": {"items": sorted(set(chosen["item_id"]))}})
+    price = price_lists(windows, every, ItemColumns(data.items))
+    assert price.under == 0 and price.gain.mean == pytest.approx(-np.mean(1 / np.log2(np.arange(2, 10))))
+    nothing = price_lists(windows, Rules.from_mapping({}), ItemColumns(data.items))
+    assert nothing.gain.mean == 0 and nothing.under == nothing.without
 
 
 def test_who_chose_nothing_or_had_no_list_is_left_out_and_counted():
@@ -232,11 +259,14 @@ def test_the_command_prints_the_plan_and_the_report(tmp_path):
     chosen.to_parquet(tmp_path / "chosen.parquet")
     tables = ("--interactions", tmp_path / "i.parquet", "--items", tmp_path / "items.parquet")
     own = ("--lists", tmp_path / "lists.parquet", "--held-out", tmp_path / "chosen.parquet")
+    (tmp_path / "rules.yaml").write_text(f"exclude: [{{items: [{chosen['item_id'].iloc[0]}]}}]\n")
     flags = ("--systems", "first_stage,baseline,lexical", "--out", tmp_path / "judged")
+    flags = (*flags, "--rules", tmp_path / "rules.yaml")
     done = invoke("evaluate", *tables, *own, *flags)
     assert done.exit_code == 0, done.output
     assert "32 texts as words" in done.output
     assert "your first stage: recall@8 1.0000" in done.output
+    assert "first_stage: exclude after scoring: -" in done.output and "lexical: exclude after" in done.output
     assert json.loads((tmp_path / "judged" / "lists.json").read_text())["users"] == 48
     with pytest.raises(ConfigError, match="--lists was given 1 times and --held-out 0 times"):
         invoke("evaluate", *tables, *own[:2])
