@@ -171,8 +171,8 @@ class TestVLLM(EngineContract, StatesContract, LayersContract, SoftGeneratorCont
     def test_a_candidate_computes_nothing_of_its_prefix(self, engine: VLLMEngine, length: int) -> None:
         spans = tuple(span([7, 20 + number, 30]) for number in range(4))
         request = ScoringRequest(prefix=plain([9, *range(length - 1)]), candidates=spans)
-        prompts = engine._prompts([request])
-        outputs = engine._generate([engine._writer.span(prompt) for prompt in prompts])
+        prompts = engine._reader.prompts([request])
+        outputs = engine._reader.generate([engine._reader.writer.span(prompt) for prompt in prompts])
         assert [output.num_cached_tokens for output in outputs[1:]] == [length] * 3
 
     @pytest.mark.parametrize("length", [30, 31, 32])
@@ -180,11 +180,11 @@ class TestVLLM(EngineContract, StatesContract, LayersContract, SoftGeneratorCont
         """What all spans begin behind is computed once, and a candidate of one token is read to its end there."""
         spans = (span([7, 20, 30, 40]), span([7, 21, 30]), span([7, 22]))
         request = ScoringRequest(prefix=plain([9, *range(length - 1)]), candidates=spans)
-        prompts = engine._prompts([request], likelihood=True)
+        prompts = engine._reader.prompts([request], likelihood=True)
         behind = ScoringRequest(prefix=request.prefix, candidates=(CandidateSpan(sequence=plain([7])),))
         expected = engine.label_log_probs([behind], [20, 21, 22])[0][0]
         np.testing.assert_allclose([prompt.first for prompt in prompts], expected, atol=self.tolerance)
-        outputs = engine._generate([engine._writer.span(prompt) for prompt in prompts[:2]])
+        outputs = engine._reader.generate([engine._reader.writer.span(prompt) for prompt in prompts[:2]])
         assert [output.num_cached_tokens for output in outputs] == [length + 1] * 2
         assert [prompt.scored for prompt in prompts] == [[30, 40], [30], []]
 
@@ -194,10 +194,10 @@ class TestVLLM(EngineContract, StatesContract, LayersContract, SoftGeneratorCont
         others = [[50, 60], [50, 61, 62], [50], [50, 63, 64], [70, 80], [90], [90]]
         spans = tuple(span([7, *own]) for own in tails + others)
         requests = [ScoringRequest(prefix=plain([9, *range(100, 127 + n)]), candidates=spans) for n in range(8)]
-        prompts = engine._prompts(requests, likelihood=True)
+        prompts = engine._reader.prompts(requests, likelihood=True)
         assert [len(prompt.own) for prompt in prompts[: len(spans)]] == [0, 0, 1, 2, 1, 1, 2, 0, 2, 2, 1, 1]
         goes_on = [prompt for prompt in prompts if prompt.scored]
-        outputs = engine._generate([engine._writer.span(prompt) for prompt in goes_on])
+        outputs = engine._reader.generate([engine._reader.writer.span(prompt) for prompt in goes_on])
         assert [output.num_cached_tokens for output in outputs] == [len(prompt.prefix) for prompt in goes_on]
         for ours, theirs in zip(
             engine.span_log_likelihoods(requests),

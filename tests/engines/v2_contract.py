@@ -55,8 +55,8 @@ class TestV2(EngineContract, StatesContract, LayersContract):
             prefix=plain(list(range(64))), candidates=tuple(span([7, 20 + n, 30]) for n in range(4))
         )
         engine.span_log_likelihoods([request])
-        prompts = engine._prompts([request])
-        outputs = engine._generate([engine._writer.span(prompt) for prompt in prompts])
+        prompts = engine._reader.prompts([request])
+        outputs = engine._reader.generate([engine._reader.writer.span(prompt) for prompt in prompts])
         assert [output.num_cached_tokens for output in outputs] == [64] * 4
 
     def test_long_prompts_are_read_in_steps(self, engine: VLLMEngine, tiny: str) -> None:

@@ -7,10 +7,10 @@ too; vLLM refuses prompt log-probabilities for embedded prompts. How likelihoods
 
 import logging
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +27,22 @@ from reranker.engines.precision import AUTO_DEVICE, AUTO_DTYPE, chosen_device, c
 from reranker.engines.text_generation import written
 from reranker.engines.validation import check_generation, check_labels, check_layer, check_requests, check_token_ids
 from reranker.engines.vllm.backends import BACKENDS
-from reranker.engines.vllm.backends.base import answered, reasons
+from reranker.engines.vllm.backends.base import reasons
 from reranker.engines.vllm.backends.plain import Plain
-from reranker.engines.vllm.calls import Call, Prompt, cache_salt
 from reranker.engines.vllm.death import engine_errors, is_dead, shut_down, watch
 from reranker.engines.vllm.grammars import GrammarTrials
-from reranker.engines.vllm.groups import grouped, sequences
 from reranker.engines.vllm.process import LABELS_A_REQUEST, load, prepare, quiet_vllm
-from reranker.engines.vllm.prompts import LISTS, Branch, PromptWriter
+from reranker.engines.vllm.prompts import LISTS, PromptWriter
+from reranker.engines.vllm.reading import PromptReader
 from reranker.engines.vllm.self_check import layer_problem_of, problem_of
 from reranker.engines.vllm.stepping import Steps, writing_parameters
 from reranker.engines.vllm.virtual_tokens import Aliases, SlotTable
-from reranker.engines.vllm.wire import TAIL_ROWS
 from reranker.errors import EngineError, ModelError, RerankerError
 from reranker.hub import ResolvedModel, settings_sha256
 from reranker.protocols import HIDDEN_STATES, LOWER_STATES
 from reranker.types import GenerationPiece, GenerationRequest, ModelInfo, ScoringRequest, SpanScores, TokenSequence
 
 logger = logging.getLogger(__name__)
-
-_P = TypeVar("_P", bound=Prompt)
 
 
 class VLLMEngine:
@@ -134,15 +130,15 @@ class VLLMEngine:
     def embed_tokens(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         check_token_ids(token_ids, self.model)
         with self._turn():
-            rows = self._loaded().collective_rpc("reranker_embed", args=([int(token) for token in token_ids],))[0]
+            rows = self._rpc("reranker_embed", [int(token) for token in token_ids])
         return np.asarray(rows, dtype=np.float32).reshape(len(token_ids), self.model.dim)
 
     def span_log_likelihoods(self, requests: Sequence[ScoringRequest]) -> list[SpanScores]:
         check_requests(requests, self.model, targets_are_scored=True)
         results = []
         with self._turn():
-            for group in self._groups(requests, LISTS):
-                sums = iter(self._sums(self._prompts(group, likelihood=True)))
+            for group in self._reader.groups(requests, LISTS):
+                sums = iter(self._reader.sums(self._reader.prompts(group, likelihood=True)))
                 for request in group:
                     results.append(
                         SpanScores(
@@ -160,11 +156,11 @@ class VLLMEngine:
         labels = [int(label) for label in label_token_ids]
         results = []
         with self._turn():
-            for group in self._groups(requests):
-                prompts = self._prompts(group)
+            for group in self._reader.groups(requests):
+                prompts = self._reader.prompts(group)
                 values = np.concatenate(
                     [
-                        self._labels(prompts, labels[begin : begin + LABELS_A_REQUEST])
+                        self._reader.labels(prompts, labels[begin : begin + LABELS_A_REQUEST])
                         for begin in range(0, len(labels), LABELS_A_REQUEST)
                     ],
                     axis=1,
@@ -187,8 +183,8 @@ class VLLMEngine:
         stops_at = None if layer == self.n_layers else layer
         results = []
         with self._turn():
-            for group in self._groups(requests):
-                states = self._states(self._prompts(group, layer=stops_at))
+            for group in self._reader.groups(requests):
+                states = self._reader.states(self._reader.prompts(group, layer=stops_at))
                 results += np.split(states, np.cumsum([len(request.candidates) for request in group])[:-1])
         return results
 
@@ -257,6 +253,14 @@ class VLLMEngine:
             raise EngineError("this vllm engine was closed; make a new one")
         return self._llm
 
+    def _rpc(self, method: str, *arguments: Any) -> Any:
+        """What the first of vLLM's workers answers."""
+        return self._loaded().collective_rpc(method, args=arguments)[0]
+
+    def _open_steps(self) -> Steps:
+        self._loaded()
+        return self._steps
+
     def _add_slots(self, slots: int) -> None:
         first = self.model.vocab_size
 
@@ -281,11 +285,19 @@ class VLLMEngine:
         self._n_layers = 0
         refused: dict[str, str] = {}
         while True:
-            name, others = self._llm.collective_rpc("reranker_take_backend", args=(list(refused),))[0]
+            name, others = self._rpc("reranker_take_backend", list(refused))
             refused |= others
-            self._backend = BACKENDS[name]()
-            self._writer = PromptWriter(self._slots, self._aliases, block, self._backend)
-            problem = problem_of(self, self._backend.reads_states)
+            backend = BACKENDS[name]()
+            self._reader = PromptReader(
+                backend,
+                PromptWriter(self._slots, self._aliases, block, backend),
+                slots=self._slots,
+                steps=self._open_steps,
+                rpc=self._rpc,
+                dim=self.model.dim,
+                most_tokens=self._prefix_tokens,
+            )
+            problem = problem_of(self, backend.reads_states)
             if not problem:
                 break
             refused[name] = problem
@@ -295,7 +307,7 @@ class VLLMEngine:
                 )
         self.backend = name
         chosen = f"vLLM's backend is {name!r}" + (f"; not {reasons(refused)}" if refused else "")
-        if not self._backend.reads_states:
+        if not backend.reads_states:
             self.lacks[HIDDEN_STATES] = self.lacks[LOWER_STATES] = chosen
         elif problem := self._find_layers():
             self._n_layers, self.lacks[LOWER_STATES] = 0, problem
@@ -309,111 +321,15 @@ class VLLMEngine:
 
     def _stop_at_layers(self, stops: bool) -> tuple[int, str]:
         """Whether steps may end at a layer below the last, see `SlotWorkerExtension.reranker_layers`."""
-        n_layers, problem = self._loaded().collective_rpc("reranker_layers", args=(stops,))[0]
+        n_layers, problem = self._rpc("reranker_layers", stops)
         return n_layers, problem
 
     def log_prob(self, state: NDArray[np.float32], token_id: int) -> float:
         """log p of a token after one hidden state, (dim,), in nats."""
         with self._turn():
-            return float(self._loaded().collective_rpc("reranker_log_prob", args=(state.tobytes(), token_id))[0])
+            return float(self._rpc("reranker_log_prob", state.tobytes(), token_id))
 
     def _tokens(self, request: GenerationRequest) -> Generator[int]:
         with closing(self.run(request.prompt, writing_parameters(request, self.tokenizer.end_ids))) as steps:
             for output in chain.from_iterable(steps):
                 yield from output.outputs[0].token_ids
-
-    def _groups(self, requests: Sequence[ScoringRequest], most: int = TAIL_ROWS) -> Iterator[Sequence[ScoringRequest]]:
-        """Requests in order, as many at once as slots and prefix cache serve, `most` at most; vectors are loaded."""
-        for group in grouped(requests, self._slots.size, self._prefix_tokens, most):
-            self._slots.load([sequence for request in group for sequence in sequences(request)])
-            yield group
-
-    def _prompts(
-        self, group: Sequence[ScoringRequest], *, likelihood: bool = False, layer: int | None = None
-    ) -> list[Prompt]:
-        """The prompts of all lists, one after the other, with what they share computed."""
-        lists = [self._writer.write(request, likelihood=likelihood, layer=layer) for request in group]
-        self._generate([one.before for one in lists if one.before])
-        kept = {one.kept: one.read for one in lists if one.kept is not None}
-        for read, values in zip(kept.values(), self._take(list(kept)), strict=True):
-            for prompt, value in zip(read, values.tolist(), strict=True):
-                prompt.first = value
-        self._read_branches(self._writer.branches(lists))
-        return [prompt for one in lists for prompt in one.prompts]
-
-    def _read_branches(self, branches: Sequence[Branch]) -> None:
-        prompts: dict[int, list[int]] = {}
-
-        def call(branch: Branch) -> Call:
-            token_ids, options = self._writer.branch(branch)
-            prompts[branch.kept] = token_ids
-            return token_ids, options
-
-        outputs = self._uncached(branches, call)
-        followers = self._take([branch.kept for branch in branches])
-        for branch, output, values in zip(branches, outputs, followers, strict=True):
-            branch.hand_on(prompts[branch.kept], answered(self._backend.sum(branch, output)), values.tolist())
-
-    def _take(self, numbers: list[int]) -> list[NDArray[np.float32]]:
-        """What the worker kept under these numbers."""
-        kept = self._loaded().collective_rpc("reranker_take", args=(numbers,))[0] if numbers else []
-        return [np.frombuffer(one, dtype=np.float32) for one in kept]
-
-    def _sums(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Σ log p of each prompt's scored tokens."""
-        scored = [prompt for prompt in prompts if prompt.scored]
-        outputs = self._uncached(scored, self._writer.span)
-        sums = iter([self._backend.sum(prompt, output) for prompt, output in zip(scored, outputs, strict=True)])
-        found = [next(sums) if prompt.scored else 0.0 for prompt in prompts]
-        return [prompt.first + answered(value) for prompt, value in zip(prompts, found, strict=True)]
-
-    def _states(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """(n_prompts, dim) mean of the states that each prompt's scored tokens follow."""
-        numbers: dict[int, list[int]] = {id(prompt): [] for prompt in prompts}
-
-        def call(prompt: Prompt) -> Call:
-            number = next(self._writer.numbers)
-            numbers[id(prompt)].append(number)
-            return self._writer.states(prompt, number)
-
-        self._uncached([prompt for prompt in prompts if prompt.scored], call)
-        asked = [number for tried in numbers.values() for number in tried]
-        sums = dict(zip(asked, self._take(asked), strict=True))
-        states = np.zeros((len(prompts), self.model.dim), dtype=np.float32)
-        for row, prompt in zip(states, prompts, strict=True):
-            if tried := numbers[id(prompt)]:
-                found = sums[tried[-1]]
-                row[:] = answered(found if len(found) else None) / len(prompt.scored)
-        return states
-
-    def _uncached(self, prompts: Sequence[_P], call: Callable[[_P], Call]) -> list[Any]:
-        """vLLM's outputs for prompts whose scored tokens were all computed.
-
-        It computes nothing for what it takes from the cache. Where the cache reached into the scored tokens, the prompt
-        runs again without it.
-        """
-        outputs = self._generate([call(prompt) for prompt in prompts])
-        again = [
-            place
-            for place, (output, prompt) in enumerate(zip(outputs, prompts, strict=True))
-            if (output.num_cached_tokens or 0) >= prompt.start
-        ]
-        calls = [call(prompts[place]) for place in again]
-        fresh = self._generate([(ids, {**options, "skip_reading_prefix_cache": True}) for ids, options in calls])
-        for place, output in zip(again, fresh, strict=True):
-            outputs[place] = output
-        return outputs
-
-    def _labels(self, prompts: Sequence[Prompt], labels: list[int]) -> NDArray[np.float64]:
-        """(n_prompts, n_labels) log p(label | prompt)."""
-        outputs = self._generate([self._writer.labels(prompt, labels) for prompt in prompts])
-        return np.array([[output.outputs[0].logprobs[0][label].logprob for label in labels] for output in outputs])
-
-    def _generate(self, calls: Sequence[Call]) -> list[Any]:
-        from vllm import SamplingParams
-
-        self._loaded()
-        parameters = [
-            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **options) for _, options in calls
-        ]
-        return self._steps.score([token_ids for token_ids, _ in calls], parameters, list(map(cache_salt, calls)))
