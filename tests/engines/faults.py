@@ -23,7 +23,7 @@ FAULTS = {
     "dying": ("DyingWorkerExtension", r"vLLM failed while it was set up|vLLM's process is gone"),
     "unloadable": ("SlotWorkerExtension", r"vLLM cannot load"),
 }
-"""Name -> the worker of `broken_workers`, and what the reason has to say."""
+"""Name -> the worker, of `broken_workers` or with its module, and what the reason has to say."""
 
 NEEDS = (HIDDEN_STATES, LOWER_STATES)
 
@@ -41,7 +41,8 @@ def check_fault(
     broken, reason = FAULTS[name]
     if name == "unloadable":  # vLLM's own check, whose error has several lines
         options = options | {"max_num_seqs": 64, "max_num_batched_tokens": 32}
-    monkeypatch.setattr(process, "_EXTENSION", f"tests.engines.broken_workers.{broken}")
+    path = broken if "." in broken else f"tests.engines.broken_workers.{broken}"
+    monkeypatch.setattr(process, "_EXTENSION", path)
     built = engines._built
     monkeypatch.setattr(
         engines,
