@@ -84,7 +84,7 @@ ifneq ($(EXTRA),gpu)
 	  $(PIP) install -qq "torch==$(TORCH)" --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 	@echo "[3/4] installing reranker[$(EXTRA),eval,dev,...] (several GB; two to ten minutes)"
-	@$(PIP) install -qq -e ".[$(EXTRA),eval,train,serve,otel,openai,redis,langchain,rerankers,dev]"
+	@$(PIP) install -qq -e ".[$(EXTRA),eval,explain,train,serve,otel,openai,redis,langchain,rerankers,dev]"
 ifneq ($(EXTRA),gpu)
 	@echo "[4/4] removing torchvision, torchaudio, torchcodec: CUDA builds that break a CPU PyTorch, needed by nothing here"
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec

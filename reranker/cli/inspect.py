@@ -33,6 +33,9 @@ def inspect(
     why: Annotated[
         Language | None, typer.Option("--explain", help="contributions and reasons, in this language, not the prompt")
     ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="with --explain, scorer likelihood: effects of the prompt's tokens; slow")
+    ] = False,
     drift: Annotated[
         bool, typer.Option("--drift", help="compare --score-log or --candidates with what the bundle was fitted for")
     ] = False,
@@ -59,6 +62,8 @@ def inspect(
     if drift:
         tell_drift(reranker, score_log, candidates, config, window, user_key)
         return
+    if tokens and (why is None or user is None):
+        raise ConfigError("--tokens goes with --explain and --user")
     if any(one is not None for one in (score_log, config, window, user_key)):
         raise ConfigError("--score-log, --config, --window and --user-key go with --drift")
     if user is None:
@@ -79,7 +84,7 @@ def inspect(
     if table.empty:
         raise DataError(f"user {user!r} has no candidates; check the id")
     if why is not None:
-        found = reranker.explain(table[USER].iloc[0], table, k)
+        found = reranker.explain(table[USER].iloc[0], table, k, tokens=tokens)
         typer.echo(f"user {user}: log-odds against the list's mean, by group; effects of the history in brackets\n")
         typer.echo(found.table())
         typer.echo(
@@ -94,11 +99,11 @@ def inspect(
     for span in seen.prompt.spans:
         typer.echo(f"[{span.start:4d}..{span.end:4d}) {span.kind:14s} {span.text!r}")
     typer.echo(f"\n{'rank':>4} {'generator':>6} {'score':>8}  " + "  ".join(f"{name:>10}" for name in seen.components))
-    for row, values, tokens, text in zip(
+    for row, values, token_ids, text in zip(
         seen.ranked.itertuples(index=False), seen.values, seen.candidate_tokens, seen.candidate_texts, strict=True
     ):
         numbers = "  ".join(f"{value:10.3f}" for value in values)
-        typer.echo(f"{row.rank:4d} {getattr(row, RECALL_RANK):6d} {row.score:8.3f}  {numbers}  {text!r} {tokens}")
+        typer.echo(f"{row.rank:4d} {getattr(row, RECALL_RANK):6d} {row.score:8.3f}  {numbers}  {text!r} {token_ids}")
     typer.echo(f"\nserved to this user: {seen.served}\n{seen.guard}")
     for line in seen.weights:
         typer.echo(f"  {line}")

@@ -5,6 +5,7 @@ from reranker.explain.deletion import DELETED, DeletionTest, deletion_test
 from reranker.explain.history import HISTORY_ITEMS, history_effects, without_each
 from reranker.explain.records import Explanation, HistoryEffect, ItemExplanation
 from reranker.explain.sentences import LANGUAGES, Language, sentence
+from reranker.explain.tokens import TokenAttribution, TokenEffect, attribute_tokens
 
 __all__ = [
     "DELETED",
@@ -17,6 +18,9 @@ __all__ = [
     "HistoryEffect",
     "ItemExplanation",
     "Language",
+    "TokenAttribution",
+    "TokenEffect",
+    "attribute_tokens",
     "contributions",
     "deletion_test",
     "group_of",

@@ -6,8 +6,11 @@ from typing import Any
 
 from reranker.explain.contributions import GROUPS
 from reranker.explain.sentences import Language, sentence
+from reranker.explain.tokens import TokenAttribution, told
 from reranker.prompting import clean_text
 from reranker.types import ItemId, UserId
+
+_TOKENS = 8  # shown a candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class ItemExplanation:
         contributions: group of columns -> log-odds; they sum to `score` minus the list's mean.
         columns: the same column by column.
         history: effects of items of the history, strongest first.
+        tokens: which tokens of the prompt make its title likely, where that was asked for.
     """
 
     item_id: ItemId
@@ -47,6 +51,7 @@ class ItemExplanation:
     contributions: dict[str, float]
     columns: dict[str, float]
     history: tuple[HistoryEffect, ...]
+    tokens: TokenAttribution | None = None
 
     def sentence(self, language: Language = "en", domain: str = "") -> str:
         """For the person who sees the list: "Because you watched X and Y", or "You watched it before"."""
@@ -112,7 +117,12 @@ class Explanation:
             for row in [head, *rows]
         ]
         used = f"{self.history_used} of {self.history_known} items of the history were left out one by one"
-        return "\n".join([*lines, f"served: {self.order}; {used}"])
+        of_tokens = [
+            f"tokens of {one.rank} {clean_text(one.title)}: {told(one.tokens, _TOKENS)}"
+            for one in self.items
+            if one.tokens is not None
+        ]
+        return "\n".join([*lines, f"served: {self.order}; {used}", *of_tokens])
 
     def record(self, language: Language = "en") -> dict[str, Any]:
         """As JSON: contributions, effects and sentences."""
@@ -131,6 +141,7 @@ class Explanation:
                         for effect in one.history
                     ],
                     "sentence": one.sentence(language, self.domain),
+                    **({} if one.tokens is None else {"tokens": one.tokens.record()}),
                 }
                 for one in self.items
             ],

@@ -1,6 +1,6 @@
 """One user's list, explained: what `Reranker.explain` does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,9 +8,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.schema import ITEM, RANK, RECALL_RANK, SCORE, USER, validate_candidates
-from reranker.errors import DataError
-from reranker.explain import Explanation, HistoryEffect, ItemExplanation, contributions, history_effects
+from reranker.errors import ConfigError, DataError
+from reranker.explain import (
+    Explanation,
+    HistoryEffect,
+    ItemExplanation,
+    TokenAttribution,
+    attribute_tokens,
+    contributions,
+    history_effects,
+)
 from reranker.explain.history import HISTORY_ITEMS, ScoreHistories
+from reranker.explain.tokens import require_captum
 from reranker.fusion import Order
 from reranker.types import ItemId, UserId, UserState
 
@@ -89,10 +98,13 @@ def explain_list(
     order: Order | None = None,
     state: UserState | None = None,
     disliked: Sequence[ItemId] | None = None,
+    tokens: bool = False,
     history_items: int = HISTORY_ITEMS,
 ) -> Explanation:
     """As `Reranker.explain` has it."""
     data, fusion_model = reranker.fitted()
+    if tokens:
+        _require_prompts(reranker)
     lists = one_list(user, candidates, data.candidate_columns)
     known = disliked is None and history is None
     disliked = reranker.disliked(user) if known else disliked or ()
@@ -121,8 +133,10 @@ def explain_list(
     past = [data.statistics.item_ids[rows[position]] for position in positions]
     past_titles = reranker.titles(past)
     titles = reranker.titles(ranked[ITEM].tolist())
-    items = []
-    for number in range(len(ranked) if k is None else min(k, len(ranked))):
+    items, n = [], len(ranked) if k is None else min(k, len(ranked))
+    chosen = [data.statistics.item_ids[row] for row in rows]
+    attributed = _attributed(reranker, lists, chosen, states, at_rank[:n]) if tokens else [None] * n
+    for number in range(n):
         moved = [
             HistoryEffect(item_id=item, title=title, position=position, effect=float(effect))
             for item, title, position, effect in zip(
@@ -139,6 +153,7 @@ def explain_list(
                 contributions={group: float(values[number]) for group, values in groups.items()},
                 columns={name: float(values[number]) for name, values in columns.items()},
                 history=tuple(sorted(moved, key=lambda one: -abs(one.effect))),
+                tokens=attributed[number],
             )
         )
     return Explanation(
@@ -151,3 +166,35 @@ def explain_list(
         history_known=len(rows),
         history_used=len(positions),
     )
+
+
+def _require_prompts(reranker: "Reranker") -> None:
+    """Raises ConfigError where no prompt is read whose tokens could be named, or what names them is missing."""
+    if "likelihood" not in reranker.config.scorers:
+        raise ConfigError(
+            f"attributions to tokens are of prompts that hold the history; the scorer {reranker.config.scorer!r} reads "
+            "none: leave tokens out, or fit with scorer='likelihood'"
+        )
+    if reranker.reader.engine.name not in ("torch", "vllm"):
+        raise ConfigError(
+            f"attributions to tokens need the model's gradients, and the engine {reranker.reader.engine.name!r} gives "
+            "none: take engine='torch' or 'vllm'"
+        )
+    require_captum()
+
+
+def _attributed(
+    reranker: "Reranker",
+    lists: pd.DataFrame,
+    history: Sequence[ItemId],
+    states: Mapping[UserId, UserState],
+    rows: Sequence[int],
+) -> list[TokenAttribution | None]:
+    """Of these rows of one user's list: which tokens of the prompt make their titles likely."""
+    reader, catalog = reranker.reader, reranker.fitted()[0].catalog
+    (one,) = reader.lists(lists, catalog, lambda _: history, states)
+    prompt = reader.renderer.likelihood(
+        one.history, one.candidates, soft_prompt=one.soft_prompt, user_tokens=one.user_tokens, query=one.query
+    )
+    lm, decode = reader.packed_lm(), reader.engine.tokenizer.decode
+    return [attribute_tokens(lm, prompt, row, decode) for row in rows]

@@ -291,6 +291,7 @@ class Reranker(Persistent, Adaptive):
         order: Order | None = None,
         state: UserState | None = None,
         disliked: Sequence[ItemId] | None = None,
+        tokens: bool = False,
     ) -> Explanation:
         """Why each candidate of one user's list stands where it does.
 
@@ -305,12 +306,15 @@ class Reranker(Persistent, Adaptive):
             order: explain this order whatever the guard decided.
             state: the user's adapted context.
             disliked: items that the user dislikes, in place of what is known; nothing where `history` alone is given.
+            tokens: by "likelihood", also divide each title's log-likelihood among the history's words: a minute each.
 
         Raises:
             DataError: nothing was fitted, the table breaks its contract or holds no row of the user.
-            ConfigError: an unknown order.
+            ConfigError: an unknown order, or `tokens` without such a scorer, gradients or captum.
         """
-        return explain_list(self, user, candidates, k, history=history, order=order, state=state, disliked=disliked)
+        return explain_list(
+            self, user, candidates, k, history=history, order=order, state=state, disliked=disliked, tokens=tokens
+        )
 
     def inspect(self, candidates: pd.DataFrame, k: int | None = None) -> Inspection:
         """One user's list as the model sees it: prompt, spans, tokens, components and weights.

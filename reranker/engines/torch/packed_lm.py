@@ -28,6 +28,7 @@ TESTED = frozenset({"gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
 """Types of models that the tests compare with their own reading, so that loading one need not."""
 
 _NOTHING: Beginning = {}
+_VOCABULARY_PART = 8192  # embeddings that are averaged at a time
 _EXACT, _ROUNDED = 1e-4, 0.1  # tolerances; float32 makes 1e-6, bfloat16 0.01
 _PROMPT, _PREFIX = 6, 2  # tokens of a prompt that a model is checked with, and of what such prompts may share
 
@@ -70,6 +71,17 @@ class PackedLM:
         """(len, dim) rows of the embedding table, as the first layer gets them."""
         rows: torch.Tensor = self._embeddings(torch.tensor(token_ids, dtype=torch.int64, device=self._device))
         return rows
+
+    @torch.no_grad()
+    def mean_embedding(self) -> torch.Tensor:
+        """(dim,) float32 mean of the vocabulary's embeddings, as the first layer gets them: no word."""
+        size = self._config.vocab_size
+        sums = [
+            self.embed(range(begin, min(begin + _VOCABULARY_PART, size))).float().sum(dim=0)
+            for begin in range(0, size, _VOCABULARY_PART)
+        ]
+        mean: torch.Tensor = torch.stack(sums).sum(dim=0) / size
+        return mean
 
     def log_probs(
         self, rows: Sequence[PackedRow], labels: IntArray | None, behind: Beginning = _NOTHING
