@@ -28,7 +28,11 @@ def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch)
         factories,
         tmp_path,
         lines.append,
-        generators={"als": PopularityGenerator, "als+co_visit": ItemKNNGenerator},
+        generators={
+            "als": lambda items: PopularityGenerator(),
+            "als+co_visit": lambda items: ItemKNNGenerator(),
+            "worse": lambda items: PopularityGenerator(),
+        },
         splits=("leave-last",),
     )
     rows = pd.read_csv(tmp_path / "leave-last" / "domains.csv").set_index("generator")
@@ -37,7 +41,15 @@ def test_the_better_generator_gains_and_the_checks_say_so(tmp_path, monkeypatch)
     assert rows.loc["als", "recall"] < 0.5
     assert rows.loc["als+co_visit", "gain_low"] > 0.12
     assert (rows["users"] == 80).all()
-    gain, below = checks
+    gain, below, *others = checks
+    assert [one.name.partition(",")[0] for one in others] == [
+        "leave-last: worse over als",
+        "leave-last: worse",
+        "leave-last: worse over als+co_visit",
+    ]
+    assert others[0].value == 0 and others[2].value == pytest.approx(
+        100 * (rows.loc["worse", "served"] / rows.loc["als+co_visit", "served"] - 1)
+    )
     assert gain.passed and gain.value == pytest.approx(100 * rows.loc["als+co_visit", "gain"])
     assert (below.value, below.passed) == (0, True)
     assert any(line.startswith(data.domain) and "als+co_visit" in line for line in lines)
@@ -50,7 +62,7 @@ def test_the_same_generator_twice_reaches_nothing(tmp_path):
         factories,
         tmp_path,
         lambda line: None,
-        generators={"als": PopularityGenerator, "als+co_visit": PopularityGenerator},
+        generators={"als": lambda items: PopularityGenerator(), "als+co_visit": lambda items: PopularityGenerator()},
         splits=("leave-last",),
     )
     assert [(check.value, check.passed) for check in checks] == [(0.0, False), (0, True)]
@@ -59,7 +71,7 @@ def test_the_same_generator_twice_reaches_nothing(tmp_path):
 def test_a_table_without_what_it_compares_with_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="compared with 'als'"):
         candidate_table.run(
-            lambda split: [], "baseline", factories, tmp_path, print, generators={"x": PopularityGenerator}
+            lambda split: [], "baseline", factories, tmp_path, print, generators={"x": lambda items: PopularityGenerator()}
         )
 
 
