@@ -116,7 +116,9 @@ def run(
         say(f"{'domain':<22} {'generator':<20} {'users':>6} {'recall@50':>10} {'first stage':>12} {'served':>8}  gain")
         for fold in folds_of(split):
             for name, make in generators.items():
-                one = measure(fold, make(fold.items), system, factories_of(fold.domain), out / split / name.replace("+", "_"))
+                one = measure(
+                    fold, make(fold.items), system, factories_of(fold.domain), out / split / name.replace("+", "_")
+                )
                 measured[name][fold.domain] = one
                 gains = compare(
                     {fold.domain: (one.served, measured[BASE][fold.domain].served)},

@@ -32,7 +32,7 @@ def adapt_domain(
     n: Annotated[int | None, typer.Option("--n", help="length of the first-stage lists")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="as many as the prompt was trained for")] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="step size, as the prompt was trained for")] = None,
-    users: Annotated[int | None, typer.Option("--users", min=1, help="users to learn from (100)")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="users to learn from (100)")] = None,
     judged_users: Annotated[
         int | None, typer.Option("--judged-users", min=2, help="others that decide whether the result is kept (200)")
     ] = None,
@@ -56,7 +56,7 @@ def adapt_domain(
     adaptation = AdaptationSettings(
         inner_loop=loop,
         **given(
-            users=users,
+            users=sample,
             judged_users=judged_users,
             lists_per_step=lists_per_step,
             hold_out=hold_out,

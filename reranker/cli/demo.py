@@ -11,7 +11,7 @@ from reranker.cli.options import DtypeOption, EngineOption, given
 def demo(
     dataset: Annotated[str, typer.Option("--dataset", help="groceries (MIT), ml-100k, or a folder")] = "groceries",
     out: Annotated[Path, typer.Option("--out", help="folder for the results")] = Path("out/demo"),
-    users: Annotated[int, typer.Option("--users", min=20, help="test users, at most")] = 500,
+    sample: Annotated[int, typer.Option("--sample", min=20, help="test users, at most")] = 500,
     fit_users: Annotated[
         int | None, typer.Option("--fit-users", min=10, help="lists the LLM scores for fitting")
     ] = None,
@@ -23,5 +23,5 @@ def demo(
     from reranker.data.builtin import load_dataset
 
     run_demo(
-        load_dataset(dataset), out, typer.echo, users=users, fit_users=fit_users, **given(engine=engine, dtype=dtype)
+        load_dataset(dataset), out, typer.echo, users=sample, fit_users=fit_users, **given(engine=engine, dtype=dtype)
     )

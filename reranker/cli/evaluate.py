@@ -85,19 +85,19 @@ def evaluate(
     target_events: TargetEventsOption = None,
     repeats: RepeatsOption = None,
     n: Annotated[str, typer.Option("--n", help="lengths of the generator's lists, comma-separated")] = "50",
-    lists: Annotated[
+    candidates: Annotated[
         list[Path] | None,
-        typer.Option("--lists", help="lists that your own first stage served; several windows: oldest first"),
+        typer.Option("--candidates", help="lists that your own first stage served; several windows: oldest first"),
     ] = None,
     held_out: Annotated[
-        list[Path] | None, typer.Option("--held-out", help="what users chose after --lists, one table for each")
+        list[Path] | None, typer.Option("--held-out", help="what users chose after --candidates, one table for each")
     ] = None,
     features: FeaturesOption = None,
     allow_leaks: AllowLeaksOption = None,
-    user_table: Annotated[
-        Path | None, typer.Option("--user-table", help="with --lists: user_id and columns for --features")
+    users: Annotated[
+        Path | None, typer.Option("--users", help="with --candidates: user_id and columns for --features")
     ] = None,
-    users: Annotated[int | None, typer.Option("--users", min=2, help="test users at most, drawn at random")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=2, help="test users at most, drawn at random")] = None,
     fit_users: Annotated[
         int | None, typer.Option("--fit-users", min=2, help="lists the LLM reads for fitting; as `fit` by default")
     ] = None,
@@ -144,9 +144,9 @@ def evaluate(
     user_key: UserKeyOption = None,
     mlflow: MlflowOption = None,
     list_systems: Annotated[bool, typer.Option("--list", help="list the systems and stop")] = False,
-    sample: Annotated[
+    estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="whether the LLM pays, from a sample of --users (300): minutes, and no --out"),
+        typer.Option("--estimate", help="whether the LLM pays, from a --sample (300 users): minutes, and no --out"),
     ] = False,
 ) -> None:
     """Compare systems on held-out interactions: metrics with intervals, comparisons, a report."""
@@ -188,24 +188,25 @@ def evaluate(
         _judge_log(score_log, outcomes, within_hours, domain, control, user_key, bundle)
         return
     signals = signals_from_flags(event_weights, rating_scale, target_events, repeats)
-    if sample:
+    if estimate:
         data = dataset_from_flags(dataset, interactions, items, domain, item_vectors=item_vectors, signals=signals)
         lengths = list_lengths(n)
         if len(lengths) > 1:
             raise ConfigError(f"--estimate takes one length of lists, --n was given {n!r}")
         of_llm = given(model=model, engine=engine, dtype=dtype, scorer=scorer, ranker=ranker)
         of_llm["n_candidates"] = lengths[0]
-        tell_estimate(data, of_llm, generator, users)
+        tell_estimate(data, of_llm, generator, sample)
         return
-    if out is None and export is None and not lists:
+    if out is None and export is None and not candidates:
         raise ConfigError("give --out: the folder for the results")
-    if (features is not None or user_table is not None) and not lists:
+    if (features is not None or users is not None) and not candidates:
         raise ConfigError(
-            "--features and --user-table go with --lists and --held-out: the systems here have fixed columns"
+            "--features and the table of --users go with --candidates and --held-out: the systems here have fixed "
+            "columns. How many test users is --sample"
         )
     if ranker == BOOSTED:
         require_lightgbm()  # now, not after hours of reading
-    data = dataset_from_flags(dataset, interactions, items, domain, user_table, item_vectors, signals)
+    data = dataset_from_flags(dataset, interactions, items, domain, users, item_vectors, signals)
     tell_item_vectors(data)
     for line in told(data.interactions, data.signals):
         typer.echo(line, err=True)
@@ -213,7 +214,7 @@ def evaluate(
     if wanted is not None:
         ItemColumns(data.items).require(wanted)  # now, not after everything was read
     groups = None if user_groups is None else read_user_groups(read_users(user_groups, {USER: data.interactions[USER]}))
-    if lists or held_out:
+    if candidates or held_out:
         scorer = scorer or default_scorer(engine or "auto", trained=False)
         own = RerankerConfig.from_mapping(
             given(
@@ -228,11 +229,11 @@ def evaluate(
             )
         )
         more = Further(diagnose=diagnose, user_groups=groups, provider=provider)
-        evaluate_lists(data, lists or [], held_out or [], own, systems, out, more, wanted)
+        evaluate_lists(data, candidates or [], held_out or [], own, systems, out, more, wanted)
         return
     fold = splits.SPLITS[split or splits.default_split(data)](data, support)
-    if users is not None:
-        fold = fold.sample_users(users)
+    if sample is not None:
+        fold = fold.sample_users(sample)
     lengths = list_lengths(n)
     first_stage = make_generator(generator or DEFAULT_METHOD)
     if export is not None:

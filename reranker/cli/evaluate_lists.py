@@ -1,4 +1,4 @@
-"""`reranker evaluate --lists --held-out`: judge a first stage of your own by what it served."""
+"""`reranker evaluate --candidates --held-out`: judge a first stage of your own by what it served."""
 
 import json
 from collections.abc import Sequence
@@ -73,8 +73,8 @@ def evaluate_lists(
         require_columns(data.items, [further.provider], "items")  # now, not after everything was read
     if len(lists) != len(held_out):
         raise ConfigError(
-            f"--lists was given {len(lists)} times and --held-out {len(held_out)} times: give what was chosen after "
-            "each of them"
+            f"--candidates was given {len(lists)} times and --held-out {len(held_out)} times: give what was chosen "
+            "after each of them"
         )
     rungs = RUNGS if systems is None else tuple(name.strip() for name in systems.split(","))
     known = {USER: data.interactions[USER], ITEM: data.items[ITEM]}

@@ -10,7 +10,7 @@ _TABLES = {"interactions", "items", "dataset", "domain", "item_vectors"}
 _SIGNALS = {"event_weights", "rating_scale", "target_events", "repeats"}
 _RANKS = {"model", "engine", "dtype", "scorer", "ranker"}
 _LOGS = {"score_log", "outcomes", "within_hours", "control", "user_key", "bundle"}
-_OF_LISTS = {"lists", "held_out", "features", "user_table", "allow_leaks"}
+_OF_LISTS = {"candidates", "held_out", "features", "users", "allow_leaks"}
 _SHOWN = {"diagnose", "user_groups", "provider"}
 
 
@@ -38,10 +38,13 @@ def _ways(given: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     """The way that these flags ask for, and what it reads; nothing where interactions are held out by a split."""
     if given.keys() & {"score_log", "outcomes"}:
         yield "--score-log", {"domain", *_LOGS}
-    elif "sample" in given:
-        yield "--estimate", {"sample", "generator", "users", "n", *_TABLES, *_SIGNALS, *_RANKS}
-    elif given.keys() & {"lists", "held_out"}:
-        yield "--lists", {"systems", "fit_users", "out", "rules", *_OF_LISTS, *_TABLES, *_SIGNALS, *_RANKS, *_SHOWN}
+    elif "estimate" in given:
+        yield "--estimate", {"estimate", "generator", "sample", "n", *_TABLES, *_SIGNALS, *_RANKS}
+    elif given.keys() & {"candidates", "held_out"}:
+        yield (
+            "--candidates",
+            {"systems", "fit_users", "out", "rules", *_OF_LISTS, *_TABLES, *_SIGNALS, *_RANKS, *_SHOWN},
+        )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

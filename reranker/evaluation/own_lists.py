@@ -71,13 +71,14 @@ class OwnLists:
             raise DataError("no lists to judge: give lists and what was chosen afterwards")
         served = pd.concat([lists for lists, _ in pairs], ignore_index=True)
         if USER not in served:
-            raise DataError(f"table 'lists' needs a column {USER!r}")
+            raise DataError(f"table 'candidates' needs a column {USER!r}")
         own = resolved(features, data.items, data.users, served)
         for number, (lists, _) in enumerate(pairs, start=1):
             if lacking := [one.name for one in own if one.source == "candidates" and one.name not in lists]:
                 raise DataError(
-                    f"table 'lists' number {number} of {len(pairs)} lacks the column {', '.join(map(repr, lacking))}, "
-                    "which is asked for as a feature: give it in all of them, or leave it out"
+                    f"table 'candidates' number {number} of {len(pairs)} lacks the column "
+                    f"{', '.join(map(repr, lacking))}, which is asked for as a feature: give it in all of "
+                    "them, or leave it out"
                 )
         windows: list[CandidateLists] = []
         without_choice = without_list = 0
@@ -85,7 +86,7 @@ class OwnLists:
         known = data
         for lists, chosen in reversed(pairs):
             if USER not in lists or USER not in chosen:
-                raise DataError(f"tables 'lists' and 'held_out' need a column {USER!r}")
+                raise DataError(f"tables 'candidates' and 'held_out' need a column {USER!r}")
             listed = lists[USER].isin(chosen[USER])
             without_choice += int(lists.loc[~listed, USER].nunique())
             apart = require_lists(lists[USER], chosen[USER])

@@ -178,7 +178,7 @@ def _next_steps(
         how = "another --generator, or longer lists (--n)" if has_generator else "another first stage, or longer lists"
         yield (
             f"better candidates: no order can bring up the {1 - judged.recall:.0%} of the choices that are not in the "
-            f"lists; {how}. `reranker evaluate --lists` and `data candidates` judge what you have"
+            f"lists; {how}. `reranker evaluate --candidates` and `data candidates` judge what you have"
         )
     if serves != "first_stage":
         return

@@ -96,7 +96,7 @@ def test_list_lengths_must_be_numbers_of_two_or_more(tables, tmp_path):
 
 
 def test_an_estimate_reads_a_sample_and_says_what_it_could_show(tables):
-    shown, _ = run("evaluate", *tables, "--estimate", "--users", 25)
+    shown, _ = run("evaluate", *tables, "--estimate", "--sample", 25)
     assert shown.startswith("estimate on 25 users whose choice was proposed; the model read ")
     assert "llm " in shown and "with a power of 80 %" in shown
 

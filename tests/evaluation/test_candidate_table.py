@@ -71,7 +71,12 @@ def test_the_same_generator_twice_reaches_nothing(tmp_path):
 def test_a_table_without_what_it_compares_with_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="compared with 'als'"):
         candidate_table.run(
-            lambda split: [], "baseline", factories, tmp_path, print, generators={"x": lambda items: PopularityGenerator()}
+            lambda split: [],
+            "baseline",
+            factories,
+            tmp_path,
+            print,
+            generators={"x": lambda items: PopularityGenerator()},
         )
 
 

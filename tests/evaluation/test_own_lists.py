@@ -139,7 +139,7 @@ def test_columns_of_the_lists_that_are_asked_for_count_and_others_are_named():
 def test_a_column_of_the_lists_is_asked_of_every_window_and_no_outcome():
     data, lists, chosen = served_lists()
     bare = lists.drop(columns="ctr")
-    with pytest.raises(DataError, match="table 'lists' number 2 of 2 lacks the column 'ctr'"):
+    with pytest.raises(DataError, match="table 'candidates' number 2 of 2 lacks the column 'ctr'"):
         OwnLists.of(data, [(lists, chosen), (bare, chosen)], ["ctr"])
     with pytest.raises(ConfigError, match="no table has a column 'ctr'"):
         OwnLists.of(data, [(bare, chosen)], ["ctr"])
@@ -258,7 +258,7 @@ def test_the_command_prints_the_plan_and_the_report(tmp_path):
     lists.to_parquet(tmp_path / "lists.parquet")
     chosen.to_parquet(tmp_path / "chosen.parquet")
     tables = ("--interactions", tmp_path / "i.parquet", "--items", tmp_path / "items.parquet")
-    own = ("--lists", tmp_path / "lists.parquet", "--held-out", tmp_path / "chosen.parquet")
+    own = ("--candidates", tmp_path / "lists.parquet", "--held-out", tmp_path / "chosen.parquet")
     (tmp_path / "rules.yaml").write_text(f"exclude: [{{items: [{chosen['item_id'].iloc[0]}]}}]\n")
     flags = ("--systems", "first_stage,baseline,lexical", "--out", tmp_path / "judged")
     flags = (*flags, "--rules", tmp_path / "rules.yaml")
@@ -268,9 +268,9 @@ def test_the_command_prints_the_plan_and_the_report(tmp_path):
     assert "your first stage: recall@8 1.0000" in done.output
     assert "first_stage: exclude after scoring: -" in done.output and "lexical: exclude after" in done.output
     assert json.loads((tmp_path / "judged" / "lists.json").read_text())["users"] == 48
-    with pytest.raises(ConfigError, match="--lists was given 1 times and --held-out 0 times"):
+    with pytest.raises(ConfigError, match="--candidates was given 1 times and --held-out 0 times"):
         invoke("evaluate", *tables, *own[:2])
-    with pytest.raises(ConfigError, match="--lists does not read --generator"):
+    with pytest.raises(ConfigError, match="--candidates does not read --generator"):
         invoke("evaluate", *tables, *own, "--generator", "als")
 
 
@@ -282,8 +282,8 @@ def test_the_command_takes_columns_of_lists_and_users(tmp_path):
     for name, table in (
         ("interactions", data.interactions),
         ("items", data.items),
-        ("user-table", users),
-        ("lists", lists.assign(other=np.arange(len(lists)) % 5)),
+        ("users", users),
+        ("candidates", lists.assign(other=np.arange(len(lists)) % 5)),
         ("held-out", chosen),
     ):
         table.to_parquet(tmp_path / f"{name}.parquet")
@@ -292,7 +292,7 @@ def test_the_command_takes_columns_of_lists_and_users(tmp_path):
     assert done.exit_code == 0, done.output
     assert "own features are used: +" in done.output
     assert "columns that could be features (--features): candidates.other" in done.output
-    with pytest.raises(ConfigError, match="--features and --user-table go with --lists"):
+    with pytest.raises(ConfigError, match="--features and the table of --users go with --candidates"):
         invoke("evaluate", *tables[:4], "--features", "ctr", "--out", tmp_path / "out")
     with pytest.raises(ConfigError, match="ranker"):
         invoke("evaluate", *tables, "--ranker", "forest")

@@ -85,7 +85,7 @@ def test_the_command_tells_them_and_refuses_what_it_would_ignore(tmp_path):
     for name, table in (
         ("interactions", data.interactions),
         ("items", data.items),
-        ("lists", lists),
+        ("candidates", lists),
         ("held-out", chosen),
         ("user-groups", groups),
     ):
@@ -100,5 +100,5 @@ def test_the_command_tells_them_and_refuses_what_it_would_ignore(tmp_path):
     assert {one["grouping"] for one in kept["user_groups"]} == {"history length", "region"}
     assert kept["exposure"] and kept["users"] == 48
     assert "'shop'" in refused("evaluate", *asked, "--provider-column", "shop")
-    for flag in (("--users", 10), ("--n", 20), ("--protocol", "covered"), ("--all-lists",), ("--rules", "r.yaml")):
-        assert f"evaluate --lists does not read {flag[0]}:" in refused("evaluate", *asked, *flag)
+    for flag in (("--sample", 10), ("--n", 20), ("--protocol", "covered"), ("--all-lists",)):
+        assert f"evaluate --candidates does not read {flag[0]}:" in refused("evaluate", *asked, *flag)

@@ -111,7 +111,7 @@ def test_the_command(tiny: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("min_history: 1\nprompt: {history_items: 3, title_tokens: 8}\n")
     said, _ = run(
         "train", "adapt", "--start", tmp_path / "prompt", "--dataset", folder, "--domain", "generic", "--model", tiny,
-        "--dtype", "float32", "--config", tmp_path / "settings.yaml", "--n", 6, "--users", 12, "--lists-per-step", 12,
+        "--dtype", "float32", "--config", tmp_path / "settings.yaml", "--n", 6, "--sample", 12, "--lists-per-step", 12,
         "--out", tmp_path / "domain",
     )  # fmt: skip
     assert "2 steps of size 0.5 on lists of 12 users (24 read)" in said
