@@ -174,7 +174,7 @@ class PromptRenderer:
                 f"no item of a history of {len(history)} can be read: {len(prefix)} tokens of prefix, the model takes "
                 f"{self.max_length}. Give at least one item, and shorter soft prompts if it does not fit"
             )
-        span = CandidateSpan(sequence=_joined(pieces), scored_from=len(separator_tokens))
+        span = CandidateSpan(sequence=TokenSequence.concatenate(pieces), scored_from=len(separator_tokens))
         return RenderedPrompt(
             request=ScoringRequest(prefix=prefix, candidates=(span,)),
             spans=described,
@@ -218,7 +218,7 @@ class PromptRenderer:
             pieces += [opening, self._pieces.text("listwise_label", label)]
             pieces.append(self._pieces.of_item(candidate, "listwise_candidate"))
         pieces.append(self._pieces.text("listwise_cue"))
-        sequence = _joined([tokens for _, tokens in pieces])
+        sequence = TokenSequence.concatenate([tokens for _, tokens in pieces])
         span = CandidateSpan(sequence=sequence), "".join(text for text, _ in pieces)
         return self._prompt([span] if candidates else [], history, soft_prompt, user_tokens, query)
 
@@ -312,7 +312,7 @@ class PromptRenderer:
             budget -= sum(map(len, pieces))
             if budget < 0:
                 break
-            parts.append(Part(kind="history", text=separator + text, tokens=_joined(pieces)))
+            parts.append(Part(kind="history", text=separator + text, tokens=TokenSequence.concatenate(pieces)))
             kept += 1
         if kept:
             return [Part(kind="history", text=header, tokens=header_tokens), *reversed(parts)], kept
@@ -344,7 +344,7 @@ class PromptRenderer:
             self._pieces.item("candidate", fields),
             self._pieces.text("terminator"),
         ]
-        sequence = _joined([tokens for _, tokens in pieces])
+        sequence = TokenSequence.concatenate([tokens for _, tokens in pieces])
         return CandidateSpan(sequence=sequence, scored_from=len(pieces[0][1])), "".join(text for text, _ in pieces)
 
     def _items_alone(self, items: Sequence[Item]) -> tuple[ItemTexts, tuple[str, ...]]:
@@ -352,7 +352,7 @@ class PromptRenderer:
             raise PromptError("there are no items to render; pass at least one")
         fields = [tuple(self._pieces.fields(item, block) for block in TEXT_PARTS) for item in items]
         parts, shown = zip(*map(self._item_alone, fields), strict=True)
-        prefix = _joined([self._pieces.opening.tokens, self._pieces.text("separator")[1]])
+        prefix = TokenSequence.concatenate([self._pieces.opening.tokens, self._pieces.text("separator")[1]])
         read = ItemTexts(prefix=prefix, parts=parts)
         longest = len(read.prefix) + max(len(span.sequence) for span in read.longest)
         if self.max_length is not None and longest > self.max_length:
@@ -369,14 +369,16 @@ class PromptRenderer:
         for block, values in zip(TEXT_PARTS, fields, strict=True):
             text, more = self._pieces.item_alone(block, values)
             begin = len(tokens) + 1  # a state is that of the token before a scored one
-            tokens, shown = _joined([tokens, more]), shown + text
-            whole = _joined([tokens, end])
+            tokens, shown = TokenSequence.concatenate([tokens, more]), shown + text
+            whole = TokenSequence.concatenate([tokens, end])
             spans.append(CandidateSpan(sequence=whole, scored_from=begin) if len(more) or not spans else None)
         return tuple(spans), shown + end_text
 
     def _render_labels_span(self, fields: Fields) -> tuple[CandidateSpan, str]:
         pieces = [self._pieces.item("labels_candidate", fields), self._pieces.text("labels_cue")]
-        return CandidateSpan(sequence=_joined([tokens for _, tokens in pieces])), "".join(text for text, _ in pieces)
+        return CandidateSpan(sequence=TokenSequence.concatenate([tokens for _, tokens in pieces])), "".join(
+            text for text, _ in pieces
+        )
 
 
 def _soft(kind: Literal["domain_tokens", "user_tokens"], tokens: TokenSequence | None) -> Part:
@@ -396,7 +398,3 @@ def _item_bytes(made: tuple[tuple[CandidateSpan | None, ...], str]) -> int:
 
 def _length(parts: Sequence[Part]) -> int:
     return sum(len(part.tokens) for part in parts)
-
-
-def _joined(pieces: Sequence[TokenSequence]) -> TokenSequence:
-    return TokenSequence.concatenate(pieces)
