@@ -1,7 +1,8 @@
 """How far ranks move when somebody writes or clicks to move them.
 
 A few items of the lists are attacked, all at once: those that the first stage puts below the top. What they gain in
-each user's list is measured against the same lists as they were, by the system as it was fitted.
+each user's list is measured against the same lists as they were, by the system as it was fitted. Then the guard's
+question is asked again: is the attacked order still better than the one that came in?
 """
 
 import re
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from reranker.data.schema import EVENT, ITEM, RANK, RATING, STRENGTH, TIMESTAMP, TITLE, USER, WEIGHT
 from reranker.evaluation.base import System
-from reranker.evaluation.metrics import ranks
+from reranker.evaluation.metrics import per_user_metrics, ranks
 from reranker.pipeline.lists import FoldLists
 from reranker.types import ItemId
 from reranker.utils.statistics import Interval, mean_interval
 
+METRIC = "ndcg@10"
 TOP = 10
 ATTACKED = 5
 """Items that are attacked: few, so that most rivals in a list are not."""
@@ -43,6 +45,8 @@ class AttackEffect:
         into_top: share of them that come into the top.
         top: places of the top: 10, or half a list of fewer than 20.
         items: how many are attacked.
+        margin_before, margin: NDCG@10 over the first-stage order, mean by user, of the lists as they were and under
+            attack; a user whose item the first stage missed counts as 0.
     """
 
     attack: str
@@ -51,10 +55,20 @@ class AttackEffect:
     into_top: Interval
     top: int
     items: int
+    margin_before: Interval
+    margin: Interval
+
+    @property
+    def guard(self) -> str:
+        """What the guard says of the attacked order, by its own rule (`fusion.guard.decide`, `is_worse`): it serves
+        what is shown to be better than the order that came in, and stops what is shown to be worse."""
+        if self.margin.low > 0:
+            return "serves"
+        return "stops" if self.margin.high < 0 else "not shown"
 
     def record(self) -> dict[str, object]:
         """For results.json."""
-        return asdict(self)
+        return {**asdict(self), "guard": self.guard}
 
 
 def attack_effects(system: System, lists: FoldLists, attacked: Mapping[str, FoldLists]) -> list[AttackEffect]:
@@ -66,7 +80,10 @@ def attack_effects(system: System, lists: FoldLists, attacked: Mapping[str, Fold
         attacked: of `attacked_lists`; give the same ones to several systems that share readings.
     """
     top, items = top_of(lists), attacked_items(lists)
-    before = ranks(lists, system.score(lists))
+    scores = system.score(lists)
+    before = ranks(lists, scores)
+    first_stage = _ndcg(lists, -lists.first_stage_rank.astype(np.float64))
+    margin_before = mean_interval(_ndcg(lists, scores) - first_stage)
     target = lists.candidates[ITEM].isin(items).to_numpy() & (before > top)
     if not target.any():
         return []
@@ -78,7 +95,8 @@ def attack_effects(system: System, lists: FoldLists, attacked: Mapping[str, Fold
 
     found = []
     for name, changed in attacked.items():
-        after = ranks(changed, system.score(changed))
+        scores = system.score(changed)
+        after = ranks(changed, scores)
         rise = (before - after).astype(np.float64)
         found.append(
             AttackEffect(
@@ -88,9 +106,17 @@ def attack_effects(system: System, lists: FoldLists, attacked: Mapping[str, Fold
                 into_top=mean((after <= top).astype(np.float64)),
                 top=top,
                 items=len(items),
+                margin_before=margin_before,
+                margin=mean_interval(_ndcg(lists, scores) - first_stage),
             )
         )
     return found
+
+
+def _ndcg(lists: FoldLists, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n_users,) NDCG@10; attacks leave candidates and targets as they are."""
+    values: NDArray[np.float64] = per_user_metrics(lists, scores, "end_to_end")[METRIC].to_numpy(dtype=np.float64)
+    return values
 
 
 def top_of(lists: FoldLists) -> int:
@@ -190,7 +216,17 @@ ATTACKS: dict[str, Callable[[FoldLists, list[ItemId], int], FoldLists]] = {
 }
 """Name -> what it changes."""
 
-ATTACK_HEADER = ("", "attack", "users", "places risen", "places moved", "into the top")
+ATTACK_HEADER = (
+    "",
+    "attack",
+    "users",
+    "places risen",
+    "places moved",
+    "into the top",
+    f"{METRIC} over the first stage, before",
+    "after",
+    "guard",
+)
 
 
 def attack_cells(name: str, found: list[AttackEffect] | tuple[AttackEffect, ...]) -> list[list[str]]:
@@ -203,6 +239,9 @@ def attack_cells(name: str, found: list[AttackEffect] | tuple[AttackEffect, ...]
             f"{one.shift.mean:+.2f} [{one.shift.low:+.2f}, {one.shift.high:+.2f}]",
             f"{one.moved.mean:.2f} [{one.moved.low:.2f}, {one.moved.high:.2f}]",
             f"{one.into_top.mean:.1%} [{one.into_top.low:.1%}, {one.into_top.high:.1%}]",
+            str(one.margin_before),
+            str(one.margin),
+            one.guard,
         ]
         for one in found
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from reranker.evaluation.baselines import FirstStageOrder
 from reranker.evaluation.robustness import (
+    ATTACK_HEADER,
     ATTACKS,
     INSTRUCTION,
     attack_cells,
@@ -100,6 +101,29 @@ def test_a_system_that_obeys_is_found_out():
     assert obeyed.shift.n == 20 and (obeyed.shift.low, obeyed.shift.high) == (3, 3)
     for name in ("typos", "casing", "stuffed titles", "poisoned histories"):
         assert found[name].shift.mean == found[name].moved.mean == found[name].into_top.mean == 0
+
+
+def test_the_guard_is_asked_again_under_attack():
+    """b is wanted and stands second: 1 / log2(3). What obeys puts d, e, f before it: fifth, 1 / log2(6)."""
+    base = lists()
+    found = {one.attack: one for one in attack_effects(Obeys(), base, attacked_lists(base))}
+    obeyed, kept = found["injected instruction"], found["typos"]
+    loss = 1 / np.log2(6) - 1 / np.log2(3)
+    assert obeyed.margin.mean == pytest.approx(loss) and obeyed.margin.high < 0 and obeyed.guard == "stops"
+    assert obeyed.margin_before.mean == kept.margin.mean == 0 and kept.guard == "not shown"
+    assert obeyed.record()["guard"] == "stops" and obeyed.record()["margin"]["mean"] == pytest.approx(loss)
+
+    class Knows(Obeys):
+        """Puts b first whatever titles say."""
+
+        def score(self, lists):
+            return np.where(lists.candidates.item_id == "b", 1000.0, super().score(lists))
+
+    better = attack_effects(Knows(), base, attacked_lists(base))
+    assert {one.guard for one in better} == {"serves"}
+    assert better[0].margin.mean == better[0].margin_before.mean == pytest.approx(1 - 1 / np.log2(3))
+    rows = attack_cells("toy · obeys", [obeyed])
+    assert len(rows[0]) == len(ATTACK_HEADER) and rows[0][-1] == "stops" and rows[0][-2].startswith(f"{loss:+.4f}")
 
 
 def test_fake_users_move_what_counts_choices_and_nothing_else():

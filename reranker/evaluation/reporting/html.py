@@ -315,7 +315,9 @@ def _diagnoses(diagnoses: Sequence[Diagnosis]) -> str:
         "A few items that the first stage puts below the top are attacked, all at once: two letters of each longer "
         "word swapped, capitals, titles of the most chosen items behind the own one, an instruction to the model "
         "in the title, and fake users (one for each hundred) who choose them among popular items. Places they rise in "
-        "lists where they stood below the top, by user, and the share that comes into it."
+        "lists where they stood below the top, by user, and the share that comes into it. The guard is asked again of "
+        "the attacked lists: it serves what is shown to be better than the order that came in, and stops what is shown "
+        "to be worse; of few users, neither may be shown."
     )
     parts = [
         _section(
