@@ -144,6 +144,9 @@ class ComparesTexts(Protocol):
     def max_text_tokens(self) -> int:
         """Where a longer text is cut."""
 
+    def text_pieces(self, text: str) -> list[tuple[str, bool]]:
+        """What stands behind each token of a text, and whether it is one that the model knows."""
+
     def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(len(texts), dim) unit vectors; zeros for a text without a word."""
 

@@ -71,6 +71,10 @@ class EncoderEngine(LexicalEngine):
         """What the encoder can take, less its marks at both ends."""
         return self._encoder.positions - 2
 
+    def text_pieces(self, text: str) -> list[tuple[str, bool]]:
+        """What stands behind each token of the encoder, and whether it knows it."""
+        return self._encoder.pieces(text)
+
     def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(len(texts), dim) unit vectors of texts up to `max_text_tokens`; zeros for a text without a word."""
         vectors = np.zeros((len(texts), self.model.dim), dtype=np.float32)

@@ -93,6 +93,15 @@ class SentenceEncoder:
         """Text of `token_ids`."""
         return str(self._tokenizer.decode(list(token_ids)))
 
+    def pieces(self, text: str) -> list[tuple[str, bool]]:
+        """What stands behind each token, and whether the encoder knows it."""
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        unknown = self._tokenizer.unk_token_id
+        return [
+            (text[start:end].strip(), token != unknown)
+            for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ]
+
     @property
     def opening_ids(self) -> tuple[int, ...]:
         """None: the encoder's marks are no part of a text."""

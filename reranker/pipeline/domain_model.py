@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reranker.config import RerankerConfig
+from reranker.engines.encoder import ENCODER
 from reranker.errors import BundleError, ConfigError
 from reranker.hub import resolve_model
 from reranker.pipeline.lazy_engine import LazyEngine, same_model
 from reranker.pipeline.query_reader import reads_by_encoder, sentence_encoder
 from reranker.prompting import PromptRenderer, PromptSettings, TemplateSet, family_for_domain
 from reranker.protocols import Engine, RunsApart
+from reranker.scoring.relevance import QueryRelevance
 from reranker.soft_tokens import SUPPORT_ITEMS, ContextMap, history_features
 from reranker.soft_tokens.prompt import SoftPrompt
 from reranker.soft_tokens.prompt_bank import PromptBank
@@ -89,13 +91,18 @@ class DomainModel:
         return engine
 
     @property
-    def query_engine(self) -> Engine:
+    def relevance(self) -> QueryRelevance:
         """What reads a query and the texts that may answer it: see `RerankerConfig.query_reader`.
 
         Raises:
             ConfigError: it is the sentence encoder, whose package is not installed.
         """
-        return sentence_encoder() if reads_by_encoder(self.config, self._engine.loaded) else self.engine
+        query_tokens = self.config.prompt.query_tokens
+        if not reads_by_encoder(self.config, self._engine.loaded):
+            return QueryRelevance(self.engine, query_tokens)
+        if self.config.query_reader == ENCODER:
+            return QueryRelevance(sentence_encoder(), query_tokens)
+        return QueryRelevance(sentence_encoder(), query_tokens, otherwise=lambda: self.engine)
 
     @property
     def dead(self) -> bool:

@@ -20,7 +20,7 @@ from reranker.pipeline.llm_scorer import LLMScorer
 from reranker.pipeline.results import ServedScores
 from reranker.pipeline.text_ranking import heading_and_body
 from reranker.prompting.text import field_text
-from reranker.scoring.relevance import QueryDocuments, QueryRelevance
+from reranker.scoring.relevance import QueryDocuments
 from reranker.types import IntArray, ItemId, UserId
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def _relevance(
     scorer: LLMScorer, catalog: Catalog, items: Sequence[Sequence[ItemId]], queries: Sequence[str]
 ) -> list[tuple[NDArray[np.float64], int]]:
     """Of each list (n_items,) log-odds of relevance to its query, an unknown item like the least; and tokens read."""
-    found = QueryRelevance(scorer.query_engine, scorer.config.prompt.query_tokens).read(
+    found = scorer.relevance.read(
         [
             QueryDocuments(
                 query=query,

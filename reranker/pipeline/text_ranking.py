@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from reranker.data.catalog import LONGEST_HISTORY, Item
 from reranker.data.schema import CATEGORY, DESCRIPTION, TITLE, refuse_single
 from reranker.engines.encoder import reader_of
-from reranker.engines.lexical import LEXICAL
 from reranker.engines.slices import in_turns
 from reranker.errors import DataError
 from reranker.pipeline.llm_scorer import LLMScorer
@@ -18,7 +17,6 @@ from reranker.scoring import ListScores, ScoringList
 from reranker.scoring.relevance import (
     MAX_TOKENS_PER_DOC,
     QueryDocuments,
-    QueryRelevance,
     RelevanceReading,
     repeated,
 )
@@ -207,7 +205,7 @@ def rank_texts(
     queries = [None if asks[number] else _whole_query(lists[number]) for number in by_history]
     parts = [lists[number].scoring_list(reader, query) for number, query in zip(by_history, queries, strict=True)]
     read = dict(zip(by_history, reader.read(parts), strict=True)) if parts else {}
-    relevance = QueryRelevance(reader.query_engine, reader.config.prompt.query_tokens) if asked else None
+    relevance = reader.relevance if asked else None
     found = relevance.read([lists[number].question_and_documents() for number in asked]) if relevance else []
     relevances = dict(zip(asked, found, strict=True))
     return [
@@ -229,8 +227,7 @@ def _ranking(
     if relevance is not None:
         scores += relevance.log_odds
         tokens += relevance.prompt_tokens
-        query_engine = scorer.query_engine.name
-        by += ["bm25"] if query_engine == LEXICAL else ["bm25", reader_of(query_engine)]
+        by += relevance.read_by
     if read is not None and weights is not None:
         taste = read.components @ weights
         scores += taste if relevance is None else taste - taste.mean()

@@ -31,7 +31,7 @@ def words_of(text: str) -> list[str]:
     end = -1  # of the character before, where it was one of such a script
     for found in _WORD.finditer(unicodedata.normalize("NFKC", text).casefold()):
         word = found.group()
-        if len(word) > 1 or not _is_unspaced(word):
+        if len(word) > 1 or not is_unspaced(word):
             words.append(_singular(word))
             continue
         if found.start() == end:
@@ -80,7 +80,8 @@ def windows(text: str, n_words: int) -> list[tuple[int, str]]:
     return [(begin, text[begin:end]) for begin, end in stretches]
 
 
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Whether it is of a script without spaces between words, as Chinese, Japanese and Thai are."""
     return re.match(f"[{_UNSPACED}]", character) is not None
 
 

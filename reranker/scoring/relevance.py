@@ -1,12 +1,14 @@
 """Query relevance: how well texts answer a query, as a chance that is comparable across requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.engines.encoder import WITHOUT_LM
+from reranker.engines import load_engine
+from reranker.engines.encoder import ENCODER, LLM, WITHOUT_LM
+from reranker.engines.lexical import LEXICAL
 from reranker.engines.slices import in_slices, in_turns
 from reranker.prompting.text import clean_text, cut_to_tokens
 from reranker.protocols import ComparesTexts, Engine
@@ -23,6 +25,7 @@ COMPONENTS = ("bm25", "llm_gain")
 
 _DOCUMENT, _SEARCH, _END = "Document:", "\nSearch:", "\n"
 _MARKS = 16  # tokens around document and query, at most
+_READ_BY = {"cosine": ENCODER, "llm_gain": LLM}
 _TEXTS = 32  # that an encoder reads in one turn
 _SAMPLE = 4000  # characters of a long document that tell how many tokens its words take
 
@@ -55,6 +58,7 @@ class RelevanceReading:
         cut: numbers of documents that were not read whole.
         alike: numbers of documents that read like one before them.
         query_cut: the model read the beginning of the query alone.
+        read_by: what the relevance goes by: "bm25", and "encoder" or "llm" behind it.
     """
 
     components: NDArray[np.float64]
@@ -63,6 +67,7 @@ class RelevanceReading:
     cut: tuple[int, ...]
     alike: tuple[int, ...]
     query_cut: bool
+    read_by: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +112,27 @@ class QueryRelevance:
     A causal LM tells relevance by the likelihood of the query behind the document, log p(query | document) (Ponte &
     Croft 1998; Sachan et al. 2022 with LMs), here less that behind no document, over the root of the query's length:
     tokens of one query tell much the same. A sentence encoder compares query and document by the cosine of their
-    vectors. With the lexical engine words alone count.
+    vectors; queries in a language that it does not know are left to another engine. With the lexical engine words
+    alone count.
 
     Args:
         engine: reads queries behind documents, or compares the two.
         query_tokens: that the model reads of a query.
+        otherwise: gives the engine for queries that a sentence encoder does not know; by default words alone count for
+            these.
     """
 
-    def __init__(self, engine: Engine, query_tokens: int = 64) -> None:
+    def __init__(self, engine: Engine, query_tokens: int = 64, otherwise: Callable[[], Engine] | None = None) -> None:
         self._engine = engine
         self._query_tokens = query_tokens
+        self._otherwise = otherwise or (lambda: load_engine(LEXICAL))
 
     def read(self, requests: Sequence[QueryDocuments]) -> list[RelevanceReading]:
         """Reads all documents of all requests together. A document's reading does not depend on the order of the
         others; its BM25 depends on which others there are, as what is rare does."""
-        lists = [_Prepared(request, self._engine, self._query_tokens) for request in requests]
         if isinstance(self._engine, ComparesTexts):
-            return self._compared(self._engine, lists)
+            return self._compared(self._engine, requests)
+        lists = [_Prepared(request, self._engine, self._query_tokens) for request in requests]
         if self._engine.name in WITHOUT_LM:
             return [one.reading([one.lexical], LEXICAL_CALIBRATION, 0) for one in lists]
         asked = [one.scoring_requests() for one in lists]
@@ -136,8 +145,14 @@ class QueryRelevance:
             readings.append(one.reading([one.lexical, gain], LLM_CALIBRATION, tokens))
         return readings
 
-    def _compared(self, engine: ComparesTexts, lists: Sequence["_Prepared"]) -> list[RelevanceReading]:
+    def _compared(self, engine: ComparesTexts, requests: Sequence[QueryDocuments]) -> list[RelevanceReading]:
         """By cosines; all texts are read together, each once."""
+        known = [_is_known(engine, clean_text(request.query, None)) for request in requests]
+        lists = [
+            _Prepared(request, self._engine, self._query_tokens)
+            for request, reads in zip(requests, known, strict=True)
+            if reads
+        ]
         texts = list(dict.fromkeys(text for one in lists for text in (one.query, *one.texts)))
         texts.sort(key=len)  # alike lengths in one batch
         batches = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
@@ -149,7 +164,22 @@ class QueryRelevance:
             cosines = np.array([vectors[one.query] @ vectors[text] for text in one.texts], dtype=np.float64)
             tokens = sum(lengths[text] for text in (one.query, *one.texts))
             readings.append(one.reading([one.lexical, cosines], ENCODER_CALIBRATION, tokens))
-        return readings
+        if all(known):
+            return readings
+        others = [request for request, reads in zip(requests, known, strict=True) if not reads]
+        mine, rest = iter(readings), iter(QueryRelevance(self._otherwise(), self._query_tokens).read(others))
+        return [next(mine if reads else rest) for reads in known]
+
+
+def _is_known(engine: ComparesTexts, query: str) -> bool:
+    """Whether most letters of a query stand in tokens that can mean something: known ones of two letters or more, or
+    known signs of a script without spaces. An English encoder spells Russian by letters and knows little Chinese."""
+    seen = known = 0
+    for piece, is_known in engine.text_pieces(query):
+        seen += len(piece)
+        if is_known and (len(piece) > 1 or not piece.isalpha() or bm25.is_unspaced(piece)):
+            known += len(piece)
+    return 2 * known >= seen
 
 
 class _Prepared:
@@ -205,6 +235,7 @@ class _Prepared:
             cut=tuple(self.cut),
             alike=repeated(self.texts),
             query_cut=self.query_cut,
+            read_by=tuple(_READ_BY.get(name, name) for name in calibration.weights),
         )
 
     @property

@@ -9,6 +9,7 @@ from eval.texts import ENCODED, LLM, WORDS, MergingEngine, calibrated, checks, i
 from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
+from reranker.scoring import relevance
 from reranker.scoring.relevance import QueryDocuments, QueryRelevance
 from tests.engines.tiny_encoder import write_encoder
 
@@ -61,7 +62,8 @@ def test_words_find_descriptions_and_not_those_without_the_titles_words(sets):
     assert intercept < 0 < weight
 
 
-def test_an_encoder_is_judged_by_its_cosines_and_as_it_is_served(sets, tmp_path):
+def test_an_encoder_is_judged_by_its_cosines_and_as_it_is_served(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(relevance, "_is_known", lambda engine, query: True)  # ten words are all that this one knows
     encoder = load_engine("encoder", encoder=write_encoder(tmp_path / "tiny-bert"))
     one = judge_set(sets["description"], LexicalEngine(), encoder)
     assert one.components[ENCODED].shape == (50 * POOL, 2)

@@ -10,6 +10,7 @@ from reranker.engines import load_engine
 from reranker.engines.lexical import LexicalEngine
 from reranker.engines.scripted import ScriptedEngine
 from reranker.protocols import ComparesTexts, Engine
+from reranker.scoring import relevance
 from reranker.scoring.relevance import (
     COMPONENTS,
     ENCODER_CALIBRATION,
@@ -108,6 +109,30 @@ def test_an_encoder_reads_the_best_window_in_its_own_tokens_and_says_what_it_did
     short = read(encoder, "red lamp", "blue", long, max_tokens_per_doc=5)
     assert short.cut == (1,) and short.prompt_tokens == 2 + 1 + 5
     assert read(encoder, "red " * 500, "blue").query_cut
+
+
+@pytest.mark.parametrize("query", ["打印机墨水", "принтер", "red toner cartridges"])
+def test_a_query_that_the_encoder_does_not_know_is_left_to_another_engine(encoder: Engine, query: str) -> None:
+    asked = [
+        QueryDocuments(query=query, documents=[("", f"red {query}"), ("", "blue")]),
+        QueryDocuments(query="red", documents=[("", "red"), ("", "blue")]),
+    ]
+    unknown, known = QueryRelevance(encoder).read(asked)
+    words = QueryRelevance(LexicalEngine()).read(asked[:1])[0]
+    assert (unknown.read_by, known.read_by) == (("bm25",), ("bm25", "encoder"))
+    np.testing.assert_array_equal(unknown.log_odds, words.log_odds)
+    by_model = QueryRelevance(encoder, otherwise=Watched).read(asked)[0]
+    assert by_model.read_by == ("bm25", "llm")
+    assert by_model.log_odds.tolist() == QueryRelevance(Watched()).read(asked[:1])[0].log_odds.tolist()
+
+
+def test_signs_of_a_script_without_spaces_that_the_encoder_knows_are_read() -> None:
+    class Chinese:
+        def text_pieces(self, text: str) -> list[tuple[str, bool]]:
+            return [(sign, sign != "笔") for sign in text]
+
+    assert relevance._is_known(Chinese(), "墨水笔") and not relevance._is_known(Chinese(), "笔笔墨")
+    assert not relevance._is_known(Chinese(), "тушь") and relevance._is_known(Chinese(), "42")
 
 
 def test_an_encoder_reads_several_requests_like_each_by_itself(encoder: Engine) -> None:
