@@ -3,6 +3,7 @@
 #   tools/gpu_day.sh [OUT]             the environment, then all steps; give it again to go on after a cut
 #   tools/gpu_day.sh --dry-run [OUT]   the same steps in miniature on a CPU: does the script itself run?
 #   tools/gpu_day.sh --plan            the commands and their limits
+#   tools/gpu_day.sh --check           could each of them begin? In a minute, without a GPU; with --dry-run of those
 # PYTHON=... takes an environment that is there, in place of `make EXTRA=gpu`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,8 +11,8 @@ extra=gpu; arguments=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --dry-run) extra=cpu; arguments+=(--dry-run) ;;
-    --plan) arguments+=(--plan) ;;
-    -*) echo "gpu_day.sh: no option $1; there are --dry-run and --plan" >&2; exit 2 ;;
+    --plan | --check) arguments+=("$1") ;;
+    -*) echo "gpu_day.sh: no option $1; there are --dry-run, --plan and --check" >&2; exit 2 ;;
     *) arguments+=(--out "$1") ;;
   esac
   shift

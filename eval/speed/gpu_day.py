@@ -1,11 +1,11 @@
 """All that is to be measured where a GPU is at hand, one step after another: `tools/gpu_day.sh` runs this.
 
-    python -m eval.speed.gpu_day --out DIR [--dry-run] [--plan] [--only STEP]
+    python -m eval.speed.gpu_day --out DIR [--dry-run] [--plan] [--check] [--only STEP]
 
 Each step is a command with a time limit. What it says goes to DIR/logs, what it measured to DIR/gpu_day.json, which is
 written anew after each step: a step that fails or runs over is told there with its last lines, and the next one runs.
 A step that is done is not run again when the same command is given again. --dry-run takes the same steps in miniature,
-for a machine without a GPU; its figures say nothing.
+for a machine without a GPU; its figures say nothing. --check runs none and tells whether each could begin.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.checks import machine
+from eval.speed.gpu_check import Programs
 
 TAIL = 30  # lines of a step that failed
 MILLION_MINUTES, SHARE = 10, 0.85  # goals: a million titles in as many minutes, reranking over plain prefill
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None, planned: Sequence[Step] | None 
     parser.add_argument("--out", type=Path, default=Path("out/gpu_day"), help="folder of the record")
     parser.add_argument("--dry-run", action="store_true", help="in miniature, without a GPU")
     parser.add_argument("--plan", action="store_true", help="say the commands and run none")
+    parser.add_argument("--check", action="store_true", help="say whether each step could begin, and run none")
     parser.add_argument("--only", action="append", help="a step's name; more than once for several")
     options = parser.parse_args(arguments)
     chosen = [one for one in planned or steps(options.dry_run) if not options.only or one.name in options.only]
@@ -159,6 +161,8 @@ def main(arguments: Sequence[str] | None = None, planned: Sequence[Step] | None 
         for step in chosen:
             print(f"{step.seconds:5} s  {step.name:28} {' '.join(step.command)}")
         return 0
+    if options.check:
+        return check(chosen)
     if not options.dry_run and planned is None:
         require_gpu()
     path = options.out / "gpu_day.json"
@@ -176,6 +180,16 @@ def main(arguments: Sequence[str] | None = None, planned: Sequence[Step] | None 
         )
     print(*goals(record["steps"]), f"wrote {path}", sep="\n")
     return 0 if all(record["steps"][step.name]["ended"] == "exit 0" for step in chosen) else 1
+
+
+def check(chosen: Sequence[Step]) -> int:
+    """PASS or FAIL of each step, whether it could begin; returns 0 when all could."""
+    programs, failed = Programs(), 0
+    for step in chosen:
+        problem = programs.problem(step)
+        failed += bool(problem)
+        print(f"{'FAIL' if problem else 'PASS'}  {step.name}{f': {problem}' if problem else ''}", flush=True)
+    return 1 if failed else 0
 
 
 def environment() -> dict[str, Any]:
