@@ -61,7 +61,7 @@ def steps(dry: bool) -> list[Step]:
         return Step(name=name, command=command, seconds=600, result=file)
 
     speed = ("--gpu", *(("--tiny", "--users", "2", "--rounds", "1") if dry else ("--users", "256", "--rounds", "3")))
-    demo = ("--users", "20", "--fit-users", "20") if dry else ()
+    demo = ("--sample", "20", "--fit-users", "20") if dry else ()
     contract = Step(
         name="contracts on V2", command=(*pytest, "tests/engines/v2_contract.py"), seconds=600, environment=v2
     )  # `make test-slow` has it for a CPU, in Triton's interpreter
