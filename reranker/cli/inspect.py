@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,19 @@ from reranker.cli.drift import tell_drift
 from reranker.cli.options import BundleOption, DtypeOption, EngineOption, UserKeyOption, given, read_users
 from reranker.data.schema import ITEM, RECALL_RANK, USER
 from reranker.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reranker.pipeline.reranker import Reranker
+
+_SHOWN, _PROPOSED = 10, 50
+_READ = {
+    "": {"--json"},
+    "--user": {"--user", "--candidates", "--k", "--n", "--explain", "--tokens"},
+    "--drift": {"--candidates", "--score-log", "--config", "--window", "--user-key"},
+}
+"""What was asked for -> flags that are read for it."""
 
 
 class Language(StrEnum):
@@ -28,8 +41,10 @@ def inspect(
     candidates: Annotated[
         Path | None, typer.Option("--candidates", help="candidates table; the bundle's own first stage by default")
     ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="candidates shown")] = 10,
-    n: Annotated[int, typer.Option("--n", min=1, help="candidates proposed, without --candidates")] = 50,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="with --user: candidates shown (10)")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="with --user, without --candidates: candidates proposed (50)")
+    ] = None,
     why: Annotated[
         Language | None, typer.Option("--explain", help="contributions and reasons, in this language, not the prompt")
     ] = None,
@@ -56,44 +71,65 @@ def inspect(
     """Show what a bundle is: data, figures, what it serves and why; or a --user's prompt and scores; or drift."""
     from reranker.pipeline.reranker import Reranker
 
+    given_flags = {
+        "--user": user,
+        "--candidates": candidates,
+        "--k": k,
+        "--n": n,
+        "--explain": why,
+        "--tokens": tokens or None,
+        "--score-log": score_log,
+        "--config": config,
+        "--window": window,
+        "--user-key": user_key,
+        "--json": as_json or None,
+    }
+    way = "--drift" if drift else "--user" if user is not None else ""
+    read = _READ[way]
+    if unread := [name for name, value in given_flags.items() if value is not None and name not in read]:
+        asked = f"with {way}" if way else "without --user or --drift"
+        raise ConfigError(f"{', '.join(unread)} would be ignored {asked}: see `reranker inspect --help`")
+    if tokens and why is None:
+        raise ConfigError("--tokens goes with --explain")
     reranker = Reranker.load(bundle, engine=engine, **given(dtype=dtype))
-    if drift and as_json:
-        raise ConfigError("--json says what the bundle is: leave --drift out")
     if drift:
         tell_drift(reranker, score_log, candidates, config, window, user_key)
-        return
-    if tokens and (why is None or user is None):
-        raise ConfigError("--tokens goes with --explain and --user")
-    if any(one is not None for one in (score_log, config, window, user_key)):
-        raise ConfigError("--score-log, --config, --window and --user-key go with --drift")
-    if user is None:
-        if candidates is not None or why is not None:
-            raise ConfigError("--candidates and --explain go with --user")
+    elif user is None:
         summary = reranker.summary()
         typer.echo(json.dumps(summary.to_json(), indent=1, ensure_ascii=False) if as_json else str(summary))
-        return
-    if as_json:
-        raise ConfigError("--json says what the bundle is: leave --user out")
+    elif why is not None:
+        _tell_reasons(reranker, user, _list_of(reranker, user, candidates, n), k or _SHOWN, why, tokens)
+    else:
+        _tell_prompt(reranker, user, _list_of(reranker, user, candidates, n), k or _SHOWN)
+
+
+def _list_of(reranker: "Reranker", user: str, candidates: Path | None, n: int | None) -> "pd.DataFrame":
+    """The user's candidates, from a table or proposed."""
+    if candidates is not None and n is not None:
+        raise ConfigError("--n would be ignored: the candidates come from a table")
     if candidates is not None:
         table = read_users(candidates, {USER: reranker.user_ids, ITEM: reranker.item_ids})
     elif reranker.generator is not None:
-        table = reranker.generator.recommend([_as_known(user, reranker.user_ids)], n)
+        table = reranker.generator.recommend([_as_known(user, reranker.user_ids)], n or _PROPOSED)
     else:
         raise DataError("the bundle holds no candidate generator: give --candidates")
     table = table[table[USER].map(str) == user]
     if table.empty:
         raise DataError(f"user {user!r} has no candidates; check the id")
-    if why is not None:
-        found = reranker.explain(table[USER].iloc[0], table, k, tokens=tokens)
-        typer.echo(f"user {user}: log-odds against the list's mean, by group; effects of the history in brackets\n")
-        typer.echo(found.table())
-        typer.echo(
-            "\n"
-            + "\n".join(
-                f"{one.title}: {said}" for one, said in zip(found.items, found.sentences(why.value), strict=True)
-            )
-        )
-        return
+    return table
+
+
+def _tell_reasons(
+    reranker: "Reranker", user: str, table: "pd.DataFrame", k: int, language: Language, tokens: bool
+) -> None:
+    found = reranker.explain(table[USER].iloc[0], table, k, tokens=tokens)
+    typer.echo(f"user {user}: log-odds against the list's mean, by group; effects of the history in brackets\n")
+    typer.echo(found.table())
+    sentences = zip(found.items, found.sentences(language.value), strict=True)
+    typer.echo("\n" + "\n".join(f"{one.title}: {said}" for one, said in sentences))
+
+
+def _tell_prompt(reranker: "Reranker", user: str, table: "pd.DataFrame", k: int) -> None:
     seen = reranker.inspect(table, k)
     typer.echo(f"user {user}: {seen.prompt.history_kept} of {seen.prompt.history_given} history items were read\n")
     for span in seen.prompt.spans:

@@ -115,7 +115,7 @@ def test_the_command_prints_them(reranker, tiny, tmp_path, monkeypatch):
     said = CliRunner().invoke(app, [*call, "--explain", "en", "--tokens"])
     assert said.exit_code == 0, said.output
     assert ("tokens of 1 " in said.output) and "where the history says nothing" in said.output
-    with pytest.raises(ConfigError, match="--tokens goes with --explain and --user"):
+    with pytest.raises(ConfigError, match="--tokens goes with --explain"):
         CliRunner().invoke(app, [*call, "--tokens"], catch_exceptions=False)
 
 

@@ -59,8 +59,10 @@ def test_bundles_hold_it_and_the_command_shows_it(fitted, tmp_path):
     assert again.summary() == fitted.summary()
     assert run("inspect", "--bundle", tmp_path / "b")[0].strip() == str(fitted.summary())
     assert json.loads(run("inspect", "--bundle", tmp_path / "b", "--json")[0]) == kept
-    assert "leave --user out" in refused("inspect", "--bundle", tmp_path / "b", "--json", "--user", "u0")
-    assert "go with --user" in refused("inspect", "--bundle", tmp_path / "b", "--explain", "en")
+    bundle = ("inspect", "--bundle", tmp_path / "b")
+    assert "--json would be ignored with --user" in refused(*bundle, "--json", "--user", "u0")
+    assert "--k, --explain would be ignored without --user or --drift" in refused(*bundle, "--explain", "en", "--k", 3)
+    assert "--user, --json would be ignored with --drift" in refused(*bundle, "--drift", "--json", "--user", "u0")
 
 
 def test_nothing_is_said_before_fit():
