@@ -44,6 +44,7 @@ def main(
         at_most(f"{name}, time", one.seconds / 60, minutes, "min"),
         at_most(f"{name}, peak of memory", one.gib, gib, "GiB"),
         reported(f"{name}, processor time", one.processor_seconds / 60, "min"),
+        reported(f"{name}, outside of steps that it names", one.unnamed_seconds, "s"),
     ]
     report(checks, out / "scale.json", machine(("reranker", "implicit")), typer.echo)
 
@@ -65,6 +66,11 @@ class Fitted:
     gib: float
     said: list[str]
     steps: list[str]
+
+    @property
+    def unnamed_seconds(self) -> float:
+        """That passed outside of named steps, with the start and the end of the process."""
+        return self.seconds - sum(float(line.split()[-2]) for line in self.steps)
 
 
 def fitted(out: Path, items: int, interactions: int, history: int = 10, scorer: str = "baseline") -> Fitted:

@@ -184,6 +184,25 @@ def window_from_generator(
     Raises:
         DataError: no user has enough interactions, or the first stage finds none of the held-out items.
     """
+    with step("choices to learn from", progress):
+        before, held_out, n_held = _held_out(data, min_history, seed, most)
+    with step(f"candidate generator, without {n_held:,} choices", progress):
+        earlier = fitted_on(generator, before)
+    with step(f"lists of {len(held_out):,} of {n_held:,} users", progress):
+        users, repeats = held_out[USER].tolist(), data.signals.allows_repeats
+        candidates = lists_by(earlier, before, users, n, repeats=repeats)
+    with step("interaction features of the lists", progress):
+        lists = window_of(data, before, held_out, candidates, earlier, own)
+        _ = lists.features
+    return lists.lean(copy_of(generator, before)) if lean else lists
+
+
+def _held_out(data: Dataset, min_history: int, seed: int, most: int | None) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """Interactions before the last targets, targets of `most` users, and how many there are of all.
+
+    Raises:
+        DataError: no user has enough interactions.
+    """
     interactions = data.interactions
     if not data.has_order:  # rows may be sorted by anything: hold a random interaction out instead of a "last" one
         interactions = in_sequence(interactions, seed)
@@ -198,15 +217,7 @@ def window_from_generator(
         drawn = np.sort(np.random.default_rng(seed).choice(len(held_out), most, replace=False))
         logger.info("lists are made for %d of %d users, drawn at random", most, len(held_out))
         held_out = held_out.iloc[drawn]
-    with step(f"candidate generator, without {int(held.sum()):,} choices", progress):
-        earlier = fitted_on(generator, before)
-    with step(f"lists of {len(held_out):,} of {int(held.sum()):,} users", progress):
-        users, repeats = held_out[USER].tolist(), data.signals.allows_repeats
-        candidates = lists_by(earlier, before, users, n, repeats=repeats)
-    with step("interaction features of the lists", progress):
-        lists = window_of(data, before, held_out, candidates, earlier, own)
-        _ = lists.features
-    return lists.lean(copy_of(generator, before)) if lean else lists
+    return before, held_out, int(held.sum())
 
 
 def _up_to_a_target(signals: Signals) -> str:

@@ -32,6 +32,12 @@ def test_growth_is_told_as_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert memory.value == pytest.approx(6.0) and told.value == pytest.approx(2.0)
 
 
+def test_what_passes_outside_of_steps_is_told() -> None:
+    steps = ["tables: 1.5 s", "lists of 5,000 of 5,000 users: 20.0 s"]
+    one = scale.Fitted(seconds=23.0, processor_seconds=20.0, gib=1.0, said=[], steps=steps)
+    assert one.unnamed_seconds == pytest.approx(1.5)
+
+
 @pytest.mark.slow
 def test_a_fit_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="scorer"):
