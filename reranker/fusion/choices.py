@@ -57,6 +57,12 @@ class Choices:
         return sum(name in FEATURES or name in DISLIKE_FEATURES for name in self.columns)
 
     @cached_property
+    def recall(self) -> NDArray[np.float64]:
+        """(n_lists,) share of what the user chose that the list holds; NaN of users who chose nothing."""
+        found = np.bincount(self.list_index[self.chosen], minlength=len(self.users)).astype(np.float64)
+        return np.divide(found, self.n_relevant, out=np.full(len(found), np.nan), where=self.n_relevant > 0)
+
+    @cached_property
     def user_numbers(self) -> IntArray:
         """(n_lists,) 0-based number of each list's user."""
         return user_numbers(self.users)

@@ -21,7 +21,8 @@ class JudgedLists:
         ndcg: (n_lists, 3) under the first-stage order, the interaction features and the fused order.
         n_known: (n_lists,) interactions known of each user when the list was made.
         users: (n_lists,) whose list it is.
-        recall: (n_lists,) share of what the user chose that the list holds; NaN where an earlier version kept none.
+        recall: (n_lists,) share of what the user chose that the list holds; NaN of users who chose nothing, and where
+            an earlier version kept none.
     """
 
     ndcg: NDArray[np.float64]

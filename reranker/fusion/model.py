@@ -185,7 +185,7 @@ class FusionModel:
             ndcg=np.stack([by_list[order] for order in ("first_stage", "baseline", "fused")], axis=1),
             n_known=fold.n_known,
             users=fold.users,
-            recall=np.bincount(fold.list_index[fold.chosen], minlength=len(fold.users)) / fold.n_relevant,
+            recall=fold.recall,
         )
         judged = new if past is None or past.judged is None else new.before(past.judged)
         first, second, third = judged.ndcg.T

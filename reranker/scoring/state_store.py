@@ -198,10 +198,15 @@ class StateStore:
         found = tuple(filter(None, (_spaces_in(arrays, reader) for reader in _READERS)))
         cf_projection, popularity = arrays.get("cf_projection"), arrays.get("predicted_popularity")
         of_cf, of_popularity = (
-            float(arrays.get(f"{name}_penalty", np.array(0.0))) for name in ("cf_projection", "predicted_popularity")
+            _number(arrays.get(f"{name}_penalty", np.array(0.0)), f"{name}_penalty", path)
+            for name in ("cf_projection", "predicted_popularity")
         )
         store = cls(
-            kept=KeptStates(int(arrays["layer"]) or None, bool(arrays["words"]), mapped),
+            kept=KeptStates(
+                int(_number(arrays["layer"], "layer", path)) or None,
+                bool(_number(arrays["words"], "words", path)),
+                mapped,
+            ),
             spaces=JointSpaces(readers=found) if found else None,
             cf_projection=None if cf_projection is None else CFProjection(weights=cf_projection, penalty=of_cf),
             predicted_popularity=(
@@ -210,6 +215,13 @@ class StateStore:
         )
         _require_shapes(store, mapped, path)
         return store
+
+
+def _number(array: NDArray[Any], name: str, path: Path) -> float:
+    """The number in an array without axes."""
+    if array.shape != () or array.dtype.kind not in "biuf":
+        raise BundleError(f"{path} is damaged: {name} is {array.dtype} of shape {array.shape}, not one number")
+    return float(array)
 
 
 def _require_shapes(store: StateStore, states: StateFile, path: Path) -> None:
@@ -225,8 +237,8 @@ def _require_shapes(store: StateStore, states: StateFile, path: Path) -> None:
     floats += [one.weights for one in (projection, popularity) if one is not None]
     if any(array.dtype != np.float32 for array in floats):
         raise BundleError(f"{path} is damaged: a space or a projection is not of float32")
-    if min(store.penalties) < 0:
-        raise BundleError(f"{path} is damaged: the penalty of a projection is below 0")
+    if not all(0 <= penalty < np.inf for penalty in store.penalties):
+        raise BundleError(f"{path} is damaged: the penalty of a projection is no number of 0 or more")
     fits = {
         "states": not len(states) or states.dim == width,
         "spaces": all(

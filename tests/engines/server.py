@@ -107,6 +107,7 @@ def running(server: Server) -> Iterator[Server]:
             if body.get("stream"):
                 self._stream(body)
                 return
+            answer: tuple[Any, ...]
             with server.lock:
                 failure = server.failures.pop(0) if server.failures else None
                 server.in_work += 1
@@ -114,16 +115,16 @@ def running(server: Server) -> Iterator[Server]:
             try:
                 way = next(way for way in ("prompt_logprobs", "echo", "logprob_token_ids") if way in body)
                 if failure is not None:
-                    self._answer(failure[0], {"error": {"message": "try later"}}, failure[1])
+                    answer = (failure[0], {"error": {"message": "try later"}}, failure[1])
                 elif way not in server.ways:
-                    self._answer(400, {"error": {"message": f"{way} is not supported"}})
+                    answer = (400, {"error": {"message": f"{way} is not supported"}})
                 else:
-                    answer = server.complete(body)
+                    answer = (200, server.complete(body))
                     server.calls.append(body)
-                    self._answer(200, answer)
-            finally:
+            finally:  # before the answer: a client that has it may send its next call
                 with server.lock:
                     server.in_work -= 1
+            self._answer(*answer)
 
         def _stream(self, body: dict[str, Any]) -> None:
             self.send_response(200)

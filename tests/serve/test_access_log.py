@@ -20,7 +20,7 @@ def books(counted):
 
 
 def lines(caplog):
-    return [json.loads(record.message) for record in caplog.records]
+    return [json.loads(record.message) for record in caplog.records if record.name == "reranker.access"]
 
 
 def test_a_burst_is_entered_a_moment_later_in_its_order(books, counted, caplog):
