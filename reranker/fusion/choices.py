@@ -60,7 +60,9 @@ class Choices:
     def recall(self) -> NDArray[np.float64]:
         """(n_lists,) share of what the user chose that the list holds; NaN of users who chose nothing."""
         found = np.bincount(self.list_index[self.chosen], minlength=len(self.users)).astype(np.float64)
-        return np.divide(found, self.n_relevant, out=np.full(len(found), np.nan), where=self.n_relevant > 0)
+        missing = np.full(len(found), np.nan)
+        recall: NDArray[np.float64] = np.divide(found, self.n_relevant, out=missing, where=self.n_relevant > 0)
+        return recall
 
     @cached_property
     def user_numbers(self) -> IntArray:
