@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reranker.data.schema import ITEM, USER, validate_candidates
+from reranker.data.item_lists import Candidates, ItemLists
+from reranker.data.schema import USER, validate_candidates
 from reranker.errors import DataError
 from reranker.fusion.columns import FEATURES, N_RAW_FEATURES
 from reranker.pipeline.reranker import Reranker
@@ -71,15 +72,15 @@ class ListValues:
 
 def measure(
     reranker: Reranker,
-    lists: pd.DataFrame,
+    lists: Candidates,
     scores: NDArray[np.float64],
     histories: Mapping[UserId, IntArray] | None = None,
 ) -> ListValues:
-    """Every quantity of a validated candidates table.
+    """Every quantity of candidate lists.
 
     Args:
         reranker: fitted.
-        lists: (rows) a validated candidates table; rows of a list stand together.
+        lists: validated candidates.
         scores: (rows,) as served, in log-odds; NaN where the first-stage order was served.
         histories: user id -> rows of the statistics' index, oldest first; the bundle's own by default.
 
@@ -87,21 +88,22 @@ def measure(
         DataError: nothing was fitted.
     """
     data, _ = reranker.fitted()
-    list_index, users = pd.factorize(lists[USER])
-    known = data.statistics.n_known(users, histories)
-    lengths = np.bincount(list_index, minlength=len(users))
-    raw = data.statistics.raw_features(lists, histories)
+    listed = ItemLists.of(lists)
+    list_index = listed.list_index
+    known = data.statistics.n_known(listed.users, histories)
+    lengths = np.bincount(list_index, minlength=len(listed.users))
+    raw = data.statistics.raw_features(listed, histories)
     values = dict(zip(FEATURES, raw.T, strict=False))
     # Rounded, so that equal scores stay equal, in whatever order the mean was summed.
     above_mean = np.round(scores - (np.bincount(list_index, weights=scores) / lengths)[list_index], 9)
     values |= {
         SCORE_OF_HEAD: above_mean,
-        UNKNOWN_ITEMS: np.array([item not in data.catalog for item in lists[ITEM]], dtype=np.float64),
+        UNKNOWN_ITEMS: np.array([item not in data.catalog for item in listed.items], dtype=np.float64),
         UNKNOWN_USERS: (known == 0).astype(np.float64)[list_index],
         "history_length": np.log1p(known.astype(np.float64))[list_index],
         "list_length": lengths.astype(np.float64)[list_index],
     }
-    return ListValues(values={name: values[name] for name in QUANTITIES}, list_index=list_index.astype(np.int64))
+    return ListValues(values={name: values[name] for name in QUANTITIES}, list_index=list_index)
 
 
 def can_make_reference(reranker: Reranker) -> bool:

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reranker.data.item_lists import ItemLists
 from reranker.data.schema import ITEM, USER
 from reranker.data.signals import RowSignals
 from reranker.fusion.co_visits import block
@@ -90,7 +91,7 @@ class Dislikes:
 
     def features(
         self,
-        candidates: pd.DataFrame,
+        lists: ItemLists,
         items: IntArray,
         histories: Mapping[UserId, IntArray],
         vectors: NDArray[np.float32],
@@ -99,19 +100,18 @@ class Dislikes:
         """(rows, 3) the `DISLIKE_FEATURES` as they are, 0 for unknown items.
 
         Args:
-            candidates: a candidates table.
+            lists: of candidates.
             items: (rows,) of the items in the index; -1 for unknown ones.
             histories: as the statistics have them; `Histories` bring dislikes of their own.
             vectors: (n_items, factors) of unit length.
             co_visits: (n_items, n_items) cosines.
         """
         disliked = histories.disliked if isinstance(histories, Histories) else self.of_users
-        raw = np.zeros((len(candidates), len(DISLIKE_FEATURES)))
+        raw = np.zeros((len(lists), len(DISLIKE_FEATURES)))
         raw[:, 2] = np.where(items >= 0, self.shares[np.maximum(items, 0)], 0.0)
-        for user, positions in candidates.groupby(USER, sort=False).indices.items():
+        for user, positions in lists.by_user():
             newest = disliked.get(user, _NONE)[-LAST_DISLIKED:]
-            there = np.asarray(positions, dtype=np.int64)
-            there = there[items[there] >= 0]
+            there = positions[items[positions] >= 0]
             if len(newest) and len(there):
                 raw[there, 0] = (vectors[items[there]] @ vectors[newest].T).max(axis=1)
                 raw[there, 1] = block(co_visits, newest, items[there]).mean(axis=0)

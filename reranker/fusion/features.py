@@ -16,8 +16,9 @@ from scipy import sparse
 
 from reranker.data.catalog import Catalog, Item
 from reranker.data.categories import category_names
+from reranker.data.item_lists import Candidates, ItemLists
 from reranker.data.item_vectors import ItemVectors
-from reranker.data.schema import CATEGORY, ITEM, RANK, SCORE, STRENGTH, TIMESTAMP, USER
+from reranker.data.schema import CATEGORY, ITEM, STRENGTH, TIMESTAMP, USER
 from reranker.data.signals import RowSignals, choices_of
 from reranker.errors import DataError
 from reranker.fusion.co_visits import block, co_visits, enlarged, transitions
@@ -162,69 +163,74 @@ class InteractionStatistics:
 
     def features(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         histories: Mapping[UserId, IntArray] | None = None,
         identities: Mapping[UserId, UserId] | None = None,
     ) -> NDArray[np.float64]:
         """(rows, len(columns)) statistics, z-scored within each user's list.
 
         Args:
-            candidates: a validated candidates table. Unknown items and users have no statistics: their features sit at
-                the bottom of the list (counts of 0, likeness of 0).
+            candidates: validated. Unknown items and users have no statistics: their features sit at the bottom of the
+                list (counts of 0, likeness of 0).
             histories: other histories than those of `fit`, rows of `index`, oldest first; `Histories` bring dislikes.
             identities: user of `candidates` -> the user whose own columns count.
         """
         known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
-        list_index, users = pd.factorize(candidates[USER])
-        raw = np.zeros((len(candidates), len(FEATURES)))
-        raw[:, :N_RAW_FEATURES] = self.raw_features(candidates, histories)
-        standard = standardise_within_lists(raw, list_index.astype(np.int64))
+        lists = ItemLists.of(candidates)
+        list_index, rows = lists.list_index, self._rows(lists)
+        raw = np.zeros((len(lists), len(FEATURES)))
+        raw[:, :N_RAW_FEATURES] = self._raw(lists, rows, known)
+        standard = standardise_within_lists(raw, list_index)
         # The length of a history is the same for the whole list, so it can only act on other statistics. log1p(20) ~ 3.
-        lengths = np.log1p(self.n_known(users, known).astype(np.float64))[list_index]
+        lengths = np.log1p(self.n_known(lists.users, known).astype(np.float64))[list_index]
         standard[:, 11] = standard[:, 2] * (lengths - 3.0)
         standard[:, 12] = standard[:, 0] * (lengths - 3.0)
-        parts, rows = [standard], self._rows(candidates)
+        parts = [standard]
         if self.dislikes is not None:
-            more = self.dislikes.features(candidates, rows, known, self.vectors, self.co_visits)
-            parts.append(standardise_within_lists(more, list_index.astype(np.int64)))
+            more = self.dislikes.features(lists, rows, known, self.vectors, self.co_visits)
+            parts.append(standardise_within_lists(more, list_index))
         if self.own is not None:
             interaction = dict(zip(FEATURES, standard.T, strict=True))
-            parts.append(self.own.values(candidates, rows, known, interaction, identities))
+            parts.append(self.own.values(lists, rows, known, interaction, identities))
         if self.own_vectors is not None:
-            chosen = [known.get(user, _NOTHING) for user in users]
-            parts.append(self.own_vectors.values(rows, list_index.astype(np.int64), chosen, standard))
+            chosen = [known.get(user, _NOTHING) for user in lists.users]
+            parts.append(self.own_vectors.values(rows, list_index, chosen, standard))
         return np.concatenate(parts, axis=1)
 
-    def _rows(self, candidates: pd.DataFrame) -> IntArray:
+    def _rows(self, lists: ItemLists) -> IntArray:
         """(rows,) of the items in the index; -1 for unknown ones."""
-        return np.asarray(candidates[ITEM].map(self.index).fillna(-1), dtype=np.int64)
+        return np.fromiter((self.index.get(item, -1) for item in lists.items), dtype=np.int64, count=len(lists))
 
-    def nobody_chose(self, candidates: pd.DataFrame) -> NDArray[np.bool_]:
+    def nobody_chose(self, candidates: Candidates) -> NDArray[np.bool_]:
         """(rows,) True where the candidate is new: no interaction of `fit` chose it."""
-        chosen: NDArray[np.bool_] = _gather(self.popularity, self._rows(candidates)) > 0
+        chosen: NDArray[np.bool_] = _gather(self.popularity, self._rows(ItemLists.of(candidates))) > 0
         return ~chosen
 
     def raw_features(
-        self, candidates: pd.DataFrame, histories: Mapping[UserId, IntArray] | None = None
+        self, candidates: Candidates, histories: Mapping[UserId, IntArray] | None = None
     ) -> NDArray[np.float64]:
         """(rows, N_RAW_FEATURES) the first of `FEATURES` as they are, before they are z-scored.
 
         Args:
             candidates: as `features` takes them.
             histories: as `features` takes them.
+
+        Raises:
+            DataError: the statistics were made without pairs of items.
         """
+        lists = ItemLists.of(candidates)
+        return self._raw(lists, self._rows(lists), self.histories if histories is None else histories)
+
+    def _raw(self, lists: ItemLists, rows: IntArray, histories: Mapping[UserId, IntArray]) -> NDArray[np.float64]:
         if self.co_visits.shape[0] != len(self.index):
             raise DataError("these statistics hold no pairs of items any more: make windows without lean=True for that")
-        known: Mapping[UserId, IntArray] = self.histories if histories is None else histories
-        raw = np.zeros((len(candidates), N_RAW_FEATURES))
-        items = self._rows(candidates)
-        scores = candidates[SCORE].to_numpy(dtype=np.float64)
-        raw[:, 0] = scores
-        raw[:, 1] = -np.log(candidates[RANK].to_numpy(dtype=np.float64))
-        raw[:, 2] = np.log1p(_gather(self.popularity, items))
-        raw[:, 3] = np.log1p(_gather(self.recent_popularity, items))
-        for user, positions in candidates.groupby(USER, sort=False).indices.items():
-            raw[positions, 4:11] = self._likeness(items[positions], known.get(user, _NOTHING)[-LAST_ITEMS:])
+        raw = np.zeros((len(lists), N_RAW_FEATURES))
+        raw[:, 0] = lists.scores
+        raw[:, 1] = -np.log(lists.ranks.astype(np.float64))
+        raw[:, 2] = np.log1p(_gather(self.popularity, rows))
+        raw[:, 3] = np.log1p(_gather(self.recent_popularity, rows))
+        for user, positions in lists.by_user():
+            raw[positions, 4:11] = self._likeness(rows[positions], histories.get(user, _NOTHING)[-LAST_ITEMS:])
         return raw
 
     def histories_with(

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reranker.data.schema import ITEM, USER
+from reranker.data.item_lists import ItemLists
+from reranker.data.schema import CANDIDATE_COLUMNS, ITEM, USER
 from reranker.errors import DataError
 from reranker.fusion.conditional_logit import standardise_within_lists
 from reranker.fusion.own_columns import OwnColumn, codes_of
@@ -155,7 +156,7 @@ class OwnFeatures:
 
     def values(
         self,
-        candidates: pd.DataFrame,
+        candidates: ItemLists,
         rows: IntArray,
         histories: Mapping[UserId, IntArray],
         interaction: Mapping[str, Floats],
@@ -164,7 +165,7 @@ class OwnFeatures:
         """(rows, n_features) z-scored within each user's list; what is missing is the mean of the list.
 
         Args:
-            candidates: a validated candidates table with `candidate_columns`.
+            candidates: lists with `candidate_columns`.
             rows: (rows,) of the items in the statistics' index; -1 for unknown ones.
             histories: user -> rows of the items chosen, oldest first.
             interaction: interaction feature -> (rows,) z-scored within lists: what users and moments act on.
@@ -173,15 +174,14 @@ class OwnFeatures:
         Raises:
             DataError: the table lacks a column.
         """
-        if missing := [name for name in self.candidate_columns if name not in candidates]:
+        if missing := [name for name in self.candidate_columns if name not in candidates.further]:
             raise DataError(
                 f"table 'candidates' lacks the column {', '.join(map(repr, missing))}, which the ranker was fitted "
-                f"with (features); it has {', '.join(map(str, candidates.columns))}"
+                f"with (features); it has {', '.join([*CANDIDATE_COLUMNS, *candidates.further])}"
             )
-        list_index, users = pd.factorize(candidates[USER])
-        newest = [histories.get(user, _NOBODY)[-NEWEST:] for user in users]
-        themselves = [user if identities is None else identities.get(user, user) for user in users]
-        lists = _Lists(rows=rows, index=np.asarray(list_index, dtype=np.int64), users=themselves, newest=newest)
+        newest = [histories.get(user, _NOBODY)[-NEWEST:] for user in candidates.users]
+        themselves = [user if identities is None else identities.get(user, user) for user in candidates.users]
+        lists = _Lists(rows=rows, index=candidates.list_index, users=themselves, newest=newest)
         parts: list[Floats] = []
         for column in self.columns:
             if column.of_list or (column.source == "users" and column.kind == "number"):
@@ -192,17 +192,17 @@ class OwnFeatures:
                 parts += list(standardise_within_lists(_filled(raw, lists.index), lists.index).T)
         return np.stack(parts, axis=1) if parts else np.zeros((len(candidates), 0))
 
-    def _level(self, column: OwnColumn, candidates: pd.DataFrame, lists: "_Lists") -> Floats:
+    def _level(self, column: OwnColumn, candidates: ItemLists, lists: "_Lists") -> Floats:
         """(rows,) a number that is the same throughout each list: of its user, or of its moment."""
         if column.source == "candidates":
-            return column.scaled(candidates[column.name])
+            return column.scaled(candidates.further[column.name])
         numbers = self.user_numbers[column.key]
         return np.array([numbers.get(user, np.nan) for user in lists.users])[lists.index]
 
-    def _raw(self, column: OwnColumn, candidates: pd.DataFrame, lists: "_Lists") -> Iterator[Floats]:
+    def _raw(self, column: OwnColumn, candidates: ItemLists, lists: "_Lists") -> Iterator[Floats]:
         """The features of a column, NaN where missing, and last an indicator of that."""
         if column.source == "candidates":
-            values = candidates[column.name]
+            values = candidates.further[column.name]
             missing = values.isna().to_numpy()
             if column.kind == "number":
                 yield column.scaled(values)

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.config import Ranker
 from reranker.data.catalog import Catalog
-from reranker.data.schema import USER
+from reranker.data.item_lists import Candidates, ItemLists
 from reranker.errors import ConfigError
 from reranker.fusion import Choices, FusionHead, FusionModel, Order, as_order
 from reranker.fusion.new_items import NewItemPages
@@ -195,7 +194,7 @@ class FittedRanker:
 
     def read(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         histories: Mapping[UserId, IntArray],
         states: Mapping[UserId, UserState],
         progress: bool | None = False,
@@ -203,7 +202,7 @@ class FittedRanker:
         """(rows, n_components) that the LLM says, and (n_users,) tokens that it read.
 
         Args:
-            candidates: a validated table: its rows stand user by user, so lists laid end to end are its rows.
+            candidates: validated: the rows of a list stand together.
             histories: user id -> rows of the statistics' index, oldest first.
             states: users' adapted contexts.
             progress: show a progress bar on stderr.
@@ -217,22 +216,23 @@ class FittedRanker:
 
     def score(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         histories: Mapping[UserId, IntArray],
         states: Mapping[UserId, UserState],
         identities: Mapping[UserId, UserId] | None = None,
         progress: bool | None = False,
     ) -> OrderScores:
         """Every order's scores; arguments as `read` and `Reranker.rerank` have them."""
-        raw, tokens = self.read(candidates, histories, states, progress)
-        features = self.data.statistics.features(candidates, histories, identities)
-        is_new = self.data.statistics.nobody_chose(candidates)
-        orders = self.fusion_model.orders(features, raw, _list_index(candidates), is_new)
-        return OrderScores(first_stage=first_stage_scores(candidates), **orders, prompt_tokens=tokens)
+        lists = ItemLists.of(candidates)
+        raw, tokens = self.read(lists, histories, states, progress)
+        features = self.data.statistics.features(lists, histories, identities)
+        is_new = self.data.statistics.nobody_chose(lists)
+        orders = self.fusion_model.orders(features, raw, lists.list_index, is_new)
+        return OrderScores(first_stage=first_stage_scores(lists), **orders, prompt_tokens=tokens)
 
     def rank(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         histories: Mapping[UserId, IntArray],
         states: Mapping[UserId, UserState],
         identities: Mapping[UserId, UserId] | None = None,
@@ -248,39 +248,32 @@ class FittedRanker:
         Raises:
             ConfigError: an unknown order.
         """
-        list_index, users = pd.factorize(candidates[USER])
-
-        def part(rows: NDArray[np.bool_]) -> pd.DataFrame:
-            return candidates[rows].reset_index(drop=True)
-
+        lists, statistics = ItemLists.of(candidates), self.data.statistics
         served = serve(
             self.fusion_model,
             order,
-            self.data.statistics.n_known(users, histories),
-            first_stage_scores(candidates),
-            list_index.astype(np.int64),
-            lambda rows: self.data.statistics.nobody_chose(part(rows)),
-            lambda rows: self.data.statistics.features(part(rows), histories, identities),
-            lambda rows: self.read(part(rows), histories, states, progress),
+            statistics.n_known(lists.users, histories),
+            first_stage_scores(lists),
+            lists.list_index,
+            lambda rows: statistics.nobody_chose(lists.part(rows)),
+            lambda rows: statistics.features(lists.part(rows), histories, identities),
+            lambda rows: self.read(lists.part(rows), histories, states, progress),
         )
         if queries:
-            served = with_queries(
-                self.scorer, self.data.catalog, candidates, served, queries, self.fusion_model.queries
-            )
-        known = self.data.statistics.history
-        return RankingResult.of(
-            candidates,
+            served = with_queries(self.scorer, self.data.catalog, lists, served, queries, self.fusion_model.queries)
+        return RankingResult(
+            lists,
             served,
             self.data.catalog,
             k,
             rules,
             self.data.item_columns,
-            lambda user: known(user, histories),
+            lambda user: statistics.history(user, histories),
         )
 
     def head_columns(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         order: Order,
         histories: Mapping[UserId, IntArray],
         states: Mapping[UserId, UserState],
@@ -291,15 +284,12 @@ class FittedRanker:
         Raises:
             ConfigError: the order that came in has no head.
         """
-        features = self.data.statistics.features(candidates, histories, identities)
+        lists = ItemLists.of(candidates)
+        features = self.data.statistics.features(lists, histories, identities)
         if order == "baseline":
             return self.fusion_model.features, features
         if order != "fused":
             raise ConfigError(f"the order {order!r} has no head: it is the one that came in")
-        raw, _ = self.read(candidates, histories, states)
-        is_new = self.data.statistics.nobody_chose(candidates)
-        return self.fusion_model.fused_columns(features, raw, _list_index(candidates), is_new)
-
-
-def _list_index(candidates: pd.DataFrame) -> IntArray:
-    return np.asarray(pd.factorize(candidates[USER])[0], dtype=np.int64)
+        raw, _ = self.read(lists, histories, states)
+        is_new = self.data.statistics.nobody_chose(lists)
+        return self.fusion_model.fused_columns(features, raw, lists.list_index, is_new)

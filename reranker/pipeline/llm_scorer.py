@@ -6,12 +6,11 @@ from copy import copy
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.config import RerankerConfig
 from reranker.data.catalog import LONGEST_HISTORY, Catalog
-from reranker.data.schema import ITEM, USER
+from reranker.data.item_lists import Candidates, ItemLists
 from reranker.engines.lexical import LEXICAL
 from reranker.errors import ConfigError
 from reranker.fusion import InteractionStatistics
@@ -224,24 +223,25 @@ class LLMScorer(DomainModel):
 
     def lists(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         catalog: Catalog,
         history_of: Callable[[UserId], Sequence[ItemId]],
         states: Mapping[UserId, UserState],
     ) -> list[ScoringList]:
-        """A table of candidates as what is to be read: one list a user, users in order of appearance, candidates in
+        """Candidates as what is to be read: one list a user, users in order of appearance, candidates in
         row order.
 
         Args:
-            candidates: a validated candidates table.
+            candidates: validated.
             catalog: the items' texts.
             history_of: user id -> the user's items, oldest first; empty for a new user.
             states: users' adapted contexts; others start from the text of their histories.
         """
         lists = []
         soft_prompt = self.soft_prompt()
-        for user, rows in candidates.groupby(USER, sort=False).indices.items():
-            chosen, proposed = history_of(user)[-LONGEST_HISTORY:], candidates[ITEM].iloc[rows].tolist()
+        of_users = ItemLists.of(candidates)
+        for user, rows in of_users.by_user():
+            chosen, proposed = history_of(user)[-LONGEST_HISTORY:], [of_users.items[row] for row in rows.tolist()]
             history = catalog.items(chosen)
             lists.append(
                 ScoringList(

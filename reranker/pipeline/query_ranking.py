@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from reranker.config import READ_LISTS
 from reranker.data.catalog import Catalog
-from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, QUERY, RANK, TITLE, USER
+from reranker.data.item_lists import ItemLists
+from reranker.data.schema import CATEGORY, DESCRIPTION, ITEM, QUERY, TITLE, USER
 from reranker.errors import ConfigError, DataError
 from reranker.fusion import FusionModel
 from reranker.fusion.choices import user_numbers
@@ -70,7 +71,7 @@ def asked_for(candidates: pd.DataFrame, queries: Mapping[UserId, str] | None) ->
 def with_queries(
     scorer: LLMScorer,
     catalog: Catalog,
-    lists: pd.DataFrame,
+    lists: ItemLists,
     served: ServedScores,
     queries: Mapping[UserId, str],
     verdict: QueryVerdict | None = None,
@@ -85,24 +86,22 @@ def with_queries(
     Args:
         scorer: has the engine that reads.
         catalog: the items' texts; an unknown item has none and counts as the least relevant of its list.
-        lists: a validated candidates table.
-        served: its scores.
+        lists: validated candidates.
+        served: their scores.
         queries: user id -> query; lists of others stay as they are, and so do those with a blank query.
         verdict: what `fit` learned of queries; where they do not count, nothing is read.
     """
-    number_of = {user: number for number, user in enumerate(dict.fromkeys(lists[USER]))}
-    asked = [user for user in number_of if queries.get(user, "").strip()]
+    asked = [number for number, user in enumerate(lists.users) if queries.get(user, "").strip()]
     weight = FIXED_WEIGHT if verdict is None else verdict.served_weight
     if not asked or not weight:
         return served
-    rows = lists.groupby(USER, sort=False).indices
-    items = [lists[ITEM].iloc[rows[user]].tolist() for user in asked]
-    found = _relevance(scorer, catalog, items, [queries[user] for user in asked])
+    items = [[lists.items[row] for row in lists.positions[number].tolist()] for number in asked]
+    found = _relevance(scorer, catalog, items, [queries[lists.users[number]] for number in asked])
     scores, tokens = served.scores.copy(), served.prompt_tokens.copy()
-    for user, (log_odds, n_tokens) in zip(asked, found, strict=True):
-        number, at = number_of[user], rows[user]
+    for number, (log_odds, n_tokens) in zip(asked, found, strict=True):
+        at = lists.positions[number]
         if served.orders[number] == "first_stage":
-            scores[at] = -np.log(lists[RANK].to_numpy()[at])
+            scores[at] = -np.log(lists.ranks[at])
         scores[at] += weight * log_odds
         tokens[number] += n_tokens
     return replace(served, scores=scores, prompt_tokens=tokens)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reranker.config import BOOSTED
 from reranker.data.dataset import Dataset
 from reranker.data.frames import Table, as_frame
+from reranker.data.item_lists import Candidates
 from reranker.data.schema import ITEM, USER, validate_candidates, validate_items
 from reranker.errors import ConfigError, DataError
 from reranker.explain import Explanation
@@ -228,7 +229,7 @@ class Reranker(Persistent, Adaptive):
         if rules is not None:
             data.item_columns.require(rules)
         lists, newer = lists_to_rank(data, candidates, interactions)
-        ranked = self._ranker.rank(
+        ranked = self.ranker.rank(
             lists,
             data.statistics.histories_with(newer, disliked),
             self.states if states is None else states,
@@ -333,17 +334,17 @@ class Reranker(Persistent, Adaptive):
 
     def head_columns(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         order: Order,
         *,
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
         identities: Mapping[UserId, UserId] | None = None,
     ) -> tuple[FusionHead, NDArray[np.float64]]:
-        """The head behind an order and the (rows, n_columns) values that it weighs, of a validated candidates table.
+        """The head behind an order and the (rows, n_columns) values that it weighs, of validated candidates.
 
         Args:
-            candidates: a validated candidates table.
+            candidates: validated.
             order: "fused" or "baseline"; the model reads for the first alone.
             histories: user id -> rows of the statistics' index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
@@ -355,23 +356,21 @@ class Reranker(Persistent, Adaptive):
         """
         data, _ = self.fitted()
         known = data.statistics.histories if histories is None else histories
-        return self._ranker.head_columns(
-            candidates, order, known, self.states if states is None else states, identities
-        )
+        return self.ranker.head_columns(candidates, order, known, self.states if states is None else states, identities)
 
     def score_all(
         self,
-        candidates: pd.DataFrame,
+        candidates: Candidates,
         *,
         histories: Mapping[UserId, IntArray] | None = None,
         states: Mapping[UserId, UserState] | None = None,
         identities: Mapping[UserId, UserId] | None = None,
         progress: bool | None = False,
     ) -> OrderScores:
-        """Every order's scores for a validated candidates table, one LLM pass: how systems are compared.
+        """Every order's scores for validated candidates, one LLM pass: how systems are compared.
 
         Args:
-            candidates: a validated candidates table.
+            candidates: validated.
             histories: user id -> rows of the statistics' index, oldest first; the stored ones by default.
             states: users' adapted contexts; what `adapt` kept by default.
             identities: as for `rerank`.
@@ -382,9 +381,14 @@ class Reranker(Persistent, Adaptive):
         """
         data, _ = self.fitted()
         known = data.statistics.histories if histories is None else histories
-        return self._ranker.score(candidates, known, self.states if states is None else states, identities, progress)
+        return self.ranker.score(candidates, known, self.states if states is None else states, identities, progress)
 
     @property
-    def _ranker(self) -> FittedRanker:
+    def ranker(self) -> FittedRanker:
+        """What `fit` made: scores and ranks validated candidates without looking at them again, as a server needs it.
+
+        Raises:
+            DataError: nothing was fitted.
+        """
         data, fusion_model = self.fitted()
         return FittedRanker(scorer=self.reader, fusion_model=fusion_model, data=data)

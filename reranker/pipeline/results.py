@@ -1,13 +1,15 @@
 """From scores to ranked lists, and what came with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from reranker.data.catalog import Catalog
+from reranker.data.item_lists import Candidates, ItemLists
 from reranker.data.schema import (
     ITEM,
     LOG_ODDS,
@@ -70,15 +72,15 @@ class RerankReport:
     unknown_items: int
 
     @classmethod
-    def of(cls, lists: pd.DataFrame, served: ServedScores, catalog: Catalog) -> "RerankReport":
-        """Counts a validated candidates table."""
+    def of(cls, lists: ItemLists, served: ServedScores, catalog: Catalog) -> "RerankReport":
+        """Counts validated lists."""
         return cls(
             served=served.order,
             users=len(served.orders),
             candidates=len(lists),
             users_kept=sum(order != served.order for order in served.orders),
             unknown_users=int(np.sum(served.n_known == 0)),
-            unknown_items=sum(item not in catalog for item in lists[ITEM]),
+            unknown_items=sum(item not in catalog for item in lists.items),
         )
 
     def summary(self) -> str:
@@ -105,66 +107,78 @@ class RankingResult:
 
     def __init__(
         self,
-        table: pd.DataFrame,
-        *,
-        users: Sequence[UserId],
-        orders: Sequence[Order],
-        guard: Sequence[Order],
-        prompt_tokens: IntArray,
-        report: RerankReport,
-        catalog: Catalog,
-        rules: RulesReport | None = None,
-    ) -> None:
-        """Takes a table as `ranking` makes it, and one entry of everything else a user of it."""
-        self._table = table
-        self._catalog = catalog
-        self.users = tuple(users)
-        self.orders = tuple(orders)
-        self.guard = tuple(guard)
-        self.prompt_tokens = prompt_tokens
-        self.report = report
-        self.rules = rules
-
-    @classmethod
-    def of(
-        cls,
-        lists: pd.DataFrame,
+        candidates: Candidates,
         served: ServedScores,
         catalog: Catalog,
         k: int | None = None,
         rules: Rules | None = None,
         columns: ItemColumns | None = None,
         history: Callable[[UserId], Sequence[ItemId]] = lambda user: (),
-    ) -> "RankingResult":
-        """The first k of each list, or all, of a validated candidates table by its served scores.
+    ) -> None:
+        """Ranks lists by their served scores.
 
         Args:
-            lists: the candidates.
+            candidates: validated.
             served: their scores.
             catalog: the items' texts.
-            k: rows kept a user, after the rules.
+            k: rows kept a user, after the rules; None keeps all.
             rules: applied after scoring.
             columns: the item table that rules read.
             history: user -> items chosen before, whose mix a calibrating rule goes by.
+
+        Raises:
+            ConfigError: the rules are about columns that the item table lacks.
         """
-        table = ranking(lists, served.scores)
-        users = lists[USER].drop_duplicates().tolist()
-        scales = np.array([OF_FIRST_STAGE if order == "first_stage" else LOG_ODDS for order in served.orders], object)
-        table[SCORE_SCALE] = scales[pd.factorize(table[USER])[0]]
-        ruled = None if rules is None or columns is None else apply_rules(table, rules, columns, history=history)
-        table = table if ruled is None else ruled.ranked
-        if k is not None:
-            table = table[table[RANK] <= k].reset_index(drop=True)
-        return cls(
-            table,
-            users=users,
-            orders=served.orders,
-            guard=served.guard,
-            prompt_tokens=served.prompt_tokens,
-            report=RerankReport.of(lists, served, catalog),
-            catalog=catalog,
-            rules=None if ruled is None else ruled.report,
-        )
+        self._lists = ItemLists.of(candidates)
+        self._scores = served.scores
+        self._catalog = catalog
+        self._k = k
+        self.users = tuple(self._lists.users)
+        self.orders = tuple(served.orders)
+        self.guard = tuple(served.guard)
+        self.prompt_tokens = served.prompt_tokens
+        self.report = RerankReport.of(self._lists, served, catalog)
+        self.rules: RulesReport | None = None
+        if rules is not None and columns is not None:
+            ruled = apply_rules(self._ranking(), rules, columns, history=history)
+            self.rules, vars(self)["_table"] = ruled.report, self._cut(ruled.ranked)
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """(rows,) of the candidates, list by list, best first; ties keep the first-stage order. Neither rules nor `k`
+        count."""
+        lists = self._lists
+        order: IntArray = np.lexsort((lists.ranks, -self._scores, lists.list_index))
+        if not np.array_equal(np.sort(order), np.arange(len(lists))):
+            raise AssertionError(f"{len(order)} ranked rows are no permutation of {len(lists)} candidates")
+        return order
+
+    def best_first(self) -> Iterator[tuple[IntArray, NDArray[np.float64]]]:
+        """Of each list, places in the list that came in, from 0, best first, and their scores. Neither rules nor `k`
+        count."""
+        begin = 0
+        for there in self._lists.positions:
+            rows = self.rows[begin : begin + len(there)]
+            yield np.searchsorted(there, rows), self._scores[rows]
+            begin += len(there)
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        return self._cut(self._ranking())
+
+    def _ranking(self) -> pd.DataFrame:
+        lists, rows = self._lists, self.rows
+        ranked = lists.frame.iloc[rows].reset_index(drop=True)
+        ranked = ranked.rename(columns={SCORE: RECALL_SCORE, RANK: RECALL_RANK})
+        list_index = lists.list_index[rows]
+        ranked[SCORE] = self._scores[rows]
+        ranked[RANK] = np.arange(len(rows)) - np.searchsorted(list_index, list_index) + 1
+        scales = np.array([OF_FIRST_STAGE if order == "first_stage" else LOG_ODDS for order in self.orders], object)
+        ranked[SCORE_SCALE] = scales[list_index]
+        return ranked[RANKING_COLUMNS]
+
+    def _cut(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table if self._k is None else table[table[RANK] <= self._k].reset_index(drop=True)
 
     def to_frame(self, titles: bool = False) -> pd.DataFrame:
         """The ranking as a table.
@@ -248,25 +262,9 @@ class OrderScores:
         return pd.DataFrame({name: getattr(self, name) for name in names}, index=index)
 
 
-def first_stage_scores(lists: pd.DataFrame) -> NDArray[np.float64]:
+def first_stage_scores(lists: ItemLists) -> NDArray[np.float64]:
     """The scores that came in; reciprocal ranks for a list whose scores contradict its ranks."""
-    scores, ranks = lists[SCORE].to_numpy(dtype=np.float64), lists[RANK].to_numpy()
-    users = pd.factorize(lists[USER])[0]
-    rising = (np.diff(scores) > 0) & (np.diff(ranks) > 0) & (np.diff(users) == 0)
-    return np.where(np.isin(users, users[1:][rising]), 1.0 / ranks, scores)
-
-
-def ranking(lists: pd.DataFrame, scores: NDArray[np.float64]) -> pd.DataFrame:
-    """Best first within each user; ties keep the first-stage order. Always a permutation of `lists`.
-
-    All columns of a ranking but the last, `score_scale`.
-    """
-    groups = lists.groupby(USER, sort=False).ngroup().to_numpy()
-    order = np.lexsort((lists[RANK].to_numpy(), -scores, groups))
-    if not np.array_equal(np.sort(order), np.arange(len(lists))):
-        raise AssertionError(f"{len(order)} ranked rows are no permutation of {len(lists)} candidates")
-    ranked = lists.iloc[order].reset_index(drop=True)
-    ranked = ranked.rename(columns={SCORE: RECALL_SCORE, RANK: RECALL_RANK})
-    ranked[SCORE] = scores[order]
-    ranked[RANK] = ranked.groupby(USER, sort=False).cumcount() + 1
-    return pd.DataFrame(ranked[RANKING_COLUMNS[:-1]])
+    list_index = lists.list_index
+    rising = (np.diff(lists.scores) > 0) & (np.diff(lists.ranks) > 0) & (np.diff(list_index) == 0)
+    contradict = np.isin(list_index, list_index[1:][rising])
+    return np.where(contradict, 1.0 / lists.ranks, lists.scores)

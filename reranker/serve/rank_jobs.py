@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reranker.data.item_lists import ItemLists
 from reranker.data.schema import ITEM, RANK, SCORE, USER
 from reranker.engines.encoder import ENCODER, LLM
 from reranker.engines.lexical import LEXICAL
@@ -197,11 +198,18 @@ def _each(domain: Domain, rank: Any, lists: Sequence[TextList | ItemList]) -> li
     return ranked
 
 
+def first_stage_order(scores: Sequence[float] | None, n: int) -> list[int]:
+    """(n,) places in the request, best first by the scores, ties as they came; without scores 0 to n - 1."""
+    if scores is None:
+        return list(range(n))
+    best_first: list[int] = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
+    return best_first
+
+
 def first_stage_ranks(scores: Sequence[float] | None, n: int) -> NDArray[np.int64]:
-    """(n,) ranks from 1 in the request's order: by the first-stage scores, ties as they came; without scores 1 to n."""
-    ranks = np.arange(1, n + 1)
-    if scores is not None:
-        ranks[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")] = np.arange(1, n + 1)
+    """(n,) ranks from 1 in the request's order."""
+    ranks = np.empty(n, dtype=np.int64)
+    ranks[first_stage_order(scores, n)] = np.arange(1, n + 1)
     return ranks
 
 
@@ -237,54 +245,71 @@ def _of_texts(ranked: TextRanking) -> dict[str, object]:
     return said
 
 
-def table_of(lists: Sequence[ItemList]) -> pd.DataFrame:
-    """One candidates table of all lists, each named by its number, so that the same user may ask twice at once."""
-    return pd.DataFrame(
-        {
-            USER: np.repeat(np.arange(len(lists)), [len(one.items) for one in lists]),
-            ITEM: pd.Series([item for one in lists for item in one.items], dtype=object),
-            RANK: np.concatenate([first_stage_ranks(one.first_stage_scores, len(one.items)) for one in lists]),
-            SCORE: np.concatenate([_first_stage_scores(one) for one in lists]),
-        }
+def lists_of(requests: Sequence[ItemList], columns: Sequence[str] = ()) -> ItemLists:
+    """What all requests want ranked, each list by its first stage and named by its number, so that the same user may
+    ask twice at once.
+
+    Args:
+        columns: of candidates, that the ranker goes by.
+    """
+    orders = [first_stage_order(one.first_stage_scores, len(one.items)) for one in requests]
+    places = list(zip(requests, orders, strict=True))
+    return ItemLists(
+        users=range(len(requests)),
+        list_index=np.repeat(np.arange(len(requests)), [len(order) for order in orders]),
+        items=[one.items[at] for one, order in places for at in order],
+        ranks=np.concatenate([np.arange(1, len(order) + 1) for order in orders]),
+        scores=np.concatenate([_first_stage_scores(one)[order] for one, order in places]),
+        further={
+            name: pd.Series([one.features[name][at] for one, order in places for at in order], dtype=object)
+            for name in columns
+        },
     )
 
 
-def _items(domain: Domain, lists: Sequence[ItemList]) -> list[Ranked]:
+def _items(domain: Domain, requests: Sequence[ItemList]) -> list[Ranked]:
     """Ranks lists that want the same order in one call."""
-    table = table_of(lists)
-    for name in domain.reranker.candidate_columns:
-        table[name] = pd.Series([value for one in lists for value in one.features[name]], dtype=object)
-    ranked = domain.reranker.rerank(
-        table,
-        identities={number: _identity(one) for number, one in enumerate(lists)},
-        interactions={number: one.chosen(domain) for number, one in enumerate(lists)},
-        disliked={number: one.disliked(domain) for number, one in enumerate(lists)},
-        states={number: one.state for number, one in enumerate(lists) if one.state is not None},
-        order=lists[0].order,
-        queries={number: one.query for number, one in enumerate(lists) if one.query},
+    reranker, numbered = domain.reranker, list(enumerate(requests))
+    ranker = reranker.ranker
+    ranked = ranker.rank(
+        lists_of(requests, reranker.candidate_columns),
+        ranker.data.statistics.histories_with(
+            {number: one.chosen(domain) for number, one in numbered},
+            {number: one.disliked(domain) for number, one in numbered},
+        ),
+        {number: one.state for number, one in numbered if one.state is not None},
+        {number: _identity(one) for number, one in numbered},
+        order=requests[0].order,
+        queries={number: one.query for number, one in numbered if one.query},
     )
-    results, rows_of = [], ranked.to_frame().groupby(USER, sort=False)
-    reported = zip(ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
-    for number, (one, (served, guard, tokens)) in enumerate(zip(lists, reported, strict=True)):
-        place = {item: index for index, item in enumerate(one.items)}
-        mine, report = rows_of.get_group(number), None
+    results = []
+    reported = zip(ranked.best_first(), ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
+    for (number, one), ((places, scored), served, guard, tokens) in zip(numbered, reported, strict=True):
+        came_in = first_stage_order(one.first_stage_scores, len(one.items))
+        order, scores, report = [came_in[place] for place in places.tolist()], scored.tolist(), None
         if one.rules is not None:
-            chosen = partial(_chosen_by, one.chosen(domain))
-            ruled = apply_rules(mine, one.rules, domain.reranker.item_columns, history=chosen)
-            mine, report = ruled.ranked, ruled.report
-        shown = mine[ITEM].tolist()
+            table = ranked.to_frame()
+            ruled = apply_rules(
+                table[table[USER] == number],
+                one.rules,
+                reranker.item_columns,
+                history=partial(_chosen_by, one.chosen(domain)),
+            )
+            place = {item: index for index, item in enumerate(one.items)}
+            order, report = [place[item] for item in ruled.ranked[ITEM]], ruled.report
+            scores = ruled.ranked[SCORE].tolist()
         results.append(
             Ranked(
-                order=tuple(place[item] for item in shown),
-                scores=tuple(mine[SCORE].tolist()),
+                order=tuple(order),
+                scores=tuple(scores),
                 served=served,
                 guard=guard,
                 unknown_items=sum(item not in domain.items for item in one.items),
                 prompt_tokens=tokens,
-                explanations=_explained(domain, one, shown),
+                explanations=_explained(domain, one, [one.items[at] for at in order]),
                 rules=report,
-                texts={"query_judged": domain.reranker.judged_queries} if one.query else {},
-                is_for_query=bool(one.query) and domain.reranker.counts_queries,
+                texts={"query_judged": reranker.judged_queries} if one.query else {},
+                is_for_query=bool(one.query) and reranker.counts_queries,
             )
         )
     return results

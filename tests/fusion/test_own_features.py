@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reranker.data.item_lists import ItemLists
 from reranker.errors import BundleError, ConfigError, DataError
 from reranker.fusion import FEATURES, Choices
 from reranker.fusion.own_columns import OwnColumn, as_numbers, resolved, unused
@@ -41,7 +42,7 @@ def features(names, candidates=CANDIDATES, histories=HISTORIES, items=ITEMS):
     own = OwnFeatures.fit(columns, INDEX, histories, items, USERS)
     rows = candidates["item_id"].map(INDEX).fillna(-1).to_numpy(dtype=np.int64)
     signal = np.array([1.0, 0.5, -0.5, -1.0])[: len(candidates)]
-    values = own.values(candidates, rows, histories, acted_on(signal))
+    values = own.values(ItemLists.of(candidates), rows, histories, acted_on(signal))
     return dict(zip(own.words, values.T, strict=True))
 
 
@@ -111,7 +112,7 @@ def test_columns_of_candidates():
     columns = resolved(["ctr"], ITEMS, None, CANDIDATES)
     own = OwnFeatures.fit(columns, INDEX, HISTORIES, ITEMS, None)
     with pytest.raises(DataError, match="lacks the column 'ctr', which the ranker was fitted with"):
-        own.values(CANDIDATES.drop(columns="ctr"), np.arange(4), HISTORIES, acted_on(np.zeros(4)))
+        own.values(ItemLists.of(CANDIDATES.drop(columns="ctr")), np.arange(4), HISTORIES, acted_on(np.zeros(4)))
 
 
 def test_a_number_of_the_moment_acts_on_interaction_features():
@@ -120,12 +121,18 @@ def test_a_number_of_the_moment_acts_on_interaction_features():
     assert column.of_list and OwnColumn.from_json(json.loads(json.dumps(column.to_json()))) == column
     own = OwnFeatures.fit([column], INDEX, HISTORIES, ITEMS, USERS)
     signal = np.array([1.0, 0.5, -0.5, -1.0] * 2)
-    found = dict(zip(own.words, own.values(two, np.tile(np.arange(4), 2), HISTORIES, acted_on(signal)).T, strict=True))
+    found = dict(
+        zip(
+            own.words,
+            own.values(ItemLists.of(two), np.tile(np.arange(4), 2), HISTORIES, acted_on(signal)).T,
+            strict=True,
+        )
+    )
     level = np.repeat([-0.25, 0.25], 4)  # of two values, the mid-ranks are 1/4 and 3/4
     for name, factor in (("popularity", 1), ("recent_popularity", 3), ("covisit_mean", 4)):
         assert found[f"candidates.away:x_{name}"] == pytest.approx(level * factor * signal)
     assert len(found) == 3
-    unknown = own.values(two.assign(away=np.nan), np.tile(np.arange(4), 2), HISTORIES, acted_on(signal))
+    unknown = own.values(ItemLists.of(two.assign(away=np.nan)), np.tile(np.arange(4), 2), HISTORIES, acted_on(signal))
     assert (unknown == 0).all()
     with pytest.raises(ConfigError, match="the same text throughout each list"):
         resolved(["day"], ITEMS, USERS, two.assign(day=np.where(two["user_id"] == "u", "Monday", "Sunday")))

@@ -118,13 +118,13 @@ def test_lists_without_two_new_items_are_not_read_where_known_ones_are_ranked_by
     rows = [(user, item, rank) for user, items in lists.items() for rank, item in enumerate(items, 1)]
     candidates = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"])
     asked = []
-    read = type(by_words._ranker).read
+    read = type(by_words.ranker).read
 
     def noting(self, candidates, *further):
-        asked.extend(candidates[USER].unique())
+        asked.extend(candidates.users)
         return read(self, candidates, *further)
 
-    monkeypatch.setattr(type(by_words._ranker), "read", noting)
+    monkeypatch.setattr(type(by_words.ranker), "read", noting)
     result = by_words.rerank(candidates)
     assert asked == ["u0", "u4"] and result.report.served == "fused"
     ranked = result.to_frame().groupby(USER, sort=False)[ITEM].agg(list)

@@ -32,7 +32,7 @@ def result(k=None, users=2):
         prompt_tokens=np.arange(users),
     )
     catalog = Catalog(pd.DataFrame({"item_id": ["a"], "title": ["Alien"]}))
-    return RankingResult.of(lists, served, catalog, k)
+    return RankingResult(lists, served, catalog, k)
 
 
 def test_the_table_has_every_row_and_titles_where_they_are_asked_for():

@@ -12,7 +12,7 @@ from reranker.drift import DriftDetector, DriftSettings, ListValues, WindowDrift
 from reranker.drift.quantities import can_make_reference
 from reranker.errors import RerankerError
 from reranker.serve.domains import Domain
-from reranker.serve.rank_jobs import ItemList, Ranked, table_of
+from reranker.serve.rank_jobs import ItemList, Ranked, first_stage_order, lists_of
 from reranker.utils.team_draft import INTERLEAVED
 
 logger = logging.getLogger(__name__)
@@ -107,15 +107,15 @@ class DriftWatch:
 
 
 def _values(domain: Domain, lists: Sequence[tuple[ItemList, Ranked]]) -> ListValues:
-    table = table_of([ranks for ranks, _ in lists])
     statistics = domain.reranker.fitted()[0].statistics
     histories = statistics.histories_with({number: ranks.chosen(domain) for number, (ranks, _) in enumerate(lists)})
-    return measure(domain.reranker, table, np.concatenate([_scores(ranked) for _, ranked in lists]), histories)
+    scores = np.concatenate([_scores(*one) for one in lists])
+    return measure(domain.reranker, lists_of([ranks for ranks, _ in lists]), scores, histories)
 
 
-def _scores(ranked: Ranked) -> np.ndarray:
-    """(n,) log-odds in the order of the request; NaN where they are no log-odds, or a query's relevance is in them."""
+def _scores(ranks: ItemList, ranked: Ranked) -> np.ndarray:
+    """(n,) log-odds in first-stage order; NaN where they are no log-odds, or a query's relevance is in them."""
     scores = np.full(len(ranked.order), np.nan)
     if ranked.served not in ("first_stage", INTERLEAVED) and not ranked.is_for_query:
         scores[list(ranked.order)] = ranked.scores
-    return scores
+    return scores[first_stage_order(ranks.first_stage_scores, len(scores))]
