@@ -57,7 +57,7 @@ class ItemLists:
         """(n_lists,) rows of each list, ascending."""
         order = np.argsort(self.list_index, kind="stable")
         bounds = np.searchsorted(self.list_index[order], np.arange(1, len(self.users)))
-        return np.split(order, bounds)
+        return np.split(order, bounds)[: len(self.users)]  # of no list there is one empty part
 
     def by_user(self) -> Iterator[tuple[UserId, IntArray]]:
         """Each user and the rows of their list."""
