@@ -103,14 +103,14 @@ def measure(
     if past:
         reranker.fit_windows(past.seen, past.windows, past.generator)
     else:
-        own = reranker.reader.for_domain(day.data.domain, takes_engine=True)
-        reranker.reader = own.for_catalog(catalog.items(day.data.items[ITEM].tolist()))
+        own = reranker.llm_scorer.for_domain(day.data.domain, takes_engine=True)
+        reranker.llm_scorer = own.for_catalog(catalog.items(day.data.items[ITEM].tolist()))
 
     found = {}
     for k in SUPPORTS:
         histories = {user: items[-k:] for user, items in day.histories.items()}
-        lists = reranker.reader.lists(day.lists, catalog, lambda user, known=histories: known[user], {})
-        scoring = reranker.reader.scorer
+        lists = reranker.llm_scorer.lists(day.lists, catalog, lambda user, known=histories: known[user], {})
+        scoring = reranker.llm_scorer.scorer
         raw = np.concatenate(scoring.score_components(lists))
         systems = {f"texts.{reader}": _ndcg(day, raw @ scoring.default_coefficients)}
         if past:

@@ -112,7 +112,7 @@ def whole_bundles(work: Path) -> list[Path]:
         reranker = Reranker.from_pretrained("default", **settings).fit(data, generator)
         reranker.save(work / scoring)
         made.append(work / scoring)
-    dim = reranker.reader.model.dim
+    dim = reranker.llm_scorer.model.dim
     ContextMap.initial(np.ones(dim, dtype=np.float32), 2, 3).save(made[1] / CONTEXT_FILE)
     sign(made[1])
     return made

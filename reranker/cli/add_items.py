@@ -37,9 +37,9 @@ def add_items(
     table = read_table(items, known={ITEM: reranker.item_ids})
     new = reranker.add_items(table, item_vectors=item_vectors)
     reranker.save(out or bundle)
-    if (texts := reranker.reader.texts_read) is not None and texts.directory is not None:
+    if (texts := reranker.llm_scorer.texts_read) is not None and texts.directory is not None:
         typer.echo(texts.summary())
-    if reranker.reader.config.reads_texts:
+    if reranker.llm_scorer.config.reads_texts:
         tell_texts(reranker, table)
     tell_unread_columns(reranker, table)
     if (without := reranker.n_without_vector(table[ITEM].tolist())) is not None:

@@ -283,7 +283,7 @@ def _summary(result: DemoResult) -> dict[str, Any]:
         "new_user": {"likes": result.likes, "lists": result.newcomer},
         "ladder": result.rungs.ladder.to_json(),
         "guard": served.fusion_model.guard.to_json(),
-        "engine": served.reader.engine.name,
-        "model": served.reader.model.model_id,
+        "engine": served.llm_scorer.engine.name,
+        "model": served.llm_scorer.model.model_id,
         "seconds": {**result.seconds, "total": sum(result.seconds.values())},
     }

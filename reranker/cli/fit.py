@@ -206,9 +206,9 @@ def fit(
             reranker.save(out)
         log_fit(tracker, reranker)
     assert reranker.fusion_model is not None
-    if not without_llm and (texts := asked.reader.texts_read) is not None:
+    if not without_llm and (texts := asked.llm_scorer.texts_read) is not None:
         typer.echo(texts.summary())
-    for line in unread(data, reranker.reader):
+    for line in unread(data, reranker.llm_scorer):
         typer.echo(line)
     tell_item_vectors(data)
     fitted = reranker.fusion_model

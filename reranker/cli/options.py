@@ -181,7 +181,7 @@ def tell_texts(reranker: "Reranker", items: pd.DataFrame) -> None:
     """Says how many texts of the items are cut, not read, or read like another one; nothing where none is."""
     from reranker.prompting.text_report import TextReport
 
-    reader = reranker.reader
+    reader = reranker.llm_scorer
     rows = Catalog(validate_items(items)).items(items[ITEM])
     tokenizer, alone = reader.engine.tokenizer, reader.config.compares_states
     if said := TextReport.of(rows, reader.renderer.settings, tokenizer, alone=alone).summary():
@@ -192,7 +192,7 @@ def tell_unread_columns(reranker: "Reranker", items: pd.DataFrame) -> None:
     """Names the columns of an items table that nothing reads."""
     from reranker.pipeline.unread import unread_columns
 
-    if columns := unread_columns(map(str, items.columns), reranker.reader):
+    if columns := unread_columns(map(str, items.columns), reranker.llm_scorer):
         typer.echo(f"columns of the items that are not read: {', '.join(columns)}")
 
 

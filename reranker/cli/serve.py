@@ -97,7 +97,7 @@ def serve(
         if any(domain.dead for domain in domains):
             _leave()
         for domain in domains:  # vLLM's processes would outlive this one
-            domain.reranker.reader.close()
+            domain.reranker.llm_scorer.close()
     if not server.started:
         raise typer.Exit(1)
 
@@ -160,7 +160,7 @@ def _domains(
     sources = [BundleSource(path=bundle, load=load) for bundle in bundles]
     rerankers, versions = zip(*(source.read() for source in sources), strict=True)
     for number, reranker in enumerate(rerankers):
-        any(reranker.reader.share_engine(earlier.reader) for earlier in rerankers[:number])
+        any(reranker.llm_scorer.share_engine(earlier.llm_scorer) for earlier in rerankers[:number])
     stores = open_stores()  # not before: a bundle that cannot be loaded must not leave an empty store behind
     return [Domain(*parts) for parts in zip(rerankers, stores, sources, versions, strict=True)]
 

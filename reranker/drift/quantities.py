@@ -108,7 +108,7 @@ def measure(
 
 def can_make_reference(reranker: Reranker) -> bool:
     """Whether lists of the bundle can be made and scored without the model reading prompts."""
-    reads_prompts = not reranker.reader.config.compares_states
+    reads_prompts = not reranker.llm_scorer.config.compares_states
     serves = reranker.fitted()[1].guard.serve
     return reranker.generator is not None and not (reads_prompts and serves == "fused")
 

@@ -94,7 +94,7 @@ def drift_of_log(
     Raises:
         DataError: the log holds no ranking of items of the domain, or too few lists.
     """
-    name = domain or reranker.reader.domain
+    name = domain or reranker.llm_scorer.domain
     mine = log[(log["domain"] == name) & (log["kind"] == "items")]
     left_out = int(log["request_id"].nunique() - mine["request_id"].nunique())
     if mine.empty:

@@ -108,7 +108,7 @@ def _reading(llm: Reranker, domain: str, rung: str) -> SystemFactory:
     def build(_: int) -> Fused:
         if not readings:  # the engine is loaded when the rung's turn comes
             config = llm.config if rung not in _WITHOUT_LLM else cheaper_reranker(llm, rung).config
-            engine = engine_of(config) if rung in _WITHOUT_LLM else llm.reader.engine
+            engine = engine_of(config) if rung in _WITHOUT_LLM else llm.llm_scorer.engine
             trained = {} if rung in _WITHOUT_LLM else {domain: Trained.default(config.scorer)}
             readings.append(ScoreCache(engine, config, trained=trained))
         system = Fused(readings[0], llm.config.lists_to_read, llm.config.l2)

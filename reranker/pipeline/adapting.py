@@ -45,7 +45,7 @@ class Adaptive(FittedState):
             raise ConfigError(f"steps must be at least 1, got {steps}")
         refuse_single(users, "user ids", "users")
         data = self._require_data()
-        adapter = self.reader.adapter(steps)
+        adapter = self.llm_scorer.adapter(steps)
         if users is None:
             users = [*data.statistics.histories, *(store.user_ids() if store else ())]
         asked = list(dict.fromkeys(users))
@@ -75,7 +75,7 @@ class Adaptive(FittedState):
         """The state to go on from, and what of the user is to be read."""
         signals = self._require_data().signals
         since = [row[0] for row in state.interactions if signals.of_stored(row) > 0]
-        return unseen(state, self.history(state.user_id), since, self.reader.contexts)
+        return unseen(state, self.history(state.user_id), since, self.llm_scorer.contexts)
 
     def forget(self, users: Iterable[UserId]) -> int:
         """Drops what `adapt` kept of these users; returns of how many. A store forgets by its own `forget`.

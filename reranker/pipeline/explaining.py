@@ -158,7 +158,7 @@ def explain_list(
         )
     return Explanation(
         user_id=user,
-        domain=reranker.reader.domain,
+        domain=reranker.llm_scorer.domain,
         order=served,
         mean=float(scores.mean()),
         guard=fusion_model.guard.summary(),
@@ -175,10 +175,10 @@ def _require_prompts(reranker: "Reranker") -> None:
             f"attributions to tokens are of prompts that hold the history; the scorer {reranker.config.scorer!r} reads "
             "none: leave tokens out, or fit with scorer='likelihood'"
         )
-    if reranker.reader.engine.name not in ("torch", "vllm"):
+    if reranker.llm_scorer.engine.name not in ("torch", "vllm"):
         raise ConfigError(
-            f"attributions to tokens need the model's gradients, and the engine {reranker.reader.engine.name!r} gives "
-            "none: take engine='torch' or 'vllm'"
+            f"attributions to tokens need the model's gradients, and the engine {reranker.llm_scorer.engine.name!r} "
+            "gives none: take engine='torch' or 'vllm'"
         )
     require_captum()
 
@@ -191,7 +191,7 @@ def _attributed(
     rows: Sequence[int],
 ) -> list[TokenAttribution | None]:
     """Of these rows of one user's list: which tokens of the prompt make their titles likely."""
-    reader, catalog = reranker.reader, reranker.fitted()[0].catalog
+    reader, catalog = reranker.llm_scorer, reranker.fitted()[0].catalog
     (one,) = reader.lists(lists, catalog, lambda _: history, states)
     prompt = reader.renderer.likelihood(
         one.history, one.candidates, soft_prompt=one.soft_prompt, user_tokens=one.user_tokens, query=one.query

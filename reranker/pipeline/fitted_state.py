@@ -26,7 +26,7 @@ class FittedState:
 
     Attributes:
         config: the settings.
-        reader: the language model's half: engine, prompts, scorer.
+        llm_scorer: the language model's half: engine, prompts, scorer.
         fusion_model: what `fit` learned, or None.
         generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
@@ -43,7 +43,7 @@ class FittedState:
     ) -> None:
         """Takes a ready engine, or loads the one `config` names when it is first needed."""
         self.config = config or RerankerConfig()
-        self.reader = LLMScorer(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
+        self.llm_scorer = LLMScorer(self.config, "generic", prompts or PromptBank(), engine=engine, contexts=contexts)
         self.states: dict[UserId, UserState] = {}
         self.fusion_model: FusionModel | None = None
         self.ladder: Ladder | None = None
@@ -66,7 +66,7 @@ class FittedState:
         if self._data is None or self.fusion_model is None:
             return f"not fitted, {reads}"
         sizes = f"{len(self._data.statistics.histories)} users, {len(self._data.items)} items"
-        return f"domain {self.reader.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
+        return f"domain {self.llm_scorer.domain!r} ({sizes}), {reads}, serves {self.fusion_model.guard.serve!r}"
 
     def summary(self) -> Summary:
         """What this is: what it learned from and when, what it serves and why, absolute figures, what may help.
@@ -79,8 +79,8 @@ class FittedState:
             raise DataError("nothing was fitted: call fit, or load a bundle")
         return Summary.of(
             self.config,
-            self.reader.domain,
-            self.reader.model.model_id,
+            self.llm_scorer.domain,
+            self.llm_scorer.model.model_id,
             self.fusion_model,
             data.statistics,
             items=len(data.items),

@@ -156,7 +156,7 @@ def fit_rungs_on_windows(
         began = time.perf_counter()
         try:
             if reader.config.reads_texts:
-                _ = reader.reader.engine  # loaded first: nothing is worked out for a rung that cannot be had
+                _ = reader.llm_scorer.engine  # loaded first: nothing is worked out for a rung that cannot be had
             reader.fit_on(basis, progress)
         except (ConfigError, ModelError) as error:  # a package is missing, or the model cannot be fetched
             if name == LEXICAL:  # which needs neither

@@ -88,7 +88,7 @@ class Persistent(FittedState):
 
     def _state(self) -> BundleState:
         data, fusion_model = self.fitted()
-        reader = self.reader
+        reader = self.llm_scorer
         return BundleState(
             config=self.config,
             domain=reader.domain,
@@ -152,7 +152,7 @@ class Persistent(FittedState):
             config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"directory": templates})})
         config.require_fitted_with(state.config)
         reranker = cls(config, engine, state.prompts)
-        reranker.reader = LLMScorer(
+        reranker.llm_scorer = LLMScorer(
             config,
             state.domain,
             state.prompts,
@@ -176,9 +176,9 @@ class Persistent(FittedState):
         )
         reranker.fitted_at = state.fitted
         reranker._is_saved_as(state.identity)
-        reranker.reader = reranker.reader.calibrated_by(reranker._data.calibration_histories)
+        reranker.llm_scorer = reranker.llm_scorer.calibrated_by(reranker._data.calibration_histories)
         try:
-            read = reranker.reader.templates
+            read = reranker.llm_scorer.templates
         except PromptError as error:
             raise BundleError(f"{Path(directory) / MANIFEST} names templates that there are not: {error}") from error
         if read.sha256 != state.templates_sha256:

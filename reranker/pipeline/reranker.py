@@ -47,7 +47,7 @@ class Reranker(Persistent, Adaptive):
 
     Attributes:
         config: the settings.
-        reader: the language model's half: engine, prompts, scorer.
+        llm_scorer: the language model's half: engine, prompts, scorer.
         fusion_model: what `fit` learned, or None.
         generator: the candidate generator the Reranker was fitted with, or None.
         states: adapted users, as `adapt` left them; empty after `fit` and `load`.
@@ -115,10 +115,10 @@ class Reranker(Persistent, Adaptive):
             require_lightgbm()  # now, not after hours of reading
         self.states, self.ladder = {}, None
         self.fusion_model = None  # if this fails, nothing old must be served over new data
-        self.reader = self.reader.for_domain(domain, takes_engine=True)
+        self.llm_scorer = self.llm_scorer.for_domain(domain, takes_engine=True)
         self.generator, self._data = basis.generator, basis.data
         catalog = self._data.catalog
-        scorer = self.reader.calibrated_by(self._data.calibration_histories)
+        scorer = self.llm_scorer.calibrated_by(self._data.calibration_histories)
         with scorer.reading_catalog(progress):
             scorer = scorer.for_catalog(catalog.items(self.item_ids))
             fusion_model = fit_ranker(
@@ -132,7 +132,7 @@ class Reranker(Persistent, Adaptive):
                 pages=basis.pages if config.judges_new_items else None,
                 progress=progress,
             )
-            self.reader = scorer.for_window(catalog, self._data.statistics)
+            self.llm_scorer = scorer.for_window(catalog, self._data.statistics)
             queries = judge_queries(
                 basis.windows, scorer, catalog, fusion_model, config.fit_users, config.l2, config.seed
             )
@@ -145,7 +145,7 @@ class Reranker(Persistent, Adaptive):
         if (of_new := fusion_model.new_items_verdict) is not None:
             said.append(of_new.summary(fusion_model.reads_no_new_items))
         said += self.fusion_model.trees_summary()
-        for line in (*said, self.fusion_model.guard.summary(), *unread(basis.dataset, self.reader)):
+        for line in (*said, self.fusion_model.guard.summary(), *unread(basis.dataset, self.llm_scorer)):
             logger.info("domain %r: %s", domain, line)
         return self
 
@@ -171,8 +171,8 @@ class Reranker(Persistent, Adaptive):
         before = self._require_data()
         items = validate_items(as_frame(items, "items", {ITEM: before.items[ITEM]}))
         after = before.with_items(items, item_vectors)
-        with self.reader.reading_catalog(progress):
-            self.reader.keep_items(after.catalog.items(items[ITEM]))
+        with self.llm_scorer.reading_catalog(progress):
+            self.llm_scorer.keep_items(after.catalog.items(items[ITEM]))
         if isinstance(self.generator, ProposesNewItems) and self.generator.takes_new_items:
             self.generator.add_items(items)
         self._data = after  # if reading fails, nothing has changed
@@ -279,8 +279,10 @@ class Reranker(Persistent, Adaptive):
         Raises:
             DataError: a document without text.
         """
-        learned = self.fusion_model is not None and self.reader.of_texts is self.reader
-        return rank_texts(self.reader, lists, self.fusion_model.coefficients if self.fusion_model and learned else None)
+        learned = self.fusion_model is not None and self.llm_scorer.of_texts is self.llm_scorer
+        return rank_texts(
+            self.llm_scorer, lists, self.fusion_model.coefficients if self.fusion_model and learned else None
+        )
 
     def explain(
         self,
@@ -327,10 +329,12 @@ class Reranker(Persistent, Adaptive):
         lists = validate_candidates(candidates, further=data.candidate_columns)
         if lists[USER].nunique() != 1:
             raise DataError(f"inspect takes one user's list, got {lists[USER].nunique()} users")
-        one = self.reader.lists(lists, data.catalog, data.statistics.history, self.states)[0]
-        components = self.reader.components([one])[0]
+        one = self.llm_scorer.lists(lists, data.catalog, data.statistics.history, self.states)[0]
+        components = self.llm_scorer.components([one])[0]
         ranked = self.rerank(lists, k)
-        return inspect_list(ranked, lists, one, components, self.reader.scorer, self.reader.renderer, fusion_model)
+        return inspect_list(
+            ranked, lists, one, components, self.llm_scorer.scorer, self.llm_scorer.renderer, fusion_model
+        )
 
     def head_columns(
         self,
@@ -391,4 +395,4 @@ class Reranker(Persistent, Adaptive):
             DataError: nothing was fitted.
         """
         data, fusion_model = self.fitted()
-        return FittedRanker(scorer=self.reader, fusion_model=fusion_model, data=data)
+        return FittedRanker(scorer=self.llm_scorer, fusion_model=fusion_model, data=data)

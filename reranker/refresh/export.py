@@ -52,7 +52,7 @@ def exported_user(reranker: Reranker, user: UserId) -> dict[str, Any]:
     of_user = None if table is None else table[table[USER] == user]
     columns = {} if of_user is None or of_user.empty else of_user.drop(columns=USER).iloc[0].to_dict()
     return {
-        "domain": reranker.reader.domain,
+        "domain": reranker.llm_scorer.domain,
         "columns": {str(name): _plain(value) for name, value in columns.items()},
         "interactions": rows,
         "judged_lists": lists,

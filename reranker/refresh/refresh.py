@@ -191,7 +191,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
         unseen, n = not data.signals.allows_repeats, reranker.config.n_candidates
         lists = validate_candidates(reranker.generator.recommend(users, n, exclude_seen=unseen))
     window = CandidateLists(
-        domain=reranker.reader.domain,
+        domain=reranker.llm_scorer.domain,
         users=lists[USER].drop_duplicates().tolist(),
         candidates=lists,
         items=data.items,
@@ -208,7 +208,7 @@ def _window(reranker: Reranker, merged: Merged, served: pd.DataFrame | None) -> 
 def _updated(reranker: Reranker, window: _Window, memory: float, progress: bool) -> FusionModel:
     """The head after the new choices, read as of before them."""
     data, fusion_model = reranker.fitted()
-    config, reader = reranker.config, reranker.reader
+    config, reader = reranker.config, reranker.llm_scorer
 
     updated = fit_ranker(
         [window.lists],
@@ -234,7 +234,7 @@ def _join(reranker: Reranker, merged: Merged, texts_changed: bool) -> None:
     """Statistics, histories and the generator learn from all interactions; known texts are not read again."""
     data, _ = reranker.fitted()
     if texts_changed and len(data.items) <= MOST_LEARNED_FROM:  # of a larger one, the sample that was drawn stays good
-        reranker.reader = reranker.reader.for_catalog(data.catalog.items(data.items[ITEM]))
+        reranker.llm_scorer = reranker.llm_scorer.for_catalog(data.catalog.items(data.items[ITEM]))
     learn_from(reranker, merged.every, same_penalties=True)
 
 
@@ -255,7 +255,7 @@ def learn_from(
     data, _ = reranker.fitted()
     own = data.statistics.own
     signals = data.signals.model_copy(update={"target_events": ()})  # what is learned are all events
-    whole = Dataset(interactions=interactions, items=data.items, domain=reranker.reader.domain, signals=signals)
+    whole = Dataset(interactions=interactions, items=data.items, domain=reranker.llm_scorer.domain, signals=signals)
     generator = reranker.generator if reranker.generator is None else reranker.generator.clone().fit(whole.interactions)
     built = replace(DomainData.build(whole, generator), signals=data.signals)
     if own is not None:
@@ -264,5 +264,5 @@ def learn_from(
     if (vectors := data.statistics.own_vectors) is not None:
         built = replace(built, statistics=built.statistics.with_vectors(vectors.vectors))
     after = replace(built, calibration_ids=data.calibration_ids, calibration_items=data.calibration_items)
-    reranker.reader = reranker.reader.for_window(after.catalog, after.statistics, same_penalties)
+    reranker.llm_scorer = reranker.llm_scorer.for_window(after.catalog, after.statistics, same_penalties)
     reranker.generator, reranker._data = generator, after

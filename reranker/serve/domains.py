@@ -48,8 +48,8 @@ class Domain:
         self.store = store
         self.source = source
         self.version = version
-        self.name = reranker.reader.domain
-        self.base = reranker.reader.model.model_id
+        self.name = reranker.llm_scorer.domain
+        self.base = reranker.llm_scorer.model.model_id
         self.items = frozenset(reranker.item_ids)
         self.users = frozenset(reranker.user_ids)
         self._moving = threading.Lock()
@@ -64,7 +64,7 @@ class Domain:
     @property
     def dead(self) -> bool:
         """The process that runs the model is gone."""
-        return self.reranker.reader.dead
+        return self.reranker.llm_scorer.dead
 
     def states(self) -> UserStore:
         """The store.
@@ -79,7 +79,7 @@ class Domain:
     def fields_read(self, block: str) -> frozenset[str] | None:
         """Fields of a text that a block of the templates reads; None where that cannot be told."""
         if block not in self._fields_read:
-            fields = self.reranker.reader.templates.fields(block)
+            fields = self.reranker.llm_scorer.templates.fields(block)
             self._fields_read[block] = None if fields is None else frozenset(fields)
         return self._fields_read[block]
 
@@ -168,7 +168,11 @@ class Domain:
     @property
     def card(self) -> dict[str, Any]:
         """What the bundle is, for GET /v1/models."""
-        config, fusion_model, contexts = self.reranker.config, self.reranker.fusion_model, self.reranker.reader.contexts
+        config, fusion_model, contexts = (
+            self.reranker.config,
+            self.reranker.fusion_model,
+            self.reranker.llm_scorer.contexts,
+        )
         return {
             "domain": self.name,
             "version": self.version,
@@ -276,7 +280,7 @@ class Domains:
 
     def _model(self, domain: Domain, card: dict[str, Any], name: str = "") -> dict[str, Any]:
         record = {"id": name or domain.name, "object": "model", "created": self._created, "owned_by": "reranker"}
-        return {**record, "max_model_len": domain.reranker.reader.model.max_length, "card": card}
+        return {**record, "max_model_len": domain.reranker.llm_scorer.model.max_length, "card": card}
 
 
 def _continued(before: list[ItemId], since: list[ItemId]) -> list[ItemId]:

@@ -136,7 +136,7 @@ def tokens_of(job: Job) -> int:
 
     Items of a catalogue whose states are kept count as one token each.
     """
-    config = job.domain.reranker.reader.config
+    config = job.domain.reranker.llm_scorer.config
     prompt = config.prompt
     longest = prompt.title_tokens + prompt.category_tokens + prompt.description_tokens + _MARKS
     if isinstance(job.ranks, ItemList):

@@ -118,10 +118,10 @@ def _newer(old: Domain) -> Domain:
     if old.source is None:
         raise ConfigError("the server was started from a Reranker, not from a bundle's folder: start it anew")
     reranker, version = old.source.read()
-    reader = reranker.reader
+    reader = reranker.llm_scorer
     if reader.domain != old.name:
         raise BundleError(f"the bundle is of the domain {reader.domain!r} now: start another server for it")
-    if not reader.share_engine(old.reranker.reader):
+    if not reader.share_engine(old.reranker.llm_scorer):
         raise ConfigError("the bundle wants another model, engine, dtype or options: start the server anew")
     reranker.rank("", ["a title", "another"])  # builds what the first request would wait for; refuses another model
     return old.with_bundle(reranker, version)

@@ -95,7 +95,7 @@ class Service:
         self.adaptations = {
             one.name: Adaptation(one.reranker, one.store, self.metrics.adapted)
             for one in domains
-            if one.store is not None and one.reranker.reader.contexts is not None
+            if one.store is not None and one.reranker.llm_scorer.contexts is not None
         }
         self.score_log: ScoreLog | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -279,7 +279,7 @@ class Service:
         hosted: dict[str, VLLMTexts] = {}
         for model in self.domains.models():
             domain, with_soft = self.domains.writer(model["id"])
-            reader = domain.reranker.reader
+            reader = domain.reranker.llm_scorer
             if isinstance(reader.engine, VLLMHost):
                 soft = reader.soft_prompt() if with_soft else None
                 hosted[model["id"]] = VLLMTexts(reader.engine, model["id"], soft, self.settings.tool_call_parser)

@@ -20,9 +20,9 @@ def log_fit(tracker: Tracker, reranker: Reranker) -> None:
     config = reranker.config.model_dump(exclude_unset=True)
     tracker.settings({f"config.{name}": value for name, value in config.items()})
     tracker.settings(
-        {"domain": reranker.reader.domain, "items": len(data.items), "users": len(data.statistics.histories)}
+        {"domain": reranker.llm_scorer.domain, "items": len(data.items), "users": len(data.statistics.histories)}
     )
-    tracker.settings({"model": reranker.reader.model.model_id})
+    tracker.settings({"model": reranker.llm_scorer.model.model_id})
     _log_guard(tracker, fusion_model.guard)
     weights = zip(fusion_model.fused.columns, fusion_model.fused.logit.weights.tolist(), strict=True)
     tracker.metrics({f"weight/{name}": value for name, value in weights})

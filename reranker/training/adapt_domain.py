@@ -148,7 +148,7 @@ def adapt_domain(
             f"prompts are adapted by what the likelihood scorer says, this Reranker has {reranker.config.scorer!r}: "
             "make it with scorer='likelihood'"
         )
-    reader = reranker.reader.for_domain(data.domain)
+    reader = reranker.llm_scorer.for_domain(data.domain)
     start = reader.prompt()
     assert start is not None
     domain = TaskDomain.build(
@@ -183,7 +183,7 @@ def adapt_domain(
             base_model_id=start.base_model_id,
             base_model_sha256=start.base_model_sha256,
         )
-        reranker.reader.prompts.add_domain(data.domain, start)
+        reranker.llm_scorer.prompts.add_domain(data.domain, start)
         unseen = min(reranker.config.windows, max(1, settings.hold_out))
         reranker.config = reranker.config.model_copy(update={"windows": unseen})
     return AdaptedDomain(

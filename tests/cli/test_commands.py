@@ -139,7 +139,7 @@ def test_items_are_added_to_a_bundle(folder):
 
 
 def test_adding_says_which_new_texts_are_cut_by_a_scorer_that_reads_prompts(folder):
-    assert not Reranker.load(folder / "bundle").reader.config.compares_states
+    assert not Reranker.load(folder / "bundle").llm_scorer.config.compares_states
     table = pd.DataFrame({"item_id": ["long", "short"], "title": ["word " * 400, "zomzik 9"]})
     table.to_csv(folder / "long.csv", index=False)
     bundles = ("--bundle", folder / "bundle", "--items", folder / "long.csv", "--out", folder / "longer")
@@ -153,7 +153,7 @@ def test_fit_takes_a_trained_prompt(folder):
     tables = ("--interactions", folder / "interactions.csv", "--items", folder / "items.parquet")
     options = ("--config", folder / "settings.yaml", "--n", 12, "--prompt", folder / "prompt")
     run("fit", *tables, *options, "--out", folder / "prompted")
-    kept = Reranker.load(folder / "prompted").reader.soft_prompt()
+    kept = Reranker.load(folder / "prompted").llm_scorer.soft_prompt()
     assert np.array_equal(kept.vectors, learned.vectors)
     (folder / "prompt" / "item_tokens").mkdir()
     assert "item tokens have left the product" in refused("fit", *tables, *options, "--out", folder / "never")

@@ -74,7 +74,7 @@ def test_gains_are_over_the_calibration_histories_that_fit_draws():
         seen.append(read.reader("toy").renderer.calibration_histories)
     generator = PopularityGenerator().fit(data.interactions)
     fitted = Reranker(toys.config(calibration_histories=3), ScriptedEngine()).fit(data, generator)
-    assert seen == [fitted.reader.renderer.calibration_histories] * 2
+    assert seen == [fitted.llm_scorer.renderer.calibration_histories] * 2
     assert len(seen[0]) == 3
 
 

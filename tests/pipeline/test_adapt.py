@@ -83,12 +83,12 @@ def test_contexts_are_in_the_bundle(fitted: Reranker, tmp_path: Path) -> None:
 
 
 def test_the_stranger_gets_the_base_and_the_told_a_start(fitted: Reranker) -> None:
-    contexts = fitted.reader.contexts
+    contexts = fitted.llm_scorer.contexts
     assert contexts is not None
-    new_user = fitted.reader.user_tokens([], None)
+    new_user = fitted.llm_scorer.user_tokens([], None)
     assert new_user is not None
     np.testing.assert_array_equal(new_user.vectors, contexts.base)
-    told = fitted.reader.user_tokens([{"title": "zorblax", "category": ""}], None)
+    told = fitted.llm_scorer.user_tokens([{"title": "zorblax", "category": ""}], None)
     assert told is not None
     assert np.abs(told.vectors - contexts.base).max() > 0.1
 
@@ -104,7 +104,7 @@ def test_steps_must_be_some(fitted: Reranker) -> None:
 
 
 def test_a_map_for_another_width(tiny: Path, fitted: Reranker) -> None:
-    fitted.reader.contexts = ContextMap.initial(np.zeros(8, dtype=np.float32), 2, 4)
+    fitted.llm_scorer.contexts = ContextMap.initial(np.zeros(8, dtype=np.float32), 2, 4)
     with pytest.raises(PromptError, match="width 8"):
         fitted.adapt(["u1"])
     with pytest.raises(PromptError, match="width 8"):
@@ -113,14 +113,14 @@ def test_a_map_for_another_width(tiny: Path, fitted: Reranker) -> None:
 
 def test_a_context_of_another_map_is_adapted_anew_and_not_read_before(fitted: Reranker, tmp_path: Path) -> None:
     """Other maps of the same sizes are told apart; a context of another one counts as none."""
-    map_of = fitted.reader.contexts
+    map_of = fitted.llm_scorer.contexts
     assert map_of is not None
     with closing(SqliteUserStore(tmp_path / "users.db")) as store:
         store.append("u3", [("g1i0", 1.0)])
         fitted.adapt(["u3"], store=store)
         old = store.get(["u3"])["u3"]
         assert not fitted.is_behind(old)
-        fitted.reader.contexts = replace(map_of, directions=map_of.directions[::-1])
+        fitted.llm_scorer.contexts = replace(map_of, directions=map_of.directions[::-1])
         try:
             candidates = fitted.generator.recommend(["u3"], 6)
             bare = fitted.score_all(candidates, states={}).llm
@@ -130,7 +130,7 @@ def test_a_context_of_another_map_is_adapted_anew_and_not_read_before(fitted: Re
             assert store.get(["u3"])["u3"].support == old.support  # all of it was read again
             assert not fitted.is_behind(store.get(["u3"])["u3"])
         finally:
-            fitted.reader.contexts = map_of
+            fitted.llm_scorer.contexts = map_of
 
 
 def test_after_a_fit_on_another_history_new_interactions_are_read(tiny: Path, trained: Path, tmp_path: Path) -> None:

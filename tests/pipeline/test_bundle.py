@@ -98,11 +98,11 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     loaded.add_items(pd.DataFrame({"item_id": ["new"], "title": ["zorblax 99"]}))
     loaded.save(tmp_path / "with new")
     titles = set(data.items["title"])
-    drawn = fitted.reader.renderer.calibration_histories
+    drawn = fitted.llm_scorer.renderer.calibration_histories
     assert [len(history) for history in drawn] == [12] * 3
     assert {item["title"] for history in drawn for item in history} <= titles
     for one in (loaded, Reranker.load(tmp_path / "with new")):
-        assert one.reader.renderer.calibration_histories == drawn
+        assert one.llm_scorer.renderer.calibration_histories == drawn
         pd.testing.assert_frame_equal(
             one.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
         )
@@ -112,7 +112,7 @@ def test_reference_histories_come_back_and_new_items_leave_them(tmp_path):
     assert fitted.add_items(other_words) == 0
     fitted.save(tmp_path / "other words")
     again = Reranker.load(tmp_path / "other words")
-    assert again.reader.renderer.calibration_histories == drawn  # what weights were fitted on
+    assert again.llm_scorer.renderer.calibration_histories == drawn  # what weights were fitted on
     pd.testing.assert_frame_equal(
         again.rerank(LISTS, order="fused").to_frame(), fitted.rerank(LISTS, order="fused").to_frame()
     )

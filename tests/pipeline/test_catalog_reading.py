@@ -36,9 +36,9 @@ def test_a_second_fit_of_the_catalogue_reads_nothing(own_cache: Path) -> None:
     first, second = HashedEngine(), HashedEngine()
     before, after = fitted(first), fitted(second)
     assert (first.texts, second.calls) == (32, 0)
-    assert before.reader.texts_read is not None and after.reader.texts_read is not None
-    assert before.reader.texts_read.summary() == f"read 32 of 32 texts; 0 from the cache {own_cache}"
-    assert after.reader.texts_read.summary() == f"read 0 of 32 texts; 32 from the cache {own_cache}"
+    assert before.llm_scorer.texts_read is not None and after.llm_scorer.texts_read is not None
+    assert before.llm_scorer.texts_read.summary() == f"read 32 of 32 texts; 0 from the cache {own_cache}"
+    assert after.llm_scorer.texts_read.summary() == f"read 0 of 32 texts; 32 from the cache {own_cache}"
     lists = toys.lists_for(["u0", "u1"], ["g0i1", "g1i1", "g2i1"])
     pd.testing.assert_frame_equal(
         before.rerank(lists, order="fused").to_frame(), after.rerank(lists, order="fused").to_frame()
@@ -71,7 +71,7 @@ def test_texts_that_changed_are_read_anew() -> None:
 def test_a_cache_of_no_size_keeps_nothing(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RERANKER_STATES_GIB", "0")
     engine = HashedEngine()
-    assert fitted(engine).reader.texts_read.summary() == "read 32 of 32 texts"  # type: ignore[union-attr]
+    assert fitted(engine).llm_scorer.texts_read.summary() == "read 32 of 32 texts"  # type: ignore[union-attr]
     assert not own_cache.exists()
 
 
@@ -81,10 +81,10 @@ def test_served_lists_put_nothing_on_disk(own_cache: Path) -> None:
     (before,) = own_cache.iterdir()
     size = before.stat().st_size, before.stat().st_mtime_ns
     asked = ScoringList(query="what I typed", candidates=[{"title": "a text of a client"}], history=[])
-    engine = reranker.reader.engine
+    engine = reranker.llm_scorer.engine
     assert isinstance(engine, HashedEngine)
     read = engine.texts
-    reranker.reader.scorer.read([asked])
+    reranker.llm_scorer.scorer.read([asked])
     assert engine.texts == read + 2
     assert (before.stat().st_size, before.stat().st_mtime_ns) == size
 
@@ -100,7 +100,7 @@ def test_the_bundle_says_its_layer(tmp_path: Path) -> None:
     loaded = Reranker.load(tmp_path / "bundle", engine=engine)
     loaded.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["vantow new"]}))
     assert engine.layers_read == {18}
-    needs = Reranker.load(tmp_path / "bundle").reader._engine.needs
+    needs = Reranker.load(tmp_path / "bundle").llm_scorer._engine.needs
     assert LOWER_STATES in needs  # "auto" on a GPU takes an engine that can stop there
     with pytest.raises(ConfigError, match="layer=18"):
         Reranker.load(tmp_path / "bundle", engine=engine, layer=12)

@@ -60,14 +60,16 @@ def test_taste_shows_in_the_titles(engine: toys.WatchedEngine) -> None:
 def test_tastes_are_learned_from_everything_once_the_weights_are(engine: toys.WatchedEngine) -> None:
     data = toys.taste_dataset()
     reranker = fitted(engine)
-    served = reranker.reader.hidden_states.cf_projection
+    served = reranker.llm_scorer.hidden_states.cf_projection
     before_last = window_from_generator(
         data, reranker.generator, 12, reranker.config.min_history, reranker.config.seed
     ).statistics
     everything = interaction_statistics(data.interactions, data.items, reranker.generator)
     learned = []
     for statistics in (before_last, everything):
-        learned.append(reranker.reader.for_window(Catalog(data.items), statistics).hidden_states.cf_projection.weights)
+        learned.append(
+            reranker.llm_scorer.for_window(Catalog(data.items), statistics).hidden_states.cf_projection.weights
+        )
     assert not np.allclose(learned[0], learned[1])
     np.testing.assert_array_equal(served.weights, learned[1])
 
@@ -89,7 +91,7 @@ def test_every_window_is_read_with_what_was_known_before_it(
     assert len(folds) > 2
     begin, seen = 0, []
     for fold in folds:
-        reader = reranker.reader.for_window(Catalog(data.items), fold.statistics)
+        reader = reranker.llm_scorer.for_window(Catalog(data.items), fold.statistics)
         expected = reader.components(reader.lists(fold.candidates, Catalog(data.items), fold.statistics.history, {}))
         for number in fold.choices.covered_lists().tolist():
             np.testing.assert_array_equal(taken["components"][begin + number], expected[number])

@@ -291,7 +291,7 @@ def test_a_second_domain_starts_afresh():
     reranker.fit(other, generator)
     fresh = Reranker(toys.config(), engine).fit(other, generator)
     assert reranker.fusion_model.to_json() == fresh.fusion_model.to_json()
-    assert reranker.reader.templates.family == "movies"
+    assert reranker.llm_scorer.templates.family == "movies"
 
 
 class TestRefused:
@@ -396,8 +396,8 @@ def test_after_many_fits_one_engine_and_one_reader_are_left(monkeypatch):
     reranker, readers = Reranker(toys.config()), []
     for _ in range(3):
         reranker.fit(data, generator)
-        readers.append(weakref.ref(reranker.reader))
+        readers.append(weakref.ref(reranker.llm_scorer))
     gc.collect()
     assert [one() is not None for one in readers] == [False, False, True]
-    reranker.reader.close()
+    reranker.llm_scorer.close()
     assert (len(loads), len(closed)) == (1, 1)

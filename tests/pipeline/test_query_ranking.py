@@ -29,7 +29,7 @@ def test_relevance_is_added_to_the_log_of_the_reciprocal_rank(reranker, lists):
     asked = ranked[ranked["user_id"] == "u1"]
     assert asked["item_id"].iloc[0] == "g3i0"
     titles = reranker.titles(asked["item_id"])
-    read = QueryRelevance(reranker.reader.engine).read(
+    read = QueryRelevance(reranker.llm_scorer.engine).read(
         [QueryDocuments(query="vantow vanvik", documents=[("", title) for title in titles])]
     )[0]
     expected = read.log_odds - np.log(asked["first_stage_rank"])

@@ -30,7 +30,7 @@ def scored_by(reranker, history=()):
 def unread(**settings):
     """A reranker whose engine nobody may load."""
     reranker = Reranker(toys.config(**settings), None)
-    reranker.reader._engine.get = lambda: pytest.fail("the language model was loaded")
+    reranker.llm_scorer._engine.get = lambda: pytest.fail("the language model was loaded")
     return reranker
 
 

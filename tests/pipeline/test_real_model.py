@@ -77,7 +77,7 @@ def test_fit_save_load_rerank(engine, data, tmp_path):
     loaded = Reranker.load(tmp_path / "bundle", engine=engine)
     pd.testing.assert_frame_equal(loaded.rerank(lists, order="fused").to_frame(), ranked, check_exact=True)
 
-    instruction = SoftPrompt.from_instruction(engine, reranker.reader.renderer.instruction_token_ids(), 16)
+    instruction = SoftPrompt.from_instruction(engine, reranker.llm_scorer.renderer.instruction_token_ids(), 16)
     kept = PromptBank.load(tmp_path / "bundle" / "prompts").resolve("movies")
     np.testing.assert_array_equal(kept.vectors, load_peft(SHIPPED).beside(instruction).vectors)
 

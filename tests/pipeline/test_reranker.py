@@ -391,7 +391,7 @@ class TestRank:
     def test_a_fitted_reranker_uses_what_it_learned(self, reranker):
         ranked = reranker.rank("", ["zorblax", "mipfen"], history=["zorblax zomzik"])
         listed = TextList(query="", documents=["zorblax", "mipfen"], history=["zorblax zomzik"])
-        one = reranker.reader.components([listed.scoring_list(reranker.reader)])[0]
+        one = reranker.llm_scorer.components([listed.scoring_list(reranker.llm_scorer)])[0]
         expected = one @ reranker.fusion_model.coefficients
         assert {result.index: result.score for result in ranked} == pytest.approx(dict(enumerate(expected)))
 

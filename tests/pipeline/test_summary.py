@@ -36,7 +36,7 @@ def test_it_says_what_was_learned_and_what_is_served(fitted):
     assert (summary.items, summary.serves) == (len(data.items), fitted.fusion_model.guard.serve)
     assert summary.interactions == len(data.interactions.drop_duplicates(["user_id", "item_id"]))
     said = str(summary)
-    assert said.startswith(f"domain {fitted.reader.domain!r}, fitted 20")
+    assert said.startswith(f"domain {fitted.llm_scorer.domain!r}, fitted 20")
     assert f"{summary.judged.ndcg['fused']:.4f}" in said and fitted.fusion_model.guard.summary() in said
     assert f"{summary.judged.recall:.1%} of the choices are in the lists" in said
     read = fitted.fusion_model.judged

@@ -30,7 +30,7 @@ def test_columns_that_nothing_reads_are_named(scorer, caplog):
         fitted = Reranker(toys.config(scorer=scorer), ScriptedEngine()).fit(
             data, PopularityGenerator().fit(data.interactions)
         )
-    lines = unread(data, fitted.reader)
+    lines = unread(data, fitted.llm_scorer)
     assert lines == [
         "columns of the interactions that were not used: shop",
         "columns of the items that are not read: brand, price",
@@ -60,4 +60,4 @@ def test_what_weights_count_for_is_said(weights, said):
 
 def test_all_is_used_where_there_is_nothing_else():
     plain = toys.taste_dataset()
-    assert unread(plain, toys.fitted().reader) == []
+    assert unread(plain, toys.fitted().llm_scorer) == []

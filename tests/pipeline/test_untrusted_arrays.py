@@ -34,7 +34,7 @@ def changed(array):
 
 def test_states_and_spaces_fit_each_other(fitted, tmp_path):
     path = tmp_path / "states.npz"
-    fitted.reader.hidden_states.save(path)
+    fitted.llm_scorer.hidden_states.save(path)
     with np.load(path) as file:
         arrays = dict(file)
     StateStore.load(path)
@@ -53,7 +53,7 @@ def test_states_and_spaces_fit_each_other(fitted, tmp_path):
 @pytest.mark.parametrize("kind", ["M8[s]", "i4", "f8", "?"])
 def test_spaces_and_projections_are_of_one_type(fitted, tmp_path, kind):
     path = tmp_path / "states.npz"
-    fitted.reader.hidden_states.save(path)
+    fitted.llm_scorer.hidden_states.save(path)
     with np.load(path) as file:
         arrays = dict(file)
     names = [name for name, array in arrays.items() if array.dtype == np.float32]

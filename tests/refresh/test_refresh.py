@@ -127,15 +127,15 @@ def test_rows_already_seen_change_nothing(bundle):
 def test_who_chooses_which_texts_is_learned_anew_under_the_penalties_of_the_fit(bundle):
     data, new, _ = days()
     reranker = loaded(bundle)
-    before = reranker.reader.hidden_states
+    before = reranker.llm_scorer.hidden_states
     refresh(reranker, new)
-    after = reranker.reader.hidden_states
+    after = reranker.llm_scorer.hidden_states
     assert after.penalties == before.penalties and min(after.penalties) > 0
     assert not np.array_equal(after.predicted_popularity.weights, before.predicted_popularity.weights)
     counts = pd.concat([data.interactions, new])["item_id"].value_counts().reindex(data.items["item_id"]).fillna(0)
     chosen = counts.to_numpy() > 0
-    texts = reranker.reader.renderer.item_texts([*reranker.item_fields(data.items["item_id"][chosen].tolist())])
-    placed = after.whole(reranker.reader.engine, texts)
+    texts = reranker.llm_scorer.renderer.item_texts([*reranker.item_fields(data.items["item_id"][chosen].tolist())])
+    placed = after.whole(reranker.llm_scorer.engine, texts)
     expected = PopularityProjection.fit(placed, counts.to_numpy(dtype=np.float64)[chosen], before.penalties[1])
     np.testing.assert_allclose(after.predicted_popularity.weights, expected.weights, atol=1e-6)
 

@@ -127,18 +127,18 @@ def test_one_domain_cannot_be_served_twice(movies):
 
 def test_engines_are_shared_where_they_are_the_same(movies, shop, tmp_path):
     for reranker in (movies, shop):
-        reranker.save(tmp_path / reranker.reader.domain)
+        reranker.save(tmp_path / reranker.llm_scorer.domain)
     one, other = (Reranker.load(tmp_path / name) for name in ("movies", "shop"))
-    assert other.reader.share_engine(one.reader)
-    assert other.reader.engine is one.reader.engine
+    assert other.llm_scorer.share_engine(one.llm_scorer)
+    assert other.llm_scorer.engine is one.llm_scorer.engine
     apart = Reranker.load(tmp_path / "shop", dtype="float32")
-    assert not apart.reader.share_engine(one.reader)
-    assert apart.reader.engine is not one.reader.engine
+    assert not apart.llm_scorer.share_engine(one.llm_scorer)
+    assert apart.llm_scorer.engine is not one.llm_scorer.engine
 
 
 def test_another_domain_reads_with_the_same_engine_which_stays_when_it_is_done(movies, tmp_path):
     movies.save(tmp_path / "movies")
-    one = Reranker.load(tmp_path / "movies").reader
+    one = Reranker.load(tmp_path / "movies").llm_scorer
     other = one.for_domain("shop")  # nothing is loaded yet
     engine = other.engine
     assert one.engine is engine
@@ -148,7 +148,7 @@ def test_another_domain_reads_with_the_same_engine_which_stays_when_it_is_done(m
 
 def test_the_command_serves_several_bundles(movies, shop, tmp_path):
     for reranker in (movies, shop):
-        reranker.save(tmp_path / reranker.reader.domain)
+        reranker.save(tmp_path / reranker.llm_scorer.domain)
     flags = ["--bundle", tmp_path / "shop", "--users-db", tmp_path / "a.db", "--users-db", tmp_path / "b.db"]
     server = Process(tmp_path / "movies", *flags)
     try:

@@ -68,7 +68,7 @@ def draining(fitted):
         while not server.started:
             time.sleep(0.01)
         wait_until_ready(url)
-        engine = fitted.reader.engine
+        engine = fitted.llm_scorer.engine
         engine.open.clear()
         engine.reached.clear()
 

@@ -64,7 +64,7 @@ def fitted():
 
 @pytest.fixture
 def engine(fitted):
-    engine = fitted.reader.engine
+    engine = fitted.llm_scorer.engine
     yield engine
     engine.fail = False
     engine.poison = None

@@ -46,7 +46,7 @@ def fitted():
 
 @pytest.fixture
 def engine(fitted):
-    engine = fitted.reader.engine
+    engine = fitted.llm_scorer.engine
     engine.calls.clear()
     yield engine
     if engine.permits is not None:

@@ -75,7 +75,7 @@ def fitted():
 
 @pytest.fixture
 def engine(fitted):
-    engine = fitted.reader.engine
+    engine = fitted.llm_scorer.engine
     engine.tokens = engine.left = 0
     yield engine
     engine.open.set()
@@ -409,7 +409,7 @@ def test_the_real_model_talks():
         assert base.usage.prompt_tokens == ids.shape[1]
         domain = client.chat.completions.create(model="toy", **talk)
         assert domain.usage.prompt_tokens == ids.shape[1] + 8
-        rows = torch.from_numpy(reranker.reader.soft_prompt().vectors)[None]
+        rows = torch.from_numpy(reranker.llm_scorer.soft_prompt().vectors)[None]
         with torch.inference_mode():
             embeds = torch.cat([rows, lm.get_input_embeddings()(ids)], dim=1)
             written = lm.generate(

@@ -57,12 +57,12 @@ def fitted_on(engine, **options):
 def fitted():
     reranker = fitted_on("vllm", slots=64, max_length=1024, disable_log_stats=False)
     yield reranker
-    reranker.reader.close()
+    reranker.llm_scorer.close()
 
 
 @pytest.fixture(scope="module")
 def engine(fitted):
-    return fitted.reader.engine
+    return fitted.llm_scorer.engine
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def idle(engine):
 
 def test_texts_are_those_of_the_engine_with_and_without_the_soft_prompt(client, fitted, engine):
     tokens = engine.tokenizer.encode_prompt(TALE)
-    plain, soft = TokenSequence.from_tokens(tokens), fitted.reader.soft_prompt()
+    plain, soft = TokenSequence.from_tokens(tokens), fitted.llm_scorer.soft_prompt()
     for model, prompt in ((BASE, plain), ("toy", TokenSequence.concatenate([soft, plain]))):
         ours = completed(client, model=model)
         pieces = engine.generate(GenerationRequest(prompt=prompt, max_tokens=8, temperature=0.0))

@@ -52,15 +52,15 @@ def test_a_better_prompt_becomes_the_domains(tiny: Path, trained: Path, tmp_path
     assert result.better and result.gain.low > 0
     assert (result.inner_loop.steps, result.users, result.lists, result.gain.n) == (4, 12, 48, 28)
     assert reranker.config.windows == 1  # older choices taught the prompt
-    bank = reranker.reader.prompts
+    bank = reranker.llm_scorer.prompts
     assert bank.level("generic") == "domain" and bank.level("elsewhere") == "meta"
     data = circle(40)
     reranker.fit(data, PopularityGenerator().fit(data.interactions))
-    read = reranker.reader.soft_prompt()
+    read = reranker.llm_scorer.soft_prompt()
     assert read is not None
     np.testing.assert_array_equal(read.vectors, result.prompt.vectors)
     result.save(tmp_path / "domain")
-    again = opened(tiny, tmp_path / "domain").reader.soft_prompt()
+    again = opened(tiny, tmp_path / "domain").llm_scorer.soft_prompt()
     assert again is not None
     np.testing.assert_array_equal(again.vectors, result.prompt.vectors)
 
@@ -71,7 +71,7 @@ def test_a_worse_prompt_is_not_kept(tiny: Path, trained: Path) -> None:
     result = adapted(reranker, steps=2, rate=20.0)
     assert not result.better and result.gain.mean < 0
     np.testing.assert_array_equal(result.prompt.vectors, load_peft(trained).vectors)
-    assert reranker.reader.prompts.level("generic") == "meta"
+    assert reranker.llm_scorer.prompts.level("generic") == "meta"
     assert "NOT better" in result.summary()
 
 
@@ -88,7 +88,7 @@ def test_lists_are_read_under_the_users_tokens(tiny: Path, trained: Path, tmp_pa
     without, under = adapted(opened(tiny, trained)), adapted(opened(tiny, tmp_path / "prompt"))
     assert under.loss != pytest.approx(without.loss, rel=1e-3)
     under.save(tmp_path / "domain")
-    assert opened(tiny, tmp_path / "domain").reader.contexts is not None
+    assert opened(tiny, tmp_path / "domain").llm_scorer.contexts is not None
 
 
 def test_what_cannot_be_adapted(tiny: Path, trained: Path) -> None:

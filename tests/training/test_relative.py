@@ -199,14 +199,14 @@ def test_the_shipped_prompt_is_for_its_model_and_its_length_alone() -> None:
 )
 def test_the_default_reads_behind_the_shipped_prompt_by_likelihood_alone(scorer: str, ships: bool) -> None:
     reranker = Reranker.from_pretrained("default", engine="torch", scorer=scorer)
-    assert (reranker.reader.prompts.shipped is not None) == ships
+    assert (reranker.llm_scorer.prompts.shipped is not None) == ships
     assert reranker.config.windows == RerankerConfig().windows  # your data did not teach it
 
 
 @pytest.mark.parametrize("name", ["default", "untrained"])
 def test_nothing_is_shipped_to_who_wants_none(name: str) -> None:
     reranker = Reranker.from_pretrained(name, engine="torch", scorer="likelihood")
-    assert (reranker.reader.prompts.shipped is None) == (name == "untrained")
+    assert (reranker.llm_scorer.prompts.shipped is None) == (name == "untrained")
 
 
 def test_a_run_from_before_there_were_relative_prompts_goes_on_as_it_was(tiny: Path, tmp_path: Path) -> None:

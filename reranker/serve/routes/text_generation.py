@@ -44,8 +44,8 @@ async def write(
         tally = Tally(metrics=service.metrics, request=request)
         return await hosted.answer(service.generations, service.settings, request, body, limits, tally)
     body.refuse_others()
-    prompts = await asyncio.to_thread(_prompts, domain.reranker.reader, engine, soft, encode, limits)
-    window = domain.reranker.reader.engine.model.max_length
+    prompts = await asyncio.to_thread(_prompts, domain.reranker.llm_scorer, engine, soft, encode, limits)
+    window = domain.reranker.llm_scorer.engine.model.max_length
     texts = [
         _request(service, window, body, prompt, limits, number) for prompt in prompts for number in range(body.n or 1)
     ]
@@ -85,7 +85,7 @@ class _Written(Tally):
 def _generator(service: Service, domain: Domain) -> Generator:
     if not service.ready:
         raise service.not_ready
-    engine = domain.reranker.reader.engine
+    engine = domain.reranker.llm_scorer.engine
     if not isinstance(engine, Generator):
         message = f"model: the {engine.name} engine of this server ranks and cannot write text"
         raise ProblemError(422, message, param="model", code="cannot_generate")
