@@ -36,7 +36,8 @@ class RerankerConfig(SettingsModel):
 
     Attributes:
         model: a known name, a Hugging Face id or a local path.
-        engine: "auto", "torch", "vllm", "openai" or "scripted".
+        engine: "auto", "torch", "vllm" or "openai" for a language model; "encoder", a sentence encoder; "lexical",
+            words without a model; "scripted", a toy for tests.
         engine_options: further arguments of the engine's class, for instance {"base_url": "http://host:8000/v1"}. They
             are kept in the bundle, so no key may be among them: OPENAI_API_KEY in the environment is read.
         dtype: "bfloat16", "float32" (the reference) or "auto": bfloat16 where the machine computes in it.

@@ -28,7 +28,9 @@ SETTINGS = {
     "reranker.config.RerankerConfig": "`reranker fit --config FILE`, `Reranker.from_pretrained(**settings)`",
     "reranker.prompting.PromptSettings": "`prompt:` within the settings above",
     "reranker.serve.settings.ServeSettings": "`reranker serve --config FILE`",
-    "reranker.drift.settings.DriftSettings": "`drift:` within the settings above",
+    "reranker.serve.exploration.Explore": "`explore:` within the settings above",
+    "reranker.serve.exploration.Experiment": "`experiment:` within the settings above",
+    "reranker.drift.settings.DriftSettings": "`drift:` within the settings of the server",
     "reranker.training.config.MetaConfig": "`reranker train prompt --config FILE`",
     "reranker.training.config.DomainSource": "an entry of `domains:` in the settings above",
 }

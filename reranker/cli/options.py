@@ -62,7 +62,7 @@ RankerOption = Annotated[
     typer.Option(
         "--ranker",
         help="what weighs features and scores: linear (by default); auto tries gradient-boosted trees and takes "
-        "them where their gain is beyond doubt; gradient_boosted insists on them (pip install 'reranker[boosted]')",
+        "them where their gain is beyond doubt; gradient_boosted insists on them (the extra `boosted`)",
     ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the bundle that stands there")]
