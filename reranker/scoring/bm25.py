@@ -1,8 +1,11 @@
 """Lexical relevance: how much of a query's words a text holds, by BM25 (Robertson & Zaragoza 2009; package bm25s)."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +53,24 @@ def relevance(query: Sequence[str], texts: Sequence[Sequence[str]]) -> NDArray[n
         query: its words, as of `words_of`.
         texts: words of each.
     """
-    import bm25s  # it imports numba where that is installed, beside which vLLM's processes on a CPU do not start
-
     if not query or not any(texts):
         return np.zeros(len(texts))
-    index = bm25s.BM25(k1=K1, b=B, method="lucene")
+    index = _bm25s().BM25(k1=K1, b=B, method="lucene")
     index.index([list(query), *map(list, texts), *_BACKGROUND], show_progress=False)
     scores = np.asarray(index.get_scores(list(query)), dtype=np.float64)
     shares: NDArray[np.float64] = np.clip(scores[1 : 1 + len(texts)] / scores[0], 0.0, 1.0)
     return shares
+
+
+@cache
+def _bm25s() -> ModuleType:
+    """The package, imported when it is needed: it imports numba where that is installed, beside which vLLM's processes
+    on a CPU do not start. Its logger comes at DEBUG, which would print a line for each query."""
+    import bm25s
+
+    logging.getLogger(bm25s.__name__).setLevel(logging.NOTSET)
+    module: ModuleType = bm25s
+    return module
 
 
 def count_words(text: str) -> int:

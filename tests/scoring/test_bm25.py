@@ -1,3 +1,7 @@
+import logging
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,3 +75,14 @@ def test_every_word_is_in_a_window(text: str, n_words: int) -> None:
         assert text[begin : begin + len(stretch)] == stretch
         covered[begin : begin + len(stretch)] = True
     assert covered.all()
+
+
+def test_nothing_is_logged_where_the_program_logs_warnings() -> None:
+    """In a process of its own, for the package sets its logger's level when it is first imported."""
+    code = (
+        f"import logging; logging.basicConfig(level={logging.WARNING})\n"
+        "from reranker.scoring import bm25\n"
+        "print(bm25.relevance(['toner'], [['toner'], ['pen']]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout and found.stderr == ""
