@@ -98,7 +98,7 @@ def main(
     write_report(results, out / "report.html", title="Reranking, judged on " + ", ".join(names), diagnoses=diagnoses)
     tables = [comparison_table(results), gain_matrix(results)]
     tables += [length_table(results)] if len(settings.candidates) > 1 else []
-    tables += [diagnosis_table(diagnoses)] if diagnoses else []
+    tables += [str(diagnosis_table(diagnoses))] if diagnoses else []
     write_text(out / "table.md", "\n\n".join(tables) + "\n")
     typer.echo("\n\n".join(tables))
     for comparison in results.comparisons:

@@ -35,6 +35,16 @@ def test_every_module_lies_in_a_package():
             assert (file.parent / "__init__.py").exists(), f"{file.relative_to(ROOT)} would be left out of the wheel"
 
 
+def test_every_file_that_is_no_module_is_installed():
+    top = ROOT / "reranker"
+    files = {file for file in top.rglob("*") if file.is_file() and file.suffix not in {".py", ".pyc"}}
+    patterns = settings()["setuptools"]["package-data"]
+    packed = {
+        file for name, some in patterns.items() for one in some for file in ROOT.joinpath(*name.split(".")).glob(one)
+    }
+    assert {file for file in files - packed if top / "prompts" not in file.parents} == set()
+
+
 def test_templates_are_found_through_the_installed_package():
     from importlib.resources import files
 

@@ -1,6 +1,7 @@
 """Run by check_wheel.sh with the Python of a clean environment: does the installed wheel work without its extras?"""
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 HEAVY = {"torch", "vllm", "implicit", "transformers", "peft", "matplotlib", "lightgbm"}
@@ -18,6 +19,7 @@ def main() -> None:
 
     rendered = TemplateSet.load("movies").render("instruction")
     assert rendered.strip(), "the template movies/instruction rendered to nothing"
+    assert files("reranker.evaluation.reporting").joinpath("report.html.j2").is_file(), "the report has no template"
     from reranker.soft_tokens.checkpoint import SHIPPED
     from reranker.soft_tokens.peft_format import load_peft
 

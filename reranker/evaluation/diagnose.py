@@ -18,7 +18,7 @@ from reranker.evaluation.diagnostics import (
     shuffled_users,
 )
 from reranker.evaluation.faithfulness import deletion_of
-from reranker.evaluation.reporting.tables import markdown_table
+from reranker.evaluation.reporting.tables import Table
 from reranker.evaluation.robustness import ATTACK_HEADER, AttackEffect, attack_cells, attack_effects, attacked_lists
 from reranker.evaluation.runner import Run, SystemFactory
 from reranker.explain import DeletionTest
@@ -138,7 +138,7 @@ def _diagnoses(
             )
 
 
-HEADER = (
+_HEADER = (
     "domain",
     "system",
     "candidates",
@@ -152,9 +152,9 @@ HEADER = (
 )
 
 
-def diagnosis_cells(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
-    """Rows under `HEADER`, formatted."""
-    return [
+def diagnosis_table(diagnoses: Sequence[Diagnosis]) -> Table:
+    """A row a diagnosis."""
+    rows = [
         [
             one.domain,
             one.system,
@@ -171,21 +171,13 @@ def diagnosis_cells(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
         ]
         for one in diagnoses
     ]
+    return Table(_HEADER, rows)
 
 
-def diagnosis_table(diagnoses: Sequence[Diagnosis]) -> str:
-    """The diagnoses as Markdown."""
-    return markdown_table(HEADER, diagnosis_cells(diagnoses))
-
-
-def attacks_table(diagnoses: Sequence[Diagnosis]) -> str:
-    """What attacks do, as Markdown."""
-    return markdown_table(ATTACK_HEADER, attacks_of(diagnoses))
-
-
-def attacks_of(diagnoses: Sequence[Diagnosis]) -> list[list[str]]:
-    """Rows of all systems under the header of `robustness`."""
-    return [row for one in diagnoses for row in attack_cells(f"{one.domain} · {one.system}", one.attacks)]
+def attacks_table(diagnoses: Sequence[Diagnosis]) -> Table:
+    """What attacks do: a row a system and attack."""
+    rows = [row for one in diagnoses for row in attack_cells(f"{one.domain} · {one.system}", one.attacks)]
+    return Table(ATTACK_HEADER, rows)
 
 
 def _sample(lists: FoldLists, users: int, seed: int) -> FoldLists:

@@ -95,7 +95,7 @@ def test_the_scripted_llm_reads_each_changed_list_once_for_all_its_systems(tmp_p
     text = (tmp_path / "report.html").read_text()
     assert "Where the gain comes from" in text
     assert str(by_name["llm"].shuffled_users).replace(" [", " <span>[") in text  # the interval stays in one piece
-    assert diagnosis_table(found).count("\n") == 5
+    assert str(diagnosis_table(found)).count("\n") == 5
 
 
 def test_a_fold_where_first_stage_found_nothing_gives_nothing():

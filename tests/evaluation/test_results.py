@@ -1,5 +1,7 @@
+import html
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,9 +21,11 @@ from reranker.evaluation import (
     write_results,
 )
 from reranker.evaluation.baselines import FirstStageOrder, LinearControl, RandomOrder
+from reranker.evaluation.exposure import exposures
 from reranker.evaluation.reporting.examples import example_lists
 from reranker.evaluation.reporting.verdict import Provenance, verdict
 from reranker.evaluation.significance import Comparison
+from reranker.evaluation.user_groups import group_qualities
 from tests.evaluation.toys import dataset
 
 SYSTEMS = {"first_stage": lambda _: FirstStageOrder(), "random": RandomOrder, "baseline": lambda _: LinearControl()}
@@ -104,6 +108,33 @@ def test_report_is_one_file_with_all_plots(results, tmp_path):
         "tied scores",
     ):
         assert words in text
+
+
+def test_report_shows_names_with_markup_as_they_are_written(tmp_path):
+    def named(what):
+        return f"<script>{what}</script> & co"
+
+    class Random(RandomOrder):
+        name = named("system")
+
+    data = dataset([f"u{user}: " + " ".join(f"i{(user + step) % 12}" for step in range(6)) for user in range(40)])
+    items = data.items.assign(title=named("item"), provider=[named(f"provider {row % 2}") for row in range(12)])
+    fold = leave_last_k(replace(data, items=items, domain=named("domain")))
+    systems = {"first_stage": SYSTEMS["first_stage"], Random.name: Random}
+    results = evaluate([fold], PopularityGenerator(), systems, Settings(candidates=(8,)))
+    users = pd.DataFrame({"user_id": fold.users, named("grouping"): named("group")})
+    write_report(
+        results,
+        tmp_path / "report.html",
+        title=named("title"),
+        provenance=Provenance(command=named("command"), date=named("date"), versions={named("package"): "1"}),
+        exposures=exposures(results),
+        groups=group_qualities(results, users),
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and "&amp;lt;" not in text
+    places = ("title", "domain", "system", "item", "provider 1", "grouping", "group", "command", "date", "package")
+    assert [what for what in places if html.escape(named(what)) not in text] == []
 
 
 def test_report_of_an_unordered_domain_says_so(tmp_path):
@@ -227,7 +258,7 @@ def test_a_report_says_how_it_was_made_and_shows_lists_with_titles(results, tmp_
     made = Provenance.of(["evaluate", "--out", "my folder"], "29 November 2026")
     write_report(results, path, provenance=made, focus="random")
     text = path.read_text()
-    assert "reranker evaluate --out &#x27;my folder&#x27;" in text and "29 November 2026" in text
+    assert "reranker evaluate --out 'my folder'" in html.unescape(text) and "29 November 2026" in text
     assert f"numpy {made.versions['numpy']}" in text
     assert "conditional logit on the interaction features" in text  # what `baseline` is
     (run,) = [run for run in results.runs if run.system == "random"]

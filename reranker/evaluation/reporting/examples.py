@@ -20,7 +20,7 @@ class ExampleList:
     """One user's list in both orders.
 
     Attributes:
-        user: whose it is.
+        domain, user: whose it is.
         why: why this one is shown.
         history: newest titles, oldest first.
         target: title of what the user chose.
@@ -28,6 +28,7 @@ class ExampleList:
         titles_before, titles_after: the first places; True beside the target.
     """
 
+    domain: str
     user: UserId
     why: str
     history: list[str]
@@ -74,6 +75,7 @@ def _example(run: Run, mine: pd.DataFrame, user: UserId, why: str) -> ExampleLis
     hit = mine[mine["hit"]].iloc[0]
     history = fold.history[fold.history[USER] == user][ITEM].tolist()[-HISTORY:]
     return ExampleList(
+        domain=fold.domain,
         user=user,
         why=why,
         history=[titles.get(item, str(item)) for item in history],

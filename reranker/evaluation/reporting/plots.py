@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from reranker.errors import ConfigError
@@ -19,7 +20,7 @@ WIDTH = 4.4
 """Inches; readable at phone width."""
 
 
-def gain_by_system(comparisons: Sequence[Comparison]) -> str:
+def gain_by_system(comparisons: Sequence[Comparison]) -> Markup:
     """Difference to the baseline with its interval, one line a system and domain."""
     shown = sorted(comparisons, key=lambda comparison: comparison.mean)
     figure, axes = _figure(height=0.9 + 0.32 * len(shown))
@@ -35,7 +36,7 @@ def gain_by_system(comparisons: Sequence[Comparison]) -> str:
     return _svg(figure, "gain")
 
 
-def gain_by_bucket(table: pd.DataFrame, xlabel: str, metric: str) -> str:
+def gain_by_bucket(table: pd.DataFrame, xlabel: str, metric: str) -> Markup:
     """Mean difference with its interval in each bucket; the number of users under the name."""
     figure, axes = _figure(height=2.8)
     places = np.arange(len(table))
@@ -48,7 +49,7 @@ def gain_by_bucket(table: pd.DataFrame, xlabel: str, metric: str) -> str:
     return _svg(figure, xlabel)
 
 
-def rank_movement_plot(movement: NDArray[np.int64]) -> str:
+def rank_movement_plot(movement: NDArray[np.int64]) -> Markup:
     """How many places the targets moved up (right) or down (left)."""
     figure, axes = _figure(height=2.6)
     axes.hist(movement, bins=min(41, max(5, int(np.ptp(movement)) + 1)), color=ACCENT)
@@ -58,7 +59,7 @@ def rank_movement_plot(movement: NDArray[np.int64]) -> str:
     return _svg(figure, "movement")
 
 
-def calibration_plot(curve: Calibration) -> str:
+def calibration_plot(curve: Calibration) -> Markup:
     """Predicted against observed; on the diagonal the numbers mean what they say."""
     figure, axes = _figure(height=3.2)
     top = float(max(curve.predicted.max(), curve.observed.max()))
@@ -85,11 +86,11 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any, name: str) -> str:
+def _svg(figure: Any, name: str) -> Markup:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # a salt each: ids in one page must differ
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
+    return Markup(text[text.index("<svg") :].replace(INK, "currentColor"))  # matplotlib escapes what it writes

@@ -56,10 +56,6 @@ class Provenance:
                 continue
         return cls(command=shlex.join(["reranker", *arguments]), date=date, versions=versions)
 
-    def lines(self) -> list[str]:
-        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return [f"Made on {self.date} by", self.command, f"with {packages}."]
-
 
 def verdict(results: Results) -> list[str]:
     """Sentences, the most important first; empty where nothing was compared."""
