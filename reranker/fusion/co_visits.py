@@ -112,15 +112,19 @@ def enlarged(matrix: sparse.csr_array, size: int) -> sparse.csr_array:
 
 
 def block(matrix: sparse.csr_array, rows: IntArray, columns: IntArray) -> NDArray[np.float64]:
-    """(len(rows), len(columns)) entries; scipy's own slicing takes a millisecond, however few they are."""
+    """(len(rows), len(columns)) entries; scipy's own slicing takes a millisecond, however few they are.
+
+    Args:
+        matrix: whose rows are sorted by column.
+        rows: may be empty.
+        columns: likewise, in any order.
+    """
     block = np.zeros((len(rows), len(columns)))
-    order = np.argsort(columns)
     for number, row in enumerate(rows.tolist()):
         begin, end = matrix.indptr[row], matrix.indptr[row + 1]
         stored = matrix.indices[begin:end]
-        at = np.searchsorted(columns, stored, sorter=order)
-        inside = at < len(columns)
-        hit = np.zeros(len(stored), dtype=np.bool_)
-        hit[inside] = columns[order[at[inside]]] == stored[inside]
-        block[number, order[at[hit]]] = matrix.data[begin:end][hit]
+        if len(stored):
+            at = np.minimum(np.searchsorted(stored, columns), len(stored) - 1)
+            hit = stored[at] == columns
+            block[number, hit] = matrix.data[begin:end][at[hit]]
     return block

@@ -20,12 +20,14 @@ FEATURES: dict[str, str] = {
     "covisit_mean": "chosen by the same users as the last five",
     "transition_last": "how often it directly followed the newest item (log)",
     "category_overlap": "shares categories with the last five",
+    "similarity_best_50": "likeness to the most alike of the last fifty (cosine in collaborative space)",
+    "covisit_best_50": "chosen by the same users as the one of the last fifty for which that is most so",
     "popularity_x_length": "popularity, for users with a long history",
     "first_stage_x_length": "the first-stage score, for users with a long history",
 }
 """Feature name -> what it says in words; also the column order."""
 
-N_RAW_FEATURES = 11
+N_RAW_FEATURES = 13
 """The first of `FEATURES`, which are measured; those behind them are products with the length of the history."""
 
 DISLIKE_FEATURES: dict[str, str] = {

@@ -36,6 +36,10 @@ from reranker.types import IntArray, ItemId, UserId
 LAST_ITEMS = 5
 """How many of a user's newest items similarity, co-visitation and category overlap look at."""
 
+MORE_ITEMS = 50
+"""The same of the best similarity and co-visitation of a longer past: what fits one of many purchases is lost in a
+mean, and that one may be long ago."""
+
 RECENT_SHARE = 0.1
 """The newest share of all interactions that counts as recent popularity."""
 
@@ -183,8 +187,8 @@ class InteractionStatistics:
         standard = standardise_within_lists(raw, list_index)
         # The length of a history is the same for the whole list, so it can only act on other statistics. log1p(20) ~ 3.
         lengths = np.log1p(self.n_known(lists.users, known).astype(np.float64))[list_index]
-        standard[:, 11] = standard[:, 2] * (lengths - 3.0)
-        standard[:, 12] = standard[:, 0] * (lengths - 3.0)
+        standard[:, N_RAW_FEATURES] = standard[:, 2] * (lengths - 3.0)
+        standard[:, N_RAW_FEATURES + 1] = standard[:, 0] * (lengths - 3.0)
         parts = [standard]
         if self.dislikes is not None:
             more = self.dislikes.features(lists, rows, known, self.vectors, self.co_visits)
@@ -230,7 +234,7 @@ class InteractionStatistics:
         raw[:, 2] = np.log1p(_gather(self.popularity, rows))
         raw[:, 3] = np.log1p(_gather(self.recent_popularity, rows))
         for user, positions in lists.by_user():
-            raw[positions, 4:11] = self._likeness(rows[positions], histories.get(user, _NOTHING)[-LAST_ITEMS:])
+            raw[positions, 4:] = self._likeness(rows[positions], histories.get(user, _NOTHING)[-MORE_ITEMS:])
         return raw
 
     def histories_with(
@@ -282,22 +286,30 @@ class InteractionStatistics:
         nobody = dict.fromkeys(interactions[USER].unique(), _NOTHING)
         return {**nobody, **rows_by_user(choices_of(interactions), self.index)}
 
-    def _likeness(self, items: IntArray, newest: IntArray) -> NDArray[np.float64]:
-        """(len(items), 7) similarity, co-visitation, transition and category columns of one list."""
-        columns = np.zeros((len(items), 7))
+    def _likeness(self, items: IntArray, history: IntArray) -> NDArray[np.float64]:
+        """(len(items), 9) similarity, co-visitation, transition and category columns of one list.
+
+        Args:
+            items: rows of the index, -1 for unknown ones.
+            history: the newest `MORE_ITEMS` rows, oldest first.
+        """
+        columns = np.zeros((len(items), 9))
         rows = np.flatnonzero(items >= 0)
-        if not len(newest) or not len(rows):
+        if not len(history) or not len(rows):
             return columns
-        known = items[rows]
-        similarity = self.vectors[known] @ self.vectors[newest].T
-        co_visits = block(self.co_visits, newest, known).T
+        known, newest = items[rows], history[-LAST_ITEMS:]
+        similarity = self.vectors[known] @ self.vectors[history].T
+        co_visits = block(self.co_visits, history, known).T
+        of_newest = co_visits[:, -LAST_ITEMS:]
         columns[rows, 0] = similarity[:, -1]
-        columns[rows, 1] = similarity.max(axis=1)
-        columns[rows, 2] = similarity.mean(axis=1)
-        columns[rows, 3] = co_visits[:, -1]
-        columns[rows, 4] = co_visits.mean(axis=1)
+        columns[rows, 1] = similarity[:, -LAST_ITEMS:].max(axis=1)
+        columns[rows, 2] = similarity[:, -LAST_ITEMS:].mean(axis=1)
+        columns[rows, 3] = of_newest[:, -1]
+        columns[rows, 4] = of_newest.mean(axis=1)
         columns[rows, 5] = np.log1p(block(self.transitions, newest[-1:], known)[0])
         columns[rows, 6] = _shared(self.categories, known, newest) / len(newest)
+        columns[rows, 7] = similarity.max(axis=1)
+        columns[rows, 8] = co_visits.max(axis=1)
         return columns
 
 

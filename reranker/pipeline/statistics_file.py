@@ -129,13 +129,15 @@ def _lies(values: NDArray[Any], low: float, high: float) -> bool:
 
 
 def _sparse(arrays: dict[str, NDArray[Any]], name: str, n_rows: int, path: Path) -> sparse.csr_array:
-    """A matrix whose indices all lie within it, of the bundle's items in its rows."""
+    """A matrix of the bundle's items in its rows, whose indices all lie within it and rise within each row."""
     shape = tuple(int(length) for length in arrays[f"{name}_shape"])
     data, indices, indptr = (arrays[f"{name}_{part}"] for part in ("data", "indices", "indptr"))
     if len(shape) != 2 or shape[0] != n_rows or not 0 <= shape[1] <= np.iinfo(np.int32).max:
         raise BundleError(f"{path} is damaged: {name!r} of shape {shape} does not fit the bundle's {n_rows} items")
     matrix = sparse.csr_array((data, indices, indptr), shape=shape)
     matrix.check_format(full_check=True)  # ValueError where an index lies outside
+    if not matrix.has_sorted_indices:
+        raise BundleError(f"{path} is damaged: the rows of {name!r} are not in order")
     return matrix
 
 

@@ -76,6 +76,18 @@ def test_features_by_hand() -> None:
     assert column(features, "first_stage_rank") == pytest.approx(z(list(-np.log([1, 2, 3]))))
 
 
+def test_the_best_of_a_longer_past_is_looked_for_beyond_the_last_five() -> None:
+    statistics = model()
+    a, c = statistics.index["a"], statistics.index["c"]
+    features = statistics.features(candidates(9, ["b", "a", "d"]), {9: np.array([a, *[c] * 5])})
+    assert column(features, "similarity_best") == pytest.approx(z([0.8, 0.0, 0.0]), abs=1e-6)
+    assert column(features, "similarity_best_50") == pytest.approx(z([0.8, 1.0, 0.0]), abs=1e-6)
+    assert column(features, "covisit_mean") == pytest.approx(z([0.0, 1 / np.sqrt(3), 0.0]))
+    assert column(features, "covisit_best_50") == pytest.approx(z([2 / np.sqrt(6), 1 / np.sqrt(3), 0.0]))
+    beyond = statistics.features(candidates(9, ["b", "a", "d"]), {9: np.array([a, *[c] * 50])})
+    assert column(beyond, "covisit_best_50") == pytest.approx(z([0.0, 1 / np.sqrt(3), 0.0]))
+
+
 def test_long_histories_turn_the_weight_of_popularity() -> None:
     statistics = model()
     table = candidates(9, ["b", "c"])
@@ -139,8 +151,6 @@ def test_entries_of_a_sparse_matrix_are_read_as_scipy_reads_them() -> None:
         matrix = sparse.csr_array(sparse.random_array((9, 30), density=density, rng=random))
         rows, columns = random.integers(0, 9, 4), random.permutation(30)[:12]
         np.testing.assert_array_equal(block(matrix, rows, columns), matrix.toarray()[np.ix_(rows, columns)])
-    unsorted = sparse.csr_array((np.array([1.0, 2.0]), np.array([3, 1]), np.array([0, 2])), shape=(1, 5))
-    np.testing.assert_array_equal(block(unsorted, np.array([0]), np.array([1, 3, 4])), [[2.0, 1.0, 0.0]])
 
 
 def test_vectors_must_match_ids() -> None:

@@ -138,18 +138,18 @@ def test_noise_that_a_user_has_in_all_his_lists_is_not_taken_for_knowledge() -> 
 
 def test_lists_of_users_with_many_windows_are_extrapolated_like_others() -> None:
     """Reading a random part says on average what reading all does, also where the LLM helps some users only."""
-    single, several = fold(users=120, strength=0.5), fold(users=40, strength=0.5, seed=1)
-    several = replace(several, users=range(200, 240))
+    single, several = fold(users=240, strength=0.5), fold(users=80, strength=0.5, seed=1)
+    several = replace(several, users=range(400, 480))
     choices = Choices.joined([single, several, several, several])
     random = np.random.default_rng(2)
-    help_of = np.where(np.arange(240) < 120, 2.0, 0.0)  # it knows the answers of those with one list
+    help_of = np.where(np.arange(480) < 240, 2.0, 0.0)  # it knows the answers of those with one list
     known = {
         number: help_of[number] * choices.chosen[choices.list_index == number][:, None]
         + random.standard_normal((SIZE, 1))
-        for number in range(240)
+        for number in range(480)
     }
     everything = FusionModel.fit(choices, known, WORDS).guard.fused_minus_baseline.mean
-    parts = [choices.covered_lists(120, seed) for seed in range(12)]
+    parts = [choices.covered_lists(240, seed) for seed in range(12)]
     estimates = [
         FusionModel.fit(choices, {n: known[n] for n in part.tolist()}, WORDS).guard.fused_minus_baseline.mean
         for part in parts

@@ -255,7 +255,7 @@ def test_what_adds_is_kept_and_what_takes_away_is_not():
     assert good.keeps and good.gain.low > 0
     assert good.features == ("items.mine",)
     assert "own features are used" in good.summary()
-    noise = [judge_own(choices(lambda chosen, rng: rng.normal(size=len(chosen)), seed=seed)) for seed in range(4)]
+    noise = [judge_own(choices(lambda chosen, rng: rng.normal(size=len(chosen)), 200, seed)) for seed in range(4)]
     assert any(not one.keeps for one in noise)
     assert all(one.gain.low < 0 for one in noise)
     assert OwnVerdict.from_json(json.loads(json.dumps(good.to_json()))) == good
