@@ -70,8 +70,10 @@ def rollback(
     from reranker.pipeline.manifest import bundle_identity
 
     if show:
-        current = versions.current_version(bundle).name
-        for name in versions.versions(bundle):
+        current, names = versions.current_version(bundle).name, versions.versions(bundle)
+        if not names:
+            typer.echo(f"{bundle} has no versions yet: `reranker refresh` makes one beside it")
+        for name in names:
             try:
                 said = str(bundle_identity(bundle / versions.VERSIONS / name))
             except BundleError:

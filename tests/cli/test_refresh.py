@@ -11,6 +11,7 @@ from tests.pipeline import toys
 def test_a_day_and_back(tmp_path):
     bundle, data = tmp_path / "bundle", toys.taste_dataset()
     toys.fitted(scorer="embedding").save(bundle)
+    assert "has no versions yet" in run("rollback", "--bundle", bundle, "--list")[0]
     new = pd.DataFrame(
         {"user_id": ["u1", "u1", "new"], "item_id": ["n1", "g1i0", "n1"], "timestamp": [9000, 9001, 9002]}
     )

@@ -23,6 +23,7 @@ from reranker.evaluation import (
 from reranker.evaluation.baselines import FirstStageOrder, LinearControl, RandomOrder
 from reranker.evaluation.exposure import exposures
 from reranker.evaluation.reporting.examples import example_lists
+from reranker.evaluation.reporting.plots import gain_by_system
 from reranker.evaluation.reporting.verdict import Provenance, verdict
 from reranker.evaluation.significance import Comparison
 from reranker.evaluation.user_groups import group_qualities
@@ -190,6 +191,11 @@ def comparison(system, versus, mean, half, domain="toy", n_users=400):
         detectable=0.01,
         split="leave_last_1",
     )
+
+
+def test_a_name_with_dollars_is_no_formula():
+    plot = gain_by_system([comparison(name, "first_stage", 0.1, 0.05) for name in (r"$\frac$", "pays $5 and $6")])
+    assert r"$\frac$" in plot and "pays $5 and $6" in plot
 
 
 LADDERS = {

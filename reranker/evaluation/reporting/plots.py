@@ -88,7 +88,10 @@ def _figure(height: float) -> tuple[Any, Any]:
 
 def _svg(figure: Any, name: str) -> Markup:
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # "$" of a name is no formula
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # a salt each: ids in one page must differ
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
