@@ -295,7 +295,7 @@ def test_served_keeps_the_first_stage_order_of_new_users_who_lost_by_the_other()
     popular = pd.Series([item for _, item in rows]).value_counts().index
     for user in range(60):  # the new ones turn to what is popular among the others
         others = [item for item in popular if not item.startswith(f"g{user % 4}")][:3]
-        chosen = [f"g{user % 4}i{item}" for item in rng.permutation(12)[:2]] + list(rng.permutation(others)[:2])
+        chosen = [f"g{user % 4}i{item}" for item in rng.permutation(12)[:3]] + list(rng.permutation(others)[:2])
         rows += [(f"n{user}", item) for item in chosen]
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id"]).assign(timestamp=range(len(rows)))
     fold = leave_last_k(Dataset(interactions=interactions, items=table, domain="toy"))

@@ -9,6 +9,7 @@ import pytest
 from candidate_gen import PopularityGenerator
 from reranker import Dataset, Reranker
 from reranker.errors import BundleError, DataError
+from reranker.fusion import FEATURES
 from reranker.fusion.own_vectors import WORDS
 from reranker.refresh import refresh
 from tests.pipeline import toys
@@ -105,7 +106,7 @@ def test_own_columns_and_vectors_are_judged_one_after_the_other():
     model = fitted(data, features=("price",)).fusion_model  # tells the same, so that vectors add little to it
     assert model.own.gain.low > 0
     assert model.own_vectors.gain.mean < model.own.gain.mean
-    assert list(model.features.columns)[13] == "items.price"
+    assert list(model.features.columns)[len(FEATURES)] == "items.price"
 
 
 def test_a_bundle_ranks_as_before(with_vectors, tmp_path):
