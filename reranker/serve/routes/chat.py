@@ -16,7 +16,7 @@ from reranker.serve.generation.limits import Limits
 from reranker.serve.routes.rerank import ranked
 from reranker.serve.routes.text_generation import write
 from reranker.serve.schemas.generation import TEXT_FIELDS, ChatMessage, ChatRequest
-from reranker.serve.schemas.openai_responses import Shape, usage
+from reranker.serve.schemas.openai_responses import STREAMS, Shape, usage
 from reranker.serve.schemas.rerank import RerankRequest
 from reranker.serve.state import Service, allowed
 
@@ -33,7 +33,7 @@ def add_chat(app: FastAPI, service: Service) -> None:
     (as OpenAI's `user`) hold where the JSON has none.
     """
 
-    @app.post("/v1/chat/completions", dependencies=[allowed(service, "rank")])
+    @app.post("/v1/chat/completions", dependencies=[allowed(service, "rank")], responses=STREAMS)
     async def chat(request: Request, body: ChatRequest) -> Response:
         service.domains.check_model(body.model)
         if not body.messages:

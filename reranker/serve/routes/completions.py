@@ -10,7 +10,7 @@ from reranker.serve.errors import ProblemError
 from reranker.serve.generation.limits import Limits
 from reranker.serve.routes.text_generation import write
 from reranker.serve.schemas.generation import CompletionRequest
-from reranker.serve.schemas.openai_responses import Shape
+from reranker.serve.schemas.openai_responses import STREAMS, Shape
 from reranker.serve.state import Service, allowed
 
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -19,7 +19,7 @@ _DEFAULT_TOKENS = 16  # OpenAI's
 def add_completions(app: FastAPI, service: Service) -> None:
     """POST /v1/completions."""
 
-    @app.post("/v1/completions", dependencies=[allowed(service, "rank")])
+    @app.post("/v1/completions", dependencies=[allowed(service, "rank")], responses=STREAMS)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         if not all(body.prompts):
             raise ProblemError(422, "prompt is empty", param="prompt", code="empty")

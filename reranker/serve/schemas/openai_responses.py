@@ -9,6 +9,9 @@ from typing import Any
 DONE = "data: [DONE]\n\n"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+"""Of a route's description: with `stream`, events are sent."""
+
 
 def event(body: dict[str, Any]) -> str:
     """A server-sent event."""
