@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,11 @@ class ItemList:
     language: Language = "en"
     rules: Rules | None = None
     features: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    @cached_property
+    def first_stage_order(self) -> list[int]:
+        """(n,) places in the request, best first."""
+        return first_stage_order(self.first_stage_scores, len(self.items))
 
     def chosen(self, domain: Domain) -> Sequence[ItemId]:
         """The items to go by, oldest first."""
@@ -252,13 +257,12 @@ def lists_of(requests: Sequence[ItemList], columns: Sequence[str] = ()) -> ItemL
     Args:
         columns: of candidates, that the ranker goes by.
     """
-    orders = [first_stage_order(one.first_stage_scores, len(one.items)) for one in requests]
-    places = list(zip(requests, orders, strict=True))
+    places = [(one, one.first_stage_order) for one in requests]
     return ItemLists(
         users=range(len(requests)),
-        list_index=np.repeat(np.arange(len(requests)), [len(order) for order in orders]),
+        list_index=np.repeat(np.arange(len(requests)), [len(one.items) for one in requests]),
         items=[one.items[at] for one, order in places for at in order],
-        ranks=np.concatenate([np.arange(1, len(order) + 1) for order in orders]),
+        ranks=np.concatenate([np.arange(1, len(one.items) + 1) for one in requests]),
         scores=np.concatenate([_first_stage_scores(one)[order] for one, order in places]),
         further={
             name: pd.Series([one.features[name][at] for one, order in places for at in order], dtype=object)
@@ -282,15 +286,15 @@ def _items(domain: Domain, requests: Sequence[ItemList]) -> list[Ranked]:
         order=requests[0].order,
         queries={number: one.query for number, one in numbered if one.query},
     )
+    has_rules = any(one.rules is not None for one in requests)
+    tables = dict(iter(ranked.to_frame().groupby(USER, sort=False))) if has_rules else {}
     results = []
     reported = zip(ranked.best_first(), ranked.orders, ranked.guard, ranked.prompt_tokens.tolist(), strict=True)
     for (number, one), ((places, scored), served, guard, tokens) in zip(numbered, reported, strict=True):
-        came_in = first_stage_order(one.first_stage_scores, len(one.items))
-        order, scores, report = [came_in[place] for place in places.tolist()], scored.tolist(), None
+        order, scores, report = [one.first_stage_order[place] for place in places.tolist()], scored.tolist(), None
         if one.rules is not None:
-            table = ranked.to_frame()
             ruled = apply_rules(
-                table[table[USER] == number],
+                tables[number],
                 one.rules,
                 reranker.item_columns,
                 history=partial(_chosen_by, one.chosen(domain)),

@@ -12,7 +12,7 @@ from reranker.drift import DriftDetector, DriftSettings, ListValues, WindowDrift
 from reranker.drift.quantities import can_make_reference
 from reranker.errors import RerankerError
 from reranker.serve.domains import Domain
-from reranker.serve.rank_jobs import ItemList, Ranked, first_stage_order, lists_of
+from reranker.serve.rank_jobs import ItemList, Ranked, lists_of
 from reranker.utils.team_draft import INTERLEAVED
 
 logger = logging.getLogger(__name__)
@@ -118,4 +118,4 @@ def _scores(ranks: ItemList, ranked: Ranked) -> np.ndarray:
     scores = np.full(len(ranked.order), np.nan)
     if ranked.served not in ("first_stage", INTERLEAVED) and not ranked.is_for_query:
         scores[list(ranked.order)] = ranked.scores
-    return scores[first_stage_order(ranks.first_stage_scores, len(scores))]
+    return scores[ranks.first_stage_order]
