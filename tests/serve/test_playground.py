@@ -251,6 +251,14 @@ def test_an_error_is_shown(page):
 
 
 @pytest.mark.slow
+def until(page, seen, seconds=30):
+    """The browser's events reach the test when they do."""
+    for _ in range(100 * seconds):
+        if seen():
+            return
+        page.wait_for_timeout(10)
+
+
 def test_a_like_ends_what_the_page_asked_before(page):
     given_up = []
     page.on("requestfailed", lambda request: given_up.append(request.url.rsplit("/", 1)[1]))
@@ -258,11 +266,13 @@ def test_a_like_ends_what_the_page_asked_before(page):
     page.route("**/v1/rerank", lambda route: held.append(route))
     page.get_by_role("button", name=re.compile("^why ")).first.click()
     says(page, "why", "asking why")
+    until(page, lambda: held)
     page.wait_for_timeout(100)
     assert len(held) == 1 and given_up == []  # one list at a time
     page.unroute("**/v1/rerank")
     page.locator("#after button").first.click()
     says(page, "status", ", 1 liked; shown")
+    until(page, lambda: given_up)
     assert given_up == ["rerank"] and page.inner_text("#why") == ""
 
 
